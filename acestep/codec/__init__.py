@@ -1,0 +1,1 @@
+"""Latents to audio and back; each codec reads its sizes from its own checkpoint."""

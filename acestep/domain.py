@@ -1,0 +1,185 @@
+"""The nouns of the program: what travels from room to room, as frozen dataclasses.
+
+Owns the vocabulary (caption, lyrics, bpm, key_scale, time_signature, duration, language, seed) and
+the walk of one song: `SongRequest` (asked) -> `SongPlan` (decided) -> `AudioClip` (sound) -> `Song`
+(a file, and what was used to make it). Knows nothing of HTTP, SQL, torch or the environment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+TaskType = Literal["text2music", "cover", "repaint", "extract", "lego", "complete"]
+AudioFormat = Literal["mp3", "wav", "wav32", "flac", "opus", "aac"]
+InferMethod = Literal["ode", "sde"]
+ModelState = Literal["absent", "downloading", "loading", "ready", "failed"]
+
+# The languages that the published models were trained on (ISO 639 codes, plus "unknown").
+LANGUAGES: tuple[str, ...] = (
+    *("ar", "az", "bg", "bn", "ca", "cs", "da", "de", "el", "en", "es", "fa", "fi", "fr", "he", "hi", "hr"),
+    *("ht", "hu", "id", "is", "it", "ja", "ko", "la", "lt", "ms", "ne", "nl", "no", "pa", "pl", "pt", "ro"),
+    *("ru", "sa", "sk", "sr", "sv", "sw", "ta", "te", "th", "tl", "tr", "uk", "ur", "vi", "yue", "zh"),
+    "unknown",
+)
+MIN_BPM, MAX_BPM = 30, 300
+TIME_SIGNATURES: tuple[str, ...] = ("2", "3", "4", "6")
+MIN_DURATION, MAX_DURATION = 10.0, 600.0
+MAX_BATCH = 8
+MAX_SEED = 2**32 - 1  # what a CPU torch.Generator and the original's clients both accept
+
+INSTRUMENTAL = "[Instrumental]"
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerOptions:
+    """How to integrate from noise to music. None means: what the model recommends."""
+
+    steps: int | None = None
+    guidance_scale: float | None = None
+    shift: float | None = None
+    cfg_interval_start: float = 0.0
+    cfg_interval_end: float = 1.0
+    timesteps: tuple[float, ...] | None = None
+    infer_method: InferMethod = "ode"
+    use_adg: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PlannerOptions:
+    """What the planner (the 5 Hz language model) is asked to do, and how it samples."""
+
+    thinking: bool = False
+    sample_mode: bool = False
+    sample_query: str = ""
+    use_format: bool = False
+    use_cot_caption: bool = True
+    use_cot_language: bool = True
+    temperature: float = 0.85
+    guidance_scale: float = 2.5
+    top_k: int | None = None
+    top_p: float = 0.9
+    repetition_penalty: float = 1.0
+    negative_prompt: str = "NO USER INPUT"
+
+
+@dataclass(frozen=True, slots=True)
+class SongRequest:
+    """What one request asks for: `batch_size` songs from one caption and lyrics.
+
+    `seeds` has one entry a song and is drawn when the request is accepted, so that a song that has
+    to be rendered again (after a crash, say) is the same song. `duration` is in seconds. `warnings`
+    are sentences for the client about what was clamped, ignored or replaced.
+    """
+
+    caption: str = ""
+    lyrics: str = ""
+    language: str = "en"
+    bpm: int | None = None
+    key_scale: str | None = None
+    time_signature: str | None = None
+    duration: float | None = None
+    batch_size: int | None = None
+    seeds: tuple[int, ...] = ()
+    model: str | None = None
+    task_type: TaskType = "text2music"
+    instruction: str | None = None
+    audio_format: AudioFormat = "mp3"
+    sampler: SamplerOptions = field(default_factory=SamplerOptions)
+    planner: PlannerOptions = field(default_factory=PlannerOptions)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Decided sampler settings: every value concrete, valid for the model that runs."""
+
+    steps: int
+    guidance_scale: float
+    shift: float
+    cfg_interval: tuple[float, float] = (0.0, 1.0)
+    timesteps: tuple[float, ...] | None = None
+    infer_method: InferMethod = "ode"
+    use_adg: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SongPlan:
+    """One song with everything decided; what the synthesizer renders. `duration` in seconds."""
+
+    caption: str
+    lyrics: str
+    language: str
+    duration: float
+    seed: int
+    instruction: str
+    sampling: Sampling
+    bpm: int | None = None
+    key_scale: str | None = None
+    time_signature: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AudioClip:
+    """Sound: `samples` is float32 `[channels, samples]` in -1..1 at `sample_rate` Hz."""
+
+    samples: NDArray[np.float32]
+    sample_rate: int
+
+    @property
+    def duration(self) -> float:
+        """Length in seconds."""
+        return int(self.samples.shape[-1]) / self.sample_rate
+
+
+@dataclass(frozen=True, slots=True)
+class Song:
+    """A finished song: a file in the audio store, and what was used to make it.
+
+    `file` is the bare file name in the store, `timings` seconds per stage.
+    """
+
+    file: str
+    plan: SongPlan
+    audio_format: AudioFormat
+    dit_model: str
+    lm_model: str = ""
+    timings: dict[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a running job is: `fraction` 0..1, the stage's name, and a sentence for people."""
+
+    fraction: float
+    stage: str
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What the server knows of one DiT: enough to check a request before the weights are loaded.
+
+    `steps`, `guidance_scale` and `shift` are the checkpoint's defaults; `max_*` what this machine and
+    this model allow. `notice` is what people must be told about the model (nano says that it is nano),
+    `detail` says how far loading is, or why it failed.
+    """
+
+    name: str
+    is_turbo: bool
+    steps: int
+    guidance_scale: float
+    shift: float
+    max_steps: int
+    max_duration: float = MAX_DURATION
+    max_batch: int = MAX_BATCH
+    tasks: tuple[TaskType, ...] = ("text2music",)
+    is_default: bool = False
+    state: ModelState = "loading"
+    detail: str = ""
+    notice: str = ""

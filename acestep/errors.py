@@ -1,0 +1,72 @@
+"""The errors that people get to read. Each carries one sentence that says what to do.
+
+Owns the error types and their texts' shape; knows nothing of HTTP status codes (that is `http.errors`)
+or exit codes (that is `api_server`).
+"""
+
+from __future__ import annotations
+
+
+class AceStepError(Exception):
+    """Base of everything that this program raises on purpose; `str(error)` is fit for a user."""
+
+
+class InvalidFieldError(AceStepError):
+    """A request field cannot be used.
+
+    `field` is the field's canonical wire name, `value` what was sent, `allowed` what would do.
+    """
+
+    def __init__(self, field: str, value: object, allowed: str, remedy: str = "") -> None:
+        self.field = field
+        self.value = _short(value)
+        self.allowed = allowed
+        text = f"{field}: {self.value!r} cannot be used; allowed: {allowed}"
+        super().__init__(f"{text}. {remedy}" if remedy else text)
+
+
+class UnusableAudioError(AceStepError):
+    """Bytes that were sent as audio cannot be decoded as audio, or exceed a limit."""
+
+
+class QueueFullError(AceStepError):
+    """The queue holds as many jobs as it may; `retry_after` is in whole seconds."""
+
+    def __init__(self, limit: int, retry_after: int) -> None:
+        self.retry_after = retry_after
+        super().__init__(f"Server busy: the queue is full ({limit} jobs waiting). Try again in {retry_after} s.")
+
+
+class ModelUnavailableError(AceStepError):
+    """A model that the request needs cannot run here; the text says what to set."""
+
+
+class CheckpointError(AceStepError):
+    """A checkpoint folder is missing, incomplete, or does not fit the model classes."""
+
+
+class SettingError(AceStepError):
+    """A setting cannot be used: `variable`, `value`, and what is allowed."""
+
+    def __init__(self, variable: str, value: object, allowed: str) -> None:
+        self.variable = variable
+        self.value = value
+        self.allowed = allowed
+        super().__init__(f"{variable}={_short(value)!r} cannot be used; allowed: {allowed}")
+
+
+class DataFolderInUseError(AceStepError):
+    """Another server process owns the data folder."""
+
+
+class JobCancelledError(AceStepError):
+    """The job was asked to stop and did."""
+
+
+def _short(value: object, limit: int = 80) -> object:
+    """Keep what the user sent recognisable without echoing megabytes back."""
+    if isinstance(value, str) and len(value) > limit:
+        return f"{value[:limit]}… ({len(value)} characters)"
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return _short(repr(value), limit)

@@ -1,0 +1,1 @@
+"""The durable queue: jobs in SQLite, and the runner that feeds them to a worker."""

@@ -1,0 +1,1 @@
+"""Text encoder, condition encoder and DiT: a song's plan becomes latents."""
