@@ -14,14 +14,15 @@ class AceStepError(Exception):
 class InvalidFieldError(AceStepError):
     """A request field cannot be used.
 
-    `field` is the field's canonical wire name, `value` what was sent, `allowed` what would do.
+    `field` is the field's canonical wire name, `value` what was sent, `allowed` what would do,
+    `scope` what it cannot be used with ("with model X"), when that decides.
     """
 
-    def __init__(self, field: str, value: object, allowed: str, remedy: str = "") -> None:
+    def __init__(self, field: str, value: object, allowed: str, remedy: str = "", scope: str = "") -> None:
         self.field = field
         self.value = _short(value)
         self.allowed = allowed
-        text = f"{field}: {self.value!r} cannot be used; allowed: {allowed}"
+        text = f"{field}: {self.value!r} cannot be used{' ' + scope if scope else ''}; allowed: {allowed}"
         super().__init__(f"{text}. {remedy}" if remedy else text)
 
 
@@ -34,11 +35,22 @@ class QueueFullError(AceStepError):
 
     def __init__(self, limit: int, retry_after: int) -> None:
         self.retry_after = retry_after
-        super().__init__(f"Server busy: the queue is full ({limit} jobs waiting). Try again in {retry_after} s.")
+        super().__init__(
+            f"Server busy: the queue is full ({limit} jobs waiting). Try again in {retry_after} s."
+        )
 
 
 class ModelUnavailableError(AceStepError):
     """A model that the request needs cannot run here; the text says what to set."""
+
+
+class UnknownModelError(AceStepError):
+    """A model was asked for by a name that is not loaded here; `loaded` are the names that are."""
+
+    def __init__(self, name: str, loaded: tuple[str, ...]) -> None:
+        self.name = _short(name)
+        self.loaded = loaded
+        super().__init__(f"model: {self.name!r} is not loaded here; loaded: {', '.join(loaded)}")
 
 
 class CheckpointError(AceStepError):
