@@ -67,7 +67,11 @@ class SettingError(AceStepError):
         super().__init__(f"{variable}={_short(value)!r} cannot be used; allowed: {allowed}")
 
 
-class DataFolderInUseError(AceStepError):
+class DataFolderError(AceStepError):
+    """The data folder cannot be read or written; the text says what is wrong and what to do."""
+
+
+class DataFolderInUseError(DataFolderError):
     """Another server process owns the data folder."""
 
 
