@@ -1,0 +1,370 @@
+"""What the operator decides: every `ACESTEP_*` variable, documented on its field.
+
+Owns names, defaults, ranges and where values come from: flags, then the environment, then `.env` in the
+project folder, then the default. The only module that reads the environment. Knows nothing of HTTP,
+models or torch. `docs/configuration.md` is written from this class by `python -m acestep.settings_docs`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from dotenv import dotenv_values, load_dotenv
+from pydantic import (
+    AfterValidator,
+    AliasGenerator,
+    BeforeValidator,
+    Field,
+    JsonValue,
+    PrivateAttr,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from acestep.errors import SettingError
+
+PREFIX = "ACESTEP_"
+_ENCODING = "utf-8-sig"  # UTF-8, with or without the mark that some editors put in front
+_TRUE = ("1", "true", "yes", "y", "on")
+_FALSE = ("0", "false", "no", "n", "off")
+_DEVICES = "auto, cpu, cuda, cuda:N, mps, xpu"
+
+# Said of a variable that is read and checked but changes nothing yet.
+_NO_PLANNER = "No effect in this version, which has no planner (5 Hz language model)."
+_ONE_MODEL = "No effect in this version, which loads one model."
+_NO_OFFLOAD = "No effect in this version, which has no memory planning."
+_COMPATIBLE = "No effect; accepted so that existing configurations go on working."
+
+# What carries the prefix but is no setting of this server, and what to say of it (nothing: keep silent).
+_NOT_SETTINGS = {
+    "ACESTEP_PARITY_DIR": "",  # names a fixture for the tests
+    "ACESTEP_CONDA_ENV": "the launch scripts need no conda environment",
+}
+
+
+def variable(field: str) -> str:
+    """The environment variable of a field: `api_port` -> `ACESTEP_API_PORT`."""
+    return PREFIX + field.upper()
+
+
+def project_folder() -> Path:
+    """The folder with pyproject.toml above this package, else (installed elsewhere) the current folder."""
+    checkout = Path(__file__).resolve().parent.parent
+    return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
+
+
+def export_dotenv(project: Path | None = None) -> None:
+    """Put the variables of `.env` into the environment, without overriding what is there.
+
+    For what libraries read on their own (HF_ENDPOINT, HF_TOKEN, proxies, CUDA_VISIBLE_DEVICES): call this
+    after `Settings.load`, which checks the file, and before those libraries are imported.
+    """
+    load_dotenv((project or project_folder()) / ".env", encoding=_ENCODING)
+
+
+def _to_bool(value: object) -> object:
+    word = str(value).lower()
+    if word not in _TRUE + _FALSE:
+        raise ValueError
+    return word in _TRUE
+
+
+def _to_bool_or_auto(value: object) -> object:
+    return None if value is None or str(value).lower() == "auto" else _to_bool(value)
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _to_int(value: object) -> object:
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+def _split(separator: str) -> BeforeValidator:
+    def parts(value: object) -> object:
+        return [part.strip() for part in value.split(separator)] if isinstance(value, str) else value
+
+    return BeforeValidator(parts)
+
+
+Switch = Annotated[bool, BeforeValidator(_to_bool)]
+AutoSwitch = Annotated[bool | None, BeforeValidator(_to_bool_or_auto)]  # None: auto
+Folder = Annotated[Path, AfterValidator(Path.expanduser)]
+Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?|mps|xpu)$")]
+Origin = Annotated[str, StringConstraints(pattern=r"^(local|\*|https?://[^/\s]+)$")]
+LogLevel = Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower)]
+DownloadSource = Annotated[Literal["auto", "huggingface", "modelscope"], BeforeValidator(_lower)]
+LmBackend = Annotated[Literal["vllm", "pt", "mlx"], BeforeValidator(_lower)]
+
+
+def _setting(
+    default: object, allowed: str, meaning: str, *, shown: str = "", pending: str = "", **rules: Any
+) -> Any:
+    """A documented field: `shown` is the default in words, `pending` says what an effect waits for."""
+    extra: dict[str, JsonValue] = {"allowed": allowed, "shown": shown, "pending": pending}
+    return Field(default, description=meaning, json_schema_extra=extra, **rules)
+
+
+def _switch(default: bool | None, meaning: str, pending: str = "") -> Any:
+    words = "true or false (1, yes, y, on, 0, no, n, off)"
+    if default is None:
+        return _setting(None, f"auto, {words}", meaning, shown="auto", pending=pending)
+    return _setting(default, words, meaning, shown=str(default).lower(), pending=pending)
+
+
+def _number(
+    default: float | None, low: float, high: float | None, unit: str, meaning: str, **more: Any
+) -> Any:
+    """A number from `low` to `high` (None: open), counted in `unit`."""
+    span = f"{low:g} or more" if high is None else f"{low:g} to {high:g}"
+    return _setting(default, f"{span} {unit}".rstrip(), meaning, ge=low, le=high, **more)
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Build it with `Settings.load`, which reports what is wrong in one line."""
+
+    model_config = SettingsConfigDict(
+        alias_generator=AliasGenerator(validation_alias=variable),
+        populate_by_name=True,
+        case_sensitive=True,
+        env_file_encoding=_ENCODING,
+        extra="ignore",
+        frozen=True,
+    )
+
+    api_host: str = _setting(
+        "127.0.0.1", "a host name or address", "Address to listen on; 0.0.0.0 means all."
+    )
+    api_port: int = _number(8001, 0, 65535, "", "Port to listen on; 0 takes a free one.")
+    api_key: SecretStr | None = _setting(
+        None,
+        "any text",
+        "Key that clients must send. Empty or unset: everybody may use the server.",
+        shown="unset",
+    )
+    api_log_level: LogLevel = _setting(
+        "info", "debug, info, warning, error, critical", "How much is logged. The launch scripts set debug."
+    )
+    data_dir: Folder = _setting(
+        Path(".cache/acestep"),
+        "a folder",
+        "Holds the job database, finished songs and uploads. Relative folders count from the project folder.",
+    )
+    tmpdir: Folder = _setting(
+        Path(),
+        "a folder",
+        "Holds files that are needed for a moment only.",
+        shown="`tmp` in ACESTEP_DATA_DIR",
+    )
+    cors_origins: Annotated[tuple[Origin, ...], NoDecode, _split(",")] = _setting(
+        (),
+        "local, *, or origins as https://example.org, separated by commas",
+        "Web pages that may call the server from a browser. local: pages on this machine. Unset: none.",
+        shown="unset",
+    )
+    audio_roots: Annotated[tuple[Folder, ...], NoDecode, _split(os.pathsep)] = _setting(
+        (),
+        "folders, separated as in PATH",
+        "Folders of this machine whose audio files a request may name by path. Unset: none, upload instead.",
+        shown="unset",
+    )
+    audio_needs_key: Switch = _switch(
+        False, "Ask for the key at `/v1/audio` too. Otherwise the unguessable link is enough to fetch a song."
+    )
+    max_body_mb: int = _number(4, 1, None, "MB", "Largest request body, uploaded files not counted.")
+    max_upload_mb: int = _number(200, 1, None, "MB", "Largest uploaded audio file.")
+    strict: Switch = _switch(
+        False, "Refuse (422) what would otherwise be clamped or ignored with a warning in the answer."
+    )
+    strict_model: Switch = _switch(
+        False, "Refuse a `model` that is not loaded. Otherwise the default model runs, with a warning."
+    )
+    unknown_task_status: Annotated[Literal[0, 2], BeforeValidator(_to_int)] = _setting(
+        2,
+        "2 or 0",
+        "Status that `/query_result` gives for an unknown id: 2 is failed, 0 (as once) is queued.",
+    )
+
+    queue_maxsize: int = _number(200, 0, None, "jobs", "Waiting jobs before new ones get 429; 0 is no limit.")
+    queue_workers: int = _number(1, 1, None, "jobs", "Jobs that may run at the same time.")
+    api_workers: int = _number(1, 1, None, "", "Once the size of a thread pool.", pending=_COMPATIBLE)
+    keep_seconds: int = _number(604800, 60, None, "s", "How long results and their files are kept (7 days).")
+    avg_job_seconds: float = _number(
+        5.0, 0, None, "s", "Job time that `/v1/stats` assumes before it has any."
+    )
+    avg_window: int = _number(50, 1, None, "jobs", "Latest jobs of which `/v1/stats` gives the mean time.")
+    generation_timeout: float = _number(
+        600, 1, None, "s", "How long `/v1/chat/completions` waits for its song."
+    )
+    mp3_bitrate: int = _number(256, 128, 320, "kbit/s", "Bit rate of MP3 files.")
+
+    config_path: str | None = _setting(
+        None,
+        "a published name, acestep-nano, or a folder",
+        "Model to load. A model that is named is never replaced by another.",
+        shown="acestep-v15-turbo if it is on disk or can be downloaded to a GPU machine, else acestep-nano",
+    )
+    config_path2: str | None = _setting(
+        None,
+        "as ACESTEP_CONFIG_PATH",
+        "Second model, to be chosen by request.",
+        shown="unset",
+        pending=_ONE_MODEL,
+    )
+    config_path3: str | None = _setting(
+        None,
+        "as ACESTEP_CONFIG_PATH",
+        "Third model, to be chosen by request.",
+        shown="unset",
+        pending=_ONE_MODEL,
+    )
+    checkpoints_dir: Folder = _setting(
+        Path("checkpoints"), "a folder", "Holds the published model folders as they are; downloads go here."
+    )
+    download_source: DownloadSource = _setting(
+        "auto",
+        "auto, huggingface, modelscope",
+        "Where models come from. This version knows Hugging Face alone: with modelscope downloads fail.",
+    )
+    device: Device = _setting("auto", _DEVICES, "Where models run; auto takes a GPU if there is one.")
+    no_init: Switch = _switch(
+        False,
+        "Load models at the first request, not at the start.",
+        "No effect in this version, which loads in the background right after the start.",
+    )
+    use_flash_attention: Switch = _switch(
+        True,
+        "Use flash attention.",
+        "No effect in this version: PyTorch chooses its attention kernel itself.",
+    )
+    offload_to_cpu: AutoSwitch = _switch(
+        None, "Keep idle models in main memory. auto: below 15.5 GB of GPU memory. Empty: false.", _NO_OFFLOAD
+    )
+    offload_dit_to_cpu: Switch = _switch(False, "Keep the DiT in main memory while it is idle.", _NO_OFFLOAD)
+    vae_decode_chunk_size: int | None = _number(
+        None,
+        16,
+        None,
+        "latent frames",
+        "Decode songs in pieces of this size.",
+        shown="auto",
+        pending=_NO_OFFLOAD,
+    )
+    mps_decode_offload: AutoSwitch = _switch(None, "Decode on the CPU on Apple machines.", _NO_OFFLOAD)
+    vae_on_cpu: Switch = _switch(False, "Decode on the CPU on AMD GPUs.", _NO_OFFLOAD)
+
+    init_llm: AutoSwitch = _switch(None, "Load the planner. auto: if the GPU has room for it.", _NO_PLANNER)
+    lm_model_path: str | None = _setting(
+        None,
+        "a published name or a folder",
+        "Planner to load.",
+        shown="the largest that the GPU has room for",
+        pending=_NO_PLANNER,
+    )
+    lm_backend: LmBackend = _setting("vllm", "vllm, pt, mlx", "What runs the planner.", pending=_NO_PLANNER)
+    lm_device: Device | None = _setting(
+        None, _DEVICES, "Where the planner runs.", shown="as ACESTEP_DEVICE", pending=_NO_PLANNER
+    )
+    lm_offload_to_cpu: AutoSwitch = _switch(
+        None, "Keep the idle planner in main memory. auto: as ACESTEP_OFFLOAD_TO_CPU.", _NO_PLANNER
+    )
+
+    disable_tqdm: Switch = _switch(False, "Draw no progress bars.")
+    debug_stats: Switch = _switch(False, "Once printed timings; every result carries them now.", _COMPATIBLE)
+
+    _unknown: tuple[str, ...] = PrivateAttr(())
+
+    @classmethod
+    def load(cls, project: Path | None = None, /, **flags: Any) -> Self:
+        """Read the settings; `flags` are fields by name and win, None among them means not given.
+
+        `project` holds `.env` and is what relative folders count from (default: `project_folder()`).
+        Raises SettingError for the first value that cannot be used.
+        """
+        if strange := flags.keys() - cls.model_fields.keys():
+            raise TypeError(f"no such settings: {', '.join(sorted(strange))}")
+        project = project or project_folder()
+        given = {name: value for name, value in flags.items() if value is not None}
+        try:
+            settings = cls(_env_file=project / ".env", **given)
+        except ValidationError as error:
+            raise _readable(error) from None
+        except UnicodeDecodeError:
+            raise SettingError(".env", str(project / ".env"), "a text file in UTF-8") from None
+        return settings._rooted(project)
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """A sentence for each variable with our prefix that this server does not know."""
+        return self._unknown
+
+    @property
+    def without_effect(self) -> tuple[str, ...]:
+        """A sentence for each variable that was set but changes nothing in this version."""
+        return tuple(
+            f"{variable(name)}: {documented(name)['pending']}"
+            for name in type(self).model_fields
+            if name in self.model_fields_set and documented(name)["pending"]
+        )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_what_is_empty(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """A variable set to nothing counts as not set, and as such wins over `.env`."""
+        kept = {name: value.strip() if isinstance(value, str) else value for name, value in values.items()}
+        if kept.get("ACESTEP_OFFLOAD_TO_CPU") == "":
+            kept["ACESTEP_OFFLOAD_TO_CPU"] = "false"  # as the original reads it; unset means auto
+        return {name: value for name, value in kept.items() if value not in ("", None)}
+
+    def _rooted(self, project: Path) -> Self:
+        data = project / self.data_dir
+        tmp = project / self.tmpdir if "tmpdir" in self.model_fields_set else data / "tmp"
+        roots = tuple(project / root for root in self.audio_roots)
+        folders = {"data_dir": data, "tmpdir": tmp, "audio_roots": roots}
+        settings = self.model_copy(update={**folders, "checkpoints_dir": project / self.checkpoints_dir})
+        settings._unknown = _unknown_names(
+            {*os.environ, *dotenv_values(project / ".env", encoding=_ENCODING)}
+        )
+        return settings
+
+
+def documented(field: str) -> dict[str, str]:
+    """`meaning`, `allowed`, `shown` (the default, in words) and `pending` of a field."""
+    info = Settings.model_fields[field]
+    extra = info.json_schema_extra
+    assert isinstance(extra, dict)
+    texts = {key: str(text) for key, text in extra.items()}
+    return {**texts, "meaning": info.description or "", "shown": texts["shown"] or str(info.default)}
+
+
+def _readable(error: ValidationError) -> SettingError:
+    """The first complaint in the words of the documentation; pydantic names fields or variables."""
+    complaint = error.errors()[0]
+    field = str(complaint["loc"][0]).removeprefix(PREFIX).lower()
+    value = complaint["input"]
+    return SettingError(variable(field), value, documented(field)["allowed"])
+
+
+def _unknown_names(names: set[str]) -> tuple[str, ...]:
+    known = {variable(field) for field in Settings.model_fields}
+    strange = sorted(name for name in names - known if name.startswith(PREFIX))
+    return tuple(
+        f"{name} is not a setting of this server{_hint(name, known)}"
+        for name in strange
+        if _NOT_SETTINGS.get(name, name)
+    )
+
+
+def _hint(name: str, known: set[str]) -> str:
+    if name in _NOT_SETTINGS:
+        return f": {_NOT_SETTINGS[name]}"
+    endings = [other.removeprefix(PREFIX) for other in sorted(known)]
+    close = difflib.get_close_matches(name.removeprefix(PREFIX), endings, n=1, cutoff=0.7)
+    return f"; did you mean {PREFIX}{close[0]}?" if close else ""
