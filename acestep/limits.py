@@ -144,7 +144,7 @@ def _fit_turbo(options: SamplerOptions, model: ModelInfo, warnings: list[str]) -
     if options.use_adg:
         warnings.append(f"use_adg: {model.name} runs without guidance; it is not used")
     if (options.cfg_interval_start, options.cfg_interval_end) != (0.0, 1.0):
-        warnings.append(f"cfg_interval_start, cfg_interval_end: {model.name} runs without guidance; not used")
+        warnings.append(f"cfg_interval_start: {model.name} runs without guidance; its interval is not used")
     return replace(
         options,
         steps=steps,

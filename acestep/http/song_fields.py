@@ -1,0 +1,215 @@
+"""The wire fields that say what the song is and how it is sampled: what this server serves.
+
+Owns names, aliases, ranges and descriptions of these fields; every other spelling exists only here. Knows
+nothing of how values are read (`http.fields`) or what they become (`http.accept`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel
+
+from acestep.domain import (
+    MAX_BATCH,
+    MAX_BPM,
+    MAX_DURATION,
+    MAX_SEED,
+    MIN_BPM,
+    MIN_DURATION,
+    AudioFormat,
+    InferMethod,
+    TaskType,
+)
+from acestep.http.fields import (
+    WORD,
+    Bpm,
+    Flag,
+    KeyScale,
+    Language,
+    Number,
+    OptionalNumber,
+    OptionalText,
+    OptionalWhole,
+    Seconds,
+    Seeds,
+    Support,
+    Text,
+    TimeSignature,
+    Timesteps,
+    wire,
+)
+
+MAX_CAPTION, MAX_LYRICS = 10_000, 50_000  # characters; the models read about 256 and 2,048 tokens of them
+DEFAULT_INSTRUCTION = "Fill the audio semantic mask based on the given conditions:"
+
+
+class MusicFields(BaseModel):
+    """What the song is."""
+
+    prompt: Text = wire(
+        "",
+        "caption",
+        free_text=True,
+        max_length=MAX_CAPTION,
+        about="Caption: what the music sounds like.",
+        example="Bright city pop with slap bass and brass",
+    )
+    lyrics: Text = wire(
+        "",
+        free_text=True,
+        max_length=MAX_LYRICS,
+        about="Lyrics, with section tags like [Verse]. Empty, [inst] or [instrumental]: no singing.",
+        example="[Verse]\nCity lights are calling",
+    )
+    vocal_language: Language = wire(
+        "en",
+        "vocalLanguage",
+        "language",
+        about="Language that is sung: an ISO 639 code, or `unknown`.",
+        example="ja",
+    )
+    bpm: Bpm = wire(
+        None,
+        ge=MIN_BPM,
+        le=MAX_BPM,
+        about="Beats per minute. Empty, 0 or null: not decided.",
+        example=120,
+    )
+    key_scale: KeyScale = wire(
+        None,
+        "keyscale",
+        "keyScale",
+        "key",
+        about="Key. Letter case does not matter, ♯ and ♭ are understood.",
+        example="F# minor",
+        allowed="a key like 'C major', 'F# minor' or 'Bb major'",
+    )
+    time_signature: TimeSignature = wire(
+        None,
+        "timesignature",
+        "timeSignature",
+        about="Beats in a bar: 2, 3, 4 or 6, also written 2/4, 3/4, 4/4, 6/8.",
+        example="4",
+        allowed="2, 3, 4 or 6 (or 2/4, 3/4, 4/4, 6/8)",
+    )
+    audio_duration: Seconds = wire(
+        None,
+        "duration",
+        "audioDuration",
+        "target_duration",
+        "targetDuration",
+        ge=MIN_DURATION,
+        le=MAX_DURATION,
+        example=60,
+        about="Length in seconds. -1, 0 or null: automatic. Clamped to what this machine can do.",
+    )
+
+
+class OutputFields(BaseModel):
+    """How many songs, from which model, into which file format."""
+
+    batch_size: OptionalWhole = wire(
+        None,
+        ge=1,
+        le=MAX_BATCH,
+        example=2,
+        about="Songs to make. Null: 2, or as many as there are seeds. Clamped to what this machine can do.",
+    )
+    seed: Seeds = wire(
+        (-1,),
+        example=42,
+        about="One seed for a batch (counted up from song to song), or one for each song as a list or as "
+        "'1,2,3'. -1: random. A seed counts unless use_random_seed=true is sent.",
+        allowed=f"-1 (random), 0 to {MAX_SEED}, or up to {MAX_BATCH} of these as a list or as '1,2,3'",
+    )
+    use_random_seed: Flag = wire(
+        True,
+        "useRandomSeed",
+        about="Sent as true, it beats a seed that is also sent. Not sent, a given seed counts.",
+        example=False,
+    )
+    model: OptionalText = wire(
+        None,
+        "model_name",
+        "modelName",
+        "dit_model",
+        "ditModel",
+        max_length=200,
+        about="Name of a loaded model (see GET /v1/models). Others run the default one, with a warning.",
+        example="acestep-v15-turbo",
+    )
+    task_type: Annotated[TaskType, WORD] = wire(
+        "text2music",
+        "taskType",
+        about="What to do; each model lists its tasks.",
+        example="cover",
+    )
+    instruction: Text = wire(
+        DEFAULT_INSTRUCTION,
+        free_text=True,
+        max_length=2_000,
+        example="Compose a song about the sea:",
+        about="Instruction to the model. The default stands for the one that fits the task.",
+    )
+    audio_format: Annotated[AudioFormat, WORD] = wire(
+        "mp3", about="File format of the songs.", example="flac"
+    )
+
+
+class SamplerFields(BaseModel):
+    """How noise becomes music."""
+
+    inference_steps: OptionalWhole = wire(
+        None,
+        "inferenceSteps",
+        ge=1,
+        le=200,
+        example=6,
+        about="Sampling steps. Null: the model's own (8 on turbo). Turbo models clamp.",
+    )
+    guidance_scale: OptionalNumber = wire(
+        None,
+        "guidanceScale",
+        ge=0,
+        le=30,
+        example=5.0,
+        about="How closely to follow the caption. Null: the model's own. Turbo models run without.",
+    )
+    use_adg: Flag = wire(
+        False, about="Angle-based guidance instead of the usual one; not on turbo.", example=True
+    )
+    cfg_interval_start: Number = wire(
+        0.0,
+        ge=0,
+        le=1,
+        about="Guidance is on from this time (time runs from 1 to 0) …",
+        example=0.1,
+    )
+    cfg_interval_end: Number = wire(1.0, ge=0, le=1, about="… up to this time.", example=0.9)
+    infer_method: Annotated[InferMethod, WORD] = wire(
+        "ode",
+        "inferMethod",
+        about="Deterministic (ode) or stochastic (sde) integration.",
+        example="sde",
+    )
+    shift: OptionalNumber = wire(
+        None,
+        ge=1,
+        le=5,
+        example=2.0,
+        about="Timestep shift. Null: the model's own. Turbo models take the nearest of 1, 2 and 3.",
+    )
+    timesteps: Timesteps = wire(
+        None,
+        example="0.97,0.76,0.6,0.4,0.2",
+        about="A whole schedule instead of steps and shift, as a list or as a string with commas.",
+        allowed="falling numbers from 1 to 0, as a list or as '0.97,0.76,…'",
+    )
+    use_tiled_decode: Flag = wire(
+        True,
+        "useTiledDecode",
+        support=Support.INERT,
+        about="How audio is decoded is the server's affair.",
+        example=False,
+    )
