@@ -12,15 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from acestep.domain import INSTRUMENTAL, MAX_SEED, ModelInfo, PlannerOptions, SamplerOptions, SongRequest
+from acestep.domain import MAX_SEED, ModelInfo, PlannerOptions, SamplerOptions, SongRequest
 from acestep.errors import InvalidFieldError, ModelUnavailableError
 from acestep.http.errors import InvalidFieldsError, StrictError
 from acestep.http.fields import Support, notes_of
 from acestep.http.schemas import GenerateTask, read_task
 from acestep.http.song_fields import DEFAULT_INSTRUCTION
 from acestep.limits import check_task, choose_model, default_model, fit
-
-NO_LYRICS = ("", "[inst]", "[instrumental]")
 
 
 def accept(
@@ -52,7 +50,7 @@ def to_request(task: GenerateTask, model: ModelInfo) -> SongRequest:
     warnings = _check_support(task)
     return SongRequest(
         caption=task.prompt,
-        lyrics=INSTRUMENTAL if task.lyrics.strip().lower() in NO_LYRICS else task.lyrics,
+        lyrics=task.lyrics,
         language=task.vocal_language,
         bpm=task.bpm,
         key_scale=task.key_scale,

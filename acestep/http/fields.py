@@ -165,7 +165,7 @@ def read_seeds(value: Any) -> tuple[int, ...]:
     """Read one seed, a list, or "1,2,3"; -1 stands for a random one."""
     parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [value]
     seeds = tuple(read_whole(part) for part in parts)
-    if len(seeds) > MAX_BATCH or not all(-1 <= seed <= MAX_SEED for seed in seeds):
+    if not 1 <= len(seeds) <= MAX_BATCH or not all(-1 <= seed <= MAX_SEED for seed in seeds):
         raise ValueError
     return seeds
 

@@ -1,0 +1,178 @@
+"""A server without an engine: real queue, store and audio files, a worker that only knows its models."""
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from acestep.domain import ModelInfo, Sampling, Song, SongPlan, SongRequest
+from acestep.errors import UnusableAudioError
+from acestep.files import AudioStore
+from acestep.http.app import create_app
+from acestep.http.deps import HttpConfig, HttpServices
+from acestep.jobs.model import Job
+from acestep.jobs.queue import JobQueue
+from acestep.jobs.store import JobStore
+from acestep.jobs.worker import Cancelled, OnProgress
+
+TURBO = ModelInfo(
+    name="acestep-v15-turbo",
+    is_turbo=True,
+    steps=8,
+    guidance_scale=1.0,
+    shift=3.0,
+    max_steps=8,
+    max_duration=240.0,
+    max_batch=4,
+    is_default=True,
+    state="ready",
+)
+BASE = ModelInfo(
+    name="acestep-v15-base",
+    is_turbo=False,
+    steps=50,
+    guidance_scale=7.0,
+    shift=1.0,
+    max_steps=100,
+    state="loading",
+    detail="reading weights",
+    notice="large",
+)
+
+
+@dataclass
+class FakeWorker:
+    infos: tuple[ModelInfo, ...] = (TURBO, BASE)
+
+    def models(self) -> tuple[ModelInfo, ...]:
+        return self.infos
+
+    async def wait_ready(self) -> None:
+        """Ready at once."""
+
+    async def run(
+        self, request: SongRequest, on_progress: OnProgress, cancelled: Cancelled
+    ) -> tuple[Song, ...]:
+        raise NotImplementedError
+
+
+def riff_only(path: Path) -> None:
+    """A probe that takes what begins like a WAV file."""
+    with path.open("rb") as file:
+        if file.read(4) != b"RIFF":
+            raise UnusableAudioError("the file is not audio")
+
+
+@dataclass
+class Server:
+    client: httpx.AsyncClient
+    queue: JobQueue
+    audio: AudioStore
+    uploads: Path
+    worker: FakeWorker = field(default_factory=FakeWorker)
+
+    async def release(self, **fields: Any) -> str:
+        """Submit a request and return its task id."""
+        answer = await self.client.post("/release_task", json=fields)
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["data"]["task_id"])
+
+    async def query(self, *ids: str) -> list[dict[str, Any]]:
+        answer = await self.client.post("/query_result", json={"task_id_list": list(ids)})
+        assert answer.status_code == 200, answer.text
+        entries: list[dict[str, Any]] = answer.json()["data"]
+        return entries
+
+    async def submitted(self, **fields: Any) -> SongRequest:
+        """Submit a request and return what was queued."""
+        (view,) = await self.queue.find([await self.release(**fields)])
+        assert view is not None
+        return view.job.request
+
+    async def finish_next(self, extension: str = "mp3", content: bytes = b"0123456789") -> Job:
+        """Do the next job: write one file of `content` for each song."""
+        job = await self.queue.take()
+        songs = tuple(
+            self._song(job.request, index, extension, content) for index in range(len(job.request.seeds))
+        )
+        await self.queue.finish(job.id, songs)
+        return job
+
+    def _song(self, request: SongRequest, index: int, extension: str, content: bytes) -> Song:
+        with self.audio.new_file(extension) as new:
+            new.path.write_bytes(content)
+        plan = SongPlan(
+            caption=request.caption,
+            lyrics=request.lyrics or "[Instrumental]",
+            language=request.language,
+            duration=request.duration or 30.0,
+            seed=request.seeds[index],
+            instruction="Fill",
+            sampling=Sampling(steps=8, guidance_scale=1.0, shift=3.0),
+            bpm=request.bpm,
+            key_scale=request.key_scale,
+            time_signature=request.time_signature,
+        )
+        return Song(new.name, plan, request.audio_format, request.model or "", timings={"render": 1.5})
+
+
+Serve = Callable[..., AbstractAsyncContextManager[Server]]
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Serve:
+    @asynccontextmanager
+    async def start(
+        config: HttpConfig | None = None,
+        models: tuple[ModelInfo, ...] = (TURBO, BASE),
+        max_waiting: int = 200,
+    ) -> AsyncIterator[Server]:
+        store = JobStore(tmp_path / "jobs.sqlite3")
+        queue = JobQueue(store, max_waiting=max_waiting)
+        audio = AudioStore(tmp_path / "audio", b"s" * 32)
+        uploads = tmp_path / "uploads"
+        uploads.mkdir()
+        worker = FakeWorker(models)
+        app = create_app(HttpServices(queue, worker, audio, riff_only, uploads, config or HttpConfig()))
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            yield Server(client, queue, audio, uploads, worker)
+        await store.close()
+
+    return start
+
+
+@pytest.fixture
+async def server(serve: Serve) -> AsyncIterator[Server]:
+    async with serve() as running:
+        yield running
+
+
+def failed(model: ModelInfo) -> ModelInfo:
+    return replace(model, state="failed", detail="config.json is missing")
+
+
+def assert_error(answer: httpx.Response, status: int, *words: str) -> dict[str, Any]:
+    """See that an error came in the envelope, says `words`, and shows nothing of the inside."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    body: dict[str, Any] = answer.json()
+    assert set(body) == {"data", "code", "error", "detail", "timestamp", "extra"}
+    assert (body["data"], body["code"]) == (None, status)
+    assert body["error"] == body["detail"]
+    assert isinstance(body["timestamp"], int)
+    for word in words:
+        assert word in body["error"]
+    assert "Traceback" not in answer.text
+    return body
+
+
+@pytest.fixture
+def caplog_errors(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.ERROR)
+    return caplog

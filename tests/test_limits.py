@@ -1,0 +1,238 @@
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from acestep.domain import MAX_SEED, ModelInfo, SamplerOptions, SongRequest
+from acestep.errors import InvalidFieldError, ModelUnavailableError, UnknownModelError
+from acestep.limits import choose_model, fit
+
+TURBO = ModelInfo(
+    name="turbo",
+    is_turbo=True,
+    steps=8,
+    guidance_scale=1.0,
+    shift=3.0,
+    max_steps=8,
+    max_duration=240.0,
+    max_batch=4,
+    is_default=True,
+    state="ready",
+)
+BASE = replace(TURBO, name="base", is_turbo=False, steps=50, max_steps=100, is_default=False)
+
+
+def asked(**sampler: Any) -> SongRequest:
+    return SongRequest(batch_size=1, seeds=(1,), sampler=SamplerOptions(**sampler))
+
+
+class TestChooseModel:
+    def test_no_name_is_the_default_wherever_it_stands(self):
+        assert choose_model([BASE, TURBO], None, strict=True) == (TURBO, ())
+
+    def test_without_a_mark_the_first_is_the_default(self):
+        unmarked = replace(TURBO, is_default=False)
+        assert choose_model([BASE, unmarked], None, strict=True) == (BASE, ())
+
+    @pytest.mark.parametrize("name", ["base", "acestep/base"])
+    def test_a_loaded_name(self, name):
+        assert choose_model([TURBO, BASE], name, strict=True) == (BASE, ())
+
+    def test_an_unknown_name_runs_the_default_and_says_so(self):
+        model, warnings = choose_model([TURBO, BASE], "sft", strict=False)
+        assert model == TURBO
+        (warning,) = warnings
+        assert warning.startswith("model: 'sft'")
+        assert "turbo is used instead" in warning
+
+    def test_names_are_case_sensitive(self):
+        assert choose_model([TURBO, BASE], "BASE", strict=False)[0] == TURBO
+
+    def test_strict_refuses_an_unknown_name_and_lists_the_loaded_ones(self):
+        with pytest.raises(UnknownModelError, match="'sft' is not loaded here; loaded: turbo, base"):
+            choose_model([TURBO, BASE], "sft", strict=True)
+
+    @pytest.mark.parametrize("state", ["failed", "absent"])
+    def test_a_model_that_cannot_come_up_counts_as_not_loaded(self, state):
+        with pytest.raises(UnknownModelError, match=r"loaded: turbo$"):
+            choose_model([TURBO, replace(BASE, state=state)], "base", strict=True)
+
+    def test_a_model_that_is_still_loading_may_be_asked_for(self):
+        loading = replace(BASE, state="loading")
+        assert choose_model([TURBO, loading], "base", strict=True) == (loading, ())
+
+    def test_no_models(self):
+        with pytest.raises(ModelUnavailableError, match="ACESTEP_CONFIG_PATH"):
+            choose_model([], None, strict=False)
+
+
+class TestFit:
+    def test_fills_what_was_not_sent_without_a_word(self):
+        fitted = fit(SongRequest(), TURBO)
+        assert (fitted.model, fitted.batch_size, len(fitted.seeds), fitted.warnings) == ("turbo", 2, 2, ())
+
+    def test_the_default_batch_shrinks_silently_on_a_small_machine(self):
+        fitted = fit(SongRequest(), replace(TURBO, max_batch=1))
+        assert (fitted.batch_size, len(fitted.seeds), fitted.warnings) == (1, 1, ())
+
+    @pytest.mark.parametrize("model", [TURBO, BASE, replace(TURBO, max_batch=1)])
+    @pytest.mark.parametrize(
+        "request_",
+        [
+            SongRequest(),
+            SongRequest(batch_size=8, seeds=(7,), duration=600.0, warnings=("earlier",)),
+            SongRequest(seeds=(1, 2, 3), sampler=SamplerOptions(steps=60, guidance_scale=3.0, shift=2.4)),
+            SongRequest(sampler=SamplerOptions(timesteps=(1.0, 0.5, 0.0), steps=4, shift=2.0)),
+            SongRequest(sampler=SamplerOptions(use_adg=True, cfg_interval_start=0.2)),
+        ],
+    )
+    def test_is_idempotent(self, request_, model):
+        once = fit(request_, model)
+        assert fit(once, model) == once
+
+    def test_keeps_earlier_warnings_in_front(self):
+        fitted = fit(SongRequest(batch_size=8, warnings=("earlier",)), TURBO)
+        assert fitted.warnings[0] == "earlier"
+        assert len(fitted.warnings) == 2
+
+    def test_a_task_that_the_model_does_not_do(self):
+        with pytest.raises(
+            InvalidFieldError, match="task_type: 'cover' cannot be used with model turbo; allowed: text2music"
+        ):
+            fit(SongRequest(task_type="cover"), TURBO)
+
+
+class TestSampler:
+    @pytest.mark.parametrize(
+        ("sent", "field"),
+        [
+            ({"steps": 60}, "inference_steps"),
+            ({"guidance_scale": 3.0}, "guidance_scale"),
+            ({"shift": 2.4}, "shift"),
+            ({"use_adg": True}, "use_adg"),
+            ({"cfg_interval_start": 0.2}, "cfg_interval_start"),
+            ({"cfg_interval_end": 0.8}, "cfg_interval_start"),
+        ],
+    )
+    def test_turbo_says_what_it_changes(self, sent, field):
+        (warning,) = fit(asked(**sent), TURBO).warnings
+        assert warning.startswith(f"{field}: turbo")
+
+    def test_turbo_values(self):
+        fitted = fit(
+            asked(steps=60, guidance_scale=3.0, shift=2.4, use_adg=True, cfg_interval_end=0.5), TURBO
+        )
+        assert fitted.sampler == SamplerOptions(steps=8, shift=2.0)
+
+    @pytest.mark.parametrize(("sent", "used"), [(1.0, 1.0), (1.4, 1.0), (2.6, 3.0), (5.0, 3.0)])
+    def test_turbo_takes_the_nearest_shift(self, sent, used):
+        assert fit(asked(shift=sent), TURBO).sampler.shift == used
+
+    @pytest.mark.parametrize(
+        "sent", [{}, {"steps": 8}, {"steps": 4}, {"guidance_scale": 1.0}, {"shift": 3.0}]
+    )
+    def test_turbo_is_silent_about_what_it_does_anyway(self, sent):
+        assert fit(asked(**sent), TURBO).warnings == ()
+
+    def test_base_takes_everything_as_it_is(self):
+        request = asked(
+            steps=100,
+            guidance_scale=3.0,
+            shift=2.4,
+            use_adg=True,
+            cfg_interval_start=0.1,
+            cfg_interval_end=0.5,
+        )
+        fitted = fit(request, BASE)
+        assert (fitted.sampler, fitted.warnings) == (request.sampler, ())
+
+    def test_base_refuses_more_steps_than_it_has(self):
+        with pytest.raises(InvalidFieldError, match="inference_steps: 101 cannot be used with model base"):
+            fit(asked(steps=101), BASE)
+
+    @pytest.mark.parametrize("model", [TURBO, BASE])
+    def test_the_guidance_interval_has_a_start_before_its_end(self, model):
+        with pytest.raises(InvalidFieldError, match=r"cfg_interval_start: 0\.8"):
+            fit(asked(cfg_interval_start=0.8, cfg_interval_end=0.2), model)
+
+
+class TestTimesteps:
+    def test_trailing_zeros_go(self):
+        assert fit(asked(timesteps=(1.0, 0.5, 0.0, 0.0)), TURBO).sampler.timesteps == (1.0, 0.5)
+
+    @pytest.mark.parametrize(
+        "times", [(), (0.0,), (1.1, 0.5), (0.5, -0.1), (0.5, 0.6), (0.5, 0.5), (0.5, 0.0, 0.2)]
+    )
+    @pytest.mark.parametrize("model", [TURBO, BASE])
+    def test_what_is_no_schedule(self, times, model):
+        with pytest.raises(InvalidFieldError, match="timesteps: "):
+            fit(asked(timesteps=times), model)
+
+    def test_turbo_takes_20_and_base_as_many_as_it_has_steps(self):
+        schedule = tuple(1.0 - index / 21 for index in range(21))
+        assert fit(asked(timesteps=schedule[:20]), TURBO).sampler.timesteps == schedule[:20]
+        assert fit(asked(timesteps=schedule), BASE).sampler.timesteps == schedule
+        with pytest.raises(InvalidFieldError, match="1 to 20 falling values"):
+            fit(asked(timesteps=schedule), TURBO)
+
+    def test_it_replaces_steps_and_shift_and_says_so(self):
+        fitted = fit(asked(timesteps=(1.0, 0.5), steps=60, shift=2.0), TURBO)
+        assert fitted.sampler == SamplerOptions(timesteps=(1.0, 0.5))
+        assert [warning.split(":")[0] for warning in fitted.warnings] == ["inference_steps", "shift"]
+
+
+class TestDuration:
+    def test_within_the_limit(self):
+        assert fit(SongRequest(duration=240.0), TURBO).warnings == ()
+
+    def test_above_the_limit_is_clamped(self):
+        fitted = fit(SongRequest(duration=240.5), TURBO)
+        assert fitted.duration == 240.0
+        assert fitted.warnings == ("audio_duration: turbo makes at most 240 s here; 240.5 became 240",)
+
+    def test_automatic_stays_automatic(self):
+        assert fit(SongRequest(), TURBO).duration is None
+
+    def test_too_short(self):
+        with pytest.raises(InvalidFieldError, match=r"audio_duration: 9\.9"):
+            fit(SongRequest(duration=9.9), TURBO)
+
+
+class TestBatchAndSeeds:
+    def test_a_batch_above_the_limit_is_clamped(self):
+        fitted = fit(SongRequest(batch_size=8), TURBO)
+        assert (fitted.batch_size, len(fitted.seeds)) == (4, 4)
+        assert fitted.warnings == ("batch_size: turbo makes at most 4 at once here; 8 became 4",)
+
+    def test_no_songs(self):
+        with pytest.raises(InvalidFieldError, match="batch_size: 0"):
+            fit(SongRequest(batch_size=0), TURBO)
+
+    def test_one_seed_counts_up(self):
+        assert fit(SongRequest(batch_size=3, seeds=(42,)), TURBO).seeds == (42, 43, 44)
+
+    def test_counting_starts_again_after_the_last_seed(self):
+        assert fit(SongRequest(batch_size=2, seeds=(MAX_SEED,)), TURBO).seeds == (MAX_SEED, 0)
+
+    def test_several_seeds_are_one_song_each(self):
+        fitted = fit(SongRequest(seeds=(5, 6, 9)), TURBO)
+        assert (fitted.batch_size, fitted.seeds, fitted.warnings) == (3, (5, 6, 9), ())
+
+    def test_missing_seeds_are_drawn(self):
+        fitted = fit(SongRequest(batch_size=4, seeds=(5, 6)), TURBO)
+        assert fitted.seeds[:2] == (5, 6)
+        assert all(0 <= seed <= MAX_SEED for seed in fitted.seeds)
+
+    def test_drawn_seeds_differ(self):
+        drawn = {fit(SongRequest(batch_size=4), TURBO).seeds for _ in range(5)}
+        assert len(drawn) == 5
+
+    def test_seeds_without_a_song_are_said(self):
+        fitted = fit(SongRequest(batch_size=2, seeds=(1, 2, 3)), TURBO)
+        assert fitted.seeds == (1, 2)
+        assert fitted.warnings == ("seed: 3 seeds for 2 songs; the last ones are not used",)
+
+    def test_more_seeds_than_the_machine_makes_at_once(self):
+        fitted = fit(SongRequest(seeds=(1, 2, 3, 4, 5)), TURBO)
+        assert fitted.seeds == (1, 2, 3, 4)
+        assert fitted.warnings == ("batch_size: turbo makes at most 4 at once here; 5 became 4",)
