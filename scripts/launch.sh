@@ -1,0 +1,91 @@
+# shellcheck shell=bash
+# What the launch scripts share: defaults that give way, the server's command, processes and ports.
+# To be sourced in the project folder. Runs on bash 3.2 (macOS) too.
+
+PIDFILE=server.pid
+
+# dotenv NAME: print what .env assigns to NAME, without running it; fail if it assigns nothing.
+dotenv() {
+    local mark=$'\xef\xbb\xbf' pattern value # some editors put a byte order mark in front
+    pattern="^($mark)?[[:space:]]*(export[[:space:]]+)?$1[[:space:]]*="
+    [[ -f .env ]] && value=$(LC_ALL=C grep -E "$pattern" .env | tail -n 1) && [[ -n $value ]] || return 1
+    value=${value#*=}
+    value=${value#"${value%%[![:space:]]*}"}
+    case $value in
+    \'*) value=${value#\'} value=${value%%\'*} ;;
+    \"*) value=${value#\"} value=${value%%\"*} ;;
+    *) value=${value%%[[:space:]]#*} value=${value%"${value##*[![:space:]]}"} ;;
+    esac
+    printf '%s\n' "$value"
+}
+
+# default NAME VALUE: export NAME=VALUE, unless NAME is exported already or stands in .env.
+default() {
+    [[ -n ${!1+set} ]] || dotenv "$1" >/dev/null || export "$1=$2"
+}
+
+# setting NAME FALLBACK: print what the server will read.
+setting() {
+    local value
+    if [[ -n ${!1+set} ]]; then value=${!1}; else value=$(dotenv "$1") || true; fi
+    printf '%s\n' "${value:-$2}"
+}
+
+# Set SERVER to the command that starts the server: through uv, else from the environment beside us.
+find_server() {
+    if command -v uv >/dev/null; then
+        SERVER=(uv run acestep-api)
+    elif [[ -x .venv/bin/acestep-api ]]; then
+        SERVER=(./.venv/bin/acestep-api)
+    else
+        echo "uv is missing. Get it with: curl -LsSf https://astral.sh/uv/install.sh | sh" >&2
+        exit 1
+    fi
+}
+
+# Become the server.
+serve() {
+    find_server
+    exec "${SERVER[@]}" "$@"
+}
+
+# command_line PID: print how the process was started.
+command_line() {
+    if [[ -d /proc/self ]]; then
+        tr '\0' ' ' <"/proc/$1/cmdline"
+    else
+        ps -ww -o args= -p "$1"
+    fi 2>/dev/null
+}
+
+# is_running PID: whether there is such a process, not counting one that is dead and not yet buried.
+is_running() {
+    local state=""
+    if [[ -d /proc/self ]]; then
+        read -r state <"/proc/$1/stat" && state=${state##*) }
+    else
+        state=$(ps -o stat= -p "$1")
+    fi 2>/dev/null
+    [[ -n $state && $state != [ZX]* ]]
+}
+
+# is_ours PID: whether the process is this server, however it was started.
+is_ours() {
+    case $(command_line "$1") in
+    *acestep-api* | *acestep.api_server*) return 0 ;;
+    esac
+    return 1
+}
+
+# running_pid: print the PID in the pidfile if that process is our server.
+running_pid() {
+    local pid
+    pid=$(cat "$PIDFILE" 2>/dev/null) && [[ $pid =~ ^[0-9]+$ ]] && is_ours "$pid" && echo "$pid"
+}
+
+# answers HOST PORT: whether somebody listens there.
+answers() {
+    local host=$1
+    case $host in 0.0.0.0 | ::) host=127.0.0.1 ;; esac
+    (exec 3<>"/dev/tcp/$host/$2") 2>/dev/null
+}
