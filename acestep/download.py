@@ -28,7 +28,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from acestep.checkpoints import DEFAULT_MODEL, MAIN_REPO, PUBLISHED, Published, is_whole
+from acestep.checkpoints import DEFAULT_MODEL, MAIN_REPO, PUBLISHED, Checkpoint, Published, is_whole, require
+from acestep.domain import ModelState
 from acestep.errors import AceStepError, CheckpointError, SettingError
 from acestep.settings import Settings, export_dotenv
 
@@ -52,6 +53,7 @@ class DownloadProgress:
 
 
 OnProgress = Callable[[DownloadProgress], None]
+OnLoading = Callable[[ModelState, str], None]
 
 
 class Snapshot(Protocol):
@@ -117,6 +119,23 @@ def fetch(
         # The hub's client returns without an error if it cannot connect but finds a folder.
         raise CheckpointError(f"{name} did not arrive whole; is the network up? {_resume(name)}")
     tally.finish()
+
+
+def fetch_for_server(
+    name: str, settings: Settings, on_loading: OnLoading, snapshot: Snapshot | None = None
+) -> Checkpoint:
+    """`fetch` a DiT for a server that waits for it, and return it; `on_loading` hears of every percent."""
+    said = -1
+
+    def report(progress: DownloadProgress) -> None:
+        nonlocal said
+        percent = int(100 * progress.fraction)
+        if percent > said:
+            said = percent
+            on_loading("downloading", f"{percent} % of {progress.total / 1e9:.1f} GB")
+
+    fetch(name, settings.checkpoints_dir, report, settings.download_source, snapshot)
+    return require(name, settings.checkpoints_dir)
 
 
 def run(argv: Sequence[str] | None = None) -> int:

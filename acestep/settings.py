@@ -39,6 +39,7 @@ _DEVICES = "auto, cpu, cuda, cuda:N, mps, xpu"
 _NO_PLANNER = "No effect in this version, which has no planner (5 Hz language model)."
 _ONE_MODEL = "No effect in this version, which loads one model."
 _NO_OFFLOAD = "No effect in this version, which has no memory planning."
+_NO_CHAT = "No effect in this version, which has no chat endpoint."
 _COMPATIBLE = "No effect; accepted so that existing configurations go on working."
 
 # What carries the prefix but is no setting of this server, and what to say of it (nothing: keep silent).
@@ -174,12 +175,13 @@ class Settings(BaseSettings):
         "folders, separated as in PATH",
         "Folders of this machine whose audio files a request may name by path. Unset: none, upload instead.",
         shown="unset",
+        pending="No effect in this version, which refuses paths in requests.",
     )
     audio_needs_key: Switch = _switch(
         False, "Ask for the key at `/v1/audio` too. Otherwise the unguessable link is enough to fetch a song."
     )
-    max_body_mb: int = _number(4, 1, None, "MB", "Largest request body, uploaded files not counted.")
-    max_upload_mb: int = _number(200, 1, None, "MB", "Largest uploaded audio file.")
+    max_body_mb: int = _number(4, 1, None, "MiB", "Largest request body, uploaded files not counted.")
+    max_upload_mb: int = _number(200, 1, None, "MiB", "Largest uploaded audio file.")
     strict: Switch = _switch(
         False, "Refuse (422) what would otherwise be clamped or ignored with a warning in the answer."
     )
@@ -201,7 +203,7 @@ class Settings(BaseSettings):
     )
     avg_window: int = _number(50, 1, None, "jobs", "Latest jobs of which `/v1/stats` gives the mean time.")
     generation_timeout: float = _number(
-        600, 1, None, "s", "How long `/v1/chat/completions` waits for its song."
+        600, 1, None, "s", "How long `/v1/chat/completions` waits for its song.", pending=_NO_CHAT
     )
     mp3_bitrate: int = _number(256, 128, 320, "kbit/s", "Bit rate of MP3 files.")
 
@@ -279,6 +281,7 @@ class Settings(BaseSettings):
     disable_tqdm: Switch = _switch(False, "Draw no progress bars.")
     debug_stats: Switch = _switch(False, "Once printed timings; every result carries them now.", _COMPATIBLE)
 
+    _given: frozenset[str] = PrivateAttr(frozenset())
     _unknown: tuple[str, ...] = PrivateAttr(())
 
     @classmethod
@@ -311,7 +314,7 @@ class Settings(BaseSettings):
         return tuple(
             f"{variable(name)}: {documented(name)['pending']}"
             for name in type(self).model_fields
-            if name in self.model_fields_set and documented(name)["pending"]
+            if name in self._given and documented(name)["pending"]
         )
 
     @model_validator(mode="before")
@@ -329,6 +332,7 @@ class Settings(BaseSettings):
         roots = tuple(project / root for root in self.audio_roots)
         folders = {"data_dir": data, "tmpdir": tmp, "audio_roots": roots}
         settings = self.model_copy(update={**folders, "checkpoints_dir": project / self.checkpoints_dir})
+        settings._given = frozenset(self.model_fields_set)  # a copy counts what was updated as well
         settings._unknown = _unknown_names(
             {*os.environ, *dotenv_values(project / ".env", encoding=_ENCODING)}
         )

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from acestep.checkpoints import MAIN_REPO, PUBLISHED, is_whole, require
-from acestep.download import DownloadProgress, fetch, hub_reachable, run
+from acestep.download import DownloadProgress, fetch, fetch_for_server, hub_reachable, run
 from acestep.errors import CheckpointError, JobCancelledError
+from acestep.settings import Settings
 from tests.checkpoint_folders import write_diffusers, write_model, write_published, write_text_encoder
 
 DiskUsage = namedtuple("DiskUsage", "total used free")
@@ -133,6 +134,14 @@ def test_progress_counts_bytes_up_to_the_end(hub, into):
     assert done[-2] == sum((into / file).stat().st_size for file in files(into))
     assert seen[0].fraction < 1
     assert (seen[-1].name, seen[-1].fraction) == ("acestep-v15-base", 1.0)
+
+
+def test_a_server_hears_of_every_percent_and_gets_the_checkpoint(hub, into):
+    heard: list[tuple[str, str]] = []
+    settings = Settings.load(into, checkpoints_dir=into)
+    checkpoint = fetch_for_server("acestep-v15-turbo", settings, lambda *said: heard.append(said), hub)
+    assert checkpoint == require("acestep-v15-turbo", into)
+    assert heard == [("downloading", "0 % of 6.3 GB"), ("downloading", "100 % of 6.3 GB")]
 
 
 def test_progress_can_stop_a_download(hub, into):
