@@ -1,0 +1,115 @@
+"""Strict reading of safetensors folders into modules that were built without memory.
+
+Owns the rule that every tensor of a checkpoint is accounted for: none missing, none left over, every
+shape as expected. Knows nothing of particular models.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from acestep.errors import CheckpointError
+
+Rename = Callable[[str], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where tensors go, and as what."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class TensorIndex:
+    """Which file holds which tensor. `source` is what to name when one is missing."""
+
+    source: Path
+    files: dict[str, Path]
+
+    @classmethod
+    def of(cls, folder: Path, stem: str = "model") -> TensorIndex:
+        """Index `<stem>.safetensors`, or the shards that `<stem>.safetensors.index.json` names."""
+        single, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
+        if single.is_file():
+            return cls(single, dict.fromkeys(_names(single), single))
+        if not index.is_file():
+            raise CheckpointError(f"{folder}: neither {single.name} nor {index.name} is there")
+        shards = sorted(set(read_json(index).get("weight_map", {}).values()))
+        return cls(index, {name: folder / shard for shard in shards for name in _names(folder / shard)})
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of one tensor, without reading its data."""
+        if name not in self.files:
+            raise CheckpointError(f"{self.source}: tensor {name!r} is missing")
+        with _open(self.files[name]) as tensors:
+            return tuple(tensors.get_slice(name).get_shape())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; raises CheckpointError that names the file if it cannot be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: a JSON object is expected")
+    return content
+
+
+def fill(module: nn.Module, index: TensorIndex, place: Placement, rename: Rename = str) -> None:
+    """Give `module`, built on the meta device, the tensors of `index`, and make it ready for inference.
+
+    `rename` turns a name in the files into the module's own. What the module holds outside the meta
+    device already is kept as it is. Raises CheckpointError for a tensor that is missing, left over or
+    of another shape.
+    """
+    expected = {name: tensor.shape for name, tensor in module.state_dict().items() if tensor.is_meta}
+    own_names = {name: rename(name) for name in index.files}
+    _check_names(index, own_names, expected)
+    state: dict[str, Tensor] = {}
+    for file in sorted(set(index.files.values())):
+        with _open(file, place.device) as tensors:
+            for name in (name for name, holder in index.files.items() if holder == file):
+                tensor: Tensor = tensors.get_tensor(name)
+                _check_shape(file, name, tensor, expected[own_names[name]])
+                state[own_names[name]] = tensor.to(place.dtype)
+    module.load_state_dict(state, strict=False, assign=True)
+    module.to(place.device).eval().requires_grad_(False)
+
+
+def _check_names(index: TensorIndex, own_names: dict[str, str], expected: dict[str, torch.Size]) -> None:
+    for name, own_name in own_names.items():
+        if own_name not in expected:
+            raise CheckpointError(f"{index.files[name]}: tensor {name!r} does not belong to this model")
+    missing = sorted(expected.keys() - own_names.values())
+    if missing:
+        rest = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise CheckpointError(f"{index.source}: tensor {missing[0]!r}{rest} is missing")
+
+
+def _check_shape(file: Path, name: str, tensor: Tensor, shape: torch.Size) -> None:
+    if tensor.shape != shape:
+        found, wanted = list(tensor.shape), list(shape)
+        raise CheckpointError(f"{file}: tensor {name!r} has shape {found}; config.json asks for {wanted}")
+
+
+def _names(file: Path) -> list[str]:
+    with _open(file) as tensors:
+        return list(tensors.keys())
+
+
+def _open(file: Path, device: torch.device | None = None) -> Any:
+    try:
+        return safe_open(file, framework="pt", device=str(device or "cpu"))
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file}: cannot be read ({error})") from error
