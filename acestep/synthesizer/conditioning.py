@@ -1,0 +1,136 @@
+"""What the diffusion transformer is told about each song: words, sound to resemble, sound to start from.
+
+Owns the way from `SongPlan` and `SongMaterial` to a `Condition`, such that a song in a batch is told
+exactly what it would be told alone. Knows nothing of sampling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from acestep.domain import SongPlan
+from acestep.synthesizer.loading import SynthesizerModules
+from acestep.synthesizer.prompts import caption_prompt, lyric_prompt
+
+# What the published models were trained with, in tokens.
+MAX_CAPTION_TOKENS = 256
+MAX_LYRIC_TOKENS = 2048
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SongMaterial:
+    """The latents that one song starts from.
+
+    `source` `[T, C]` is what the song is built on, `chunk_mask` `[T]` is 1 where the model writes and 0
+    where the source stays, `reference` `[F, C]` is the sound to resemble.
+    """
+
+    source: Tensor
+    chunk_mask: Tensor
+    reference: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Condition:
+    """What the transformer is told about B songs.
+
+    `states` `[B, L, D]` are the encoded words and reference, `mask` `[B, L]` is true where a state is one
+    of the song's own and not padding, `context` `[B, T, C + M]` is source latents beside chunk mask.
+    """
+
+    states: Tensor
+    mask: Tensor
+    context: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Tokens:
+    ids: Tensor  # [B, L], padded with 0
+    mask: Tensor  # [B, L], 1 for a token
+    lengths: tuple[int, ...]  # tokens of each text before it was cut
+
+
+class Conditioner:
+    """Encodes plans with the loaded text and condition encoders."""
+
+    def __init__(self, modules: SynthesizerModules) -> None:
+        self._modules = modules
+        self._facts = modules.facts
+        self._device = modules.silence_latent.device
+
+    def text2music(self, frames: int) -> SongMaterial:
+        """The material of a song made from words alone: silence, to be written over everywhere."""
+        return SongMaterial(
+            source=self.silence(frames),
+            chunk_mask=torch.ones(frames, device=self._device),
+            reference=self.silence(self._facts.reference_frames),
+        )
+
+    def silence(self, frames: int) -> Tensor:
+        """Latents of silence `[frames, C]`; repeated where the checkpoint holds less."""
+        stored = self._modules.silence_latent[0]
+        repeats = -(-frames // stored.shape[0])
+        return stored.repeat(repeats, 1)[:frames] if repeats > 1 else stored[:frames]
+
+    def encode(self, plans: Sequence[SongPlan], materials: Sequence[SongMaterial]) -> Condition:
+        """One `Condition` for all songs; `materials` has one entry a plan, all of the same length."""
+        captions, lyrics = self._caption_tokens(plans), self._lyric_tokens(plans)
+        text_encoder = self._modules.text_encoder
+        states, mask = self._modules.condition_encoder(
+            text_hidden_states=text_encoder(captions.ids, attention_mask=captions.mask).last_hidden_state,
+            text_attention_mask=captions.mask,
+            lyric_hidden_states=text_encoder.embed_tokens(lyrics.ids),
+            lyric_attention_mask=lyrics.mask,
+            refer_audio_acoustic_hidden_states_packed=torch.stack([m.reference for m in materials]),
+            refer_audio_order_mask=torch.arange(len(materials), device=self._device),
+        )
+        longest = int(mask.sum(dim=1).max())  # each song's own states come first
+        return Condition(states[:, :longest], mask[:, :longest], self._context(materials))
+
+    def with_null(self, condition: Condition) -> Condition:
+        """The same songs, then once more with the model's learned null condition instead of words."""
+        null = self._modules.condition_encoder.null_condition_emb.expand_as(condition.states)
+        return Condition(
+            states=torch.cat([condition.states, null]),
+            mask=torch.cat([condition.mask, condition.mask]),
+            context=torch.cat([condition.context, condition.context]),
+        )
+
+    def warnings(self, plan: SongPlan) -> tuple[str, ...]:
+        """Sentences for the client about text that is longer than what the model reads."""
+        checked = (
+            ("caption", "with its metadata", self._caption_tokens([plan]), MAX_CAPTION_TOKENS),
+            ("lyrics", "with their header", self._lyric_tokens([plan]), MAX_LYRIC_TOKENS),
+        )
+        return tuple(
+            f"{field}: {tokens.lengths[0]} tokens {extra}, but the model reads {limit}; the end was left out"
+            for field, extra, tokens, limit in checked
+            if tokens.lengths[0] > limit
+        )
+
+    def _caption_tokens(self, plans: Sequence[SongPlan]) -> _Tokens:
+        return self._tokenize([caption_prompt(plan) for plan in plans], MAX_CAPTION_TOKENS)
+
+    def _lyric_tokens(self, plans: Sequence[SongPlan]) -> _Tokens:
+        return self._tokenize([lyric_prompt(plan) for plan in plans], MAX_LYRIC_TOKENS)
+
+    def _tokenize(self, texts: Sequence[str], limit: int) -> _Tokens:
+        tokenizer = self._modules.tokenizer
+        lengths = tuple(len(tokenizer(text).input_ids) for text in texts)
+        # Cut by the tokenizer, so that a closing token of its own survives the cut.
+        rows = [tokenizer(text, truncation=True, max_length=limit).input_ids for text in texts]
+        ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for song, row in enumerate(rows):
+            ids[song, : len(row)] = torch.tensor(row)
+            mask[song, : len(row)] = 1
+        return _Tokens(ids.to(self._device), mask.to(self._device), lengths)
+
+    def _context(self, materials: Sequence[SongMaterial]) -> Tensor:
+        source = torch.stack([material.source for material in materials])
+        mask = torch.stack([material.chunk_mask for material in materials]).to(source.dtype)
+        return torch.cat([source, mask[..., None].expand(-1, -1, self._facts.mask_channels)], dim=-1)

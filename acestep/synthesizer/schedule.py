@@ -1,0 +1,70 @@
+"""The times at which a render visits the model: from 1 (noise) down to 0 (music).
+
+Owns the turbo tables, the base schedule and what may stand in a free list of times. Pure functions on
+floats; knows nothing of tensors or models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from acestep.domain import Sampling
+from acestep.errors import InvalidFieldError
+
+# Turbo models were distilled at these steps and shifts, and know no other times.
+TURBO_STEPS = 8
+TURBO_SHIFTS = (1.0, 2.0, 3.0)
+MAX_FREE_TIMES = 20
+
+
+def times(sampling: Sampling, is_turbo: bool) -> tuple[float, ...]:
+    """The falling times of a render, the closing 0 included; one step lies between two neighbours.
+
+    Raises InvalidFieldError where the model cannot run what `sampling` asks for.
+    """
+    if sampling.timesteps is not None:
+        free = free_times(sampling.timesteps)
+        return nearest_turbo_times(free) if is_turbo else free
+    if is_turbo:
+        return turbo_times(sampling.steps, sampling.shift)
+    return base_times(sampling.steps, sampling.shift)
+
+
+def base_times(steps: int, shift: float) -> tuple[float, ...]:
+    """`steps` equal steps, shifted: above 1, more of them lie near the noise, where the form is decided."""
+    if steps < 1:
+        raise InvalidFieldError("inference_steps", steps, "1 or more")
+    return tuple(shifted((steps - step) / steps, shift) for step in range(steps + 1))
+
+
+def turbo_times(steps: int, shift: float) -> tuple[float, ...]:
+    """The table of the nearest shift that turbo knows; with fewer steps, the nearest times turbo knows."""
+    if not 1 <= steps <= TURBO_STEPS:
+        raise InvalidFieldError("inference_steps", steps, f"1 to {TURBO_STEPS} on a turbo model")
+    nearest_shift = min(TURBO_SHIFTS, key=lambda known: abs(known - shift))
+    return nearest_turbo_times(base_times(steps, nearest_shift))
+
+
+def free_times(timesteps: Sequence[float]) -> tuple[float, ...]:
+    """A user's own list: falling, in 0..1; zeros at its end may be there or not."""
+    kept = list(timesteps)
+    while kept and kept[-1] == 0.0:
+        kept.pop()
+    in_range = all(0.0 < t <= 1.0 for t in kept)
+    if not (1 <= len(kept) <= MAX_FREE_TIMES and in_range and all(a > b for a, b in pairwise(kept))):
+        allowed = f"1 to {MAX_FREE_TIMES} falling values above 0, at most 1"
+        raise InvalidFieldError("timesteps", ", ".join(map(str, timesteps)), allowed)
+    return (*kept, 0.0)
+
+
+def nearest_turbo_times(free: Sequence[float]) -> tuple[float, ...]:
+    """Each time moved to the nearest that turbo knows; two that meet become one step."""
+    known = {t for shift in TURBO_SHIFTS for t in base_times(TURBO_STEPS, shift)[:-1]}
+    moved = [min(known, key=lambda t: abs(t - wanted)) for wanted in free[:-1]]
+    return (*dict.fromkeys(moved), 0.0)
+
+
+def shifted(u: float, shift: float) -> float:
+    """Bend `u` in 0..1 towards 1; the ends stay."""
+    return shift * u / (1.0 + (shift - 1.0) * u)

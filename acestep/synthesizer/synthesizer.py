@@ -1,0 +1,84 @@
+"""Renders songs: plans in, latents out.
+
+Owns the order of a render (condition, noise, schedule, sampling) over loaded modules. Knows nothing of
+audio, files, jobs or how the plans came about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from acestep.domain import Sampling, SongPlan
+from acestep.errors import InvalidFieldError
+from acestep.synthesizer.conditioning import Condition, Conditioner
+from acestep.synthesizer.guidance import AdaptiveProjectedGuidance, GuidedVelocity
+from acestep.synthesizer.loading import SynthesizerModules
+from acestep.synthesizer.sampler import Cancelled, OnStep, Velocity, draw_noise, sample
+from acestep.synthesizer.schedule import times
+from acestep.synthesizer.transformer import Transformer
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rendered:
+    """Latents `[B, T, C]` in float32, and for each song what the client must hear."""
+
+    latents: Tensor
+    warnings: tuple[tuple[str, ...], ...]
+
+
+class Synthesizer:
+    """Text encoder, condition encoder and diffusion transformer of one checkpoint."""
+
+    def __init__(self, modules: SynthesizerModules, frame_rate: float) -> None:
+        """`frame_rate` is the codec's: latent frames a second, its sample rate by its hop length."""
+        self._facts = modules.facts
+        self._frame_rate = frame_rate
+        self._conditioner = Conditioner(modules)
+        self._transformer = Transformer(modules.transformer)
+        self._device = modules.silence_latent.device
+
+    def frames(self, duration: float) -> int:
+        """Whole latent frames in `duration` seconds."""
+        return int(duration * self._frame_rate + 1e-6)  # 4.1 s at 25 Hz are 102.49999 in floats
+
+    @torch.inference_mode()
+    def render(self, plans: Sequence[SongPlan], on_step: OnStep, cancelled: Cancelled) -> Rendered:
+        """Render all plans as one batch; they must agree in their number of frames and their sampling.
+
+        Each song comes out as it would alone. `on_step` hears (steps done, steps in all). Raises
+        InvalidFieldError for sampling that this model cannot do, JobCancelledError soon after `cancelled()`.
+        """
+        frames, sampling = self._common(plans)
+        schedule = times(sampling, self._facts.is_turbo)
+        condition = self._conditioner.encode(plans, [self._conditioner.text2music(frames)] * len(plans))
+        velocity = self._velocity(condition, sampling)
+        noise = torch.cat([draw_noise(plan.seed, frames, self._facts.latent_channels) for plan in plans])
+        latents = sample(velocity, noise.to(self._device), schedule, on_step, cancelled)
+        return Rendered(latents, tuple(self._conditioner.warnings(plan) for plan in plans))
+
+    def _common(self, plans: Sequence[SongPlan]) -> tuple[int, Sampling]:
+        shared = {(self.frames(plan.duration), plan.sampling) for plan in plans}
+        if len(shared) != 1:
+            raise ValueError("the plans of one render must share their length and their sampling")
+        frames, sampling = shared.pop()
+        if sampling.infer_method != "ode":
+            raise InvalidFieldError("infer_method", sampling.infer_method, "ode")
+        if sampling.use_adg and self._guided(sampling):
+            raise InvalidFieldError("use_adg", sampling.use_adg, "false")
+        return frames, sampling
+
+    def _velocity(self, condition: Condition, sampling: Sampling) -> Velocity:
+        if not self._guided(sampling):
+            return partial(self._transformer.velocity, attended=self._transformer.attend(condition))
+        attended = self._transformer.attend(self._conditioner.with_null(condition))
+        guidance = AdaptiveProjectedGuidance(sampling.guidance_scale)
+        return GuidedVelocity(self._transformer, attended, guidance, sampling.cfg_interval)
+
+    def _guided(self, sampling: Sampling) -> bool:
+        """Turbo models have guidance distilled into their weights and take none on top."""
+        return not self._facts.is_turbo and sampling.guidance_scale > 1.0
