@@ -1,0 +1,150 @@
+"""The codec of the published models: the Oobleck VAE, run in tiles.
+
+Owns loading a `vae/` folder and cutting long audio so that no seam can be heard: a tile is computed
+together with everything its samples depend on, and only then cut out. Knows nothing of songs.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderOobleck
+from torch import Tensor
+from torch.nn.utils import remove_weight_norm
+
+from acestep.errors import CheckpointError, UnusableAudioError
+from acestep.weights import Placement, TensorIndex, fill, read_json
+
+# 20 s at the published 25 frames a second: about 1 GB of activations in float32.
+DEFAULT_TILE_FRAMES = 512
+
+# How far a convolution of 7 taps reaches to each side, and three of them dilated by 1, 3 and 9.
+_SEVEN_TAPS = 3
+_RESIDUAL_UNITS = _SEVEN_TAPS * (1 + 3 + 9)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    """Frames `start..stop` are wanted; they depend on frames `first..last`."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+
+
+class OobleckCodec:
+    """The `Codec` of the published models."""
+
+    def __init__(
+        self,
+        vae: AutoencoderOobleck,
+        tile_frames: int = DEFAULT_TILE_FRAMES,
+        overlap_frames: int | None = None,
+    ) -> None:
+        """`overlap_frames` is what a tile sees to each side; by default just what its samples depend on.
+
+        Raises ValueError for an overlap that would leave audible seams.
+        """
+        needed = receptive_frames(vae.config.downsampling_ratios)
+        if overlap_frames is not None and overlap_frames < needed:
+            raise ValueError(f"an overlap of {overlap_frames} frames leaves seams; {needed} are needed")
+        self.vae = vae
+        self._tile_frames = tile_frames
+        self._overlap = needed if overlap_frames is None else overlap_frames
+
+    @classmethod
+    def load(
+        cls, folder: Path, device: torch.device, dtype: torch.dtype, tile_frames: int = DEFAULT_TILE_FRAMES
+    ) -> OobleckCodec:
+        """Read `config.json` and `diffusion_pytorch_model.safetensors`; raises CheckpointError."""
+        config = read_json(folder / "config.json")
+        if config.get("audio_channels") != 2:
+            raise CheckpointError(f"{folder / 'config.json'}: audio_channels must be 2 (stereo)")
+        known = inspect.signature(AutoencoderOobleck.__init__).parameters
+        with torch.device("meta"), warnings.catch_warnings():
+            # The class uses torch's older weight_norm, whose names are those in the published files.
+            warnings.simplefilter("ignore", FutureWarning)
+            vae = AutoencoderOobleck(**{key: value for key, value in config.items() if key in known})
+        # Weights are stored as direction and length; multiplied out once, in float32, before they are cast.
+        fill(vae, TensorIndex.of(folder, "diffusion_pytorch_model"), Placement(device, torch.float32))
+        for module in vae.modules():
+            if hasattr(module, "weight_g"):
+                remove_weight_norm(module)
+        for parameter in vae.requires_grad_(False).parameters():
+            parameter.data = parameter.data.to(dtype)
+        return cls(vae, tile_frames)
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz."""
+        return int(self.vae.config.sampling_rate)
+
+    @property
+    def hop_length(self) -> int:
+        """Samples in one latent frame."""
+        return int(self.vae.hop_length)
+
+    @property
+    def latent_channels(self) -> int:
+        """Size of one latent frame."""
+        return int(self.vae.config.decoder_input_channels)
+
+    @torch.inference_mode()
+    def encode(self, audio: Tensor) -> Tensor:
+        """Audio `[B, 2, N]` to the mean of its latent distribution `[B, N // hop, C]`, in float32.
+
+        What is left over after the last whole hop is not heard. Raises UnusableAudioError for less than one.
+        """
+        frames = audio.shape[-1] // self.hop_length
+        if frames == 0:
+            raise UnusableAudioError(
+                f"The audio has less than {self.hop_length} samples, which is one frame."
+            )
+        songs = []
+        for samples in audio.to(self.vae.device, self.vae.dtype):
+            tiles = []
+            for tile in self._tiles(frames):
+                heard = samples[:, tile.first * self.hop_length : tile.last * self.hop_length]
+                mean = self.vae.encode(heard[None]).latent_dist.mode()[0].T
+                tiles.append(mean[tile.start - tile.first : tile.stop - tile.first].float())
+            songs.append(torch.cat(tiles))
+        return torch.stack(songs)
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor, on_tile: Callable[[float], None] | None = None) -> Tensor:
+        """Latents `[B, T, C]` to float32 audio `[B, 2, T * hop]`; `on_tile` hears the fraction done."""
+        batch, frames, hop = latents.shape[0], latents.shape[1], self.hop_length
+        audio = torch.zeros(batch, 2, frames * hop, device=self.vae.device)
+        for song, rows in enumerate(latents.to(self.vae.device, self.vae.dtype)):
+            for tile in self._tiles(frames):
+                sound = self.vae.decode(rows[tile.first : tile.last].T[None]).sample[0]
+                wanted = sound[:, (tile.start - tile.first) * hop : (tile.stop - tile.first) * hop]
+                # An odd ratio in the decoder costs the very end of a song a few samples, which stay silent.
+                audio[song, :, tile.start * hop : tile.start * hop + wanted.shape[-1]] = wanted
+                if on_tile is not None:
+                    on_tile((song + tile.stop / frames) / batch)
+        return audio
+
+    def _tiles(self, frames: int) -> Iterator[_Tile]:
+        for start in range(0, frames, self._tile_frames):
+            stop = min(start + self._tile_frames, frames)
+            yield _Tile(start, stop, max(0, start - self._overlap), min(frames, stop + self._overlap))
+
+
+def receptive_frames(downsampling_ratios: list[int]) -> int:
+    """How many latent frames to each side a sample of the codec depends on, in either direction."""
+    samples = _SEVEN_TAPS  # the encoder's first convolution and the decoder's last
+    samples_apart = 1
+    for ratio in downsampling_ratios:
+        samples += _RESIDUAL_UNITS * samples_apart
+        samples += 2 * ratio * samples_apart  # the resampling convolution has 2 * ratio taps
+        samples_apart *= ratio
+    samples += _SEVEN_TAPS * samples_apart  # the decoder's first; the encoder's last has 3 taps only
+    return math.ceil(samples / samples_apart)
