@@ -1,0 +1,88 @@
+"""Reads the parity fixture: what was asked of the original model code, and what it computed."""
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from acestep.domain import Sampling, SongPlan
+from acestep.synthesizer.prompts import metas
+
+_BESIDE_CHECKOUT = Path(__file__).parents[3] / "shared" / "parity"
+FOLDER = Path(os.environ.get("ACESTEP_PARITY_DIR") or _BESIDE_CHECKOUT)
+MISSING = f"no parity fixture at {FOLDER}; set ACESTEP_PARITY_DIR to its folder"
+
+TEXT_ENCODER = FOLDER / "Qwen3-Embedding-0.6B"
+VAE = FOLDER / "vae"
+
+# What the original runs where a case does not say otherwise.
+_TURBO_DEFAULTS = {"infer_steps": 8, "shift": 3.0}
+_BASE_DEFAULTS = {"infer_steps": 50, "shift": 1.0}
+
+_METAS = re.compile(
+    r"- bpm: (?P<bpm>.+)\n- timesignature: (?P<time_signature>.+)\n- keyscale: (?P<key_scale>.+)\n"
+    r"- duration: (?P<duration>\d+) seconds\n"
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run of the original: the plans of its songs, and the tensors that went in and came out."""
+
+    dit: Path
+    plans: tuple[SongPlan, ...]
+    expected: dict[str, Tensor]
+
+
+def read_case(variant: str, name: str) -> Case:
+    asked = json.loads((FOLDER / "cases.json").read_text(encoding="utf-8"))[f"{variant}.{name}"]
+    defaults = _TURBO_DEFAULTS if variant == "turbo" else _BASE_DEFAULTS
+    sampling = _sampling({**defaults, **asked})
+    plans = tuple(_plan(asked, song, sampling) for song in range(len(asked["prompts"])))
+    return Case(FOLDER / f"acestep-v15-{variant}", plans, read_expected(f"{variant}.{name}"))
+
+
+def read_expected(name: str) -> dict[str, Tensor]:
+    return load_file(FOLDER / f"expected.{name}.safetensors")
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    assert found.shape == expected.shape
+    return float((found.double() - expected.double()).norm() / expected.double().norm())
+
+
+def _sampling(asked: dict[str, Any]) -> Sampling:
+    return Sampling(
+        steps=asked["infer_steps"],
+        guidance_scale=asked.get("diffusion_guidance_sale", 1.0),
+        shift=asked["shift"],
+        cfg_interval=(asked.get("cfg_interval_start", 0.0), asked.get("cfg_interval_end", 1.0)),
+        timesteps=tuple(asked["timesteps"]) if asked.get("timesteps") else None,
+    )
+
+
+def _plan(asked: dict[str, Any], song: int, sampling: Sampling) -> SongPlan:
+    """A plan whose own metas are the case's ready-made string, letter by letter."""
+    ready_made = asked["metas"][song]
+    facts = _METAS.fullmatch(ready_made)
+    assert facts is not None, f"metas of an unknown form: {ready_made!r}"
+    decided = {key: None if value == "N/A" else value for key, value in facts.groupdict().items()}
+    plan = SongPlan(
+        caption=asked["prompts"][song],
+        lyrics=asked["lyrics"][song],
+        language=asked["languages"][song],
+        duration=asked["seconds"],
+        seed=asked["seeds"][song],
+        instruction=asked["instruction"],
+        sampling=sampling,
+        bpm=int(decided["bpm"]) if decided["bpm"] else None,
+        key_scale=decided["key_scale"],
+        time_signature=decided["time_signature"],
+    )
+    assert metas(plan) == ready_made
+    return plan
