@@ -1,0 +1,1 @@
+"""The making of the bundled nano model: composer, renderer, learner."""

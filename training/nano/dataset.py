@@ -1,0 +1,160 @@
+"""Music to learn from: pieces are composed, rendered, and kept as latents.
+
+Owns the pool of rendered pieces on disk and the endless stream of training batches drawn from it,
+transposed and stretched in the latent domain. Knows nothing of the model that learns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import pickle
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import track
+from torch import Tensor
+
+from acestep.codec.sine_bank import SineBankCodec, SineBankConfig
+from acestep.domain import INSTRUMENTAL, LANGUAGES, MAX_DURATION, MIN_DURATION, Sampling, SongPlan
+from acestep.synthesizer.prompts import TEXT2MUSIC_INSTRUCTION
+from training.nano.captions import caption, metas
+from training.nano.composer import Piece, compose
+from training.nano.render import Renderer
+from training.nano.theory import transpose_key
+
+SECONDS = 30.0
+FRAME_RATE = 25
+_SHARD = 50  # pieces in a file on disk
+_UNUSED = Sampling(steps=1, guidance_scale=1.0, shift=1.0)  # no text depends on it
+
+# In decibels; the pool is kept unscaled, so that the scaling can be measured on it.
+RAW = SineBankConfig(tone_mean_db=0.0, tone_std_db=1.0, noise_mean_db=0.0, noise_std_db=1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One rendered piece: its score's facts (notes left out) and its latents in dB, `[T, C]`."""
+
+    piece: Piece
+    decibels: NDArray[np.float16]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A crop of a piece as the model sees it: `decibels` `[T, C]`, and the plan that asks for it."""
+
+    decibels: Tensor
+    plan: SongPlan
+
+
+def render_pool(folder: Path, pieces: int, soundfonts: tuple[Path, ...], processes: int) -> None:
+    """Compose and render `pieces` pieces into `folder`; shards that exist are kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = range((pieces + _SHARD - 1) // _SHARD)
+    todo = [(folder / f"{n:04d}.pkl", n, soundfonts[n % len(soundfonts)]) for n in shards]
+    todo = [job for job in todo if not job[0].exists()]
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        for _ in track(pool.imap_unordered(_render_shard, todo), "rendering", total=len(todo)):
+            pass
+
+
+def _render_shard(job: tuple[Path, int, Path]) -> None:
+    path, number, soundfont = job
+    torch.set_num_threads(1)
+    codec = SineBankCodec(RAW)
+    clips = []
+    with Renderer(soundfont) as renderer:
+        for seed in range(number * _SHARD, (number + 1) * _SHARD):
+            piece = compose(seed, SECONDS)
+            audio = torch.from_numpy(renderer.render(piece))[None]
+            latents = codec.encode(audio)[0].numpy().astype(np.float16)
+            clips.append(Clip(dataclasses.replace(piece, notes=()), latents))
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(pickle.dumps(clips))
+    partial.rename(path)
+
+
+def load_pool(folder: Path) -> list[Clip]:
+    """Every clip in `folder`, in order."""
+    return [clip for path in sorted(folder.glob("*.pkl")) for clip in pickle.loads(path.read_bytes())]
+
+
+def measure_scale(clips: list[Clip]) -> SineBankConfig:
+    """The codec configuration whose latents have mean 0 and deviation 1 on these clips."""
+    sample = np.concatenate([clip.decibels.astype(np.float32) for clip in clips[:: max(1, len(clips) // 300)]])
+    tone, noise = np.split(sample, [RAW.semitones], axis=1)
+    return dataclasses.replace(
+        RAW,
+        tone_mean_db=round(float(tone.mean()), 2),
+        tone_std_db=round(float(tone.std()), 2),
+        noise_mean_db=round(float(noise.mean()), 2),
+        noise_std_db=round(float(noise.std()), 2),
+    )
+
+
+def examples(clips: list[Clip], frames: int, rng: random.Random) -> Iterator[Example]:
+    """An endless stream of crops of `frames` frames, each transposed, stretched and described anew."""
+    while True:
+        clip = rng.choice(clips)
+        piece, decibels = _stretch(clip, rng)
+        piece, decibels = _transpose(piece, decibels, rng.randint(-5, 6))
+        decibels = _crop(piece, decibels, frames, rng)
+        if decibels.shape[0] < frames:
+            continue
+        yield Example(decibels, _plan(piece, frames, rng))
+
+
+def _plan(piece: Piece, frames: int, rng: random.Random) -> SongPlan:
+    # The length that is asked for says nothing about the music: half the time it is any length.
+    seconds = frames // FRAME_RATE
+    if rng.random() < 0.5:
+        seconds = rng.randint(int(MIN_DURATION), int(MAX_DURATION))
+    given = metas(piece, rng)
+    # Nano cannot sing: a language is to make no difference.
+    language = rng.choice(LANGUAGES) if rng.random() < 0.3 else rng.choice(("en", "unknown"))
+    return SongPlan(
+        caption=caption(piece, rng),
+        lyrics=INSTRUMENTAL,
+        language=language,
+        duration=float(seconds),
+        seed=0,
+        instruction=TEXT2MUSIC_INSTRUCTION,
+        sampling=_UNUSED,
+        bpm=given.bpm,
+        key_scale=given.key_scale,
+        time_signature=given.time_signature,
+    )
+
+
+def _stretch(clip: Clip, rng: random.Random) -> tuple[Piece, Tensor]:
+    """Play the piece a little faster or slower, by whole beats a minute."""
+    decibels = torch.from_numpy(clip.decibels).float()
+    bpm = min(180, max(60, round(clip.piece.bpm * rng.uniform(0.92, 1.08))))
+    length = round(decibels.shape[0] * clip.piece.bpm / bpm)
+    stretched = torch.nn.functional.interpolate(decibels.T[None], size=length, mode="linear")[0].T
+    return dataclasses.replace(clip.piece, bpm=bpm), stretched
+
+
+def _transpose(piece: Piece, decibels: Tensor, semitones: int) -> tuple[Piece, Tensor]:
+    tone, noise = decibels[:, : RAW.semitones], decibels[:, RAW.semitones :]
+    moved = torch.full_like(tone, RAW.floor_db)
+    if semitones >= 0:
+        moved[:, semitones:] = tone[:, : RAW.semitones - semitones]
+    else:
+        moved[:, :semitones] = tone[:, -semitones:]
+    key = transpose_key(piece.key_scale, semitones)
+    return dataclasses.replace(piece, key_scale=key), torch.cat([moved, noise], dim=1)
+
+
+def _crop(piece: Piece, decibels: Tensor, frames: int, rng: random.Random) -> Tensor:
+    """Start at a bar line: songs begin on the downbeat."""
+    bar = int(piece.time_signature) * 60.0 / piece.bpm * FRAME_RATE
+    bars = int(max(0, decibels.shape[0] - frames) / bar)
+    start = round(rng.randint(0, bars) * bar)
+    return decibels[start : start + frames]

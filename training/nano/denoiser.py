@@ -1,0 +1,137 @@
+"""Nano as one trainable module: texts and noisy latents in, flow-matching loss out.
+
+Owns the training forward pass. The server has its own, faster one; both drive the same classes, and
+the parity of the server's with the original is proved in the tests.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import AceStepTransformer1DModel
+from diffusers.models.transformers.ace_step_transformer import _ace_step_rotary_freqs, _create_4d_mask
+from diffusers.pipelines.ace_step.modeling_ace_step import (
+    AceStepAudioTokenDetokenizer,
+    AceStepAudioTokenizer,
+    AceStepConditionEncoder,
+)
+from torch import Tensor, nn
+
+from acestep.codec.sine_bank import SineBankCodec, SineBankConfig
+from training.nano.dataset import RAW
+from training.nano.model import CONFIG, build_text_encoder, silence_frame
+
+_UNCONDITIONAL = 0.15  # share of examples that train the null condition, as for the published models
+_NOISE_WEIGHT = 3.0  # the 13 noise channels carry the drums; 88 tones would drown them
+_SHARED = (
+    *("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim"),
+    *("rope_theta", "attention_bias", "attention_dropout", "rms_norm_eps", "sliding_window"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Tokenised texts (`ids`, `mask` `[B, L]`; `lyric_ids` `[1, M]`), and scaled latents `[B, T, C]`."""
+
+    ids: Tensor
+    mask: Tensor
+    lyric_ids: Tensor
+    latents: Tensor
+
+
+class Denoiser(nn.Module):
+    """All modules of nano under one roof."""
+
+    def __init__(self, scale: SineBankConfig) -> None:
+        super().__init__()
+        shared = {name: CONFIG[name] for name in _SHARED}
+        pooler = CONFIG["num_attention_pooler_hidden_layers"]
+        token = shared | {
+            "audio_acoustic_hidden_dim": CONFIG["audio_acoustic_hidden_dim"],
+            "pool_window_size": CONFIG["pool_window_size"],
+            "num_attention_pooler_hidden_layers": pooler,
+            "layer_types": CONFIG["layer_types"][:pooler],
+        }
+        self.text_encoder = build_text_encoder()
+        self.transformer = AceStepTransformer1DModel(
+            **shared,
+            num_hidden_layers=CONFIG["num_hidden_layers"],
+            in_channels=CONFIG["in_channels"],
+            audio_acoustic_hidden_dim=CONFIG["audio_acoustic_hidden_dim"],
+            patch_size=CONFIG["patch_size"],
+            layer_types=CONFIG["layer_types"],
+        )
+        self.condition_encoder = AceStepConditionEncoder(
+            **shared,
+            text_hidden_dim=CONFIG["text_hidden_dim"],
+            timbre_hidden_dim=CONFIG["timbre_hidden_dim"],
+            num_lyric_encoder_hidden_layers=CONFIG["num_lyric_encoder_hidden_layers"],
+            num_timbre_encoder_hidden_layers=CONFIG["num_timbre_encoder_hidden_layers"],
+        )
+        self.audio_tokenizer = AceStepAudioTokenizer(
+            **token,
+            fsq_dim=CONFIG["fsq_dim"],
+            fsq_input_levels=CONFIG["fsq_input_levels"],
+            fsq_input_num_quantizers=CONFIG["fsq_input_num_quantizers"],
+        )
+        self.audio_token_detokenizer = AceStepAudioTokenDetokenizer(**token)
+        self.register_buffer("silence", silence_frame(SineBankCodec(scale)), persistent=False)
+        weight = torch.ones(CONFIG["audio_acoustic_hidden_dim"])
+        weight[RAW.semitones :] = _NOISE_WEIGHT
+        self.register_buffer("weight", weight / weight.mean(), persistent=False)
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Mean weighted squared error of the velocity at random times."""
+        size, frames, channels = batch.latents.shape
+        noise = torch.randn(batch.latents.shape, generator=generator)
+        time = torch.randn(size, generator=generator) * CONFIG["timestep_sigma"] + CONFIG["timestep_mu"]
+        time = torch.sigmoid(time)
+        blend = time[:, None, None]
+        noisy = blend * noise + (1 - blend) * batch.latents
+        states, mask = self.condition(batch)
+        dropped = torch.rand(size, generator=generator) < _UNCONDITIONAL
+        null = self.condition_encoder.null_condition_emb.expand_as(states)
+        states = torch.where(dropped[:, None, None], null, states)
+        source = self.silence.expand(size, frames, -1)
+        context = torch.cat([source, torch.ones(size, frames, channels)], dim=-1)
+        velocity = self.velocity(noisy, time, context, states, mask)
+        return ((velocity - (noise - batch.latents)).square() * self.weight).mean()
+
+    def condition(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Everything that cross-attention sees, `[B, L, D]`, and which of it counts.
+
+        All songs of a batch share the lyrics and the (silent) reference, so these run once. The order
+        within the sequence does not matter: cross-attention knows no positions.
+        """
+        encoder = self.condition_encoder
+        size = batch.ids.shape[0]
+        hidden = self.text_encoder(batch.ids, batch.mask).last_hidden_state
+        text = encoder.text_projector(hidden)
+        embedded = self.text_encoder.embed_tokens(batch.lyric_ids)
+        words = encoder.lyric_encoder(embedded, torch.ones_like(batch.lyric_ids))
+        reference = self.silence.expand(1, CONFIG["timbre_fix_frame"], -1)
+        timbre, _ = encoder.timbre_encoder(reference, torch.zeros(1, dtype=torch.long))
+        shared = torch.cat([words, timbre], dim=1).expand(size, -1, -1)
+        seen = torch.ones(size, shared.shape[1], dtype=torch.bool)
+        return torch.cat([shared, text], dim=1), torch.cat([seen, batch.mask.bool()], dim=1)
+
+    def velocity(self, x: Tensor, time: Tensor, context: Tensor, states: Tensor, mask: Tensor) -> Tensor:
+        """The transformer's forward pass with padding masked out of the cross-attention."""
+        model = self.transformer
+        (temb, projected), (temb_r, projected_r) = model.time_embed(time), model.time_embed_r(time * 0)
+        temb, projected = temb + temb_r, projected + projected_r
+        hidden = model.proj_in_conv(torch.cat([context, x], dim=-1).transpose(1, 2)).transpose(1, 2)
+        states = model.condition_embedder(states)
+        length = hidden.shape[1]
+        rotary = _ace_step_rotary_freqs(length, model.head_dim, model.rope_theta, x.device, x.dtype)
+        band = _create_4d_mask(
+            length, x.dtype, x.device, sliding_window=CONFIG["sliding_window"], is_sliding_window=True, is_causal=False
+        )
+        seen = torch.where(mask, 0.0, torch.finfo(x.dtype).min)[:, None, None]
+        for layer, kind in zip(model.layers, model.layer_types, strict=True):
+            local = band if kind == "sliding_attention" else None
+            hidden = layer(hidden, rotary, projected, local, states, seen)
+        shift, scale = (model.scale_shift_table + temb[:, None]).chunk(2, dim=1)
+        hidden = model.norm_out(hidden) * (1 + scale) + shift
+        return model.proj_out_conv(hidden.transpose(1, 2)).transpose(1, 2)  # type: ignore[no-any-return]

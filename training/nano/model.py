@@ -1,0 +1,165 @@
+"""The nano model before it knows anything: its sizes, its tokenizer, and its trainable modules.
+
+Owns the published-layout configuration of nano and the writing of its folder; the classes are those
+that the server loads. Knows nothing of data or optimisation.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
+
+from acestep.codec.sine_bank import SineBankCodec, SineBankConfig
+
+LAYERS = 8
+TEXT_WIDTH = 128
+VOCABULARY = 2_048
+PAD = "<|endoftext|>"
+SPECIAL_TOKENS = (PAD, "<|im_start|>", "<|im_end|>", "<think>", "</think>")
+SILENCE_FRAMES = 15_000  # ten minutes, as in the published folders
+
+CONFIG: dict[str, Any] = {
+    "model_type": "acestep",
+    "model_version": "nano",
+    "is_turbo": False,
+    "acestep_notice": (
+        "This is the bundled nano model: a few million weights, instrumental only, for trying the server and "
+        "for tests. Get the real model with `uv run acestep-download acestep-v15-turbo`."
+    ),
+    "acestep_defaults": {"steps": 16, "guidance_scale": 4.0, "shift": 1.0},
+    "hidden_size": 192,
+    "intermediate_size": 512,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 3,
+    "num_key_value_heads": 3,
+    "head_dim": 64,
+    "audio_acoustic_hidden_dim": 101,
+    "timbre_hidden_dim": 101,
+    "in_channels": 303,
+    "patch_size": 2,
+    "use_sliding_window": True,
+    "sliding_window": 64,
+    "layer_types": ["sliding_attention", "full_attention"] * (LAYERS // 2),
+    "rope_theta": 10_000,
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "rms_norm_eps": 1e-6,
+    "text_hidden_dim": TEXT_WIDTH,
+    "num_lyric_encoder_hidden_layers": 1,
+    "num_timbre_encoder_hidden_layers": 1,
+    "timbre_fix_frame": 750,
+    "num_attention_pooler_hidden_layers": 1,
+    "pool_window_size": 5,
+    "fsq_dim": 192,
+    "fsq_input_levels": [8, 8, 8],
+    "fsq_input_num_quantizers": 1,
+    "timestep_mu": -0.4,
+    "timestep_sigma": 1.0,
+}
+
+
+def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE; digits stay apart, so that 117 is close to 118 for the model."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"\d"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=PAD)
+
+
+def build_text_encoder() -> Qwen3Model:
+    """A Qwen3 of about a million weights."""
+    return Qwen3Model(
+        Qwen3Config(
+            vocab_size=VOCABULARY,
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=384,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=32,
+            max_position_embeddings=4_096,
+            rope_theta=10_000.0,
+            tie_word_embeddings=False,
+            pad_token_id=0,
+            eos_token_id=0,
+        )
+    )
+
+
+def silence_frame(codec: SineBankCodec) -> Tensor:
+    """What the codec makes of a frame of silence, `[1, 1, C]`."""
+    return codec.encode(torch.zeros(1, 2, codec.hop_length * 50))[:, :1]
+
+
+def write_folder(
+    folder: Path,
+    modules: dict[str, nn.Module],
+    tokenizer: PreTrainedTokenizerFast,
+    codec: SineBankConfig,
+) -> None:
+    """Write nano as a self-contained folder in the published layout, weights in bfloat16."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = json.dumps(CONFIG, indent=2) + "\n"
+    (folder / "config.json").write_text(config, encoding="utf-8")
+    save_file(published_tensors(modules), folder / "model.safetensors", metadata={"format": "pt"})
+    silence = silence_frame(SineBankCodec(codec)).transpose(1, 2).to(torch.bfloat16)
+    # Expanded, not copied: every frame of silence is the same, and the file stays small.
+    torch.save(silence.expand(-1, -1, SILENCE_FRAMES), folder / "silence_latent.pt")
+    codec.write(folder / "vae")
+    text_folder = folder / "text_encoder"
+    modules["text_encoder"].to(torch.bfloat16).save_pretrained(text_folder)  # type: ignore[operator]
+    tokenizer.save_pretrained(text_folder)
+
+
+# Where a module's tensors stand in a published DiT file, and how the names differ there.
+_PREFIXES = (
+    ("transformer", "decoder."),
+    ("condition_encoder", "encoder."),
+    ("audio_tokenizer", "tokenizer."),
+    ("audio_token_detokenizer", "detokenizer."),
+)
+_RENAMES: Sequence[tuple[str, str]] = (
+    ("proj_in_conv.", "proj_in.1."),
+    ("proj_out_conv.", "proj_out.1."),
+    (".to_q.", ".q_proj."),
+    (".to_k.", ".k_proj."),
+    (".to_v.", ".v_proj."),
+    (".to_out.0.", ".o_proj."),
+    (".norm_q.", ".q_norm."),
+    (".norm_k.", ".k_norm."),
+)
+
+
+def published_tensors(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
+    """Every tensor under its name in the published layout, in bfloat16."""
+    tensors: dict[str, Tensor] = {}
+    for name, prefix in _PREFIXES:
+        for key, tensor in modules[name].state_dict().items():
+            if key == "silence_latent":  # a file of its own in the published layout
+                continue
+            published = key
+            for ours, theirs in _RENAMES:
+                published = published.replace(ours, theirs)
+            full = published if key == "null_condition_emb" else prefix + published
+            tensors[full] = tensor.detach().to(torch.bfloat16).contiguous()
+    return tensors

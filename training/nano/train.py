@@ -1,0 +1,147 @@
+"""Make nano: compose and render music, learn it, write the folder that the server loads.
+
+One command, `uv run --group training python -m training.nano.train`, rebuilds everything; it takes the
+minutes that it is given (by default within two hours on two cores, rendering included) and shows how
+far it is. Owns the optimisation loop; the data, the model and its files are the neighbours'.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import itertools
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
+
+from acestep.codec.sine_bank import SineBankConfig
+from acestep.synthesizer.prompts import caption_prompt, lyric_prompt
+from training.nano.dataset import RAW, Clip, examples, load_pool, measure_scale, render_pool
+from training.nano.denoiser import Batch, Denoiser
+from training.nano.model import train_tokenizer, write_folder
+
+HERE = Path(__file__).parent
+SOUNDFONTS = (
+    Path("/usr/share/sounds/sf2/FluidR3_GM.sf2"),
+    Path("/usr/share/sounds/sf3/MuseScore_General_Lite.sf3"),
+)
+# (frames a crop, crops a batch, share of the batches): mostly short, for many steps; some long, since
+# songs are long. A batch has about as many frames whichever it is.
+CROPS = ((250, 24, 0.6), (500, 12, 0.25), (750, 8, 0.15))
+PEAK_RATE = 1.5e-3
+WARMUP = 200  # steps
+_EMA = 0.999
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the command line asks for."""
+
+    minutes: float
+    pieces: int
+    work: Path
+    out: Path
+    resume: Path | None
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--minutes", type=float, default=75.0, help="time for learning (rendering comes on top)")
+    parser.add_argument("--pieces", type=int, default=3000, help="pieces of 30 s to compose and render")
+    parser.add_argument("--work", type=Path, default=HERE / "work", help="where rendered music is kept")
+    parser.add_argument("--out", type=Path, default=HERE.parents[1] / "acestep/nano/weights")
+    parser.add_argument("--resume", type=Path, default=None, help="a state file to go on from")
+    run(Plan(**vars(parser.parse_args())))
+
+
+def run(plan: Plan) -> None:
+    """Render what is missing, learn for the given time, write the result."""
+    torch.manual_seed(0)
+    render_pool(plan.work / "pool", plan.pieces, SOUNDFONTS, processes=2)
+    clips = load_pool(plan.work / "pool")
+    scale = measure_scale(clips)
+    rng = random.Random(0)
+    stream = itertools.islice(examples(clips, 250, rng), 4000)
+    tokenizer = train_tokenizer(caption_prompt(example.plan) for example in stream)
+    model = Denoiser(scale)
+    if plan.resume is not None:
+        model.load_state_dict(torch.load(plan.resume, weights_only=True))
+    average = learn(model, batches(clips, tokenizer, scale, rng), plan)
+    torch.save(average.state_dict(), plan.work / "state.pt")
+    write_folder(plan.out, dict(average.named_children()), tokenizer, scale)
+
+
+def batches(
+    clips: list[Clip], tokenizer: PreTrainedTokenizerFast, scale: SineBankConfig, rng: random.Random
+) -> Iterator[Batch]:
+    """An endless stream of batches; all crops of a batch are of one length."""
+    streams = [examples(clips, frames, rng) for frames, _, _ in CROPS]
+    while True:
+        which = rng.choices(range(len(CROPS)), weights=[share for _, _, share in CROPS])[0]
+        chosen = list(itertools.islice(streams[which], CROPS[which][1]))
+        tokens = tokenizer([caption_prompt(example.plan) for example in chosen], padding=True, return_tensors="pt")
+        latents = torch.stack([to_latents(example.decibels, scale) for example in chosen])
+        # The lyrics are the same for all, so one row serves the batch.
+        lyric = tokenizer([lyric_prompt(chosen[0].plan)], return_tensors="pt")
+        yield Batch(tokens["input_ids"], tokens["attention_mask"], lyric["input_ids"], latents)
+
+
+def to_latents(decibels: Tensor, scale: SineBankConfig) -> Tensor:
+    """Raw decibels `[T, C]` to latents on the codec's scale."""
+    tone, noise = decibels[:, : RAW.semitones], decibels[:, RAW.semitones :]
+    tone = (tone - scale.tone_mean_db) / scale.tone_std_db
+    return torch.cat([tone, (noise - scale.noise_mean_db) / scale.noise_std_db], dim=1)
+
+
+def learn(model: Denoiser, stream: Iterator[Batch], plan: Plan) -> Denoiser:
+    """Run AdamW until the time is up; returns the running average of the weights."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    average = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(0)
+    started = time.monotonic()
+    smooth = 0.0
+    columns = (TextColumn("learning"), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        task = progress.add_task("", total=plan.minutes * 60)
+        for step in itertools.count():
+            elapsed = time.monotonic() - started
+            if elapsed > plan.minutes * 60:
+                return average
+            for group in optimizer.param_groups:
+                group["lr"] = PEAK_RATE * _schedule(step, elapsed / (plan.minutes * 60))
+            loss = model.loss(next(stream), generator)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            _follow(average, model, step)
+            smooth = loss.item() if step == 0 else 0.98 * smooth + 0.02 * loss.item()
+            progress.update(task, completed=elapsed, description=f"step {step}, loss {smooth:.4f}")
+            if step % 500 == 499:
+                torch.save(average.state_dict(), plan.work / "state.pt")
+                progress.console.print(f"{elapsed / 60:.1f} min, step {step + 1}, loss {smooth:.4f}")
+    raise AssertionError("itertools.count ends never")
+
+
+def _schedule(step: int, done: float) -> float:
+    """Warm up over steps, stay, and go down linearly over the last 40 % of the time."""
+    return min(1.0, (step + 1) / WARMUP) * min(1.0, max(0.02, (1.0 - done) / 0.4))
+
+
+def _follow(average: Denoiser, model: Denoiser, step: int) -> None:
+    keep = min(_EMA, (step + 1) / (step + 10))
+    with torch.no_grad():
+        for mean, current in zip(average.parameters(), model.parameters(), strict=True):
+            mean.lerp_(current, 1 - keep)
+
+
+if __name__ == "__main__":
+    main()
