@@ -1,0 +1,235 @@
+"""The data folder: its layout, its lock, its secret, and the store of finished audio.
+
+Owns what lies on disk beside the job database, and the tokens under which audio is handed out. Knows
+nothing of jobs, HTTP or audio formats.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import re
+import secrets
+import tempfile
+import time
+from collections.abc import Iterator, Set
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from uuid import uuid4
+
+from filelock import FileLock, Timeout
+
+from acestep.errors import DataFolderError, DataFolderInUseError
+
+SECRET_BYTES = 32
+# 128 bits of an HMAC-SHA256: beyond guessing, and the token stays short enough for a log line.
+SIGNATURE_BYTES = 16
+
+_NAME = re.compile(r"[0-9a-f]{32}\.[a-z0-9]{1,8}")
+_TOKEN = re.compile(r"([0-9a-f]{32})-[0-9a-f]{32}\.([a-z0-9]{1,8})")
+_PARTIAL = ".partial-"
+
+
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """A file that is being written: `name` is what it will be called, `path` where to write it now."""
+
+    name: str
+    path: Path
+
+
+class AudioStore:
+    """A flat folder of finished audio files named `<uuid4 hex>.<extension>`. Safe to use from any thread."""
+
+    def __init__(self, root: Path, secret: bytes) -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        self._root = root
+        self._secret = secret
+
+    @contextmanager
+    def new_file(self, extension: str) -> Iterator[NewFile]:
+        """Write a file that appears whole or not at all.
+
+        The body of the `with` writes to `path`, which ends with the extension as well; when it leaves
+        without an error the file is on the disk under `name`, otherwise nothing of it remains.
+        """
+        name = f"{uuid4().hex}.{extension}"
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{extension!r} is no file extension: use 1 to 8 of a-z and 0-9, without a dot")
+        partial = self._root / f"{_PARTIAL}{name}"
+        try:
+            yield NewFile(name, partial)
+            _flush(partial)
+            partial.replace(self._root / name)
+            _flush(self._root)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def path(self, name: str) -> Path | None:
+        """Where the finished file `name` lies; None if this store has no regular file of that name."""
+        if not _NAME.fullmatch(name):
+            return None
+        path = self._root / name
+        # A link may lead out of the folder, and this store never makes one.
+        return path if path.is_file() and not path.is_symlink() else None
+
+    def token(self, name: str) -> str:
+        """The capability that opens `name`: URL-safe, unguessable, shows nothing of the disk."""
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no file of the audio store")
+        stem, extension = name.split(".")
+        signature = hmac.digest(self._secret, name.encode(), "sha256")[:SIGNATURE_BYTES]
+        return f"{stem}-{signature.hex()}.{extension}"
+
+    def open_token(self, token: str) -> Path | None:
+        """The file that `token` was made for; None if it was not made here or the file is gone."""
+        match = _TOKEN.fullmatch(token)
+        if match is None:
+            return None
+        name = ".".join(match.groups())
+        return self.path(name) if hmac.compare_digest(self.token(name), token) else None
+
+    def delete(self, name: str) -> None:
+        """Remove `name` from the disk; what is no file of this store is left alone."""
+        if path := self.path(name):
+            path.unlink(missing_ok=True)
+
+    def sweep(self, older_than_seconds: float, keep: Set[str]) -> int:
+        """Remove finished files that are not in `keep` and partial ones; returns how many.
+
+        Only files that this store wrote and that were not touched for `older_than_seconds` go.
+        """
+        newest = time.time() - older_than_seconds
+        swept = 0
+        for path in self._root.iterdir():
+            if not _NAME.fullmatch(path.name.removeprefix(_PARTIAL)) or path.name in keep:
+                continue
+            with suppress(FileNotFoundError):  # finished or deleted since the folder was listed
+                if path.lstat().st_mtime < newest:
+                    path.unlink()
+                    swept += 1
+        return swept
+
+
+class DataFolder:
+    """The folder that one server process owns, and the lock that says so.
+
+    Use it as a context manager for the life of the process. The lock belongs to the process, not to the
+    file: it is gone when the process is, however it ended.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        # Not thread-local: whoever shuts the server down may be on another thread than who started it.
+        self._lock = FileLock(root / "lock", timeout=0, thread_local=False)
+
+    @property
+    def audio(self) -> Path:
+        """Finished audio."""
+        return self.root / "audio"
+
+    @property
+    def uploads(self) -> Path:
+        """Audio that clients sent."""
+        return self.root / "uploads"
+
+    @property
+    def database(self) -> Path:
+        """The jobs."""
+        return self.root / "jobs.sqlite3"
+
+    @property
+    def secret(self) -> Path:
+        """What signs audio tokens; see `load_secret`."""
+        return self.root / "secret"
+
+    @property
+    def _pid_file(self) -> Path:
+        return self.root / "lock.pid"
+
+    def acquire(self) -> None:
+        """Make the folder and take its lock.
+
+        Raises `DataFolderInUseError` if another process holds it and `DataFolderError` if the folder
+        cannot be made or written.
+        """
+        try:
+            for folder in (self.audio, self.uploads):
+                folder.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+            self._pid_file.write_text(f"{os.getpid()}\n")
+        except Timeout:
+            raise DataFolderInUseError(self._in_use()) from None
+        except OSError as error:
+            self._lock.release()
+            raise DataFolderError(
+                f"The data folder {self.root} cannot be used: {error.strerror or error}. "
+                "Set ACESTEP_DATA_DIR to a folder that this user may write to."
+            ) from error
+
+    def release(self) -> None:
+        """Let another process have the folder."""
+        self._pid_file.unlink(missing_ok=True)
+        self._lock.release()
+
+    def __enter__(self) -> DataFolder:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def _in_use(self) -> str:
+        try:
+            holder = f"process {int(self._pid_file.read_text())}"
+        except (OSError, ValueError):  # the holder is between taking the lock and writing its number
+            holder = "another process"
+        return (
+            f"The data folder {self.root} is in use by {holder}. The server owns its queue and therefore "
+            "runs as one process (--workers 1). Stop the other one first, or give this one a folder of "
+            "its own with ACESTEP_DATA_DIR."
+        )
+
+
+def load_secret(path: Path) -> bytes:
+    """The 32 secret bytes in `path`, readable by their owner alone; made if there are none.
+
+    Whoever asks at the same time gets the same ones. Raises `DataFolderError` if the file is damaged.
+    """
+    if not path.exists():
+        _create_secret(path)
+    secret = path.read_bytes()
+    if len(secret) != SECRET_BYTES:
+        raise DataFolderError(
+            f"{path} holds {len(secret)} bytes instead of {SECRET_BYTES}. Delete it: the next start makes "
+            "a new one, and links to audio that were given out before stop working."
+        )
+    return secret
+
+
+def _create_secret(path: Path) -> None:
+    # mkstemp makes the file for its owner alone; a link, unlike a rename, never replaces another's secret.
+    descriptor, name = tempfile.mkstemp(prefix=".secret-", dir=path.parent)
+    new = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(SECRET_BYTES))
+        _flush(new)
+        with suppress(FileExistsError):
+            path.hardlink_to(new)
+        _flush(path.parent)
+    finally:
+        new.unlink()
+
+
+def _flush(path: Path) -> None:
+    """Bring a file, or the names in a folder, onto the disk: a finished job must survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,47 @@
+"""Forgets old jobs and deletes what nobody needs any more.
+
+Owns when results expire and how often that is looked at. Knows nothing of workers or HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from acestep.errors import DataFolderError
+from acestep.files import AudioStore
+from acestep.jobs.store import JobStore
+
+log = logging.getLogger(__name__)
+
+INTERVAL_SECONDS = 600.0
+# A file is on the disk a little before its job says so: longer than any job takes, it belongs to nobody.
+ORPHAN_SECONDS = 6 * 3600.0
+
+
+class Cleaner:
+    """Deletes jobs `keep_seconds` after they ended (0: never), with their files, and files without a job."""
+
+    def __init__(self, store: JobStore, files: AudioStore, keep_seconds: float) -> None:
+        self._store = store
+        self._files = files
+        self._keep_seconds = keep_seconds
+
+    async def run(self) -> None:
+        """Clean now and every ten minutes, until cancelled."""
+        while True:
+            try:
+                await self.clean()
+            except (OSError, DataFolderError):
+                log.exception("Cleaning up failed; the next try is in %d s", INTERVAL_SECONDS)
+            await asyncio.sleep(INTERVAL_SECONDS)
+
+    async def clean(self) -> None:
+        """Delete what has expired, then what belongs to no job."""
+        if self._keep_seconds > 0:
+            for name in await self._store.expire(time.time() - self._keep_seconds):
+                await asyncio.to_thread(self._files.delete, name)
+        swept = await asyncio.to_thread(self._files.sweep, ORPHAN_SECONDS, await self._store.files())
+        if swept:
+            log.info("Deleted %d files that belonged to no job", swept)

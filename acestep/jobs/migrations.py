@@ -1,0 +1,49 @@
+"""The schema of the job database, one script a version.
+
+Owns the tables and how an older database becomes a current one. A script that was released is never
+edited: append the next one. Knows nothing of what the rows mean.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from acestep.errors import DataFolderError
+
+# `seq` is the order of arrival. The first index serves claims, positions and counts, the second the average
+# duration and expiry.
+_SCRIPTS = (
+    """
+    CREATE TABLE jobs (
+        seq INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        state TEXT NOT NULL CHECK (state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')),
+        request TEXT NOT NULL,
+        created_at REAL NOT NULL,
+        started_at REAL,
+        finished_at REAL,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        error TEXT,
+        songs TEXT NOT NULL DEFAULT '[]',
+        work_seconds REAL
+    );
+    CREATE INDEX jobs_by_arrival ON jobs (state, seq);
+    CREATE INDEX jobs_by_finish ON jobs (state, finished_at);
+    """,
+)
+
+
+def migrate(database: sqlite3.Connection) -> None:
+    """Bring `database` to the newest schema, each version in a transaction of its own.
+
+    Raises `DataFolderError` if the database is newer than this program.
+    """
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    if version > len(_SCRIPTS):
+        raise DataFolderError(
+            f"The job database has schema {version}, but this server knows only {len(_SCRIPTS)}: a newer "
+            "version wrote it. Update the server, or set ACESTEP_DATA_DIR to another folder."
+        )
+    for number, script in enumerate(_SCRIPTS[version:], start=version + 1):
+        with database:
+            database.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number};")

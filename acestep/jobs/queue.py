@@ -1,0 +1,120 @@
+"""The queue as its callers see it: submit, look, count; and take, report, end for the runner.
+
+Owns what lives only as long as the process: the progress of running jobs and the signal that work has
+arrived. Everything that must outlive it is in the store. Knows nothing of HTTP or of how songs are made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from threading import Lock
+
+from acestep.domain import Progress, Song, SongRequest
+from acestep.errors import QueueFullError
+from acestep.jobs.model import Job, JobView, QueueStats, Ticket
+from acestep.jobs.store import JobStore
+from acestep.jobs.worker import OnProgress
+
+
+class JobQueue:
+    """First in, first out. Lives on one event loop; what `reporter` returns may be called from any thread.
+
+    At most `max_waiting` jobs wait (0: any number). A job is said to take the mean of the last
+    `average_window` that succeeded, or `average_default` seconds before there are any.
+    """
+
+    def __init__(
+        self, store: JobStore, max_waiting: int = 200, average_default: float = 5.0, average_window: int = 50
+    ) -> None:
+        self._store = store
+        self._max_waiting = max_waiting
+        self._average_default = average_default
+        self._average_window = average_window
+        self._arrived = asyncio.Event()
+        self._live: dict[str, _LiveProgress] = {}
+
+    async def submit(self, request: SongRequest) -> Ticket:
+        """Accept a request; it is on the disk when this returns. Raises `QueueFullError`."""
+        ticket = await self._store.submit(request, self._max_waiting)
+        if ticket is None:
+            raise QueueFullError(self._max_waiting, max(1, math.ceil(await self._average_seconds())))
+        self._arrived.set()
+        return ticket
+
+    async def find(self, ids: Sequence[str]) -> list[JobView | None]:
+        """The jobs with these ids, in this order and as often as asked; None where there is none."""
+        return [self._with_progress(view) for view in await self._store.find(ids)]
+
+    async def stats(self) -> QueueStats:
+        """Counts and the average duration of a job."""
+        counts = await self._store.counts()
+        return QueueStats(
+            total=sum(counts.values()),
+            queued=counts.get("queued", 0),
+            running=counts.get("running", 0),
+            succeeded=counts.get("succeeded", 0),
+            failed=counts.get("failed", 0),
+            max_waiting=self._max_waiting,
+            average_seconds=await self._average_seconds(),
+        )
+
+    async def recover(self) -> tuple[int, int]:
+        """Settle what an earlier process left running; returns how many were put back and how many failed."""
+        return await self._store.recover()
+
+    async def take(self) -> Job:
+        """The oldest queued job, now running; waits until there is one. For one caller at a time."""
+        while True:
+            self._arrived.clear()  # before looking, so that what arrives meanwhile wakes us
+            job = await self._store.claim()
+            if job is not None:
+                self._live[job.id] = _LiveProgress()
+                return job
+            await self._arrived.wait()
+
+    def reporter(self, job_id: str) -> OnProgress:
+        """Where the attempt that was just taken reports its progress."""
+        return self._live[job_id].report
+
+    async def finish(self, job_id: str, songs: tuple[Song, ...]) -> None:
+        """End a running job well."""
+        await self._store.finish(job_id, songs)
+        self._live.pop(job_id, None)
+
+    async def fail(self, job_id: str, error: str) -> None:
+        """End a running job badly; `error` is for the user."""
+        await self._store.fail(job_id, error)
+        self._live.pop(job_id, None)
+
+    async def release_running(self) -> int:
+        """Put what still runs back in its place, as if it had not been started; returns how many."""
+        self._live.clear()
+        return await self._store.release_running()
+
+    async def _average_seconds(self) -> float:
+        return await self._store.average_seconds(self._average_window, self._average_default)
+
+    def _with_progress(self, view: JobView | None) -> JobView | None:
+        if view is None or view.job.state != "running":
+            return view
+        live = self._live.get(view.job.id)
+        return replace(view, progress=live.latest if live else _STARTED)
+
+
+_STARTED = Progress(0.0, "running")
+
+
+class _LiveProgress:
+    """The latest progress of one attempt. Never goes backwards, whatever the order of the reports."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self.latest = _STARTED
+
+    def report(self, progress: Progress) -> None:
+        with self._lock:
+            fraction = min(1.0, max(self.latest.fraction, progress.fraction))
+            self.latest = replace(progress, fraction=fraction)

@@ -1,0 +1,127 @@
+"""Feeds the queue to a worker: take a job, run it, write down how it ended.
+
+Owns how many jobs are in flight, and what happens to them when the server stops. Knows nothing of SQL,
+HTTP or how songs are made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TypeVar
+
+from acestep.errors import AceStepError, DataFolderError, JobCancelledError
+from acestep.jobs.cleaner import Cleaner
+from acestep.jobs.model import Job
+from acestep.jobs.queue import JobQueue
+from acestep.jobs.worker import Worker
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# How long to wait before the database is tried again when it refuses (a full disk, say).
+RETRY_SECONDS = 5.0
+# How long a worker gets to unwind once its call was cancelled.
+UNWIND_SECONDS = 1.0
+
+
+class Runner:
+    """Keeps up to `concurrency` calls of `worker.run` in flight between `start` and `stop`.
+
+    A running job has `grace_seconds` to end when the server stops; then it goes back to the queue.
+    """
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        worker: Worker,
+        cleaner: Cleaner,
+        concurrency: int = 1,
+        grace_seconds: float = 5.0,
+    ) -> None:
+        self._queue = queue
+        self._worker = worker
+        self._cleaner = cleaner
+        self._grace_seconds = grace_seconds
+        self._slots = asyncio.Semaphore(concurrency)
+        self._stopping = False
+        self._running: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Settle what an earlier process left behind and begin; does not wait for the worker."""
+        requeued, failed = await self._queue.recover()
+        if requeued or failed:
+            log.warning("The last server died at work: %d jobs are queued again, %d failed", requeued, failed)
+        self._background = {asyncio.create_task(self._feed()), asyncio.create_task(self._cleaner.run())}
+        for task in self._background:
+            task.add_done_callback(_report_death)
+
+    async def stop(self) -> None:
+        """Ask running jobs to stop, wait a little, and put back those that did not end."""
+        self._stopping = True
+        await _cancel(self._background)
+        if self._running:
+            await asyncio.wait(self._running, timeout=self._grace_seconds)
+        await _cancel(self._running)
+        if released := await self._queue.release_running():
+            log.info("%d jobs were put back and run again at the next start", released)
+
+    async def _feed(self) -> None:
+        await self._worker.wait_ready()
+        while True:
+            await self._slots.acquire()
+            job = await _persist(self._queue.take)
+            task = asyncio.create_task(self._run(job))
+            self._running.add(task)
+            task.add_done_callback(self._leave)
+            task.add_done_callback(_report_death)
+
+    def _leave(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._slots.release()
+
+    async def _run(self, job: Job) -> None:
+        log.info("Job %s runs (attempt %d)", job.id, job.attempts)
+        try:
+            songs = await self._worker.run(job.request, self._queue.reporter(job.id), lambda: self._stopping)
+            await _persist(partial(self._queue.finish, job.id, songs))
+        except JobCancelledError as error:
+            await self._fail(job, str(error), is_verdict=not self._stopping)
+        except AceStepError as error:
+            await self._fail(job, str(error))
+        except Exception as error:  # a job must end, whatever a worker raises
+            log.exception("Job %s broke", job.id)
+            reason = f"The server failed at this job ({type(error).__name__}); its log says more."
+            await self._fail(job, reason, is_verdict=not self._stopping)
+
+    async def _fail(self, job: Job, reason: str, is_verdict: bool = True) -> None:
+        """Fail a job, unless it ended only because the server stops: then `stop` puts it back."""
+        if is_verdict:
+            log.info("Job %s failed: %s", job.id, reason)
+            await _persist(partial(self._queue.fail, job.id, reason))
+
+
+async def _persist(write: Callable[[], Awaitable[T]]) -> T:
+    """Do it once the database lets us: a full disk delays jobs, it does not lose them."""
+    while True:
+        try:
+            return await write()
+        except DataFolderError as error:
+            log.error("%s Trying again in %d s.", error, RETRY_SECONDS)
+        await asyncio.sleep(RETRY_SECONDS)
+
+
+async def _cancel(tasks: set[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=UNWIND_SECONDS)
+
+
+def _report_death(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        log.critical("The runner broke; restart the server", exc_info=error)

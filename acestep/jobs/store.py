@@ -1,0 +1,236 @@
+"""Jobs in SQLite: the only place with SQL.
+
+Owns the job rows, their order and every change of state; a method returns when its change is on the
+disk. Knows nothing of workers, live progress, files or HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial, wraps
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+from uuid import uuid4
+
+from pydantic import TypeAdapter, ValidationError
+
+from acestep.domain import Song, SongRequest
+from acestep.errors import DataFolderError
+from acestep.jobs.migrations import migrate
+from acestep.jobs.model import Job, JobState, JobView, Ticket
+
+# A job that was running when the server died may have killed it: it gets one more try, not endless ones.
+MAX_ATTEMPTS = 2
+
+INTERRUPTED = (
+    "The server stopped twice while this job was running, so it was given up. Submit it again, "
+    "perhaps with a shorter duration or fewer songs."
+)
+UNREADABLE = (
+    "This job was stored by another version of the server, which this one cannot read. Submit it again."
+)
+
+_REQUEST = TypeAdapter(SongRequest)
+_SONGS = TypeAdapter(tuple[Song, ...])
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _on_store_thread(
+    method: Callable[Concatenate[JobStore, P], T],
+) -> Callable[Concatenate[JobStore, P], Coroutine[Any, Any, T]]:
+    """Make a coroutine of a method that must run on the thread that owns the connection."""
+
+    @wraps(method)
+    async def call(self: JobStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        work = partial(method, self, *args, **kwargs)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except sqlite3.OperationalError as error:
+            raise DataFolderError(
+                f"The job database {self._path} cannot be used: {error}. "
+                "See that its disk has room and is writable."
+            ) from error
+
+    return call
+
+
+class JobStore:
+    """The job table. One connection on one thread, so that methods run one after the other.
+
+    Raises `DataFolderError` if the database cannot be opened, and from any method if it cannot be read
+    or written. `clock` gives epoch seconds.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        self._path = path
+        self._clock = clock
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="jobs")
+        self._db = self._thread.submit(_open, path).result()
+
+    async def close(self) -> None:
+        """Finish what was begun and close the database."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._db.close)
+        self._thread.shutdown()
+
+    @_on_store_thread
+    def submit(self, request: SongRequest, max_waiting: int) -> Ticket | None:
+        """Append a job; None if `max_waiting` (0: no limit) are queued already."""
+        job_id = str(uuid4())
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            (waiting,) = self._db.execute("SELECT COUNT(*) FROM jobs WHERE state = 'queued'").fetchone()
+            if 0 < max_waiting <= waiting:
+                return None
+            self._db.execute(
+                "INSERT INTO jobs (id, state, request, created_at) VALUES (?, 'queued', ?, ?)",
+                (job_id, _REQUEST.dump_json(request).decode(), self._clock()),
+            )
+        return Ticket(job_id, waiting + 1)
+
+    @_on_store_thread
+    def claim(self) -> Job | None:
+        """Mark the oldest queued job as running; None if there is none."""
+        while rows := self._db.execute(
+            "UPDATE jobs SET state = 'running', started_at = ?, attempts = attempts + 1 WHERE seq ="
+            " (SELECT seq FROM jobs WHERE state = 'queued' ORDER BY seq LIMIT 1) RETURNING *",
+            (self._clock(),),
+        ).fetchall():
+            job = _job(rows[0])
+            if job.state == "running":
+                return job
+            self._end(job.id, "failed", error=job.error)
+        return None
+
+    @_on_store_thread
+    def finish(self, job_id: str, songs: tuple[Song, ...]) -> None:
+        """Mark a running job as succeeded."""
+        self._end(job_id, "succeeded", songs=_SONGS.dump_json(songs).decode())
+
+    @_on_store_thread
+    def fail(self, job_id: str, error: str) -> None:
+        """Mark a running job as failed; `error` is for the user."""
+        self._end(job_id, "failed", error=error)
+
+    def _end(self, job_id: str, state: JobState, songs: str = "[]", error: str | None = None) -> None:
+        # Only a running job can end: what a stopped or cancelled one still reports must not revive it.
+        self._db.execute(
+            "UPDATE jobs SET state = :state, songs = :songs, error = :error, finished_at = :now,"
+            " work_seconds = MAX(0, :now - started_at) WHERE id = :id AND state = 'running'",
+            {"state": state, "songs": songs, "error": error, "now": self._clock(), "id": job_id},
+        )
+
+    @_on_store_thread
+    def release_running(self) -> int:
+        """Put the running jobs back in their places and give their attempts back; returns how many."""
+        return self._db.execute(
+            "UPDATE jobs SET state = 'queued', started_at = NULL, attempts = attempts - 1"
+            " WHERE state = 'running'"
+        ).rowcount
+
+    @_on_store_thread
+    def recover(self) -> tuple[int, int]:
+        """Settle what a server that died left running: back in its place, or failed if it was tried enough.
+
+        Returns how many jobs were put back and how many failed.
+        """
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            failed = self._db.execute(
+                "UPDATE jobs SET state = 'failed', error = ?, finished_at = ?"
+                " WHERE state = 'running' AND attempts >= ?",
+                (INTERRUPTED, self._clock(), MAX_ATTEMPTS),
+            ).rowcount
+            requeued = self._db.execute(
+                "UPDATE jobs SET state = 'queued', started_at = NULL WHERE state = 'running'"
+            ).rowcount
+        return requeued, failed
+
+    @_on_store_thread
+    def find(self, ids: Sequence[str]) -> list[JobView | None]:
+        """The jobs with these ids in the same order, None where there is none; without live progress."""
+        rows = self._db.execute(
+            "SELECT *, CASE WHEN state = 'queued' THEN"
+            " (SELECT COUNT(*) FROM jobs AS other WHERE other.state = 'queued' AND other.seq <= jobs.seq)"
+            " END AS position FROM jobs WHERE id IN (SELECT value FROM json_each(?))",
+            (json.dumps(ids),),
+        )
+        views = {row["id"]: JobView(_job(row), row["position"]) for row in rows}
+        return [views.get(job_id) for job_id in ids]
+
+    @_on_store_thread
+    def counts(self) -> dict[JobState, int]:
+        """How many jobs are in each state that any job is in."""
+        return dict(self._db.execute("SELECT state, COUNT(*) FROM jobs GROUP BY state").fetchall())
+
+    @_on_store_thread
+    def average_seconds(self, window: int, default: float) -> float:
+        """Mean seconds of work of the last `window` jobs that succeeded; `default` if none did."""
+        (average,) = self._db.execute(
+            "SELECT AVG(work_seconds) FROM (SELECT work_seconds FROM jobs WHERE state = 'succeeded'"
+            " ORDER BY finished_at DESC LIMIT ?)",
+            (window,),
+        ).fetchone()
+        return default if average is None else float(average)
+
+    @_on_store_thread
+    def expire(self, before: float) -> list[str]:
+        """Forget the jobs that ended before that time; returns the names of the files that were theirs."""
+        rows = self._db.execute(
+            "DELETE FROM jobs WHERE state IN ('succeeded', 'failed', 'cancelled') AND finished_at < ?"
+            " RETURNING songs",
+            (before,),
+        ).fetchall()
+        return [song["file"] for row in rows for song in json.loads(row["songs"])]
+
+    @_on_store_thread
+    def files(self) -> set[str]:
+        """The names of all files that belong to a job."""
+        rows = self._db.execute(
+            "SELECT json_extract(song.value, '$.file') FROM jobs, json_each(jobs.songs) AS song"
+        )
+        return {name for (name,) in rows}
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    try:
+        # Autocommit: a statement alone is a transaction, several are where BEGIN says so.
+        database = sqlite3.connect(path, isolation_level=None)
+        database.row_factory = sqlite3.Row
+        database.execute("PRAGMA journal_mode = WAL")
+        # In WAL mode a commit is only sure to survive a power cut with FULL, and an accepted job must.
+        database.execute("PRAGMA synchronous = FULL")
+        migrate(database)
+    except sqlite3.DatabaseError as error:
+        raise DataFolderError(
+            f"The job database {path} cannot be opened: {error}. If it is damaged, move it away: the next "
+            "start makes a new one. Otherwise see that this user may write to it."
+        ) from error
+    return database
+
+
+def _job(row: sqlite3.Row) -> Job:
+    """A row as a job; one that this version cannot read counts as failed."""
+    state, error = row["state"], row["error"]
+    try:
+        request, songs = _REQUEST.validate_json(row["request"]), _SONGS.validate_json(row["songs"])
+    except ValidationError:
+        state, error, request, songs = "failed", UNREADABLE, SongRequest(), ()
+    return Job(
+        id=row["id"],
+        state=state,
+        request=request,
+        created_at=row["created_at"],
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+        attempts=row["attempts"],
+        error=error,
+        songs=songs,
+        work_seconds=row["work_seconds"],
+    )
