@@ -160,7 +160,7 @@ class SineBankCodec:
 
     def _analyse(self, mono: Tensor, frames: int) -> tuple[Tensor, Tensor]:
         """Amplitude of each semitone `[B, T, S]` and the power spectrum `[B, T, hop + 1]`."""
-        widest = max(max(kernel.shape[1] for kernel in self._kernels), 2 * self.hop_length)
+        widest = max(*(kernel.shape[1] for kernel in self._kernels), 2 * self.hop_length)
         padded = torch.nn.functional.pad(mono, (widest // 2, widest // 2 + self.hop_length))
         window = torch.hann_window(2 * self.hop_length, device=self._device)
         tones, powers = [], []
@@ -212,12 +212,12 @@ class SineBankCodec:
 
     def _from_latents(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         c = self.config
-        tone, noise = latents.split([c.semitones, self.bands], dim=-1)
+        tone, noise = latents[..., : c.semitones], latents[..., c.semitones :]
         floor = 10 ** (c.floor_db / 20)
         tone_db = (tone * c.tone_std_db + c.tone_mean_db).clamp_max(0.0)
         noise_db = (noise * c.noise_std_db + c.noise_mean_db).clamp_max(0.0)
         # The floor itself is silence, and what stands just above it fades in without a step.
-        return tuple((10 ** (db / 20) - floor).clamp_min(0.0) for db in (tone_db, noise_db))  # type: ignore[return-value]
+        return (10 ** (tone_db / 20) - floor).clamp_min(0.0), (10 ** (noise_db / 20) - floor).clamp_min(0.0)
 
     def _sine_basis(self) -> Tensor:
         """One hop of each oscillator, fading out and fading in, as `[4 * S, hop]`."""
@@ -264,9 +264,10 @@ class SineBankCodec:
         # A sine window: its square and that of its neighbour add up to one, so power is constant.
         ramp = (torch.arange(2 * self.hop_length, device=self._device) + 0.5) / (2 * self.hop_length)
         grains = grains * torch.sin(math.pi * ramp)
-        first, second = grains.split(self.hop_length, dim=-1)
+        first, second = grains[..., : self.hop_length], grains[..., self.hop_length :]
         # Grain t reaches one hop to either side of the middle of frame t.
-        return (second[:, :, :-1] + first[:, :, 1:]).flatten(2)
+        noise_wave: Tensor = (second[:, :, :-1] + first[:, :, 1:]).flatten(2)
+        return noise_wave
 
 
 def _is_local_maximum(tone: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ Owns wording. Every statement is true of the piece; what is said, in which words
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from training.nano.composer import Piece
@@ -123,7 +124,7 @@ def _japanese(piece: Piece, rng: random.Random) -> str:
     return "、".join(parts)
 
 
-def _mood(piece: Piece, table: dict[tuple[str, int], tuple[str, ...]]) -> tuple[str, ...]:
+def _mood(piece: Piece, table: Mapping[tuple[str, int], tuple[str, ...]]) -> tuple[str, ...]:
     return table[piece.key_scale.rpartition(" ")[2], piece.energy]
 
 

@@ -12,7 +12,17 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from training.nano.styles import DRUMS, INSTRUMENTS, KITS, POWER_CHORDS, PROGRESSIONS, RHYTHMS, STYLES, Part, Style
+from training.nano.styles import (
+    DRUMS,
+    INSTRUMENTS,
+    KITS,
+    POWER_CHORDS,
+    PROGRESSIONS,
+    RHYTHMS,
+    STYLES,
+    Part,
+    Style,
+)
 from training.nano.theory import KEY_SCALES, Chord, Key
 
 MIN_BPM, MAX_BPM = 60, 180

@@ -24,7 +24,7 @@ from acestep.codec.sine_bank import SineBankCodec, SineBankConfig
 from acestep.domain import INSTRUMENTAL, LANGUAGES, MAX_DURATION, MIN_DURATION, Sampling, SongPlan
 from acestep.synthesizer.prompts import TEXT2MUSIC_INSTRUCTION
 from training.nano.captions import caption, metas
-from training.nano.composer import Piece, compose
+from training.nano.composer import MAX_BPM, MIN_BPM, Piece, compose
 from training.nano.render import Renderer
 from training.nano.theory import transpose_key
 
@@ -87,7 +87,9 @@ def load_pool(folder: Path) -> list[Clip]:
 
 def measure_scale(clips: list[Clip]) -> SineBankConfig:
     """The codec configuration whose latents have mean 0 and deviation 1 on these clips."""
-    sample = np.concatenate([clip.decibels.astype(np.float32) for clip in clips[:: max(1, len(clips) // 300)]])
+    sample = np.concatenate(
+        [clip.decibels.astype(np.float32) for clip in clips[:: max(1, len(clips) // 300)]]
+    )
     tone, noise = np.split(sample, [RAW.semitones], axis=1)
     return dataclasses.replace(
         RAW,
@@ -102,11 +104,10 @@ def examples(clips: list[Clip], frames: int, rng: random.Random) -> Iterator[Exa
     """An endless stream of crops of `frames` frames, each transposed, stretched and described anew."""
     while True:
         clip = rng.choice(clips)
-        piece, decibels = _stretch(clip, rng)
-        piece, decibels = _transpose(piece, decibels, rng.randint(-5, 6))
-        decibels = _crop(piece, decibels, frames, rng)
-        if decibels.shape[0] < frames:
+        piece, decibels = _crop(clip, frames, rng)
+        if decibels is None:
             continue
+        piece, decibels = _transpose(piece, decibels, rng.randint(-5, 6))
         yield Example(decibels, _plan(piece, frames, rng))
 
 
@@ -132,13 +133,21 @@ def _plan(piece: Piece, frames: int, rng: random.Random) -> SongPlan:
     )
 
 
-def _stretch(clip: Clip, rng: random.Random) -> tuple[Piece, Tensor]:
-    """Play the piece a little faster or slower, by whole beats a minute."""
-    decibels = torch.from_numpy(clip.decibels).float()
-    bpm = min(180, max(60, round(clip.piece.bpm * rng.uniform(0.92, 1.08))))
-    length = round(decibels.shape[0] * clip.piece.bpm / bpm)
-    stretched = torch.nn.functional.interpolate(decibels.T[None], size=length, mode="linear")[0].T
-    return dataclasses.replace(clip.piece, bpm=bpm), stretched
+def _crop(clip: Clip, frames: int, rng: random.Random) -> tuple[Piece, Tensor | None]:
+    """`frames` frames from a bar line on, played a little faster or slower, by whole beats a minute.
+
+    Songs begin on the downbeat. None where the piece is too short for this tempo.
+    """
+    piece = clip.piece
+    bpm = min(MAX_BPM, max(MIN_BPM, round(piece.bpm * rng.uniform(0.92, 1.08))))
+    bar = int(piece.time_signature) * 60.0 / piece.bpm * FRAME_RATE
+    length = round(frames * bpm / piece.bpm)
+    start = round(rng.randint(0, int(max(0, len(clip.decibels) - length) / bar)) * bar)
+    source = torch.from_numpy(clip.decibels[start : start + length].astype(np.float32))
+    if len(source) < length:
+        return piece, None
+    played = torch.nn.functional.interpolate(source.T[None], size=frames, mode="linear")[0].T
+    return dataclasses.replace(piece, bpm=bpm), played
 
 
 def _transpose(piece: Piece, decibels: Tensor, semitones: int) -> tuple[Piece, Tensor]:
@@ -150,11 +159,3 @@ def _transpose(piece: Piece, decibels: Tensor, semitones: int) -> tuple[Piece, T
         moved[:, :semitones] = tone[:, -semitones:]
     key = transpose_key(piece.key_scale, semitones)
     return dataclasses.replace(piece, key_scale=key), torch.cat([moved, noise], dim=1)
-
-
-def _crop(piece: Piece, decibels: Tensor, frames: int, rng: random.Random) -> Tensor:
-    """Start at a bar line: songs begin on the downbeat."""
-    bar = int(piece.time_signature) * 60.0 / piece.bpm * FRAME_RATE
-    bars = int(max(0, decibels.shape[0] - frames) / bar)
-    start = round(rng.randint(0, bars) * bar)
-    return decibels[start : start + frames]

@@ -43,6 +43,9 @@ class Batch:
 class Denoiser(nn.Module):
     """All modules of nano under one roof."""
 
+    silence: Tensor
+    weight: Tensor
+
     def __init__(self, scale: SineBankConfig) -> None:
         super().__init__()
         shared = {name: CONFIG[name] for name in _SHARED}
@@ -126,7 +129,12 @@ class Denoiser(nn.Module):
         length = hidden.shape[1]
         rotary = _ace_step_rotary_freqs(length, model.head_dim, model.rope_theta, x.device, x.dtype)
         band = _create_4d_mask(
-            length, x.dtype, x.device, sliding_window=CONFIG["sliding_window"], is_sliding_window=True, is_causal=False
+            length,
+            x.dtype,
+            x.device,
+            sliding_window=CONFIG["sliding_window"],
+            is_sliding_window=True,
+            is_causal=False,
         )
         seen = torch.where(mask, 0.0, torch.finfo(x.dtype).min)[:, None, None]
         for layer, kind in zip(model.layers, model.layer_types, strict=True):

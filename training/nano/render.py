@@ -13,7 +13,7 @@ import fluidsynth
 import numpy as np
 from numpy.typing import NDArray
 
-from training.nano.composer import DRUM_CHANNEL, Piece
+from training.nano.composer import DRUM_CHANNEL, Note, Piece
 
 _PEAK = 0.9
 _DRUM_BANK = 128
@@ -64,7 +64,7 @@ class Renderer:
         return np.ascontiguousarray((audio * (_PEAK / peak)).reshape(-1, 2).T)
 
 
-def _events(piece: Piece):  # type: ignore[no-untyped-def]
+def _events(piece: Piece) -> list[tuple[float, int, Note]]:
     """(seconds, whether it starts, note) in order; a note ends before the same one starts again."""
     events = [(note.start, 1, note) for note in piece.notes]
     events += [(note.end, 0, note) for note in piece.notes]

@@ -17,7 +17,7 @@ _RESPELLED = {other: name for name, other in ENHARMONIC.items()}
 
 @dataclass(frozen=True)
 class Chord:
-    """One chord in a key: `tones` are pitch classes from the root up, `scale` the pitch classes that fit it."""
+    """One chord in a key: `tones` are pitch classes from the root up, `scale` those that fit it."""
 
     tones: tuple[int, ...]
     scale: frozenset[int]
@@ -28,7 +28,10 @@ class Chord:
         return self.tones[0]
 
     def ladder(self, low: int, count: int, power: bool = False) -> list[int]:
-        """The first `count` chord tones at or above MIDI pitch `low`, lowest first; `power` leaves only root and fifth."""
+        """The first `count` chord tones at or above MIDI pitch `low`, lowest first.
+
+        `power` leaves only root and fifth.
+        """
         tones = {self.tones[0], self.tones[2]} if power else set(self.tones)
         return [pitch for pitch in range(low, low + 12 * count) if pitch % 12 in tones][:count]
 
@@ -58,7 +61,7 @@ class Key:
         return f"{PITCH_CLASSES[self.tonic]} {self.mode}"
 
     def chord(self, numeral: str, seventh: bool = False) -> Chord:
-        """The diatonic chord on a Roman numeral; an upper-case V in minor borrows the raised seventh degree."""
+        """The diatonic chord on a Roman numeral; V in minor borrows the raised seventh degree."""
         scale = [(self.tonic + step) % 12 for step in _STEPS[self.mode]]
         if self.mode == "minor" and numeral == "V":
             scale[6] = (self.tonic + 11) % 12

@@ -54,7 +54,9 @@ class Plan:
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--minutes", type=float, default=75.0, help="time for learning (rendering comes on top)")
+    parser.add_argument(
+        "--minutes", type=float, default=75.0, help="time for learning (rendering comes on top)"
+    )
     parser.add_argument("--pieces", type=int, default=3000, help="pieces of 30 s to compose and render")
     parser.add_argument("--work", type=Path, default=HERE / "work", help="where rendered music is kept")
     parser.add_argument("--out", type=Path, default=HERE.parents[1] / "acestep/nano/weights")
@@ -87,7 +89,9 @@ def batches(
     while True:
         which = rng.choices(range(len(CROPS)), weights=[share for _, _, share in CROPS])[0]
         chosen = list(itertools.islice(streams[which], CROPS[which][1]))
-        tokens = tokenizer([caption_prompt(example.plan) for example in chosen], padding=True, return_tensors="pt")
+        tokens = tokenizer(
+            [caption_prompt(example.plan) for example in chosen], padding=True, return_tensors="pt"
+        )
         latents = torch.stack([to_latents(example.decibels, scale) for example in chosen])
         # The lyrics are the same for all, so one row serves the batch.
         lyric = tokenizer([lyric_prompt(chosen[0].plan)], return_tensors="pt")

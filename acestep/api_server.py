@@ -1,0 +1,237 @@
+"""The composition root: settings in, a running server out.
+
+The only module that knows both http and the engine. Heavy imports (torch, diffusers) happen on the
+engine's thread, once the server answers. Owns the order of starting and stopping, the command line, and
+the exit codes: 2 where the start is refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import uvicorn
+from fastapi import FastAPI
+from rich.console import Console
+from rich.logging import RichHandler
+
+from acestep import checkpoints, download
+from acestep.audio.decode import AudioLimits, probe
+from acestep.checkpoints import Choice
+from acestep.domain import ModelInfo
+from acestep.engine.engine import Engine
+from acestep.engine.renderer import Load, Loaded, OnLoading
+from acestep.engine.write import SongWriter
+from acestep.errors import AceStepError, DataFolderInUseError
+from acestep.files import AudioStore, DataFolder, load_secret
+from acestep.http import app as http
+from acestep.http.deps import HttpConfig, HttpServices, provide
+from acestep.jobs.cleaner import Cleaner
+from acestep.jobs.queue import JobQueue
+from acestep.jobs.runner import Runner
+from acestep.jobs.store import JobStore
+from acestep.settings import Settings, export_dotenv
+
+log = logging.getLogger(__name__)
+
+REFUSED = 2  # exit code where a setting, the data folder or the model keeps the server from starting
+_MB = 1024 * 1024
+_MAX_STEPS = 200  # of a base model, as the API documents
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What is settled before the server starts: settings, the model's choice, the data folder (locked)."""
+
+    settings: Settings
+    choice: Choice
+    folder: DataFolder
+
+
+def prepare(settings: Settings) -> Prepared:
+    """Settle what can refuse the start. Raises AceStepError; takes the lock on the data folder last."""
+    choice = checkpoints.choose(
+        settings.config_path,
+        settings.checkpoints_dir,
+        has_gpu=lambda: checkpoints.gpu_present(settings.device),
+        hub_reachable=download.hub_reachable,
+    )
+    folder = DataFolder(settings.data_dir)
+    folder.acquire()
+    return Prepared(settings, choice, folder)
+
+
+def create_app(prepared: Prepared) -> FastAPI:
+    """The ASGI application; everything that lives and dies with it is built in its lifespan."""
+    return http.create_app(lifespan=_lifespan(prepared), cors_origins=prepared.settings.cors_origins)
+
+
+def _lifespan(prepared: Prepared) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    settings, folder = prepared.settings, prepared.folder
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        audio = AudioStore(folder.audio, load_secret(folder.secret))
+        store = JobStore(folder.database)
+        queue = JobQueue(store, settings.queue_maxsize, settings.avg_job_seconds, settings.avg_window)
+        writer = SongWriter(audio, settings.mp3_bitrate)
+        engine = Engine(_expect(prepared.choice), _loader(prepared), writer)
+        runner = Runner(queue, engine, Cleaner(store, audio, settings.keep_seconds), settings.queue_workers)
+        look = partial(probe, limits=AudioLimits())
+        provide(app, HttpServices(queue, engine, audio, look, folder.uploads, _http_config(settings)))
+        _say_what_is_up(prepared)
+        await runner.start()
+        await engine.start()
+        try:
+            yield
+        finally:
+            await runner.stop()
+            await engine.close()
+            await store.close()
+            folder.release()
+
+    return lifespan
+
+
+def _expect(choice: Choice) -> ModelInfo:
+    """What is known of the model before it is loaded."""
+    return ModelInfo(
+        name=choice.name,
+        is_turbo=choice.is_turbo,
+        steps=choice.defaults.steps,
+        guidance_scale=choice.defaults.guidance_scale,
+        shift=choice.defaults.shift,
+        max_steps=choice.defaults.steps if choice.is_turbo else _MAX_STEPS,
+        is_default=True,
+        state="loading" if choice.checkpoint else "downloading",
+        notice=" ".join(filter(None, (choice.checkpoint.notice if choice.checkpoint else "", choice.notice))),
+    )
+
+
+def _loader(prepared: Prepared) -> Load:
+    """How the engine gets its model: download if need be, then load. Runs on the engine's thread."""
+    settings, choice = prepared.settings, prepared.choice
+
+    def load(on_loading: OnLoading) -> Loaded:
+        checkpoint = choice.checkpoint
+        if checkpoint is None:
+            checkpoint = download.fetch_for_server(choice.name, settings, on_loading)
+        on_loading("loading", "")
+        from acestep.engine.loading import load_model
+
+        return load_model(checkpoint, settings.device, _expect(choice))
+
+    return load
+
+
+def _http_config(settings: Settings) -> HttpConfig:
+    return HttpConfig(
+        api_key=settings.api_key.get_secret_value() if settings.api_key else "",
+        strict=settings.strict,
+        strict_model=settings.strict_model,
+        audio_needs_key=settings.audio_needs_key,
+        unknown_task_status=settings.unknown_task_status,
+        body_limit=settings.max_body_mb * _MB,
+        upload_limit=settings.max_upload_mb * _MB,
+        cors_origins=settings.cors_origins,
+    )
+
+
+def _say_what_is_up(prepared: Prepared) -> None:
+    info = _expect(prepared.choice)
+    log.info("Model %s, data in %s", info.name, prepared.folder.root)
+    if info.notice:
+        log.warning("%s", info.notice)
+    for sentence in (*prepared.settings.unknown, *prepared.settings.without_effect):
+        log.warning("%s", sentence)
+
+
+def configure_logging(level: str) -> None:
+    """Log to stderr: in colour for a person at a terminal, plain lines for a file."""
+    handler: logging.Handler
+    if sys.stderr.isatty():
+        handler = RichHandler(console=Console(stderr=True), show_path=False)
+        form = "%(message)s"
+    else:
+        handler = logging.StreamHandler()
+        form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    handler.setFormatter(logging.Formatter(form))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    for name in ("acestep", "uvicorn"):
+        logging.getLogger(name).setLevel(level.upper())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until stopped; returns the exit code."""
+    flags = _parser().parse_args(argv)
+    try:
+        settings = Settings.load(**vars(flags))
+        export_dotenv()
+        prepared = prepare(settings)
+    except AceStepError as error:
+        return _refuse(error)
+    configure_logging(settings.api_log_level)
+    uvicorn.run(
+        create_app(prepared),
+        host=settings.api_host,
+        port=settings.api_port,
+        log_config=None,
+        log_level=settings.api_log_level,
+        access_log=settings.api_log_level == "debug",
+        timeout_graceful_shutdown=5,
+    )
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="acestep-api",
+        description="Serve music generation with ACE-Step 1.5 over HTTP.",
+        epilog="Everything else is set by ACESTEP_* variables, in the environment or in .env: "
+        "see docs/configuration.md.",
+    )
+    parser.add_argument("--host", dest="api_host", help="address to listen on (ACESTEP_API_HOST, 127.0.0.1)")
+    parser.add_argument("--port", dest="api_port", help="port to listen on (ACESTEP_API_PORT, 8001)")
+    parser.add_argument("--api-key", help="key that clients must send (ACESTEP_API_KEY, none)")
+    return parser
+
+
+def _refuse(error: AceStepError) -> int:
+    sys.stderr.write(f"acestep-api: {error}\n")
+    return REFUSED
+
+
+def run() -> None:
+    """The console script `acestep-api`."""
+    sys.exit(main())
+
+
+def __getattr__(name: str) -> FastAPI:
+    """Build `app` when a server asks for it, not when this module is imported."""
+    if name != "app":
+        raise AttributeError(name)
+    try:
+        settings = Settings.load()
+        export_dotenv()
+        prepared = prepare(settings)
+    except DataFolderInUseError as error:
+        if multiprocessing.parent_process() is not None:
+            # A second worker process. Its supervisor would restart it for ever: stop that instead.
+            os.kill(os.getppid(), signal.SIGTERM)
+        sys.exit(_refuse(error))
+    except AceStepError as error:
+        sys.exit(_refuse(error))
+    configure_logging(settings.api_log_level)
+    return create_app(prepared)
+
+
+if __name__ == "__main__":
+    run()

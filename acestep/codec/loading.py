@@ -1,0 +1,29 @@
+"""Which codec a folder holds, and building it.
+
+Owns the table from the class names in `config.json` to our codecs; knows nothing of models.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from acestep.codec import sine_bank
+from acestep.codec.codec import Codec
+from acestep.codec.oobleck import OobleckCodec
+from acestep.codec.sine_bank import SineBankCodec
+from acestep.errors import CheckpointError
+from acestep.weights import read_json
+
+
+def load_codec(folder: Path, device: torch.device, dtype: torch.dtype) -> Codec:
+    """Load the codec of a `vae/` folder; raises CheckpointError where none of ours fits."""
+    path = folder / "config.json"
+    name = read_json(path).get("_class_name")
+    if name == sine_bank.CLASS_NAME:
+        return SineBankCodec.load(folder, device)
+    if name == "AutoencoderOobleck":
+        return OobleckCodec.load(folder, device, dtype)
+    known = f"AutoencoderOobleck, {sine_bank.CLASS_NAME}"
+    raise CheckpointError(f"{path}: _class_name is {name!r}; known are {known}")

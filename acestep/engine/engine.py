@@ -1,0 +1,178 @@
+"""One song, from request to file: plan, render, decode, write.
+
+Owns the order of the stages, and the batching of songs from different jobs that wait at the same
+time. Knows nothing of SQL, HTTP, or what a model is made of; it meets the model through `Renderer`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from acestep.domain import AudioClip, ModelInfo, ModelState, Song, SongPlan, SongRequest
+from acestep.engine.batching import BatchingStage
+from acestep.engine.plan import plan_songs
+from acestep.engine.progress import JobProgress
+from acestep.engine.renderer import Load, Loaded, Rendering
+from acestep.engine.write import SongWriter
+from acestep.errors import AceStepError, JobCancelledError
+from acestep.jobs.worker import Cancelled, OnProgress
+from acestep.limits import choose_model, fit
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Ticket:
+    """One song on its way through the stages; `timings` fills up with seconds a stage."""
+
+    index: int
+    plan: SongPlan
+    progress: JobProgress
+    cancelled: Cancelled
+    timings: dict[str, float] = field(default_factory=dict)
+
+    def report(self, stage: str, fraction: float, detail: str = "") -> None:
+        """Tell the job how far this song is, and stop here if nobody wants it any more."""
+        if self.cancelled():
+            raise JobCancelledError("The job was cancelled.")
+        self.progress.report(self.index, stage, fraction, detail)
+
+
+class Engine:
+    """The `Worker` of this process: one model, one thread that computes, one that writes files."""
+
+    def __init__(self, info: ModelInfo, load: Load, writer: SongWriter) -> None:
+        self._info = info
+        self._load = load
+        self._writer = writer
+        self._model: Loaded | None = None
+        self._ready = asyncio.Event()
+        self._loading: asyncio.Task[None] | None = None
+        self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
+        self._files = ThreadPoolExecutor(1, thread_name_prefix="files")
+        self._rendering = BatchingStage(self._render, _kind, lambda: self._info.max_batch, self._compute)
+
+    def models(self) -> tuple[ModelInfo, ...]:
+        """The one model, as far as it is known by now."""
+        return (self._info,)
+
+    async def start(self) -> None:
+        """Begin to load the model; returns at once."""
+        self._loading = asyncio.create_task(self._load_model())
+
+    async def close(self) -> None:
+        """Let running work end and free the threads."""
+        if self._loading is not None:
+            self._loading.cancel()
+        self._compute.shutdown(wait=False, cancel_futures=True)
+        self._files.shutdown(wait=False, cancel_futures=True)
+
+    async def wait_ready(self) -> None:
+        """Return once the model is in memory; never, if it could not be loaded."""
+        await self._ready.wait()
+
+    async def run(
+        self, request: SongRequest, on_progress: OnProgress, cancelled: Cancelled
+    ) -> tuple[Song, ...]:
+        """See `Worker.run`."""
+        started = time.perf_counter()
+        # The server may have been restarted with another model since the request was accepted.
+        info, notes = choose_model(self.models(), request.model, strict=False)
+        request = fit(replace(request, warnings=(*request.warnings, *notes)), info)
+        plans = plan_songs(request, info)
+        progress = JobProgress(len(plans), on_progress)
+        planned = time.perf_counter() - started
+        tickets = [_Ticket(n, plan, progress, cancelled, {"plan": planned}) for n, plan in enumerate(plans)]
+        return tuple(await asyncio.gather(*(self._make(ticket, request) for ticket in tickets)))
+
+    async def _make(self, ticket: _Ticket, request: SongRequest) -> Song:
+        rendering = await self._rendering.run(ticket)
+        clip = await _timed(self._compute, ticket, "decode", lambda: self._decode(ticket, rendering))
+        name = self._info.name
+        file = await _timed(
+            self._files,
+            ticket,
+            "write",
+            lambda: self._writer.write(clip, ticket.plan, request.audio_format, name),
+        )
+        ticket.report("write", 1.0)
+        return Song(
+            file=file,
+            plan=ticket.plan,
+            audio_format=request.audio_format,
+            dit_model=name,
+            timings={stage: round(seconds, 3) for stage, seconds in ticket.timings.items()},
+            warnings=(*request.warnings, *rendering.warnings),
+        )
+
+    def _render(self, tickets: Sequence[_Ticket]) -> Sequence[Rendering]:
+        def on_step(done: int, steps: int) -> None:
+            for ticket in tickets:
+                if not ticket.cancelled():
+                    ticket.report("render", done / steps, f"step {done} of {steps}")
+
+        started = time.perf_counter()
+        renderings = self._loaded.renderer.render(
+            [ticket.plan for ticket in tickets],
+            on_step,
+            lambda: all(ticket.cancelled() for ticket in tickets),
+        )
+        for ticket in tickets:
+            ticket.timings["render"] = time.perf_counter() - started
+        return renderings
+
+    def _decode(self, ticket: _Ticket, rendering: Rendering) -> AudioClip:
+        return self._loaded.renderer.decode(
+            rendering, ticket.plan.duration, lambda fraction: ticket.report("decode", fraction)
+        )
+
+    @property
+    def _loaded(self) -> Loaded:
+        if self._model is None:
+            raise AssertionError("run is called after wait_ready")
+        return self._model
+
+    async def _load_model(self) -> None:
+        loop = asyncio.get_running_loop()
+        started = time.perf_counter()
+        try:
+            self._model = await loop.run_in_executor(self._compute, self._load, self._on_loading)
+        except AceStepError as error:
+            log.error("The model %s cannot be loaded. %s", self._info.name, error)
+            self._on_loading("failed", str(error))
+        except Exception as error:  # the server lives on and says so
+            log.exception("The model %s cannot be loaded", self._info.name)
+            self._on_loading("failed", f"{type(error).__name__} while loading; see the server's log")
+        else:
+            self._info = self._model.info
+            log.info("%s is ready after %.1f s", self._info.name, time.perf_counter() - started)
+            self._ready.set()
+
+    def _on_loading(self, state: ModelState, detail: str) -> None:
+        self._info = replace(self._info, state=state, detail=detail)
+
+
+def _kind(ticket: _Ticket) -> Hashable:
+    """Songs that can share a batch: as long as each other, and sampled alike."""
+    return ticket.plan.duration, ticket.plan.sampling
+
+
+async def _timed(executor: ThreadPoolExecutor, ticket: _Ticket, stage: str, work: Callable[[], T]) -> T:
+    """Run `work` in `executor` and note what it took, waiting not counted."""
+
+    def measured() -> T:
+        ticket.report(stage, 0.0)
+        started = time.perf_counter()
+        result = work()
+        ticket.timings[stage] = time.perf_counter() - started
+        return result
+
+    return await asyncio.get_running_loop().run_in_executor(executor, measured)
