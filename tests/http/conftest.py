@@ -1,14 +1,15 @@
 """A server without an engine: real queue, store and audio files, a worker that only knows its models."""
 
-import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from acestep.domain import ModelInfo, Sampling, Song, SongPlan, SongRequest
 from acestep.errors import UnusableAudioError
@@ -18,7 +19,7 @@ from acestep.http.deps import HttpConfig, HttpServices
 from acestep.jobs.model import Job
 from acestep.jobs.queue import JobQueue
 from acestep.jobs.store import JobStore
-from acestep.jobs.worker import Cancelled, OnProgress
+from acestep.jobs.worker import Cancelled, OnProgress, Worker
 
 TURBO = ModelInfo(
     name="acestep-v15-turbo",
@@ -74,7 +75,6 @@ class Server:
     queue: JobQueue
     audio: AudioStore
     uploads: Path
-    worker: FakeWorker = field(default_factory=FakeWorker)
 
     async def release(self, **fields: Any) -> str:
         """Submit a request and return its task id."""
@@ -124,33 +124,45 @@ class Server:
 Serve = Callable[..., AbstractAsyncContextManager[Server]]
 
 
+@asynccontextmanager
+async def running(
+    folder: Path,
+    config: HttpConfig | None = None,
+    models: tuple[ModelInfo, ...] = (TURBO, BASE),
+    max_waiting: int = 200,
+    worker: Worker | None = None,
+) -> AsyncIterator[Server]:
+    """Run a server on an empty folder."""
+    store = JobStore(folder / "jobs.sqlite3")
+    queue = JobQueue(store, max_waiting=max_waiting)
+    audio = AudioStore(folder / "audio", b"s" * 32)
+    uploads = folder / "uploads"
+    uploads.mkdir()
+    worker = worker or FakeWorker(models)
+    app = create_app(HttpServices(queue, worker, audio, riff_only, uploads, config or HttpConfig()))
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+        yield Server(client, queue, audio, uploads)
+    await store.close()
+
+
 @pytest.fixture
 def serve(tmp_path: Path) -> Serve:
-    @asynccontextmanager
-    async def start(
-        config: HttpConfig | None = None,
-        models: tuple[ModelInfo, ...] = (TURBO, BASE),
-        max_waiting: int = 200,
-    ) -> AsyncIterator[Server]:
-        store = JobStore(tmp_path / "jobs.sqlite3")
-        queue = JobQueue(store, max_waiting=max_waiting)
-        audio = AudioStore(tmp_path / "audio", b"s" * 32)
-        uploads = tmp_path / "uploads"
-        uploads.mkdir()
-        worker = FakeWorker(models)
-        app = create_app(HttpServices(queue, worker, audio, riff_only, uploads, config or HttpConfig()))
-        transport = httpx.ASGITransport(app=app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
-            yield Server(client, queue, audio, uploads, worker)
-        await store.close()
-
-    return start
+    """Start a server of one's own."""
+    return partial(running, tmp_path)
 
 
 @pytest.fixture
 async def server(serve: Serve) -> AsyncIterator[Server]:
-    async with serve() as running:
-        yield running
+    async with serve() as started:
+        yield started
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
+    """One server for a whole module, where nothing that is left behind matters; it is quicker."""
+    async with running(tmp_path_factory.mktemp("shared")) as started:
+        yield started
 
 
 def failed(model: ModelInfo) -> ModelInfo:
@@ -170,9 +182,3 @@ def assert_error(answer: httpx.Response, status: int, *words: str) -> dict[str, 
         assert word in body["error"]
     assert "Traceback" not in answer.text
     return body
-
-
-@pytest.fixture
-def caplog_errors(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    caplog.set_level(logging.ERROR)
-    return caplog

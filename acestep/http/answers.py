@@ -1,0 +1,165 @@
+"""The shapes of all answers, as pydantic models.
+
+Owns names, types and descriptions of what clients read; `http.wire` fills them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from acestep.http.fields import UNDECIDED
+
+ENVIRONMENT = "development"  # what the original always says
+
+
+class Submitted(BaseModel):
+    """The answer to a request for songs."""
+
+    task_id: str
+    status: str = "queued"
+    queue_position: int = Field(description="Waiting jobs, this one included.")
+    warnings: list[str] = Field(description="What was changed or ignored, one sentence each.")
+
+
+class Metas(BaseModel):
+    """Metadata of a song; what nobody decided is "N/A"."""
+
+    bpm: int | str = UNDECIDED
+    duration: float | str = UNDECIDED
+    genres: str = UNDECIDED
+    keyscale: str = UNDECIDED
+    timesignature: str = UNDECIDED
+    prompt: str = Field("", description="The caption as it was sent.")
+    lyrics: str = Field("", description="The lyrics as they were sent.")
+
+
+class ResultItem(BaseModel):
+    """One song, or the one place where a song will be; the same keys in every state."""
+
+    file: str = Field("", description="Link to the audio; empty until it is there.")
+    wave: str = ""
+    status: int = Field(description="0 queued or running, 1 succeeded, 2 failed.")
+    create_time: int = Field(0, description="Seconds since the epoch.")
+    env: str = ENVIRONMENT
+    prompt: str = Field("", description="The caption that was used.")
+    lyrics: str = Field("", description="The lyrics that were used.")
+    metas: Metas = Field(default_factory=Metas)
+    generation_info: str = ""
+    seed_value: str = Field("", description="The seeds of all songs of the job.")
+    seed: int | None = Field(None, description="The seed of this song.")
+    lm_model: str = ""
+    dit_model: str = ""
+    progress: float = 0.0
+    stage: str
+    error: str | None = None
+    warnings: list[str] = Field(default_factory=list)
+    timings: dict[str, float] = Field(default_factory=dict, description="Seconds for each stage.")
+
+
+class QueryEntry(BaseModel):
+    """What is known of one job."""
+
+    task_id: str
+    result: str = Field(
+        description="A JSON array of items, as a string.",
+        json_schema_extra={
+            "contentMediaType": "application/json",
+            "contentSchema": {"type": "array", "items": {"$ref": "#/components/schemas/ResultItem"}},
+        },
+    )
+    status: int = Field(description="0 queued or running, 1 succeeded, 2 failed.")
+    progress_text: str = Field("", description="What is going on, for people.")
+    error: str | None = None
+    queue_position: int | None = Field(None, description="From 1, while it is queued.")
+    eta_seconds: float | None = Field(None, description="Guess of when it is done, from earlier jobs.")
+
+
+class JobCounts(BaseModel):
+    """Jobs by state."""
+
+    total: int
+    queued: int
+    running: int
+    succeeded: int
+    failed: int
+
+
+class Stats(BaseModel):
+    """How busy the server is."""
+
+    jobs: JobCounts
+    queue_size: int
+    queue_maxsize: int = Field(description="0: any number may wait.")
+    avg_job_seconds: float
+
+
+class Defaults(BaseModel):
+    """What a model does when a request does not say."""
+
+    inference_steps: int
+    guidance_scale: float
+    shift: float
+    audio_format: str = "mp3"
+
+
+class Limits(BaseModel):
+    """What a model can do on this machine."""
+
+    max_inference_steps: int
+    max_audio_duration: float = Field(description="Seconds.")
+    max_batch_size: int
+
+
+class ModelEntry(BaseModel):
+    """One model that can be asked for."""
+
+    name: str
+    is_default: bool
+    is_loaded: bool
+    state: str
+    detail: str
+    notice: str
+    is_turbo: bool
+    defaults: Defaults
+    limits: Limits
+    tasks: list[str]
+    supported_task_types: list[str]
+
+
+class ModelList(BaseModel):
+    """The models that can be asked for."""
+
+    models: list[ModelEntry]
+    default_model: str | None
+
+
+class Inventory(ModelList):
+    """Models of every kind."""
+
+    lm_models: list[dict[str, Any]] = []
+    loaded_lm_model: str | None = None
+    llm_initialized: bool = False
+
+
+class ModelHealth(BaseModel):
+    """How far one model is."""
+
+    name: str
+    state: str
+    detail: str
+
+
+class Health(BaseModel):
+    """Whether the server can work."""
+
+    status: str = Field(description="`error` if the default model could not be loaded, else `ok`.")
+    service: str = "ACE-Step API"
+    version: str
+    ready: bool = Field(description="Whether the default model is loaded.")
+    models_initialized: bool
+    llm_initialized: bool = False
+    loaded_model: str | None
+    loaded_lm_model: str | None = None
+    models: list[ModelHealth]

@@ -1,0 +1,58 @@
+"""The web application: routes, errors and CORS put together.
+
+Owns nothing but the order of things. Knows nothing of how services are built; that is the composition root.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+
+from acestep import __version__
+from acestep.http import envelope
+from acestep.http.deps import HttpServices, provide
+from acestep.http.openapi import ERRORS, describe
+from acestep.http.routes import audio, models, status, tasks
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+LOCAL = "local"
+# Pages on this machine, from any port, and pages opened as files, whose origin is "null".
+LOCAL_ORIGINS = r"null|https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
+
+
+def create_app(
+    services: HttpServices | None = None,
+    lifespan: Lifespan | None = None,
+    cors_origins: Sequence[str] | None = None,
+) -> FastAPI:
+    """Return the application.
+
+    A lifespan that builds the services itself hands them over with `deps.provide(app, services)`; then
+    `cors_origins` must be given here, since middleware is fixed before the lifespan runs.
+    """
+    app = FastAPI(title="ACE-Step API", version=__version__, lifespan=lifespan, responses=ERRORS)
+    envelope.install(app)
+    if services is not None:
+        provide(app, services)
+        cors_origins = services.config.cors_origins if cors_origins is None else cors_origins
+    _allow_origins(app, cors_origins or ())
+    for module in (tasks, audio, models, status):
+        app.include_router(module.router)
+    describe(app)
+    return app
+
+
+def _allow_origins(app: FastAPI, origins: Sequence[str]) -> None:
+    if origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=[origin for origin in origins if origin != LOCAL],
+            allow_origin_regex=LOCAL_ORIGINS if LOCAL in origins else None,
+            allow_methods=["GET", "HEAD", "POST", "OPTIONS"],
+            allow_headers=["Content-Type", "Authorization", "X-API-Key", "Range"],
+            expose_headers=["Content-Disposition", "Content-Range", "Retry-After"],
+        )

@@ -1,0 +1,47 @@
+"""Finished audio is fetched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi.responses import FileResponse
+
+from acestep.http import auth
+from acestep.http.deps import Services
+from acestep.http.wire import AUDIO_PATH, split_link
+
+router = APIRouter(tags=["songs"])
+
+MEDIA_TYPES = {
+    ".mp3": "audio/mpeg",
+    ".wav": "audio/wav",
+    ".flac": "audio/flac",
+    ".opus": "audio/ogg",
+    ".m4a": "audio/mp4",
+}
+
+
+@router.get(AUDIO_PATH, response_class=FileResponse)  # for the document; the next line answers
+@router.api_route(AUDIO_PATH, methods=["GET", "HEAD"], response_class=FileResponse, include_in_schema=False)
+def audio(
+    request: Request, services: Services, path: str = Query(description="As in `file` of a result.")
+) -> FileResponse:
+    """Fetch a song. The link is the permission, unless the server also asks for the key here."""
+    label, token = split_link(path)
+    found = services.audio.open_token(token)
+    if found is None or services.config.audio_needs_key:
+        auth.check_headers(services.config.api_key, request.headers)
+    if found is None:
+        raise HTTPException(404, "Audio file not found")
+    return FileResponse(
+        found,
+        media_type=MEDIA_TYPES.get(found.suffix, "application/octet-stream"),
+        filename=_speaking_name(label, found),
+        content_disposition_type="inline",
+    )
+
+
+def _speaking_name(label: str, path: Path) -> str:
+    """Return the caption's words and enough of the file's name to tell the songs of a batch apart."""
+    return f"{label}-{path.stem[:8]}{path.suffix}" if label else path.name

@@ -1,0 +1,37 @@
+"""Which models there are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+
+from acestep.http.answers import Inventory, ModelList
+from acestep.http.deps import Services, require_key
+from acestep.http.envelope import Envelope, Json
+from acestep.http.wire import inventory, model_list, openai_models
+
+router = APIRouter(tags=["models"], dependencies=[Depends(require_key)])
+
+OPENAI_MEDIA_TYPE = "application/vnd.openai+json"
+
+
+@router.get("/v1/models", response_model=Envelope[ModelList])
+async def models(request: Request, services: Services, format: str = "") -> Envelope[ModelList] | Json:  # noqa: A002
+    """List the models; with `format=openai`, or if that is accepted, in OpenAI's shape."""
+    found = services.worker.models()
+    if format == "openai" or OPENAI_MEDIA_TYPE in request.headers.get("accept", ""):
+        return Json(openai_models(found))
+    return Envelope(data=model_list(found))
+
+
+@router.get("/api/v1/models")
+async def models_for_openai_clients(services: Services) -> dict[str, Any]:
+    """List the models in OpenAI's shape."""
+    return openai_models(services.worker.models())
+
+
+@router.get("/v1/model_inventory")
+async def model_inventory(services: Services) -> Envelope[Inventory]:
+    """List models of every kind."""
+    return Envelope(data=inventory(services.worker.models()))

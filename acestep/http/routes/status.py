@@ -1,0 +1,31 @@
+"""How the server is."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Depends, Response
+
+from acestep import __version__
+from acestep.http.answers import Health, Stats
+from acestep.http.deps import Services, require_key
+from acestep.http.envelope import Envelope
+from acestep.http.wire import health, stats_of
+from acestep.limits import default_model
+
+router = APIRouter(tags=["server"])
+
+
+@router.get("/v1/stats", dependencies=[Depends(require_key)])
+async def stats(services: Services) -> Envelope[Stats]:
+    """Count jobs."""
+    return Envelope(data=stats_of(await services.queue.stats()))
+
+
+@router.get("/health")
+async def get_health(response: Response, services: Services) -> Envelope[Health]:
+    """Say whether songs can be made; 503 only when the default model could not be loaded."""
+    models = services.worker.models()
+    found = health(models, __version__)
+    if found.status == "ok":
+        return Envelope(data=found)
+    response.status_code = 503
+    return Envelope(data=found, code=503, error=default_model(models).detail)

@@ -1,0 +1,263 @@
+"""From jobs, songs and models to what clients read.
+
+Owns how the shapes in `http.answers` are filled. Knows nothing of where jobs are kept or how songs are made.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from acestep.domain import ModelInfo, Song, SongRequest
+from acestep.http.answers import (
+    Defaults,
+    Health,
+    Inventory,
+    JobCounts,
+    Limits,
+    Metas,
+    ModelEntry,
+    ModelHealth,
+    ModelList,
+    QueryEntry,
+    ResultItem,
+    Stats,
+)
+from acestep.http.fields import UNDECIDED
+from acestep.jobs.model import Job, JobState, JobView, QueueStats
+from acestep.limits import NAME_PREFIX, default_model
+
+AUDIO_PATH = "/v1/audio"
+LABEL_END = "_"  # between the speaking part of an audio link and its token, which has no underscore
+MAX_LABEL = 40  # characters
+STATUS: dict[JobState, int] = {"queued": 0, "running": 0, "succeeded": 1, "failed": 2, "cancelled": 2}
+UNKNOWN_TASK = "unknown task id"
+MONTH = 30 * 24 * 3600  # the original says that its models are a month old, whenever it is asked
+
+
+def unknown_entry(task_id: str, status: int) -> QueryEntry:
+    """Return the entry for an id that nobody knows; with status 0 it looks like a job that waits."""
+    if status == 0:
+        return QueryEntry(task_id=task_id, result="[]", status=0)
+    item = ResultItem(status=status, stage="failed", error=UNKNOWN_TASK)
+    return QueryEntry(task_id=task_id, result=_dump([item]), status=status, error=UNKNOWN_TASK)
+
+
+def query_entry(view: JobView, token: Callable[[str], str], average_seconds: float) -> QueryEntry:
+    """Return the entry for a job; `token` makes the capability for a file's name."""
+    job = view.job
+    status, error = STATUS[job.state], _error(job)
+    if job.state == "succeeded":
+        items = [_song_item(job, index, token) for index in range(len(job.songs))]
+    else:
+        items = [_waiting_item(view)]
+    return QueryEntry(
+        task_id=job.id,
+        result=_dump(items),
+        status=status,
+        progress_text=_progress_text(view),
+        error=error,
+        queue_position=view.position,
+        eta_seconds=_eta(view, average_seconds),
+    )
+
+
+def _dump(items: Sequence[ResultItem]) -> str:
+    return json.dumps([item.model_dump() for item in items], ensure_ascii=False)
+
+
+def _error(job: Job) -> str | None:
+    return job.error or "The job was cancelled." if STATUS[job.state] == 2 else None
+
+
+def _waiting_item(view: JobView) -> ResultItem:
+    """A job without songs: queued, running, failed or cancelled."""
+    job, request = view.job, view.job.request
+    progress = view.progress
+    return ResultItem(
+        status=STATUS[job.state],
+        create_time=int(job.created_at),
+        prompt=request.caption,
+        lyrics=request.lyrics,
+        metas=_metas(request, request.bpm, request.duration, request.key_scale, request.time_signature),
+        seed_value=_join(request.seeds),
+        dit_model=request.model or "",
+        progress=round(progress.fraction, 4) if progress else 0.0,
+        stage=progress.stage if progress else job.state,
+        error=_error(job),
+        warnings=list(request.warnings),
+    )
+
+
+def _song_item(job: Job, index: int, token: Callable[[str], str]) -> ResultItem:
+    song, request = job.songs[index], job.request
+    plan = song.plan
+    return ResultItem(
+        file=audio_link(plan.caption, token(song.file)),
+        status=STATUS[job.state],
+        create_time=int(job.created_at),
+        prompt=plan.caption,
+        lyrics=plan.lyrics,
+        metas=_metas(request, plan.bpm, plan.duration, plan.key_scale, plan.time_signature),
+        generation_info=_generation_info(job, song),
+        seed_value=_join(tuple(other.plan.seed for other in job.songs)),
+        seed=plan.seed,
+        lm_model=song.lm_model,
+        dit_model=song.dit_model,
+        progress=1.0,
+        stage=job.state,
+        warnings=list(dict.fromkeys((*request.warnings, *song.warnings))),
+        timings=song.timings,
+    )
+
+
+def _metas(
+    request: SongRequest, bpm: int | None, duration: float | None, key: str | None, time_signature: str | None
+) -> Metas:
+    return Metas(
+        bpm=bpm or UNDECIDED,
+        duration=duration or UNDECIDED,
+        keyscale=key or UNDECIDED,
+        timesignature=time_signature or UNDECIDED,
+        prompt=request.caption,
+        lyrics=request.lyrics,
+    )
+
+
+def _join(seeds: Sequence[int]) -> str:
+    return ",".join(str(seed) for seed in seeds)
+
+
+def _generation_info(job: Job, song: Song) -> str:
+    """Markdown for people: how long it took, and with what."""
+    sampling = song.plan.sampling
+    count = len(job.songs)
+    lines = []
+    if job.work_seconds is not None:
+        lines.append(f"**Average time per song: {job.work_seconds / count:.2f} s** ({count} in this job)")
+    lines += [
+        f"- model: {song.dit_model}",
+        f"- steps: {sampling.steps}, guidance: {sampling.guidance_scale:g}, shift: {sampling.shift:g}, "
+        f"method: {sampling.infer_method}",
+        *(f"- {stage}: {seconds:.2f} s" for stage, seconds in song.timings.items()),
+    ]
+    return "\n".join(lines)
+
+
+def _progress_text(view: JobView) -> str:
+    if view.progress:
+        return view.progress.text or view.progress.stage
+    if view.position:
+        return f"Waiting, number {view.position} in the queue"
+    return ""
+
+
+def _eta(view: JobView, average_seconds: float) -> float | None:
+    """Guess from the average; jobs that run now count as half done."""
+    if view.position:
+        return round((view.position + 0.5) * average_seconds, 1)
+    if view.progress:
+        return round((1.0 - view.progress.fraction) * average_seconds, 1)
+    return None
+
+
+def audio_link(caption: str, token: str) -> str:
+    """Return the link to a file; in front of the token stands what the file will be called."""
+    label = "-".join(re.findall(r"[a-z0-9]+", caption.lower()))[:MAX_LABEL].strip("-")
+    return f"{AUDIO_PATH}?path={quote(f'{label}{LABEL_END}{token}' if label else token, safe='')}"
+
+
+def split_link(path: str) -> tuple[str, str]:
+    """Return the speaking part of what an audio link carries (nothing strange in it), and the token."""
+    label, _, token = path.rpartition(LABEL_END)
+    return "".join(re.findall(r"[a-z0-9-]+", label))[:MAX_LABEL], token
+
+
+def stats_of(stats: QueueStats) -> Stats:
+    """Return the counts under the names that clients know."""
+    return Stats(
+        jobs=JobCounts(
+            total=stats.total,
+            queued=stats.queued,
+            running=stats.running,
+            succeeded=stats.succeeded,
+            failed=stats.failed,
+        ),
+        queue_size=stats.waiting,
+        queue_maxsize=stats.max_waiting,
+        avg_job_seconds=stats.average_seconds,
+    )
+
+
+def model_list(models: Sequence[ModelInfo]) -> ModelList:
+    """Return the models that can be asked for."""
+    return ModelList(models=[_model_entry(model) for model in models], default_model=_default_name(models))
+
+
+def inventory(models: Sequence[ModelInfo]) -> Inventory:
+    """Return models of every kind; there are no planners yet."""
+    return Inventory(**model_list(models).model_dump())
+
+
+def openai_models(models: Sequence[ModelInfo]) -> dict[str, Any]:
+    """Return the model list in the shape that OpenAI-style clients read."""
+    return {"object": "list", "data": [_openai_model(model) for model in models]}
+
+
+def health(models: Sequence[ModelInfo], version: str) -> Health:
+    """Return how far loading is."""
+    default = default_model(models) if models else None
+    ready = default is not None and default.state == "ready"
+    return Health(
+        status="error" if default is not None and default.state == "failed" else "ok",
+        version=version,
+        ready=ready,
+        models_initialized=ready,
+        loaded_model=default.name if ready and default else None,
+        models=[ModelHealth(name=model.name, state=model.state, detail=model.detail) for model in models],
+    )
+
+
+def _default_name(models: Sequence[ModelInfo]) -> str | None:
+    return default_model(models).name if models else None
+
+
+def _model_entry(model: ModelInfo) -> ModelEntry:
+    return ModelEntry(
+        name=model.name,
+        is_default=model.is_default,
+        is_loaded=model.state == "ready",
+        state=model.state,
+        detail=model.detail,
+        notice=model.notice,
+        is_turbo=model.is_turbo,
+        defaults=Defaults(
+            inference_steps=model.steps, guidance_scale=model.guidance_scale, shift=model.shift
+        ),
+        limits=Limits(
+            max_inference_steps=model.max_steps,
+            max_audio_duration=model.max_duration,
+            max_batch_size=model.max_batch,
+        ),
+        tasks=list(model.tasks),
+        supported_task_types=list(model.tasks),
+    )
+
+
+def _openai_model(model: ModelInfo) -> dict[str, Any]:
+    return {
+        "id": f"{NAME_PREFIX}{model.name}",
+        "name": f"ACE-Step {model.name}",
+        "created": int(time.time()) - MONTH,
+        "input_modalities": ["text", "audio"],
+        "output_modalities": ["audio", "text"],
+        "context_length": 4096,
+        "max_output_length": int(model.max_duration),
+        "pricing": {"prompt": "0", "completion": "0", "request": "0", "image": "0"},
+        "description": model.notice or "AI music generation model",
+        "architecture": None,
+    }

@@ -1,0 +1,65 @@
+import pytest
+
+from acestep.http.answers import Inventory, ModelList
+from acestep.http.envelope import Envelope
+from tests.http.conftest import BASE, TURBO, Serve, Server
+
+
+class TestWrapped:
+    async def test_list(self, server: Server):
+        body = (await server.client.get("/v1/models")).json()
+        Envelope[ModelList].model_validate(body, strict=True)
+        data = body["data"]
+        assert data["default_model"] == TURBO.name
+        turbo, base = data["models"]
+        assert turbo == {
+            "name": TURBO.name,
+            "is_default": True,
+            "is_loaded": True,
+            "state": "ready",
+            "detail": "",
+            "notice": "",
+            "is_turbo": True,
+            "defaults": {"inference_steps": 8, "guidance_scale": 1.0, "shift": 3.0, "audio_format": "mp3"},
+            "limits": {"max_inference_steps": 8, "max_audio_duration": 240.0, "max_batch_size": 4},
+            "tasks": ["text2music"],
+            "supported_task_types": ["text2music"],
+        }
+        assert (base["is_default"], base["is_loaded"], base["state"]) == (False, False, "loading")
+        assert (base["detail"], base["notice"]) == ("reading weights", "large")
+
+    async def test_no_models(self, serve: Serve):
+        async with serve(models=()) as server:
+            data = (await server.client.get("/v1/models")).json()["data"]
+            assert data == {"models": [], "default_model": None}
+
+    async def test_inventory(self, server: Server):
+        body = (await server.client.get("/v1/model_inventory")).json()
+        Envelope[Inventory].model_validate(body, strict=True)
+        data = body["data"]
+        assert [model["name"] for model in data["models"]] == [TURBO.name, BASE.name]
+        assert data["models"][0]["supported_task_types"] == ["text2music"]
+        assert data["default_model"] == TURBO.name
+        assert (data["lm_models"], data["loaded_lm_model"], data["llm_initialized"]) == ([], None, False)
+
+
+class TestOpenAiStyle:
+    @pytest.mark.parametrize(
+        ("route", "headers"),
+        [
+            ("/api/v1/models", {}),
+            ("/v1/models?format=openai", {}),
+            ("/v1/models", {"Accept": "application/vnd.openai+json, */*"}),
+        ],
+    )
+    async def test_three_ways(self, server: Server, route: str, headers: dict[str, str]):
+        body = (await server.client.get(route, headers=headers)).json()
+        assert body["object"] == "list"
+        assert [model["id"] for model in body["data"]] == [f"acestep/{TURBO.name}", f"acestep/{BASE.name}"]
+        first = body["data"][0]
+        assert (first["name"], first["max_output_length"]) == (f"ACE-Step {TURBO.name}", 240)
+        assert set(first["pricing"].values()) == {"0"}
+
+    async def test_its_ids_can_be_asked_for(self, server: Server):
+        request = await server.submitted(model=f"acestep/{BASE.name}")
+        assert (request.model, request.warnings) == (BASE.name, ())

@@ -1,0 +1,94 @@
+from typing import Any
+
+import pytest
+
+from acestep.http.app import create_app
+from acestep.http.schemas import GenerateTask
+from tests.http.values import FIELDS, aliases
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    return create_app().openapi()
+
+
+def resolve(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    if "$ref" not in schema:
+        return schema
+    name = schema["$ref"].removeprefix("#/components/schemas/")
+    return dict(document["components"]["schemas"][name])
+
+
+def references(node: Any) -> set[str]:
+    if isinstance(node, dict):
+        own = {node["$ref"]} if "$ref" in node else set()
+        return own.union(*(references(value) for value in node.values()))
+    if isinstance(node, list):
+        return set().union(*(references(value) for value in node))
+    return set()
+
+
+def test_every_reference_leads_somewhere(document: dict[str, Any]):
+    found = references(document)
+    assert found
+    for reference in found:
+        assert reference.removeprefix("#/components/schemas/") in document["components"]["schemas"]
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/json", "application/x-www-form-urlencoded", "multipart/form-data"]
+)
+@pytest.mark.parametrize("path", ["/release_task", "/query_result"])
+def test_bodies_have_all_three_types(document: dict[str, Any], path: str, content_type: str):
+    content = document["paths"][path]["post"]["requestBody"]["content"][content_type]
+    parts = [resolve(document, part) for part in content["schema"].get("allOf", [content["schema"]])]
+    properties = {name for part in parts for name in part["properties"]}
+    assert "ai_token" in properties
+    if path == "/query_result":
+        assert "task_id_list" in properties
+        return
+    assert {*FIELDS, "param_obj", "metas"} <= properties
+    assert ("src_audio" in properties) == (content_type == "multipart/form-data")
+    GenerateTask.model_validate(content["example"])
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_field_with_its_aliases_default_and_example(document: dict[str, Any], name: str):
+    schema = document["components"]["schemas"]["GenerateTask"]["properties"][name]
+    assert schema["x-aliases"] == list(aliases(name))
+    assert all(alias in schema["description"] for alias in aliases(name))
+    assert "default" in schema
+    assert schema["examples"]
+
+
+def test_ranges(document: dict[str, Any]):
+    properties = document["components"]["schemas"]["GenerateTask"]["properties"]
+    bpm, _ = properties["bpm"]["anyOf"]
+    assert (bpm["minimum"], bpm["maximum"]) == (30, 300)
+    assert properties["prompt"]["maxLength"] == 10_000
+    assert properties["audio_format"]["enum"] == ["mp3", "wav", "wav32", "flac", "opus", "aac"]
+
+
+@pytest.mark.parametrize(
+    ("path", "method"),
+    [
+        ("/release_task", "post"),
+        ("/query_result", "post"),
+        ("/v1/models", "get"),
+        ("/v1/model_inventory", "get"),
+        ("/v1/stats", "get"),
+        ("/health", "get"),
+    ],
+)
+def test_answers_are_described_in_their_envelope(document: dict[str, Any], path: str, method: str):
+    responses = document["paths"][path][method]["responses"]
+    good = resolve(document, responses["200"]["content"]["application/json"]["schema"])
+    assert set(good["properties"]) == {"data", "code", "error", "timestamp", "extra"}
+    bad = resolve(document, responses["422"]["content"]["application/json"]["schema"])
+    assert {"error", "detail", "extra"} <= set(bad["properties"])
+
+
+def test_the_items_of_a_result_are_described(document: dict[str, Any]):
+    result = document["components"]["schemas"]["QueryEntry"]["properties"]["result"]
+    assert result["contentMediaType"] == "application/json"
+    assert "seed_value" in resolve(document, result["contentSchema"]["items"])["properties"]

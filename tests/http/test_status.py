@@ -1,0 +1,69 @@
+from dataclasses import replace
+
+import pytest
+
+from acestep import __version__
+from acestep.domain import ModelState
+from acestep.http.answers import Health, Stats
+from acestep.http.envelope import Envelope
+from tests.http.conftest import BASE, TURBO, Serve, Server, failed
+
+
+async def test_stats(server: Server):
+    for _ in range(4):
+        await server.release(batch_size=1)
+    await server.finish_next()
+    await server.queue.fail((await server.queue.take()).id, "no")
+    await server.queue.take()
+    body = (await server.client.get("/v1/stats")).json()
+    Envelope[Stats].model_validate(body, strict=True)
+    data = body["data"]
+    assert data["jobs"] == {"total": 4, "queued": 1, "running": 1, "succeeded": 1, "failed": 1}
+    assert (data["queue_size"], data["queue_maxsize"]) == (1, 200)
+    assert data["avg_job_seconds"] >= 0
+
+
+class TestHealth:
+    async def test_ready(self, server: Server):
+        answer = await server.client.get("/health")
+        assert answer.status_code == 200
+        Envelope[Health].model_validate(answer.json(), strict=True)
+        assert answer.json()["data"] == {
+            "status": "ok",
+            "service": "ACE-Step API",
+            "version": __version__,
+            "ready": True,
+            "models_initialized": True,
+            "llm_initialized": False,
+            "loaded_model": TURBO.name,
+            "loaded_lm_model": None,
+            "models": [
+                {"name": TURBO.name, "state": "ready", "detail": ""},
+                {"name": BASE.name, "state": "loading", "detail": "reading weights"},
+            ],
+        }
+
+    @pytest.mark.parametrize("state", ["absent", "downloading", "loading"])
+    async def test_on_the_way(self, serve: Serve, state: ModelState):
+        async with serve(models=(replace(TURBO, state=state), BASE)) as server:
+            answer = await server.client.get("/health")
+            data = answer.json()["data"]
+            assert (answer.status_code, data["status"], data["ready"]) == (200, "ok", False)
+            assert (data["models_initialized"], data["loaded_model"]) == (False, None)
+
+    async def test_the_default_model_failed(self, serve: Serve):
+        async with serve(models=(failed(TURBO), BASE)) as server:
+            answer = await server.client.get("/health")
+            body = answer.json()
+            assert (answer.status_code, body["code"], body["data"]["status"]) == (503, 503, "error")
+            assert body["error"] == "config.json is missing"
+
+    async def test_another_model_failed(self, serve: Serve):
+        async with serve(models=(TURBO, failed(BASE))) as server:
+            answer = await server.client.get("/health")
+            assert (answer.status_code, answer.json()["data"]["status"]) == (200, "ok")
+
+    async def test_no_model(self, serve: Serve):
+        async with serve(models=()) as server:
+            data = (await server.client.get("/health")).json()["data"]
+            assert (data["status"], data["ready"], data["models"]) == ("ok", False, [])
