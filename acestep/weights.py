@@ -7,7 +7,7 @@ shape as expected. Knows nothing of particular models.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,32 +66,32 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def fill(module: nn.Module, index: TensorIndex, place: Placement, rename: Rename = str) -> None:
+def fill(module: nn.Module, index: TensorIndex, place: Placement, stored_name: Rename = str) -> None:
     """Give `module`, built on the meta device, the tensors of `index`, and make it ready for inference.
 
-    `rename` turns a name in the files into the module's own. What the module holds outside the meta
-    device already is kept as it is. Raises CheckpointError for a tensor that is missing, left over or
-    of another shape.
+    `stored_name` turns a name of the module into the one in the files. What the module holds outside the
+    meta device already is kept as it is. Raises CheckpointError for a tensor that is missing, left over
+    or of another shape.
     """
-    expected = {name: tensor.shape for name, tensor in module.state_dict().items() if tensor.is_meta}
-    own_names = {name: rename(name) for name in index.files}
-    _check_names(index, own_names, expected)
+    own_tensors = {name: tensor for name, tensor in module.state_dict().items() if tensor.is_meta}
+    own_names = {stored_name(name): name for name in own_tensors}
+    _check_names(index, own_names)
     state: dict[str, Tensor] = {}
     for file in sorted(set(index.files.values())):
         with _open(file, place.device) as tensors:
             for name in (name for name, holder in index.files.items() if holder == file):
                 tensor: Tensor = tensors.get_tensor(name)
-                _check_shape(file, name, tensor, expected[own_names[name]])
+                _check_shape(file, name, tensor, own_tensors[own_names[name]].shape)
                 state[own_names[name]] = tensor.to(place.dtype)
     module.load_state_dict(state, strict=False, assign=True)
     module.to(place.device).eval().requires_grad_(False)
 
 
-def _check_names(index: TensorIndex, own_names: dict[str, str], expected: dict[str, torch.Size]) -> None:
-    for name, own_name in own_names.items():
-        if own_name not in expected:
-            raise CheckpointError(f"{index.files[name]}: tensor {name!r} does not belong to this model")
-    missing = sorted(expected.keys() - own_names.values())
+def _check_names(index: TensorIndex, expected: Mapping[str, str]) -> None:
+    for name, file in index.files.items():
+        if name not in expected:
+            raise CheckpointError(f"{file}: tensor {name!r} does not belong to this model")
+    missing = sorted(expected.keys() - index.files.keys())
     if missing:
         rest = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise CheckpointError(f"{index.source}: tensor {missing[0]!r}{rest} is missing")

@@ -48,7 +48,8 @@ class AdaptiveProjectedGuidance:
         push = push / (norm / _LARGEST_NORM).clamp_min(1.0)
         along: Tensor = normalize(conditional, dim=1)
         push = push - (push * along).sum(dim=1, keepdim=True) * along
-        return conditional + (self._scale - 1.0) * push
+        guided: Tensor = conditional + (self._scale - 1.0) * push
+        return guided
 
 
 class GuidedVelocity:

@@ -44,21 +44,22 @@ _POOLER = (*_LAYER, "audio_acoustic_hidden_dim", "pool_window_size", "num_attent
 # XL models size their encoders apart from the DiT, in fields of their own.
 _OWN_ENCODER_SIZES = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
 
+# How the published files call our modules, and the parts in them.
 _PUBLISHED_PARTS = {
-    "decoder": "transformer",
-    "encoder": "condition_encoder",
-    "tokenizer": "audio_tokenizer",
-    "detokenizer": "audio_token_detokenizer",
+    "transformer": "decoder",
+    "condition_encoder": "encoder",
+    "audio_tokenizer": "tokenizer",
+    "audio_token_detokenizer": "detokenizer",
 }
 _PUBLISHED_NAMES = {
-    ".proj_in.1.": ".proj_in_conv.",
-    ".proj_out.1.": ".proj_out_conv.",
-    ".q_proj.": ".to_q.",
-    ".k_proj.": ".to_k.",
-    ".v_proj.": ".to_v.",
-    ".o_proj.": ".to_out.0.",
-    ".q_norm.": ".norm_q.",
-    ".k_norm.": ".norm_k.",
+    ".proj_in_conv.": ".proj_in.1.",
+    ".proj_out_conv.": ".proj_out.1.",
+    ".to_q.": ".q_proj.",
+    ".to_k.": ".k_proj.",
+    ".to_v.": ".v_proj.",
+    ".to_out.0.": ".o_proj.",
+    ".norm_q.": ".q_norm.",
+    ".norm_k.": ".k_norm.",
 }
 _DIFFUSERS_CLASSES = {
     "transformer": AceStepTransformer1DModel,
@@ -137,7 +138,7 @@ def _load_published(folder: Path, place: Placement) -> tuple[dict[str, Any], int
     parts = {name: _build(cls, configs[name], place) for name, cls in _DIFFUSERS_CLASSES.items()}
     silence = _read_silence(folder / "silence_latent.pt", configs["condition_encoder"]["timbre_hidden_dim"])
     parts["condition_encoder"].silence_latent = silence.to(place.device, place.dtype)
-    fill(nn.ModuleDict(parts), TensorIndex.of(folder), place, _published_to_own)
+    fill(nn.ModuleDict(parts), TensorIndex.of(folder), place, _published_name)
     return parts, int(config.get("timbre_fix_frame", _PUBLISHED_REFERENCE_FRAMES))
 
 
@@ -194,14 +195,14 @@ def _pick(
     return {name: config[name] for name in (*required, *optional) if name in config}
 
 
-def _published_to_own(name: str) -> str:
-    if name == "null_condition_emb":
-        return "condition_encoder.null_condition_emb"
+def _published_name(name: str) -> str:
+    if name == "condition_encoder.null_condition_emb":
+        return "null_condition_emb"
     part, _, rest = name.partition(".")
-    own = f"{_PUBLISHED_PARTS.get(part, part)}.{rest}"
-    for published, ours in _PUBLISHED_NAMES.items():
-        own = own.replace(published, ours)
-    return own
+    published = f"{_PUBLISHED_PARTS[part]}.{rest}"
+    for ours, theirs in _PUBLISHED_NAMES.items():
+        published = published.replace(ours, theirs)
+    return published
 
 
 def _read_silence(path: Path, channels: int) -> Tensor:
@@ -221,8 +222,10 @@ def _load_text_encoder(folder: Path, place: Placement) -> Qwen3Model:
     with torch.device("meta"):
         model = Qwen3Model(config)
     model.rotary_emb = type(model.rotary_emb)(config)  # computes its tables, which are in no file
-    # A checkpoint that was saved with a language model's head on top prefixes its names.
-    fill(model, TensorIndex.of(folder), place, lambda name: name.removeprefix("model."))
+    index = TensorIndex.of(folder)
+    # A checkpoint that was saved as part of a language model prefixes its names.
+    prefix = "model." if all(name.startswith("model.") for name in index.files) else ""
+    fill(model, index, place, lambda name: prefix + name)
     return model
 
 

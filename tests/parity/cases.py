@@ -48,7 +48,8 @@ def read_case(variant: str, name: str) -> Case:
 
 
 def read_expected(name: str) -> dict[str, Tensor]:
-    return load_file(FOLDER / f"expected.{name}.safetensors")
+    tensors: dict[str, Tensor] = load_file(FOLDER / f"expected.{name}.safetensors")
+    return tensors
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:

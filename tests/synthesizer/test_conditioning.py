@@ -1,0 +1,90 @@
+import torch
+
+from acestep.domain import SongPlan
+from acestep.synthesizer.conditioning import Condition, Conditioner
+from acestep.synthesizer.loading import SynthesizerModules
+from tests.synthesizer import toy
+from tests.synthesizer.toy import song
+
+FRAMES = 45  # longer than the toy's silence
+
+
+def encode(modules: SynthesizerModules, *plans: SongPlan) -> Condition:
+    conditioner = Conditioner(modules)
+    return conditioner.encode(plans, [conditioner.text2music(FRAMES)] * len(plans))
+
+
+def test_a_song_in_a_batch_is_told_what_it_is_told_alone(base):
+    plans = (
+        song(caption="a", lyrics="b"),
+        song(caption="long " * 9, lyrics="c"),
+        song(caption="d", lyrics="e " * 40),
+    )
+    together = encode(base, *plans)
+
+    for number, plan in enumerate(plans):
+        alone = encode(base, plan)
+        assert alone.mask.all()
+        own = together.states[number][together.mask[number]]
+        torch.testing.assert_close(own, alone.states[0], atol=1e-5, rtol=1e-5)
+    assert together.mask.any(dim=0).all()  # no column is padding for everyone
+
+
+def test_each_text_is_heard(base):
+    states = encode(base, song()).states
+    for change in ({"caption": "fast piano"}, {"lyrics": "[Verse]\nHullo"}, {"language": "de"}, {"bpm": 91}):
+        assert not torch.allclose(encode(base, song(**change)).states, states)
+
+
+def test_lyrics_come_first_then_timbre_then_text(base):
+    conditioner = Conditioner(base)
+    material = conditioner.text2music(FRAMES)
+    before = conditioner.encode([song()], [material]).states[0]
+    other_words = conditioner.encode([song(lyrics="[Verse]\nHullo")], [material]).states[0]
+    changed = (before - other_words).abs().amax(dim=1) > 0
+    lyric_tokens = len("# Languages\nen\n\n# Lyric\n[Verse]\nHello<|endoftext|>") - len("<|endoftext|>") + 1
+    assert changed[:lyric_tokens].any()
+    assert not changed[lyric_tokens:].any()
+
+
+def test_context_is_silence_beside_a_mask_of_ones(base):
+    context = encode(base, song(), song()).context
+
+    assert context.shape == (2, FRAMES, toy.CHANNELS + toy.MASK_CHANNELS)
+    stored = base.silence_latent[0]
+    assert torch.equal(context[0, :, : toy.CHANNELS], torch.cat([stored, stored])[:FRAMES])
+    assert (context[..., toy.CHANNELS :] == 1).all()
+
+
+def test_a_reference_is_heard_by_its_own_song_alone(base):
+    conditioner = Conditioner(base)
+    plain = conditioner.text2music(FRAMES)
+    resembling = type(plain)(plain.source, plain.chunk_mask, torch.randn(toy.REFERENCE_FRAMES, toy.CHANNELS))
+    without = conditioner.encode([song(), song()], [plain, plain]).states
+    with_one = conditioner.encode([song(), song()], [plain, resembling]).states
+    torch.testing.assert_close(with_one[0], without[0])
+    assert not torch.allclose(with_one[1], without[1])
+
+
+def test_the_null_condition_follows_the_songs(base):
+    conditioner = Conditioner(base)
+    condition = encode(base, song(), song(caption="much longer " * 5))
+    both = conditioner.with_null(condition)
+
+    assert torch.equal(both.states[:2], condition.states)
+    null = base.condition_encoder.null_condition_emb[0, 0]
+    assert torch.equal(both.states[2:], null.expand_as(condition.states))
+    assert torch.equal(both.mask, condition.mask.repeat(2, 1))
+    assert torch.equal(both.context, condition.context.repeat(2, 1, 1))
+
+
+def test_text_that_is_too_long_is_cut_and_told(base):
+    conditioner = Conditioner(base)
+    long = song(caption="x" * 300, lyrics="y" * 3000)
+
+    caption, lyrics = conditioner.warnings(long)
+
+    assert caption.startswith("caption: ") and "256" in caption
+    assert lyrics.startswith("lyrics: ") and "2048" in lyrics
+    assert encode(base, long).states.shape[1] == 2048 + 1 + 256
+    assert conditioner.warnings(song()) == ()
