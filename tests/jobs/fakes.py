@@ -1,0 +1,61 @@
+"""A worker that makes files instead of music, and short ways to requests and songs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from acestep.domain import ModelInfo, Progress, Sampling, Song, SongPlan, SongRequest
+from acestep.files import AudioStore
+from acestep.jobs.worker import Cancelled, OnProgress
+
+Run = Callable[[SongRequest, OnProgress, Cancelled], Awaitable[tuple[Song, ...]]]
+
+
+def request(caption: str = "a song", songs: int = 1) -> SongRequest:
+    return SongRequest(caption=caption, batch_size=songs, seeds=tuple(range(songs)))
+
+
+def song(file: str, caption: str = "a song", seed: int = 0) -> Song:
+    plan = SongPlan(caption, "la la", "en", 30.0, seed, "Fill", Sampling(8, 1.0, 3.0), bpm=120)
+    return Song(file, plan, "mp3", "nano", timings={"render": 0.5}, warnings=("short",))
+
+
+def write_songs(files: AudioStore, asked: SongRequest) -> tuple[Song, ...]:
+    """One file a seed, holding the caption and the seed."""
+    songs = []
+    for seed in asked.seeds:
+        with files.new_file("mp3") as file:
+            file.path.write_text(f"{asked.caption} {seed}")
+        songs.append(song(file.name, asked.caption, seed))
+    return tuple(songs)
+
+
+class FakeWorker:
+    """Does what `run` says; remembers the captions it was asked for, and is ready when `ready` is set."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self.ready = asyncio.Event()
+        self.ready.set()
+        self.begun: list[str] = []
+        self.at_work = 0
+        self.most_at_work = 0
+
+    def models(self) -> tuple[ModelInfo, ...]:
+        return ()
+
+    async def wait_ready(self) -> None:
+        await self.ready.wait()
+
+    async def run(
+        self, request: SongRequest, on_progress: OnProgress, cancelled: Cancelled
+    ) -> tuple[Song, ...]:
+        self.begun.append(request.caption)
+        self.at_work += 1
+        self.most_at_work = max(self.most_at_work, self.at_work)
+        try:
+            on_progress(Progress(0.25, "render", "half way there"))
+            return await self._run(request, on_progress, cancelled)
+        finally:
+            self.at_work -= 1

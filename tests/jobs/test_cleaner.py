@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from acestep.errors import DataFolderError
+from acestep.files import AudioStore
+from acestep.jobs import cleaner as module
+from acestep.jobs.cleaner import Cleaner
+from acestep.jobs.queue import JobQueue
+from acestep.jobs.store import JobStore
+from tests.jobs.conftest import Clock
+from tests.jobs.fakes import request, write_songs
+
+HOUR = 3600.0
+
+
+async def do_job(queue: JobQueue, files: AudioStore) -> tuple[str, list[str]]:
+    """Run one job; returns its id and its files."""
+    await queue.submit(request(songs=2))
+    job = await queue.take()
+    songs = write_songs(files, job.request)
+    await queue.finish(job.id, songs)
+    return job.id, [song.file for song in songs]
+
+
+async def test_expired_jobs_take_their_files_with_them(
+    store: JobStore, queue: JobQueue, files: AudioStore, clock: Clock
+):
+    clock.now = time.time() - 2 * HOUR
+    old, old_files = await do_job(queue, files)
+    clock.now = time.time()
+    new, new_files = await do_job(queue, files)
+    await Cleaner(store, files, keep_seconds=HOUR).clean()
+    assert [found is not None for found in await queue.find([old, new])] == [False, True]
+    assert [files.path(name) for name in old_files] == [None, None]
+    assert None not in [files.path(name) for name in new_files]
+
+
+async def test_zero_keeps_for_ever(store: JobStore, queue: JobQueue, files: AudioStore, clock: Clock):
+    clock.now = 0.0
+    job_id, names = await do_job(queue, files)
+    await Cleaner(store, files, keep_seconds=0).clean()
+    assert await queue.find([job_id]) != [None]
+    assert None not in [files.path(name) for name in names]
+
+
+async def test_files_that_belong_to_no_job_go_when_they_are_old(
+    store: JobStore, queue: JobQueue, files: AudioStore, tmp_path: Path
+):
+    _, kept = await do_job(queue, files)
+    orphan, fresh = (write_songs(files, request())[0].file for _ in range(2))
+    for name in (*kept, orphan):
+        os.utime(tmp_path / "audio" / name, (0, 0))
+    await Cleaner(store, files, keep_seconds=0).clean()
+    assert files.path(orphan) is None
+    assert None not in [files.path(name) for name in (*kept, fresh)]
+
+
+async def test_a_cleaning_that_fails_is_not_the_last(
+    store: JobStore,
+    files: AudioStore,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    monkeypatch.setattr(module, "INTERVAL_SECONDS", 0)
+    cleaner, cleaned, calls = Cleaner(store, files, HOUR), asyncio.Event(), 0
+
+    async def clean() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise DataFolderError("no room")
+        cleaned.set()
+
+    monkeypatch.setattr(cleaner, "clean", clean)
+    with caplog.at_level(logging.ERROR):
+        task = asyncio.create_task(cleaner.run())
+        await asyncio.wait_for(cleaned.wait(), 5)
+        task.cancel()
+    assert "no room" in caplog.text

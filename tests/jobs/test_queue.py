@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from acestep.domain import Progress
+from acestep.errors import QueueFullError
+from acestep.jobs.model import JobView, QueueStats
+from acestep.jobs.queue import JobQueue
+from acestep.jobs.store import JobStore
+from tests.jobs.conftest import Clock
+from tests.jobs.fakes import request, song
+
+
+async def view(queue: JobQueue, job_id: str) -> JobView:
+    (found,) = await queue.find([job_id])
+    assert found is not None
+    return found
+
+
+async def progress(queue: JobQueue, job_id: str) -> Progress | None:
+    return (await view(queue, job_id)).progress
+
+
+class TestSubmit:
+    async def test_a_hundred_at_once_have_a_hundred_places(self, queue: JobQueue):
+        tickets = await asyncio.gather(*(queue.submit(request(str(number))) for number in range(100)))
+        assert sorted(ticket.position for ticket in tickets) == list(range(1, 101))
+        assert len({ticket.job_id for ticket in tickets}) == 100
+        found = await queue.find([ticket.job_id for ticket in tickets])
+        assert [view.position for view in found if view] == [ticket.position for ticket in tickets]
+
+    async def test_no_more_than_may_wait_get_in_however_many_come_at_once(self, store: JobStore):
+        queue = JobQueue(store, max_waiting=10)
+        answers = await asyncio.gather(*(queue.submit(request()) for _ in range(50)), return_exceptions=True)
+        assert sum(isinstance(answer, QueueFullError) for answer in answers) == 40
+        assert (await queue.stats()).queued == 10
+
+    async def test_a_full_queue_says_when_to_come_back(self, store: JobStore, clock: Clock):
+        queue = JobQueue(store, max_waiting=1, average_default=5.0)
+        await queue.submit(request())
+        with pytest.raises(QueueFullError, match=r"full \(1 jobs waiting\)\. Try again in 5 s"):
+            await queue.submit(request())
+        job = await queue.take()
+        clock.now += 41.2
+        await queue.finish(job.id, (song("a.mp3"),))
+        await queue.submit(request())
+        with pytest.raises(QueueFullError) as full:
+            await queue.submit(request())
+        assert full.value.retry_after == 42
+
+    async def test_without_a_limit_any_number_may_wait(self, store: JobStore):
+        queue = JobQueue(store, max_waiting=0)
+        assert [(await queue.submit(request())).position for _ in range(3)] == [1, 2, 3]
+
+
+class TestTake:
+    async def test_waits_until_something_arrives(self, queue: JobQueue):
+        taking = asyncio.create_task(queue.take())
+        await queue.stats()  # the store is done with the empty claim when it has answered this
+        assert not taking.done()
+        ticket = await queue.submit(request())
+        assert (await asyncio.wait_for(taking, 5)).id == ticket.job_id
+
+    async def test_misses_nothing_that_arrives_while_it_looks(self, queue: JobQueue):
+        taking = asyncio.create_task(queue.take())
+        tickets = await asyncio.gather(*(queue.submit(request()) for _ in range(5)))
+        taken = [await asyncio.wait_for(taking, 5)]
+        taken += [await asyncio.wait_for(queue.take(), 5) for _ in range(4)]
+        assert [job.id for job in taken] == [ticket.job_id for ticket in tickets]
+
+
+class TestProgress:
+    async def test_is_shown_while_the_job_runs_and_then_only(self, queue: JobQueue):
+        ticket = await queue.submit(request())
+        assert await progress(queue, ticket.job_id) is None
+        job = await queue.take()
+        report = queue.reporter(job.id)
+        assert await progress(queue, job.id) == Progress(0.0, "running")
+        report(Progress(0.5, "render", "step 4 of 8"))
+        assert await progress(queue, job.id) == Progress(0.5, "render", "step 4 of 8")
+        await queue.finish(job.id, (song("a.mp3"),))
+        report(Progress(0.9, "render"))
+        assert await progress(queue, job.id) is None
+
+    async def test_never_goes_backwards_but_tells_the_new_stage(self, queue: JobQueue):
+        await queue.submit(request())
+        job = await queue.take()
+        report = queue.reporter(job.id)
+        seen = []
+        for fraction in (0.2, 0.6, 0.4, float("nan"), 7.0, -1.0):
+            report(Progress(fraction, f"at {fraction}"))
+            shown = await progress(queue, job.id)
+            assert shown is not None
+            assert shown.stage == f"at {fraction}"
+            seen.append(shown.fraction)
+        assert seen == [0.2, 0.6, 0.6, 0.6, 1.0, 1.0]
+
+    async def test_may_come_from_many_threads(self, queue: JobQueue):
+        await queue.submit(request())
+        job = await queue.take()
+        report = queue.reporter(job.id)
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda number: report(Progress(number / 1000, "render")), range(1000, 0, -1)))
+        shown = await progress(queue, job.id)
+        assert shown is not None
+        assert shown.fraction == 1.0
+
+    async def test_belongs_to_one_job(self, queue: JobQueue):
+        for _ in range(2):
+            await queue.submit(request())
+        first, second = await queue.take(), await queue.take()
+        queue.reporter(first.id)(Progress(0.7, "write"))
+        assert await progress(queue, second.id) == Progress(0.0, "running")
+
+    async def test_begins_anew_with_a_new_attempt(self, queue: JobQueue):
+        await queue.submit(request())
+        job = await queue.take()
+        late = queue.reporter(job.id)
+        late(Progress(0.9, "write"))
+        await queue.release_running()
+        again = await queue.take()
+        late(Progress(0.95, "write"))
+        assert again.id == job.id
+        assert await progress(queue, job.id) == Progress(0.0, "running")
+
+
+class TestStats:
+    async def test_counts_each_state_and_averages_success(self, queue: JobQueue, clock: Clock):
+        assert await queue.stats() == QueueStats(0, 0, 0, 0, 0, max_waiting=200, average_seconds=5.0)
+        for _ in range(5):
+            await queue.submit(request())
+        done, broken, _running = [await queue.take() for _ in range(3)]
+        clock.now += 8
+        await queue.finish(done.id, (song("a.mp3"),))
+        await queue.fail(broken.id, "no")
+        stats = await queue.stats()
+        assert stats == QueueStats(
+            total=5, queued=2, running=1, succeeded=1, failed=1, max_waiting=200, average_seconds=8.0
+        )
+        assert stats.waiting == 2

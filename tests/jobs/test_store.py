@@ -1,0 +1,313 @@
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from acestep.domain import PlannerOptions, SamplerOptions, SongRequest
+from acestep.errors import DataFolderError
+from acestep.jobs.model import Job, JobView, Ticket
+from acestep.jobs.store import INTERRUPTED, UNREADABLE, JobStore
+from tests.jobs.conftest import Clock
+from tests.jobs.fakes import request, song
+
+
+async def submit(store: JobStore, caption: str = "a song") -> str:
+    ticket = await store.submit(request(caption), max_waiting=0)
+    assert ticket is not None
+    return ticket.job_id
+
+
+async def view(store: JobStore, job_id: str) -> JobView:
+    (found,) = await store.find([job_id])
+    assert found is not None
+    return found
+
+
+async def job(store: JobStore, job_id: str) -> Job:
+    return (await view(store, job_id)).job
+
+
+async def claim(store: JobStore) -> Job:
+    claimed = await store.claim()
+    assert claimed is not None
+    return claimed
+
+
+def edit(path: Path, statement: str, *values: object) -> None:
+    """Change the database behind the store's back, as another version or a broken disk would."""
+    database = sqlite3.connect(path)
+    with database:
+        database.execute(statement, values)
+    database.close()
+
+
+async def pragma(store: JobStore, text: str) -> object:
+    """A setting of the store's own connection, which alone shows it and alone is bound by it."""
+
+    def ask() -> object:
+        return store._db.execute(f"PRAGMA {text}").fetchone()[0]
+
+    return await asyncio.get_running_loop().run_in_executor(store._thread, ask)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "jobs.sqlite3"
+
+
+class TestSubmit:
+    async def test_gives_a_uuid_and_the_place_in_the_queue(self, store: JobStore):
+        tickets = [await store.submit(request(), max_waiting=0) for _ in range(3)]
+        assert [ticket.position for ticket in tickets if ticket] == [1, 2, 3]
+        assert all(UUID(ticket.job_id).version == 4 for ticket in tickets if ticket)
+
+    async def test_keeps_every_field_of_the_request(self, store: JobStore, clock: Clock):
+        asked = SongRequest(
+            caption="zwölf 'Töne' 🎶",
+            lyrics='[verse]\n"quoted"\0\t\u2028',
+            language="de",
+            bpm=77,
+            key_scale="E minor",
+            time_signature="3",
+            duration=44.5,
+            batch_size=2,
+            seeds=(0, 2**32 - 1),
+            model="acestep-v15-base",
+            task_type="repaint",
+            instruction="Fill",
+            audio_format="wav32",
+            sampler=SamplerOptions(steps=27, timesteps=(1.0, 0.5, 0.0), infer_method="sde", use_adg=True),
+            planner=PlannerOptions(thinking=True, top_k=40, temperature=0.1 + 0.2),
+            warnings=("steps: 60 is more than 8",),
+        )
+        ticket = await store.submit(asked, max_waiting=0)
+        assert ticket is not None
+        assert await view(store, ticket.job_id) == JobView(
+            Job(ticket.job_id, "queued", asked, created_at=clock.now), position=1
+        )
+
+    async def test_is_durable_when_it_returns(self, store: JobStore, path: Path):
+        job_id = await submit(store)
+        other = JobStore(path)  # while the first one is still open: nothing was flushed by closing
+        assert (await job(other, job_id)).state == "queued"
+        await other.close()
+
+    async def test_forces_each_commit_to_the_disk(self, store: JobStore):
+        assert await pragma(store, "journal_mode") == "wal"
+        assert await pragma(store, "synchronous") == 2  # FULL
+
+    async def test_refuses_when_enough_are_queued(self, store: JobStore):
+        assert await store.submit(request(), max_waiting=1) is not None
+        assert await store.submit(request(), max_waiting=1) is None
+        assert await store.counts() == {"queued": 1}
+        await claim(store)
+        assert isinstance(await store.submit(request(), max_waiting=1), Ticket)
+
+
+class TestClaim:
+    async def test_takes_the_oldest_and_marks_it_running(self, store: JobStore, clock: Clock):
+        ids = [await submit(store) for _ in range(3)]
+        clock.now += 10
+        claimed = [await claim(store) for _ in ids]
+        assert [job.id for job in claimed] == ids
+        assert {(job.state, job.attempts, job.started_at) for job in claimed} == {("running", 1, clock.now)}
+        assert await job(store, ids[0]) == claimed[0]
+        assert await store.claim() is None
+
+    async def test_moves_the_others_up(self, store: JobStore):
+        ids = [await submit(store) for _ in range(3)]
+        await claim(store)
+        assert [found.position for found in await store.find(ids) if found] == [None, 1, 2]
+
+
+class TestEnd:
+    async def test_finish_keeps_the_songs_and_the_time_it_took(self, store: JobStore, clock: Clock):
+        job_id = await submit(store)
+        clock.now += 100
+        await claim(store)
+        clock.now += 12.5
+        songs = (song("a.mp3", seed=1), song("b.mp3", seed=2))
+        await store.finish(job_id, songs)
+        done = await job(store, job_id)
+        assert (done.state, done.songs, done.error) == ("succeeded", songs, None)
+        assert (done.finished_at, done.work_seconds) == (clock.now, 12.5)
+
+    async def test_fail_keeps_the_reason(self, store: JobStore):
+        job_id = await submit(store)
+        await claim(store)
+        await store.fail(job_id, "out of memory")
+        done = await job(store, job_id)
+        assert (done.state, done.songs, done.error) == ("failed", (), "out of memory")
+
+    async def test_a_job_that_does_not_run_cannot_end(self, store: JobStore):
+        job_id = await submit(store)
+        await store.finish(job_id, (song("late.mp3"),))
+        assert (await job(store, job_id)).state == "queued"
+        await claim(store)
+        await store.finish(job_id, (song("a.mp3"),))
+        await store.fail(job_id, "too late")
+        assert (await job(store, job_id)).state == "succeeded"
+
+    async def test_a_clock_set_back_makes_no_negative_time(self, store: JobStore, clock: Clock):
+        job_id = await submit(store)
+        await claim(store)
+        clock.now -= 3600
+        await store.finish(job_id, (song("a.mp3"),))
+        assert (await job(store, job_id)).work_seconds == 0
+
+
+class TestRestart:
+    async def test_puts_interrupted_jobs_back_in_their_places(self, store: JobStore, path: Path):
+        ids = [await submit(store, caption) for caption in "abc"]
+        await claim(store)
+        await claim(store)
+        again = JobStore(path)  # the first one is not closed: neither is that of a server that dies
+        assert await again.recover() == (2, 0)
+        found = [view for view in await again.find(ids) if view]
+        assert [(view.job.state, view.job.attempts, view.position) for view in found] == [
+            ("queued", 1, 1),
+            ("queued", 1, 2),
+            ("queued", 0, 3),
+        ]
+        assert [(await claim(again)).request.caption for _ in ids] == ["a", "b", "c"]
+        await again.close()
+
+    async def test_gives_up_a_job_that_was_interrupted_twice(self, store: JobStore):
+        job_id = await submit(store)
+        for outcome in ((1, 0), (0, 1)):
+            await claim(store)
+            assert await store.recover() == outcome
+        done = await job(store, job_id)
+        assert (done.state, done.error, done.attempts) == ("failed", INTERRUPTED, 2)
+        assert done.finished_at is not None
+        assert await store.claim() is None
+
+    async def test_a_released_job_has_its_attempt_back(self, store: JobStore):
+        first, second = await submit(store), await submit(store)
+        for _ in range(5):
+            assert (await claim(store)).id == first
+            assert await store.release_running() == 1
+        assert (await job(store, first)).attempts == 0
+        assert (await view(store, second)).position == 2
+
+    async def test_keeps_what_ended(self, store: JobStore, path: Path):
+        job_id = await submit(store)
+        await claim(store)
+        await store.finish(job_id, (song("a.mp3"),))
+        before = await job(store, job_id)
+        again = JobStore(path)
+        assert await again.recover() == (0, 0)
+        assert await job(again, job_id) == before
+        await again.close()
+
+
+class TestOtherVersions:
+    async def test_unknown_and_missing_fields_of_a_request_are_no_matter(self, store: JobStore, path: Path):
+        job_id = await submit(store)
+        stored = '{"caption": "old", "planner": {"thinking": true, "gone": 1}, "gone": {"x": []}}'
+        edit(path, "UPDATE jobs SET request = ?", stored)
+        expected = SongRequest(caption="old", planner=PlannerOptions(thinking=True))
+        assert (await job(store, job_id)).request == expected
+        assert (await claim(store)).request == expected
+
+    async def test_a_request_that_cannot_be_read_fails_and_holds_up_nobody(self, store: JobStore, path: Path):
+        broken, other = await submit(store), await submit(store, "fine")
+        edit(path, 'UPDATE jobs SET request = \'{"task_type": "dance"}\' WHERE id = ?', broken)
+        assert (await job(store, broken)).error == UNREADABLE
+        assert (await claim(store)).id == other
+        assert await store.counts() == {"failed": 1, "running": 1}
+
+    async def test_songs_that_cannot_be_read_count_as_failed(self, store: JobStore, path: Path):
+        job_id = await submit(store)
+        await claim(store)
+        await store.finish(job_id, (song("a.mp3"),))
+        edit(path, 'UPDATE jobs SET songs = \'[{"file": "a.mp3"}]\'')
+        done = await job(store, job_id)
+        assert (done.state, done.error) == ("failed", UNREADABLE)
+        assert await store.files() == {"a.mp3"}
+
+    async def test_a_newer_database_is_refused(self, store: JobStore, path: Path):
+        edit(path, "PRAGMA user_version = 99")
+        with pytest.raises(DataFolderError, match=r"schema 99.*newer version"):
+            JobStore(path)
+
+
+class TestFind:
+    async def test_keeps_order_and_duplicates_and_marks_the_unknown(self, store: JobStore):
+        a, b = await submit(store), await submit(store)
+        ids = [b, "unknown", a, b, "\ud800", ""]
+        assert [found and found.job.id for found in await store.find(ids)] == [b, None, a, b, None, None]
+        assert await store.find([]) == []
+
+    async def test_takes_any_number_of_ids(self, store: JobStore):
+        job_id = await submit(store)
+        found = await store.find(["unknown"] * 50_000 + [job_id])
+        assert found[-1] is not None
+
+
+class TestCounts:
+    async def test_average_is_over_the_last_that_succeeded(self, store: JobStore, clock: Clock):
+        assert await store.average_seconds(window=2, default=5.0) == 5.0
+        for seconds in (100.0, 10.0, 20.0):
+            job_id = await submit(store)
+            await claim(store)
+            clock.now += seconds
+            await store.finish(job_id, (song("a.mp3"),))
+        failed = await submit(store)
+        await claim(store)
+        clock.now += 1000
+        await store.fail(failed, "no")
+        assert await store.average_seconds(window=2, default=5.0) == 15.0
+        assert await store.average_seconds(window=50, default=5.0) == pytest.approx(130 / 3)
+        assert await store.counts() == {"succeeded": 3, "failed": 1}
+
+
+class TestExpire:
+    async def test_forgets_what_ended_before_and_names_its_files(self, store: JobStore, clock: Clock):
+        ids = [await submit(store) for _ in range(5)]
+        for _ in range(4):
+            await claim(store)
+        await store.finish(ids[0], (song("a.mp3"), song("b.mp3")))
+        await store.fail(ids[1], "no")
+        clock.now += 100
+        await store.finish(ids[2], (song("c.mp3"),))
+        assert await store.files() == {"a.mp3", "b.mp3", "c.mp3"}
+        assert await store.expire(clock.now - 50) == ["a.mp3", "b.mp3"]
+        assert await store.expire(clock.now - 50) == []
+        left = [found and found.job.state for found in await store.find(ids)]
+        assert left == [None, None, "succeeded", "running", "queued"]
+        assert await store.files() == {"c.mp3"}
+
+    async def test_never_takes_what_waits_or_runs(self, store: JobStore, clock: Clock):
+        ids = [await submit(store), await submit(store)]
+        await claim(store)
+        assert await store.expire(clock.now + 10**9) == []
+        assert None not in await store.find(ids)
+
+
+class TestTrouble:
+    async def test_a_file_that_is_no_database_is_refused(self, tmp_path: Path):
+        (tmp_path / "noise").write_bytes(b"noise" * 1000)
+        with pytest.raises(DataFolderError, match=r"noise cannot be opened: .*move it away"):
+            JobStore(tmp_path / "noise")
+
+    async def test_a_folder_that_is_missing_is_refused(self, tmp_path: Path):
+        with pytest.raises(DataFolderError, match="cannot be opened"):
+            JobStore(tmp_path / "missing" / "jobs.sqlite3")
+
+    async def test_a_full_disk_is_told_and_changes_nothing(self, store: JobStore, path: Path):
+        job_id = await submit(store)
+        limit = await pragma(store, "page_count")
+        await pragma(store, f"max_page_count = {limit}")
+        big = replace(request(), lyrics="la " * 100_000)
+        with pytest.raises(DataFolderError, match=r"cannot be used: .*full.*disk has room"):
+            await store.submit(big, max_waiting=0)
+        await pragma(store, "max_page_count = 1000000")
+        assert await store.submit(big, max_waiting=0) is not None
+        assert (await view(store, job_id)).position == 1
+        assert await store.counts() == {"queued": 2}

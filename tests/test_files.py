@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import os
+import stat
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+
+from acestep.errors import DataFolderError, DataFolderInUseError
+from acestep.files import AudioStore, DataFolder, load_secret
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> AudioStore:
+    return AudioStore(tmp_path / "audio", b"s" * 32)
+
+
+def write(store: AudioStore, content: bytes = b"sound", extension: str = "mp3") -> str:
+    with store.new_file(extension) as file:
+        file.path.write_bytes(content)
+    return file.name
+
+
+def contents(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+class TestNewFile:
+    def test_appears_under_its_name_only_when_it_is_whole(self, store: AudioStore, tmp_path: Path):
+        with store.new_file("flac") as file:
+            file.path.write_bytes(b"half")
+            assert file.path.suffix == ".flac"
+            assert store.path(file.name) is None
+            file.path.write_bytes(b"whole")
+        path = store.path(file.name)
+        assert path is not None
+        assert path.read_bytes() == b"whole"
+        assert contents(tmp_path / "audio") == {file.name}
+
+    def test_leaves_nothing_behind_when_writing_fails(self, store: AudioStore, tmp_path: Path):
+        with pytest.raises(OSError, match="no room"), store.new_file("mp3") as file:
+            file.path.write_bytes(b"half")
+            raise OSError("no room")
+        assert contents(tmp_path / "audio") == set()
+
+    @pytest.mark.parametrize("extension", ["", ".mp3", "../mp3", "MP3", "a/b"])
+    def test_refuses_what_is_no_extension(self, store: AudioStore, extension: str):
+        with pytest.raises(ValueError, match="no file extension"), store.new_file(extension):
+            raise AssertionError
+
+
+class TestToken:
+    def test_opens_the_file_it_was_made_for(self, store: AudioStore):
+        first, second = write(store, b"one"), write(store, b"two", "wav")
+        for name, content in ((first, b"one"), (second, b"two")):
+            path = store.open_token(store.token(name))
+            assert path is not None
+            assert path.read_bytes() == content
+
+    def test_is_url_safe_and_keeps_stem_and_extension(self, store: AudioStore):
+        name = write(store)
+        token = store.token(name)
+        assert token.isascii()
+        assert set(token) <= set("0123456789abcdef-.mp")
+        assert token.startswith(name.removesuffix(".mp3") + "-")
+        assert token.endswith(".mp3")
+        assert len(token) - len(name) - 1 == 32  # 128 bits in hexadecimal digits
+
+    def test_no_character_of_it_can_be_changed(self, store: AudioStore):
+        token = store.token(write(store))
+        for place, character in enumerate(token):
+            other = "0" if character != "0" else "1"
+            assert store.open_token(token[:place] + other + token[place + 1 :]) is None
+
+    def test_of_another_file_or_another_server_does_not_fit(self, store: AudioStore, tmp_path: Path):
+        first, second = write(store), write(store)
+        signature = store.token(first).split("-")[1]
+        assert store.open_token(f"{second.removesuffix('.mp3')}-{signature}") is None
+        assert store.open_token(AudioStore(tmp_path / "audio", b"t" * 32).token(first)) is None
+
+    @pytest.mark.parametrize(
+        "token",
+        [
+            "",
+            "..",
+            "../jobs.sqlite3",
+            "/etc/passwd",
+            "%2e%2e%2fsecret",
+            "ünïcödé.mp3",
+            "\0",
+            "a" * 100_000,
+            f"{'a' * 32}-{'b' * 32}.mp3\n",
+            f"{'a' * 32}-{'b' * 32}.mp3/../../secret",
+        ],
+    )
+    def test_garbage_opens_nothing(self, store: AudioStore, token: str):
+        assert store.open_token(token) is None
+
+    def test_a_bare_name_is_no_token(self, store: AudioStore):
+        assert store.open_token(write(store)) is None
+
+    def test_is_made_for_names_of_the_store_alone(self, store: AudioStore):
+        with pytest.raises(ValueError, match="no file of the audio store"):
+            store.token("../secret")
+
+    def test_of_a_deleted_file_opens_nothing(self, store: AudioStore):
+        name = write(store)
+        store.delete(name)
+        assert store.open_token(store.token(name)) is None
+
+    def test_does_not_follow_a_planted_link_or_open_a_folder(self, store: AudioStore, tmp_path: Path):
+        outside = tmp_path / "outside.mp3"
+        outside.write_bytes(b"private")
+        link, folder = f"{'a' * 32}.mp3", f"{'b' * 32}.mp3"
+        (tmp_path / "audio" / link).symlink_to(outside)
+        (tmp_path / "audio" / folder).mkdir()
+        assert store.open_token(store.token(link)) is None
+        assert store.open_token(store.token(folder)) is None
+
+    def test_works_where_the_folder_itself_is_a_link_to_a_larger_disk(self, tmp_path: Path):
+        (tmp_path / "disk").mkdir()
+        (tmp_path / "audio").symlink_to(tmp_path / "disk")
+        store = AudioStore(tmp_path / "audio", b"s" * 32)
+        assert store.open_token(store.token(write(store))) is not None
+
+
+class TestDelete:
+    def test_removes_the_file(self, store: AudioStore, tmp_path: Path):
+        store.delete(write(store))
+        assert contents(tmp_path / "audio") == set()
+
+    @pytest.mark.parametrize("name", [f"{'a' * 32}.mp3", "../kept", "kept"])
+    def test_of_what_is_not_in_the_store_touches_nothing(self, store: AudioStore, tmp_path: Path, name: str):
+        (tmp_path / "kept").write_text("")
+        (tmp_path / "audio" / "kept").write_text("")
+        store.delete(name)
+        assert (tmp_path / "kept").exists()
+        assert (tmp_path / "audio" / "kept").exists()
+
+
+class TestSweep:
+    def test_removes_old_orphans_and_old_partial_files_alone(self, store: AudioStore, tmp_path: Path):
+        audio = tmp_path / "audio"
+        kept, orphan, fresh = write(store), write(store), write(store)
+        stale, notes = f".partial-{'c' * 32}.wav", "notes.txt"
+        for name in (stale, notes):
+            (audio / name).write_text("")
+        for name in (kept, orphan, stale, notes):
+            os.utime(audio / name, (0, time.time() - 7200))
+        with store.new_file("mp3") as file:
+            file.path.write_bytes(b"being written")
+            assert store.sweep(3600, {kept}) == 2
+        assert contents(audio) == {kept, fresh, notes, file.name}
+
+
+class TestSecret:
+    def test_is_made_once_and_readable_by_its_owner_alone(self, tmp_path: Path):
+        path = tmp_path / "secret"
+        secret = load_secret(path)
+        assert len(secret) == 32
+        assert load_secret(path) == secret
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert contents(tmp_path) == {"secret"}
+
+    def test_is_one_for_all_who_ask_at_once(self, tmp_path: Path):
+        together = Barrier(8)
+
+        def ask(_: int) -> bytes:
+            together.wait()
+            return load_secret(tmp_path / "secret")
+
+        with ThreadPoolExecutor(8) as pool:
+            assert len(set(pool.map(ask, range(8)))) == 1
+
+    def test_that_is_damaged_says_what_to_do(self, tmp_path: Path):
+        (tmp_path / "secret").write_bytes(b"short")
+        with pytest.raises(DataFolderError, match=r"holds 5 bytes instead of 32\. Delete it"):
+            load_secret(tmp_path / "secret")
+
+
+class TestDataFolder:
+    def test_makes_its_folders(self, tmp_path: Path):
+        with DataFolder(tmp_path / "deep" / "data") as folder:
+            assert folder.audio.is_dir()
+            assert folder.uploads.is_dir()
+            assert folder.database == tmp_path / "deep" / "data" / "jobs.sqlite3"
+            assert len(load_secret(folder.secret)) == 32
+
+    def test_is_one_owners_at_a_time(self, tmp_path: Path):
+        with DataFolder(tmp_path):
+            with pytest.raises(DataFolderInUseError) as refused, DataFolder(tmp_path):
+                raise AssertionError
+            for part in (str(tmp_path), f"process {os.getpid()}", "--workers 1", "ACESTEP_DATA_DIR"):
+                assert part in str(refused.value)
+        with DataFolder(tmp_path):
+            pass
+
+    def test_in_use_is_said_even_before_the_owner_wrote_its_number(self, tmp_path: Path):
+        with DataFolder(tmp_path):
+            (tmp_path / "lock.pid").unlink()
+            with pytest.raises(DataFolderInUseError, match="another process"):
+                DataFolder(tmp_path).acquire()
+
+    def test_that_cannot_be_made_says_what_to_set(self, tmp_path: Path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(DataFolderError, match=r"file/data cannot be used: .*Set ACESTEP_DATA_DIR"):
+            DataFolder(tmp_path / "file" / "data").acquire()
