@@ -34,7 +34,7 @@ SOUNDFONTS = (
 )
 # (frames a crop, crops a batch, share of the batches): mostly short, for many steps; some long, since
 # songs are long. A batch has about as many frames whichever it is.
-CROPS = ((250, 24, 0.6), (500, 12, 0.25), (750, 8, 0.15))
+CROPS = ((250, 16, 0.6), (500, 8, 0.25), (750, 5, 0.15))
 PEAK_RATE = 1.5e-3
 WARMUP = 200  # steps
 _EMA = 0.999

@@ -1,0 +1,28 @@
+# One verb each; every recipe is a line that you can also type.
+
+# Run the tests
+test *args:
+    uv run pytest {{ args }}
+
+# Check style, types and scripts
+lint:
+    uv run ruff check .
+    uv run ruff format --check .
+    uv run mypy
+    uv run shellcheck -x *.sh scripts/*.sh .ci/run
+
+# Start a real server, make one song, check that it is music
+smoke:
+    uv run python -m scripts.smoke
+
+# Regenerate docs/configuration.md
+docs:
+    uv run python -m acestep.settings_docs
+
+# Rebuild the nano model (up to two hours)
+nano:
+    uv run --group training python -m training.nano.train
+
+# Measure how well nano obeys
+nano-eval:
+    uv run --group training python -m benchmarks.nano_eval

@@ -1,0 +1,120 @@
+"""A real server process on a free port, for tests and benchmarks that must see what a client sees."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+# What a test must not inherit from whoever runs it.
+_OWN = "ACESTEP_"
+
+
+class LiveServer:
+    """`acestep-api` in a process of its own, with its data in `data`; stopped when the block ends."""
+
+    def __init__(
+        self, data: Path, env: Mapping[str, str] | None = None, command: Sequence[str] | None = None
+    ) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = data / "server.log"
+        self._data = data
+        self._env = dict(env or {})
+        self._command = command or [sys.executable, "-m", "acestep.api_server", "--port", str(self.port)]
+        self.process: subprocess.Popen[bytes] | None = None
+        self.client = httpx.Client(base_url=self.url, timeout=60)
+
+    def start(self) -> None:
+        """Start and wait for the first answer; says what the log says if there is none."""
+        self._data.mkdir(parents=True, exist_ok=True)
+        env = {name: value for name, value in os.environ.items() if not name.startswith(_OWN)}
+        env |= {"ACESTEP_DATA_DIR": str(self._data), "ACESTEP_CONFIG_PATH": "acestep-nano"} | self._env
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self._command, env=env, stdout=log, stderr=log)
+        self._wait(lambda: self.client.get("/health").status_code == 200, 60)
+
+    def wait_ready(self, seconds: float = 120) -> None:
+        """Wait until the model is loaded."""
+        self._wait(lambda: self.client.get("/health").json()["data"]["ready"], seconds)
+
+    def kill(self) -> None:
+        """SIGKILL: what a power cut or the OOM killer does."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(30)
+
+    def stop(self) -> int:
+        """Stop as an operator does; returns the exit code."""
+        assert self.process is not None
+        self.process.terminate()
+        return self.process.wait(30)
+
+    def submit(self, **fields: Any) -> str:
+        """Submit a song and return its task id."""
+        answer = self.client.post("/release_task", json=fields)
+        assert answer.status_code == 200, answer.text
+        task_id: str = answer.json()["data"]["task_id"]
+        return task_id
+
+    def query(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+        """The entries of `/query_result`."""
+        entries: list[dict[str, Any]] = self.client.post(
+            "/query_result", json={"task_id_list": list(ids)}
+        ).json()["data"]
+        return entries
+
+    def wait_for(self, ids: Sequence[str], seconds: float = 120) -> list[list[dict[str, Any]]]:
+        """Wait until all jobs have ended; returns the songs of each."""
+        self._wait(lambda: all(entry["status"] != 0 for entry in self.query(ids)), seconds)
+        return [json.loads(entry["result"]) for entry in self.query(ids)]
+
+    def download(self, song: Mapping[str, Any]) -> bytes:
+        """The song's file."""
+        answer = self.client.get(song["file"])
+        assert answer.status_code == 200, answer.text
+        return answer.content
+
+    def _wait(self, is_so: Any, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if self.process is not None and self.process.poll() is not None:
+                raise AssertionError(f"the server ended with {self.process.returncode}:\n{self._tail()}")
+            try:
+                if is_so():
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.02)
+        raise AssertionError(f"nothing happened for {seconds} s:\n{self._tail()}")
+
+    def _tail(self) -> str:
+        return self.log.read_text(errors="replace")[-2000:]
+
+    def __enter__(self) -> LiveServer:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.client.close()
+        if self.process is not None and self.process.poll() is None:
+            self.stop()
+
+
+def free_port() -> int:
+    """A port that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

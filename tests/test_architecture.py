@@ -1,0 +1,101 @@
+"""The direction of the imports, read from the source."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "acestep"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+BASE = ("domain", "errors", "limits", "settings", "files", "checkpoints")
+# room -> rooms of this package that it may import besides itself
+MAY_IMPORT = {
+    **dict.fromkeys(BASE, BASE),
+    "settings_docs": BASE,
+    "download": BASE,
+    "weights": BASE,
+    "jobs": BASE,
+    "http": (*BASE, "jobs"),
+    "audio": BASE,
+    "codec": (*BASE, "weights"),
+    "synthesizer": (*BASE, "weights"),
+    "engine": (*BASE, "synthesizer", "codec", "audio", "jobs.worker"),
+    "nano": BASE,
+    "api_server": (*BASE, "http", "jobs", "engine", "audio", "download"),
+}
+# Only these may import torch and its kin, at all.
+HEAVY = ("torch", "diffusers", "transformers")
+MAY_BE_HEAVY = ("synthesizer", "codec", "weights", "engine.loading")
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, also inside functions; `from a import b` gives a.b."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def within(name: str, rooms: tuple[str, ...]) -> bool:
+    return any(name == room or name.startswith(room + ".") for room in rooms)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_follow_the_direction(path: Path) -> None:
+    name = name_of(path)
+    room = name.partition(".")[0]
+    if room == "__init__" or not name:
+        return
+    own = [module.removeprefix("acestep.") for module in imports(path) if module.startswith("acestep.")]
+    allowed = (room, *MAY_IMPORT[room], "__version__")
+    assert [module for module in own if not within(module, allowed)] == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_torch_stays_behind_its_doors(path: Path) -> None:
+    if not within(name_of(path), MAY_BE_HEAVY):
+        assert [module for module in imports(path) if within(module, HEAVY)] == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_one_room_each_for_environment_sql_and_printing(path: Path) -> None:
+    name, source = name_of(path), path.read_text(encoding="utf-8")
+    calls = {node.func.id for node in ast.walk(ast.parse(source)) if is_plain_call(node)}
+    assert "print" not in calls
+    if name not in ("settings",):
+        assert "os.environ" not in source and "getenv" not in source
+    if not within(name, ("jobs.store", "jobs.migrations")):
+        assert "sqlite3" not in imports(path)
+
+
+def is_plain_call(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_files_and_functions_stay_readable(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    assert len(source.splitlines()) < 400
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            assert node.end_lineno is not None
+            assert node.end_lineno - node.lineno < 60, node.name
+            arguments = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
+            count = len([argument for argument in arguments if argument.arg not in ("self", "cls")])
+            assert count <= 6 or "aenter" in node.name, node.name
+
+
+def test_the_server_can_be_imported_without_torch() -> None:
+    code = f"import sys, acestep.api_server; print([name for name in {HEAVY} if name in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert loaded.strip() == "[]"
