@@ -38,6 +38,11 @@ class Case:
     plans: tuple[SongPlan, ...]
     expected: dict[str, Tensor]
 
+    @property
+    def frame_rate(self) -> float:
+        """Latent frames a second: the codec's, unless the prompt names another length than was rendered."""
+        return self.expected["noise"].shape[1] / self.plans[0].duration
+
 
 def read_case(variant: str, name: str) -> Case:
     asked = json.loads((FOLDER / "cases.json").read_text(encoding="utf-8"))[f"{variant}.{name}"]
@@ -73,11 +78,12 @@ def _plan(asked: dict[str, Any], song: int, sampling: Sampling) -> SongPlan:
     facts = _METAS.fullmatch(ready_made)
     assert facts is not None, f"metas of an unknown form: {ready_made!r}"
     decided = {key: None if value == "N/A" else value for key, value in facts.groupdict().items()}
+    told, rendered = float(facts["duration"]), float(asked["seconds"])
     plan = SongPlan(
         caption=asked["prompts"][song],
         lyrics=asked["lyrics"][song],
         language=asked["languages"][song],
-        duration=asked["seconds"],
+        duration=rendered if int(rendered) == told else told,
         seed=asked["seeds"][song],
         instruction=asked["instruction"],
         sampling=sampling,

@@ -28,7 +28,7 @@ def codec() -> OobleckCodec:
 def test_render(variant: str, name: str, codec: OobleckCodec):
     case = read_case(variant, name)
     modules = load_synthesizer(case.dit, TEXT_ENCODER, TEXT_ENCODER, CPU, torch.float32)
-    synthesizer = Synthesizer(modules, frame_rate=codec.sample_rate / codec.hop_length)
+    synthesizer = Synthesizer(modules, case.frame_rate)
 
     rendered = synthesizer.render(case.plans, on_step=lambda done, of: None, cancelled=lambda: False)
 
