@@ -7,7 +7,7 @@ import pytest
 
 from acestep.domain import Progress
 from acestep.errors import QueueFullError
-from acestep.jobs.model import JobView, QueueStats
+from acestep.jobs.model import Job, JobView, QueueStats, Ticket
 from acestep.jobs.queue import JobQueue
 from acestep.jobs.store import JobStore
 from tests.jobs.conftest import Clock
@@ -64,11 +64,24 @@ class TestTake:
         ticket = await queue.submit(request())
         assert (await asyncio.wait_for(taking, 5)).id == ticket.job_id
 
-    async def test_misses_nothing_that_arrives_while_it_looks(self, queue: JobQueue):
-        taking = asyncio.create_task(queue.take())
+    async def test_misses_nothing_that_arrives_while_it_looks(
+        self, store: JobStore, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+    ):
+        look = store.claim
+        tickets: list[Ticket] = []
+
+        async def look_just_too_early() -> Job | None:
+            found = await look()
+            if not tickets:
+                tickets.append(await queue.submit(request()))
+            return found
+
+        monkeypatch.setattr(store, "claim", look_just_too_early)
+        assert (await asyncio.wait_for(queue.take(), 5)).id == tickets[0].job_id
+
+    async def test_takes_in_the_order_of_arrival(self, queue: JobQueue):
         tickets = await asyncio.gather(*(queue.submit(request()) for _ in range(5)))
-        taken = [await asyncio.wait_for(taking, 5)]
-        taken += [await asyncio.wait_for(queue.take(), 5) for _ in range(4)]
+        taken = [await queue.take() for _ in range(5)]
         assert [job.id for job in taken] == [ticket.job_id for ticket in tickets]
 
 

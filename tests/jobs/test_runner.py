@@ -20,7 +20,8 @@ from acestep.jobs.store import JobStore
 from acestep.jobs.worker import Cancelled, OnProgress
 from tests.jobs.fakes import FakeWorker, Run, request, write_songs
 
-GRACE = 0.1
+# Long enough for a job that ends by itself on the busiest machine; a job that hangs is given less.
+GRACE = 20.0
 
 
 @pytest.fixture
@@ -51,8 +52,8 @@ def raises(error: BaseException) -> Run:
 @pytest.fixture
 def running(store: JobStore, queue: JobQueue, files: AudioStore) -> Callable[..., object]:
     @asynccontextmanager
-    async def start(worker: FakeWorker, concurrency: int = 1) -> AsyncIterator[Runner]:
-        runner = Runner(queue, worker, Cleaner(store, files, 3600), concurrency, grace_seconds=GRACE)
+    async def start(worker: FakeWorker, concurrency: int = 1, grace: float = GRACE) -> AsyncIterator[Runner]:
+        runner = Runner(queue, worker, Cleaner(store, files, 3600), concurrency, grace)
         await runner.start()
         try:
             yield runner
@@ -136,7 +137,7 @@ class TestRunning:
 
     async def test_progress_is_shown_while_a_job_runs(self, queue: JobQueue, running):
         worker = FakeWorker(hangs)
-        async with running(worker):
+        async with running(worker, grace=0):
             ticket = await queue.submit(request())
             await begun(worker, 1)
             expected = Progress(0.25, "render", "half way there")
@@ -226,10 +227,11 @@ class TestStopping:
         found = await view(queue, job_id)
         return (found.job.state, found.job.attempts, found.position) == ("queued", 0, 1)
 
-    async def stop_in_the_middle(self, queue: JobQueue, running, run: Run) -> tuple[str, float]:
+    async def stop_in_the_middle(
+        self, queue: JobQueue, running, worker: FakeWorker, grace: float = GRACE
+    ) -> tuple[str, float]:
         """Submit a job and stop while it runs; returns its id and how long stopping took."""
-        worker = FakeWorker(run)
-        async with running(worker):
+        async with running(worker, grace=grace):
             ticket = await queue.submit(request())
             await begun(worker, 1)
             stopping = time.monotonic()
@@ -238,7 +240,7 @@ class TestStopping:
     async def test_an_idle_runner_stops_at_once(self, queue: JobQueue, running, writes: Run):
         async with running(FakeWorker(writes)):
             stopping = time.monotonic()
-        assert time.monotonic() - stopping < 1.0
+        assert time.monotonic() - stopping < GRACE / 2
 
     async def test_while_the_worker_is_not_ready_stops_at_once(self, queue: JobQueue, running, writes: Run):
         worker = FakeWorker(writes)
@@ -252,20 +254,22 @@ class TestStopping:
             await stop_asked(cancelled)
             raise JobCancelledError("Stopped.")
 
-        job_id, _ = await self.stop_in_the_middle(queue, running, run)
+        job_id, _ = await self.stop_in_the_middle(queue, running, FakeWorker(run))
         assert await self.is_back(queue, job_id)
 
     async def test_a_job_that_does_not_stop_is_put_back_after_the_grace(self, queue: JobQueue, running):
-        job_id, took = await self.stop_in_the_middle(queue, running, hangs)
+        worker = FakeWorker(hangs)
+        job_id, took = await self.stop_in_the_middle(queue, running, worker, grace=0.1)
         assert await self.is_back(queue, job_id)
-        assert GRACE <= took < GRACE + 1.0
+        assert 0.1 <= took < GRACE / 2
+        assert worker.at_work == 0
 
     async def test_a_job_that_ends_in_the_grace_has_ended(self, queue: JobQueue, running, writes: Run):
         async def run(asked: SongRequest, on_progress: OnProgress, cancelled: Cancelled) -> tuple[Song, ...]:
             await stop_asked(cancelled)
             return await writes(asked, on_progress, cancelled)
 
-        job_id, _ = await self.stop_in_the_middle(queue, running, run)
+        job_id, _ = await self.stop_in_the_middle(queue, running, FakeWorker(run))
         assert (await view(queue, job_id)).job.state == "succeeded"
 
     async def test_a_job_that_breaks_because_all_goes_down_is_put_back(self, queue: JobQueue, running):
@@ -273,7 +277,7 @@ class TestStopping:
             await stop_asked(cancelled)
             raise RuntimeError("cannot schedule new futures after shutdown")
 
-        job_id, _ = await self.stop_in_the_middle(queue, running, run)
+        job_id, _ = await self.stop_in_the_middle(queue, running, FakeWorker(run))
         assert await self.is_back(queue, job_id)
 
     async def test_a_worker_that_will_not_be_cancelled_does_not_hold_up_the_stop(
@@ -291,15 +295,15 @@ class TestStopping:
             gone.set()
             return await writes(asked, on_progress, cancelled)
 
-        job_id, took = await self.stop_in_the_middle(queue, running, run)
-        assert took < 2.0
+        job_id, took = await self.stop_in_the_middle(queue, running, FakeWorker(run), grace=0)
+        assert took < GRACE / 2
         go.set()
         await gone.wait()
         await asyncio.sleep(0.01)
         assert await self.is_back(queue, job_id)  # its late result counts for nothing
 
     async def test_the_next_runner_does_what_was_put_back(self, queue: JobQueue, running, writes: Run):
-        job_id, _ = await self.stop_in_the_middle(queue, running, hangs)
+        job_id, _ = await self.stop_in_the_middle(queue, running, FakeWorker(hangs), grace=0)
         later = await queue.submit(request("later"))
         worker = FakeWorker(writes)
         async with running(worker):
