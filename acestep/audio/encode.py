@@ -61,7 +61,7 @@ _ENCODINGS: Mapping[AudioFormat, _Encoding] = {
     ),
     # Transparent for stereo music according to the format's own recommendations (128 to 160 kbit/s).
     "opus": _Encoding("opus", "ogg", "libopus", "flt", bitrate=160, rates=(48000,)),
-    # The fast coder takes a third less time and loses less of the quiet bands, in files 12 % larger (measured).
+    # The fast coder takes a third less time and loses less of quiet bands; files get 12 % larger (measured).
     # The index first, so that playing can start before the download ends.
     "aac": _Encoding(
         "m4a",
