@@ -6,9 +6,10 @@ Tempo comes from librosa's beat tracker, key from Krumhansl's key profiles on ch
 
 from __future__ import annotations
 
-import librosa
 import numpy as np
 import soxr
+from librosa.beat import beat_track
+from librosa.feature import chroma_cqt
 from numpy.typing import NDArray
 
 from acestep.domain import AudioClip
@@ -26,7 +27,7 @@ _PROFILES = {
 
 def tempo(clip: AudioClip) -> float:
     """Beats a minute: the slope of the tracked beats, finer than the tracker's own estimate."""
-    estimate, beats = librosa.beat.beat_track(y=_mono(clip), sr=_RATE, units="time")
+    estimate, beats = beat_track(y=_mono(clip), sr=_RATE, units="time")
     if len(beats) < 4:
         return float(np.atleast_1d(estimate)[0])
     steps = np.diff(beats)
@@ -41,7 +42,7 @@ def is_tempo(measured: float, bpm: float) -> bool:
 
 def key(clip: AudioClip) -> str:
     """The key whose profile fits the chroma best, as "F# minor"."""
-    chroma = librosa.feature.chroma_cqt(y=_mono(clip), sr=_RATE).mean(axis=1)
+    chroma = chroma_cqt(y=_mono(clip), sr=_RATE).mean(axis=1)
     fits = {
         f"{tonic} {mode}": float(np.corrcoef(np.roll(profile, step), chroma)[0, 1])
         for mode, profile in _PROFILES.items()

@@ -23,15 +23,13 @@ _OWN = "ACESTEP_"
 class LiveServer:
     """`acestep-api` in a process of its own, with its data in `data`; stopped when the block ends."""
 
-    def __init__(
-        self, data: Path, env: Mapping[str, str] | None = None, command: Sequence[str] | None = None
-    ) -> None:
+    def __init__(self, data: Path, env: Mapping[str, str] | None = None) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = data / "server.log"
         self._data = data
         self._env = dict(env or {})
-        self._command = command or [sys.executable, "-m", "acestep.api_server", "--port", str(self.port)]
+        self.command = [sys.executable, "-m", "acestep.api_server", "--port", str(self.port)]
         self.process: subprocess.Popen[bytes] | None = None
         self.client = httpx.Client(base_url=self.url, timeout=60)
 
@@ -41,7 +39,7 @@ class LiveServer:
         env = {name: value for name, value in os.environ.items() if not name.startswith(_OWN)}
         env |= {"ACESTEP_DATA_DIR": str(self._data), "ACESTEP_CONFIG_PATH": "acestep-nano"} | self._env
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self._command, env=env, stdout=log, stderr=log)
+            self.process = subprocess.Popen(self.command, env=env, stdout=log, stderr=log)
         self._wait(lambda: self.client.get("/health").status_code == 200, 60)
 
     def wait_ready(self, seconds: float = 120) -> None:

@@ -113,8 +113,9 @@ class Denoiser(nn.Module):
         text = encoder.text_projector(hidden)
         embedded = self.text_encoder.embed_tokens(batch.lyric_ids)
         words = encoder.lyric_encoder(embedded, torch.ones_like(batch.lyric_ids))
-        reference = self.silence.expand(1, CONFIG["timbre_fix_frame"], -1)
-        timbre, _ = encoder.timbre_encoder(reference, torch.zeros(1, dtype=torch.long))
+        # Thirty seconds of silence are frames that are all alike, and attention over equals gives that
+        # equal: one frame comes to the same.
+        timbre, _ = encoder.timbre_encoder(self.silence, torch.zeros(1, dtype=torch.long))
         shared = torch.cat([words, timbre], dim=1).expand(size, -1, -1)
         seen = torch.ones(size, shared.shape[1], dtype=torch.bool)
         return torch.cat([shared, text], dim=1), torch.cat([seen, batch.mask.bool()], dim=1)

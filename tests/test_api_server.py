@@ -1,0 +1,187 @@
+"""The whole server as its users start it: real processes, real HTTP, the bundled model."""
+
+import io
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import av
+import pytest
+
+from acestep import api_server
+from tests.live_server import LiveServer, free_port
+
+# As short and as coarse as songs may be: these tests are about the server.
+QUICK = {"prompt": "piano", "audio_duration": 10, "inference_steps": 1, "guidance_scale": 1, "batch_size": 1}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    with LiveServer(tmp_path_factory.mktemp("server") / "data") as live:
+        live.wait_ready()
+        yield live
+
+
+def start(*arguments: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run `acestep-api` to its end, from a folder that is not the project's."""
+    command = [sys.executable, "-m", "acestep.api_server", *arguments]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("ACESTEP_")}
+    return subprocess.run(
+        command, cwd=cwd, env=clean | env, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_a_caption_becomes_a_file_of_the_asked_length(server: LiveServer) -> None:
+    fields = QUICK | {"audio_format": "wav", "seed": 5, "bpm": 100, "batch_size": 2}
+    (songs,) = server.wait_for([server.submit(**fields)])
+    assert [song["seed"] for song in songs] == [5, 6]
+    for song in songs:
+        with av.open(io.BytesIO(server.download(song))) as file:
+            stream = file.streams.audio[0]
+            assert (stream.codec_context.channels, stream.codec_context.sample_rate) == (2, 48_000)
+            assert sum(frame.samples for frame in file.decode(stream)) == 10 * 48_000
+    assert songs[0]["dit_model"] == "acestep-nano"
+    assert set(songs[0]["timings"]) == {"plan", "render", "decode", "write"}
+
+
+def test_the_same_seed_gives_the_same_song_alone_and_in_a_batch(server: LiveServer) -> None:
+    wav = QUICK | {"audio_format": "wav32", "seed": 11}
+    alone, pair = server.wait_for([server.submit(**wav), server.submit(**(wav | {"batch_size": 2}))])
+    one, again = (server.download(songs[0]) for songs in (alone, pair))
+    samples = [decoded(data) for data in (one, again)]
+    assert max(abs(a - b) for a, b in zip(*samples, strict=True)) < 1e-4
+
+
+def decoded(data: bytes) -> list[float]:
+    with av.open(io.BytesIO(data)) as file:
+        return [float(x) for frame in file.decode(audio=0) for x in frame.to_ndarray()[0][::97]]
+
+
+def test_everybody_is_told_that_it_is_nano(server: LiveServer) -> None:
+    (model,) = server.client.get("/v1/models").json()["data"]["models"]
+    assert model["name"] == "acestep-nano" and "bundled nano model" in model["notice"]
+    assert "bundled nano model" in server.log.read_text()
+
+
+def test_jobs_are_counted_and_their_time_is_known(server: LiveServer) -> None:
+    before = server.client.get("/v1/stats").json()["data"]
+    server.wait_for([server.submit(**QUICK)])
+    after = server.client.get("/v1/stats").json()["data"]
+    assert after["jobs"]["succeeded"] == before["jobs"]["succeeded"] + 1
+    assert 0 < after["avg_job_seconds"] < 60
+
+
+def test_a_second_server_on_the_same_data_is_refused(server: LiveServer, tmp_path: Path) -> None:
+    data = server.log.parent
+    second = start("--port", str(free_port()), cwd=tmp_path, ACESTEP_DATA_DIR=str(data))
+    assert second.returncode == api_server.REFUSED
+    assert second.stderr.count("\n") == 1
+    assert "--workers 1" in second.stderr and str(data) in second.stderr
+
+
+def test_uvicorn_serves_the_same_and_takes_one_worker_only(tmp_path: Path) -> None:
+    with uvicorn(tmp_path / "one", workers=1) as live:
+        assert live.client.get("/health").json()["data"]["service"] == "ACE-Step API"
+    two = uvicorn(tmp_path / "two", workers=2)
+    with pytest.raises(AssertionError, match="the server ended"):
+        # Whichever process came first may answer for a moment; then all of them stop.
+        two.start()
+        two.wait_ready(60)
+    assert "--workers 1" in two.log.read_text()
+
+
+def uvicorn(data: Path, workers: int) -> LiveServer:
+    live = LiveServer(data)
+    live.command = [sys.executable, "-m", "uvicorn", "acestep.api_server:app"]
+    live.command += ["--port", str(live.port), "--workers", str(workers)]
+    return live
+
+
+def test_the_key_on_the_command_line_locks_the_door(tmp_path: Path) -> None:
+    live = LiveServer(tmp_path / "data")
+    live.command += ["--api-key", "sk-secret"]
+    with live:
+        assert live.client.get("/v1/stats").status_code == 401
+        assert live.client.get("/v1/stats", headers={"Authorization": "Bearer sk-secret"}).status_code == 200
+        assert "sk-secret" not in live.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "said"),
+    [
+        ((), {"ACESTEP_QUEUE_MAXSIZE": "many"}, ("ACESTEP_QUEUE_MAXSIZE", "many", "0 or more")),
+        (("--port", "99999"), {}, ("ACESTEP_API_PORT", "99999", "65535")),
+        ((), {"ACESTEP_CONFIG_PATH": "acestep-v99"}, ("acestep-v99", "acestep-nano")),
+        ((), {"ACESTEP_CONFIG_PATH": "acestep-v15-turbo", "HF_HUB_OFFLINE": "1"}, ("acestep-download",)),
+        ((), {"ACESTEP_DATA_DIR": "/proc/nowhere"}, ("/proc/nowhere", "ACESTEP_DATA_DIR")),
+    ],
+)
+def test_what_cannot_be_used_stops_the_start_with_one_line(
+    tmp_path: Path, arguments: tuple[str, ...], env: dict[str, str], said: tuple[str, ...]
+) -> None:
+    where = {"ACESTEP_DATA_DIR": str(tmp_path / "data"), "ACESTEP_CHECKPOINTS_DIR": str(tmp_path)}
+    refused = start(*arguments, cwd=tmp_path, **(where | env))
+    assert refused.returncode == api_server.REFUSED
+    assert refused.stdout == "" and refused.stderr.count("\n") == 1
+    assert all(word in refused.stderr for word in said)
+
+
+def test_help_names_the_flags(tmp_path: Path) -> None:
+    shown = start("--help", cwd=tmp_path)
+    assert shown.returncode == 0
+    assert all(flag in shown.stdout for flag in ("--host", "--port", "--api-key"))
+
+
+def test_nothing_is_lost_when_the_process_is_killed(tmp_path: Path) -> None:
+    live = LiveServer(tmp_path / "data")
+    live.start()
+    live.wait_ready()
+    ids = [live.submit(**QUICK, seed=seed) for seed in range(20)]
+    until(lambda: sum(entry["status"] == 1 for entry in live.query(ids)) >= 5)
+    live.kill()
+    with live:
+        results = live.wait_for(ids, seconds=240)
+        files = [song["file"] for songs in results for song in songs]
+        assert [len(songs) for songs in results] == [1] * 20
+        assert [songs[0]["seed"] for songs in results] == list(range(20))
+        assert all(songs[0]["status"] == 1 for songs in results)
+        assert len(set(files)) == 20
+        assert all(live.client.head(file).status_code == 200 for file in files)
+        assert live.client.get("/v1/stats").json()["data"]["jobs"]["total"] == 20
+
+
+def until(is_so: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_an_orderly_stop_puts_the_running_job_back(tmp_path: Path) -> None:
+    live = LiveServer(tmp_path / "data")
+    live.start()
+    live.wait_ready()
+    long = QUICK | {"audio_duration": 120, "inference_steps": 60, "guidance_scale": 7}
+    task = live.submit(**long)
+    until(lambda: '"stage": "render"' in live.query([task])[0]["result"])
+    live.stop()
+    live.start()
+    (entry,) = live.query([task])
+    assert entry["status"] == 0
+    live.stop()
+
+
+def test_requests_wait_while_the_model_loads(tmp_path: Path) -> None:
+    with LiveServer(tmp_path / "data") as live:
+        task = live.submit(**QUICK)
+        assert not live.client.get("/health").json()["data"]["ready"]
+        ((song,),) = live.wait_for([task])
+        assert song["status"] == 1
+
+
+def test_only_app_is_built_on_demand() -> None:
+    with pytest.raises(AttributeError):
+        _ = api_server.nothing
