@@ -26,3 +26,7 @@ nano:
 # Measure how well nano obeys
 nano-eval:
     uv run --group training python -m benchmarks.nano_eval
+
+# Write the versions of uv.lock into pyproject.toml
+pin:
+    uv lock --upgrade && uv run python -m scripts.pin

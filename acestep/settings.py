@@ -205,7 +205,9 @@ class Settings(BaseSettings):
     generation_timeout: float = _number(
         600, 1, None, "s", "How long `/v1/chat/completions` waits for its song.", pending=_NO_CHAT
     )
-    mp3_bitrate: int = _number(256, 128, 320, "kbit/s", "Bit rate of MP3 files.")
+    mp3_bitrate: Annotated[Literal[128, 160, 192, 224, 256, 320], BeforeValidator(_to_int)] = _setting(
+        256, "128, 160, 192, 224, 256 or 320 kbit/s", "Bit rate of MP3 files."
+    )
 
     config_path: str | None = _setting(
         None,

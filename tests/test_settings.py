@@ -134,7 +134,7 @@ BAD = {
     "ACESTEP_DEVICE": ("gpu", "auto, cpu, cuda, cuda:N, mps, xpu"),
     "ACESTEP_INIT_LLM": ("maybe", "auto, true or false"),
     "ACESTEP_QUEUE_MAXSIZE": ("many", "0 or more jobs"),
-    "ACESTEP_MP3_BITRATE": ("64", "128 to 320 kbit/s"),
+    "ACESTEP_MP3_BITRATE": ("200", "128, 160, 192, 224, 256 or 320 kbit/s"),
     "ACESTEP_UNKNOWN_TASK_STATUS": ("1", "2 or 0"),
     "ACESTEP_CORS_ORIGINS": ("example.org", "origins as https://example.org"),
     "ACESTEP_API_LOG_LEVEL": ("loud", "debug, info, warning, error, critical"),

@@ -21,7 +21,7 @@ from acestep.domain import AudioClip, AudioFormat
 
 @dataclass(frozen=True, slots=True)
 class FileSpec:
-    """How to write one song. `mp3_bitrate` is constant, in kbit/s; LAME takes the nearest that MP3 has."""
+    """How to write one song. `mp3_bitrate` is constant, in kbit/s: 128, 160, 192, 224, 256 or 320."""
 
     audio_format: AudioFormat
     mp3_bitrate: int = 256

@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from acestep.errors import AceStepError
+from acestep.errors import AceStepError, DataFolderError
 from acestep.http.errors import Problem, problem_of
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ def install(app: FastAPI) -> None:
 
 async def _answer_error(request: Request, error: Exception) -> Json:
     problem = problem_of(error)
-    if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+    if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR or isinstance(error, DataFolderError):
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return failure(problem)
 

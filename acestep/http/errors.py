@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 
 from acestep.errors import (
     AceStepError,
+    DataFolderError,
     InvalidFieldError,
     ModelUnavailableError,
     QueueFullError,
@@ -30,8 +31,11 @@ STATUS: Mapping[type[AceStepError], int] = {
     UnknownModelError: 404,
     QueueFullError: 429,
     ModelUnavailableError: 503,
+    DataFolderError: 503,
 }
 INTERNAL = "Internal server error"
+# The error itself names a folder of the server, which is for its operator.
+STORAGE = "The server cannot use its storage at the moment; nothing was accepted. Its log says why."
 
 
 class InvalidFieldsError(InvalidFieldError):
@@ -70,6 +74,8 @@ def problem_of(error: Exception) -> Problem:
     status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 500)
     if status == HTTPStatus.INTERNAL_SERVER_ERROR:
         return Problem(status, INTERNAL)
+    if isinstance(error, DataFolderError):
+        return Problem(status, STORAGE)
     headers = {"Retry-After": str(error.retry_after)} if isinstance(error, QueueFullError) else {}
     return Problem(status, str(error), _extra(error), headers)
 

@@ -4,7 +4,7 @@ import logging
 import pytest
 
 from acestep.domain import ModelInfo
-from acestep.errors import CheckpointError
+from acestep.errors import CheckpointError, DataFolderError
 from acestep.http.deps import HttpConfig
 from tests.http.conftest import FakeWorker, Serve, assert_error
 
@@ -33,6 +33,16 @@ class TestWhatNobodyForesaw:
             (record,) = [record for record in caplog.records if record.name == "acestep.http.envelope"]
             assert record.exc_info
             assert "POST /release_task" in record.getMessage()
+
+    async def test_trouble_with_the_disk_is_said_without_its_folders(
+        self, serve: Serve, caplog: pytest.LogCaptureFixture
+    ):
+        worker = BrokenWorker(DataFolderError("The disk of /home/secret is full"))
+        async with serve(worker=worker) as server:
+            answer = await server.client.post("/release_task", json={})
+        assert_error(answer, 503, "nothing was accepted")
+        assert "secret" not in answer.text
+        assert "/home/secret" in caplog.text
 
     async def test_has_cors_headers_all_the_same(self, serve: Serve):
         async with serve(HttpConfig(cors_origins=("local",)), worker=BrokenWorker(RuntimeError())) as server:
