@@ -61,7 +61,7 @@ _PUBLISHED_NAMES = {
     ".norm_q.": ".q_norm.",
     ".norm_k.": ".k_norm.",
 }
-_DIFFUSERS_CLASSES = {
+MODULE_CLASSES = {
     "transformer": AceStepTransformer1DModel,
     "condition_encoder": AceStepConditionEncoder,
     "audio_tokenizer": AceStepAudioTokenizer,
@@ -134,17 +134,17 @@ def load_synthesizer(
 
 def _load_published(folder: Path, place: Placement) -> tuple[dict[str, Any], int]:
     config = read_json(folder / "config.json")
-    configs = _published_configs(config, folder / "config.json")
-    parts = {name: _build(cls, configs[name], place) for name, cls in _DIFFUSERS_CLASSES.items()}
+    configs = published_configs(config, folder / "config.json")
+    parts = {name: _build(cls, configs[name], place) for name, cls in MODULE_CLASSES.items()}
     silence = _read_silence(folder / "silence_latent.pt", configs["condition_encoder"]["timbre_hidden_dim"])
     parts["condition_encoder"].silence_latent = silence.to(place.device, place.dtype)
-    fill(nn.ModuleDict(parts), TensorIndex.of(folder), place, _published_name)
+    fill(nn.ModuleDict(parts), TensorIndex.of(folder), place, published_name)
     return parts, int(config.get("timbre_fix_frame", _PUBLISHED_REFERENCE_FRAMES))
 
 
 def _load_diffusers(folder: Path, place: Placement) -> dict[str, Any]:
     parts: dict[str, Any] = {}
-    for name, cls in _DIFFUSERS_CLASSES.items():
+    for name, cls in MODULE_CLASSES.items():
         index = TensorIndex.of(folder / name, "diffusion_pytorch_model")
         known = inspect.signature(cls.__init__).parameters
         config = read_json(folder / name / "config.json")
@@ -168,8 +168,8 @@ def _build(cls: type, config: dict[str, Any], place: Placement) -> Any:
     return module
 
 
-def _published_configs(config: dict[str, Any], path: Path) -> dict[str, dict[str, Any]]:
-    """The settings of each module, out of the one config of a published folder."""
+def published_configs(config: dict[str, Any], path: Path) -> dict[str, dict[str, Any]]:
+    """The settings of each module of MODULE_CLASSES, out of the one config of a published folder."""
     for_encoders = config | {
         size: config[f"encoder_{size}"] for size in _OWN_ENCODER_SIZES if config.get(f"encoder_{size}")
     }
@@ -195,7 +195,8 @@ def _pick(
     return {name: config[name] for name in (*required, *optional) if name in config}
 
 
-def _published_name(name: str) -> str:
+def published_name(name: str) -> str:
+    """What a published file calls a tensor that is `<module>.<name>` here."""
     if name == "condition_encoder.null_condition_emb":
         return "null_condition_emb"
     part, _, rest = name.partition(".")

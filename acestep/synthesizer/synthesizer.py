@@ -6,6 +6,7 @@ audio, files, jobs or how the plans came about.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -43,8 +44,8 @@ class Synthesizer:
         self._device = modules.silence_latent.device
 
     def frames(self, duration: float) -> int:
-        """Whole latent frames in `duration` seconds."""
-        return int(duration * self._frame_rate + 1e-6)  # 4.1 s at 25 Hz are 102.49999 in floats
+        """Latent frames that cover `duration` seconds; the last one may reach past the end."""
+        return math.ceil(duration * self._frame_rate - 1e-6)  # 64.4 s at 25 Hz are 1610.0000000000002
 
     @torch.inference_mode()
     def render(self, plans: Sequence[SongPlan], on_step: OnStep, cancelled: Cancelled) -> Rendered:

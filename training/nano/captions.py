@@ -34,7 +34,7 @@ _MOODS_JA = {
 _TEMPI = (
     (76, ("slow", "very slow tempo", "slow tempo"), "遅い"),
     (104, ("mid-tempo", "moderate tempo", "relaxed tempo"), "ゆったりした"),
-    (136, ("medium-fast", "walking-to-brisk tempo", "steady tempo"), "中くらいのテンポの"),
+    (136, ("medium-fast", "walking-to-brisk tempo", "steady tempo"), "中くらいの"),
     (1000, ("fast", "fast tempo", "quick tempo"), "速い"),
 )
 _JAPANESE = 0.1  # share of captions
@@ -68,10 +68,16 @@ def caption(piece: Piece, rng: random.Random) -> str:
     rng.shuffle(facts)
     text = ", ".join([head, *facts])
     if rng.random() < 0.15:
-        text = f"A {text}" if text[0].lower() not in "aeiou" else f"An {text}"
+        text = f"{_article(text)} {text}"
     if rng.random() < 0.15:
         text = text[0].upper() + text[1:] + "."
     return text.lower() if rng.random() < 0.1 else text
+
+
+def _article(text: str) -> str:
+    """By sound: an energetic rock, an 80s disco, a euphoric trance."""
+    start = text[:2].lower()
+    return "An" if start[0] in "aeiou8" and start != "eu" else "A"
 
 
 def _head(piece: Piece, rng: random.Random) -> str:

@@ -89,8 +89,12 @@ class _Grid:
 
 
 def compose(seed: int, seconds: float = 30.0, wish: Wish | None = None) -> Piece:
-    """A piece of exactly `seconds`, the same for the same seed and wish."""
+    """A piece of exactly `seconds`, the same for the same seed and wish.
+
+    Raises ValueError for a wish that no piece can fulfil.
+    """
     wish = wish or Wish()
+    _check(wish)
     rng = random.Random(seed)
     bpm = wish.bpm if wish.bpm is not None else rng.randint(MIN_BPM, MAX_BPM)
     style, metre = _choose_style(bpm, wish, rng)
@@ -101,11 +105,11 @@ def compose(seed: int, seconds: float = 30.0, wish: Wish | None = None) -> Piece
     numerals = rng.choice(PROGRESSIONS[key.mode]).split()
     chords = [key.chord(numerals[bar % PHRASE], style.sevenths) for bar in range(bars)]
     parts = [part for part in style.parts if rng.random() < part.chance]
-    named: dict[str, str] = {}
+    named: list[tuple[str, str]] = []  # role and instrument of each part; two parts may share a role
     notes: list[Note] = []
     for channel, part in zip(_CHANNELS, parts, strict=False):
         instrument = _choose_instrument(part, named, rng)
-        named[part.role] = instrument
+        named.append((part.role, instrument))
         strikes = _lead if part.role == "lead" else _accompany
         for note in strikes(part, instrument, chords, grid, energy, rng):
             program, _ = INSTRUMENTS[instrument]
@@ -127,6 +131,19 @@ def compose(seed: int, seconds: float = 30.0, wish: Wish | None = None) -> Piece
     )
 
 
+def _check(wish: Wish) -> None:
+    if wish.bpm is not None and not MIN_BPM <= wish.bpm <= MAX_BPM:
+        raise ValueError(f"bpm {wish.bpm} cannot be played: write {MIN_BPM} to {MAX_BPM}")
+    styles = [style for style in STYLES if wish.style in (None, style.name)]
+    if not styles:
+        names = ", ".join(style.name for style in STYLES)
+        raise ValueError(f"style {wish.style!r} is unknown: write one of {names}")
+    metres = sorted({metre for style in styles for metre in style.drums})
+    if wish.time_signature not in (None, *metres):
+        played_in = f"{wish.style or 'music'} is played in {' or '.join(metres)}"
+        raise ValueError(f"time_signature {wish.time_signature!r} cannot be played: {played_in}")
+
+
 def _choose_style(bpm: int, wish: Wish, rng: random.Random) -> tuple[Style, str]:
     """A style that lives at this tempo and in this metre; three beats for a quarter of the pieces."""
     metre = wish.time_signature or ("3" if rng.random() < 0.25 else "4")
@@ -136,19 +153,21 @@ def _choose_style(bpm: int, wish: Wish, rng: random.Random) -> tuple[Style, str]
         if (style.name == wish.style if wish.style else style.bpm[0] <= bpm <= style.bpm[1])
     ]
     playable = [style for style in fitting if metre in style.drums]
-    if not playable:
-        metre, playable = next((m, [s for s in fitting if m in s.drums]) for m in ("4", "3"))
+    if not playable:  # a style that was wished for, in the one metre that it has
+        playable, metre = fitting, next(iter(fitting[0].drums))
     return rng.choice(playable), metre
 
 
-def _choose_instrument(part: Part, named: dict[str, str], rng: random.Random) -> str:
-    fresh = [name for name in part.instruments if name not in named.values()]
+def _choose_instrument(part: Part, named: list[tuple[str, str]], rng: random.Random) -> str:
+    taken = {instrument for _, instrument in named}
+    fresh = [name for name in part.instruments if name not in taken]
     return rng.choice(fresh or list(part.instruments))
 
 
-def _by_prominence(named: dict[str, str]) -> tuple[str, ...]:
+def _by_prominence(named: list[tuple[str, str]]) -> tuple[str, ...]:
     order = ("lead", "comp", "arp", "pad", "bass")
-    return tuple(dict.fromkeys(named[role] for role in order if role in named))
+    ranked = sorted(named, key=lambda part: order.index(part[0]))
+    return tuple(dict.fromkeys(instrument for _, instrument in ranked))
 
 
 Strike = tuple[int, int, float, float]  # pitch, velocity, start, end
@@ -241,7 +260,7 @@ def _signs(pattern: str) -> Iterator[tuple[int, str, int]]:
 
 def _cut(notes: list[Note], seconds: float) -> Iterator[Note]:
     for note in sorted(notes, key=lambda note: (note.start, note.channel, note.pitch)):
-        if note.start < seconds:
+        if note.start < seconds - 1e-6:  # bars that end with the piece may seem to begin just before
             yield Note(
                 note.channel, note.program, note.pitch, note.velocity, note.start, min(note.end, seconds)
             )

@@ -7,27 +7,20 @@ the parity of the server's with the original is proved in the tests.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-from diffusers import AceStepTransformer1DModel
+from diffusers import AceStepConditionEncoder, AceStepTransformer1DModel
 from diffusers.models.transformers.ace_step_transformer import _ace_step_rotary_freqs, _create_4d_mask
-from diffusers.pipelines.ace_step.modeling_ace_step import (
-    AceStepAudioTokenDetokenizer,
-    AceStepAudioTokenizer,
-    AceStepConditionEncoder,
-)
 from torch import Tensor, nn
 
 from acestep.codec.sine_bank import SineBankCodec, SineBankConfig
+from acestep.synthesizer.loading import MODULE_CLASSES, published_configs
 from training.nano.dataset import RAW
 from training.nano.model import CONFIG, build_text_encoder, silence_frame
 
 _UNCONDITIONAL = 0.15  # share of examples that train the null condition, as for the published models
 _NOISE_WEIGHT = 3.0  # the 13 noise channels carry the drums; 88 tones would drown them
-_SHARED = (
-    *("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim"),
-    *("rope_theta", "attention_bias", "attention_dropout", "rms_norm_eps", "sliding_window"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,40 +38,15 @@ class Denoiser(nn.Module):
 
     silence: Tensor
     weight: Tensor
+    transformer: AceStepTransformer1DModel
+    condition_encoder: AceStepConditionEncoder
 
     def __init__(self, scale: SineBankConfig) -> None:
         super().__init__()
-        shared = {name: CONFIG[name] for name in _SHARED}
-        pooler = CONFIG["num_attention_pooler_hidden_layers"]
-        token = shared | {
-            "audio_acoustic_hidden_dim": CONFIG["audio_acoustic_hidden_dim"],
-            "pool_window_size": CONFIG["pool_window_size"],
-            "num_attention_pooler_hidden_layers": pooler,
-            "layer_types": CONFIG["layer_types"][:pooler],
-        }
         self.text_encoder = build_text_encoder()
-        self.transformer = AceStepTransformer1DModel(
-            **shared,
-            num_hidden_layers=CONFIG["num_hidden_layers"],
-            in_channels=CONFIG["in_channels"],
-            audio_acoustic_hidden_dim=CONFIG["audio_acoustic_hidden_dim"],
-            patch_size=CONFIG["patch_size"],
-            layer_types=CONFIG["layer_types"],
-        )
-        self.condition_encoder = AceStepConditionEncoder(
-            **shared,
-            text_hidden_dim=CONFIG["text_hidden_dim"],
-            timbre_hidden_dim=CONFIG["timbre_hidden_dim"],
-            num_lyric_encoder_hidden_layers=CONFIG["num_lyric_encoder_hidden_layers"],
-            num_timbre_encoder_hidden_layers=CONFIG["num_timbre_encoder_hidden_layers"],
-        )
-        self.audio_tokenizer = AceStepAudioTokenizer(
-            **token,
-            fsq_dim=CONFIG["fsq_dim"],
-            fsq_input_levels=CONFIG["fsq_input_levels"],
-            fsq_input_num_quantizers=CONFIG["fsq_input_num_quantizers"],
-        )
-        self.audio_token_detokenizer = AceStepAudioTokenDetokenizer(**token)
+        configs = published_configs(CONFIG, Path("config.json"))
+        for name, build in MODULE_CLASSES.items():
+            self.add_module(name, build(**configs[name]))
         self.register_buffer("silence", silence_frame(SineBankCodec(scale)), persistent=False)
         weight = torch.ones(CONFIG["audio_acoustic_hidden_dim"])
         weight[RAW.semitones :] = _NOISE_WEIGHT

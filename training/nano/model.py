@@ -7,7 +7,7 @@ that the server loads. Knows nothing of data or optimisation.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
 from acestep.codec.sine_bank import SineBankCodec, SineBankConfig
+from acestep.synthesizer.loading import MODULE_CLASSES, published_name
 
 LAYERS = 8
 TEXT_WIDTH = 128
@@ -131,35 +132,11 @@ def write_folder(
     tokenizer.save_pretrained(text_folder)
 
 
-# Where a module's tensors stand in a published DiT file, and how the names differ there.
-_PREFIXES = (
-    ("transformer", "decoder."),
-    ("condition_encoder", "encoder."),
-    ("audio_tokenizer", "tokenizer."),
-    ("audio_token_detokenizer", "detokenizer."),
-)
-_RENAMES: Sequence[tuple[str, str]] = (
-    ("proj_in_conv.", "proj_in.1."),
-    ("proj_out_conv.", "proj_out.1."),
-    (".to_q.", ".q_proj."),
-    (".to_k.", ".k_proj."),
-    (".to_v.", ".v_proj."),
-    (".to_out.0.", ".o_proj."),
-    (".norm_q.", ".q_norm."),
-    (".norm_k.", ".k_norm."),
-)
-
-
 def published_tensors(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
-    """Every tensor under its name in the published layout, in bfloat16."""
-    tensors: dict[str, Tensor] = {}
-    for name, prefix in _PREFIXES:
-        for key, tensor in modules[name].state_dict().items():
-            if key == "silence_latent":  # a file of its own in the published layout
-                continue
-            published = key
-            for ours, theirs in _RENAMES:
-                published = published.replace(ours, theirs)
-            full = published if key == "null_condition_emb" else prefix + published
-            tensors[full] = tensor.detach().to(torch.bfloat16).contiguous()
-    return tensors
+    """Every tensor of the DiT's folder under its name in the published layout, in bfloat16."""
+    return {
+        published_name(f"{part}.{name}"): tensor.detach().to(torch.bfloat16).contiguous()
+        for part in MODULE_CLASSES
+        for name, tensor in modules[part].state_dict().items()
+        if name != "silence_latent"  # a file of its own
+    }

@@ -71,9 +71,9 @@ class Key:
 
 
 def enharmonic(key_scale: str) -> str:
-    """The other common spelling of a key ("C# major" -> "Db major"), or the same where there is none."""
+    """The other common spelling of a key ("C# major" <-> "Db major"), or the same where there is none."""
     name, _, mode = key_scale.partition(" ")
-    return f"{ENHARMONIC.get(name, name)} {mode}"
+    return f"{(ENHARMONIC | _RESPELLED).get(name, name)} {mode}"
 
 
 def transpose_key(key_scale: str, semitones: int) -> str:

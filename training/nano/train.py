@@ -108,7 +108,8 @@ def to_latents(decibels: Tensor, scale: SineBankConfig) -> Tensor:
 
 def learn(model: Denoiser, stream: Iterator[Batch], plan: Plan) -> Denoiser:
     """Run AdamW until the time is up; returns the running average of the weights."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    weights = list(model.parameters())
+    optimizer = torch.optim.AdamW(weights, PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     average = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(0)
     started = time.monotonic()
@@ -125,7 +126,7 @@ def learn(model: Denoiser, stream: Iterator[Batch], plan: Plan) -> Denoiser:
             loss = model.loss(next(stream), generator)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
             _follow(average, model, step)
             smooth = loss.item() if step == 0 else 0.98 * smooth + 0.02 * loss.item()
