@@ -70,6 +70,7 @@ class BatchingStage(Generic[Item, Result]):
         loop = asyncio.get_running_loop()
         try:
             results = await loop.run_in_executor(self._executor, self._work, [item for item, _ in batch])
+            answers = list(zip(batch, results, strict=True))
         except BaseException as error:  # handed to whoever waits for it
             for _, future in batch:
                 if not future.done():
@@ -77,6 +78,6 @@ class BatchingStage(Generic[Item, Result]):
             if isinstance(error, asyncio.CancelledError):
                 raise
             return
-        for (_, future), result in zip(batch, results, strict=True):
+        for (_, future), result in answers:
             if not future.done():
                 future.set_result(result)

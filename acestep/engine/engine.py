@@ -39,11 +39,11 @@ class _Ticket:
     cancelled: Cancelled
     timings: dict[str, float] = field(default_factory=dict)
 
-    def report(self, stage: str, fraction: float, detail: str = "") -> None:
+    def report(self, stage: str, fraction: float) -> None:
         """Tell the job how far this song is, and stop here if nobody wants it any more."""
         if self.cancelled():
             raise JobCancelledError("The job was cancelled.")
-        self.progress.report(self.index, stage, fraction, detail)
+        self.progress.report(self.index, stage, fraction)
 
 
 class Engine:
@@ -91,7 +91,12 @@ class Engine:
         progress = JobProgress(len(plans), on_progress)
         planned = time.perf_counter() - started
         tickets = [_Ticket(n, plan, progress, cancelled, {"plan": planned}) for n, plan in enumerate(plans)]
-        return tuple(await asyncio.gather(*(self._make(ticket, request) for ticket in tickets)))
+        songs = [asyncio.create_task(self._make(ticket, request)) for ticket in tickets]
+        try:
+            return tuple(await asyncio.gather(*songs))
+        finally:
+            for song in songs:  # where one fails, nobody waits for the others
+                song.cancel()
 
     async def _make(self, ticket: _Ticket, request: SongRequest) -> Song:
         rendering = await self._rendering.run(ticket)
@@ -115,9 +120,8 @@ class Engine:
 
     def _render(self, tickets: Sequence[_Ticket]) -> Sequence[Rendering]:
         def on_step(done: int, steps: int) -> None:
-            for ticket in tickets:
-                if not ticket.cancelled():
-                    ticket.report("render", done / steps, f"step {done} of {steps}")
+            for ticket in tickets:  # stops nobody: the batch is shared with jobs that go on
+                ticket.progress.report(ticket.index, "render", done / steps, f"step {done} of {steps}")
 
         started = time.perf_counter()
         renderings = self._loaded.renderer.render(

@@ -77,7 +77,10 @@ def load_model(checkpoint: Checkpoint, device: str, info: ModelInfo) -> Loaded:
 
 
 def choose_device(wish: str) -> torch.device:
-    """The torch device that ACESTEP_DEVICE means; `auto` is the best that is there."""
+    """The torch device that ACESTEP_DEVICE means; `auto` is the best that is there.
+
+    Raises ModelUnavailableError where it is not there.
+    """
     there = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
@@ -86,8 +89,9 @@ def choose_device(wish: str) -> torch.device:
     }
     if wish == "auto":
         return torch.device(next(kind for kind, is_there in there.items() if is_there))
-    device = torch.device(wish)
-    if not there[device.type] or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
-        usable = ", ".join(kind for kind, is_there in there.items() if is_there)
-        raise ModelUnavailableError(f"ACESTEP_DEVICE={wish} is not there; this machine has: {usable}")
-    return device
+    if there.get(wish.partition(":")[0]):
+        device = torch.device(wish)
+        if device.type != "cuda" or (device.index or 0) < torch.cuda.device_count():
+            return device
+    usable = ", ".join(kind for kind, is_there in there.items() if is_there)
+    raise ModelUnavailableError(f"ACESTEP_DEVICE={wish} is not there; this machine has: {usable}")

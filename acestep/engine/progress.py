@@ -21,14 +21,16 @@ class JobProgress:
     def __init__(self, songs: int, on_progress: OnProgress) -> None:
         self._on_progress = on_progress
         self._lock = threading.Lock()
-        self._done: list[tuple[float, str, str]] = [(0.0, "plan", "Preparing")] * songs
+        # Of each song: how far it is, where its stage starts, the stage, and what people read.
+        self._songs: list[tuple[float, float, str, str]] = [(0.0, 0.0, "plan", "Preparing")] * songs
 
     def report(self, song: int, stage: str, fraction: float, detail: str = "") -> None:
         """Say that `song` (an index) has done `fraction` (0..1) of `stage`."""
         start, end = _SPAN[stage]
         text = f"{_TEXT[stage]} ({detail})" if detail else _TEXT[stage]
+        # Told under the lock: songs report from two threads, and a job must not seem to go back.
         with self._lock:
-            self._done[song] = (start + (end - start) * fraction, stage, text)
-            mean = sum(done for done, _, _ in self._done) / len(self._done)
-            _, slowest, text = min(self._done)
-        self._on_progress(Progress(mean, slowest, text))
+            self._songs[song] = (start + (end - start) * fraction, start, stage, text)
+            mean = sum(done for done, *_ in self._songs) / len(self._songs)
+            *_, slowest, its_text = min(self._songs)
+            self._on_progress(Progress(mean, slowest, its_text))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from acestep.audio.encode import FileSpec, extension, write
 from acestep.audio.tags import Tags
 from acestep.domain import AudioClip, AudioFormat, SongPlan
+from acestep.errors import DataFolderError
 from acestep.files import AudioStore
 
 _TITLE_LENGTH = 60
@@ -18,7 +19,10 @@ class SongWriter:
         self._mp3_bitrate = mp3_bitrate
 
     def write(self, clip: AudioClip, plan: SongPlan, audio_format: AudioFormat, model: str) -> str:
-        """Encode `clip` and return the file's name in the store."""
+        """Encode `clip` and return the file's name in the store.
+
+        Raises DataFolderError where the file cannot be written.
+        """
         tags = Tags(
             title=title(plan.caption),
             caption=plan.caption,
@@ -28,8 +32,14 @@ class SongWriter:
             model=model,
         )
         spec = FileSpec(audio_format, self._mp3_bitrate, tags)
-        with self._store.new_file(extension(audio_format)) as file:
-            write(clip, file.path, spec)
+        try:
+            with self._store.new_file(extension(audio_format)) as file:
+                write(clip, file.path, spec)
+        except OSError as error:
+            raise DataFolderError(
+                f"The song cannot be written: {error.strerror or error}. Make room in the data folder "
+                "(ACESTEP_DATA_DIR), and see that the server may write there."
+            ) from error
         return file.name
 
 

@@ -86,15 +86,12 @@ def test_warnings_belong_to_their_song(synthesizer):
     assert len(rendered.warnings[1]) == 1
 
 
-def test_frames_are_whole_and_survive_float_noise(base):
-    at_25 = Synthesizer(base, 25.0)
-    assert [at_25.frames(duration) for duration in (10.0, 3.5, 4.1 + 1e-12, 2.28, 0.03)] == [
-        250,
-        87,
-        102,
-        57,
-        0,
-    ]
+@pytest.mark.parametrize(
+    ("seconds", "frames"),
+    [(10.0, 250), (3.5, 88), (4.1, 103), (10.03, 251), (0.03, 1), (2.28, 57), (64.4, 1610)],
+)
+def test_frames_cover_the_song_and_float_noise_adds_none(base, seconds, frames):
+    assert Synthesizer(base, 25.0).frames(seconds) == frames
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,117 @@
+"""A model that hums instead of making music, and short ways to requests and engines."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from acestep.domain import AudioClip, ModelInfo, Progress, SongPlan, SongRequest
+from acestep.engine.engine import Engine
+from acestep.engine.renderer import Cancelled, Load, Loaded, OnFraction, OnStep, Rendering
+from acestep.engine.write import SongWriter
+from acestep.errors import JobCancelledError
+from acestep.files import AudioStore
+
+RATE = 8000
+STEPS = 3
+PATIENCE = 20.0  # seconds that a busy machine gets before a test gives up
+INFO = ModelInfo(
+    name="hum", is_turbo=False, steps=STEPS, guidance_scale=7.0, shift=1.0, max_steps=50, max_batch=4
+)
+
+
+class FakeRenderer:
+    """The latents of a song are its plan; its sound is as loud as its seed says (see `loudness`).
+
+    `batches` are the plans of each call of `render`, `threads` the threads that called. A song whose
+    caption is in `broken` fails its batch; `on_decode` may raise. After `hold`, renders wait for `release`.
+    """
+
+    def __init__(self) -> None:
+        self.batches: list[list[SongPlan]] = []
+        self.decoded: list[SongPlan] = []
+        self.steps = 0
+        self.threads: set[int] = set()
+        self.broken: dict[str, Exception] = {}
+        self.on_decode: Callable[[SongPlan], None] = lambda plan: None
+        self.begun = threading.Event()
+        self._go_on = threading.Event()
+        self._go_on.set()
+
+    def hold(self) -> None:
+        self.begun.clear()
+        self._go_on.clear()
+
+    def release(self) -> None:
+        self._go_on.set()
+
+    async def wait_begun(self) -> None:
+        assert await asyncio.to_thread(self.begun.wait, PATIENCE)
+
+    def render(self, plans: Sequence[SongPlan], on_step: OnStep, cancelled: Cancelled) -> Sequence[Rendering]:
+        self.batches.append(list(plans))
+        self.threads.add(threading.get_ident())
+        self.begun.set()
+        assert self._go_on.wait(PATIENCE)
+        for step in range(STEPS):
+            if cancelled():
+                raise JobCancelledError("The job was cancelled while it hummed.")
+            self.steps += 1
+            on_step(step + 1, STEPS)
+        for plan in plans:
+            if plan.caption in self.broken:
+                raise self.broken[plan.caption]
+        return [Rendering(plan, (f"seed {plan.seed} hums",)) for plan in plans]
+
+    def decode(self, rendering: Rendering, seconds: float, on_fraction: OnFraction) -> AudioClip:
+        self.decoded.append(rendering.latents)
+        self.threads.add(threading.get_ident())
+        self.on_decode(rendering.latents)
+        on_fraction(0.5)
+        samples = np.full((2, round(seconds * RATE)), loudness(rendering.latents.seed), np.float32)
+        on_fraction(1.0)
+        return AudioClip(samples, RATE)
+
+
+def loudness(seed: int) -> float:
+    return seed / 100
+
+
+def request(caption: str = "a song", seeds: tuple[int, ...] = (1,), **changes: Any) -> SongRequest:
+    fields: dict[str, Any] = {"duration": 10.0, "audio_format": "wav", "batch_size": len(seeds)}
+    return SongRequest(caption=caption, seeds=seeds, **(fields | changes))
+
+
+def loads(renderer: FakeRenderer, info: ModelInfo = INFO) -> Load:
+    return lambda on_loading: Loaded(replace(info, state="ready"), renderer)
+
+
+@asynccontextmanager
+async def running(files: AudioStore, load: Load, info: ModelInfo = INFO):
+    engine = Engine(info, load, SongWriter(files, mp3_bitrate=128))
+    await engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+def unheard(progress: Progress) -> None:
+    """For tests that do not look at progress."""
+
+
+def wanted() -> bool:
+    """For jobs that nobody cancels."""
+    return False
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not is_so():  # noqa: ASYNC110 - what changes is a state, not an event
+            await asyncio.sleep(0.002)

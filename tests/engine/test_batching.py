@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from acestep.engine.batching import BatchingStage
+
+
+@pytest.fixture
+def executor() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as executor:
+        yield executor
+
+
+class Doubler:
+    """Doubles numbers, and remembers which it got together."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+
+    def __call__(self, items: Sequence[int]) -> list[int]:
+        self.batches.append(list(items))
+        return [2 * item for item in items]
+
+
+def stage(
+    work: Callable[[Sequence[int]], Sequence[int]], executor: ThreadPoolExecutor, limit: int = 8
+) -> BatchingStage[int, int]:
+    """Even numbers go with even ones."""
+    return BatchingStage(work, lambda item: item % 2, lambda: limit, executor)
+
+
+async def test_everybody_gets_the_answer_to_what_they_brought(executor):
+    doubler = Doubler()
+    doubling = stage(doubler, executor)
+    answers = await asyncio.gather(*(doubling.run(item) for item in (1, 2, 3, 4, 5)))
+    assert answers == [2, 4, 6, 8, 10]
+    assert doubler.batches == [[1, 3, 5], [2, 4]]
+
+
+@pytest.mark.parametrize(("limit", "sizes"), [(2, [2, 2, 1]), (1, [1] * 5), (0, [1] * 5)])
+async def test_a_batch_holds_at_least_one_and_at_most_the_limit(executor, limit, sizes):
+    doubler = Doubler()
+    doubling = stage(doubler, executor, limit)
+    await asyncio.gather(*(doubling.run(2 * item) for item in range(5)))
+    assert [len(batch) for batch in doubler.batches] == sizes
+
+
+async def test_it_works_again_after_it_was_idle(executor):
+    doubler = Doubler()
+    doubling = stage(doubler, executor)
+    assert await doubling.run(1) == 2
+    await asyncio.sleep(0)
+    assert await doubling.run(2) == 4
+    assert doubler.batches == [[1], [2]]
+
+
+async def test_what_arrives_during_a_batch_waits_for_the_next(executor):
+    begun, go_on, doubler = threading.Event(), threading.Event(), Doubler()
+
+    def slow(items: Sequence[int]) -> list[int]:
+        begun.set()
+        assert go_on.wait(20)
+        return doubler(items)
+
+    doubling = stage(slow, executor)
+    first = asyncio.create_task(doubling.run(2))
+    assert await asyncio.to_thread(begun.wait, 20)
+    later = [asyncio.create_task(doubling.run(item)) for item in (4, 6)]
+    await asyncio.sleep(0)
+    go_on.set()
+    await asyncio.gather(first, *later)
+    assert doubler.batches == [[2], [4, 6]]
+
+
+async def test_an_error_fails_its_batch_and_no_other(executor):
+    def picky(items: Sequence[int]) -> list[int]:
+        if 3 in items:
+            raise ArithmeticError("three")
+        return list(items)
+
+    doubling = stage(picky, executor)
+    answers = await asyncio.gather(*(doubling.run(n) for n in (1, 3, 2)), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [ArithmeticError, ArithmeticError, int]
+
+
+async def test_work_that_answers_too_little_leaves_nobody_waiting(executor):
+    forgetful = stage(lambda items: items[:-1], executor)
+    async with asyncio.timeout(20):
+        answers = await asyncio.gather(*(forgetful.run(n) for n in (1, 3)), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [ValueError, ValueError]
+
+
+async def test_who_left_is_not_worked_for(executor):
+    doubler = Doubler()
+    doubling = stage(doubler, executor)
+    stays, leaves = (asyncio.create_task(doubling.run(item)) for item in (1, 3))
+    asyncio.get_running_loop().call_soon(leaves.cancel)
+    assert await stays == 2
+    assert leaves.cancelled()
+    assert doubler.batches == [[1]]

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderOobleck
+
+from acestep.checkpoints import Checkpoint, Defaults
+from acestep.codec.sine_bank import SineBankConfig
+from acestep.domain import AudioClip, ModelInfo
+from acestep.engine.loading import choose_device, load_model
+from acestep.engine.renderer import Loaded
+from acestep.errors import CheckpointError, JobCancelledError, ModelUnavailableError
+from tests.synthesizer import toy
+
+# The class of diffusers uses torch's older weight_norm, as the published files do.
+pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+
+EXPECTED = ModelInfo(
+    name="toy",
+    is_turbo=False,
+    steps=50,
+    guidance_scale=7.0,
+    shift=3.0,
+    max_steps=200,
+    is_default=True,
+    state="loading",
+    detail="reading",
+    notice="only a toy",
+)
+
+
+def write_sine_bank(folder: Path) -> None:
+    """As many channels and frames a second as the toy DiT: 12 semitones, 12 bands, 12.5 Hz."""
+    edges = tuple(4000.0 * band / 12 for band in range(13))
+    SineBankConfig(
+        sampling_rate=8000, hop_length=640, lowest_midi_note=48, semitones=12, noise_edges_hz=edges
+    ).write(folder)
+
+
+def write_oobleck(folder: Path) -> None:
+    torch.manual_seed(3)
+    AutoencoderOobleck(
+        encoder_hidden_size=2 * toy.CHANNELS,
+        downsampling_ratios=[2, 4, 4],
+        channel_multiples=[1, 1, 1],
+        decoder_channels=8,
+        decoder_input_channels=toy.CHANNELS,
+        audio_channels=2,
+        sampling_rate=400,
+    ).save_pretrained(folder)
+
+
+def write_checkpoint(folder: Path, write_codec: Callable[[Path], None]) -> Checkpoint:
+    written = toy.write_published(folder)
+    write_codec(folder / "vae")
+    return Checkpoint(
+        name="toy",
+        dit=written.dit,
+        layout="published",
+        vae=folder / "vae",
+        text_encoder=written.text_encoder,
+        is_turbo=False,
+        version="base",
+        notice="",
+        defaults=Defaults(steps=2, guidance_scale=1.5, shift=1.0),
+    )
+
+
+@pytest.fixture(scope="module", params=[write_sine_bank, write_oobleck], ids=["sine bank", "oobleck"])
+def loaded(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    return load_model(write_checkpoint(tmp_path_factory.mktemp("toy"), request.param), "cpu", EXPECTED)
+
+
+def sing(loaded: Loaded, seconds: float, seed: int = 1, told: list[float] | None = None) -> AudioClip:
+    plan = toy.song(duration=seconds, seed=seed)
+    (rendering,) = loaded.renderer.render([plan], lambda done, of: None, lambda: False)
+    return loaded.renderer.decode(rendering, seconds, ([] if told is None else told).append)
+
+
+@pytest.mark.parametrize("seconds", [10.0, 10.03, 10.05, 11.111])
+def test_a_song_is_exactly_as_long_as_asked(loaded: Loaded, seconds: float) -> None:
+    told: list[float] = []
+    clip = sing(loaded, seconds, told=told)
+    assert clip.samples.dtype == np.float32
+    assert clip.samples.shape == (2, round(seconds * clip.sample_rate))
+    assert np.abs(clip.samples).max() == pytest.approx(10 ** (-1 / 20), rel=1e-4)
+    assert told[-1] == 1.0
+
+
+def test_songs_of_a_batch_keep_apart(loaded: Loaded) -> None:
+    plans = [toy.song(duration=10.0, seed=1), toy.song(duration=10.0, seed=2, caption="x" * 400)]
+    renderings = loaded.renderer.render(plans, lambda done, of: None, lambda: False)
+    assert renderings[0].warnings == () and len(renderings[1].warnings) == 1
+    for plan, rendering in zip(plans, renderings, strict=True):
+        together = loaded.renderer.decode(rendering, 10.0, lambda fraction: None)
+        (alone,) = loaded.renderer.render([plan], lambda done, of: None, lambda: False)
+        torch.testing.assert_close(rendering.latents, alone.latents, atol=1e-5, rtol=1e-5)
+        assert together.samples.shape[0] == 2
+
+
+def test_decoding_can_be_stopped(loaded: Loaded) -> None:
+    def stop(fraction: float) -> None:
+        raise JobCancelledError("Enough.")
+
+    (rendering,) = loaded.renderer.render([toy.song()], lambda done, of: None, lambda: False)
+    with pytest.raises(JobCancelledError):
+        loaded.renderer.decode(rendering, toy.song().duration, stop)
+
+
+def test_the_checkpoint_completes_what_is_known(loaded: Loaded) -> None:
+    assert loaded.info == replace(EXPECTED, steps=2, guidance_scale=1.5, shift=1.0, state="ready", detail="")
+
+
+def test_a_codec_of_another_model_is_refused(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path, SineBankConfig().write)
+    with pytest.raises(CheckpointError, match=f"101 channels.*{toy.CHANNELS}"):
+        load_model(checkpoint, "cpu", EXPECTED)
+
+
+def test_the_device_is_looked_for_before_weights_are_read(tmp_path: Path) -> None:
+    missing = write_checkpoint(tmp_path, write_sine_bank)
+    (missing.vae / "config.json").unlink()
+    with pytest.raises(ModelUnavailableError):
+        load_model(missing, "abacus", EXPECTED)
+
+
+def test_a_cpu_is_always_there() -> None:
+    assert choose_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("wish", ["abacus", "meta", "cuda:9"])
+def test_a_device_that_is_not_there(wish: str) -> None:
+    with pytest.raises(ModelUnavailableError, match=f"ACESTEP_DEVICE={wish} is not there.*cpu"):
+        choose_device(wish)
+
+
+def test_a_gpu_is_taken_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("auto") == torch.device("cuda")
+    assert choose_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(ModelUnavailableError):
+        choose_device("cuda:2")

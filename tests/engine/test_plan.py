@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from acestep.domain import INSTRUMENTAL, MIN_DURATION, ModelInfo, SamplerOptions, Sampling, SongRequest
+from acestep.engine.plan import guess_duration, is_instrumental, plan_songs
+from acestep.synthesizer.prompts import TEXT2MUSIC_INSTRUCTION
+
+BASE = ModelInfo("base", is_turbo=False, steps=50, guidance_scale=7.0, shift=1.0, max_steps=200)
+TURBO = ModelInfo("turbo", is_turbo=True, steps=8, guidance_scale=1.0, shift=3.0, max_steps=8)
+
+
+def asked(**changes: Any) -> SongRequest:
+    return SongRequest(**({"caption": "piano", "seeds": (1,)} | changes))
+
+
+def test_there_is_one_plan_a_seed_and_they_differ_in_nothing_else():
+    first, second = plan_songs(asked(seeds=(7, 3), lyrics="la", bpm=90), BASE)
+    assert (first.seed, second.seed) == (7, 3)
+    assert first.bpm == second.bpm == 90
+    assert {field for field in first.__slots__ if getattr(first, field) != getattr(second, field)} == {"seed"}
+
+
+def test_what_was_asked_is_planned():
+    request = asked(
+        caption="a waltz",
+        lyrics="[Verse]\nla",
+        language="fr",
+        bpm=90,
+        key_scale="C minor",
+        time_signature="3",
+        duration=42.5,
+        instruction="Do it:",
+    )
+    (plan,) = plan_songs(request, BASE)
+    for field in ("caption", "lyrics", "language", "bpm", "key_scale", "time_signature", "duration"):
+        assert getattr(plan, field) == getattr(request, field)
+    assert plan.instruction == "Do it:"
+
+
+def test_facts_that_nobody_gave_stay_open():
+    (plan,) = plan_songs(asked(), BASE)
+    assert (plan.bpm, plan.key_scale, plan.time_signature) == (None, None, None)
+    assert plan.instruction == TEXT2MUSIC_INSTRUCTION
+
+
+@pytest.mark.parametrize("lyrics", ["", "  \n", "[inst]", "[Instrumental]", " [INSTRUMENTAL]\n"])
+def test_words_for_no_words(lyrics):
+    assert is_instrumental(lyrics)
+    (plan,) = plan_songs(asked(lyrics=lyrics), BASE)
+    assert plan.lyrics == INSTRUMENTAL
+
+
+@pytest.mark.parametrize("lyrics", ["la", "instrumental", "[Instrumental]\nla la"])
+def test_words_that_are_sung(lyrics):
+    assert not is_instrumental(lyrics)
+    (plan,) = plan_songs(asked(lyrics=lyrics), BASE)
+    assert plan.lyrics == lyrics
+
+
+def test_more_lines_make_a_longer_song_within_what_the_model_takes():
+    lengths = [guess_duration("la la\n" * lines, longest=240.0) for lines in range(1, 100)]
+    assert lengths == sorted(lengths)
+    assert len(set(lengths)) > 20
+    assert lengths[0] >= MIN_DURATION
+    assert lengths[-1] == 240.0
+
+
+def test_tags_and_empty_lines_take_no_time():
+    lines = ["one", "two", "three", "four", "five", "six"]
+    tagged = "[Verse 1]\n" + "\n\n".join(lines) + "\n  [Outro]"
+    assert guess_duration(tagged, 600.0) == guess_duration("\n".join(lines), 600.0)
+
+
+@pytest.mark.parametrize("lyrics", ["", "la\n" * 50])
+def test_no_guess_exceeds_a_model_of_short_songs(lyrics):
+    assert guess_duration(lyrics, longest=20.0) == 20.0
+
+
+@pytest.mark.parametrize("model", [BASE, TURBO], ids=["base", "turbo"])
+def test_the_model_decides_where_nothing_was_asked(model):
+    (plan,) = plan_songs(asked(), model)
+    assert plan.sampling == Sampling(model.steps, model.guidance_scale, model.shift)
+
+
+def test_what_was_asked_of_the_sampler_holds():
+    sampler = SamplerOptions(
+        steps=12,
+        guidance_scale=3.5,
+        shift=2.0,
+        cfg_interval_start=0.1,
+        cfg_interval_end=0.9,
+        timesteps=(1.0, 0.5),
+        infer_method="sde",
+        use_adg=True,
+    )
+    (plan,) = plan_songs(asked(sampler=sampler), BASE)
+    assert plan.sampling == Sampling(
+        steps=12,
+        guidance_scale=3.5,
+        shift=2.0,
+        cfg_interval=(0.1, 0.9),
+        timesteps=(1.0, 0.5),
+        infer_method="sde",
+        use_adg=True,
+    )

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import av
+import pytest
+
+from acestep.audio.decode import read
+from acestep.domain import AudioFormat, Sampling, SongPlan
+from acestep.engine.write import SongWriter, title
+from acestep.errors import DataFolderError
+from acestep.files import AudioStore
+from tests.audio.sounds import music
+
+PLAN = SongPlan(
+    caption="slow piano\nin the rain",
+    lyrics="",
+    language="en",
+    duration=0.5,
+    seed=41,
+    instruction="Do it:",
+    sampling=Sampling(8, 1.0, 3.0),
+    bpm=96,
+    key_scale="C# minor",
+)
+EXTENSIONS = {"mp3": "mp3", "wav": "wav", "wav32": "wav", "flac": "flac", "opus": "opus", "aac": "m4a"}
+
+
+@pytest.mark.parametrize("audio_format", EXTENSIONS)
+def test_a_song_is_a_tagged_file_in_the_store(files: AudioStore, audio_format: AudioFormat) -> None:
+    clip = music(24_001)
+    name = SongWriter(files, mp3_bitrate=128).write(clip, PLAN, audio_format, "hum")
+    path = files.path(name)
+    assert path is not None
+    assert path.suffix == f".{EXTENSIONS[audio_format]}"
+    assert read(path).samples.shape == clip.samples.shape
+    with av.open(str(path)) as file:
+        tags = {**file.streams.audio[0].metadata, **file.metadata}
+    assert tags["title"] == "slow piano"
+    said = " ".join(tags.values())
+    assert all(fact in said for fact in ("in the rain", "41", "hum", "C#"))
+
+
+def test_the_bit_rate_of_mp3_is_the_setting(files: AudioStore) -> None:
+    sizes = []
+    for bitrate in (64, 256):
+        name = SongWriter(files, mp3_bitrate=bitrate).write(music(48_000), PLAN, "mp3", "hum")
+        path = files.path(name)
+        assert path is not None
+        sizes.append(path.stat().st_size)
+    assert sizes[1] > 2 * sizes[0]
+
+
+def test_a_folder_that_is_gone_is_explained(files: AudioStore, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "audio")
+    with pytest.raises(DataFolderError, match="ACESTEP_DATA_DIR"):
+        SongWriter(files, mp3_bitrate=128).write(music(8_000), PLAN, "wav", "hum")
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("slow piano", "slow piano"),
+        ("\n slow piano\nand rain", "slow piano"),
+        ("", ""),
+        ("word " * 30, "word " * 11 + "word…"),
+        ("x" * 61, "x" * 60 + "…"),
+        ("静" * 60, "静" * 60),
+    ],
+)
+def test_titles_are_the_first_line_cut_at_a_word(caption: str, expected: str) -> None:
+    assert title(caption) == expected
