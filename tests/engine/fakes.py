@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import asynccontextmanager
@@ -38,6 +39,7 @@ class FakeRenderer:
         self.decoded: list[SongPlan] = []
         self.steps = 0
         self.threads: set[int] = set()
+        self.niceness: int | None = None
         self.broken: dict[str, Exception] = {}
         self.on_decode: Callable[[SongPlan], None] = lambda plan: None
         self.begun = threading.Event()
@@ -57,6 +59,7 @@ class FakeRenderer:
     def render(self, plans: Sequence[SongPlan], on_step: OnStep, cancelled: Cancelled) -> Sequence[Rendering]:
         self.batches.append(list(plans))
         self.threads.add(threading.get_ident())
+        self.niceness = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
         self.begun.set()
         assert self._go_on.wait(PATIENCE)
         for step in range(STEPS):

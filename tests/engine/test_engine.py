@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 from dataclasses import replace
 from itertools import groupby, pairwise
@@ -63,6 +65,11 @@ class TestOneJob:
         assert tags["title"] == "slow piano"
         for fact in ("in the rain", "bpm: 90", "key: C# minor", "seed: 5", "model: hum"):
             assert fact in tags["comment"]
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="threads have no niceness of their own here")
+    async def test_computing_stands_back_behind_the_event_loop(self, engine, renderer):
+        await make(engine, request())
+        assert renderer.niceness > os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
     async def test_a_song_says_what_was_used(self, engine):
         (song,) = await make(engine, request(seeds=(5,), warnings=("said before",)))
