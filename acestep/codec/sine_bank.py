@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from acestep.errors import CheckpointError
+from acestep.weights import read_json
 
 CLASS_NAME = "SineBankCodec"
 
@@ -59,11 +60,12 @@ class SineBankConfig:
     def read(cls, folder: Path) -> SineBankConfig:
         """Read `config.json` of a codec folder; raises CheckpointError where it does not fit."""
         path = folder / "config.json"
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
         values.pop("_class_name", None)
-        values["noise_edges_hz"] = tuple(values["noise_edges_hz"])
         try:
-            return cls(**values)
+            return cls(**(values | {"noise_edges_hz": tuple(values["noise_edges_hz"])}))
+        except KeyError as error:
+            raise CheckpointError(f"{path}: {error} is missing") from error
         except TypeError as error:
             raise CheckpointError(f"{path}: {error}") from error
 
