@@ -122,10 +122,10 @@ def test_a_codec_that_nobody_knows_is_named(tmp_path: Path) -> None:
         load_codec(tmp_path, CPU, torch.float32)
 
 
-@pytest.mark.parametrize(("name", "said"), [("semitones", "semitonez"), ("noise_edges_hz", "noise_edges_hz")])
-def test_a_setting_that_is_misspelt_is_named(tmp_path: Path, name: str, said: str) -> None:
+@pytest.mark.parametrize("name", ["semitones", "noise_edges_hz"])
+def test_a_setting_that_is_misspelt_is_named(tmp_path: Path, name: str) -> None:
     SineBankConfig().write(tmp_path)
     path = tmp_path / "config.json"
-    path.write_text(path.read_text().replace(f'"{name}"', f'"{name[:-1]}z"'))
-    with pytest.raises(CheckpointError, match=said):
+    path.write_text(path.read_text().replace(f'"{name}"', f'"{name}z"'))
+    with pytest.raises(CheckpointError, match=name):
         load_codec(tmp_path, CPU, torch.float32)
