@@ -111,10 +111,19 @@ def examples(clips: list[Clip], frames: int, rng: random.Random) -> Iterator[Exa
         yield Example(decibels, _plan(piece, frames, rng))
 
 
+def plans(clips: list[Clip], rng: random.Random) -> Iterator[tuple[Piece, SongPlan]]:
+    """An endless stream of descriptions without music: pieces at any tempo and in any key."""
+    while True:
+        piece = rng.choice(clips).piece
+        key = transpose_key(piece.key_scale, rng.randint(0, 11))
+        piece = dataclasses.replace(piece, bpm=rng.randint(MIN_BPM, MAX_BPM), key_scale=key)
+        yield piece, _plan(piece, 0, rng)
+
+
 def _plan(piece: Piece, frames: int, rng: random.Random) -> SongPlan:
     # The length that is asked for says nothing about the music: half the time it is any length.
     seconds = frames // FRAME_RATE
-    if rng.random() < 0.5:
+    if not seconds or rng.random() < 0.5:
         seconds = rng.randint(int(MIN_DURATION), int(MAX_DURATION))
     given = metas(piece, rng)
     # Nano cannot sing: a language is to make no difference.

@@ -1,0 +1,97 @@
+"""Teach the text encoder to read, before it is asked to guide music.
+
+A prompt states its facts in words; what the denoiser needs are the facts. Finding them with the noisy
+gradient of the denoising loss takes longer than everything else together, so the encoder first learns to
+tell tempo, key, metre, style and drums from prompts alone. Owns that exercise; the heads are thrown away.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+
+import torch
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast, Qwen3Model
+
+from acestep.synthesizer.prompts import caption_prompt
+from training.nano.composer import MAX_BPM, MIN_BPM, Piece
+from training.nano.dataset import Clip, plans
+from training.nano.styles import STYLES
+from training.nano.theory import KEY_SCALES
+
+_BATCH = 48
+_PEAK_RATE = 2e-3
+# Beats a minute that count as nearly the same: neighbours in tempo are to be neighbours for the model.
+_NEAR_BPM = 2.0
+_STYLE_NAMES = tuple(style.name for style in STYLES)
+
+
+class _Heads(nn.Module):
+    """One linear reading of the last token's state for each fact."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.bpm = nn.Linear(width, MAX_BPM - MIN_BPM + 1)
+        self.key = nn.Linear(width, len(KEY_SCALES))
+        self.style = nn.Linear(width, len(_STYLE_NAMES))
+        self.switches = nn.Linear(width, 2)  # three beats a bar, drums
+
+    def loss(self, state: Tensor, pieces: list[Piece]) -> Tensor:
+        bpm = torch.tensor([piece.bpm for piece in pieces])
+        grid = torch.arange(MIN_BPM, MAX_BPM + 1)
+        near = torch.softmax(-(((grid[None] - bpm[:, None]) / _NEAR_BPM) ** 2) / 2, dim=1)
+        switches = torch.tensor([[piece.time_signature == "3", piece.has_drums] for piece in pieces])
+        entropy = nn.functional.cross_entropy
+        return (
+            entropy(self.bpm(state), near)
+            + entropy(self.key(state), _indices(KEY_SCALES, [piece.key_scale for piece in pieces]))
+            + entropy(self.style(state), _indices(_STYLE_NAMES, [piece.style.name for piece in pieces]))
+            + nn.functional.binary_cross_entropy_with_logits(self.switches(state), switches.float())
+        )
+
+
+def teach_reading(
+    encoder: Qwen3Model, tokenizer: PreTrainedTokenizerFast, clips: list[Clip], minutes: float
+) -> None:
+    """Train `encoder` for `minutes` on prompts of the pieces behind `clips`."""
+    heads = _Heads(encoder.config.hidden_size)
+    weights = [*encoder.parameters(), *heads.parameters()]
+    optimizer = torch.optim.AdamW(weights, _PEAK_RATE, weight_decay=0.01, fused=True)
+    stream = plans(clips, random.Random(2))
+    started, smooth = time.monotonic(), 0.0
+    columns = (TextColumn("reading"), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        task = progress.add_task("", total=minutes * 60)
+        for step in itertools.count():
+            done = (time.monotonic() - started) / (minutes * 60)
+            if done > 1:
+                return
+            for group in optimizer.param_groups:
+                group["lr"] = _PEAK_RATE * min(1.0, (step + 1) / 100) * max(0.02, 1.0 - done)
+            pieces, texts = zip(*itertools.islice(stream, _BATCH), strict=True)
+            tokens = tokenizer([caption_prompt(plan) for plan in texts], padding=True, return_tensors="pt")
+            loss = heads.loss(
+                _last_state(encoder, tokens["input_ids"], tokens["attention_mask"]), list(pieces)
+            )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(weights, 1.0)
+            optimizer.step()
+            smooth = loss.item() if step == 0 else 0.98 * smooth + 0.02 * loss.item()
+            progress.update(task, completed=done * minutes * 60, description=f"loss {smooth:.3f}")
+            if step % 100 == 99:
+                progress.console.print(f"reading, step {step + 1}: loss {smooth:.3f}")
+
+
+def _last_state(encoder: Qwen3Model, ids: Tensor, mask: Tensor) -> Tensor:
+    """The state of each text's last token, which has seen the whole text, `[B, D]`."""
+    states: Tensor = encoder(ids, mask).last_hidden_state
+    last = mask.sum(dim=1) - 1
+    return states[torch.arange(len(states)), last]
+
+
+def _indices(names: tuple[str, ...], values: list[str]) -> Tensor:
+    return torch.tensor([names.index(value) for value in values])
