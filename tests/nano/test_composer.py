@@ -267,6 +267,6 @@ class TestKeys:
     def test_a_chord_is_laid_out_from_below(self) -> None:
         chord = Key.parse("C major").chord("IV")
         assert chord.ladder(60, 4) == [60, 65, 69, 72]
-        assert chord.ladder(60, 3, power=True) == [60, 65, 72]
+        assert chord.power(40) == [41, 48, 53]
         assert chord.bass(28) == [29, 33, 36, 41]
         assert chord.root == 5

@@ -194,7 +194,9 @@ def _pitches(part: Part, instrument: str, chord: Chord, sign: str) -> list[int]:
         return [chord.bass(part.low)[int(sign)]]
     if sign.isdigit():
         return [chord.ladder(part.low, 4)[int(sign)]]
-    return chord.ladder(part.low, len(chord.tones), power=instrument in POWER_CHORDS)
+    if instrument in POWER_CHORDS:
+        return chord.power(part.low)
+    return chord.ladder(part.low, len(chord.tones))
 
 
 def _lead(

@@ -17,6 +17,9 @@ from training.nano.composer import DRUM_CHANNEL, Note, Piece
 
 _PEAK = 0.9
 _DRUM_BANK = 128
+_TAIL = 4096  # samples listened to at a time
+_LONGEST_TAIL = 480_000  # samples; measured: the slowest release is inaudible before that
+_INAUDIBLE = 3  # of 32,767
 
 
 class Renderer:
@@ -42,7 +45,7 @@ class Renderer:
 
     def render(self, piece: Piece) -> NDArray[np.float32]:
         """Stereo `[2, samples]`, exactly as long as the piece, with its peak at 0.9."""
-        self._synth.system_reset()
+        self._silence()
         for channel, program in {(note.channel, note.program) for note in piece.notes}:
             bank = _DRUM_BANK if channel == DRUM_CHANNEL else 0
             self._synth.program_select(channel, self._font, bank, program)
@@ -62,6 +65,13 @@ class Renderer:
             audio[2 * position :] = self._synth.get_samples(total - position)
         peak = max(1.0, float(np.abs(audio).max()))
         return np.ascontiguousarray((audio * (_PEAK / peak)).reshape(-1, 2).T)
+
+    def _silence(self) -> None:
+        """Let the piece before die away: a reset ends notes, but their releases would ring into this one."""
+        self._synth.system_reset()
+        for _ in range(0, _LONGEST_TAIL, _TAIL):
+            if np.abs(self._synth.get_samples(_TAIL)).max() <= _INAUDIBLE:
+                break
 
 
 def _events(piece: Piece) -> list[tuple[float, int, Note]]:

@@ -35,9 +35,6 @@ INSTRUMENTS: dict[str, tuple[int, str]] = {
     "synth lead": (81, "シンセリード"),
     "synth pad": (89, "シンセパッド"),
 }
-LEADS = ("piano", "electric guitar", "violin", "flute", "saxophone", "trumpet", "clarinet", "synth lead",
-         "square lead", "vibraphone", "marimba", "music box", "accordion", "harp")  # fmt: skip
-BASSES = ("double bass", "electric bass", "synth bass")
 POWER_CHORDS = ("distorted guitar",)
 
 # General MIDI drum map, and how loud each one is played.
@@ -45,10 +42,12 @@ DRUMS = {"kick": (36, 112), "rim": (37, 84), "snare": (38, 100), "clap": (39, 96
          "tom": (45, 92), "ride": (51, 82), "shaker": (70, 78), "tambourine": (54, 72), "crash": (49, 88)}  # fmt: skip
 KITS = {"standard": 0, "power": 16, "electronic": 24, "808": 25, "jazz": 32, "brush": 40, "orchestra": 48}
 
-# All start on the tonic and come back to it within the phrase: the key is to be heard, not guessed.
+# All start on the tonic and come back to it. The fourth degree sounds in every major one, and V follows no
+# iv in minor: overtones (a fifth and a major third above each note) otherwise make the dominant or the
+# parallel key heard.
 PROGRESSIONS = {
-    "major": ("I V vi I", "I vi V I", "I IV V I", "I IV I V", "I ii V I", "I IV vi I", "I vi IV I"),
-    "minor": ("i VI VII i", "i iv V i", "i VI iv i", "i VII VI i", "i iv i V", "i VI V i"),
+    "major": ("I vi IV V", "I vi ii I", "I IV V I", "I IV ii I", "I ii IV I", "I IV vi V", "I vi IV I"),
+    "minor": ("i VI VII i", "i iv VI i", "i VI iv i", "i VII VI i", "i VI iv V", "i VI V i"),
 }
 
 # Melody rhythms by metre and energy (0 calm .. 2 lively).
@@ -129,8 +128,8 @@ STYLES = (
         {"4": {"kick": "x.......x.x.....", "snare": "....x.......x...", "hat": "x.x.x.x.x.x.x.x."}},
         (
             _bass("electric bass", "0-0-0-0-0-0-0-0-"),
-            _part("comp", "distorted guitar", "x---x---x---x--- x-x-x-x-x-x-x-x-", velocity=80, low=45),
-            _part("comp", "organ, electric guitar", "x-------x-------", chance=0.4),
+            _part("comp", "distorted guitar", "x---x---x---x--- x-x-x-x-x-x-x-x-", velocity=64, low=40),
+            _part("comp", "organ, electric guitar", "x-------x-------", velocity=88),
             _lead("electric guitar, synth lead, trumpet"),
         ),
         ("rock", "guitar rock", "rock band", "driving rock"), ("ロック", "ギターロック"), kit="power",
@@ -306,7 +305,7 @@ STYLES = (
     ),
     Style(
         "bossa nova", (100, 156),
-        {"4": {"kick": "x.....x.x.....x.", "rim": "x.....x.....x...", "shaker": "x.o.x.o.x.o.x.o."}},
+        {"4": {"kick": "x.......x.......", "rim": "....x.....x.x...", "shaker": "x.o.x.o.x.o.x.o."}},
         (
             _bass("double bass, electric bass", "0-------2-------"),
             _part("comp", "acoustic guitar, piano, electric piano", "x---x---x---x--- x---x-x-x---x---"),

@@ -27,13 +27,14 @@ class Chord:
         """The pitch class of the root."""
         return self.tones[0]
 
-    def ladder(self, low: int, count: int, power: bool = False) -> list[int]:
-        """The first `count` chord tones at or above MIDI pitch `low`, lowest first.
+    def ladder(self, low: int, count: int) -> list[int]:
+        """The first `count` chord tones at or above MIDI pitch `low`, lowest first."""
+        return [pitch for pitch in range(low, low + 12 * count) if pitch % 12 in self.tones][:count]
 
-        `power` leaves only root and fifth.
-        """
-        tones = {self.tones[0], self.tones[2]} if power else set(self.tones)
-        return [pitch for pitch in range(low, low + 12 * count) if pitch % 12 in tones][:count]
+    def power(self, low: int) -> list[int]:
+        """Root, fifth and octave, never inverted, the root at or above MIDI pitch `low`."""
+        root, _, fifth, octave = self.bass(low)
+        return [root, fifth, octave]
 
     def bass(self, low: int) -> list[int]:
         """Root, third, fifth and octave, the root being its lowest pitch at or above MIDI pitch `low`."""
