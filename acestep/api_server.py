@@ -40,7 +40,7 @@ from acestep.jobs.runner import Runner
 from acestep.jobs.store import JobStore
 from acestep.settings import Settings, export_dotenv
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("acestep.api_server")  # also when this file is run as a script
 
 REFUSED = 2  # exit code where a setting, the data folder or the model keeps the server from starting
 _MB = 1024 * 1024

@@ -42,7 +42,7 @@ class LiveServer:
             self.process = subprocess.Popen(self.command, env=env, stdout=log, stderr=log)
         self._wait(lambda: self.client.get("/health").status_code == 200, 60)
 
-    def wait_ready(self, seconds: float = 120) -> None:
+    def wait_ready(self, seconds: float = 300) -> None:
         """Wait until the model is loaded."""
         self._wait(lambda: self.client.get("/health").json()["data"]["ready"], seconds)
 

@@ -19,10 +19,19 @@ QUICK = {"prompt": "piano", "audio_duration": 10, "inference_steps": 1, "guidanc
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+def starting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LiveServer, str]]:
+    """A server, and a task that was submitted before its model was loaded."""
     with LiveServer(tmp_path_factory.mktemp("server") / "data") as live:
-        live.wait_ready()
-        yield live
+        early = live.submit(**QUICK)
+        assert not live.client.get("/health").json()["data"]["ready"]
+        yield live, early
+
+
+@pytest.fixture
+def server(starting: tuple[LiveServer, str]) -> LiveServer:
+    live, _ = starting
+    live.wait_ready()
+    return live
 
 
 def start(*arguments: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -174,12 +183,10 @@ def test_an_orderly_stop_puts_the_running_job_back(tmp_path: Path) -> None:
     live.stop()
 
 
-def test_requests_wait_while_the_model_loads(tmp_path: Path) -> None:
-    with LiveServer(tmp_path / "data") as live:
-        task = live.submit(**QUICK)
-        assert not live.client.get("/health").json()["data"]["ready"]
-        ((song,),) = live.wait_for([task])
-        assert song["status"] == 1
+def test_requests_wait_while_the_model_loads(starting: tuple[LiveServer, str]) -> None:
+    live, early = starting
+    ((song,),) = live.wait_for([early], seconds=300)
+    assert song["status"] == 1
 
 
 def test_only_app_is_built_on_demand() -> None:
