@@ -373,7 +373,7 @@ def _is_published_dit(name: str) -> bool:
 
 
 def _command(name: str) -> str:
-    return f"`acestep-download {name}`"
+    return f"`uv run acestep-download {name}`"
 
 
 def _json(path: Path) -> dict[str, Any]:

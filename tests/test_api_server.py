@@ -73,6 +73,8 @@ def test_everybody_is_told_that_it_is_nano(server: LiveServer) -> None:
     (model,) = server.client.get("/v1/models").json()["data"]["models"]
     assert model["name"] == "acestep-nano" and "bundled nano model" in model["notice"]
     assert "bundled nano model" in server.log.read_text()
+    ((song,),) = server.wait_for([server.submit(**QUICK)])
+    assert any("bundled nano model" in warning for warning in song["warnings"])
 
 
 def test_jobs_are_counted_and_their_time_is_known(server: LiveServer) -> None:

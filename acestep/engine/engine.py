@@ -120,7 +120,8 @@ class Engine:
             audio_format=request.audio_format,
             dit_model=name,
             timings={stage: round(seconds, 3) for stage, seconds in ticket.timings.items()},
-            warnings=(*request.warnings, *rendering.warnings),
+            # Who hears a song must know if a stand-in made it.
+            warnings=tuple(filter(None, (*request.warnings, *rendering.warnings, self._info.notice))),
         )
 
     def _render(self, tickets: Sequence[_Ticket]) -> Sequence[Rendering]:

@@ -77,6 +77,13 @@ class TestOneJob:
         assert song.warnings == ("said before", "seed 5 hums")
         assert song.plan.sampling.steps == STEPS
 
+    async def test_a_song_says_what_people_must_know_of_its_model(self, files, renderer):
+        info = replace(INFO, notice="This is only a hum.")
+        async with running(files, loads(renderer, info), info) as engine:
+            await engine.wait_ready()
+            (song,) = await make(engine, request(seeds=(5,)))
+        assert song.warnings[-1] == "This is only a hum."
+
     async def test_every_stage_is_timed(self, files, renderer):
         renderer.hold()
         async with running(files, loads(renderer)) as engine:

@@ -23,9 +23,10 @@ from transformers import PreTrainedTokenizerFast
 
 from acestep.codec.sine_bank import SineBankConfig
 from acestep.synthesizer.prompts import caption_prompt, lyric_prompt
-from training.nano.dataset import RAW, Clip, examples, load_pool, measure_scale, render_pool
+from training.nano.dataset import RAW, Clip, examples, load_pool, measure_scale, plans, render_pool
 from training.nano.denoiser import Batch, Denoiser
 from training.nano.model import train_tokenizer, write_folder
+from training.nano.reading import teach_reading
 
 HERE = Path(__file__).parent
 SOUNDFONTS = (
@@ -45,6 +46,7 @@ class Plan:
     """What the command line asks for."""
 
     minutes: float
+    reading_minutes: float
     pieces: int
     work: Path
     out: Path
@@ -57,6 +59,7 @@ def main() -> None:
     parser.add_argument(
         "--minutes", type=float, default=75.0, help="time for learning (rendering comes on top)"
     )
+    parser.add_argument("--reading-minutes", type=float, default=6.0, help="time for the text encoder alone")
     parser.add_argument("--pieces", type=int, default=3000, help="pieces of 30 s to compose and render")
     parser.add_argument("--work", type=Path, default=HERE / "work", help="where rendered music is kept")
     parser.add_argument("--out", type=Path, default=HERE.parents[1] / "acestep/nano/weights")
@@ -72,10 +75,12 @@ def run(plan: Plan) -> None:
     clips = load_pool(plan.work / "pool")
     scale = measure_scale(clips)
     rng = random.Random(0)
-    stream = itertools.islice(examples(clips, 250, rng), 4000)
-    tokenizer = train_tokenizer(caption_prompt(example.plan) for example in stream)
+    texts = itertools.islice(plans(clips, rng), 4000)
+    tokenizer = train_tokenizer(caption_prompt(text) for _, text in texts)
     model = Denoiser(scale)
-    if plan.resume is not None:
+    if plan.resume is None:
+        teach_reading(model.text_encoder, tokenizer, clips, plan.reading_minutes)
+    else:
         model.load_state_dict(torch.load(plan.resume, weights_only=True))
     average = learn(model, batches(clips, tokenizer, scale, rng), plan)
     torch.save(average.state_dict(), plan.work / "state.pt")
