@@ -1,36 +1,29 @@
-"""Music to learn from: pieces are composed, rendered, and kept as latents.
+"""What the model sees: crops of rendered pieces, transposed and stretched as latents, and described.
 
-Owns the pool of rendered pieces on disk and the endless stream of training batches drawn from it,
-transposed and stretched in the latent domain. Knows nothing of the model that learns.
+Owns the endless stream of examples that a pool of clips gives. Knows nothing of the model that learns, nor
+how clips are rendered (that is `pool`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
-import pickle
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.progress import track
 from torch import Tensor
 
-from acestep.codec.sine_bank import SineBankCodec, SineBankConfig
+from acestep.codec.sine_bank import SineBankConfig
 from acestep.domain import INSTRUMENTAL, LANGUAGES, MAX_DURATION, MIN_DURATION, Sampling, SongPlan
 from acestep.synthesizer.prompts import TEXT2MUSIC_INSTRUCTION
 from training.nano.captions import caption, metas
-from training.nano.composer import MAX_BPM, MIN_BPM, Piece, compose
-from training.nano.render import Renderer
+from training.nano.composer import MAX_BPM, MIN_BPM, Piece
 from training.nano.theory import transpose_key
 
-SECONDS = 30.0
 FRAME_RATE = 25
-_SHARD = 50  # pieces in a file on disk
 _UNUSED = Sampling(steps=1, guidance_scale=1.0, shift=1.0)  # no text depends on it
 
 # In decibels; the pool is kept unscaled, so that the scaling can be measured on it.
@@ -51,38 +44,6 @@ class Example:
 
     decibels: Tensor
     plan: SongPlan
-
-
-def render_pool(folder: Path, pieces: int, soundfonts: tuple[Path, ...], processes: int) -> None:
-    """Compose and render `pieces` pieces into `folder`; shards that exist are kept."""
-    folder.mkdir(parents=True, exist_ok=True)
-    shards = range((pieces + _SHARD - 1) // _SHARD)
-    todo = [(folder / f"{n:04d}.pkl", n, soundfonts[n % len(soundfonts)]) for n in shards]
-    todo = [job for job in todo if not job[0].exists()]
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for _ in track(pool.imap_unordered(_render_shard, todo), "rendering", total=len(todo)):
-            pass
-
-
-def _render_shard(job: tuple[Path, int, Path]) -> None:
-    path, number, soundfont = job
-    torch.set_num_threads(1)
-    codec = SineBankCodec(RAW)
-    clips = []
-    with Renderer(soundfont) as renderer:
-        for seed in range(number * _SHARD, (number + 1) * _SHARD):
-            piece = compose(seed, SECONDS)
-            audio = torch.from_numpy(renderer.render(piece))[None]
-            latents = codec.encode(audio)[0].numpy().astype(np.float16)
-            clips.append(Clip(dataclasses.replace(piece, notes=()), latents))
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(pickle.dumps(clips))
-    partial.rename(path)
-
-
-def load_pool(folder: Path) -> list[Clip]:
-    """Every clip in `folder`, in order."""
-    return [clip for path in sorted(folder.glob("*.pkl")) for clip in pickle.loads(path.read_bytes())]
 
 
 def measure_scale(clips: list[Clip]) -> SineBankConfig:

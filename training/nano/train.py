@@ -23,9 +23,10 @@ from transformers import PreTrainedTokenizerFast
 
 from acestep.codec.sine_bank import SineBankConfig
 from acestep.synthesizer.prompts import caption_prompt, lyric_prompt
-from training.nano.dataset import RAW, Clip, examples, load_pool, measure_scale, plans, render_pool
+from training.nano.dataset import RAW, Clip, examples, measure_scale, plans
 from training.nano.denoiser import Batch, Denoiser
 from training.nano.model import train_tokenizer, write_folder
+from training.nano.pool import load_pool, render_pool
 from training.nano.reading import teach_reading
 
 HERE = Path(__file__).parent

@@ -1,0 +1,106 @@
+import itertools
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from acestep import checkpoints
+from acestep.codec.sine_bank import SineBankConfig
+from acestep.domain import ModelInfo, Sampling, SongPlan
+from acestep.engine.loading import load_model
+from acestep.synthesizer.conditioning import Condition
+from acestep.synthesizer.prompts import caption_prompt, lyric_prompt
+from acestep.synthesizer.transformer import Transformer
+from tests.nano.test_dataset import click_track
+from training.nano.dataset import plans
+from training.nano.denoiser import Batch, Denoiser
+from training.nano.model import train_tokenizer, write_folder
+from training.nano.reading import teach_reading
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    texts = itertools.islice(plans([click_track()], random.Random(0)), 300)
+    return train_tokenizer(caption_prompt(plan) for _, plan in texts)
+
+
+@pytest.fixture(scope="module")
+def model() -> Denoiser:
+    torch.manual_seed(0)
+    return Denoiser(SineBankConfig())
+
+
+def plan(**changes: object) -> SongPlan:
+    fields: dict[str, object] = {
+        "caption": "upbeat piano pop",
+        "lyrics": "[Instrumental]",
+        "language": "en",
+        "duration": 10.0,
+        "seed": 3,
+        "instruction": "Fill the audio semantic mask based on the given conditions:",
+        "sampling": Sampling(steps=2, guidance_scale=3.0, shift=1.0),
+    }
+    return SongPlan(**(fields | changes))
+
+
+def batch(tokenizer: PreTrainedTokenizerFast, *songs: SongPlan) -> Batch:
+    tokens = tokenizer([caption_prompt(song) for song in songs], padding=True, return_tensors="pt")
+    lyric = tokenizer([lyric_prompt(songs[0])], return_tensors="pt")
+    latents = torch.randn(len(songs), 50, 101, generator=torch.Generator().manual_seed(0))
+    return Batch(tokens["input_ids"], tokens["attention_mask"], lyric["input_ids"], latents)
+
+
+def test_digits_are_tokens_of_their_own(tokenizer: PreTrainedTokenizerFast) -> None:
+    assert tokenizer.tokenize("117")[-3:] == ["1", "1", "7"]
+    assert tokenizer.decode(tokenizer("明るい piano, 120 bpm")["input_ids"]) == "明るい piano, 120 bpm"
+
+
+@torch.no_grad()
+def test_training_and_serving_compute_the_same_velocity(
+    model: Denoiser, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    songs = batch(tokenizer, plan(), plan(caption="slow, sad and very long indeed, with strings"))
+    states, mask = model.condition(songs)
+    context = torch.cat([model.silence.expand(2, 50, -1), torch.ones(2, 50, 101)], dim=-1)
+    x = songs.latents
+    trained = model.velocity(x, torch.full((2,), 0.7), context, states, mask)
+    serving = Transformer(model.transformer)
+    served = serving.velocity(x, 0.7, serving.attend(Condition(states, mask, context)))
+    assert torch.allclose(trained, served, atol=1e-4)
+
+
+def test_the_loss_is_that_of_knowing_nothing_and_has_a_gradient_everywhere(
+    model: Denoiser, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    loss = model.loss(batch(tokenizer, *[plan(seed=n) for n in range(8)]), torch.Generator().manual_seed(2))
+    assert 1.0 < loss.item() < 4.0
+    loss.backward()
+    untouched = {name.split(".")[0] for name, weight in model.named_parameters() if weight.grad is None}
+    assert untouched <= {"audio_tokenizer", "audio_token_detokenizer", "condition_encoder"}
+    assert model.transformer.proj_in_conv.weight.grad is not None
+    model.zero_grad()
+
+
+def test_reading_is_learned(tokenizer: PreTrainedTokenizerFast) -> None:
+    torch.manual_seed(0)
+    encoder = Denoiser(SineBankConfig()).text_encoder
+    before = [weight.clone() for weight in encoder.parameters()]
+    teach_reading(encoder, tokenizer, [click_track()], minutes=0.02)
+    assert any(not torch.equal(old, new) for old, new in zip(before, encoder.parameters(), strict=True))
+
+
+def test_what_is_written_loads_strictly_and_renders(
+    model: Denoiser, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    folder = tmp_path / "toy-nano"
+    write_folder(folder, dict(model.named_children()), tokenizer, SineBankConfig())
+    checkpoint = checkpoints.require(str(folder), tmp_path)
+    assert "bundled nano model" in checkpoint.notice
+    info = ModelInfo(checkpoint.name, checkpoint.is_turbo, 1, 1.0, 1.0, 50)
+    loaded = load_model(checkpoint, "cpu", info)
+    assert (loaded.info.steps, loaded.info.state) == (16, "ready")
+    (rendering,) = loaded.renderer.render([plan()], lambda done, steps: None, lambda: False)
+    clip = loaded.renderer.decode(rendering, 10.0, lambda fraction: None)
+    assert clip.samples.shape == (2, 480_000)
