@@ -1,7 +1,8 @@
 """Classifier-free guidance: what the model says with and without the prompt becomes one direction.
 
-Owns adaptive projected guidance (APG, arXiv 2410.02416) and the interval in which guidance acts. Knows
-the model only as a function from latents and time to a velocity.
+Owns adaptive projected guidance (APG, arXiv 2410.02416), angle domain guidance (ADG, arXiv 2506.11039)
+and the interval in which guidance acts. Knows the model only as a function from latents and time to a
+velocity.
 """
 
 from __future__ import annotations
@@ -14,18 +15,22 @@ from torch.nn.functional import normalize
 
 from acestep.synthesizer.transformer import Attended, Transformer
 
-# What the published base models were tuned with.
+# What the published base models were tuned with: APG ...
 _MOMENTUM = -0.75
 _LARGEST_NORM = 2.5
+# ... and ADG.
+_LARGEST_ANGLE = 3.14 / 6
+_LEAST_WEIGHT = 1e-3
+_SMALLEST_SINE = 1e-3
 
 # An end of the interval that falls on a step, as 0.7 does on 10 steps, counts as inside.
 _TOLERANCE = 1e-6
 
 
 class Guidance(Protocol):
-    """How a conditional and a null prediction become one; all tensors are `[B, T, C]`."""
+    """How two predictions of the velocity at `latents` and time `t` become one; tensors are `[B, T, C]`."""
 
-    def __call__(self, conditional: Tensor, null: Tensor) -> Tensor:
+    def __call__(self, conditional: Tensor, null: Tensor, latents: Tensor, t: float) -> Tensor:
         """The guided velocity of this step."""
         ...
 
@@ -37,7 +42,7 @@ class AdaptiveProjectedGuidance:
         self._scale = scale
         self._running: Tensor | None = None
 
-    def __call__(self, conditional: Tensor, null: Tensor) -> Tensor:
+    def __call__(self, conditional: Tensor, null: Tensor, latents: Tensor, t: float) -> Tensor:
         """Push along the difference, damped by its past, capped, without what only makes it louder."""
         push = conditional - null
         if self._running is not None:
@@ -50,6 +55,35 @@ class AdaptiveProjectedGuidance:
         push = push - (push * along).sum(dim=1, keepdim=True) * along
         guided: Tensor = conditional + (self._scale - 1.0) * push
         return guided
+
+
+class AngleDomainGuidance:
+    """ADG. Works on the data that the velocities lead to, and turns each frame instead of stretching it."""
+
+    def __init__(self, scale: float) -> None:
+        self._weight = max(scale - 1.0, 0.0) + _LEAST_WEIGHT
+
+    def __call__(self, conditional: Tensor, null: Tensor, latents: Tensor, t: float) -> Tensor:
+        """Turn the conditional data further away from the null data, in the plane that both span."""
+        # Double as published, since angles may be small; Metal and some XPUs have single only, which the
+        # arctangent below makes good enough (1.9e-6 instead of 1.8e-6 from the original's latents).
+        precise = torch.float64 if latents.device.type in ("cpu", "cuda") else torch.float32
+        x = latents.to(precise)
+        data = self._turn(x - t * conditional.to(precise), x - t * null.to(precise))
+        return ((x - data) / t).to(conditional.dtype)
+
+    def _turn(self, conditional: Tensor, null: Tensor) -> Tensor:
+        # Norms and projections run over channels, for each song and frame.
+        direction = normalize(null, dim=-1)
+        along = (conditional * direction).sum(dim=-1, keepdim=True)
+        away = conditional - along * direction
+        angle = torch.atan2(torch.linalg.vector_norm(away, dim=-1, keepdim=True), along)
+        turned = (self._weight * angle).clamp_max(_LARGEST_ANGLE)
+        # Near 0 and 180 degrees the ratio of the sines has no footing.
+        footing = angle.sin() > _SMALLEST_SINE
+        return turned.cos() * conditional + away * torch.where(
+            footing, turned.sin() / angle.sin(), self._weight
+        )
 
 
 class GuidedVelocity:
@@ -72,4 +106,4 @@ class GuidedVelocity:
             return self._transformer.velocity(latents, t, self._conditional)
         both = self._transformer.velocity(torch.cat([latents, latents]), t, self._both)
         conditional, null = both.chunk(2)
-        return self._guidance(conditional, null)
+        return self._guidance(conditional, null, latents, t)

@@ -1,7 +1,7 @@
 """From noise to latents: the loop that everything else in this room feeds.
 
-Owns the integration of the velocity over time, and where it can be stopped. Knows nothing of what the
-velocity is made of.
+Owns the songs' noise, the integration of the velocity over time, and where it can be stopped. Knows
+nothing of what the velocity is made of.
 """
 
 from __future__ import annotations
@@ -15,26 +15,60 @@ from torch import Tensor
 from acestep.errors import JobCancelledError
 
 Velocity = Callable[[Tensor, float], Tensor]
+Step = Callable[[Tensor, Tensor, float, float], Tensor]
 OnStep = Callable[[int, int], None]
 Cancelled = Callable[[], bool]
 
 
-def draw_noise(seed: int, frames: int, channels: int) -> Tensor:
-    """Noise `[1, frames, channels]` that depends on the seed alone, whatever the batch and the device."""
-    return torch.randn(1, frames, channels, generator=torch.Generator("cpu").manual_seed(seed))
+class Noise:
+    """Each song's own stream of noise, which its seed alone decides, whatever the batch and the device.
+
+    The first draw is where a song starts. Steps that need fresh noise draw on from the same stream, so
+    that a song repeats in full from its one seed.
+    """
+
+    def __init__(self, seeds: Sequence[int], frames: int, channels: int, device: torch.device) -> None:
+        """One stream a seed; they are drawn on the CPU, since other devices draw other numbers."""
+        self._streams = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        self._frames, self._channels, self._device = frames, channels, device
+
+    def draw(self) -> Tensor:
+        """The next noise `[B, frames, channels]` of every stream, float32 on the device."""
+        drawn = [torch.randn(1, self._frames, self._channels, generator=stream) for stream in self._streams]
+        return torch.cat(drawn).to(self._device)
+
+
+def euler(latents: Tensor, velocity: Tensor, t: float, t_next: float) -> Tensor:
+    """A deterministic step (ode): straight on along the velocity."""
+    return latents - velocity * (t - t_next)
+
+
+def renoising(noise: Noise) -> Step:
+    """Stochastic steps (sde): go all the way to the data, then back to the next time with fresh noise."""
+
+    def step(latents: Tensor, velocity: Tensor, t: float, t_next: float) -> Tensor:
+        data = latents - velocity * t
+        return (1.0 - t_next) * data + t_next * noise.draw()
+
+    return step
 
 
 def sample(
-    velocity: Velocity, noise: Tensor, times: Sequence[float], on_step: OnStep, cancelled: Cancelled
+    velocity: Velocity,
+    step: Step,
+    start: Tensor,
+    times: Sequence[float],
+    on_step: OnStep,
+    cancelled: Cancelled,
 ) -> Tensor:
-    """Follow `velocity` from noise `[B, T, C]` at `times[0]` to music at `times[-1]`, in Euler steps.
+    """Step along `velocity` from noise `[B, T, C]` at `times[0]` to music at `times[-1]`.
 
     `on_step` hears (steps done, steps in all). Raises JobCancelledError once `cancelled()` is true.
     """
-    latents = noise
-    for step, (t, t_next) in enumerate(pairwise(times), start=1):
+    latents = start
+    for done, (t, t_next) in enumerate(pairwise(times), start=1):
         if cancelled():
             raise JobCancelledError("The job was cancelled while the song was being rendered.")
-        latents = latents - velocity(latents, t) * (t - t_next)
-        on_step(step, len(times) - 1)
+        latents = step(latents, velocity(latents, t), t, t_next)
+        on_step(done, len(times) - 1)
     return latents

@@ -21,6 +21,7 @@ MAX_FREE_TIMES = 20
 def times(sampling: Sampling, is_turbo: bool) -> tuple[float, ...]:
     """The falling times of a render, the closing 0 included; one step lies between two neighbours.
 
+    Stochastic steps on base models run over equal times whatever the shift; a free list stays as it is.
     Raises InvalidFieldError where the model cannot run what `sampling` asks for.
     """
     if sampling.timesteps is not None:
@@ -28,7 +29,7 @@ def times(sampling: Sampling, is_turbo: bool) -> tuple[float, ...]:
         return nearest_turbo_times(free) if is_turbo else free
     if is_turbo:
         return turbo_times(sampling.steps, sampling.shift)
-    return base_times(sampling.steps, sampling.shift)
+    return base_times(sampling.steps, 1.0 if sampling.infer_method == "sde" else sampling.shift)
 
 
 def base_times(steps: int, shift: float) -> tuple[float, ...]:

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from acestep.domain import Sampling, SongPlan
-from acestep.errors import InvalidFieldError
 from acestep.synthesizer.conditioning import Condition, Conditioner
-from acestep.synthesizer.guidance import AdaptiveProjectedGuidance, GuidedVelocity
+from acestep.synthesizer.guidance import AdaptiveProjectedGuidance, AngleDomainGuidance, GuidedVelocity
 from acestep.synthesizer.loading import SynthesizerModules
-from acestep.synthesizer.sampler import Cancelled, OnStep, Velocity, draw_noise, sample
+from acestep.synthesizer.sampler import Cancelled, Noise, OnStep, Velocity, euler, renoising, sample
 from acestep.synthesizer.schedule import times
 from acestep.synthesizer.transformer import Transformer
 
@@ -58,28 +57,23 @@ class Synthesizer:
         schedule = times(sampling, self._facts.is_turbo)
         condition = self._conditioner.encode(plans, [self._conditioner.text2music(frames)] * len(plans))
         velocity = self._velocity(condition, sampling)
-        noise = torch.cat([draw_noise(plan.seed, frames, self._facts.latent_channels) for plan in plans])
-        latents = sample(velocity, noise.to(self._device), schedule, on_step, cancelled)
+        noise = Noise([plan.seed for plan in plans], frames, self._facts.latent_channels, self._device)
+        step = renoising(noise) if sampling.infer_method == "sde" else euler
+        latents = sample(velocity, step, noise.draw(), schedule, on_step, cancelled)
         return Rendered(latents, tuple(self._conditioner.warnings(plan) for plan in plans))
 
     def _common(self, plans: Sequence[SongPlan]) -> tuple[int, Sampling]:
         shared = {(self.frames(plan.duration), plan.sampling) for plan in plans}
         if len(shared) != 1:
             raise ValueError("the plans of one render must share their length and their sampling")
-        frames, sampling = shared.pop()
-        if sampling.infer_method != "ode":
-            raise InvalidFieldError("infer_method", sampling.infer_method, "ode")
-        if sampling.use_adg and self._guided(sampling):
-            raise InvalidFieldError("use_adg", sampling.use_adg, "false")
-        return frames, sampling
+        return shared.pop()
 
     def _velocity(self, condition: Condition, sampling: Sampling) -> Velocity:
-        if not self._guided(sampling):
+        # Turbo models have guidance distilled into their weights and take none on top.
+        if self._facts.is_turbo or sampling.guidance_scale <= 1.0:
             return partial(self._transformer.velocity, attended=self._transformer.attend(condition))
         attended = self._transformer.attend(self._conditioner.with_null(condition))
-        guidance = AdaptiveProjectedGuidance(sampling.guidance_scale)
-        return GuidedVelocity(self._transformer, attended, guidance, sampling.cfg_interval)
-
-    def _guided(self, sampling: Sampling) -> bool:
-        """Turbo models have guidance distilled into their weights and take none on top."""
-        return not self._facts.is_turbo and sampling.guidance_scale > 1.0
+        guidance = AngleDomainGuidance if sampling.use_adg else AdaptiveProjectedGuidance
+        return GuidedVelocity(
+            self._transformer, attended, guidance(sampling.guidance_scale), sampling.cfg_interval
+        )

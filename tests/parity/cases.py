@@ -69,6 +69,7 @@ def _sampling(asked: dict[str, Any]) -> Sampling:
         shift=asked["shift"],
         cfg_interval=(asked.get("cfg_interval_start", 0.0), asked.get("cfg_interval_end", 1.0)),
         timesteps=tuple(asked["timesteps"]) if asked.get("timesteps") else None,
+        use_adg=asked.get("use_adg", False),
     )
 
 

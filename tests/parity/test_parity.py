@@ -15,7 +15,7 @@ TOLERANCE = 1e-4  # one more letter in a caption is 1e-2; rounding alone is 1e-6
 
 CASES = [
     *(("turbo", name) for name in ("single_t2m", "batch_t2m", "shift1", "timesteps")),
-    *(("base", name) for name in ("single_t2m", "batch_t2m", "shift3", "cfg7", "cfg_interval")),
+    *(("base", name) for name in ("single_t2m", "batch_t2m", "shift3", "cfg7", "cfg_interval", "adg")),
 ]
 
 

@@ -1,12 +1,14 @@
+import math
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from acestep.synthesizer.guidance import AdaptiveProjectedGuidance, GuidedVelocity
+from acestep.synthesizer.guidance import AdaptiveProjectedGuidance, AngleDomainGuidance, GuidedVelocity
 
 SHAPE = (2, 9, 3)
+ANYWHERE = torch.zeros(SHAPE), 0.5  # APG hears latents and time, and needs neither
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 
@@ -15,7 +17,7 @@ def random(seed: int) -> torch.Tensor:
     return torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed))
 
 
-def by_hand(pairs: list[Pair], scale: float) -> torch.Tensor:
+def apg_by_hand(pairs: list[Pair], scale: float) -> torch.Tensor:
     """The published rule, song by song and channel by channel, for the last of several steps."""
     running = np.zeros(SHAPE)
     for conditional, null in pairs:
@@ -34,26 +36,100 @@ def test_steps_follow_the_published_rule():
     guidance = AdaptiveProjectedGuidance(7.0)
     pairs = [(random(step), random(step + 10)) for step in range(3)]
     for count, (conditional, null) in enumerate(pairs, start=1):
-        torch.testing.assert_close(guidance(conditional, null), by_hand(pairs[:count], 7.0))
+        guided = guidance(conditional, null, *ANYWHERE)
+        torch.testing.assert_close(guided, apg_by_hand(pairs[:count], 7.0))
 
 
 def test_a_small_push_is_not_stretched_to_the_cap():
     conditional = random(1)
     null = conditional + 1e-3 * random(2)
-    guided = AdaptiveProjectedGuidance(3.0)(conditional, null)
-    torch.testing.assert_close(guided, by_hand([(conditional, null)], 3.0))
+    guided = AdaptiveProjectedGuidance(3.0)(conditional, null, *ANYWHERE)
+    torch.testing.assert_close(guided, apg_by_hand([(conditional, null)], 3.0))
     assert (guided - conditional).abs().max() < 0.02
 
 
 def test_what_only_makes_it_louder_is_left_out():
     conditional = random(1)
-    guided = AdaptiveProjectedGuidance(7.0)(conditional, 0.8 * conditional)
+    guided = AdaptiveProjectedGuidance(7.0)(conditional, 0.8 * conditional, *ANYWHERE)
     torch.testing.assert_close(guided, conditional, atol=1e-5, rtol=1e-5)
 
 
 def test_silence_on_both_sides_stays_silence():
     zeros = torch.zeros(SHAPE)
-    assert torch.equal(AdaptiveProjectedGuidance(7.0)(zeros, zeros), zeros)
+    assert torch.equal(AdaptiveProjectedGuidance(7.0)(zeros, zeros, *ANYWHERE), zeros)
+
+
+def turned(conditional: torch.Tensor, null: torch.Tensor, scale: float, t: float = 0.5) -> torch.Tensor:
+    """The data that ADG makes of two predictions of the data, which it is told as velocities."""
+    latents = random(99).double()[: len(null), : null.shape[1], : null.shape[2]]
+    guided = AngleDomainGuidance(scale)((latents - conditional) / t, (latents - null) / t, latents, t)
+    return latents - t * guided
+
+
+def frame(*channels: float) -> torch.Tensor:
+    return torch.tensor([[channels]], dtype=torch.float64)
+
+
+def at_angle(angle: float, length: float = 2.0) -> torch.Tensor:
+    """A frame of two channels at an angle to (1, 0)."""
+    return length * frame(math.cos(angle), math.sin(angle))
+
+
+def adg_by_hand(conditional: np.ndarray, null: np.ndarray, scale: float) -> np.ndarray:
+    """The published rule for one frame whose angles are neither flat nor straight."""
+    lengths = np.linalg.norm(conditional) * np.linalg.norm(null)
+    old = np.arccos(conditional @ null / lengths)
+    new = min((scale - 1.0 + 1e-3) * old, 3.14 / 6)
+    difference = conditional - null
+    aside = difference - (difference @ null) / (null @ null) * null
+    guided: np.ndarray = np.cos(new) * conditional + aside * np.sin(new) / np.sin(old)
+    return guided
+
+
+@pytest.mark.parametrize("scale", [1.1, 1.5, 7.0])
+@pytest.mark.parametrize("t", [1.0, 0.1])
+def test_adg_follows_the_published_rule_frame_by_frame(scale, t):
+    conditional, null = random(1).double(), random(2).double()
+    found = turned(conditional, null, scale, t)
+    for song in range(SHAPE[0]):
+        for time in range(SHAPE[1]):
+            expected = adg_by_hand(conditional[song, time].numpy(), null[song, time].numpy(), scale)
+            np.testing.assert_allclose(found[song, time].numpy(), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_a_small_angle_grows_with_the_scale_and_the_length_stays():
+    out = turned(at_angle(0.01), frame(1.0, 0.0), scale=4.0)[0, 0]
+    assert math.atan2(out[1], out[0]) == pytest.approx(0.01 + 3.001 * 0.01, rel=1e-2)
+    assert out.norm() == pytest.approx(2.0, rel=1e-2)
+
+
+def test_a_wide_angle_is_turned_by_thirty_degrees_at_most():
+    # At a right angle to the null prediction both terms of the rule point along the conditional one.
+    out = turned(at_angle(math.pi / 2), frame(1.0, 0.0), scale=7.0)[0, 0]
+    assert out.tolist() == pytest.approx([0.0, 2 * (math.cos(3.14 / 6) + math.sin(3.14 / 6))])
+
+
+@pytest.mark.parametrize("angle", [5e-4, math.pi - 5e-4])
+def test_where_the_sine_vanishes_the_push_is_the_plain_weight(angle):
+    out = turned(at_angle(angle), frame(1.0, 0.0), scale=7.0)[0, 0]
+    cosine = math.cos(min(6.001 * angle, 3.14 / 6))
+    aside = 2 * math.sin(angle)
+    assert out.tolist() == pytest.approx([2 * math.cos(angle) * cosine, aside * cosine + aside * 6.001])
+
+
+def test_how_loud_the_null_prediction_is_does_not_matter():
+    conditional, null = random(1).double(), random(2).double()
+    torch.testing.assert_close(turned(conditional, 3.0 * null, 5.0), turned(conditional, null, 5.0))
+
+
+def test_predictions_that_agree_stay_as_they_are():
+    data = random(1).double()
+    torch.testing.assert_close(turned(data, data, 7.0), data)
+
+
+def test_adg_leaves_silence_silent_and_the_precision_as_it_was():
+    zeros = torch.zeros(SHAPE)
+    assert torch.equal(AngleDomainGuidance(7.0)(zeros, zeros, zeros, 0.5), zeros)
 
 
 class FakeAttended:
@@ -82,9 +158,16 @@ class Recorder:
 def test_guidance_acts_inside_its_interval_only(t, guided):
     recorder: Any = Recorder()
     attended: Any = FakeAttended(4)
-    velocity = GuidedVelocity(recorder, attended, lambda conditional, null: conditional - null, (0.2, 0.7))
+    latents = torch.zeros(2, 4, 1)
 
-    out = velocity(torch.zeros(2, 4, 1), t)
+    def guidance(conditional, null, at, time):
+        assert at is latents
+        assert time == t
+        return conditional - null
+
+    velocity = GuidedVelocity(recorder, attended, guidance, (0.2, 0.7))
+
+    out = velocity(latents, t)
 
     assert recorder.batches == [(t, 4 if guided else 2)]
     assert torch.equal(out, torch.full((2, 4, 1), 2.0 if guided else 5.0))

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from acestep.errors import JobCancelledError
-from acestep.synthesizer.sampler import draw_noise, sample
+from acestep.synthesizer.sampler import Noise, euler, renoising, sample
 
 
 def never() -> bool:
@@ -16,7 +16,7 @@ def test_steps_follow_the_velocity_down_to_zero():
         visited.append((t, latents.item()))
         return latents * 2
 
-    out = sample(velocity, torch.ones(1, 1, 1), (1.0, 0.75, 0.0), lambda done, of: None, never)
+    out = sample(velocity, euler, torch.ones(1, 1, 1), (1.0, 0.75, 0.0), lambda done, of: None, never)
 
     assert visited == [(1.0, 1.0), (0.75, 0.5)]
     assert out.item() == 0.5 - 2 * 0.5 * 0.75
@@ -25,7 +25,7 @@ def test_steps_follow_the_velocity_down_to_zero():
 def test_a_constant_velocity_arrives_whatever_the_schedule():
     noise, music = torch.randn(2, 5, 3), torch.randn(2, 5, 3)
     for times in ((1.0, 0.0), (1.0, 0.9, 0.3, 0.0)):
-        out = sample(lambda x, t: noise - music, noise, times, lambda done, of: None, never)
+        out = sample(lambda x, t: noise - music, euler, noise, times, lambda done, of: None, never)
         torch.testing.assert_close(out, music)
 
 
@@ -33,6 +33,7 @@ def test_each_step_is_told():
     told = []
     sample(
         lambda x, t: x,
+        euler,
         torch.zeros(1, 1, 1),
         (1.0, 0.5, 0.2, 0.0),
         lambda done, of: told.append((done, of)),
@@ -47,6 +48,7 @@ def test_a_cancelled_job_stops_before_its_next_step():
     with pytest.raises(JobCancelledError):
         sample(
             lambda x, t: x,
+            euler,
             torch.zeros(1, 1, 1),
             (1.0, 0.5, 0.2, 0.0),
             lambda done, of: steps.append(done),
@@ -55,9 +57,58 @@ def test_a_cancelled_job_stops_before_its_next_step():
     assert steps == [1, 2]
 
 
+def streams(*seeds: int) -> Noise:
+    return Noise(seeds, 6, 4, torch.device("cpu"))
+
+
+def by_torch(seed: int, draws: int) -> list[torch.Tensor]:
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return [torch.randn(1, 6, 4, generator=generator) for _ in range(draws)]
+
+
+def test_stochastic_steps_leave_the_data_for_fresh_noise():
+    noise = streams(5)
+    first, second, third = by_torch(5, 3)
+    visited = []
+
+    def velocity(latents, t):
+        visited.append(latents)
+        return 2 * latents + t
+
+    out = sample(
+        velocity, renoising(noise), noise.draw(), (1.0, 0.75, 0.5, 0.0), lambda done, of: None, never
+    )
+
+    def data(latents: torch.Tensor, t: float) -> torch.Tensor:
+        return latents - t * (2 * latents + t)
+
+    half_way = 0.25 * data(first, 1.0) + 0.75 * second
+    further = 0.5 * data(half_way, 0.75) + 0.5 * third
+    torch.testing.assert_close(torch.cat(visited), torch.cat([first, half_way, further]))
+    torch.testing.assert_close(out, data(further, 0.5))
+
+
+def test_stochastic_steps_end_at_the_data_without_noise():
+    noise, music = streams(1, 2), torch.randn(2, 6, 4)
+    out = sample(
+        lambda x, t: (x - music) / t,
+        renoising(noise),
+        noise.draw(),
+        (1.0, 0.6, 0.1, 0.0),
+        lambda done, of: None,
+        never,
+    )
+    torch.testing.assert_close(out, music)
+
+
 def test_noise_is_the_seed_and_nothing_else():
-    first = draw_noise(2**32 - 1, 6, 4)
+    noise = streams(2**32 - 1)
     torch.rand(3)
-    assert torch.equal(draw_noise(2**32 - 1, 6, 4), first)
-    assert not torch.equal(draw_noise(0, 6, 4), first)
-    assert first.shape == (1, 6, 4)
+    assert torch.equal(noise.draw(), by_torch(2**32 - 1, 1)[0])
+    assert not torch.equal(streams(0).draw(), streams(1).draw())
+
+
+def test_a_song_draws_the_same_noise_alone_and_among_others():
+    together = streams(3, 7, 7)
+    for first, second in zip(by_torch(3, 2), by_torch(7, 2), strict=True):
+        assert torch.equal(together.draw(), torch.cat([first, second, second]))

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -86,6 +88,13 @@ def test_free_times_are_taken_as_they_are_on_base_and_moved_on_turbo():
     sampling = Sampling(steps=8, guidance_scale=1.0, shift=1.0, timesteps=(0.97, 0.51))
     assert times(sampling, is_turbo=False) == (0.97, 0.51, 0.0)
     assert times(sampling, is_turbo=True) == pytest.approx((21 / 22, 0.5, 0.0))
+
+
+def test_stochastic_steps_are_equal_on_base_and_the_table_on_turbo():
+    stochastic = Sampling(steps=4, guidance_scale=1.0, shift=3.0, infer_method="sde")
+    assert times(stochastic, is_turbo=False) == (1.0, 0.75, 0.5, 0.25, 0.0)
+    assert times(replace(stochastic, steps=8), is_turbo=True) == turbo_times(8, 3.0)
+    assert times(replace(stochastic, timesteps=(0.9, 0.4)), is_turbo=False) == (0.9, 0.4, 0.0)
 
 
 def test_each_kind_of_model_has_its_schedule():

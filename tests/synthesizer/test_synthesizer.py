@@ -1,3 +1,6 @@
+from dataclasses import replace
+from itertools import combinations
+
 import pytest
 import torch
 
@@ -8,7 +11,17 @@ from tests.synthesizer import toy
 from tests.synthesizer.toy import song
 
 GUIDED = Sampling(steps=4, guidance_scale=6.0, shift=1.0, cfg_interval=(0.3, 1.0))
+ANGULAR = replace(GUIDED, use_adg=True)
+STOCHASTIC = Sampling(steps=4, guidance_scale=1.0, shift=1.0, infer_method="sde")
 TURBO = Sampling(steps=8, guidance_scale=1.0, shift=3.0)
+
+METHODS = {
+    "plain": Sampling(steps=3, guidance_scale=1.0, shift=1.0),
+    "guided": GUIDED,
+    "angular": ANGULAR,
+    "stochastic": STOCHASTIC,
+    "all": replace(ANGULAR, infer_method="sde"),
+}
 
 
 def render(synthesizer: Synthesizer, *plans: SongPlan) -> Rendered:
@@ -23,7 +36,7 @@ def three_songs(sampling: Sampling) -> tuple[SongPlan, ...]:
     )
 
 
-@pytest.mark.parametrize("sampling", [song().sampling, GUIDED], ids=["plain", "guided"])
+@pytest.mark.parametrize("sampling", METHODS.values(), ids=METHODS)
 def test_a_song_in_a_batch_is_the_song_alone(synthesizer, sampling):
     plans = three_songs(sampling)
     together = render(synthesizer, *plans).latents
@@ -33,18 +46,34 @@ def test_a_song_in_a_batch_is_the_song_alone(synthesizer, sampling):
         torch.testing.assert_close(together[number], alone[0], atol=1e-5, rtol=1e-5)
 
 
-def test_a_turbo_song_in_a_batch_is_the_song_alone(turbo_synthesizer):
-    plans = three_songs(TURBO)
+@pytest.mark.parametrize("method", ["ode", "sde"])
+def test_a_turbo_song_in_a_batch_is_the_song_alone(turbo_synthesizer, method):
+    plans = three_songs(replace(TURBO, infer_method=method))
     together = render(turbo_synthesizer, *plans).latents
     for number, plan in enumerate(plans):
         alone = render(turbo_synthesizer, plan).latents
         torch.testing.assert_close(together[number], alone[0], atol=1e-5, rtol=1e-5)
 
 
-def test_the_same_seed_is_the_same_song(synthesizer):
-    first = render(synthesizer, song(seed=5)).latents
-    assert torch.equal(render(synthesizer, song(seed=5)).latents, first)
-    assert not torch.allclose(render(synthesizer, song(seed=6)).latents, first)
+@pytest.mark.parametrize("sampling", METHODS.values(), ids=METHODS)
+def test_the_same_seed_is_the_same_song(synthesizer, sampling):
+    first = render(synthesizer, song(seed=5, sampling=sampling)).latents
+    assert torch.equal(render(synthesizer, song(seed=5, sampling=sampling)).latents, first)
+    assert not torch.allclose(render(synthesizer, song(seed=6, sampling=sampling)).latents, first)
+
+
+def test_every_method_makes_another_song(synthesizer):
+    steps = [replace(sampling, steps=4) for sampling in METHODS.values()]
+    songs = [render(synthesizer, song(sampling=sampling)).latents for sampling in steps]
+    for one, other in combinations(songs, 2):
+        assert not torch.allclose(one, other, atol=1e-3)
+
+
+def test_a_stochastic_song_of_one_step_is_the_deterministic_one(synthesizer):
+    """Both go straight to the data, from the same first noise."""
+    one_step = replace(STOCHASTIC, steps=1)
+    deterministic = render(synthesizer, song(sampling=replace(one_step, infer_method="ode"))).latents
+    assert torch.equal(render(synthesizer, song(sampling=one_step)).latents, deterministic)
 
 
 def test_turbo_takes_no_guidance(turbo_synthesizer):
@@ -59,9 +88,11 @@ def test_guidance_changes_a_base_song(synthesizer):
     assert not torch.allclose(plain, guided, atol=1e-3)
 
 
-def test_guidance_outside_every_step_changes_nothing(synthesizer):
+@pytest.mark.parametrize("use_adg", [False, True])
+def test_guidance_outside_every_step_changes_nothing(synthesizer, use_adg):
     plain = render(synthesizer, song(sampling=Sampling(4, 1.0, 1.0))).latents
-    never = render(synthesizer, song(sampling=Sampling(4, 6.0, 1.0, cfg_interval=(0.6, 0.7)))).latents
+    outside = Sampling(4, 6.0, 1.0, cfg_interval=(0.6, 0.7), use_adg=use_adg)
+    never = render(synthesizer, song(sampling=outside)).latents
     torch.testing.assert_close(never, plain, atol=1e-5, rtol=1e-5)
 
 
@@ -104,15 +135,7 @@ def test_plans_that_cannot_share_a_batch(synthesizer, plans):
         render(synthesizer, *plans)
 
 
-@pytest.mark.parametrize(
-    ("sampling", "field"),
-    [
-        (Sampling(4, 1.0, 1.0, infer_method="sde"), "infer_method"),
-        (Sampling(4, 6.0, 1.0, use_adg=True), "use_adg"),
-        (Sampling(0, 1.0, 1.0), "inference_steps"),
-    ],
-)
-def test_sampling_that_the_model_cannot_do_is_refused(synthesizer, sampling, field):
+def test_sampling_that_the_model_cannot_do_is_refused(synthesizer):
     with pytest.raises(InvalidFieldError) as refused:
-        render(synthesizer, song(sampling=sampling))
-    assert refused.value.field == field
+        render(synthesizer, song(sampling=Sampling(0, 1.0, 1.0)))
+    assert refused.value.field == "inference_steps"
