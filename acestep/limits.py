@@ -16,6 +16,7 @@ from acestep.errors import InvalidFieldError, ModelUnavailableError, UnknownMode
 
 DEFAULT_BATCH = 2  # what the original renders when batch_size is not sent
 TURBO_SHIFTS = (1.0, 2.0, 3.0)  # the timestep tables that the turbo models were distilled on
+_UNSHIFTED = 1.0
 MAX_TURBO_TIMESTEPS = 20  # distinct values in those tables
 NAME_PREFIX = "acestep/"  # OpenAI-style model lists put it before every name
 
@@ -90,7 +91,7 @@ def _fit_sampler(options: SamplerOptions, model: ModelInfo, warnings: list[str])
     if start > end:
         raise InvalidFieldError("cfg_interval_start", start, f"at most cfg_interval_end, which is {end}")
     options = _fit_timesteps(options, model, warnings)
-    return _fit_turbo(options, model, warnings) if model.is_turbo else _fit_base(options, model)
+    return _fit_turbo(options, model, warnings) if model.is_turbo else _fit_base(options, model, warnings)
 
 
 def _fit_timesteps(options: SamplerOptions, model: ModelInfo, warnings: list[str]) -> SamplerOptions:
@@ -116,11 +117,15 @@ def _fit_timesteps(options: SamplerOptions, model: ModelInfo, warnings: list[str
     return replace(options, timesteps=times, steps=None, shift=None)
 
 
-def _fit_base(options: SamplerOptions, model: ModelInfo) -> SamplerOptions:
+def _fit_base(options: SamplerOptions, model: ModelInfo, warnings: list[str]) -> SamplerOptions:
     if options.steps is not None and options.steps > model.max_steps:
         raise InvalidFieldError(
             "inference_steps", options.steps, f"1 to {model.max_steps}", scope=f"with model {model.name}"
         )
+    if options.infer_method == "sde" and options.timesteps is None:
+        if options.shift not in (None, _UNSHIFTED):
+            warnings.append(f"shift: sde steps over equal times; {options.shift:g} became {_UNSHIFTED:g}")
+        return replace(options, shift=_UNSHIFTED)
     return options
 
 

@@ -146,6 +146,13 @@ class TestSampler:
         fitted = fit(request, BASE)
         assert (fitted.sampler, fitted.warnings) == (request.sampler, ())
 
+    def test_sde_on_base_has_equal_times_and_says_so(self):
+        fitted = fit(asked(infer_method="sde", shift=3.0), BASE)
+        assert fitted.sampler.shift == 1.0
+        assert fitted.warnings == ("shift: sde steps over equal times; 3 became 1",)
+        assert fit(fitted, BASE) == fitted
+        assert fit(asked(infer_method="sde"), BASE).warnings == ()
+
     def test_base_refuses_more_steps_than_it_has(self):
         with pytest.raises(InvalidFieldError, match="inference_steps: 101 cannot be used with model base"):
             fit(asked(steps=101), BASE)

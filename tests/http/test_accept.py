@@ -59,12 +59,11 @@ class TestTranslation:
             "use_adg": True,
             "cfg_interval_start": 0.1,
             "cfg_interval_end": 0.9,
-            "infer_method": "sde",
         }
         request = accepted(model=BASE.name, inference_steps=30, shift=2.5, **sent)
-        assert request.sampler == SamplerOptions(30, 5.0, 2.5, 0.1, 0.9, None, "sde", True)
-        timed = accepted(model=BASE.name, timesteps="0.9,0.5,0", **sent)
-        assert timed.sampler.timesteps == (0.9, 0.5)
+        assert request.sampler == SamplerOptions(30, 5.0, 2.5, 0.1, 0.9, None, "ode", True)
+        timed = accepted(model=BASE.name, timesteps="0.9,0.5,0", infer_method="sde", **sent)
+        assert timed.sampler == SamplerOptions(None, 5.0, None, 0.1, 0.9, (0.9, 0.5), "sde", True)
 
     def test_everything_about_the_planner(self):
         request = accepted(
