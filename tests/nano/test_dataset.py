@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from acestep.codec.sine_bank import SineBankConfig
+from acestep.domain import SongPlan
 from training.nano.composer import compose
 from training.nano.dataset import FRAME_RATE, RAW, Clip, examples, measure_scale, plans
 from training.nano.theory import Key, enharmonic
@@ -26,7 +27,7 @@ def click_track(bpm: int = 120, key_scale: str = "A minor") -> Clip:
     return Clip(piece, decibels)
 
 
-def drawn(count: int, clip: Clip | None = None) -> list[tuple[torch.Tensor, object]]:
+def drawn(count: int, clip: Clip | None = None) -> list[tuple[torch.Tensor, SongPlan]]:
     stream = examples([clip or click_track()], FRAMES, random.Random(0))
     return [(example.decibels, example.plan) for example in itertools.islice(stream, count)]
 
