@@ -56,8 +56,13 @@ class Prepared:
     folder: DataFolder
 
 
-def prepare(settings: Settings) -> Prepared:
-    """Settle what can refuse the start. Raises AceStepError; takes the lock on the data folder last."""
+def prepare(**flags: str | None) -> Prepared:
+    """Settle what can refuse the start; `flags` are settings by name and win, None is not given.
+
+    Raises AceStepError; takes the lock on the data folder last.
+    """
+    settings = Settings.load(**flags)
+    export_dotenv()
     choice = checkpoints.choose(
         settings.config_path,
         settings.checkpoints_dir,
@@ -173,11 +178,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve until stopped; returns the exit code."""
     flags = _parser().parse_args(argv)
     try:
-        settings = Settings.load(**vars(flags))
-        export_dotenv()
-        prepared = prepare(settings)
+        prepared = prepare(**vars(flags))
     except AceStepError as error:
         return _refuse(error)
+    settings = prepared.settings
     configure_logging(settings.api_log_level)
     uvicorn.run(
         create_app(prepared),
@@ -219,9 +223,7 @@ def __getattr__(name: str) -> FastAPI:
     if name != "app":
         raise AttributeError(name)
     try:
-        settings = Settings.load()
-        export_dotenv()
-        prepared = prepare(settings)
+        prepared = prepare()
     except DataFolderInUseError as error:
         if multiprocessing.parent_process() is not None:
             # A second worker process. Its supervisor would restart it for ever: stop that instead.
@@ -229,7 +231,7 @@ def __getattr__(name: str) -> FastAPI:
         sys.exit(_refuse(error))
     except AceStepError as error:
         sys.exit(_refuse(error))
-    configure_logging(settings.api_log_level)
+    configure_logging(prepared.settings.api_log_level)
     return create_app(prepared)
 
 

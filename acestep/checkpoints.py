@@ -236,7 +236,7 @@ def missing_files(folder: Path, *, tokenizer: bool = False) -> list[str]:
     missing = []
     if tokenizer and not (folder / "tokenizer.json").is_file():
         missing.append(f"{folder.name}/tokenizer.json")
-    if _json(folder / "config.json").get("_class_name") not in _COMPUTED_CODECS:
+    if read_json(folder / "config.json").get("_class_name") not in _COMPUTED_CODECS:
         missing += _missing_weights(folder)
     return missing
 
@@ -264,11 +264,11 @@ def _published(folder: Path, checkpoints_dir: Path) -> Checkpoint:
     if not (folder / "silence_latent.pt").is_file():
         missing.append(f"{folder.name}/silence_latent.pt")
     _refuse_incomplete(folder, missing)
-    return _checkpoint(folder, "published", vae, text_encoder, _json(folder / "config.json"))
+    return _checkpoint(folder, "published", vae, text_encoder, read_json(folder / "config.json"))
 
 
 def _diffusers(folder: Path) -> Checkpoint:
-    index = _json(folder / "model_index.json")
+    index = read_json(folder / "model_index.json")
     components = [part for part, origin in index.items() if isinstance(origin, list) and all(origin)]
     missing = [
         part for part in ("transformer", "condition_encoder", "vae", "text_encoder") if part not in index
@@ -279,7 +279,7 @@ def _diffusers(folder: Path) -> Checkpoint:
         elif not (folder / part).is_dir():
             missing.append(f"{part}/")
     _refuse_incomplete(folder, missing)
-    config = _json(folder / "transformer" / "config.json")
+    config = read_json(folder / "transformer" / "config.json")
     return _checkpoint(folder, "diffusers", folder / "vae", folder / "text_encoder", config)
 
 
@@ -294,7 +294,7 @@ def _weight_files(folder: Path) -> list[str]:
             return [f"{stem}.safetensors"]
         index = folder / f"{stem}.safetensors.index.json"
         if index.is_file():
-            return sorted(set(_json(index).get("weight_map", {}).values()))
+            return sorted(set(read_json(index).get("weight_map", {}).values()))
     return [f"{_WEIGHTS[0]}.safetensors"]
 
 
@@ -376,11 +376,12 @@ def _command(name: str) -> str:
     return f"`uv run acestep-download {name}`"
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; raises CheckpointError that names the file if it cannot be read."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} does not hold a JSON object")
-    return values
+        raise CheckpointError(f"{path}: cannot be read ({error})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: a JSON object is expected")
+    return content

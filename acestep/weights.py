@@ -6,7 +6,6 @@ shape as expected. Knows nothing of particular models.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from acestep.checkpoints import read_json
 from acestep.errors import CheckpointError
 
 Rename = Callable[[str], str]
@@ -53,17 +53,6 @@ class TensorIndex:
             raise CheckpointError(f"{self.source}: tensor {name!r} is missing")
         with _open(self.files[name]) as tensors:
             return tuple(tensors.get_slice(name).get_shape())
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; raises CheckpointError that names the file if it cannot be read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error})") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: a JSON object is expected")
-    return content
 
 
 def fill(module: nn.Module, index: TensorIndex, place: Placement, stored_name: Rename = str) -> None:

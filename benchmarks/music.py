@@ -13,12 +13,11 @@ from librosa.feature import chroma_cqt
 from numpy.typing import NDArray
 
 from acestep.domain import AudioClip
+from training.nano.theory import PITCH_CLASSES, Key
 
 TEMPO_TOLERANCE = 0.04
 _OCTAVES = (0.5, 1.0, 2.0)
 _RATE = 22_050
-_TONICS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
-_SPELLINGS = {"Db": "C#", "D#": "Eb", "Gb": "F#", "G#": "Ab", "A#": "Bb"}
 _PROFILES = {
     "major": (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88),
     "minor": (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17),
@@ -46,7 +45,7 @@ def key(clip: AudioClip) -> str:
     fits = {
         f"{tonic} {mode}": float(np.corrcoef(np.roll(profile, step), chroma)[0, 1])
         for mode, profile in _PROFILES.items()
-        for step, tonic in enumerate(_TONICS)
+        for step, tonic in enumerate(PITCH_CLASSES)
     }
     return max(fits, key=lambda name: fits[name])
 
@@ -57,9 +56,8 @@ def is_key(measured: str, wanted: str) -> bool:
 
 
 def _signature(name: str) -> int:
-    tonic, _, mode = name.partition(" ")
-    step = _TONICS.index(_SPELLINGS.get(tonic, tonic))
-    return (step + 3) % 12 if mode == "minor" else step
+    found = Key.parse(name)
+    return (found.tonic + 3) % 12 if found.mode == "minor" else found.tonic
 
 
 def _mono(clip: AudioClip) -> NDArray[np.float32]:

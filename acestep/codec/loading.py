@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 
+from acestep.checkpoints import read_json
 from acestep.codec import sine_bank
 from acestep.codec.codec import Codec
 from acestep.codec.oobleck import OobleckCodec
 from acestep.codec.sine_bank import SineBankCodec
 from acestep.errors import CheckpointError
-from acestep.weights import read_json
 
 
 def load_codec(folder: Path, device: torch.device, dtype: torch.dtype) -> Codec:

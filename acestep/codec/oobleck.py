@@ -18,8 +18,9 @@ from diffusers import AutoencoderOobleck
 from torch import Tensor
 from torch.nn.utils import remove_weight_norm
 
+from acestep.checkpoints import read_json
 from acestep.errors import CheckpointError, UnusableAudioError
-from acestep.weights import Placement, TensorIndex, fill, read_json
+from acestep.weights import Placement, TensorIndex, fill
 
 # 20 s at the published 25 frames a second: about 1 GB of activations in float32.
 DEFAULT_TILE_FRAMES = 512

@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from acestep.checkpoints import read_json
 from acestep.errors import CheckpointError
-from acestep.weights import read_json
 
 CLASS_NAME = "SineBankCodec"
 

@@ -40,7 +40,7 @@ class JobQueue:
         """Accept a request; it is on the disk when this returns. Raises `QueueFullError`."""
         ticket = await self._store.submit(request, self._max_waiting)
         if ticket is None:
-            raise QueueFullError(self._max_waiting, max(1, math.ceil(await self._average_seconds())))
+            raise QueueFullError(self._max_waiting, max(1, math.ceil(await self.average_seconds())))
         self._arrived.set()
         return ticket
 
@@ -58,7 +58,7 @@ class JobQueue:
             succeeded=counts.get("succeeded", 0),
             failed=counts.get("failed", 0),
             max_waiting=self._max_waiting,
-            average_seconds=await self._average_seconds(),
+            average_seconds=await self.average_seconds(),
         )
 
     async def recover(self) -> tuple[int, int]:
@@ -94,7 +94,8 @@ class JobQueue:
         self._live.clear()
         return await self._store.release_running()
 
-    async def _average_seconds(self) -> float:
+    async def average_seconds(self) -> float:
+        """How long a job takes, as far as is known."""
         return await self._store.average_seconds(self._average_window, self._average_default)
 
     def _with_progress(self, view: JobView | None) -> JobView | None:

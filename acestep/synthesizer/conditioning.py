@@ -120,9 +120,13 @@ class Conditioner:
 
     def _tokenize(self, texts: Sequence[str], limit: int) -> _Tokens:
         tokenizer = self._modules.tokenizer
-        lengths = tuple(len(tokenizer(text).input_ids) for text in texts)
+        rows = [tokenizer(text).input_ids for text in texts]
+        lengths = tuple(len(row) for row in rows)
         # Cut by the tokenizer, so that a closing token of its own survives the cut.
-        rows = [tokenizer(text, truncation=True, max_length=limit).input_ids for text in texts]
+        rows = [
+            tokenizer(text, truncation=True, max_length=limit).input_ids if len(row) > limit else row
+            for text, row in zip(texts, rows, strict=True)
+        ]
         ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
         mask = torch.zeros_like(ids)
         for song, row in enumerate(rows):

@@ -24,8 +24,9 @@ from diffusers import (
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
+from acestep.checkpoints import read_json
 from acestep.errors import CheckpointError
-from acestep.weights import Placement, TensorIndex, fill, read_json
+from acestep.weights import Placement, TensorIndex, fill
 
 # Thirty seconds at 25 latent frames a second; what every published config says as `timbre_fix_frame`.
 # The diffusers layout does not say it.

@@ -11,11 +11,10 @@ from itertools import pairwise
 
 from acestep.domain import Sampling
 from acestep.errors import InvalidFieldError
+from acestep.limits import MAX_TURBO_TIMESTEPS, TURBO_SHIFTS
 
-# Turbo models were distilled at these steps and shifts, and know no other times.
+# Turbo models were distilled at these steps (and TURBO_SHIFTS), and know no other times.
 TURBO_STEPS = 8
-TURBO_SHIFTS = (1.0, 2.0, 3.0)
-MAX_FREE_TIMES = 20
 
 
 def times(sampling: Sampling, is_turbo: bool) -> tuple[float, ...]:
@@ -53,8 +52,8 @@ def free_times(timesteps: Sequence[float]) -> tuple[float, ...]:
     while kept and kept[-1] == 0.0:
         kept.pop()
     in_range = all(0.0 < t <= 1.0 for t in kept)
-    if not (1 <= len(kept) <= MAX_FREE_TIMES and in_range and all(a > b for a, b in pairwise(kept))):
-        allowed = f"1 to {MAX_FREE_TIMES} falling values above 0, at most 1"
+    if not (1 <= len(kept) <= MAX_TURBO_TIMESTEPS and in_range and all(a > b for a, b in pairwise(kept))):
+        allowed = f"1 to {MAX_TURBO_TIMESTEPS} falling values above 0, at most 1"
         raise InvalidFieldError("timesteps", ", ".join(map(str, timesteps)), allowed)
     return (*kept, 0.0)
 

@@ -34,7 +34,7 @@ async def release_task(body: RequestBody, services: Services) -> Envelope[Submit
 async def query_result(body: RequestBody, services: Services) -> Envelope[list[QueryEntry]]:
     """Ask after jobs: one entry for each id, in order; `result` is a JSON string."""
     ids = read_query(body.fields).task_id_list
-    average = (await services.queue.stats()).average_seconds
+    average = await services.queue.average_seconds()
     views = await services.queue.find(ids)
     return Envelope(
         data=[
