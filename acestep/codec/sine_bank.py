@@ -50,7 +50,7 @@ class SineBankConfig:
         *(0.0, 60.0, 120.0, 250.0, 500.0, 1_000.0, 2_000.0, 3_500.0),
         *(5_000.0, 7_000.0, 9_500.0, 12_500.0, 16_000.0, 24_000.0),
     )
-    floor_db: float = -70.0
+    floor_db: float = -60.0
     tone_mean_db: float = -52.0
     tone_std_db: float = 14.0
     noise_mean_db: float = -55.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from acestep.domain import INSTRUMENTAL, SongPlan
 
+HINTED_INSTRUCTION = "Generate audio semantic tokens based on the given conditions:"  # covers, and codes
 TEXT2MUSIC_INSTRUCTION = "Fill the audio semantic mask based on the given conditions:"
 
 _END = "<|endoftext|>"

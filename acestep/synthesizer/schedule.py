@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from acestep.domain import Sampling
 from acestep.errors import InvalidFieldError
-from acestep.limits import MAX_TURBO_TIMESTEPS, TURBO_SHIFTS
+from acestep.limits import TURBO_SHIFTS
 
 # Turbo models were distilled at these steps (and TURBO_SHIFTS), and know no other times.
 TURBO_STEPS = 8
@@ -47,13 +47,16 @@ def turbo_times(steps: int, shift: float) -> tuple[float, ...]:
 
 
 def free_times(timesteps: Sequence[float]) -> tuple[float, ...]:
-    """A user's own list: falling, in 0..1; zeros at its end may be there or not."""
+    """A user's own list: falling, in 0..1; zeros at its end may be there or not.
+
+    How many there may be is the model's matter, and `acestep.limits` has seen to it.
+    """
     kept = list(timesteps)
     while kept and kept[-1] == 0.0:
         kept.pop()
     in_range = all(0.0 < t <= 1.0 for t in kept)
-    if not (1 <= len(kept) <= MAX_TURBO_TIMESTEPS and in_range and all(a > b for a, b in pairwise(kept))):
-        allowed = f"1 to {MAX_TURBO_TIMESTEPS} falling values above 0, at most 1"
+    if not (kept and in_range and all(a > b for a, b in pairwise(kept))):
+        allowed = "one or more falling values above 0, at most 1"
         raise InvalidFieldError("timesteps", ", ".join(map(str, timesteps)), allowed)
     return (*kept, 0.0)
 

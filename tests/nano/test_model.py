@@ -7,16 +7,19 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from acestep import checkpoints
-from acestep.codec.sine_bank import SineBankConfig
+from acestep.codec.sine_bank import SineBankCodec, SineBankConfig
 from acestep.domain import INSTRUMENTAL, ModelInfo, Sampling, SongPlan
 from acestep.engine.loading import load_model
 from acestep.synthesizer.conditioning import Condition
 from acestep.synthesizer.prompts import TEXT2MUSIC_INSTRUCTION, caption_prompt, lyric_prompt
 from acestep.synthesizer.transformer import Transformer
 from tests.nano.test_dataset import click_track
+from training.nano.clock import Clock
+from training.nano.codes import teach_codes
+from training.nano.composer import MAX_BPM, MIN_BPM
 from training.nano.dataset import plans
 from training.nano.denoiser import Batch, Denoiser
-from training.nano.model import train_tokenizer, write_folder
+from training.nano.model import CLOCKS, ticking_silence, train_tokenizer, write_folder
 from training.nano.reading import teach_reading
 
 
@@ -44,11 +47,12 @@ def plan(caption: str = "upbeat piano pop") -> SongPlan:
     )
 
 
-def batch(tokenizer: PreTrainedTokenizerFast, *songs: SongPlan) -> Batch:
+def batch(tokenizer: PreTrainedTokenizerFast, *songs: SongPlan, hinted: bool = False) -> Batch:
     tokens = tokenizer([caption_prompt(song) for song in songs], padding=True, return_tensors="pt")
     lyric = tokenizer([lyric_prompt(songs[0])], return_tensors="pt")
     latents = torch.randn(len(songs), 50, 101, generator=torch.Generator().manual_seed(0))
-    return Batch(tokens["input_ids"], tokens["attention_mask"], lyric["input_ids"], latents)
+    from_codes = torch.full((len(songs),), hinted)
+    return Batch(tokens["input_ids"], tokens["attention_mask"], lyric["input_ids"], latents, from_codes)
 
 
 def test_digits_are_tokens_of_their_own(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -62,7 +66,7 @@ def test_training_and_serving_compute_the_same_velocity(
 ) -> None:
     songs = batch(tokenizer, plan(), plan("slow, sad and very long indeed, with strings"))
     states, mask = model.condition(songs)
-    context = torch.cat([model.silence.expand(2, 50, -1), torch.ones(2, 50, 101)], dim=-1)
+    context = torch.cat([model.silence[:, :50].expand(2, -1, -1), torch.ones(2, 50, 101)], dim=-1)
     x = songs.latents
     trained = model.velocity(x, torch.full((2,), 0.7), context, states, mask)
     serving = Transformer(model.transformer)
@@ -86,8 +90,43 @@ def test_reading_is_learned(tokenizer: PreTrainedTokenizerFast) -> None:
     torch.manual_seed(0)
     encoder = Denoiser(SineBankConfig()).text_encoder
     before = [weight.clone() for weight in encoder.parameters()]
-    teach_reading(encoder, tokenizer, [click_track()], minutes=0.02)
+    teach_reading(encoder, tokenizer, [click_track()], Clock(0.02))
     assert any(not torch.equal(old, new) for old, new in zip(before, encoder.parameters(), strict=True))
+
+
+def test_the_silence_of_nano_ticks_and_is_silent() -> None:
+    codec = SineBankCodec(SineBankConfig())
+    silence = ticking_silence(codec).bfloat16().float()
+    assert silence.shape == (1, 1500, 101)
+    assert codec.decode(silence).abs().max() < 1e-5  # -100 dBFS: what bfloat16 rounds up
+    # A minute of silence can be followed by the same minute: every clock has come round.
+    clocks = silence[0, :, : 2 * len(CLOCKS)]
+    spectrum = torch.fft.rfft(clocks - clocks.mean(dim=0), dim=0).abs()
+    assert spectrum.argmax(dim=0).tolist() == [bpm for bpm in CLOCKS for _ in range(2)]
+    assert (CLOCKS[0], CLOCKS[-1]) == (MIN_BPM, MAX_BPM)
+
+
+def test_codes_are_learned_and_then_only_they_decide_the_hints() -> None:
+    torch.manual_seed(0)
+    model = Denoiser(SineBankConfig())
+    loud, soft = torch.full((1, 50, 101), 1.5), torch.full((1, 50, 101), -1.5)
+    both = torch.cat([loud, soft])
+    teach_codes(model, lambda: both, Clock(0.05))
+    hints = model.hints(both)
+    assert (hints - both).abs().mean() < 0.75  # knowing nothing leaves 1.5
+    quantized, indices = model.audio_tokenizer.tokenize(both)
+    assert indices.shape == (2, 10, 1)
+    assert quantized.shape == (2, 10, 192)
+
+
+def test_a_song_from_codes_sees_its_hints(model: Denoiser, tokenizer: PreTrainedTokenizerFast) -> None:
+    songs = [plan(), plan()]
+    with torch.no_grad():
+        silent, hinted = (
+            model.loss(batch(tokenizer, *songs, hinted=hinted), torch.Generator().manual_seed(2)).item()
+            for hinted in (False, True)
+        )
+    assert silent != hinted
 
 
 def test_what_is_written_loads_strictly_and_renders(

@@ -64,10 +64,10 @@ def test_free_times_that_make_no_sense_are_refused(timesteps):
         free_times(timesteps)
 
 
-def test_at_most_twenty_free_times():
-    assert len(free_times([t / 20 for t in range(20, 0, -1)])) == 21
-    with pytest.raises(InvalidFieldError):
-        free_times([t / 21 for t in range(21, 0, -1)])
+def test_base_visits_as_many_free_times_as_it_is_given():
+    many = tuple(t / 100 for t in range(100, 0, -1))
+    asked = Sampling(steps=8, guidance_scale=1.0, shift=1.0, timesteps=many)
+    assert times(asked, is_turbo=False) == (*many, 0.0)
 
 
 def test_base_times():

@@ -18,12 +18,13 @@ from torch import Tensor
 
 from acestep.codec.sine_bank import SineBankConfig
 from acestep.domain import INSTRUMENTAL, LANGUAGES, MAX_DURATION, MIN_DURATION, Sampling, SongPlan
-from acestep.synthesizer.prompts import TEXT2MUSIC_INSTRUCTION
+from acestep.synthesizer.prompts import HINTED_INSTRUCTION, TEXT2MUSIC_INSTRUCTION
 from training.nano.captions import caption, metas
 from training.nano.composer import MAX_BPM, MIN_BPM, Piece
 from training.nano.theory import transpose_key
 
 FRAME_RATE = 25
+_HINTED = 0.25  # share of the songs that are made from codes
 _UNUSED = Sampling(steps=1, guidance_scale=1.0, shift=1.0)  # no text depends on it
 
 # In decibels; the pool is kept unscaled, so that the scaling can be measured on it.
@@ -95,7 +96,7 @@ def _plan(piece: Piece, frames: int, rng: random.Random) -> SongPlan:
         language=language,
         duration=float(seconds),
         seed=0,
-        instruction=TEXT2MUSIC_INSTRUCTION,
+        instruction=HINTED_INSTRUCTION if rng.random() < _HINTED else TEXT2MUSIC_INSTRUCTION,
         sampling=_UNUSED,
         bpm=given.bpm,
         key_scale=given.key_scale,

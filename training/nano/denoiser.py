@@ -10,14 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AceStepConditionEncoder, AceStepTransformer1DModel
+from diffusers import (
+    AceStepAudioTokenDetokenizer,
+    AceStepAudioTokenizer,
+    AceStepConditionEncoder,
+    AceStepTransformer1DModel,
+)
 from diffusers.models.transformers.ace_step_transformer import _ace_step_rotary_freqs, _create_4d_mask
 from torch import Tensor, nn
 
 from acestep.codec.sine_bank import SineBankCodec, SineBankConfig
 from acestep.synthesizer.loading import MODULE_CLASSES, published_configs
 from training.nano.dataset import RAW
-from training.nano.model import CONFIG, build_text_encoder, silence_frame
+from training.nano.model import CONFIG, build_text_encoder, ticking_silence
 
 _UNCONDITIONAL = 0.15  # share of examples that train the null condition, as for the published models
 _NOISE_WEIGHT = 3.0  # the 13 noise channels carry the drums; 88 tones would drown them
@@ -25,12 +30,16 @@ _NOISE_WEIGHT = 3.0  # the 13 noise channels carry the drums; 88 tones would dro
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Tokenised texts (`ids`, `mask` `[B, L]`; `lyric_ids` `[1, M]`), and scaled latents `[B, T, C]`."""
+    """Tokenised texts (`ids`, `mask` `[B, L]`; `lyric_ids` `[1, M]`), and scaled latents `[B, T, C]`.
+
+    `hinted` `[B]` tells which songs are made from codes.
+    """
 
     ids: Tensor
     mask: Tensor
     lyric_ids: Tensor
     latents: Tensor
+    hinted: Tensor
 
 
 class Denoiser(nn.Module):
@@ -40,6 +49,8 @@ class Denoiser(nn.Module):
     weight: Tensor
     transformer: AceStepTransformer1DModel
     condition_encoder: AceStepConditionEncoder
+    audio_tokenizer: AceStepAudioTokenizer
+    audio_token_detokenizer: AceStepAudioTokenDetokenizer
 
     def __init__(self, scale: SineBankConfig) -> None:
         super().__init__()
@@ -47,7 +58,11 @@ class Denoiser(nn.Module):
         configs = published_configs(CONFIG, Path("config.json"))
         for name, build in MODULE_CLASSES.items():
             self.add_module(name, build(**configs[name]))
-        self.register_buffer("silence", silence_frame(SineBankCodec(scale)), persistent=False)
+        # The server stores it in bfloat16, so the model learns from that.
+        silence = ticking_silence(SineBankCodec(scale)).bfloat16().float()
+        self.register_buffer("silence", silence, persistent=False)
+        self.condition_encoder.timbre_encoder.requires_grad_(False)
+        self._timbre: Tensor | None = None
         weight = torch.ones(CONFIG["audio_acoustic_hidden_dim"])
         weight[RAW.semitones :] = _NOISE_WEIGHT
         self.register_buffer("weight", weight / weight.mean(), persistent=False)
@@ -64,10 +79,18 @@ class Denoiser(nn.Module):
         dropped = torch.rand(size, generator=generator) < _UNCONDITIONAL
         null = self.condition_encoder.null_condition_emb.expand_as(states)
         states = torch.where(dropped[:, None, None], null, states)
-        source = self.silence.expand(size, frames, -1)
+        silence = self.silence[:, :frames].expand(size, -1, -1)
+        source = torch.where(batch.hinted[:, None, None], self.hints(batch.latents), silence)
         context = torch.cat([source, torch.ones(size, frames, channels)], dim=-1)
         velocity = self.velocity(noisy, time, context, states, mask)
         return ((velocity - (noise - batch.latents)).square() * self.weight).mean()
+
+    def hints(self, latents: Tensor) -> Tensor:
+        """What is left of latents once they have been codes; as many frames as fill whole codes."""
+        with torch.no_grad():
+            quantized, _ = self.audio_tokenizer.tokenize(latents)
+            heard: Tensor = self.audio_token_detokenizer(quantized)
+        return heard
 
     def condition(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Everything that cross-attention sees, `[B, L, D]`, and which of it counts.
@@ -81,12 +104,22 @@ class Denoiser(nn.Module):
         text = encoder.text_projector(hidden)
         embedded = self.text_encoder.embed_tokens(batch.lyric_ids)
         words = encoder.lyric_encoder(embedded, torch.ones_like(batch.lyric_ids))
-        # Thirty seconds of silence are frames that are all alike, and attention over equals gives that
-        # equal: one frame comes to the same.
-        timbre, _ = encoder.timbre_encoder(self.silence, torch.zeros(1, dtype=torch.long))
-        shared = torch.cat([words, timbre], dim=1).expand(size, -1, -1)
+        shared = torch.cat([words, self._no_timbre()], dim=1).expand(size, -1, -1)
         seen = torch.ones(size, shared.shape[1], dtype=torch.bool)
         return torch.cat([shared, text], dim=1), torch.cat([seen, batch.mask.bool()], dim=1)
+
+    def _no_timbre(self) -> Tensor:
+        """What cross-attention sees of a silent reference, `[1, 1, D]`.
+
+        Nano learns nothing about references: its timbre encoder stays as it was made, and this one vector
+        is the same at every step.
+        """
+        if self._timbre is None:
+            reference = self.silence[:, : CONFIG["timbre_fix_frame"]]
+            with torch.no_grad():
+                order = torch.zeros(1, dtype=torch.long)
+                self._timbre, _ = self.condition_encoder.timbre_encoder(reference, order)
+        return self._timbre
 
     def velocity(self, x: Tensor, time: Tensor, context: Tensor, states: Tensor, mask: Tensor) -> Tensor:
         """The transformer's forward pass with padding masked out of the cross-attention."""

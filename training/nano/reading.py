@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import itertools
 import random
-import time
 
 import torch
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen3Model
 
 from acestep.synthesizer.prompts import caption_prompt
+from training.nano.clock import Clock
 from training.nano.composer import MAX_BPM, MIN_BPM, Piece
 from training.nano.dataset import Clip, plans
 from training.nano.styles import STYLES
@@ -54,36 +53,25 @@ class _Heads(nn.Module):
 
 
 def teach_reading(
-    encoder: Qwen3Model, tokenizer: PreTrainedTokenizerFast, clips: list[Clip], minutes: float
+    encoder: Qwen3Model, tokenizer: PreTrainedTokenizerFast, clips: list[Clip], clock: Clock
 ) -> None:
-    """Train `encoder` for `minutes` on prompts of the pieces behind `clips`."""
+    """Train `encoder` on prompts of the pieces behind `clips`."""
     heads = _Heads(encoder.config.hidden_size)
     weights = [*encoder.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(weights, _PEAK_RATE, weight_decay=0.01, fused=True)
     stream = plans(clips, random.Random(2))
-    started, smooth = time.monotonic(), 0.0
-    columns = (TextColumn("reading"), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    with Progress(*columns) as progress:
-        task = progress.add_task("", total=minutes * 60)
-        for step in itertools.count():
-            done = (time.monotonic() - started) / (minutes * 60)
-            if done > 1:
-                return
-            for group in optimizer.param_groups:
-                group["lr"] = _PEAK_RATE * min(1.0, (step + 1) / 100) * max(0.02, 1.0 - done)
-            pieces, texts = zip(*itertools.islice(stream, _BATCH), strict=True)
-            tokens = tokenizer([caption_prompt(plan) for plan in texts], padding=True, return_tensors="pt")
-            loss = heads.loss(
-                _last_state(encoder, tokens["input_ids"], tokens["attention_mask"]), list(pieces)
-            )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(weights, 1.0)
-            optimizer.step()
-            smooth = loss.item() if step == 0 else 0.98 * smooth + 0.02 * loss.item()
-            progress.update(task, completed=done * minutes * 60, description=f"loss {smooth:.3f}")
-            if step % 100 == 99:
-                progress.console.print(f"reading, step {step + 1}: loss {smooth:.3f}")
+    for step, done in clock.steps("reading"):
+        for group in optimizer.param_groups:
+            group["lr"] = _PEAK_RATE * min(1.0, (step + 1) / 100) * max(0.02, 1.0 - done)
+        pieces, texts = zip(*itertools.islice(stream, _BATCH), strict=True)
+        tokens = tokenizer([caption_prompt(plan) for plan in texts], padding=True, return_tensors="pt")
+        state = _last_state(encoder, tokens["input_ids"], tokens["attention_mask"])
+        loss = heads.loss(state, list(pieces))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        clock.show(loss.item())
 
 
 def _last_state(encoder: Qwen3Model, ids: Tensor, mask: Tensor) -> Tensor:

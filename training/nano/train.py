@@ -11,18 +11,18 @@ import argparse
 import copy
 import itertools
 import random
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from acestep.codec.sine_bank import SineBankConfig
-from acestep.synthesizer.prompts import caption_prompt, lyric_prompt
+from acestep.synthesizer.prompts import HINTED_INSTRUCTION, caption_prompt, lyric_prompt
+from training.nano.clock import Clock
+from training.nano.codes import teach_codes
 from training.nano.dataset import RAW, Clip, examples, measure_scale, plans
 from training.nano.denoiser import Batch, Denoiser
 from training.nano.model import train_tokenizer, write_folder
@@ -40,6 +40,7 @@ CROPS = ((250, 10, 0.6), (500, 5, 0.25), (750, 4, 0.15))
 PEAK_RATE = 1.2e-3
 WARMUP = 200  # steps
 _EMA = 0.999
+_SAVE_EVERY = 250  # steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class Plan:
 
     minutes: float
     reading_minutes: float
+    codes_minutes: float
     pieces: int
     work: Path
     out: Path
@@ -61,6 +63,7 @@ def main() -> None:
         "--minutes", type=float, default=75.0, help="time for learning (rendering comes on top)"
     )
     parser.add_argument("--reading-minutes", type=float, default=6.0, help="time for the text encoder alone")
+    parser.add_argument("--codes-minutes", type=float, default=4.0, help="time for the audio tokenizer alone")
     parser.add_argument("--pieces", type=int, default=3000, help="pieces of 30 s to compose and render")
     parser.add_argument("--work", type=Path, default=HERE / "work", help="where rendered music is kept")
     parser.add_argument("--out", type=Path, default=HERE.parents[1] / "acestep/nano/weights")
@@ -79,11 +82,13 @@ def run(plan: Plan) -> None:
     texts = itertools.islice(plans(clips, rng), 4000)
     tokenizer = train_tokenizer(caption_prompt(text) for _, text in texts)
     model = Denoiser(scale)
+    stream = batches(clips, tokenizer, scale, rng)
     if plan.resume is None:
-        teach_reading(model.text_encoder, tokenizer, clips, plan.reading_minutes)
+        teach_reading(model.text_encoder, tokenizer, clips, Clock(plan.reading_minutes))
+        teach_codes(model, lambda: next(stream).latents, Clock(plan.codes_minutes))
     else:
         model.load_state_dict(torch.load(plan.resume, weights_only=True))
-    average = learn(model, batches(clips, tokenizer, scale, rng), plan)
+    average = learn(model, stream, plan)
     torch.save(average.state_dict(), plan.work / "state.pt")
     write_folder(plan.out, dict(average.named_children()), tokenizer, scale)
 
@@ -102,7 +107,8 @@ def batches(
         latents = torch.stack([to_latents(example.decibels, scale) for example in chosen])
         # The lyrics are the same for all, so one row serves the batch.
         lyric = tokenizer([lyric_prompt(chosen[0].plan)], return_tensors="pt")
-        yield Batch(tokens["input_ids"], tokens["attention_mask"], lyric["input_ids"], latents)
+        hinted = torch.tensor([example.plan.instruction == HINTED_INSTRUCTION for example in chosen])
+        yield Batch(tokens["input_ids"], tokens["attention_mask"], lyric["input_ids"], latents, hinted)
 
 
 def to_latents(decibels: Tensor, scale: SineBankConfig) -> Tensor:
@@ -114,33 +120,24 @@ def to_latents(decibels: Tensor, scale: SineBankConfig) -> Tensor:
 
 def learn(model: Denoiser, stream: Iterator[Batch], plan: Plan) -> Denoiser:
     """Run AdamW until the time is up; returns the running average of the weights."""
-    weights = list(model.parameters())
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     average = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(0)
-    started = time.monotonic()
-    smooth = 0.0
-    columns = (TextColumn("learning"), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    with Progress(*columns) as progress:
-        task = progress.add_task("", total=plan.minutes * 60)
-        for step in itertools.count():
-            elapsed = time.monotonic() - started
-            if elapsed > plan.minutes * 60:
-                return average
-            for group in optimizer.param_groups:
-                group["lr"] = PEAK_RATE * _schedule(step, elapsed / (plan.minutes * 60))
-            loss = model.loss(next(stream), generator)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(weights, 1.0)
-            optimizer.step()
-            _follow(average, model, step)
-            smooth = loss.item() if step == 0 else 0.98 * smooth + 0.02 * loss.item()
-            progress.update(task, completed=elapsed, description=f"step {step}, loss {smooth:.4f}")
-            if step % 250 == 249:
-                torch.save(average.state_dict(), plan.work / "state.pt")
-                progress.console.print(f"{elapsed / 60:.1f} min, step {step + 1}, loss {smooth:.4f}")
-    raise AssertionError("itertools.count ends never")
+    clock = Clock(plan.minutes)
+    for step, done in clock.steps("learning"):
+        for group in optimizer.param_groups:
+            group["lr"] = PEAK_RATE * _schedule(step, done)
+        loss = model.loss(next(stream), generator)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        _follow(average, model, step)
+        clock.show(loss.item())
+        if step % _SAVE_EVERY == _SAVE_EVERY - 1:
+            torch.save(average.state_dict(), plan.work / "state.pt")
+    return average
 
 
 def _schedule(step: int, done: float) -> float:
