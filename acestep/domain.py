@@ -73,7 +73,8 @@ class SongRequest:
 
     `seeds` has one entry a song and is drawn when the request is accepted, so that a song that has
     to be rendered again (after a crash, say) is the same song. `duration` is in seconds. `warnings`
-    are sentences for the client about what was clamped, ignored or replaced.
+    are sentences for the client about what was clamped, ignored or replaced. `audio_codes` are the 5 Hz codes
+    that the user brings along, in place of the planner's.
     """
 
     caption: str = ""
@@ -91,7 +92,28 @@ class SongRequest:
     audio_format: AudioFormat = "mp3"
     sampler: SamplerOptions = field(default_factory=SamplerOptions)
     planner: PlannerOptions = field(default_factory=PlannerOptions)
+    audio_codes: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """The facts of a song that a planner decides; None: not decided. `duration` in whole seconds."""
+
+    bpm: int | None = None
+    caption: str | None = None
+    duration: int | None = None
+    key_scale: str | None = None
+    language: str | None = None
+    time_signature: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A song on paper: its facts and its lyrics."""
+
+    metadata: Metadata
+    lyrics: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +131,10 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class SongPlan:
-    """One song with everything decided; what the synthesizer renders. `duration` in seconds."""
+    """One song with everything decided; what the synthesizer renders. `duration` in seconds.
+
+    `audio_codes`, five a second, are what the planner (or the user) sketched; empty: made from words alone.
+    """
 
     caption: str
     lyrics: str
@@ -121,6 +146,7 @@ class SongPlan:
     bpm: int | None = None
     key_scale: str | None = None
     time_signature: str | None = None
+    audio_codes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -86,3 +86,11 @@ def _short(value: object, limit: int = 80) -> object:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     return _short(repr(value), limit)
+
+
+class PlannerError(AceStepError):
+    """The planner's language model cannot do what was asked of it."""
+
+
+class PlannerUnavailableError(AceStepError):
+    """A request needs the planner, and this server runs without one."""

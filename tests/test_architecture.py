@@ -23,13 +23,14 @@ MAY_IMPORT = {
     "audio": BASE,
     "codec": (*BASE, "weights"),
     "synthesizer": (*BASE, "weights"),
-    "engine": (*BASE, "synthesizer", "codec", "audio", "jobs.worker"),
+    "planner": BASE,
+    "engine": (*BASE, "planner", "synthesizer", "codec", "audio", "jobs.worker"),
     "nano": BASE,
     "api_server": (*BASE, "http", "jobs", "engine", "audio", "download"),
 }
 # Only these may import torch and its kin, at all.
 HEAVY = ("torch", "diffusers", "transformers")
-MAY_BE_HEAVY = ("synthesizer", "codec", "weights", "engine.loading")
+MAY_BE_HEAVY = ("synthesizer", "codec", "weights", "engine.loading", "planner.loading", "planner.backends")
 
 
 def name_of(path: Path) -> str:
