@@ -117,6 +117,29 @@ class Draft:
 
 
 @dataclass(frozen=True, slots=True)
+class DraftRequest:
+    """What one call of the planner asks for, apart from any song.
+
+    - "format": better caption and lyrics, from `caption` and `lyrics`;
+    - "sample": a song from one sentence, `query`; `instrumental` None leaves that to the sentence;
+    - "understand": what the song in the file `audio_path` is, or the one that `audio_codes` sketch.
+
+    What `metadata` fixes is kept.
+    """
+
+    kind: Literal["format", "sample", "understand"]
+    caption: str = ""
+    lyrics: str = ""
+    query: str = ""
+    instrumental: bool | None = None
+    metadata: Metadata = field(default_factory=Metadata)
+    audio_path: str = ""
+    audio_codes: tuple[int, ...] = ()
+    options: PlannerOptions = field(default_factory=PlannerOptions)
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Sampling:
     """Decided sampler settings: every value concrete, valid for the model that runs."""
 
@@ -209,3 +232,18 @@ class ModelInfo:
     state: ModelState = "loading"
     detail: str = ""
     notice: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannerInfo:
+    """What the server knows of its planner. `detail` says why it is absent or failed, and what to set."""
+
+    name: str = ""
+    state: ModelState = "absent"
+    detail: str = ""
+    backend: str = ""
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether requests for it can be accepted: it is there, or on its way."""
+        return self.state not in ("absent", "failed")

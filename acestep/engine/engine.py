@@ -17,13 +17,23 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from acestep.domain import AudioClip, ModelInfo, ModelState, Song, SongPlan, SongRequest
+from acestep.domain import (
+    AudioClip,
+    Draft,
+    DraftRequest,
+    ModelInfo,
+    ModelState,
+    PlannerInfo,
+    Song,
+    SongPlan,
+    SongRequest,
+)
 from acestep.engine.batching import BatchingStage
 from acestep.engine.plan import plan_songs
 from acestep.engine.progress import JobProgress
 from acestep.engine.renderer import Load, Loaded, Rendering
 from acestep.engine.write import SongWriter
-from acestep.errors import AceStepError, JobCancelledError
+from acestep.errors import AceStepError, JobCancelledError, PlannerUnavailableError
 from acestep.jobs.worker import Cancelled, OnProgress
 from acestep.limits import choose_model, fit
 
@@ -31,6 +41,7 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
+_NO_PLANNER = PlannerInfo(detail="This server runs without a planner (the 5 Hz language model).")
 _NICER = 5  # steps: a third of the event loop's share where both want one core
 
 
@@ -68,6 +79,14 @@ class Engine:
     def models(self) -> tuple[ModelInfo, ...]:
         """The one model, as far as it is known by now."""
         return (self._info,)
+
+    def planner(self) -> PlannerInfo:
+        """There is none yet."""
+        return _NO_PLANNER
+
+    async def draft(self, request: DraftRequest, cancelled: Cancelled) -> Draft:
+        """See `Worker.draft`."""
+        raise PlannerUnavailableError(_NO_PLANNER.detail)
 
     async def start(self) -> None:
         """Begin to load the model; returns at once."""

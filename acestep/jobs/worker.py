@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from acestep.domain import ModelInfo, Progress, Song, SongRequest
+from acestep.domain import Draft, DraftRequest, ModelInfo, PlannerInfo, Progress, Song, SongRequest
 
 OnProgress = Callable[[Progress], None]
 Cancelled = Callable[[], bool]
@@ -20,6 +20,18 @@ class Worker(Protocol):
 
     def models(self) -> tuple[ModelInfo, ...]:
         """The models that can be asked for, the default first; cheap, callable at any time."""
+        ...
+
+    def planner(self) -> PlannerInfo:
+        """The planner, as far as it is known by now; cheap, callable at any time."""
+        ...
+
+    async def draft(self, request: DraftRequest, cancelled: Cancelled) -> Draft:
+        """Ask the planner for a song on paper.
+
+        Waits while the planner is being loaded. Raises `PlannerUnavailableError` where there is none, and
+        otherwise as `run` does.
+        """
         ...
 
     async def wait_ready(self) -> None:

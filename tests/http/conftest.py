@@ -11,7 +11,17 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from acestep.domain import ModelInfo, Sampling, Song, SongPlan, SongRequest
+from acestep.domain import (
+    Draft,
+    DraftRequest,
+    Metadata,
+    ModelInfo,
+    PlannerInfo,
+    Sampling,
+    Song,
+    SongPlan,
+    SongRequest,
+)
 from acestep.errors import UnusableAudioError
 from acestep.files import AudioStore
 from acestep.http.app import create_app
@@ -52,6 +62,12 @@ class FakeWorker:
 
     def models(self) -> tuple[ModelInfo, ...]:
         return self.infos
+
+    def planner(self) -> PlannerInfo:
+        return PlannerInfo()
+
+    async def draft(self, request: DraftRequest, cancelled: Callable[[], bool]) -> Draft:
+        return Draft(Metadata(caption=request.caption), request.lyrics)
 
     async def wait_ready(self) -> None:
         """Ready at once."""

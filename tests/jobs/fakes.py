@@ -5,7 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from acestep.domain import ModelInfo, Progress, Sampling, Song, SongPlan, SongRequest
+from acestep.domain import (
+    Draft,
+    DraftRequest,
+    Metadata,
+    ModelInfo,
+    PlannerInfo,
+    Progress,
+    Sampling,
+    Song,
+    SongPlan,
+    SongRequest,
+)
 from acestep.files import AudioStore
 from acestep.jobs.worker import Cancelled, OnProgress
 
@@ -44,6 +55,12 @@ class FakeWorker:
 
     def models(self) -> tuple[ModelInfo, ...]:
         return ()
+
+    def planner(self) -> PlannerInfo:
+        return PlannerInfo()
+
+    async def draft(self, request: DraftRequest, cancelled: Callable[[], bool]) -> Draft:
+        return Draft(Metadata(caption=request.caption), request.lyrics)
 
     async def wait_ready(self) -> None:
         await self.ready.wait()
