@@ -32,6 +32,8 @@ MIN_DURATION, MAX_DURATION = 10.0, 600.0
 MAX_BATCH = 8
 MAX_SEED = 2**32 - 1  # what a CPU torch.Generator and the original's clients both accept
 
+CODES_A_SECOND = 5  # what the published planners write; a code stands for 0.2 s
+
 INSTRUMENTAL = "[Instrumental]"
 
 

@@ -6,8 +6,16 @@ recommends). Knows nothing of torch or files.
 
 from __future__ import annotations
 
-from acestep.domain import INSTRUMENTAL, MIN_DURATION, ModelInfo, Sampling, SongPlan, SongRequest
-from acestep.synthesizer.prompts import TEXT2MUSIC_INSTRUCTION
+from acestep.domain import (
+    CODES_A_SECOND,
+    INSTRUMENTAL,
+    MIN_DURATION,
+    ModelInfo,
+    Sampling,
+    SongPlan,
+    SongRequest,
+)
+from acestep.synthesizer.prompts import HINTED_INSTRUCTION, TEXT2MUSIC_INSTRUCTION
 
 # Seconds, where neither the user nor a planner gave a length: an instrumental is a sketch, and a sung
 # line takes about two bars of a mid-tempo song, with room for an intro and an ending.
@@ -21,7 +29,8 @@ _INSTRUMENTAL_WORDS = ("", "[inst]", "[instrumental]")
 def plan_songs(request: SongRequest, model: ModelInfo) -> tuple[SongPlan, ...]:
     """The songs of a request that was fitted to `model`, in the order of its seeds."""
     lyrics = INSTRUMENTAL if is_instrumental(request.lyrics) else request.lyrics
-    duration = request.duration or guess_duration(lyrics, model.max_duration)
+    by_codes = len(request.audio_codes) / CODES_A_SECOND
+    duration = request.duration or by_codes or guess_duration(lyrics, model.max_duration)
     return tuple(
         SongPlan(
             caption=request.caption,
@@ -29,14 +38,19 @@ def plan_songs(request: SongRequest, model: ModelInfo) -> tuple[SongPlan, ...]:
             language=request.language,
             duration=duration,
             seed=seed,
-            instruction=request.instruction or TEXT2MUSIC_INSTRUCTION,
+            instruction=request.instruction or _instruction(request),
             sampling=decide_sampling(request, model),
             bpm=request.bpm,
             key_scale=request.key_scale,
             time_signature=request.time_signature,
+            audio_codes=request.audio_codes,
         )
         for seed in request.seeds
     )
+
+
+def _instruction(request: SongRequest) -> str:
+    return HINTED_INSTRUCTION if request.audio_codes else TEXT2MUSIC_INSTRUCTION
 
 
 def is_instrumental(lyrics: str) -> bool:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from acestep.domain import SongPlan
+from acestep.synthesizer.codes import AudioCodes
 from acestep.synthesizer.loading import SynthesizerModules
 from acestep.synthesizer.prompts import caption_prompt, lyric_prompt
 
@@ -60,15 +61,21 @@ class Conditioner:
     def __init__(self, modules: SynthesizerModules) -> None:
         self._modules = modules
         self._facts = modules.facts
+        self._codes = AudioCodes(modules)
         self._device = modules.silence_latent.device
 
-    def text2music(self, frames: int) -> SongMaterial:
-        """The material of a song made from words alone: silence, to be written over everywhere."""
+    def material(self, plan: SongPlan, frames: int) -> SongMaterial:
+        """What a song starts from: its codes' hints, or silence; either is written over everywhere."""
         return SongMaterial(
-            source=self.silence(frames),
+            source=self._hints(plan, frames) if plan.audio_codes else self.silence(frames),
             chunk_mask=torch.ones(frames, device=self._device),
             reference=self.silence(self._facts.reference_frames),
         )
+
+    def _hints(self, plan: SongPlan, frames: int) -> Tensor:
+        """The hints of a plan's codes, cut to `frames` or filled up with silence, `[frames, C]`."""
+        hints = self._codes.hints(plan.audio_codes)[:frames]
+        return torch.cat([hints, self.silence(frames - len(hints))])
 
     def silence(self, frames: int) -> Tensor:
         """Latents of silence `[frames, C]`; repeated where the checkpoint holds less."""

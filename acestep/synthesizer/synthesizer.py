@@ -55,7 +55,8 @@ class Synthesizer:
         """
         frames, sampling = self._common(plans)
         schedule = times(sampling, self._facts.is_turbo)
-        condition = self._conditioner.encode(plans, [self._conditioner.text2music(frames)] * len(plans))
+        materials = [self._conditioner.material(plan, frames) for plan in plans]
+        condition = self._conditioner.encode(plans, materials)
         velocity = self._velocity(condition, sampling)
         noise = Noise([plan.seed for plan in plans], frames, self._facts.latent_channels, self._device)
         step = renoising(noise) if sampling.infer_method == "sde" else euler

@@ -6,7 +6,7 @@ import pytest
 
 from acestep.domain import INSTRUMENTAL, MIN_DURATION, ModelInfo, SamplerOptions, Sampling, SongRequest
 from acestep.engine.plan import guess_duration, is_instrumental, plan_songs
-from acestep.synthesizer.prompts import TEXT2MUSIC_INSTRUCTION
+from acestep.synthesizer.prompts import HINTED_INSTRUCTION, TEXT2MUSIC_INSTRUCTION
 
 BASE = ModelInfo("base", is_turbo=False, steps=50, guidance_scale=7.0, shift=1.0, max_steps=200)
 TURBO = ModelInfo("turbo", is_turbo=True, steps=8, guidance_scale=1.0, shift=3.0, max_steps=8)
@@ -44,6 +44,14 @@ def test_facts_that_nobody_gave_stay_open():
     (plan,) = plan_songs(asked(), BASE)
     assert (plan.bpm, plan.key_scale, plan.time_signature) == (None, None, None)
     assert plan.instruction == TEXT2MUSIC_INSTRUCTION
+
+
+def test_codes_decide_the_length_and_the_instruction():
+    (plan,) = plan_songs(asked(audio_codes=(1, 2) * 30), BASE)
+    assert plan.audio_codes == (1, 2) * 30
+    assert (plan.duration, plan.instruction) == (12.0, HINTED_INSTRUCTION)
+    (plan,) = plan_songs(asked(audio_codes=(1,) * 60, duration=11.9, instruction="Do it:"), BASE)
+    assert (plan.duration, plan.instruction) == (11.9, "Do it:")
 
 
 @pytest.mark.parametrize("lyrics", ["", "  \n", "[inst]", "[Instrumental]", " [INSTRUMENTAL]\n"])

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,9 @@ def read_case(variant: str, name: str) -> Case:
     defaults = _TURBO_DEFAULTS if variant == "turbo" else _BASE_DEFAULTS
     sampling = _sampling({**defaults, **asked})
     plans = tuple(_plan(asked, song, sampling) for song in range(len(asked["prompts"])))
+    if name == "codes":
+        codes = tuple(read_expected(f"{variant}.detokenize")["indices"].flatten().tolist())
+        plans = tuple(replace(plan, audio_codes=codes) for plan in plans)
     return Case(FOLDER / f"acestep-v15-{variant}", plans, read_expected(f"{variant}.{name}"))
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from acestep.codec.oobleck import OobleckCodec
+from acestep.synthesizer.codes import AudioCodes
 from acestep.synthesizer.loading import load_synthesizer
 from acestep.synthesizer.synthesizer import Synthesizer
 from tests.parity.cases import FOLDER, MISSING, TEXT_ENCODER, VAE, read_case, read_expected, relative_error
@@ -14,8 +15,11 @@ CPU = torch.device("cpu")
 TOLERANCE = 1e-4  # one more letter in a caption is 1e-2; rounding alone is 1e-6 and less
 
 CASES = [
-    *(("turbo", name) for name in ("single_t2m", "batch_t2m", "shift1", "timesteps")),
-    *(("base", name) for name in ("single_t2m", "batch_t2m", "shift3", "cfg7", "cfg_interval", "adg")),
+    *(("turbo", name) for name in ("single_t2m", "batch_t2m", "shift1", "timesteps", "codes")),
+    *(
+        ("base", name)
+        for name in ("single_t2m", "batch_t2m", "shift3", "cfg7", "cfg_interval", "adg", "codes")
+    ),
 ]
 
 
@@ -36,6 +40,20 @@ def test_render(variant: str, name: str, codec: OobleckCodec):
     if "audio" in case.expected:
         errors["audio"] = relative_error(codec.decode(rendered.latents), case.expected["audio"])
     assert max(errors.values()) < TOLERANCE, errors
+
+
+@pytest.mark.parametrize("variant", ["turbo", "base"])
+def test_codes(variant: str):
+    modules = load_synthesizer(
+        FOLDER / f"acestep-v15-{variant}", TEXT_ENCODER, TEXT_ENCODER, CPU, torch.float32
+    )
+    codes = AudioCodes(modules)
+    heard, written = read_expected(f"{variant}.tokenize"), read_expected(f"{variant}.detokenize")
+
+    assert codes.tokenize(heard["latents"][0]) == tuple(heard["indices"].flatten().tolist())
+    assert (
+        relative_error(codes.hints(written["indices"].flatten().tolist())[None], written["hints"]) < TOLERANCE
+    )
 
 
 def test_vae_encode(codec: OobleckCodec):

@@ -1,6 +1,9 @@
+import pytest
 import torch
 
 from acestep.domain import SongPlan
+from acestep.errors import InvalidFieldError
+from acestep.synthesizer.codes import AudioCodes
 from acestep.synthesizer.conditioning import Condition, Conditioner
 from acestep.synthesizer.loading import SynthesizerModules
 from tests.synthesizer import toy
@@ -11,7 +14,7 @@ FRAMES = 45  # longer than the toy's silence
 
 def encode(modules: SynthesizerModules, *plans: SongPlan) -> Condition:
     conditioner = Conditioner(modules)
-    return conditioner.encode(plans, [conditioner.text2music(FRAMES)] * len(plans))
+    return conditioner.encode(plans, [conditioner.material(plan, FRAMES) for plan in plans])
 
 
 def test_a_song_in_a_batch_is_told_what_it_is_told_alone(base):
@@ -38,7 +41,7 @@ def test_each_text_is_heard(base):
 
 def test_lyrics_come_first_then_timbre_then_text(base):
     conditioner = Conditioner(base)
-    material = conditioner.text2music(FRAMES)
+    material = conditioner.material(song(), FRAMES)
     before = conditioner.encode([song()], [material]).states[0]
     other_words = conditioner.encode([song(lyrics="[Verse]\nHullo")], [material]).states[0]
     changed = (before - other_words).abs().amax(dim=1) > 0
@@ -56,9 +59,39 @@ def test_context_is_silence_beside_a_mask_of_ones(base):
     assert (context[..., toy.CHANNELS :] == 1).all()
 
 
+def test_a_song_with_codes_is_built_on_their_hints_and_its_neighbour_on_silence(base):
+    window, codes = base.facts.frames_per_code, (3, 1)
+    context = encode(base, song(audio_codes=codes), song()).context[..., : toy.CHANNELS]
+
+    hints = AudioCodes(base).hints(codes)
+    assert hints.shape == (2 * window, toy.CHANNELS)
+    silence = Conditioner(base).silence(FRAMES)
+    assert torch.equal(context[0], torch.cat([hints, silence[: FRAMES - 2 * window]]))
+    assert torch.equal(context[1], silence)
+
+
+def test_more_codes_than_the_song_is_long_are_cut(base):
+    codes = (1, 2) * FRAMES
+    context = encode(base, song(audio_codes=codes)).context[0, :, : toy.CHANNELS]
+    assert torch.equal(context, AudioCodes(base).hints(codes)[:FRAMES])
+
+
+@pytest.mark.parametrize("code", [-1, 10**6])
+def test_a_code_that_the_model_does_not_have(base, code):
+    with pytest.raises(InvalidFieldError, match=f"audio_code_string: {code}"):
+        encode(base, song(audio_codes=(0, code)))
+
+
+def test_latents_become_as_many_codes_as_cover_them(base):
+    latents = torch.randn(2 * base.facts.frames_per_code + 1, toy.CHANNELS)
+    codes = AudioCodes(base).tokenize(latents)
+    assert len(codes) == 3
+    assert all(0 <= code < base.facts.code_count for code in codes)
+
+
 def test_a_reference_is_heard_by_its_own_song_alone(base):
     conditioner = Conditioner(base)
-    plain = conditioner.text2music(FRAMES)
+    plain = conditioner.material(song(), FRAMES)
     resembling = type(plain)(plain.source, plain.chunk_mask, torch.randn(toy.REFERENCE_FRAMES, toy.CHANNELS))
     without = conditioner.encode([song(), song()], [plain, plain]).states
     with_one = conditioner.encode([song(), song()], [plain, resembling]).states
