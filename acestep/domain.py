@@ -76,12 +76,14 @@ class SongRequest:
     `seeds` has one entry a song and is drawn when the request is accepted, so that a song that has
     to be rendered again (after a crash, say) is the same song. `duration` is in seconds. `warnings`
     are sentences for the client about what was clamped, ignored or replaced. `audio_codes` are the 5 Hz codes
-    that the user brings along, in place of the planner's.
+    that the user brings along, in place of the planner's. `language_fixed`: the user named the language;
+    otherwise a planner may choose another, and `language` is what holds where none does.
     """
 
     caption: str = ""
     lyrics: str = ""
     language: str = "en"
+    language_fixed: bool = False
     bpm: int | None = None
     key_scale: str | None = None
     time_signature: str | None = None
@@ -218,7 +220,8 @@ class ModelInfo:
 
     `steps`, `guidance_scale` and `shift` are the checkpoint's defaults; `max_*` what this machine and
     this model allow. `notice` is what people must be told about the model (nano says that it is nano),
-    `detail` says how far loading is, or why it failed.
+    `detail` says how far loading is, or why it failed. `code_count` is the size of the model's book of audio
+    codes; 0: not known yet.
     """
 
     name: str
@@ -234,6 +237,7 @@ class ModelInfo:
     state: ModelState = "loading"
     detail: str = ""
     notice: str = ""
+    code_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
