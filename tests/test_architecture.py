@@ -17,6 +17,7 @@ MAY_IMPORT = {
     **dict.fromkeys(BASE, BASE),
     "settings_docs": BASE,
     "download": BASE,
+    "planners": BASE,
     "weights": BASE,
     "jobs": BASE,
     "http": (*BASE, "jobs"),
@@ -26,7 +27,7 @@ MAY_IMPORT = {
     "planner": BASE,
     "engine": (*BASE, "planner", "synthesizer", "codec", "audio", "jobs.worker"),
     "nano": BASE,
-    "api_server": (*BASE, "http", "jobs", "engine", "audio", "download"),
+    "api_server": (*BASE, "http", "jobs", "engine", "audio", "download", "planners"),
 }
 # Only these may import torch and its kin, at all.
 HEAVY = ("torch", "diffusers", "transformers")
