@@ -1,0 +1,240 @@
+"""The language model on PyTorch: many texts at once, each with its own grammar, guidance and chance.
+
+Owns who is waiting, who is running and in which rows of the cache. `decoder`, `head`, `constraints` and
+`sampling` do the work of a step; this puts them in order.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from acestep.errors import PlannerError
+from acestep.planner.backends.constraints import Allowed, Constraint, Grammars
+from acestep.planner.backends.decoder import Decoder
+from acestep.planner.backends.head import Head, Question
+from acestep.planner.backends.sampling import draw, guided, penalised
+from acestep.planner.language_model import Advance, Generation, Message, Vocabulary
+from acestep.planner.loading import LanguageModelParts, load_language_model
+
+# 600 s of song are 3,000 codes; the rest is for caption, lyrics and the block of metadata.
+DEFAULT_LENGTH = 6144
+
+
+@dataclass(slots=True, eq=False)
+class _Row:
+    """A row of the cache: its prompt, and the token that is fed to it next, at `position`."""
+
+    place: int
+    prompt: list[int]
+    token: int
+    position: int
+
+
+@dataclass(slots=True, eq=False)
+class _Text:
+    """A generation on its way. Its first row reads the prompt, its second, with guidance, the null prompt."""
+
+    ticket: int
+    generation: Generation
+    prompts: list[list[int]]
+    constraint: Constraint
+    chance: torch.Generator
+    rows: list[_Row] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    seen: Tensor | None = None  # [vocabulary], with a repetition penalty
+
+
+class TorchLanguageModel:
+    """The `LanguageModel` of a folder in memory.
+
+    `slots` generations with guidance run at once (or twice as many without), each of up to `length` tokens
+    with its prompt; more wait. The cache takes, in bytes, 4 * slots * length * layers * key-value heads *
+    head size * bytes a number: for the published 1.7B in bfloat16 1.4 GB a slot of 6,144.
+    """
+
+    def __init__(self, parts: LanguageModelParts, slots: int = 4, length: int = DEFAULT_LENGTH) -> None:
+        self._name = parts.name
+        self._tokenizer = parts.tokenizer
+        self._vocabulary = parts.vocabulary
+        self._end: int = parts.tokenizer.convert_tokens_to_ids(parts.vocabulary.end_of_turn)
+        length = min(length, parts.model.config.max_position_embeddings)
+        self._decoder = Decoder(parts.model, rows=2 * slots, length=length)
+        self._head = Head(parts.head)
+        self._device = parts.head.device
+        self._grammars = Grammars(parts.tokenizer, parts.vocabulary, self._head.size)
+        self._tickets = itertools.count()
+        self._waiting: deque[_Text] = deque()
+        self._running: list[_Text] = []
+        self._rows: list[_Row] = []  # by place, without gaps
+
+    @property
+    def name(self) -> str:
+        """See `LanguageModel.name`."""
+        return self._name
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """See `LanguageModel.vocabulary`."""
+        return self._vocabulary
+
+    def render(self, messages: Sequence[Message], open_turn: str | None = None) -> str:
+        """See `LanguageModel.render`."""
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        prompt = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return f"{prompt}{open_turn or ''}"
+
+    def add(self, generation: Generation) -> int:
+        """See `LanguageModel.add`. Raises PlannerError for a grammar that cannot be read, too."""
+        guidance = generation.null_prompt is not None and generation.sampling.guidance_scale != 1
+        prompts = [self._tokens(generation.prompt)]
+        if guidance:
+            prompts.append(self._tokens(generation.null_prompt or ""))
+        longest = max(map(len, prompts))
+        if longest + generation.max_tokens > self._decoder.length:
+            raise PlannerError(
+                f"A prompt of {longest} tokens and an answer of up to {generation.max_tokens} exceed the"
+                f" {self._decoder.length} tokens that {self._name} holds here. Shorten the caption or the"
+                " lyrics, or ask for a shorter song."
+            )
+        text = _Text(
+            ticket=next(self._tickets),
+            generation=generation,
+            prompts=prompts,
+            constraint=self._grammars.read(generation.grammar),
+            chance=torch.Generator("cpu").manual_seed(generation.seed),
+        )
+        self._waiting.append(text)
+        return text.ticket
+
+    def abort(self, ticket: int) -> None:
+        """See `LanguageModel.abort`."""
+        self._waiting = deque(text for text in self._waiting if text.ticket != ticket)
+        for text in self._running:
+            if text.ticket == ticket:
+                self._release(text)
+                break
+
+    @torch.inference_mode()
+    def step(self) -> Sequence[Advance]:
+        """See `LanguageModel.step`. One waiting generation joins at most, lest the others wait long."""
+        self._admit()
+        if not self._running:
+            return []
+        hidden = self._decoder.decode([row.token for row in self._rows], [row.position for row in self._rows])
+        # On CUDA the layers run while the masks are made.
+        allowed = self._grammars.allowed([text.constraint for text in self._running])
+        chosen = self._choose(hidden, allowed)
+        advances = [self._advance(text, token) for text, token in zip(self._running, chosen, strict=True)]
+        ended = {advance.ticket for advance in advances if advance.text is not None or advance.error}
+        for text in [text for text in self._running if text.ticket in ended]:
+            self._release(text)
+        return advances
+
+    def _tokens(self, prompt: str) -> list[int]:
+        tokens: list[int] = self._tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        if not tokens:
+            raise PlannerError("A prompt is empty.")
+        return tokens
+
+    def _admit(self) -> None:
+        if not self._waiting or len(self._rows) + len(self._waiting[0].prompts) > self._decoder.rows:
+            return
+        text = self._waiting.popleft()
+        for prompt in text.prompts:
+            # The last token is fed by the first step, like every later one.
+            row = _Row(len(self._rows), prompt, token=prompt[-1], position=len(prompt) - 1)
+            twin = next((other for other in self._rows if other.prompt == prompt), None)
+            if twin:  # songs of one request
+                self._decoder.copy(twin.place, row.place, row.position)
+            else:
+                self._decoder.prefill(row.place, prompt[:-1])
+            self._rows.append(row)
+            text.rows.append(row)
+        if text.generation.sampling.repetition_penalty != 1:
+            text.seen = torch.zeros(self._head.size, dtype=torch.bool, device=self._device)
+            text.seen[text.prompts[0]] = True
+        self._running.append(text)
+
+    def _choose(self, hidden: Tensor, allowed: Sequence[Allowed | None]) -> list[int | None]:
+        """The next token of each running text; None where its grammar allows none."""
+        tokens = [each.forced if each else None for each in allowed]
+        open_choices = [
+            (number, text, each)
+            for number, (text, each) in enumerate(zip(self._running, allowed, strict=True))
+            if each and each.forced is None
+        ]
+        questions = [Question([row.place for row in text.rows], each.rows) for _, text, each in open_choices]
+        drawn = [
+            self._draw(text, logits, each)
+            for (_, text, each), logits in zip(
+                open_choices, self._head.logits(hidden, questions), strict=True
+            )
+        ]
+        # One wait for the device, not one a text.
+        indices: list[int] = torch.stack(drawn).tolist() if drawn else []
+        for (number, _, each), index in zip(open_choices, indices, strict=True):
+            tokens[number] = each.token(index)
+        return tokens
+
+    def _draw(self, text: _Text, logits: Tensor, allowed: Allowed) -> Tensor:
+        """The index, within what is allowed, of the next token; `logits` is `[rows of text, allowed]`."""
+        sampling = text.generation.sampling
+        scores = guided(logits[0], logits[1], sampling.guidance_scale) if len(logits) > 1 else logits[0]
+        if allowed.barred is not None:
+            barred = torch.from_numpy(allowed.barred).to(self._device)
+            scores = scores.masked_fill(barred, -torch.inf)
+        if text.seen is not None:
+            seen = text.seen[self._head.index(allowed.rows)]
+            scores = penalised(scores, seen, sampling.repetition_penalty)
+        # Drawn on the CPU, whatever the device; in (0, 1].
+        chance = 1 - torch.rand((), generator=text.chance).item()
+        return draw(scores, sampling, chance)
+
+    def _advance(self, text: _Text, token: int | None) -> Advance:
+        if token is not None:
+            text.constraint.advance(token)
+            text.tokens.append(token)
+            if text.seen is not None:
+                text.seen[token] = True
+            for row in text.rows:
+                row.token, row.position = token, row.position + 1
+        count = len(text.tokens)
+        if error := text.constraint.error:
+            return Advance(text.ticket, count, error=f"The grammar could not be followed: {error}")
+        if text.constraint.ended:
+            return Advance(text.ticket, count, text=self._spell(text.tokens))
+        if token is None:
+            return Advance(text.ticket, count, error="The grammar allows no token here")
+        if count >= text.generation.max_tokens:
+            return Advance(text.ticket, count, error=f"The text has not ended after {count} tokens")
+        return Advance(text.ticket, count)
+
+    def _spell(self, tokens: list[int]) -> str:
+        written = tokens[:-1] if tokens and tokens[-1] == self._end else tokens
+        return str(
+            self._tokenizer.decode(written, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        )
+
+    def _release(self, text: _Text) -> None:
+        """Free a text's rows; the last rows move into the gaps."""
+        self._running.remove(text)
+        for row in reversed(text.rows):
+            last = self._rows.pop()
+            if last is not row:
+                self._decoder.copy(last.place, row.place, last.position)
+                last.place = row.place
+                self._rows[row.place] = last
+
+
+def load_torch_language_model(
+    folder: Path, device: torch.device, dtype: torch.dtype, slots: int = 4, length: int = DEFAULT_LENGTH
+) -> TorchLanguageModel:
+    """A published LM folder, ready to write. Raises CheckpointError where something does not fit."""
+    return TorchLanguageModel(load_language_model(folder, device, dtype), slots, length)
