@@ -1,0 +1,25 @@
+"""Audio codes as text and back.
+
+Owns their spelling, `<|audio_code_7|>`; knows nothing of what they sound like.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from acestep.errors import PlannerError
+
+_CODE = re.compile(r"<\|audio_code_(\d+)\|>")
+
+
+def write(codes: Sequence[int]) -> str:
+    """The codes as the language model reads them."""
+    return "".join(f"<|audio_code_{code}|>" for code in codes)
+
+
+def read(text: str) -> tuple[int, ...]:
+    """The codes that the language model wrote. Raises `PlannerError` if it wrote anything else."""
+    if rest := _CODE.sub("", text).strip():
+        raise PlannerError(f"The language model wrote something else than audio codes: {rest[:80]!r}.")
+    return tuple(int(code) for code in _CODE.findall(text))

@@ -1,0 +1,137 @@
+"""Many texts at once from one language model: tasks wait here, one thread drives it.
+
+Owns that thread and the order add, step, abort. Knows nothing of what the texts say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+
+from acestep.errors import AceStepError, JobCancelledError, PlannerError
+from acestep.planner.language_model import Advance, Generation, LanguageModel
+
+OnTokens = Callable[[int], None]
+Cancelled = Callable[[], bool]
+
+_CLOSED = "The planner has been shut down."
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Run:
+    """One text that somebody waits for."""
+
+    generation: Generation
+    on_tokens: OnTokens
+    cancelled: Cancelled
+    text: Future[str] = field(default_factory=Future)
+
+    def finish(self, outcome: str | BaseException) -> None:
+        """Tell whoever still waits."""
+        with contextlib.suppress(InvalidStateError):  # its task was cancelled meanwhile
+            if isinstance(outcome, str):
+                self.text.set_result(outcome)
+            else:
+                self.text.set_exception(outcome)
+
+
+class GenerationLoop:
+    """Runs the generations of many tasks together on one model. Close it when done."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self._model = model
+        self._arrivals: SimpleQueue[_Run | None] = SimpleQueue()  # None: close
+        self._running: dict[int, _Run] = {}  # by ticket; the thread's alone
+        self._lock = threading.Lock()
+        self._closed = False
+        self._thread = threading.Thread(target=self._drive, name="planner", daemon=True)
+        self._thread.start()
+
+    async def generate(self, generation: Generation, on_tokens: OnTokens, cancelled: Cancelled) -> str:
+        """Return the text of `generation`, which joins those that are being written.
+
+        `on_tokens` gets the number of tokens so far, and `cancelled` is asked, once a step, both from the
+        loop's thread. Raises `JobCancelledError` within a step after `cancelled()` turns true, and
+        `PlannerError` where there is no text; a task that is cancelled takes its generation along.
+        """
+        run = _Run(generation, on_tokens, cancelled)
+        with self._lock:
+            if self._closed:
+                raise PlannerError(_CLOSED)
+            self._arrivals.put(run)
+        return await asyncio.wrap_future(run.text)
+
+    def close(self) -> None:
+        """End the thread after the step that it is at. Whoever still waits gets a `PlannerError`."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._arrivals.put(None)
+        self._thread.join()
+
+    def _drive(self) -> None:
+        while self._take_arrivals():
+            try:
+                self._drop_cancelled()
+                for advance in self._model.step():
+                    self._settle(advance)
+            except Exception as error:  # noqa: BLE001 - the jobs of this step end, the loop does not
+                self._fail_all(error)
+        self._fail_all(PlannerError(_CLOSED))
+
+    def _take_arrivals(self) -> bool:
+        """Start what has come; wait for it if there is nothing else to do. False: close."""
+        with contextlib.suppress(Empty):
+            while True:
+                run = self._arrivals.get(block=not self._running)
+                if run is None:
+                    return False
+                self._start(run)
+        return True
+
+    def _start(self, run: _Run) -> None:
+        try:
+            self._running[self._model.add(run.generation)] = run
+        except Exception as error:  # noqa: BLE001 - this job ends
+            run.finish(_readable(error))
+
+    def _drop_cancelled(self) -> None:
+        for ticket, run in list(self._running.items()):
+            if run.text.cancelled() or run.cancelled():
+                self._model.abort(ticket)
+                del self._running[ticket]
+                run.finish(JobCancelledError("The planner was asked to stop and did."))
+
+    def _settle(self, advance: Advance) -> None:
+        run = self._running.get(advance.ticket)
+        if run is None:
+            return
+        run.on_tokens(advance.tokens)
+        if advance.text is None and advance.error is None:
+            return
+        del self._running[advance.ticket]
+        run.finish(PlannerError(advance.error) if advance.text is None else advance.text)
+
+    def _fail_all(self, error: Exception) -> None:
+        for ticket, run in self._running.items():
+            run.finish(_readable(error))
+            with contextlib.suppress(Exception):  # a model that fails may fail at this as well
+                self._model.abort(ticket)
+        self._running.clear()
+
+
+def _readable(error: Exception) -> AceStepError:
+    """Whatever it was, as an error that people can read."""
+    if isinstance(error, AceStepError):
+        return error
+    _log.error("The language model failed", exc_info=error)
+    readable = PlannerError(f"The language model failed: {error or type(error).__name__}")
+    readable.__cause__ = error
+    return readable
