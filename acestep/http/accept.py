@@ -1,61 +1,80 @@
 """From a wire request to a `SongRequest` that can be queued, or a refusal that names the field.
 
-Owns what becomes of each field by its `Support`, the seed rules, and strictness. Knows nothing of bodies,
-statuses or jobs.
+Owns the translation of fields, the seed rules, and how codes and duration go together. Knows nothing of
+bodies, statuses or jobs; which fields are refused is decided in `http.support`.
 """
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import ceil
 from typing import Any
 
-from acestep.domain import MAX_SEED, ModelInfo, PlannerOptions, SamplerOptions, SongRequest
+from acestep.domain import (
+    CODES_A_SECOND,
+    MAX_SEED,
+    MIN_DURATION,
+    ModelInfo,
+    PlannerInfo,
+    PlannerOptions,
+    SamplerOptions,
+    SongRequest,
+)
 from acestep.errors import InvalidFieldError, ModelUnavailableError
-from acestep.http.errors import InvalidFieldsError, StrictError
-from acestep.http.fields import Support, notes_of
+from acestep.http.fields import MAX_CODES
+from acestep.http.planner_fields import PlannerSamplingFields
 from acestep.http.schemas import GenerateTask, read_task
-from acestep.http.song_fields import DEFAULT_INSTRUCTION
+from acestep.http.song_fields import DEFAULT_INSTRUCTION, MusicFields
+from acestep.http.support import check_strict, check_support
 from acestep.limits import check_task, choose_model, default_model, fit
+
+MIN_CODES = int(MIN_DURATION) * CODES_A_SECOND
+UNKNOWN_LANGUAGE = "unknown"
 
 
 def accept(
-    body: Mapping[str, Any], models: Sequence[ModelInfo], strict: bool = False, strict_model: bool = False
+    body: Mapping[str, Any],
+    models: Sequence[ModelInfo],
+    planner: PlannerInfo,
+    strict: bool = False,
+    strict_model: bool = False,
 ) -> SongRequest:
     """Return the request in a body, fitted to the model that will run it.
 
     Raises `InvalidFieldError` for what cannot be done (and, if `strict`, for what would be changed),
-    `UnknownModelError` if `strict_model`, and `ModelUnavailableError` for what nothing here can run.
+    `UnknownModelError` if `strict_model`, and `ModelUnavailableError` or `PlannerUnavailableError` for what
+    nothing here can run.
     """
     task, ignored = read_task(body)
     if models and (default := default_model(models)).state == "failed":
         raise ModelUnavailableError(f"{default.name} could not be loaded: {default.detail}")
     model, fallback = choose_model(models, task.model, strict_model)
-    request = fit(to_request(task, model), model)
+    request = _cut_codes(fit(to_request(task, model, planner), model))
     request = replace(request, warnings=(*ignored, *fallback, *request.warnings))
-    if strict and request.warnings:
-        raise StrictError(request.warnings)
+    check_strict(request.warnings, strict)
     return request
 
 
-def to_request(task: GenerateTask, model: ModelInfo) -> SongRequest:
+def to_request(task: GenerateTask, model: ModelInfo, planner: PlannerInfo) -> SongRequest:
     """Translate a wire request that `model` will run into the words of the program.
 
-    Raises `InvalidFieldError` for tasks and fields that are not supported, `ModelUnavailableError` for what
+    Raises `InvalidFieldError` for tasks and fields that are not supported, `PlannerUnavailableError` for what
     needs the planner.
     """
     check_task(task.task_type, model)
-    warnings = _check_support(task)
+    task, warnings = _without_needless_thinking(task)
+    warnings += check_support(task, planner)
     return SongRequest(
         caption=task.prompt,
         lyrics=task.lyrics,
         language=task.vocal_language,
+        language_fixed=is_language_fixed(task),
         bpm=task.bpm,
         key_scale=task.key_scale,
         time_signature=task.time_signature,
-        duration=task.audio_duration,
+        duration=_duration(task, model),
         batch_size=task.batch_size,
         seeds=_seeds(task, warnings),
         model=task.model,
@@ -64,51 +83,48 @@ def to_request(task: GenerateTask, model: ModelInfo) -> SongRequest:
         audio_format=task.audio_format,
         sampler=_sampler(task),
         planner=_planner(task),
+        audio_codes=task.audio_code_string,
         warnings=tuple(warnings),
     )
 
 
-def _check_support(task: GenerateTask) -> list[str]:
-    """Refuse what is not supported or needs the planner; return warnings about what is ignored."""
-    sent = {name: getattr(task, name) for name in type(task).model_fields if not _is_neutral(task, name)}
-    by_support: dict[Support, list[str]] = {support: [] for support in Support}
-    for name in sent:
-        by_support[_support(name)].append(name)
-    if unsupported := by_support[Support.UNSUPPORTED]:
-        raise InvalidFieldsError([_unsupported(name, sent[name]) for name in unsupported])
-    if planned := by_support[Support.PLANNER]:
-        raise ModelUnavailableError(
-            f"{', '.join(planned)}: needs the planner (the 5 Hz language model), and none is loaded on this "
-            f"server. Leave it out, or send {_default(planned[0])}"
+def _without_needless_thinking(task: GenerateTask) -> tuple[GenerateTask, list[str]]:
+    """Codes that the client brings are what thinking would write."""
+    if not (task.thinking and task.audio_code_string):
+        return task, []
+    return task.model_copy(update={"thinking": False}), [
+        "thinking: audio_code_string brings the audio codes along; the planner writes none"
+    ]
+
+
+def _duration(task: GenerateTask, model: ModelInfo) -> float | None:
+    """The duration that was sent, or that the codes have. Raises `InvalidFieldError` where these disagree."""
+    codes = task.audio_code_string
+    if not codes:
+        return task.audio_duration
+    if model.code_count and max(codes) >= model.code_count:
+        known = f"codes from 0 to {model.code_count - 1}"
+        raise InvalidFieldError("audio_code_string", max(codes), known, scope=f"with model {model.name}")
+    if not MIN_CODES <= len(codes) <= MAX_CODES:
+        allowed = f"{MIN_CODES} to {MAX_CODES} codes, {CODES_A_SECOND} a second"
+        raise InvalidFieldError("audio_code_string", f"{len(codes)} codes", allowed)
+    if task.audio_duration is None:
+        return len(codes) / CODES_A_SECOND
+    if abs(task.audio_duration * CODES_A_SECOND - len(codes)) > 1:
+        raise InvalidFieldError(
+            "audio_duration",
+            task.audio_duration,
+            f"{len(codes) / CODES_A_SECOND:g}, the seconds of the {len(codes)} codes in audio_code_string",
+            f"Leave it out, or send {CODES_A_SECOND} codes a second",
         )
-    warnings = [
-        f"{name}: the server decides this; {sent[name]!r} is not used" for name in by_support[Support.IGNORED]
-    ]
-    warnings += [
-        f"{name}: skipped, since no planner is loaded on this server"
-        for name in type(task).model_fields
-        if _support(name) is Support.OPTIONAL and name in task.model_fields_set and getattr(task, name)
-    ]
-    return warnings
+    return task.audio_duration
 
 
-def _support(name: str) -> Support:
-    return Support(notes_of(GenerateTask.model_fields[name])["x-support"])
-
-
-def _is_neutral(task: GenerateTask, name: str) -> bool:
-    info = GenerateTask.model_fields[name]
-    value = getattr(task, name)
-    value = value.strip() if isinstance(value, str) else value
-    return value == info.default or value in notes_of(info)["x-neutral"]
-
-
-def _unsupported(name: str, value: object) -> InvalidFieldError:
-    return InvalidFieldError(name, value, _default(name), "It is not supported by this server yet")
-
-
-def _default(name: str) -> str:
-    return json.dumps(GenerateTask.model_fields[name].default)
+def _cut_codes(request: SongRequest) -> SongRequest:
+    """Drop the codes after the end of a song that had to be shortened."""
+    if request.duration is None:
+        return request
+    return replace(request, audio_codes=request.audio_codes[: ceil(request.duration * CODES_A_SECOND)])
 
 
 def _seeds(task: GenerateTask, warnings: list[str]) -> tuple[int, ...]:
@@ -137,17 +153,29 @@ def _sampler(task: GenerateTask) -> SamplerOptions:
 
 
 def _planner(task: GenerateTask) -> PlannerOptions:
-    return PlannerOptions(
+    return replace(
+        sampling_options(task, task.lm_temperature),
         thinking=task.thinking,
         sample_mode=task.sample_mode,
         sample_query=task.sample_query,
         use_format=task.use_format,
         use_cot_caption=task.use_cot_caption,
         use_cot_language=task.use_cot_language,
-        temperature=task.lm_temperature,
+    )
+
+
+def sampling_options(task: PlannerSamplingFields, temperature: float) -> PlannerOptions:
+    """Return how the planner samples, in the words of the program."""
+    return PlannerOptions(
+        temperature=temperature,
         guidance_scale=task.lm_cfg_scale,
         top_k=task.lm_top_k or None,
         top_p=task.lm_top_p,
         repetition_penalty=task.lm_repetition_penalty,
         negative_prompt=task.lm_negative_prompt,
     )
+
+
+def is_language_fixed(task: MusicFields) -> bool:
+    """Whether the client named a language; the default only holds where nobody decides."""
+    return "vocal_language" in task.model_fields_set and task.vocal_language != UNKNOWN_LANGUAGE

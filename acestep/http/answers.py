@@ -5,8 +5,6 @@ Owns names, types and descriptions of what clients read; `http.wire` fills them.
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import BaseModel, Field
 
 from acestep.http.fields import UNDECIDED
@@ -56,6 +54,9 @@ class ResultItem(BaseModel):
     error: str | None = None
     warnings: list[str] = Field(default_factory=list)
     timings: dict[str, float] = Field(default_factory=dict, description="Seconds for each stage.")
+    audio_codes: str = Field(
+        "", description="The audio codes of this song, to be sent as audio_code_string; empty if it has none."
+    )
 
 
 class QueryEntry(BaseModel):
@@ -76,6 +77,39 @@ class QueryEntry(BaseModel):
     eta_seconds: float | None = Field(None, description="Guess of when it is done, from earlier jobs.")
 
 
+class DraftAnswer(BaseModel):
+    """A song on paper."""
+
+    caption: str
+    lyrics: str
+    bpm: int | None
+    key_scale: str = Field(description="Empty: not decided.")
+    time_signature: str = Field(description="Empty: not decided.")
+    duration: float | None = Field(description="Seconds.")
+    vocal_language: str
+
+
+class SimpleSample(BaseModel):
+    """A sentence to invent a song from, for sample_query."""
+
+    description: str
+    instrumental: bool
+    vocal_language: str
+
+
+class CustomSample(BaseModel):
+    """A whole song, to be rendered; its keys are other names of the fields of /release_task."""
+
+    think: bool = Field(description="Whether the song gains from thinking.")
+    caption: str
+    lyrics: str
+    bpm: int
+    duration: int = Field(description="Seconds.")
+    keyscale: str
+    language: str
+    timesignature: str
+
+
 class JobCounts(BaseModel):
     """Jobs by state."""
 
@@ -86,6 +120,15 @@ class JobCounts(BaseModel):
     failed: int
 
 
+class PlannerState(BaseModel):
+    """What there is of a planner (the 5 Hz language model)."""
+
+    name: str
+    state: str
+    detail: str = Field(description="How far loading is, or why there is none and what to set.")
+    backend: str = Field(description="What runs it.")
+
+
 class Stats(BaseModel):
     """How busy the server is."""
 
@@ -93,6 +136,7 @@ class Stats(BaseModel):
     queue_size: int
     queue_maxsize: int = Field(description="0: any number may wait.")
     avg_job_seconds: float
+    planner: PlannerState
 
 
 class Defaults(BaseModel):
@@ -128,19 +172,20 @@ class ModelEntry(BaseModel):
     supported_task_types: list[str]
 
 
+class PlannerEntry(PlannerState):
+    """One planner that is, or is to be, loaded."""
+
+    is_loaded: bool
+
+
 class ModelList(BaseModel):
-    """The models that can be asked for."""
+    """The models that can be asked for, and the planner."""
 
     models: list[ModelEntry]
     default_model: str | None
-
-
-class Inventory(ModelList):
-    """Models of every kind."""
-
-    lm_models: list[dict[str, Any]] = []
-    loaded_lm_model: str | None = None
-    llm_initialized: bool = False
+    lm_models: list[PlannerEntry]
+    loaded_lm_model: str | None
+    llm_initialized: bool
 
 
 class ModelHealth(BaseModel):
@@ -159,7 +204,8 @@ class Health(BaseModel):
     version: str
     ready: bool = Field(description="Whether the default model is loaded.")
     models_initialized: bool
-    llm_initialized: bool = False
+    llm_initialized: bool
     loaded_model: str | None
-    loaded_lm_model: str | None = None
+    loaded_lm_model: str | None
     models: list[ModelHealth]
+    planner: PlannerState

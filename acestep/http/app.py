@@ -15,7 +15,7 @@ from acestep import __version__
 from acestep.http import envelope
 from acestep.http.deps import HttpServices, provide
 from acestep.http.openapi import ERRORS, describe
-from acestep.http.routes import audio, models, status, tasks
+from acestep.http.routes import audio, drafts, models, status, tasks
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -40,7 +40,7 @@ def create_app(
         provide(app, services)
         cors_origins = services.config.cors_origins if cors_origins is None else cors_origins
     _allow_origins(app, cors_origins or ())
-    for module in (tasks, audio, models, status):
+    for module in (tasks, drafts, audio, models, status):
         app.include_router(module.router)
     describe(app)
     return app

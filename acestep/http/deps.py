@@ -7,12 +7,13 @@ Owns `HttpServices`, which is all that the routes know of the rest of the progra
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, cast
 
 from fastapi import Depends, FastAPI, Request
 
+from acestep.examples import Examples
 from acestep.files import AudioStore
 from acestep.http import auth
 from acestep.http.parse import AudioProbe, Body, BodyReader
@@ -22,7 +23,10 @@ from acestep.jobs.worker import Worker
 
 @dataclass(frozen=True, slots=True)
 class HttpConfig:
-    """What the operator decided about the wire. Limits are in bytes; an empty key means no key."""
+    """What the operator decided about the wire. Limits are in bytes; an empty key means no key.
+
+    `draft_timeout` is how many seconds a client may wait for the planner.
+    """
 
     api_key: str = ""
     strict: bool = False
@@ -32,11 +36,12 @@ class HttpConfig:
     body_limit: int = 4 * 1024**2
     upload_limit: int = 200 * 1024**2
     cors_origins: tuple[str, ...] = ()
+    draft_timeout: float = 120.0
 
 
 @dataclass(frozen=True, slots=True)
 class HttpServices:
-    """What routes need: of `worker` only its models are asked for; `uploads` is a folder that exists."""
+    """What routes need: `worker` never runs a job here; `uploads` is a folder that exists."""
 
     queue: JobQueue
     worker: Worker
@@ -44,6 +49,7 @@ class HttpServices:
     probe: AudioProbe
     uploads: Path
     config: HttpConfig
+    examples: Examples = field(default_factory=Examples.load)
 
 
 def provide(app: FastAPI, services: HttpServices) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
@@ -19,7 +18,10 @@ from acestep.errors import (
     AceStepError,
     DataFolderError,
     InvalidFieldError,
+    JobCancelledError,
     ModelUnavailableError,
+    PlannerError,
+    PlannerUnavailableError,
     QueueFullError,
     UnknownModelError,
     UnusableAudioError,
@@ -31,6 +33,9 @@ STATUS: Mapping[type[AceStepError], int] = {
     UnknownModelError: 404,
     QueueFullError: 429,
     ModelUnavailableError: 503,
+    PlannerUnavailableError: 503,
+    PlannerError: 500,
+    JobCancelledError: 503,
     DataFolderError: 503,
 }
 INTERNAL = "Internal server error"
@@ -71,9 +76,9 @@ def problem_of(error: Exception) -> Problem:
         return Problem(error.status_code, error.detail, headers=error.headers or {})
     if isinstance(error, RequestValidationError):
         return _invalid_parameter(error)
-    status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 500)
-    if status == HTTPStatus.INTERNAL_SERVER_ERROR:
-        return Problem(status, INTERNAL)
+    status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), None)
+    if status is None:
+        return Problem(500, INTERNAL)
     if isinstance(error, DataFolderError):
         return Problem(status, STORAGE)
     headers = {"Retry-After": str(error.retry_after)} if isinstance(error, QueueFullError) else {}

@@ -16,10 +16,12 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic.fields import FieldInfo
 
-from acestep.domain import LANGUAGES, MAX_BATCH, MAX_SEED
+from acestep.domain import CODES_A_SECOND, LANGUAGES, MAX_BATCH, MAX_DURATION, MAX_SEED
 
 MAX_LIST = 200  # values in one list: schedules, names
 MAX_IDS = 1_000  # jobs in one query
+MAX_CODES = int(MAX_DURATION) * CODES_A_SECOND
+MAX_CODE_DIGITS = 6  # how many codes a model knows is its own affair; none knows a million
 UNDECIDED = "N/A"  # what our answers say where nobody decided; clients send their metas back
 
 
@@ -38,8 +40,9 @@ def wire(default: Any, *aliases: str, **options: Any) -> Any:
     """Declare a wire field: its default, its other names in the order in which they are looked up, the rest.
 
     `options` are pydantic's (`ge`, `le`, `max_length`, …) and besides: `about` (the description), `example`,
-    `support`, `neutral` (values that mean the same as the default), `allowed` (the range in words, where the
-    schema cannot say it) and `free_text` (an empty string is a value, not an omission).
+    `support`, `instead` (what to do rather than send what is not supported), `neutral` (values that mean the
+    same as the default), `allowed` (the range in words, where the schema cannot say it) and `free_text` (an
+    empty string is a value, not an omission).
     """
     support: Support = options.pop("support", Support.SERVED)
     about = options.pop("about")
@@ -50,6 +53,7 @@ def wire(default: Any, *aliases: str, **options: Any) -> Any:
         "x-support": support.value,
         "x-neutral": list(options.pop("neutral", ())),
         "x-free-text": options.pop("free_text", False),
+        "x-instead": options.pop("instead", ""),
     }
     if "allowed" in options:
         extra["x-allowed"] = options.pop("allowed")
@@ -179,6 +183,22 @@ def read_timesteps(value: Any) -> tuple[float, ...]:
     return times
 
 
+def read_codes(value: Any) -> tuple[int, ...]:
+    """Read audio codes: tokens or whole numbers in one text, in a list, or in a text that holds a list."""
+    parts = json.loads(value) if isinstance(value, str) and value.lstrip().startswith("[") else value
+    codes = [code for part in (parts if isinstance(parts, list) else [parts]) for code in _codes_in(part)]
+    if len(codes) > MAX_CODES:
+        raise ValueError
+    return tuple(codes)
+
+
+def _codes_in(part: Any) -> list[int]:
+    words = re.sub(r"<\|audio_code_([0-9]+)\|>", r" \1 ", read_text(part)).replace(",", " ").split()
+    if not all(re.fullmatch(rf"[0-9]{{1,{MAX_CODE_DIGITS}}}", word) for word in words):
+        raise ValueError
+    return [int(word) for word in words]
+
+
 def read_names(value: Any) -> tuple[str, ...]:
     """Read a list of names, or one name."""
     return tuple(read_text(name) for name in _list([value] if isinstance(value, str) else value))
@@ -233,6 +253,7 @@ Seeds = Annotated[
     ),
 ]
 Timesteps = Annotated[tuple[float, ...] | None, reader(read_timesteps), _shown_as("string", "array", "null")]
+Codes = Annotated[tuple[int, ...], reader(read_codes), _shown_as("string", "array")]
 Names = Annotated[tuple[str, ...], reader(read_names), _shown_as("string", "array")]
 Object = Annotated[dict[str, Any], reader(read_object), _shown_as("object", "string")]
 TaskIds = Annotated[tuple[str, ...], reader(read_ids), _shown_as("array", "string")]

@@ -14,7 +14,15 @@ from acestep.http.answers import ResultItem
 from acestep.http.auth import BODY_FIELD
 from acestep.http.envelope import ErrorEnvelope
 from acestep.http.parse import FORM, UPLOAD_NAMES
-from acestep.http.schemas import METAS, PARAM_OBJ, GenerateTask, QueryTask
+from acestep.http.schemas import (
+    METAS,
+    PARAM_OBJ,
+    FormatTask,
+    GenerateTask,
+    QueryTask,
+    SampleTask,
+    UnderstandTask,
+)
 
 SCHEMAS = "#/components/schemas/"
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -29,27 +37,40 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         429: "The queue is full; `Retry-After` says when to come back",
         500: "The server failed",
         503: "A model is not available",
+        504: "The planner did not answer in time",
     }.items()
 }
-EXAMPLE = {
-    "prompt": "Bright city pop with slap bass and brass",
-    "lyrics": "[Verse]\nCity lights are calling",
-    "vocal_language": "en",
-    "audio_duration": 60,
-    "bpm": 112,
-    "key_scale": "F# minor",
-    "seed": 42,
+EXAMPLES: dict[type[BaseModel], dict[str, Any]] = {
+    GenerateTask: {
+        "prompt": "Bright city pop with slap bass and brass",
+        "lyrics": "[Verse]\nCity lights are calling",
+        "vocal_language": "en",
+        "audio_duration": 60,
+        "bpm": 112,
+        "key_scale": "F# minor",
+        "seed": 42,
+    },
+    FormatTask: {
+        "prompt": "city pop, slap bass",
+        "lyrics": "City lights are calling",
+        "param_obj": {"bpm": 112, "duration": 60},
+    },
+    SampleTask: {"sample_type": "custom_mode"},
 }
+TAKE_FILES = (GenerateTask, UnderstandTask)
+TAKE_NESTS = (GenerateTask, FormatTask, UnderstandTask)
+BODIES = (GenerateTask, FormatTask, UnderstandTask, SampleTask, QueryTask)
 
 
 def body_of(model: type[BaseModel]) -> dict[str, Any]:
     """Return the request body of a route that reads `model` as JSON or as a form of either kind."""
     plain: dict[str, Any] = {"schema": {"$ref": SCHEMAS + model.__name__}}
-    if model is not GenerateTask:
-        return _body({"application/json": plain, FORM: plain, "multipart/form-data": plain})
-    files = {"allOf": [plain["schema"], {"type": "object", "properties": dict.fromkeys(UPLOAD_NAMES, _FILE)}]}
-    content = {"application/json": plain, FORM: plain, "multipart/form-data": {"schema": files}}
-    return _body({kind: {**entry, "example": EXAMPLE} for kind, entry in content.items()})
+    files = {"allOf": [plain["schema"], {"type": "object", "properties": _files(model)}]}
+    multipart = {"schema": files} if model in TAKE_FILES else plain
+    content = {"application/json": plain, FORM: plain, "multipart/form-data": multipart}
+    if model in EXAMPLES:
+        content = {kind: {**entry, "example": EXAMPLES[model]} for kind, entry in content.items()}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def describe(app: FastAPI) -> None:
@@ -66,24 +87,24 @@ def describe(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-_FILE = {"type": "string", "format": "binary", "description": "Audio; not supported by this server yet."}
-
-
-def _body(content: dict[str, Any]) -> dict[str, Any]:
-    return {"requestBody": {"required": True, "content": content}}
+def _files(model: type[BaseModel]) -> dict[str, Any]:
+    about = "Audio; not supported by this server yet." if model is GenerateTask else "Audio; one file."
+    file = {"type": "string", "format": "binary", "description": about}
+    return dict.fromkeys(UPLOAD_NAMES, file)
 
 
 def _extra_schemas() -> dict[str, Any]:
     schemas: dict[str, Any] = {}
-    for model in (GenerateTask, QueryTask, ResultItem):
+    for model in (*BODIES, ResultItem):
         schema = model.model_json_schema(ref_template=SCHEMAS + "{model}")
         schemas.update(schema.pop("$defs", {}))
         schemas[model.__name__] = schema
-    for model in (GenerateTask, QueryTask):
-        schemas[model.__name__]["properties"][BODY_FIELD] = {"type": "string", "description": "The key."}
     nested = {"anyOf": [{"type": "object"}, {"type": "string"}]}
-    schemas[GenerateTask.__name__]["properties"] |= {
+    nests = {
         PARAM_OBJ: {**nested, "description": "More fields; those at the top level win."},
         METAS[0]: {**nested, "description": "More fields; those above win.", "x-aliases": list(METAS[1:])},
     }
+    for model in BODIES:
+        key = {BODY_FIELD: {"type": "string", "description": "The key."}}
+        schemas[model.__name__]["properties"] |= key | (nests if model in TAKE_NESTS else {})
     return schemas

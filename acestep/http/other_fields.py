@@ -1,7 +1,7 @@
-"""The wire fields that this server reads but does not serve yet: the planner's, other tasks', newer ones.
+"""The wire fields of what this server reads but does not serve yet: other tasks', and newer ones.
 
 Owns their names, aliases, ranges and neutral values; `Support` says by which rule each is refused. A field
-moves to `http.song_fields` when something serves it.
+moves out of here when something serves it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from acestep.http.fields import (
     OptionalFlag,
     OptionalNumber,
     OptionalText,
-    OptionalWhole,
     Support,
     Text,
     Whole,
@@ -27,135 +26,7 @@ from acestep.http.fields import (
 )
 from acestep.http.song_fields import MAX_CAPTION
 
-UNSUPPORTED, INERT, IGNORED = Support.UNSUPPORTED, Support.INERT, Support.IGNORED
-MAX_CODES = 100_000  # characters: 600 s x 5 codes of up to 22 characters, and room
-
-
-class PlannerFields(BaseModel):
-    """What the planner (the 5 Hz language model) is asked to do."""
-
-    thinking: Flag = wire(
-        False,
-        support=Support.PLANNER,
-        example=True,
-        about="The planner writes audio codes for the song first.",
-    )
-    sample_mode: Flag = wire(
-        False,
-        "sampleMode",
-        support=Support.PLANNER,
-        example=True,
-        about="The planner invents caption, lyrics and metadata.",
-    )
-    sample_query: Text = wire(
-        "",
-        "sampleQuery",
-        "description",
-        "desc",
-        support=Support.PLANNER,
-        free_text=True,
-        max_length=MAX_CAPTION,
-        example="a quiet song about rain",
-        about="The planner invents the song from this sentence.",
-    )
-    use_format: Flag = wire(
-        False,
-        "useFormat",
-        "format",
-        support=Support.PLANNER,
-        example=True,
-        about="The planner rewrites caption and lyrics first. (For an audio format, send audio_format.)",
-    )
-    analysis_only: Flag = wire(
-        False,
-        "analysisOnly",
-        support=Support.PLANNER,
-        example=True,
-        about="Metadata only, no audio.",
-    )
-    full_analysis_only: Flag = wire(
-        False,
-        "fullAnalysisOnly",
-        support=Support.PLANNER,
-        example=True,
-        about="Describe the source audio, no new audio.",
-    )
-    use_cot_caption: Flag = wire(
-        True,
-        "cot_caption",
-        "cot-caption",
-        support=Support.OPTIONAL,
-        example=False,
-        about="The planner may rewrite the caption.",
-    )
-    use_cot_language: Flag = wire(
-        True,
-        "cot_language",
-        "cot-language",
-        support=Support.OPTIONAL,
-        example=False,
-        about="The planner may detect the language.",
-    )
-    is_format_caption: Flag = wire(
-        False,
-        "isFormatCaption",
-        support=INERT,
-        example=True,
-        about="The caption has been formatted already.",
-    )
-    allow_lm_batch: Flag = wire(
-        True,
-        "allowLmBatch",
-        "parallel_thinking",
-        support=INERT,
-        example=False,
-        about="Songs of a request are always planned together.",
-    )
-
-
-class PlannerSamplingFields(BaseModel):
-    """How the planner samples."""
-
-    lm_temperature: Number = wire(0.85, ge=0, le=2, about="Temperature.", example=0.7)
-    lm_cfg_scale: Number = wire(2.5, ge=0, le=20, about="Guidance scale.", example=2.0)
-    lm_top_k: OptionalWhole = wire(None, ge=0, le=10_000, about="Top-k; null or 0: off.", example=50)
-    lm_top_p: Number = wire(0.9, gt=0, le=1, about="Top-p; 1: off.", example=0.95)
-    lm_repetition_penalty: Number = wire(1.0, ge=0.1, le=10, about="Repetition penalty.", example=1.1)
-    lm_negative_prompt: Text = wire(
-        "NO USER INPUT",
-        free_text=True,
-        max_length=MAX_CAPTION,
-        about="What to stay away from.",
-        example="noise",
-    )
-    lm_model_path: OptionalText = wire(
-        None,
-        support=IGNORED,
-        max_length=1_000,
-        example="acestep-5Hz-lm-1.7B",
-        about="The server decides which planner runs.",
-    )
-    lm_backend: Annotated[Literal["vllm", "pt", "mlx"], WORD] = wire(
-        "vllm",
-        support=IGNORED,
-        example="pt",
-        about="The server decides how the planner runs.",
-    )
-    constrained_decoding: Flag = wire(
-        True,
-        "constrainedDecoding",
-        "constrained",
-        support=IGNORED,
-        example=False,
-        about="The planner's answers are always held to their format.",
-    )
-    constrained_decoding_debug: Flag = wire(
-        False,
-        "constrainedDecodingDebug",
-        support=INERT,
-        example=True,
-        about="A switch of the original's log.",
-    )
+UNSUPPORTED, INERT = Support.UNSUPPORTED, Support.INERT
 
 
 class SourceFields(BaseModel):
@@ -181,16 +52,6 @@ class SourceFields(BaseModel):
         max_length=1_000,
         example="source.wav",
         about="Audio that is worked on.",
-    )
-    audio_code_string: Text = wire(
-        "",
-        "audioCodeString",
-        "audio_codes",
-        support=UNSUPPORTED,
-        free_text=True,
-        max_length=MAX_CODES,
-        about="Audio codes to render.",
-        example="<|audio_code_1|>",
     )
     repainting_start: Number = wire(0.0, support=UNSUPPORTED, about="Seconds.", example=5.0)
     repainting_end: OptionalNumber = wire(

@@ -32,6 +32,8 @@ UPLOAD_NAMES = {
     "reference_audio": "reference_audio",
     "ctx_audio": "src_audio",
     "src_audio": "src_audio",
+    "audio": "src_audio",
+    "file": "src_audio",
 }
 MAX_FORM_FIELDS = 1_000
 CHUNK = 1024 * 1024
@@ -228,6 +230,17 @@ async def stored(
         for path in paths.values():
             path.unlink(missing_ok=True)
         raise
+
+
+@asynccontextmanager
+async def lent(
+    files: Mapping[str, UploadFile], folder: Path, probe: AudioProbe
+) -> AsyncIterator[dict[str, Path]]:
+    """Put uploads into `folder` as `stored` does, for as long as the block runs."""
+    async with stored(files, folder, probe) as paths:
+        yield paths
+        for path in paths.values():
+            path.unlink(missing_ok=True)
 
 
 async def _probe(kind: str, path: Path, probe: AudioProbe) -> None:

@@ -1,8 +1,9 @@
 """The wire requests as pydantic models, and the lookup that finds their values in a body.
 
 Owns where a value may stand (top level, `param_obj`, `metas`; under its name or an alias) and the message
-about a value that cannot be used. The fields themselves are declared in `http.song_fields` and
-`http.other_fields`; what becomes of them is decided in `http.accept`.
+about a value that cannot be used. The fields themselves are declared in `http.song_fields`,
+`http.planner_fields` and `http.other_fields`; what becomes of them is decided in `http.accept` and
+`http.drafts`.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from acestep.domain import AudioFormat
 from acestep.errors import InvalidFieldError
 from acestep.http.auth import BODY_FIELD
 from acestep.http.errors import InvalidFieldsError
-from acestep.http.fields import MAX_IDS, TaskIds, notes_of, read_object, wire
-from acestep.http.other_fields import NewerSamplerFields, PlannerFields, PlannerSamplingFields, SourceFields
+from acestep.http.fields import MAX_IDS, OptionalText, Support, TaskIds, notes_of, read_object, wire
+from acestep.http.other_fields import NewerSamplerFields, SourceFields
+from acestep.http.planner_fields import CodeFields, DraftFields, PlannerFields, PlannerSamplingFields
 from acestep.http.song_fields import MusicFields, OutputFields, SamplerFields
 
 PARAM_OBJ = "param_obj"
@@ -31,6 +33,7 @@ M = TypeVar("M", bound=BaseModel)
 class GenerateTask(
     NewerSamplerFields,
     SourceFields,
+    CodeFields,
     PlannerSamplingFields,
     PlannerFields,
     SamplerFields,
@@ -40,6 +43,38 @@ class GenerateTask(
     """A request for songs. Every field may also stand in `param_obj` or `metas`, under any of its names."""
 
     model_config = ConfigDict(frozen=True)
+
+
+class FormatTask(DraftFields, MusicFields):
+    """A request for a better caption and lyrics. What it says of the music stays as it is."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class UnderstandTask(DraftFields, CodeFields):
+    """A question what a song is; its audio comes as a file or as codes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    src_audio_path: OptionalText = wire(
+        None,
+        support=Support.UNSUPPORTED,
+        instead="upload the file as src_audio",
+        max_length=1_000,
+        example="song.wav",
+        about="Audio on the server.",
+    )
+
+
+class SampleTask(BaseModel):
+    """A request for an example."""
+
+    sample_type: OptionalText = wire(
+        "simple_mode",
+        max_length=100,
+        example="custom_mode",
+        about="`simple_mode`: a sentence to invent a song from. Anything else: a whole song, to be rendered.",
+    )
 
 
 class QueryTask(BaseModel):
@@ -60,9 +95,19 @@ def read_task(body: Mapping[str, Any]) -> tuple[GenerateTask, tuple[str, ...]]:
 
     Raises `InvalidFieldError` that names every value that is not readable or out of its range.
     """
-    sources, warnings = _drop_audio_format([body, *_nested(body)])
-    task = _validate(GenerateTask, _look_up(GenerateTask, sources))
-    return task, (*warnings, *_unknown(sources))
+    sources, warnings = _drop_audio_format(_sources(body))
+    task, unknown = _read(GenerateTask, sources)
+    return task, (*warnings, *unknown)
+
+
+def read_draft(model: type[M], body: Mapping[str, Any]) -> tuple[M, tuple[str, ...]]:
+    """Read a request for a draft as `read_task` does; its fields may stand in the same places."""
+    return _read(model, _sources(body))
+
+
+def read_sample(body: Mapping[str, Any]) -> SampleTask:
+    """Read a request for an example from a body."""
+    return _validate(SampleTask, _look_up(SampleTask, [body]))
 
 
 def read_query(body: Mapping[str, Any]) -> QueryTask:
@@ -93,10 +138,14 @@ def _range(schema: Mapping[str, Any]) -> str:
     return "".join(f" {text.format(schema[key])}" for key, text in bounds if key in schema)
 
 
-def _nested(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return `param_obj` and the first of the metas that is not empty."""
+def _read(model: type[M], sources: Sequence[Mapping[str, Any]]) -> tuple[M, tuple[str, ...]]:
+    return _validate(model, _look_up(model, sources)), tuple(_unknown(model, sources))
+
+
+def _sources(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the body, its `param_obj`, and the first of its metas that is not empty."""
     names = [PARAM_OBJ, next((name for name in METAS if body.get(name)), METAS[0])]
-    return [_object(name, body[name]) for name in names if body.get(name)]
+    return [body, *(_object(name, body[name]) for name in names if body.get(name))]
 
 
 def _object(name: str, value: Any) -> Mapping[str, Any]:
@@ -151,9 +200,9 @@ def _validate(model: type[M], values: Mapping[str, Any]) -> M:
     )
 
 
-def _unknown(sources: Sequence[Mapping[str, Any]]) -> list[str]:
+def _unknown(model: type[BaseModel], sources: Sequence[Mapping[str, Any]]) -> list[str]:
     """Warn of what no field is called, which is often a misspelling."""
-    known = {name for _, spellings in names(GenerateTask) for name in spellings}
+    known = {name for _, spellings in names(model) for name in spellings}
     known |= {BODY_FIELD, PARAM_OBJ, *METAS}
     strange = list(dict.fromkeys(name for source in sources for name in source if name not in known))
     # repr keeps control characters and half surrogate pairs out of what is stored and logged.
@@ -166,5 +215,5 @@ def _unknown(sources: Sequence[Mapping[str, Any]]) -> list[str]:
 # What each field takes, in words. A schema takes tens of milliseconds to make, so it is made once.
 ALLOWED: Mapping[type[BaseModel], Mapping[str, str]] = {
     model: {field: _in_words(schema) for field, schema in model.model_json_schema()["properties"].items()}
-    for model in (GenerateTask, QueryTask)
+    for model in (GenerateTask, FormatTask, UnderstandTask, SampleTask, QueryTask)
 }

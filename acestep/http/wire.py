@@ -12,19 +12,23 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from acestep.domain import ModelInfo, Song, SongRequest
+from acestep.domain import ModelInfo, PlannerInfo, Song, SongPlan, SongRequest
+from acestep.examples import CustomExample, SimpleExample
 from acestep.http.answers import (
+    CustomSample,
     Defaults,
     Health,
-    Inventory,
     JobCounts,
     Limits,
     Metas,
     ModelEntry,
     ModelHealth,
     ModelList,
+    PlannerEntry,
+    PlannerState,
     QueryEntry,
     ResultItem,
+    SimpleSample,
     Stats,
 )
 from acestep.http.fields import UNDECIDED
@@ -112,6 +116,7 @@ def _song_item(job: Job, index: int, token: Callable[[str], str]) -> ResultItem:
         stage=job.state,
         warnings=list(dict.fromkeys((*request.warnings, *song.warnings))),
         timings=song.timings,
+        audio_codes=code_string(plan.audio_codes),
     )
 
 
@@ -126,6 +131,11 @@ def _metas(
         prompt=request.caption,
         lyrics=request.lyrics,
     )
+
+
+def code_string(codes: Sequence[int]) -> str:
+    """Return audio codes as the text of tokens that clients know."""
+    return "".join(f"<|audio_code_{code}|>" for code in codes)
 
 
 def _join(seeds: Sequence[int]) -> str:
@@ -143,9 +153,23 @@ def _generation_info(job: Job, song: Song) -> str:
         f"- model: {song.dit_model}",
         f"- steps: {sampling.steps}, guidance: {sampling.guidance_scale:g}, shift: {sampling.shift:g}, "
         f"method: {sampling.infer_method}",
+        *([f"- planner: {song.lm_model}"] if song.lm_model else []),
+        f"- metadata: {_metadata(song.plan)}",
+        *([f"- audio codes: {len(song.plan.audio_codes)}"] if song.plan.audio_codes else []),
         *(f"- {stage}: {seconds:.2f} s" for stage, seconds in song.timings.items()),
     ]
     return "\n".join(lines)
+
+
+def _metadata(plan: SongPlan) -> str:
+    decided = {
+        "bpm": plan.bpm,
+        "key": plan.key_scale,
+        "time signature": plan.time_signature,
+        "duration": f"{plan.duration:g} s",
+        "language": plan.language,
+    }
+    return ", ".join(f"{name}: {value}" for name, value in decided.items() if value is not None)
 
 
 def _progress_text(view: JobView) -> str:
@@ -177,7 +201,30 @@ def split_link(path: str) -> tuple[str, str]:
     return "".join(re.findall(r"[a-z0-9-]+", label))[:MAX_LABEL], token
 
 
-def stats_of(stats: QueueStats) -> Stats:
+def simple_sample(example: SimpleExample) -> SimpleSample:
+    """Return a sentence under the names that clients know."""
+    return SimpleSample(
+        description=example.description,
+        instrumental=example.instrumental,
+        vocal_language=example.language,
+    )
+
+
+def custom_sample(example: CustomExample) -> CustomSample:
+    """Return a whole song under the names that clients know; every one gains from thinking."""
+    return CustomSample(
+        think=True,
+        caption=example.caption,
+        lyrics=example.lyrics,
+        bpm=example.bpm,
+        duration=example.duration,
+        keyscale=example.key_scale,
+        language=example.language,
+        timesignature=example.time_signature,
+    )
+
+
+def stats_of(stats: QueueStats, planner: PlannerInfo) -> Stats:
     """Return the counts under the names that clients know."""
     return Stats(
         jobs=JobCounts(
@@ -190,17 +237,27 @@ def stats_of(stats: QueueStats) -> Stats:
         queue_size=stats.waiting,
         queue_maxsize=stats.max_waiting,
         avg_job_seconds=stats.average_seconds,
+        planner=_planner_state(planner),
     )
 
 
-def model_list(models: Sequence[ModelInfo]) -> ModelList:
-    """Return the models that can be asked for."""
-    return ModelList(models=[_model_entry(model) for model in models], default_model=_default_name(models))
+def model_list(models: Sequence[ModelInfo], planner: PlannerInfo) -> ModelList:
+    """Return the models that can be asked for, and the planner if there is to be one."""
+    loaded = planner.state == "ready"
+    state = _planner_state(planner).model_dump()
+    return ModelList(
+        models=[_model_entry(model) for model in models],
+        default_model=_default_name(models),
+        lm_models=[PlannerEntry(**state, is_loaded=loaded)] if planner.name else [],
+        loaded_lm_model=planner.name if loaded else None,
+        llm_initialized=loaded,
+    )
 
 
-def inventory(models: Sequence[ModelInfo]) -> Inventory:
-    """Return models of every kind; there are no planners yet."""
-    return Inventory(**model_list(models).model_dump())
+def _planner_state(planner: PlannerInfo) -> PlannerState:
+    return PlannerState(
+        name=planner.name, state=planner.state, detail=planner.detail, backend=planner.backend
+    )
 
 
 def openai_models(models: Sequence[ModelInfo]) -> dict[str, Any]:
@@ -208,17 +265,21 @@ def openai_models(models: Sequence[ModelInfo]) -> dict[str, Any]:
     return {"object": "list", "data": [_openai_model(model) for model in models]}
 
 
-def health(models: Sequence[ModelInfo], version: str) -> Health:
+def health(models: Sequence[ModelInfo], planner: PlannerInfo, version: str) -> Health:
     """Return how far loading is."""
     default = default_model(models) if models else None
     ready = default is not None and default.state == "ready"
+    has_planner = planner.state == "ready"
     return Health(
         status="error" if default is not None and default.state == "failed" else "ok",
         version=version,
         ready=ready,
         models_initialized=ready,
+        llm_initialized=has_planner,
         loaded_model=default.name if ready and default else None,
+        loaded_lm_model=planner.name if has_planner else None,
         models=[ModelHealth(name=model.name, state=model.state, detail=model.detail) for model in models],
+        planner=_planner_state(planner),
     )
 
 

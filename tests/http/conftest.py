@@ -1,8 +1,8 @@
 """A server without an engine: real queue, store and audio files, a worker that only knows its models."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ import pytest_asyncio
 from acestep.domain import (
     Draft,
     DraftRequest,
-    Metadata,
     ModelInfo,
     PlannerInfo,
     Sampling,
@@ -56,18 +55,33 @@ BASE = ModelInfo(
 )
 
 
+NO_PLANNER = PlannerInfo(detail="This server runs without one. Set ACESTEP_INIT_LLM=true.")
+PLANNER = PlannerInfo("acestep-5Hz-lm-1.7B", "ready", backend="pt")
+
+Drafter = Callable[[DraftRequest, Cancelled], Awaitable[Draft]]
+
+
+async def echo(request: DraftRequest, cancelled: Cancelled) -> Draft:
+    """A planner without ideas: what it is given is what it gives."""
+    return Draft(replace(request.metadata, caption=request.caption), request.lyrics)
+
+
 @dataclass
 class FakeWorker:
     infos: tuple[ModelInfo, ...] = (TURBO, BASE)
+    planner_info: PlannerInfo = NO_PLANNER
+    drafter: Drafter = echo
+    asked: list[DraftRequest] = field(default_factory=list)
 
     def models(self) -> tuple[ModelInfo, ...]:
         return self.infos
 
     def planner(self) -> PlannerInfo:
-        return PlannerInfo()
+        return self.planner_info
 
-    async def draft(self, request: DraftRequest, cancelled: Callable[[], bool]) -> Draft:
-        return Draft(Metadata(caption=request.caption), request.lyrics)
+    async def draft(self, request: DraftRequest, cancelled: Cancelled) -> Draft:
+        self.asked.append(request)
+        return await self.drafter(request, cancelled)
 
     async def wait_ready(self) -> None:
         """Ready at once."""
@@ -133,6 +147,7 @@ class Server:
             bpm=request.bpm,
             key_scale=request.key_scale,
             time_signature=request.time_signature,
+            audio_codes=request.audio_codes,
         )
         return Song(new.name, plan, request.audio_format, request.model or "", timings={"render": 1.5})
 

@@ -4,17 +4,22 @@ from typing import Any
 import pytest
 
 from acestep.domain import MAX_SEED, PlannerOptions, SamplerOptions, SongRequest
-from acestep.errors import InvalidFieldError, ModelUnavailableError, UnknownModelError
+from acestep.errors import (
+    InvalidFieldError,
+    ModelUnavailableError,
+    PlannerUnavailableError,
+    UnknownModelError,
+)
 from acestep.http.accept import accept
 from acestep.http.errors import StrictError
 from acestep.http.fields import Support, notes_of
 from acestep.http.schemas import GenerateTask
-from tests.http.conftest import BASE, TURBO, failed
+from tests.http.conftest import BASE, NO_PLANNER, PLANNER, TURBO, failed
 from tests.http.values import FIELDS, example
 
 
 def accepted(**fields: Any) -> SongRequest:
-    return accept(fields, (TURBO, BASE))
+    return accept(fields, (TURBO, BASE), NO_PLANNER)
 
 
 def fields_with(support: Support) -> list[str]:
@@ -136,7 +141,7 @@ class TestSupport:
 
     @pytest.mark.parametrize("name", fields_with(Support.PLANNER))
     def test_what_needs_the_planner_is_refused_by_name(self, name):
-        with pytest.raises(ModelUnavailableError, match=f"^{name}: needs the planner"):
+        with pytest.raises(PlannerUnavailableError, match=f"^{name}: needs the planner.*ACESTEP_INIT_LLM"):
             accepted(**{name: example(name)})
 
     @pytest.mark.parametrize("name", fields_with(Support.IGNORED))
@@ -200,20 +205,20 @@ class TestModels:
 
     def test_strict_model(self):
         with pytest.raises(UnknownModelError):
-            accept({"model": "acestep-v15-sft"}, (TURBO, BASE), strict_model=True)
+            accept({"model": "acestep-v15-sft"}, (TURBO, BASE), NO_PLANNER, strict_model=True)
 
     def test_the_default_model_failed(self):
         with pytest.raises(ModelUnavailableError, match=r"could not be loaded: config\.json is missing"):
-            accept({"model": BASE.name}, (failed(TURBO), BASE))
+            accept({"model": BASE.name}, (failed(TURBO), BASE), NO_PLANNER)
 
     def test_another_model_failed(self):
-        request = accept({"model": BASE.name}, (TURBO, failed(BASE)))
+        request = accept({"model": BASE.name}, (TURBO, failed(BASE)), NO_PLANNER)
         assert request.model == TURBO.name
         assert len(request.warnings) == 1
 
     def test_no_model(self):
         with pytest.raises(ModelUnavailableError):
-            accept({}, ())
+            accept({}, (), NO_PLANNER)
 
 
 class TestStrict:
@@ -229,15 +234,15 @@ class TestStrict:
     )
     def test_what_would_be_a_warning_is_refused(self, fields, field):
         with pytest.raises(StrictError, match=field) as caught:
-            accept(fields, (TURBO, BASE), strict=True)
+            accept(fields, (TURBO, BASE), NO_PLANNER, strict=True)
         assert caught.value.field == field
 
     def test_what_fits_is_accepted(self):
-        assert accept({"prompt": "pop", "seed": 1}, (TURBO,), strict=True).warnings == ()
+        assert accept({"prompt": "pop", "seed": 1}, (TURBO,), NO_PLANNER, strict=True).warnings == ()
 
 
 def test_warnings_come_in_the_order_body_model_request():
     request = accept(
-        {"promt": "x", "model": "sft", "inference_steps": 60}, (replace(TURBO, max_batch=1), BASE)
+        {"promt": "x", "model": "sft", "inference_steps": 60}, (replace(TURBO, max_batch=1), BASE), NO_PLANNER
     )
     assert [warning.split(":")[0] for warning in request.warnings] == ["'promt'", "model", "inference_steps"]

@@ -5,12 +5,12 @@ from typing import Any, get_args
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acestep.domain import MAX_SEED, AudioFormat
-from acestep.errors import InvalidFieldError, ModelUnavailableError
+from acestep.domain import MAX_SEED, AudioFormat, PlannerInfo
+from acestep.errors import InvalidFieldError, ModelUnavailableError, PlannerUnavailableError
 from acestep.http.accept import accept
 from acestep.http.schemas import METAS, PARAM_OBJ
 from acestep.limits import choose_model, fit
-from tests.http.conftest import BASE, TURBO
+from tests.http.conftest import BASE, NO_PLANNER, PLANNER, TURBO
 from tests.http.values import FIELDS, aliases, example
 
 NAMES = [name for field in FIELDS for name in (field, *aliases(field))]
@@ -50,9 +50,14 @@ def test_mostly_readable_values(body: dict[str, Any]):
 
 
 def check(body: dict[str, Any]) -> None:
+    for planner in (NO_PLANNER, PLANNER):
+        check_with(body, planner)
+
+
+def check_with(body: dict[str, Any], planner: PlannerInfo) -> None:
     try:
-        request = accept(body, (TURBO, BASE))
-    except (InvalidFieldError, ModelUnavailableError) as error:
+        request = accept(body, (TURBO, BASE), planner)
+    except (InvalidFieldError, ModelUnavailableError, PlannerUnavailableError) as error:
         assert str(error)
         return
     model, warnings = choose_model((TURBO, BASE), request.model, strict=True)
@@ -62,5 +67,9 @@ def check(body: dict[str, Any]) -> None:
     assert 1 <= request.batch_size == len(request.seeds) <= model.max_batch
     assert all(0 <= seed <= MAX_SEED for seed in request.seeds)
     assert request.audio_format in get_args(AudioFormat)
+    assert planner.is_usable or not (request.planner.thinking or request.planner.sample_query.strip())
+    if request.audio_codes:
+        assert request.duration is not None
+        assert abs(len(request.audio_codes) - 5 * request.duration) <= 1
     for text in (request.caption, request.lyrics, *request.warnings):
         text.encode("utf-8")

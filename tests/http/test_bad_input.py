@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from acestep.http.deps import HttpConfig
+from acestep.http.parse import UPLOAD_NAMES
 from tests.http.conftest import Serve, Server, assert_error
 from tests.http.values import FIELDS, outside, wrong_types
 
@@ -244,6 +245,8 @@ class TestUploads:
             ("reference_audio", "reference_audio"),
             ("ctx_audio", "src_audio"),
             ("src_audio", "src_audio"),
+            ("audio", "src_audio"),
+            ("file", "src_audio"),
         ],
     )
     @pytest.mark.parametrize("size", [10, 3_000_000])
@@ -253,7 +256,7 @@ class TestUploads:
         assert_error(answer, 415, f"{kind}: ", "not audio")
         assert list(shared.uploads.iterdir()) == []
 
-    @pytest.mark.parametrize("name", ["ref_audio", "reference_audio", "ctx_audio", "src_audio"])
+    @pytest.mark.parametrize("name", [*UPLOAD_NAMES])
     async def test_audio_has_no_use_yet(self, shared: Server, name: str):
         files: Any = {name: ("../../song.wav", b"RIFF...")}
         body = assert_error(
@@ -276,7 +279,7 @@ class TestUploads:
         )
 
     async def test_too_many_files(self, shared: Server):
-        files: Any = [("src_audio", ("a.wav", b"RIFF"))] * 5
+        files: Any = [("src_audio", ("a.wav", b"RIFF"))] * (len(UPLOAD_NAMES) + 1)
         assert_error(await shared.client.post("/release_task", files=files), 400, "Too many files")
 
     async def test_a_file_input_that_was_left_empty(self, shared: Server):

@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
-from acestep.http.answers import Inventory, ModelList
+from acestep.http.answers import ModelList
 from acestep.http.envelope import Envelope
-from tests.http.conftest import BASE, TURBO, Serve, Server
+from tests.http.conftest import BASE, PLANNER, TURBO, FakeWorker, Serve, Server
 
 
 class TestWrapped:
@@ -31,16 +33,37 @@ class TestWrapped:
     async def test_no_models(self, serve: Serve):
         async with serve(models=()) as server:
             data = (await server.client.get("/v1/models")).json()["data"]
-            assert data == {"models": [], "default_model": None}
+            assert (data["models"], data["default_model"]) == ([], None)
 
     async def test_inventory(self, server: Server):
         body = (await server.client.get("/v1/model_inventory")).json()
-        Envelope[Inventory].model_validate(body, strict=True)
+        Envelope[ModelList].model_validate(body, strict=True)
         data = body["data"]
         assert [model["name"] for model in data["models"]] == [TURBO.name, BASE.name]
         assert data["models"][0]["supported_task_types"] == ["text2music"]
         assert data["default_model"] == TURBO.name
         assert (data["lm_models"], data["loaded_lm_model"], data["llm_initialized"]) == ([], None, False)
+
+    @pytest.mark.parametrize("route", ["/v1/models", "/v1/model_inventory"])
+    async def test_a_planner(self, serve: Serve, route: str):
+        async with serve(worker=FakeWorker(planner_info=PLANNER)) as server:
+            data = (await server.client.get(route)).json()["data"]
+            assert (data["loaded_lm_model"], data["llm_initialized"]) == (PLANNER.name, True)
+            assert data["lm_models"] == [
+                {"name": PLANNER.name, "state": "ready", "detail": "", "backend": "pt", "is_loaded": True}
+            ]
+
+    async def test_a_planner_on_its_way(self, serve: Serve):
+        planner = replace(PLANNER, state="downloading", detail="3 of 7 GB")
+        async with serve(worker=FakeWorker(planner_info=planner)) as server:
+            data = (await server.client.get("/v1/models")).json()["data"]
+            assert (data["loaded_lm_model"], data["llm_initialized"]) == (None, False)
+            (entry,) = data["lm_models"]
+            assert (entry["state"], entry["detail"], entry["is_loaded"]) == (
+                "downloading",
+                "3 of 7 GB",
+                False,
+            )
 
 
 class TestOpenAiStyle:

@@ -6,7 +6,7 @@ from acestep import __version__
 from acestep.domain import ModelState
 from acestep.http.answers import Health, Stats
 from acestep.http.envelope import Envelope
-from tests.http.conftest import BASE, TURBO, Serve, Server, failed
+from tests.http.conftest import BASE, NO_PLANNER, PLANNER, TURBO, FakeWorker, Serve, Server, failed
 
 
 async def test_stats(server: Server):
@@ -21,6 +21,19 @@ async def test_stats(server: Server):
     assert data["jobs"] == {"total": 4, "queued": 1, "running": 1, "succeeded": 1, "failed": 1}
     assert (data["queue_size"], data["queue_maxsize"]) == (1, 200)
     assert data["avg_job_seconds"] >= 0
+    assert data["planner"] == {"name": "", "state": "absent", "detail": NO_PLANNER.detail, "backend": ""}
+
+
+async def test_stats_say_what_runs_the_planner(serve: Serve):
+    planner = replace(PLANNER, detail="vllm is not installed; pt is used")
+    async with serve(worker=FakeWorker(planner_info=planner)) as server:
+        data = (await server.client.get("/v1/stats")).json()["data"]
+        assert data["planner"] == {
+            "name": PLANNER.name,
+            "state": "ready",
+            "detail": "vllm is not installed; pt is used",
+            "backend": "pt",
+        }
 
 
 class TestHealth:
@@ -41,7 +54,16 @@ class TestHealth:
                 {"name": TURBO.name, "state": "ready", "detail": ""},
                 {"name": BASE.name, "state": "loading", "detail": "reading weights"},
             ],
+            "planner": {"name": "", "state": "absent", "detail": NO_PLANNER.detail, "backend": ""},
         }
+
+    @pytest.mark.parametrize(("state", "is_loaded"), [("ready", True), ("loading", False), ("failed", False)])
+    async def test_the_planner(self, serve: Serve, state: ModelState, is_loaded: bool):
+        async with serve(worker=FakeWorker(planner_info=replace(PLANNER, state=state))) as server:
+            data = (await server.client.get("/health")).json()["data"]
+            assert (data["status"], data["llm_initialized"]) == ("ok", is_loaded)
+            assert data["loaded_lm_model"] == (PLANNER.name if is_loaded else None)
+            assert (data["planner"]["name"], data["planner"]["state"]) == (PLANNER.name, state)
 
     @pytest.mark.parametrize("state", ["absent", "downloading", "loading"])
     async def test_on_the_way(self, serve: Serve, state: ModelState):

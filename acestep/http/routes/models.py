@@ -6,10 +6,10 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 
-from acestep.http.answers import Inventory, ModelList
+from acestep.http.answers import ModelList
 from acestep.http.deps import Services, require_key
 from acestep.http.envelope import Envelope, Json
-from acestep.http.wire import inventory, model_list, openai_models
+from acestep.http.wire import model_list, openai_models
 
 router = APIRouter(tags=["models"], dependencies=[Depends(require_key)])
 
@@ -22,7 +22,7 @@ async def models(request: Request, services: Services, format: str = "") -> Enve
     found = services.worker.models()
     if format == "openai" or OPENAI_MEDIA_TYPE in request.headers.get("accept", ""):
         return Json(openai_models(found))
-    return Envelope(data=model_list(found))
+    return Envelope(data=model_list(found, services.worker.planner()))
 
 
 @router.get("/api/v1/models")
@@ -32,6 +32,6 @@ async def models_for_openai_clients(services: Services) -> dict[str, Any]:
 
 
 @router.get("/v1/model_inventory")
-async def model_inventory(services: Services) -> Envelope[Inventory]:
-    """List models of every kind."""
-    return Envelope(data=inventory(services.worker.models()))
+async def model_inventory(services: Services) -> Envelope[ModelList]:
+    """List the models; the same as /v1/models."""
+    return Envelope(data=model_list(services.worker.models(), services.worker.planner()))

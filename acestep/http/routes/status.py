@@ -16,15 +16,15 @@ router = APIRouter(tags=["server"])
 
 @router.get("/v1/stats", dependencies=[Depends(require_key)])
 async def stats(services: Services) -> Envelope[Stats]:
-    """Count jobs."""
-    return Envelope(data=stats_of(await services.queue.stats()))
+    """Count jobs, and say what runs the planner."""
+    return Envelope(data=stats_of(await services.queue.stats(), services.worker.planner()))
 
 
 @router.get("/health")
 async def get_health(response: Response, services: Services) -> Envelope[Health]:
     """Say whether songs can be made; 503 only when the default model could not be loaded."""
     models = services.worker.models()
-    found = health(models, __version__)
+    found = health(models, services.worker.planner(), __version__)
     if found.status == "ok":
         return Envelope(data=found)
     response.status_code = 503

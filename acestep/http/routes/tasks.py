@@ -23,7 +23,8 @@ async def release_task(body: RequestBody, services: Services) -> Envelope[Submit
     config = services.config
     async with stored(body.files, services.uploads, services.probe):
         _refuse_audio(body)
-        request = accept(body.fields, services.worker.models(), config.strict, config.strict_model)
+        models, planner = services.worker.models(), services.worker.planner()
+        request = accept(body.fields, models, planner, config.strict, config.strict_model)
         ticket = await services.queue.submit(request)
     return Envelope(
         data=Submitted(task_id=ticket.job_id, queue_position=ticket.position, warnings=list(request.warnings))

@@ -1,0 +1,74 @@
+"""Songs on paper: examples, better captions and lyrics, and what a song is."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+
+from acestep.errors import InvalidFieldError
+from acestep.http.answers import CustomSample, DraftAnswer, SimpleSample
+from acestep.http.deps import RequestBody, Services
+from acestep.http.drafts import formatted, to_format, to_understand, understood
+from acestep.http.envelope import Envelope
+from acestep.http.openapi import body_of
+from acestep.http.parse import Body, lent
+from acestep.http.patience import wait_for_draft
+from acestep.http.schemas import FormatTask, SampleTask, UnderstandTask, read_draft, read_sample
+from acestep.http.support import check_strict, check_support, require_planner
+from acestep.http.wire import custom_sample, simple_sample
+
+router = APIRouter(tags=["drafts"])
+
+SIMPLE = ("", "simple_mode")
+
+
+@router.post("/create_random_sample", openapi_extra=body_of(SampleTask))
+async def create_random_sample(
+    body: RequestBody, services: Services
+) -> Envelope[SimpleSample] | Envelope[CustomSample]:
+    """Draw an example: a sentence to invent a song from, or (`custom_mode`) a whole song to render."""
+    if (read_sample(body.fields).sample_type or "").strip() in SIMPLE:
+        return Envelope[SimpleSample](data=simple_sample(services.examples.draw_simple()))
+    return Envelope[CustomSample](data=custom_sample(services.examples.draw_custom()))
+
+
+@router.post("/format_input", openapi_extra=body_of(FormatTask))
+async def format_input(request: Request, body: RequestBody, services: Services) -> Envelope[DraftAnswer]:
+    """Let the planner write a better caption and lyrics. Metadata that is sent stays as it is."""
+    _refuse_files(body)
+    task, ignored = read_draft(FormatTask, body.fields)
+    planner = services.worker.planner()
+    warnings = (*ignored, *check_support(task, planner))
+    check_strict(warnings, services.config.strict)
+    require_planner(planner, "format_input")
+    draft = await wait_for_draft(request, services.worker, to_format(task), services.config.draft_timeout)
+    return Envelope(data=formatted(task, draft), extra=_extra(warnings))
+
+
+@router.post("/v1/understand", openapi_extra=body_of(UnderstandTask))
+async def understand(request: Request, body: RequestBody, services: Services) -> Envelope[DraftAnswer]:
+    """Let the planner say what a song is: its caption, lyrics and metadata."""
+    task, ignored = read_draft(UnderstandTask, body.fields)
+    planner = services.worker.planner()
+    warnings = (*ignored, *check_support(task, planner))
+    check_strict(warnings, services.config.strict)
+    require_planner(planner, "understand")
+    _refuse_second_file(body)
+    async with lent(body.files, services.uploads, services.probe) as paths:
+        asked = to_understand(task, next(iter(paths.values()), None))
+        draft = await wait_for_draft(request, services.worker, asked, services.config.draft_timeout)
+    return Envelope(data=understood(draft), extra=_extra(warnings))
+
+
+def _extra(warnings: tuple[str, ...]) -> dict[str, list[str]] | None:
+    """Warnings stand beside the answer, whose keys are what clients of the original know."""
+    return {"warnings": list(warnings)} if warnings else None
+
+
+def _refuse_files(body: Body) -> None:
+    for kind, upload in body.files.items():
+        raise InvalidFieldError(kind, upload.filename, "no file", "It takes text alone")
+
+
+def _refuse_second_file(body: Body) -> None:
+    for kind, upload in list(body.files.items())[1:]:
+        raise InvalidFieldError(kind, upload.filename, "one audio file")

@@ -1,0 +1,91 @@
+"""What becomes of the fields that are not simply served: refused, ignored or skipped, by their `Support`.
+
+Owns these rules for every kind of request, and what a client is told. Knows nothing of songs.
+"""
+
+from __future__ import annotations
+
+import json
+
+from pydantic import BaseModel
+
+from acestep.domain import PlannerInfo
+from acestep.errors import InvalidFieldError, PlannerUnavailableError
+from acestep.http.errors import InvalidFieldsError, StrictError
+from acestep.http.fields import Support, notes_of
+
+_ABSENT = "None is loaded on this server"
+
+
+def check_support(task: BaseModel, planner: PlannerInfo) -> list[str]:
+    """Refuse what is not supported, or needs a planner that is not there; return warnings about the rest.
+
+    Raises `InvalidFieldError` or `PlannerUnavailableError`, naming every such field.
+    """
+    sent = {name: getattr(task, name) for name in type(task).model_fields if not _is_neutral(task, name)}
+    by_support: dict[Support, list[str]] = {support: [] for support in Support}
+    for name in sent:
+        by_support[_support(task, name)].append(name)
+    if unsupported := by_support[Support.UNSUPPORTED]:
+        raise InvalidFieldsError([_unsupported(task, name) for name in unsupported])
+    if planned := by_support[Support.PLANNER]:
+        remedy = f"Or leave it out, or send {_default(task, planned[0])}."
+        require_planner(planner, ", ".join(planned), remedy)
+    warnings = [
+        f"{name}: the server decides this; {sent[name]!r} is not used"
+        for name in by_support[Support.IGNORED]
+        if (name, sent[name]) != ("lm_backend", planner.backend)
+    ]
+    warnings += _other_planner(getattr(task, "lm_model_path", None), planner)
+    return warnings if planner.is_usable else [*warnings, *_skipped(task)]
+
+
+def require_planner(planner: PlannerInfo, what: str, remedy: str = "") -> None:
+    """Raise `PlannerUnavailableError` for `what` unless there is a planner, or will be."""
+    if not planner.is_usable:
+        why = (planner.detail or _ABSENT).rstrip(".")
+        text = f"{what}: needs the planner (the 5 Hz language model). {why}. {remedy}"
+        raise PlannerUnavailableError(text.strip())
+
+
+def check_strict(warnings: tuple[str, ...], strict: bool) -> None:
+    """Raise `StrictError` for warnings on a server that does not just warn."""
+    if strict and warnings:
+        raise StrictError(warnings)
+
+
+def _other_planner(path: str | None, planner: PlannerInfo) -> list[str]:
+    """Planners are asked for by a name, or by a path that ends with it."""
+    if not path or path.strip().rstrip("/").rpartition("/")[2] == planner.name:
+        return []
+    runs = f"{planner.name} is used instead" if planner.is_usable else "no planner is loaded on this server"
+    return [f"lm_model_path: {path!r} is not loaded here; {runs}"]
+
+
+def _skipped(task: BaseModel) -> list[str]:
+    return [
+        f"{name}: skipped, since no planner is loaded on this server"
+        for name in type(task).model_fields
+        if _support(task, name) is Support.OPTIONAL and name in task.model_fields_set and getattr(task, name)
+    ]
+
+
+def _support(task: BaseModel, name: str) -> Support:
+    return Support(notes_of(type(task).model_fields[name])["x-support"])
+
+
+def _is_neutral(task: BaseModel, name: str) -> bool:
+    info = type(task).model_fields[name]
+    value = getattr(task, name)
+    value = value.strip() if isinstance(value, str) else value
+    return value == info.default or value in notes_of(info)["x-neutral"]
+
+
+def _unsupported(task: BaseModel, name: str) -> InvalidFieldError:
+    instead = notes_of(type(task).model_fields[name])["x-instead"]
+    remedy = "It is not supported by this server yet" + (f"; {instead}" if instead else "")
+    return InvalidFieldError(name, getattr(task, name), _default(task, name), remedy)
+
+
+def _default(task: BaseModel, name: str) -> str:
+    return json.dumps(type(task).model_fields[name].default)
