@@ -1,15 +1,17 @@
 """A server without an engine: real queue, store and audio files, a worker that only knows its models."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
 import pytest
 import pytest_asyncio
+from fastapi import FastAPI
 
 from acestep.domain import (
     Draft,
@@ -22,6 +24,7 @@ from acestep.domain import (
     SongRequest,
 )
 from acestep.errors import UnusableAudioError
+from acestep.examples import Examples
 from acestep.files import AudioStore
 from acestep.http.app import create_app
 from acestep.http.deps import HttpConfig, HttpServices
@@ -105,6 +108,7 @@ class Server:
     queue: JobQueue
     audio: AudioStore
     uploads: Path
+    app: FastAPI
 
     async def release(self, **fields: Any) -> str:
         """Submit a request and return its task id."""
@@ -124,12 +128,17 @@ class Server:
         assert view is not None
         return view.job.request
 
-    async def finish_next(self, extension: str = "mp3", content: bytes = b"0123456789") -> Job:
-        """Do the next job: write one file of `content` for each song."""
+    async def finish_next(
+        self,
+        extension: str = "mp3",
+        content: bytes = b"0123456789",
+        lm_model: str = "",
+        decided: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Job:
+        """Do the next job: write one file of `content` for each song, planned by `lm_model` as `decided`."""
         job = await self.queue.take()
-        songs = tuple(
-            self._song(job.request, index, extension, content) for index in range(len(job.request.seeds))
-        )
+        made = (self._song(job.request, index, extension, content) for index in range(len(job.request.seeds)))
+        songs = tuple(replace(song, lm_model=lm_model, plan=replace(song.plan, **decided)) for song in made)
         await self.queue.finish(job.id, songs)
         return job
 
@@ -162,6 +171,7 @@ async def running(
     models: tuple[ModelInfo, ...] = (TURBO, BASE),
     max_waiting: int = 200,
     worker: Worker | None = None,
+    examples: Examples | None = None,
 ) -> AsyncIterator[Server]:
     """Run a server on an empty folder."""
     store = JobStore(folder / "jobs.sqlite3")
@@ -170,10 +180,11 @@ async def running(
     uploads = folder / "uploads"
     uploads.mkdir()
     worker = worker or FakeWorker(models)
-    app = create_app(HttpServices(queue, worker, audio, riff_only, uploads, config or HttpConfig()))
+    services = HttpServices(queue, worker, audio, riff_only, uploads, config or HttpConfig())
+    app = create_app(replace(services, examples=examples) if examples else services)
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
-        yield Server(client, queue, audio, uploads)
+        yield Server(client, queue, audio, uploads, app)
     await store.close()
 
 
