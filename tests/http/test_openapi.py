@@ -1,9 +1,17 @@
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from acestep.http.app import create_app
-from acestep.http.schemas import GenerateTask
+from acestep.http.schemas import (
+    ALLOWED,
+    FormatTask,
+    GenerateTask,
+    SampleTask,
+    UnderstandTask,
+    read_draft,
+)
 from tests.http.values import FIELDS, aliases
 
 
@@ -52,6 +60,42 @@ def test_bodies_have_all_three_types(document: dict[str, Any], path: str, conten
     GenerateTask.model_validate(content["example"])
 
 
+@pytest.mark.parametrize(
+    "content_type", ["application/json", "application/x-www-form-urlencoded", "multipart/form-data"]
+)
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/format_input", {"prompt", "lyrics", "temperature", "bpm", "param_obj", "metas"}),
+        ("/v1/understand", {"audio_code_string", "temperature", "param_obj", "metas"}),
+        ("/create_random_sample", {"sample_type"}),
+    ],
+)
+def test_bodies_of_drafts(document: dict[str, Any], path: str, fields: set[str], content_type: str):
+    content = document["paths"][path]["post"]["requestBody"]["content"][content_type]
+    parts = [resolve(document, part) for part in content["schema"].get("allOf", [content["schema"]])]
+    properties = {name for part in parts for name in part["properties"]}
+    assert {*fields, "ai_token"} <= properties
+    takes_files = path == "/v1/understand" and content_type == "multipart/form-data"
+    assert ({"src_audio", "audio", "file"} <= properties) == takes_files
+
+
+def test_the_example_of_formatting_is_one(document: dict[str, Any]):
+    content = document["paths"]["/format_input"]["post"]["requestBody"]["content"]["application/json"]
+    task, warnings = read_draft(FormatTask, content["example"])
+    assert (task.bpm, task.audio_duration, warnings) == (112, 60.0, ())
+
+
+@pytest.mark.parametrize("model", [FormatTask, UnderstandTask, SampleTask])
+def test_fields_of_drafts_are_described(document: dict[str, Any], model: type[BaseModel]):
+    properties = document["components"]["schemas"][model.__name__]["properties"]
+    assert set(model.model_fields) <= set(properties)
+    for name in model.model_fields:
+        assert properties[name]["description"]
+        assert properties[name]["examples"]
+        assert ALLOWED[model][name]
+
+
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_field_with_its_aliases_default_and_example(document: dict[str, Any], name: str):
     schema = document["components"]["schemas"]["GenerateTask"]["properties"][name]
@@ -74,6 +118,8 @@ def test_ranges(document: dict[str, Any]):
     [
         ("/release_task", "post"),
         ("/query_result", "post"),
+        ("/format_input", "post"),
+        ("/v1/understand", "post"),
         ("/v1/models", "get"),
         ("/v1/model_inventory", "get"),
         ("/v1/stats", "get"),
@@ -84,6 +130,7 @@ def test_answers_are_described_in_their_envelope(document: dict[str, Any], path:
     responses = document["paths"][path][method]["responses"]
     good = resolve(document, responses["200"]["content"]["application/json"]["schema"])
     assert set(good["properties"]) == {"data", "code", "error", "timestamp", "extra"}
+    assert {"503", "504"} <= set(responses)
     bad = resolve(document, responses["422"]["content"]["application/json"]["schema"])
     assert {"error", "detail", "extra"} <= set(bad["properties"])
 
@@ -92,3 +139,13 @@ def test_the_items_of_a_result_are_described(document: dict[str, Any]):
     result = document["components"]["schemas"]["QueryEntry"]["properties"]["result"]
     assert result["contentMediaType"] == "application/json"
     assert "seed_value" in resolve(document, result["contentSchema"]["items"])["properties"]
+
+
+def test_both_kinds_of_examples_are_described(document: dict[str, Any]):
+    answer = document["paths"]["/create_random_sample"]["post"]["responses"]["200"]
+    kinds = [resolve(document, kind) for kind in answer["content"]["application/json"]["schema"]["anyOf"]]
+    data = [resolve(document, kind["properties"]["data"]) for kind in kinds]
+    assert [set(shape["properties"]) for shape in data] == [
+        {"description", "instrumental", "vocal_language"},
+        {"think", "caption", "lyrics", "bpm", "duration", "keyscale", "language", "timesignature"},
+    ]
