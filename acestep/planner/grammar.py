@@ -23,9 +23,12 @@ _LYRICS = 2048  # tokens; the synthesizer reads no more
 _SPANNING = 2  # a token may begin in one piece and end in the next
 _BREAK = "\n\n\n  "  # the longest that may stand between two lines of a caption
 
-# Text as the reader takes it: it begins with something to see, and holds no control characters.
-_LINE = r"/[^\s\x00-\x1f\x7f\u{fffd}][^\x00-\x1f\x7f]*/"
-_LINES = r"/[^\s\x00-\x1f\x7f\u{fffd}][^\x00-\x09\x0b-\x1f\x7f]*/"
+# Text as the reader takes it: it begins with something to see (a caption with something in its quotes), and
+# holds no control characters.
+_SEEN = r"[^\s\x00-\x1f\x7f\u{fffd}]"
+_FIRST = r"""/['"]*[^'"\s\x00-\x1f\x7f\u{fffd}][^\x00-\x1f\x7f]*/"""
+_NEXT = rf"/{_SEEN}[^\x00-\x1f\x7f]*/"
+_LINES = rf"/{_SEEN}[^\x00-\x09\x0b-\x1f\x7f]*/"
 _KEY_SCALE = "/[A-G](#|b|♯|♭)? (major|minor)/"
 _LONGEST_KEY_SCALE = "C♯ major"
 
@@ -89,8 +92,8 @@ def _form(pieces: list[_Piece]) -> Form:
     rules = (
         f"start: {whole.rule}",
         f"caption: first_line ( /\\n{{1,3}}  / next_line ){{0,{_NEXT_LINES}}}",
-        f"first_line[max_tokens={_FIRST_LINE}]: {_LINE}",
-        f"next_line[max_tokens={_NEXT_LINE}]: {_LINE}",
+        f"first_line[max_tokens={_FIRST_LINE}]: {_FIRST}",
+        f"next_line[max_tokens={_NEXT_LINE}]: {_NEXT}",
         f"lyrics[max_tokens={_LYRICS}]: {_LINES}",
     )
     return Form("\n".join(rules), whole.tokens)

@@ -120,11 +120,12 @@ class GenerationLoop:
         run.finish(PlannerError(advance.error) if advance.text is None else advance.text)
 
     def _fail_all(self, error: Exception) -> None:
-        for ticket, run in self._running.items():
-            run.finish(_readable(error))
+        failed, self._running = self._running, {}
+        readable = _readable(error)
+        for ticket, run in failed.items():
             with contextlib.suppress(Exception):  # a model that fails may fail at this as well
                 self._model.abort(ticket)
-        self._running.clear()
+            run.finish(readable)
 
 
 def _readable(error: Exception) -> AceStepError:

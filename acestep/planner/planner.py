@@ -48,7 +48,7 @@ class Planner:
     """
 
     def __init__(self, model: LanguageModel, generate: Generate, closed_turn: bool = False) -> None:
-        """`generate` writes with `model`. `closed_turn`: codes follow a finished turn, as the original does it."""
+        """`generate` writes with `model`. `closed_turn`: codes follow a finished turn, as in the original."""
         self._model = model
         self._generate = generate
         self._closed_turn = closed_turn

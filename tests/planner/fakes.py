@@ -1,0 +1,163 @@
+"""A language model without weights: it walks the grammar and takes whichever allowed token chance picks."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import jinja2
+import llguidance
+import llguidance.numpy
+import numpy as np
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from acestep.planner.language_model import Advance, Generation, Message, Vocabulary
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{m.role}}\n{{m.content}}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+END_OF_TURN = "<|im_end|>"
+CODES = 50
+SPARE_CODES = 5  # tokens beyond the codebook, as the published tokenizers have
+# Beside the bytes: pieces that reach across the seams of a grammar.
+_WORDS = (
+    "caption",
+    ": ",
+    "\n  ",
+    "\n\n",
+    ":\n",
+    "'\n",
+    " #",
+    "''",
+    " 'n'",
+    " pop",
+    "120",
+    "# Lyric\n",
+    "明る",
+)
+# What leads out of free text sooner or later.
+_WAYS_OUT = (b"\n", b"</think>", END_OF_TURN.encode())
+
+
+@cache
+def tokenizer() -> Tokenizer:
+    """Bytes, a few longer pieces, the markers, and the audio codes."""
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    pieces = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pieces += ["".join(piece for piece, _ in byte_level.pre_tokenize_str(word)) for word in _WORDS]
+    made = Tokenizer(models.BPE(vocab={piece: n for n, piece in enumerate(pieces)}, merges=[]))
+    made.pre_tokenizer = byte_level
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens(["<|im_start|>", END_OF_TURN])
+    codes = [f"<|audio_code_{n}|>" for n in range(CODES + SPARE_CODES)]
+    markers = ["<think>", "</think>", *codes]  # as published: tokens of their own, yet not marked special
+    made.add_tokens([AddedToken(marker, special=False, normalized=False) for marker in markers])
+    return made
+
+
+@cache
+def guide() -> llguidance.LLTokenizer:
+    """The same, as grammars see it."""
+    return llguidance.LLTokenizer(tokenizer().to_str(), eos_token=_id(END_OF_TURN))
+
+
+def _id(token: str) -> int:
+    found = tokenizer().token_to_id(token)
+    assert found is not None
+    return found
+
+
+@dataclass
+class _Walk:
+    generation: Generation
+    matcher: llguidance.LLMatcher
+    chance: random.Random
+    tokens: list[int]
+
+
+class WalkingModel:
+    """A `LanguageModel` whose texts are as odd as their grammars allow.
+
+    Where free text may end, it does with a chance of `haste`; None: only where nothing else is allowed.
+    What was asked of it stands in `generations`; `together` is how many texts each step wrote, `aborted` the
+    tickets given up.
+    """
+
+    name = "acestep-5Hz-lm-toy"
+
+    def __init__(self, haste: float | None = 0.1) -> None:
+        self.haste = haste
+        self.generations: list[Generation] = []
+        self.together: list[int] = []
+        self.aborted: list[int] = []
+        self._walks: dict[int, _Walk] = {}
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary(_id("<|audio_code_0|>"), CODES, END_OF_TURN)
+
+    def render(self, messages: Sequence[Message], open_turn: str | None = None) -> str:
+        template = jinja2.Template(CHAT_TEMPLATE, keep_trailing_newline=True)
+        rendered: str = template.render(messages=messages, add_generation_prompt=True)
+        return rendered + (open_turn or "")
+
+    def add(self, generation: Generation) -> int:
+        matcher = llguidance.LLMatcher(guide(), generation.grammar, log_level=0)
+        assert not matcher.is_error(), matcher.get_error()
+        ticket = len(self.generations)
+        self.generations.append(generation)
+        self._walks[ticket] = _Walk(generation, matcher, random.Random(generation.seed), [])
+        return ticket
+
+    def abort(self, ticket: int) -> None:
+        self.aborted.append(ticket)
+        self._walks.pop(ticket, None)
+
+    def step(self) -> Sequence[Advance]:
+        self.together.append(len(self._walks))
+        return [self._advance(ticket, walk) for ticket, walk in list(self._walks.items())]
+
+    def _advance(self, ticket: int, walk: _Walk) -> Advance:
+        token = self._choose(walk)
+        walk.matcher.consume_token(token)
+        walk.tokens.append(token)
+        count = len(walk.tokens)
+        assert not walk.matcher.is_error(), walk.matcher.get_error()
+        if walk.matcher.is_stopped():
+            del self._walks[ticket]
+            text = tokenizer().decode(walk.tokens, skip_special_tokens=False)
+            return Advance(ticket, count, text=text.removesuffix(END_OF_TURN))
+        if count >= walk.generation.max_tokens:
+            del self._walks[ticket]
+            return Advance(ticket, count, error="It did not end.")
+        return Advance(ticket, count)
+
+    def _choose(self, walk: _Walk) -> int:
+        bits = llguidance.numpy.allocate_token_bitmask(1, guide().vocab_size)
+        llguidance.numpy.fill_next_token_bitmask(walk.matcher, bits)
+        mask = np.unpackbits(bits.view(np.uint8), bitorder="little")
+        ways_out = [token for token in _ways_out() if mask[token]]
+        if ways_out and self.haste is None:
+            mask[ways_out] = mask.sum() == len(ways_out)
+        elif ways_out and walk.chance.random() < (self.haste or 0.0):
+            return walk.chance.choice(ways_out)
+        return int(walk.chance.choice(np.flatnonzero(mask)))
+
+
+@cache
+def _ways_out() -> tuple[int, ...]:
+    words = {n: guide().decode_bytes([n]) for n in range(guide().vocab_size)}
+    return tuple(n for n, word in words.items() if word in _WAYS_OUT)
+
+
+def write_now(model: WalkingModel, generation: Generation) -> str:
+    """The text of one generation, without a loop."""
+    ticket = model.add(generation)
+    while True:
+        for advance in model.step():
+            if advance.ticket == ticket and (advance.text is not None or advance.error is not None):
+                assert advance.text is not None, advance.error
+                return advance.text

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import pytest
+import pytest_asyncio
+
+from acestep.errors import JobCancelledError, PlannerError
+from acestep.planner.grammar import codes_grammar
+from acestep.planner.language_model import Advance, Generation, TokenSampling
+from acestep.planner.loop import GenerationLoop
+from tests.planner.fakes import WalkingModel, write_now
+
+PATIENCE = 20.0  # seconds that a busy machine gets before a test gives up
+STEPS = 8
+
+
+class GatedModel(WalkingModel):
+    """Takes as many steps as it is let, and raises what it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = threading.Semaphore(0)
+        self.threads: set[str] = set()
+        self.broken: Exception | None = None
+        self.unwelcome: int | None = None
+        self.dead: int | None = None
+
+    def let(self, steps: int) -> None:
+        self.steps.release(steps)
+
+    def add(self, generation: Generation) -> int:
+        if generation.seed == self.unwelcome:
+            raise PlannerError("too long")
+        return super().add(generation)
+
+    def step(self) -> Sequence[Advance]:
+        assert self.steps.acquire(timeout=PATIENCE)
+        self.threads.add(threading.current_thread().name)
+        if self.broken is not None:
+            broken, self.broken = self.broken, None
+            raise broken
+        advances = super().step()
+        return [
+            Advance(advance.ticket, advance.tokens, error="out of luck")
+            if self.generations[advance.ticket].seed == self.dead
+            else advance
+            for advance in advances
+        ]
+
+
+def codes(seed: int, count: int = STEPS - 1) -> Generation:
+    """A text that takes `count` steps and one more to end."""
+    form = codes_grammar(count, WalkingModel().vocabulary)
+    return Generation("", form.grammar, TokenSampling(), seed, form.max_tokens)
+
+
+@pytest.fixture
+def model() -> GatedModel:
+    return GatedModel()
+
+
+@pytest_asyncio.fixture
+async def loop(model: GatedModel) -> AsyncIterator[GenerationLoop]:
+    made = GenerationLoop(model)
+    yield made
+    model.let(10_000)
+    await asyncio.to_thread(made.close)
+
+
+def start(
+    loop: GenerationLoop,
+    generation: Generation,
+    on_tokens: Callable[[int], None] = lambda tokens: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> asyncio.Task[str]:
+    return asyncio.create_task(loop.generate(generation, on_tokens, cancelled))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not condition():  # noqa: ASYNC110 - the condition turns in another thread
+            await asyncio.sleep(0.001)
+
+
+async def test_texts_that_come_join_at_the_next_step(model: GatedModel, loop: GenerationLoop) -> None:
+    first = start(loop, codes(1))
+    model.let(3)
+    await until(lambda: len(model.together) == 3)
+    others = [start(loop, codes(2)), start(loop, codes(3))]
+    await asyncio.sleep(0)  # they are on their way, and the loop waits within its fourth step
+    model.let(1)
+    model.let(100)
+    texts = await asyncio.gather(first, *others)
+    assert texts == [write_now(WalkingModel(), codes(seed)) for seed in (1, 2, 3)]
+    assert model.together == [1] * 4 + [3] * 4 + [2] * 4
+    assert model.threads == {"planner"}
+
+
+async def test_tokens_are_told_at_every_step(model: GatedModel, loop: GenerationLoop) -> None:
+    told: list[int] = []
+    model.let(100)
+    await start(loop, codes(1), told.append)
+    assert told == list(range(1, STEPS + 1))
+
+
+async def test_nothing_is_stepped_while_nobody_waits(model: GatedModel, loop: GenerationLoop) -> None:
+    model.let(100)
+    await start(loop, codes(1))
+    await asyncio.sleep(0.02)
+    assert len(model.together) == STEPS
+
+
+async def test_a_cancelled_job_ends_within_a_step_and_the_others_go_on(
+    model: GatedModel, loop: GenerationLoop
+) -> None:
+    cancelled = threading.Event()
+    doomed, other = start(loop, codes(1), cancelled=cancelled.is_set), start(loop, codes(2))
+    model.let(2)
+    await until(lambda: len(model.together) == 2)
+    cancelled.set()
+    model.let(1)  # the step that the loop waits within
+    with pytest.raises(JobCancelledError):
+        await doomed
+    assert len(model.together) == 3
+    model.let(100)
+    assert await other == write_now(WalkingModel(), codes(2))
+    assert model.aborted == [0]
+
+
+async def test_a_cancelled_task_takes_its_text_along(model: GatedModel, loop: GenerationLoop) -> None:
+    doomed, other = start(loop, codes(1)), start(loop, codes(2))
+    model.let(1)
+    await until(lambda: len(model.together) == 1)
+    doomed.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await doomed
+    model.let(100)
+    assert await other == write_now(WalkingModel(), codes(2))
+    assert model.aborted == [0]
+
+
+async def test_a_text_that_cannot_be_had_fails_alone(model: GatedModel, loop: GenerationLoop) -> None:
+    model.unwelcome, model.dead = 1, 2
+    model.let(100)
+    long, dead, good = await asyncio.gather(
+        *(start(loop, codes(seed)) for seed in (1, 2, 3)), return_exceptions=True
+    )
+    assert isinstance(long, PlannerError) and str(long) == "too long"
+    assert isinstance(dead, PlannerError) and str(dead) == "out of luck"
+    assert good == write_now(WalkingModel(), codes(3))
+
+
+async def test_an_error_of_the_model_fails_what_runs_and_the_loop_lives_on(
+    model: GatedModel, loop: GenerationLoop
+) -> None:
+    running = [start(loop, codes(1)), start(loop, codes(2))]
+    model.let(2)
+    await until(lambda: len(model.together) == 2)
+    model.broken = RuntimeError("out of memory")
+    model.let(100)
+    for failed in await asyncio.gather(*running, return_exceptions=True):
+        assert isinstance(failed, PlannerError) and "out of memory" in str(failed)
+    assert sorted(model.aborted) == [0, 1]
+    assert await start(loop, codes(3)) == write_now(WalkingModel(), codes(3))
+
+
+async def test_closing_ends_the_thread_and_whoever_waits_is_told(model: GatedModel) -> None:
+    loop = GenerationLoop(model)
+    waiting = start(loop, codes(1))
+    model.let(1)
+    await until(lambda: len(model.together) == 1)
+    closing = asyncio.create_task(asyncio.to_thread(loop.close))
+    await asyncio.sleep(0.01)
+    model.let(1)
+    await closing
+    with pytest.raises(PlannerError, match="shut down"):
+        await waiting
+    with pytest.raises(PlannerError, match="shut down"):
+        await start(loop, codes(2))
+    loop.close()  # again, which is no error

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pytest
+
+from acestep.domain import INSTRUMENTAL, Metadata
+from acestep.planner import codes, metadata, prompts
+
+_BESIDE_CHECKOUT = Path(__file__).parents[3] / "shared" / "parity"
+FIXTURE = Path(os.environ.get("ACESTEP_PARITY_DIR") or _BESIDE_CHECKOUT) / "lm_prompts.json"
+
+
+def cases() -> list[Any]:
+    """What the original wrote, one parameter a prompt; a single skipped one where the fixture is missing."""
+    if not FIXTURE.is_file():
+        reason = f"no parity fixture at {FIXTURE}; set ACESTEP_PARITY_DIR to its folder"
+        return [pytest.param({}, "", marks=pytest.mark.skip(reason=reason))]
+    fixture = json.loads(FIXTURE.read_text(encoding="utf-8"))
+    return [
+        pytest.param(case, fixture["chat_template"], id=f"{number}-{case['kind']}")
+        for number, case in enumerate(fixture["prompts"])
+    ]
+
+
+def ours(case: dict[str, Any], template: str) -> str:
+    """The same prompt, made by this package."""
+    kind = case["kind"]
+    if kind == "cot":
+        return metadata.write(_facts(case["metadata"]))
+    if kind in ("plan", "codes"):
+        messages = prompts.plan(case["caption"], case["lyrics"])
+    elif kind == "plan_unconditional":
+        messages = prompts.plan_null(case["lyrics"], case["negative_prompt"])
+    elif kind == "codes_unconditional":
+        messages = prompts.codes_null(case["caption"], case["lyrics"], case["negative_prompt"])
+    elif kind == "sample":
+        messages = prompts.sample(case["query"], case["instrumental"])
+    elif kind == "format":
+        messages = prompts.format(case["caption"], case["lyrics"])
+    else:
+        assert kind == "understand"
+        messages = prompts.understand(codes.read(case["codes"]))
+    rendered: str = jinja2.Template(template, keep_trailing_newline=True).render(
+        messages=messages, add_generation_prompt=True
+    )
+    if kind == "codes":
+        rendered += prompts.open_turn(metadata.read(case["cot"])).removesuffix("\n\n")
+    elif kind == "codes_unconditional":
+        rendered += prompts.open_turn(Metadata()).removesuffix("\n\n")
+    return rendered
+
+
+def _facts(named: dict[str, Any]) -> Metadata:
+    return Metadata(
+        bpm=named.get("bpm"),
+        caption=named.get("caption"),
+        duration=named.get("duration"),
+        key_scale=named.get("keyscale"),
+        language=named.get("language"),
+        time_signature=named.get("timesignature"),
+    )
+
+
+@pytest.mark.parametrize(("case", "template"), cases())
+def test_prompts_are_the_originals_letter_by_letter(case: dict[str, Any], template: str) -> None:
+    assert ours(case, template) == case["text"]
+
+
+def test_codes_follow_the_block_in_the_open_turn_or_after_it() -> None:
+    assert prompts.open_turn(Metadata(bpm=90)) == "<think>\nbpm: 90\n</think>\n\n"
+    closed = prompts.closed_turn(Metadata(bpm=90), "<|im_end|>")
+    assert closed == "<think>\nbpm: 90\n</think>\n\n<|im_end|>\n"
+
+
+def test_what_the_user_left_out_has_words_of_its_own() -> None:
+    assert prompts.sample(" ", True)[1].content.startswith("NO USER INPUT\n")
+    assert prompts.format("", "la")[1].content == "# Caption\nNO USER INPUT\n\n# Lyric\nla"
+    for user in (prompts.format("pop", " ")[1], prompts.plan("pop", "")[1], prompts.plan_null("", "")[1]):
+        assert user.content.rstrip("\n").endswith(f"# Lyric\n{INSTRUMENTAL}")
