@@ -25,7 +25,10 @@ _CPU_SPAN, _CUDA_SPAN = 256, 1024
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Layer:
-    """One layer's weights, those that share an input joined: fewer, larger products."""
+    """One layer's weights, those that share an input joined: fewer, larger products.
+
+    Matrices are `[in, out]`, which a CPU multiplies faster for few rows.
+    """
 
     norm_in: Tensor
     norm_out: Tensor
@@ -57,7 +60,7 @@ class Decoder:
         self._device = self._embedding.device
         self._span = _CUDA_SPAN if self._device.type == "cuda" else _CPU_SPAN
         self._stride = -(-length // self._span) * self._span
-        shape = (len(self._layers), max(rows, EVEN_ROWS), self._stride, self._kv_heads, self._head_dim)
+        shape = (len(self._layers), max(rows, EVEN_ROWS), self._kv_heads, self._stride, self._head_dim)
         # Zeros: what a masked position holds is multiplied by 0, which must not be 0 times infinity.
         self._keys = torch.zeros(shape, dtype=self._embedding.dtype, device=self._device)
         self._values = torch.zeros_like(self._keys)
@@ -77,13 +80,13 @@ class Decoder:
         count = len(tokens)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            self._keys[layer, row, :count] = k
-            self._values[layer, row, :count] = v
+            q, k, v = (each.transpose(0, 1) for each in (q, k, v))  # [heads, tokens, head_dim]
+            self._keys[layer, row, :, :count] = k
+            self._values[layer, row, :, :count] = v
             group = self._heads // self._kv_heads
-            k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-            # One batch of [heads, tokens, head_dim].
-            q, k, v = (each.transpose(0, 1)[None] for each in (q, k, v))
-            return functional.scaled_dot_product_attention(q, k, v, is_causal=True)[0].transpose(0, 1)
+            k, v = k.repeat_interleave(group, dim=0), v.repeat_interleave(group, dim=0)
+            mixed = functional.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True)
+            return mixed[0].transpose(0, 1)
 
         ids = torch.tensor(tokens, device=self._device)
         self._run(ids, torch.arange(count, device=self._device), attend)
@@ -101,18 +104,18 @@ class Decoder:
         ids = torch.tensor([*tokens, *idle], device=self._device)
         places = torch.tensor([*positions, *idle], device=self._device)
         if self._device.type != "cuda":
-            return self._decode(ids, places, span)[:count]
+            return self._decode(ids, places, span, count)[:count]
         graph = self._graphs.get((padded, span))
         if graph is None:
-            graph = _Graph(lambda ids, places: self._decode(ids, places, span), ids, places)
+            graph = _Graph(lambda ids, places: self._decode(ids, places, span, padded), ids, places)
             self._graphs[padded, span] = graph
         return graph(ids, places)[:count]
 
     @torch.inference_mode()
     def copy(self, source: int, target: int, count: int) -> None:
         """Give row `target` the first `count` tokens of row `source`."""
-        self._keys[:, target, :count] = self._keys[:, source, :count]
-        self._values[:, target, :count] = self._values[:, source, :count]
+        self._keys[:, target, :, :count] = self._keys[:, source, :, :count]
+        self._values[:, target, :, :count] = self._values[:, source, :, :count]
 
     def _padded(self, count: int) -> int:
         if self._device.type != "cuda":
@@ -120,42 +123,43 @@ class Decoder:
         # A graph is of one size: few sizes, few graphs.
         return min(max(1 << (count - 1).bit_length(), EVEN_ROWS), self._keys.shape[1])
 
-    def _decode(self, ids: Tensor, positions: Tensor, span: int) -> Tensor:
-        rows = len(ids)
-        slots = torch.arange(rows, device=self._device) * self._stride + positions
-        seen = torch.arange(span, device=self._device) <= positions[:, None]
-        group = self._heads // self._kv_heads
-        mask = seen[:, None, None].expand(rows, 1, group, span)
+    def _decode(self, ids: Tensor, positions: Tensor, span: int, count: int) -> Tensor:
+        """A step of all of `ids`; those after the first `count` are there for the shape alone."""
+        rows, group = len(ids), self._heads // self._kv_heads
+        heads = torch.arange(rows * self._kv_heads, device=self._device).view(rows, self._kv_heads)
+        slots = (heads * self._stride + positions[:, None]).flatten()
+        seen = torch.arange(span, device=self._device) <= positions[:count, None]
+        mask = seen[:, None, None].expand(count, 1, group, span)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             keys, values = self._keys[layer], self._values[layer]
-            keys.view(-1, self._kv_heads, self._head_dim).index_copy_(0, slots, k)
-            values.view(-1, self._kv_heads, self._head_dim).index_copy_(0, slots, v)
+            keys.view(-1, self._head_dim).index_copy_(0, slots, k.reshape(-1, self._head_dim))
+            values.view(-1, self._head_dim).index_copy_(0, slots, v.reshape(-1, self._head_dim))
             # The query heads that share a key head stand in as its queries: no keys are repeated.
-            q = q.view(rows, self._kv_heads, group, self._head_dim)
-            k, v = keys[:rows, :span].transpose(1, 2), values[:rows, :span].transpose(1, 2)
-            return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            q = q[:count].unflatten(1, (self._kv_heads, group))
+            k, v = keys[:count, :, :span], values[:count, :, :span]
+            mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).flatten(1)
+            return mixed if count == rows else functional.pad(mixed, (0, 0, 0, rows - count))
 
         return self._run(ids, positions, attend)
 
     def _run(self, ids: Tensor, positions: Tensor, attend: _Attend) -> Tensor:
-        """All layers over `[n]` tokens; `attend` takes and gives `[n, heads, head_dim]`."""
+        """All layers over `[n]` tokens; `attend` takes `[n, heads, head_dim]` and gives `[n, …]`."""
         cos, sin = self._cos[positions][:, None], self._sin[positions][:, None]
         hidden = functional.embedding(ids, self._embedding)
         count, half, rotated = len(ids), self._head_dim // 2, self._heads + self._kv_heads
         for number, layer in enumerate(self._layers):
-            qkv = functional.linear(self._normed(hidden, layer.norm_in), layer.qkv)
-            qkv = qkv.view(count, -1, self._head_dim)
-            qk = self._normed(qkv[:, :rotated], None) * layer.qk_norm
+            qkv = (self._normed(hidden, layer.norm_in) @ layer.qkv).view(count, -1, self._head_dim)
+            qk = self._normed(qkv[:, :rotated], layer.qk_norm)
             qk = qk * cos + qk.roll(half, -1) * sin
             mixed = attend(number, qk[:, : self._heads], qk[:, self._heads :], qkv[:, rotated:])
-            hidden = hidden + functional.linear(mixed.reshape(count, -1), layer.out)
-            gate, up = functional.linear(self._normed(hidden, layer.norm_out), layer.gate_up).chunk(2, dim=-1)
-            hidden = hidden + functional.linear(self._act(gate) * up, layer.down)
+            hidden = hidden + mixed.reshape(count, -1) @ layer.out
+            gate, up = (self._normed(hidden, layer.norm_out) @ layer.gate_up).chunk(2, dim=-1)
+            hidden = hidden + (self._act(gate) * up) @ layer.down
         return self._normed(hidden, self._norm)
 
-    def _normed(self, hidden: Tensor, weight: Tensor | None) -> Tensor:
-        return functional.rms_norm(hidden, hidden.shape[-1:], weight, self._eps)
+    def _normed(self, hidden: Tensor, weight: Tensor) -> Tensor:
+        return functional.rms_norm(hidden, hidden.shape[-1:], None, self._eps) * weight
 
 
 _Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
@@ -190,17 +194,17 @@ def _join(layer: Any, heads: int, kv_heads: int) -> _Layer:
         norm_out=layer.post_attention_layernorm.weight,
         qkv=_stacked(attention.q_proj, attention.k_proj, attention.v_proj),
         qk_norm=torch.cat(norms),
-        out=attention.o_proj.weight,
+        out=_stacked(attention.o_proj),
         gate_up=_stacked(mlp.gate_proj, mlp.up_proj),
-        down=mlp.down_proj.weight,
+        down=_stacked(mlp.down_proj),
     )
 
 
 def _stacked(*linears: Any) -> Tensor:
-    """The weights as one; each module keeps a view of its part, so that nothing is held twice."""
-    joined = torch.cat([linear.weight.data for linear in linears])
+    """The weights as one `[in, out]`; each module keeps a view of its part, so that nothing is held twice."""
+    joined = torch.cat([linear.weight.data.t() for linear in linears], dim=1)
     start = 0
     for linear in linears:
-        linear.weight.data = joined[start : start + linear.out_features]
+        linear.weight.data = joined[:, start : start + linear.out_features].t()
         start += linear.out_features
     return joined
