@@ -47,6 +47,12 @@ def plan(caption: str = "upbeat piano pop") -> SongPlan:
     )
 
 
+def steps(count: int) -> Clock:
+    """A clock that is over after so many steps."""
+    seconds = itertools.count()
+    return Clock((count - 1) / 60, now=lambda: float(next(seconds)))
+
+
 def batch(tokenizer: PreTrainedTokenizerFast, *songs: SongPlan, hinted: bool = False) -> Batch:
     tokens = tokenizer([caption_prompt(song) for song in songs], padding=True, return_tensors="pt")
     lyric = tokenizer([lyric_prompt(songs[0])], return_tensors="pt")
@@ -77,7 +83,7 @@ def test_training_and_serving_compute_the_same_velocity(
 def test_the_loss_is_that_of_knowing_nothing_and_has_a_gradient_everywhere(
     model: Denoiser, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    loss = model.loss(batch(tokenizer, *[plan()] * 8), torch.Generator().manual_seed(2))
+    loss = model.loss(batch(tokenizer, *[plan()] * 8), 0.4, torch.Generator().manual_seed(2))
     assert 1.0 < loss.item() < 4.0
     loss.backward()  # type: ignore[no-untyped-call]
     untouched = {name.split(".")[0] for name, weight in model.named_parameters() if weight.grad is None}
@@ -90,7 +96,7 @@ def test_reading_is_learned(tokenizer: PreTrainedTokenizerFast) -> None:
     torch.manual_seed(0)
     encoder = Denoiser(SineBankConfig()).text_encoder
     before = [weight.clone() for weight in encoder.parameters()]
-    teach_reading(encoder, tokenizer, [click_track()], Clock(0.02))
+    teach_reading(encoder, tokenizer, [click_track()], steps(3))
     assert any(not torch.equal(old, new) for old, new in zip(before, encoder.parameters(), strict=True))
 
 
@@ -111,7 +117,7 @@ def test_codes_are_learned_and_then_only_they_decide_the_hints() -> None:
     model = Denoiser(SineBankConfig())
     loud, soft = torch.full((1, 50, 101), 1.5), torch.full((1, 50, 101), -1.5)
     both = torch.cat([loud, soft])
-    teach_codes(model, lambda: both, Clock(0.05))
+    teach_codes(model, lambda: both, steps(40))
     hints = model.hints(both)
     assert (hints - both).abs().mean() < 0.75  # knowing nothing leaves 1.5
     quantized, indices = model.audio_tokenizer.tokenize(both)
@@ -123,7 +129,7 @@ def test_a_song_from_codes_sees_its_hints(model: Denoiser, tokenizer: PreTrained
     songs = [plan(), plan()]
     with torch.no_grad():
         silent, hinted = (
-            model.loss(batch(tokenizer, *songs, hinted=hinted), torch.Generator().manual_seed(2)).item()
+            model.loss(batch(tokenizer, *songs, hinted=hinted), 0.4, torch.Generator().manual_seed(2)).item()
             for hinted in (False, True)
         )
     assert silent != hinted

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -16,20 +16,21 @@ _PRINT_EVERY = 250  # steps; a log file shows these lines alone
 
 
 class Clock:
-    """Counts steps until `minutes` are over."""
+    """Counts steps until `minutes` are over; `now` gives seconds."""
 
-    def __init__(self, minutes: float) -> None:
+    def __init__(self, minutes: float, now: Callable[[], float] = time.monotonic) -> None:
         self._seconds = minutes * 60
+        self._now = now
         self._loss: float | None = None
 
     def steps(self, name: str) -> Iterator[tuple[int, float]]:
         """Each step's number, and the share of the time that is gone; ends when all of it is."""
-        started = time.monotonic()
+        started = self._now()
         columns = (TextColumn(name), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
         with Progress(*columns) as progress:
             task = progress.add_task("", total=self._seconds)
             for step in itertools.count():
-                elapsed = time.monotonic() - started
+                elapsed = self._now() - started
                 if step:
                     says = f"{name}, step {step}, loss {self._loss or 0.0:.4f}"
                     progress.update(task, completed=elapsed, description=says)

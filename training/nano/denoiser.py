@@ -67,11 +67,11 @@ class Denoiser(nn.Module):
         weight[RAW.semitones :] = _NOISE_WEIGHT
         self.register_buffer("weight", weight / weight.mean(), persistent=False)
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Mean weighted squared error of the velocity at random times."""
+    def loss(self, batch: Batch, time_mean: float, generator: torch.Generator) -> Tensor:
+        """Mean weighted squared error of the velocity at random times, whose logits have this mean."""
         size, frames, channels = batch.latents.shape
         noise = torch.randn(batch.latents.shape, generator=generator)
-        time = torch.randn(size, generator=generator) * CONFIG["timestep_sigma"] + CONFIG["timestep_mu"]
+        time = torch.randn(size, generator=generator) * CONFIG["timestep_sigma"] + time_mean
         time = torch.sigmoid(time)
         blend = time[:, None, None]
         noisy = blend * noise + (1 - blend) * batch.latents

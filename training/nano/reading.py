@@ -29,7 +29,7 @@ _STYLE_NAMES = tuple(style.name for style in STYLES)
 
 
 class _Heads(nn.Module):
-    """One linear reading of the last token's state for each fact."""
+    """One linear reading of a text's mean state for each fact."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ def teach_reading(
             group["lr"] = _PEAK_RATE * min(1.0, (step + 1) / 100) * max(0.02, 1.0 - done)
         pieces, texts = zip(*itertools.islice(stream, _BATCH), strict=True)
         tokens = tokenizer([caption_prompt(plan) for plan in texts], padding=True, return_tensors="pt")
-        state = _last_state(encoder, tokens["input_ids"], tokens["attention_mask"])
+        state = _mean_state(encoder, tokens["input_ids"], tokens["attention_mask"])
         loss = heads.loss(state, list(pieces))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -74,11 +74,11 @@ def teach_reading(
         clock.show(loss.item())
 
 
-def _last_state(encoder: Qwen3Model, ids: Tensor, mask: Tensor) -> Tensor:
-    """The state of each text's last token, which has seen the whole text, `[B, D]`."""
+def _mean_state(encoder: Qwen3Model, ids: Tensor, mask: Tensor) -> Tensor:
+    """The mean of each text's states, `[B, D]`: what an attention sees that has not learned to look yet."""
     states: Tensor = encoder(ids, mask).last_hidden_state
-    last = mask.sum(dim=1) - 1
-    return states[torch.arange(len(states)), last]
+    shares = mask / mask.sum(dim=1, keepdim=True)
+    return (states * shares[..., None]).sum(dim=1)
 
 
 def _indices(names: tuple[str, ...], values: list[str]) -> Tensor:

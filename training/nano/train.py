@@ -11,7 +11,6 @@ import argparse
 import copy
 import itertools
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,9 +33,28 @@ SOUNDFONTS = (
     Path("/usr/share/sounds/sf2/FluidR3_GM.sf2"),
     Path("/usr/share/sounds/sf3/MuseScore_General_Lite.sf3"),
 )
-# (frames a crop, crops a batch, share of the batches): mostly short, for many steps; some long, since
-# songs are long. A batch has about as many frames whichever it is.
-CROPS = ((250, 10, 0.6), (500, 5, 0.25), (750, 4, 0.15))
+Crops = tuple[tuple[int, int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """A part of the learning: `share` of the time; `crops` are (frames, crops a batch, share of the batches).
+
+    `time_mean` is that of the logit of the noise's share: the higher, the noisier.
+    """
+
+    share: float
+    crops: Crops
+    time_mean: float
+
+
+# First the form: tempo and key can only be learned where the noise hides the music, and from many songs
+# at once. Then the rest, mostly on short crops, for many steps; some long, since songs are long. A batch has
+# about as many frames whichever it is, and a crop is whole patches and whole codes.
+LESSONS = (
+    Lesson(0.25, ((130, 20, 1.0),), 1.5),
+    Lesson(0.75, ((250, 10, 0.6), (500, 5, 0.25), (750, 4, 0.15)), 0.4),
+)
 PEAK_RATE = 1.2e-3
 WARMUP = 200  # steps
 _EMA = 0.999
@@ -82,33 +100,43 @@ def run(plan: Plan) -> None:
     texts = itertools.islice(plans(clips, rng), 4000)
     tokenizer = train_tokenizer(caption_prompt(text) for _, text in texts)
     model = Denoiser(scale)
-    stream = batches(clips, tokenizer, scale, rng)
+    feed = Feed(clips, tokenizer, scale, rng)
     if plan.resume is None:
         teach_reading(model.text_encoder, tokenizer, clips, Clock(plan.reading_minutes))
-        teach_codes(model, lambda: next(stream).latents, Clock(plan.codes_minutes))
+        teach_codes(model, lambda: feed.batch(LESSONS[-1].crops).latents, Clock(plan.codes_minutes))
     else:
         model.load_state_dict(torch.load(plan.resume, weights_only=True))
-    average = learn(model, stream, plan)
+    average = learn(model, feed, plan)
     torch.save(average.state_dict(), plan.work / "state.pt")
     write_folder(plan.out, dict(average.named_children()), tokenizer, scale)
 
 
-def batches(
-    clips: list[Clip], tokenizer: PreTrainedTokenizerFast, scale: SineBankConfig, rng: random.Random
-) -> Iterator[Batch]:
-    """An endless stream of batches; all crops of a batch are of one length."""
-    streams = [examples(clips, frames, rng) for frames, _, _ in CROPS]
-    while True:
-        which = rng.choices(range(len(CROPS)), weights=[share for _, _, share in CROPS])[0]
-        chosen = list(itertools.islice(streams[which], CROPS[which][1]))
-        tokens = tokenizer(
-            [caption_prompt(example.plan) for example in chosen], padding=True, return_tensors="pt"
-        )
-        latents = torch.stack([to_latents(example.decibels, scale) for example in chosen])
+class Feed:
+    """Batches of described music, as many as are asked for; all crops of a batch are of one length."""
+
+    def __init__(
+        self,
+        clips: list[Clip],
+        tokenizer: PreTrainedTokenizerFast,
+        scale: SineBankConfig,
+        rng: random.Random,
+    ) -> None:
+        self._clips = clips
+        self._tokenizer = tokenizer
+        self._scale = scale
+        self._rng = rng
+
+    def batch(self, crops: Crops) -> Batch:
+        """The next batch, of one of `crops`."""
+        frames, size, _ = self._rng.choices(crops, weights=[share for _, _, share in crops])[0]
+        chosen = list(itertools.islice(examples(self._clips, frames, self._rng), size))
+        texts = [caption_prompt(example.plan) for example in chosen]
+        tokens = self._tokenizer(texts, padding=True, return_tensors="pt")
         # The lyrics are the same for all, so one row serves the batch.
-        lyric = tokenizer([lyric_prompt(chosen[0].plan)], return_tensors="pt")
+        lyric = self._tokenizer([lyric_prompt(chosen[0].plan)], return_tensors="pt")
+        latents = torch.stack([to_latents(example.decibels, self._scale) for example in chosen])
         hinted = torch.tensor([example.plan.instruction == HINTED_INSTRUCTION for example in chosen])
-        yield Batch(tokens["input_ids"], tokens["attention_mask"], lyric["input_ids"], latents, hinted)
+        return Batch(tokens["input_ids"], tokens["attention_mask"], lyric["input_ids"], latents, hinted)
 
 
 def to_latents(decibels: Tensor, scale: SineBankConfig) -> Tensor:
@@ -118,7 +146,7 @@ def to_latents(decibels: Tensor, scale: SineBankConfig) -> Tensor:
     return torch.cat([tone, (noise - scale.noise_mean_db) / scale.noise_std_db], dim=1)
 
 
-def learn(model: Denoiser, stream: Iterator[Batch], plan: Plan) -> Denoiser:
+def learn(model: Denoiser, feed: Feed, plan: Plan) -> Denoiser:
     """Run AdamW until the time is up; returns the running average of the weights."""
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
@@ -128,7 +156,8 @@ def learn(model: Denoiser, stream: Iterator[Batch], plan: Plan) -> Denoiser:
     for step, done in clock.steps("learning"):
         for group in optimizer.param_groups:
             group["lr"] = PEAK_RATE * _schedule(step, done)
-        loss = model.loss(next(stream), generator)
+        lesson = _lesson(done)
+        loss = model.loss(feed.batch(lesson.crops), lesson.time_mean, generator)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(weights, 1.0)
@@ -138,6 +167,11 @@ def learn(model: Denoiser, stream: Iterator[Batch], plan: Plan) -> Denoiser:
         if step % _SAVE_EVERY == _SAVE_EVERY - 1:
             torch.save(average.state_dict(), plan.work / "state.pt")
     return average
+
+
+def _lesson(done: float) -> Lesson:
+    ends = itertools.accumulate(lesson.share for lesson in LESSONS)
+    return next((lesson for lesson, end in zip(LESSONS, ends, strict=True) if done < end), LESSONS[-1])
 
 
 def _schedule(step: int, done: float) -> float:
