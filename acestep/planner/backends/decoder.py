@@ -20,7 +20,7 @@ from transformers import Qwen3Model
 # and held by a test): that is what makes a text the same alone and in company.
 EVEN_ROWS = 4
 # Attention looks at the cache up to a multiple of this, for the same reason; on CUDA each is a graph.
-_CPU_SPAN, _CUDA_SPAN = 256, 1024
+_CPU_SPAN, _CUDA_SPAN = 128, 1024
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,14 +129,16 @@ class Decoder:
         heads = torch.arange(rows * self._kv_heads, device=self._device).view(rows, self._kv_heads)
         slots = (heads * self._stride + positions[:, None]).flatten()
         seen = torch.arange(span, device=self._device) <= positions[:count, None]
-        mask = seen[:, None, None].expand(count, 1, group, span)
+        # Added to the scores; attention would turn a mask of bools into this in every layer.
+        mask = torch.zeros(count, span, dtype=self._keys.dtype, device=self._device)
+        mask = mask.masked_fill(~seen, -torch.inf)[:, None, None].expand(count, 1, group, span)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             keys, values = self._keys[layer], self._values[layer]
             keys.view(-1, self._head_dim).index_copy_(0, slots, k.reshape(-1, self._head_dim))
             values.view(-1, self._head_dim).index_copy_(0, slots, v.reshape(-1, self._head_dim))
             # The query heads that share a key head stand in as its queries: no keys are repeated.
-            q = q[:count].unflatten(1, (self._kv_heads, group))
+            q = q[:count].reshape(count, self._kv_heads, group, self._head_dim)
             k, v = keys[:count, :, :span], values[:count, :, :span]
             mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).flatten(1)
             return mixed if count == rows else functional.pad(mixed, (0, 0, 0, rows - count))
@@ -150,7 +152,7 @@ class Decoder:
         count, half, rotated = len(ids), self._head_dim // 2, self._heads + self._kv_heads
         for number, layer in enumerate(self._layers):
             qkv = (self._normed(hidden, layer.norm_in) @ layer.qkv).view(count, -1, self._head_dim)
-            qk = self._normed(qkv[:, :rotated], layer.qk_norm)
+            qk = self._normed(qkv[:, :rotated], None) * layer.qk_norm
             qk = qk * cos + qk.roll(half, -1) * sin
             mixed = attend(number, qk[:, : self._heads], qk[:, self._heads :], qkv[:, rotated:])
             hidden = hidden + mixed.reshape(count, -1) @ layer.out
@@ -158,8 +160,8 @@ class Decoder:
             hidden = hidden + (self._act(gate) * up) @ layer.down
         return self._normed(hidden, self._norm)
 
-    def _normed(self, hidden: Tensor, weight: Tensor) -> Tensor:
-        return functional.rms_norm(hidden, hidden.shape[-1:], None, self._eps) * weight
+    def _normed(self, hidden: Tensor, weight: Tensor | None) -> Tensor:
+        return functional.rms_norm(hidden, hidden.shape[-1:], weight, self._eps)
 
 
 _Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
