@@ -40,7 +40,8 @@ def rewrite_tensors(folder: Path, rename: Any) -> None:
 
 
 def logits(parts: LanguageModelParts, ids: list[int]) -> torch.Tensor:
-    return parts.model(torch.tensor([ids])).last_hidden_state @ parts.head.t()
+    hidden: torch.Tensor = parts.model(torch.tensor([ids])).last_hidden_state
+    return hidden @ parts.head.t()
 
 
 @pytest.mark.parametrize(("tied", "shard_size"), [(True, "1GB"), (False, "1GB"), (True, "40KB")])

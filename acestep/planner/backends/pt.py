@@ -207,7 +207,8 @@ class TorchLanguageModel:
                 row.token, row.position = token, row.position + 1
         count = len(text.tokens)
         if error := text.constraint.error:
-            return Advance(text.ticket, count, error=f"The grammar could not be followed: {error}")
+            reason = error.partition("\n")[0]  # the parser's whole state follows
+            return Advance(text.ticket, count, error=f"The grammar could not be followed: {reason}")
         if text.constraint.ended:
             return Advance(text.ticket, count, text=self._spell(text.tokens))
         if token is None:

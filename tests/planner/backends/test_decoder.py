@@ -1,0 +1,90 @@
+"""The decoder against transformers' own forward, and its rows against each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import Qwen3ForCausalLM
+
+from acestep.planner.backends.decoder import Decoder
+from acestep.planner.loading import load_language_model
+from tests.planner.toy import Toy, write_toy
+
+ROWS, LENGTH = 12, 700
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Wide enough that products of few and of many rows would round differently."""
+    sizes = Toy(hidden=96, intermediate=256, heads=6, kv_heads=2, layers=3)
+    return write_toy(tmp_path_factory.mktemp("lm") / "wide", sizes)
+
+
+@pytest.fixture(scope="module")
+def decoder(wide: Path) -> Decoder:
+    parts = load_language_model(wide, torch.device("cpu"), torch.float32)
+    return Decoder(parts.model, ROWS, LENGTH)
+
+
+@pytest.fixture(scope="module")
+def reference(wide: Path) -> Any:
+    return Qwen3ForCausalLM.from_pretrained(wide).eval().model
+
+
+def tokens(seed: int, count: int) -> list[int]:
+    drawn: list[int] = torch.randint(0, 320, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+    return drawn
+
+
+def feed(decoder: Decoder, texts: list[list[int]], last: int) -> list[Tensor]:
+    """Prefill all but the `last` tokens of each text, then decode those together; `[last, hidden]` each."""
+    for row, text in enumerate(texts):
+        decoder.prefill(row, text[:-last])
+    steps = [
+        decoder.decode([text[n - last] for text in texts], [len(text) - last + n for text in texts])
+        for n in range(last)
+    ]
+    return list(torch.stack(steps, dim=1))
+
+
+def expected(reference: Any, text: list[int], last: int) -> Tensor:
+    with torch.inference_mode():
+        hidden: Tensor = reference(torch.tensor([text])).last_hidden_state[0, -last:]
+    return hidden
+
+
+def test_rows_of_all_lengths_are_what_transformers_computes(decoder: Decoder, reference: Any) -> None:
+    texts = [tokens(n, count) for n, count in enumerate((5, 40, 131, 6, 600, 260, 129))]
+    for text, found in zip(texts, feed(decoder, texts, 5), strict=True):
+        torch.testing.assert_close(found, expected(reference, text, 5), rtol=1e-4, atol=2e-5)
+
+
+def test_the_modules_stay_usable(wide: Path, reference: Any) -> None:
+    parts = load_language_model(wide, torch.device("cpu"), torch.float32)
+    Decoder(parts.model, 2, 64)
+    text = tokens(1, 30)
+    torch.testing.assert_close(expected(parts.model, text, 3), expected(reference, text, 3))
+
+
+@pytest.mark.parametrize("company", [1, 2, 3, 4, 7, 11])
+def test_a_row_is_the_same_to_the_bit_in_any_company(decoder: Decoder, company: int) -> None:
+    text, last = tokens(50, 150), 8
+    alone = feed(decoder, [text], last)[0]
+    others = [tokens(60 + n, 20 + 55 * n) for n in range(company)]
+    for place in {0, company // 2, company}:
+        texts = [*others[:place], text, *others[place:]]
+        assert torch.equal(feed(decoder, texts, last)[place], alone)
+
+
+def test_a_copied_beginning_goes_on_as_its_own(decoder: Decoder, reference: Any) -> None:
+    start, rest = tokens(3, 50), tokens(4, 4)
+    decoder.prefill(0, start + tokens(5, 30))
+    decoder.copy(0, 1, len(start))
+    decoder.prefill(0, tokens(6, 90))
+    for n, token in enumerate(rest):
+        hidden = decoder.decode([9, token], [90 + n, len(start) + n])
+    torch.testing.assert_close(hidden[1], expected(reference, start + rest, 1)[0], rtol=1e-4, atol=2e-5)

@@ -1,0 +1,270 @@
+"""Many texts at once on PyTorch: each as if it were alone."""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import llguidance.hf
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import Qwen3ForCausalLM
+
+from acestep.errors import PlannerError
+from acestep.planner.backends.pt import TorchLanguageModel, load_torch_language_model
+from acestep.planner.language_model import Advance, Generation, Message, TokenSampling
+from acestep.planner.loading import load_tokenizer
+
+SYSTEM = Message("system", "# Instruction\nGenerate audio semantic tokens:\n\n")
+
+
+def load(folder: Path, slots: int = 4) -> TorchLanguageModel:
+    return load_torch_language_model(folder, torch.device("cpu"), torch.float32, slots, length=512)
+
+
+@pytest.fixture(scope="module")
+def model(toy: Path) -> TorchLanguageModel:
+    return load(toy)
+
+
+def codes(model: TorchLanguageModel, count: int) -> str:
+    first = model.vocabulary.first_code_id
+    return f"code{{{count}}} <|im_end|>\ncode: <[{first}-{first + model.vocabulary.code_count - 1}]>"
+
+
+def song(model: TorchLanguageModel, seed: int = 0, caption: str = "pop", count: int = 12) -> Generation:
+    """Free text, then codes, with guidance."""
+    return Generation(
+        prompt=model.render([SYSTEM, Message("user", f"# Caption\n{caption}\n\n# Lyric\nla la\n")]),
+        null_prompt=model.render([SYSTEM, Message("user", "# Lyric\nla la\n")]),
+        grammar='%llguidance {}\nstart: <think> "caption: " /[a-z ]{4,30}/ </think> ' + codes(model, count),
+        sampling=TokenSampling(),
+        seed=seed,
+        max_tokens=80,
+    )
+
+
+def run(model: TorchLanguageModel, *generations: Generation) -> list[Advance]:
+    """The last of each, in their order."""
+    tickets = [model.add(generation) for generation in generations]
+    last: dict[int, Advance] = {}
+    while advances := model.step():
+        last.update((advance.ticket, advance) for advance in advances)
+    return [last[ticket] for ticket in tickets]
+
+
+def test_renders_by_the_chat_template(model: TorchLanguageModel) -> None:
+    assert model.render([Message("system", "be"), Message("user", "brief")], "<think>") == (
+        "<|im_start|>system\nbe<|im_end|>\n<|im_start|>user\nbrief<|im_end|>\n<|im_start|>assistant\n<think>"
+    )
+
+
+def test_a_text_follows_its_grammar_and_leaves_the_end_of_turn_out(model: TorchLanguageModel) -> None:
+    (advance,) = run(model, song(model))
+    assert advance.text is not None and advance.error is None
+    assert re.fullmatch(r"<think>caption: [a-z ]{4,30}</think>(<\|audio_code_\d+\|>){12}", advance.text)
+    assert advance.tokens >= 1 + 1 + 12 + 1
+
+
+def test_the_model_has_its_say(model: TorchLanguageModel) -> None:
+    texts = [
+        run(model, each)[0].text for each in (song(model), song(model, seed=1), song(model, caption="jazz"))
+    ]
+    unguided = run(model, replace(song(model), null_prompt=None))[0].text
+    assert len({*texts, unguided}) == 4
+
+
+def test_greedy_guided_choices_are_those_of_transformers(toy: Path, model: TorchLanguageModel) -> None:
+    reference = Qwen3ForCausalLM.from_pretrained(toy).eval()
+    tokenizer, vocabulary = load_tokenizer(toy)
+    grammar = f"%llguidance {{}}\nstart: {codes(model, 20)}"
+    generation = replace(
+        song(model), grammar=grammar, sampling=TokenSampling(temperature=0, guidance_scale=2.5)
+    )
+    cond, null = (
+        tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        for prompt in (generation.prompt, generation.null_prompt)
+    )
+    first = vocabulary.first_code_id
+    written: list[int] = []
+    for _ in range(20):
+        with torch.inference_mode():
+            cond_logits, null_logits = (
+                reference(torch.tensor([row + written])).logits[0, -1] for row in (cond, null)
+            )
+        guided = null_logits + 2.5 * (cond_logits - null_logits)
+        written.append(first + int(guided[first : first + vocabulary.code_count].argmax()))
+    assert run(model, generation)[0].text == tokenizer.decode(written)
+
+
+def test_same_alone_in_company_and_after_a_restart(toy: Path, model: TorchLanguageModel) -> None:
+    mine = song(model, seed=7, caption="a catchy chorus with warm pads", count=60)
+    alone = run(model, mine)[0].text
+    assert alone is not None
+    assert run(load(toy, slots=1), mine)[0].text == alone
+    crowd = [song(model, seed, "x" * (1 + 23 * seed), count=5 + 9 * seed) for seed in range(6)]
+    crowd[2] = replace(crowd[2], null_prompt=None)
+    for place in (0, 3, 6):  # with four slots it also waits, and is moved when others end
+        together = run(model, *crowd[:place], mine, *crowd[place:])
+        assert together[place].text == alone
+        assert all(advance.text for advance in together)
+
+
+def test_songs_of_one_request_share_a_prompt_and_not_their_chance(model: TorchLanguageModel) -> None:
+    alone = [run(model, song(model, seed))[0].text for seed in range(4)]
+    assert [advance.text for advance in run(model, *(song(model, seed) for seed in range(4)))] == alone
+    assert len(set(alone)) == 4
+
+
+def test_who_comes_later_joins_at_the_next_step(model: TorchLanguageModel) -> None:
+    first = model.add(song(model, count=40))
+    for _ in range(5):
+        model.step()
+    second = model.add(song(model, seed=1))
+    tokens = {advance.ticket: advance.tokens for advance in model.step()}
+    assert tokens == {first: 6, second: 1}
+    run(model)
+
+
+def test_who_finds_no_place_waits_inside(toy: Path) -> None:
+    model = load(toy, slots=1)
+    tickets = [model.add(song(model, seed)) for seed in range(3)]
+    seen = []
+    while advances := model.step():
+        assert len(advances) == 1
+        seen.append(advances[0].ticket)
+    assert seen == sorted(seen) and set(seen) == set(tickets)
+
+
+def test_abort_works_within_a_step_and_frees_the_place(toy: Path) -> None:
+    model = load(toy, slots=1)
+    running, waiting, last = (model.add(song(model, seed)) for seed in range(3))
+    model.step()
+    model.abort(waiting)
+    model.abort(running)
+    model.abort(12345)
+    assert [advance.ticket for advance in model.step()] == [last]
+    model.abort(last)
+    assert model.step() == []
+
+
+def test_a_text_that_does_not_end_in_time_ends_with_an_error(model: TorchLanguageModel) -> None:
+    late, whole = run(model, replace(song(model), max_tokens=9), song(model, seed=1))
+    assert (late.text, late.tokens) == (None, 9)
+    assert late.error == "The text has not ended after 9 tokens"
+    assert whole.text is not None
+
+
+def test_just_enough_tokens_are_enough(model: TorchLanguageModel) -> None:
+    needed = run(model, song(model))[0].tokens
+    assert run(model, replace(song(model), max_tokens=needed))[0].text is not None
+    assert run(model, replace(song(model), max_tokens=needed - 1))[0].error is not None
+
+
+def test_what_exceeds_the_cache_is_refused(model: TorchLanguageModel) -> None:
+    with pytest.raises(PlannerError, match=r"up to 500 exceed the 512 tokens.*Shorten"):
+        model.add(replace(song(model), max_tokens=500))
+    with pytest.raises(PlannerError, match="A prompt of"):
+        model.add(replace(song(model), null_prompt="la " * 600))
+    assert model.step() == []
+
+
+def test_an_unreadable_grammar_and_an_empty_prompt_are_refused(model: TorchLanguageModel) -> None:
+    with pytest.raises(PlannerError, match="cannot be read"):
+        model.add(replace(song(model), grammar="start: %%"))
+    with pytest.raises(PlannerError, match="empty"):
+        model.add(replace(song(model), prompt=""))
+
+
+def test_a_grammar_that_leads_nowhere_ends_with_an_error(model: TorchLanguageModel) -> None:
+    nowhere = replace(song(model), grammar='%llguidance {}\nstart: "a" NOTHING\nNOTHING: /b/ & /c/')
+    advance, other = run(model, nowhere, song(model))
+    assert advance.text is None and advance.error is not None
+    assert advance.error.startswith("The grammar could not be followed: ") and "\n" not in advance.error
+    assert other.text is not None
+
+
+def test_the_penalty_keeps_a_text_from_repeating_itself(model: TorchLanguageModel) -> None:
+    grammar = f"%llguidance {{}}\nstart: {codes(model, 30)}"
+    distinct = []
+    for penalty in (1.0, 1000.0):
+        sampling = TokenSampling(temperature=0, repetition_penalty=penalty)
+        (advance,) = run(model, replace(song(model), grammar=grammar, sampling=sampling))
+        assert advance.text is not None
+        distinct.append(len(set(re.findall(r"\d+", advance.text))))
+    assert distinct[0] < distinct[1]
+
+
+@st.composite
+def rules(draw: st.DrawFn, depth: int = 2) -> str:
+    """A small grammar rule of literals, ranges of characters, repeats and choices."""
+    kinds = ["literal", "regex", "special"] + (["sequence", "choice", "repeat"] if depth else [])
+    match draw(st.sampled_from(kinds)):
+        case "literal":
+            return '"' + draw(st.text("abc :#é明", min_size=1, max_size=5)) + '"'
+        case "regex":
+            return draw(
+                st.sampled_from([r"/[0-9]{1,3}/", r"/[^\n]{1,6}/", r"/(.|\n){2}/", r"/[A-G](#|b|♯)?/"])
+            )
+        case "special":
+            return draw(st.sampled_from(["<think>", "</think>", "CODES"]))
+        case "sequence":
+            return " ".join(draw(st.lists(rules(depth - 1), min_size=1, max_size=3)))
+        case "choice":
+            return "(" + " | ".join(draw(st.lists(rules(depth - 1), min_size=2, max_size=3))) + ")"
+        case _:
+            return f"({draw(rules(depth - 1))}){{{draw(st.integers(1, 2))},3}}"
+
+
+samplings = st.builds(
+    TokenSampling,
+    temperature=st.sampled_from([0.0, 0.5, 0.85, 3.0]),
+    top_k=st.sampled_from([0, 1, 7]),
+    top_p=st.sampled_from([0.3, 0.9, 1.0]),
+    repetition_penalty=st.sampled_from([1.0, 1.2]),
+    guidance_scale=st.sampled_from([1.0, 2.5, 7.0]),
+)
+
+
+@settings(
+    max_examples=24,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    parts=st.lists(st.tuples(rules(), samplings, st.integers(0, 2**63)), min_size=1, max_size=4),
+    data=st.data(),
+)
+def test_whatever_is_asked_parses_and_repeats(
+    toy: Path, model: TorchLanguageModel, parts: list[Any], data: st.DataObject
+) -> None:
+    first = model.vocabulary.first_code_id
+    ten_codes = f"<[{first}-{first + 9}]>"
+    generations = [
+        replace(
+            song(model, seed, caption=str(number)),
+            grammar=f"%llguidance {{}}\nstart: {rule.replace('CODES', ten_codes)} <|im_end|>",
+            sampling=sampling,
+            max_tokens=250,
+        )
+        for number, (rule, sampling, seed) in enumerate(parts)
+    ]
+    texts = [advance.text for advance in run(model, *generations)]
+    tokenizer, vocabulary = load_tokenizer(toy)
+    end = tokenizer.convert_tokens_to_ids(vocabulary.end_of_turn)
+    reader = llguidance.hf.from_tokenizer(tokenizer, eos_token=end)
+    for generation, text in zip(generations, texts, strict=True):
+        assert text is not None
+        matcher = llguidance.LLMatcher(reader, generation.grammar)
+        tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert matcher.consume_tokens([*tokens, end]), matcher.get_error()
+        assert matcher.is_stopped()
+    shuffled = random.Random(data.draw(st.integers(0, 99))).sample(range(len(parts)), len(parts))
+    again = run(model, *(generations[number] for number in shuffled))
+    assert [advance.text for advance in again] == [texts[number] for number in shuffled]
