@@ -26,7 +26,8 @@ from rich.logging import RichHandler
 from acestep import checkpoints, download
 from acestep.audio.decode import AudioLimits, probe
 from acestep.checkpoints import Choice
-from acestep.domain import ModelInfo
+from acestep.domain import ModelInfo, ModelState, PlannerInfo
+from acestep.engine.desk import LoadedPlanner, PlannerDesk
 from acestep.engine.engine import Engine
 from acestep.engine.renderer import Load, Loaded, OnLoading
 from acestep.engine.write import SongWriter
@@ -38,6 +39,7 @@ from acestep.jobs.cleaner import Cleaner
 from acestep.jobs.queue import JobQueue
 from acestep.jobs.runner import Runner
 from acestep.jobs.store import JobStore
+from acestep.planners import PlannerChoice, PlannerWish, choose_planner, gpu_memory_gb
 from acestep.settings import Settings, export_dotenv
 
 log = logging.getLogger("acestep.api_server")  # also when this file is run as a script
@@ -53,6 +55,7 @@ class Prepared:
 
     settings: Settings
     choice: Choice
+    planner: PlannerChoice
     folder: DataFolder
 
 
@@ -69,9 +72,11 @@ def prepare(**flags: str | None) -> Prepared:
         has_gpu=lambda: checkpoints.gpu_present(settings.device),
         hub_reachable=download.hub_reachable,
     )
+    wish = PlannerWish(settings.init_llm, settings.lm_model_path, choice.name, settings.checkpoints_dir)
+    planner = choose_planner(wish, gpu_memory_gb, download.hub_reachable)
     folder = DataFolder(settings.data_dir)
     folder.acquire()
-    return Prepared(settings, choice, folder)
+    return Prepared(settings, choice, planner, folder)
 
 
 def create_app(prepared: Prepared) -> FastAPI:
@@ -88,7 +93,7 @@ def _lifespan(prepared: Prepared) -> Callable[[FastAPI], AbstractAsyncContextMan
         store = JobStore(folder.database)
         queue = JobQueue(store, settings.queue_maxsize, settings.avg_job_seconds, settings.avg_window)
         writer = SongWriter(audio, settings.mp3_bitrate)
-        engine = Engine(_expect(prepared.choice), _loader(prepared), writer)
+        engine = Engine(_expect(prepared.choice), _loader(prepared), writer, _desk(prepared))
         runner = Runner(queue, engine, Cleaner(store, audio, settings.keep_seconds), settings.queue_workers)
         look = partial(probe, limits=AudioLimits())
         provide(app, HttpServices(queue, engine, audio, look, folder.uploads, _http_config(settings)))
@@ -137,6 +142,25 @@ def _loader(prepared: Prepared) -> Load:
     return load
 
 
+def _desk(prepared: Prepared) -> PlannerDesk:
+    """The planner's desk, which brings its model into memory once the server answers."""
+    settings, choice = prepared.settings, prepared.planner
+    if not choice.name:
+        return PlannerDesk(PlannerInfo(detail=choice.detail))
+
+    def load(on_loading: OnLoading) -> LoadedPlanner:
+        folder = choice.folder
+        if folder is None:
+            folder = download.fetch_planner(choice.name, settings, on_loading)
+        on_loading("loading", "")
+        from acestep.engine.loading import load_planner
+
+        return load_planner(folder, settings.lm_device or settings.device, settings.lm_backend)
+
+    state: ModelState = "loading" if choice.folder else "downloading"
+    return PlannerDesk(PlannerInfo(choice.name, state), load, settings.lm_closed_turn)
+
+
 def _http_config(settings: Settings) -> HttpConfig:
     return HttpConfig(
         api_key=settings.api_key.get_secret_value() if settings.api_key else "",
@@ -147,12 +171,15 @@ def _http_config(settings: Settings) -> HttpConfig:
         body_limit=settings.max_body_mb * _MB,
         upload_limit=settings.max_upload_mb * _MB,
         cors_origins=settings.cors_origins,
+        draft_timeout=settings.lm_timeout,
     )
 
 
 def _say_what_is_up(prepared: Prepared) -> None:
     info = _expect(prepared.choice)
     log.info("Model %s, data in %s", info.name, prepared.folder.root)
+    planner = prepared.planner
+    log.info("Planner %s", planner.name or f"(5 Hz language model): none. {planner.detail}")
     if info.notice:
         log.warning("%s", info.notice)
     for sentence in (*prepared.settings.unknown, *prepared.settings.without_effect):

@@ -125,6 +125,19 @@ def fetch_for_server(
     name: str, settings: Settings, on_loading: OnLoading, snapshot: Snapshot | None = None
 ) -> Checkpoint:
     """`fetch` a DiT for a server that waits for it, and return it; `on_loading` hears of every percent."""
+    _fetch_telling(name, settings, on_loading, snapshot)
+    return require(name, settings.checkpoints_dir)
+
+
+def fetch_planner(
+    name: str, settings: Settings, on_loading: OnLoading, snapshot: Snapshot | None = None
+) -> Path:
+    """`fetch` a planner likewise, and return its folder."""
+    _fetch_telling(name, settings, on_loading, snapshot)
+    return settings.checkpoints_dir / name
+
+
+def _fetch_telling(name: str, settings: Settings, on_loading: OnLoading, snapshot: Snapshot | None) -> None:
     said = -1
 
     def report(progress: DownloadProgress) -> None:
@@ -135,7 +148,6 @@ def fetch_for_server(
             on_loading("downloading", f"{percent} % of {progress.total / 1e9:.1f} GB")
 
     fetch(name, settings.checkpoints_dir, report, settings.download_source, snapshot)
-    return require(name, settings.checkpoints_dir)
 
 
 def run(argv: Sequence[str] | None = None) -> int:

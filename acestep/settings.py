@@ -36,7 +36,6 @@ _FALSE = ("0", "false", "no", "n", "off")
 _DEVICES = "auto, cpu, cuda, cuda:N, mps, xpu"
 
 # Said of a variable that is read and checked but changes nothing yet.
-_NO_PLANNER = "No effect in this version, which has no planner (5 Hz language model)."
 _ONE_MODEL = "No effect in this version, which loads one model."
 _NO_OFFLOAD = "No effect in this version, which has no memory planning."
 _NO_CHAT = "No effect in this version, which has no chat endpoint."
@@ -264,20 +263,28 @@ class Settings(BaseSettings):
     mps_decode_offload: AutoSwitch = _switch(None, "Decode on the CPU on Apple machines.", _NO_OFFLOAD)
     vae_on_cpu: Switch = _switch(False, "Decode on the CPU on AMD GPUs.", _NO_OFFLOAD)
 
-    init_llm: AutoSwitch = _switch(None, "Load the planner. auto: if the GPU has room for it.", _NO_PLANNER)
+    init_llm: AutoSwitch = _switch(
+        None, "Load the planner (5 Hz language model). auto: if the GPU has room for it."
+    )
     lm_model_path: str | None = _setting(
         None,
         "a published name or a folder",
         "Planner to load.",
         shown="the largest that the GPU has room for",
-        pending=_NO_PLANNER,
     )
-    lm_backend: LmBackend = _setting("vllm", "vllm, pt, mlx", "What runs the planner.", pending=_NO_PLANNER)
-    lm_device: Device | None = _setting(
-        None, _DEVICES, "Where the planner runs.", shown="as ACESTEP_DEVICE", pending=_NO_PLANNER
+    lm_backend: LmBackend = _setting(
+        "vllm", "vllm, pt, mlx", "What runs the planner; pt (PyTorch) where another is not installed."
     )
+    lm_device: Device | None = _setting(None, _DEVICES, "Where the planner runs.", shown="as ACESTEP_DEVICE")
     lm_offload_to_cpu: AutoSwitch = _switch(
-        None, "Keep the idle planner in main memory. auto: as ACESTEP_OFFLOAD_TO_CPU.", _NO_PLANNER
+        None, "Keep the idle planner in main memory. auto: as ACESTEP_OFFLOAD_TO_CPU.", _NO_OFFLOAD
+    )
+    lm_timeout: float = _number(
+        120.0, 1, None, "seconds", "How long format_input and understand may take before they give up."
+    )
+    lm_closed_turn: Switch = _switch(
+        False,
+        "Let audio codes follow a finished turn, as the original does; else they go on in the open one.",
     )
 
     disable_tqdm: Switch = _switch(False, "Draw no progress bars.")

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TypeVar
 
 from acestep.domain import (
@@ -29,19 +30,23 @@ from acestep.domain import (
     SongRequest,
 )
 from acestep.engine.batching import BatchingStage
+from acestep.engine.desk import PlannerDesk
 from acestep.engine.plan import plan_songs
 from acestep.engine.progress import JobProgress
 from acestep.engine.renderer import Load, Loaded, Rendering
+from acestep.engine.thinking import Onlooker, Thought, needs_planner, think, uses_planner
 from acestep.engine.write import SongWriter
 from acestep.errors import AceStepError, JobCancelledError, PlannerUnavailableError
 from acestep.jobs.worker import Cancelled, OnProgress
 from acestep.limits import choose_model, fit
+from acestep.planner.planner import Watch
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-_NO_PLANNER = PlannerInfo(detail="This server runs without a planner (the 5 Hz language model).")
+# Shares of a job's time that go into planning it: with audio codes, with facts alone, without a planner.
+_THINKING, _PLANNING, _PLAIN = 0.5, 0.15, 0.05
 _NICER = 5  # steps: a third of the event loop's share where both want one core
 
 
@@ -65,7 +70,8 @@ class _Ticket:
 class Engine:
     """The `Worker` of this process: one model, one thread that computes, one that writes files."""
 
-    def __init__(self, info: ModelInfo, load: Load, writer: SongWriter) -> None:
+    def __init__(self, info: ModelInfo, load: Load, writer: SongWriter, desk: PlannerDesk) -> None:
+        self._desk = desk
         self._info = info
         self._load = load
         self._writer = writer
@@ -81,21 +87,32 @@ class Engine:
         return (self._info,)
 
     def planner(self) -> PlannerInfo:
-        """There is none yet."""
-        return _NO_PLANNER
+        """See `Worker.planner`."""
+        return self._desk.info()
 
     async def draft(self, request: DraftRequest, cancelled: Cancelled) -> Draft:
         """See `Worker.draft`."""
-        raise PlannerUnavailableError(_NO_PLANNER.detail)
+        if request.audio_path:
+            codes = await self._listen(Path(request.audio_path))
+            request = replace(request, audio_codes=codes)
+        return await self._desk.draft(request, self._info.max_duration, Watch(cancelled=cancelled))
+
+    async def _listen(self, path: Path) -> tuple[int, ...]:
+        """The audio codes of a file."""
+        await self.wait_ready()
+        listen = self._loaded.renderer.listen
+        return await asyncio.get_running_loop().run_in_executor(self._compute, listen, path)
 
     async def start(self) -> None:
         """Begin to load the model; returns at once."""
         self._loading = asyncio.create_task(self._load_model())
+        await self._desk.start()
 
     async def close(self) -> None:
         """Let running work end and free the threads."""
         if self._loading is not None:
             self._loading.cancel()
+        await self._desk.close()
         self._compute.shutdown(wait=False, cancel_futures=True)
         self._files.shutdown(wait=False, cancel_futures=True)
 
@@ -107,22 +124,43 @@ class Engine:
         self, request: SongRequest, on_progress: OnProgress, cancelled: Cancelled
     ) -> tuple[Song, ...]:
         """See `Worker.run`."""
-        started = time.perf_counter()
         # The server may have been restarted with another model since the request was accepted.
         info, notes = choose_model(self.models(), request.model, strict=False)
         request = fit(replace(request, warnings=(*request.warnings, *notes)), info)
-        plans = plan_songs(request, info)
-        progress = JobProgress(len(plans), on_progress)
-        planned = time.perf_counter() - started
-        tickets = [_Ticket(n, plan, progress, cancelled, {"plan": planned}) for n, plan in enumerate(plans)]
-        songs = [asyncio.create_task(self._make(ticket, request)) for ticket in tickets]
+        progress = JobProgress(len(request.seeds), on_progress, _planning_share(request))
+        thought, notes = await self._think(request, info, Onlooker(progress.plan, cancelled))
+        request = replace(request, warnings=(*request.warnings, *notes))
+        tickets = [
+            _Ticket(n, plan, progress, cancelled, dict(thought.timings))
+            for n, plan in enumerate(thought.plans)
+        ]
+        songs = [asyncio.create_task(self._make(ticket, request, thought.planner)) for ticket in tickets]
         try:
             return tuple(await asyncio.gather(*songs))
         finally:
             for song in songs:  # where one fails, nobody waits for the others
                 song.cancel()
 
-    async def _make(self, ticket: _Ticket, request: SongRequest) -> Song:
+    async def _think(
+        self, request: SongRequest, info: ModelInfo, onlooker: Onlooker
+    ) -> tuple[Thought, tuple[str, ...]]:
+        """The plans of a request, and what the client must hear of how they came about."""
+        if needs_planner(request):
+            return await think(request, info, await self._desk.planner(), onlooker), ()
+        state = self._desk.info().state
+        if state in ("loading", "ready") and uses_planner(request):
+            try:
+                return await think(request, info, await self._desk.planner(), onlooker), ()
+            except PlannerUnavailableError as error:
+                return self._plain(request, info), (f"use_cot_caption, use_cot_language: skipped. {error}",)
+        return self._plain(request, info), ()
+
+    def _plain(self, request: SongRequest, info: ModelInfo) -> Thought:
+        started = time.perf_counter()
+        plans = plan_songs(request, info)
+        return Thought(plans, timings={"plan": time.perf_counter() - started})
+
+    async def _make(self, ticket: _Ticket, request: SongRequest, planner: str) -> Song:
         rendering = await self._rendering.run(ticket)
         clip = await _timed(self._compute, ticket, "decode", lambda: self._decode(ticket, rendering))
         name = self._info.name
@@ -138,6 +176,7 @@ class Engine:
             plan=ticket.plan,
             audio_format=request.audio_format,
             dit_model=name,
+            lm_model=planner,
             timings={stage: round(seconds, 3) for stage, seconds in ticket.timings.items()},
             # Who hears a song must know if a stand-in made it.
             warnings=tuple(filter(None, (*request.warnings, *rendering.warnings, self._info.notice))),
@@ -187,6 +226,13 @@ class Engine:
 
     def _on_loading(self, state: ModelState, detail: str) -> None:
         self._info = replace(self._info, state=state, detail=detail)
+
+
+def _planning_share(request: SongRequest) -> float:
+    """The planning's share of a job's time."""
+    if request.planner.thinking:
+        return _THINKING
+    return _PLANNING if uses_planner(request) else _PLAIN
 
 
 def _kind(ticket: _Ticket) -> Hashable:

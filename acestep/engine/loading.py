@@ -9,16 +9,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
+from acestep.audio.decode import read
 from acestep.audio.normalise import normalise_peak
 from acestep.checkpoints import Checkpoint
 from acestep.codec.codec import Codec
 from acestep.codec.loading import load_codec
-from acestep.domain import AudioClip, ModelInfo, SongPlan
+from acestep.domain import MAX_DURATION, AudioClip, ModelInfo, SongPlan
+from acestep.engine.desk import LoadedPlanner
 from acestep.engine.renderer import Cancelled, Loaded, OnFraction, OnStep, Rendering
 from acestep.errors import CheckpointError, ModelUnavailableError
+from acestep.planner.backends.pt import TorchLanguageModel
+from acestep.planner.loading import load_language_model
 from acestep.synthesizer.loading import load_synthesizer
 from acestep.synthesizer.synthesizer import Synthesizer
 
@@ -46,6 +51,14 @@ class TorchRenderer:
         samples = audio[:, : round(seconds * self.codec.sample_rate)]
         return normalise_peak(AudioClip(samples.float().cpu().numpy(), self.codec.sample_rate))
 
+    def listen(self, path: Path) -> tuple[int, ...]:
+        """See `Renderer.listen`; silence fills the last frame and the last code up."""
+        clip = read(path, self.codec.sample_rate, MAX_DURATION)
+        audio = torch.from_numpy(clip.samples)[None]
+        audio = torch.nn.functional.pad(audio, (0, -audio.shape[-1] % self.codec.hop_length))
+        with torch.inference_mode():
+            return self.synthesizer.tokenize(self.codec.encode(audio)[0])
+
 
 def load_model(checkpoint: Checkpoint, device: str, info: ModelInfo) -> Loaded:
     """Load `checkpoint` onto `device` (as ACESTEP_DEVICE has it); `info` is completed by what it says.
@@ -70,10 +83,24 @@ def load_model(checkpoint: Checkpoint, device: str, info: ModelInfo) -> Loaded:
         steps=checkpoint.defaults.steps,
         guidance_scale=checkpoint.defaults.guidance_scale,
         shift=checkpoint.defaults.shift,
+        code_count=synthesizer.code_count,
         state="ready",
         detail="",
     )
     return Loaded(complete, TorchRenderer(synthesizer, codec))
+
+
+def load_planner(folder: Path, device: str, backend: str) -> LoadedPlanner:
+    """Load the language model in `folder` onto `device`; `backend` as ACESTEP_LM_BACKEND has it.
+
+    Raises CheckpointError where files do not fit, ModelUnavailableError where the device is not there.
+    """
+    place = choose_device(device)
+    dtype = torch.float32 if place.type == "cpu" else torch.bfloat16
+    log.info("Loading %s on %s in %s", folder.name, place, str(dtype).removeprefix("torch."))
+    model = TorchLanguageModel(load_language_model(folder, place, dtype))
+    detail = f"ACESTEP_LM_BACKEND={backend} is not available here; pt is used" if backend != "pt" else ""
+    return LoadedPlanner(model, "pt", detail)
 
 
 def choose_device(wish: str) -> torch.device:

@@ -10,23 +10,37 @@ import threading
 from acestep.domain import Progress
 from acestep.jobs.worker import OnProgress
 
-# Where each stage starts and ends, measured on turbo: diffusion and decoding dominate.
-_SPAN = {"render": (0.05, 0.75), "decode": (0.75, 0.95), "write": (0.95, 1.0)}
-_TEXT = {"render": "Generating music", "decode": "Decoding audio", "write": "Writing files"}
+# Where each stage starts and ends once the plan is made, measured on turbo: diffusion and decoding dominate.
+_SPAN = {"render": (0.0, 0.74), "decode": (0.74, 0.95), "write": (0.95, 1.0)}
+_TEXT = {
+    "plan": "Preparing",
+    "render": "Generating music",
+    "decode": "Decoding audio",
+    "write": "Writing files",
+}
 
 
 class JobProgress:
     """The mean of a job's songs; says the stage of the song that is least far. Thread-safe."""
 
-    def __init__(self, songs: int, on_progress: OnProgress) -> None:
+    def __init__(self, songs: int, on_progress: OnProgress, planning: float = 0.05) -> None:
+        """`planning` is the plan's share of the whole: much where audio codes are written."""
         self._on_progress = on_progress
+        self._planning = planning
         self._lock = threading.Lock()
         # Of each song: how far it is, where its stage starts, the stage, and what people read.
-        self._songs: list[tuple[float, float, str, str]] = [(0.0, 0.0, "plan", "Preparing")] * songs
+        self._songs: list[tuple[float, float, str, str]] = [(0.0, 0.0, "plan", _TEXT["plan"])] * songs
+
+    def plan(self, fraction: float, text: str) -> None:
+        """Say how far the plan of all songs is, and what is being decided."""
+        with self._lock:
+            done = max(self._songs[0][0], self._planning * fraction)
+            self._songs = [(done, 0.0, "plan", text)] * len(self._songs)
+            self._on_progress(Progress(done, "plan", text))
 
     def report(self, song: int, stage: str, fraction: float, detail: str = "") -> None:
         """Say that `song` (an index) has done `fraction` (0..1) of `stage`."""
-        start, end = _SPAN[stage]
+        start, end = (self._planning + (1 - self._planning) * edge for edge in _SPAN[stage])
         text = f"{_TEXT[stage]} ({detail})" if detail else _TEXT[stage]
         # Told under the lock: songs report from two threads, and a job must not seem to go back.
         with self._lock:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from acestep.domain import AudioClip, ModelInfo, ModelState, SongPlan
@@ -37,6 +38,10 @@ class Renderer(Protocol):
 
     def decode(self, rendering: Rendering, seconds: float, on_fraction: OnFraction) -> AudioClip:
         """The sound of one song, exactly `seconds` long, normalised."""
+        ...
+
+    def listen(self, path: Path) -> tuple[int, ...]:
+        """The audio codes of a file, whatever its format. Raises UnusableAudioError where it is none."""
         ...
 
 

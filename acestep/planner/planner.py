@@ -58,6 +58,11 @@ class Planner:
         """The language model's name."""
         return self._model.name
 
+    @property
+    def code_count(self) -> int:
+        """How many different audio codes it knows."""
+        return self._model.vocabulary.code_count
+
     async def decide(
         self, request: SongRequest, longest: float = MAX_DURATION, watch: Watch = Watch()
     ) -> Metadata:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from acestep.domain import Sampling, SongPlan
+from acestep.synthesizer.codes import AudioCodes
 from acestep.synthesizer.conditioning import Condition, Conditioner
 from acestep.synthesizer.guidance import AdaptiveProjectedGuidance, AngleDomainGuidance, GuidedVelocity
 from acestep.synthesizer.loading import SynthesizerModules
@@ -39,6 +40,7 @@ class Synthesizer:
         self._facts = modules.facts
         self._frame_rate = frame_rate
         self._conditioner = Conditioner(modules)
+        self._codes = AudioCodes(modules)
         self._transformer = Transformer(modules.transformer)
         self._device = modules.silence_latent.device
 
@@ -62,6 +64,15 @@ class Synthesizer:
         step = renoising(noise) if sampling.infer_method == "sde" else euler
         latents = sample(velocity, step, noise.draw(), schedule, on_step, cancelled)
         return Rendered(latents, tuple(self._conditioner.warnings(plan) for plan in plans))
+
+    @property
+    def code_count(self) -> int:
+        """How many different audio codes the model has."""
+        return self._facts.code_count
+
+    def tokenize(self, latents: Tensor) -> tuple[int, ...]:
+        """The audio codes of latents `[T, C]`."""
+        return self._codes.tokenize(latents)
 
     def _common(self, plans: Sequence[SongPlan]) -> tuple[int, Sampling]:
         shared = {(self.frames(plan.duration), plan.sampling) for plan in plans}

@@ -8,11 +8,13 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from acestep.domain import AudioClip, ModelInfo, Progress, SongPlan, SongRequest
+from acestep.domain import AudioClip, ModelInfo, PlannerInfo, Progress, SongPlan, SongRequest
+from acestep.engine.desk import PlannerDesk
 from acestep.engine.engine import Engine
 from acestep.engine.renderer import Cancelled, Load, Loaded, OnFraction, OnStep, Rendering
 from acestep.engine.write import SongWriter
@@ -81,6 +83,9 @@ class FakeRenderer:
         on_fraction(1.0)
         return AudioClip(samples, RATE)
 
+    def listen(self, path: Path) -> tuple[int, ...]:
+        return tuple(path.read_bytes())
+
 
 def loudness(seed: int) -> float:
     return seed / 100
@@ -96,8 +101,9 @@ def loads(renderer: FakeRenderer, info: ModelInfo = INFO) -> Load:
 
 
 @asynccontextmanager
-async def running(files: AudioStore, load: Load, info: ModelInfo = INFO):
-    engine = Engine(info, load, SongWriter(files, mp3_bitrate=128))
+async def running(files: AudioStore, load: Load, info: ModelInfo = INFO, desk: PlannerDesk | None = None):
+    desk = desk or PlannerDesk(PlannerInfo(detail="Nobody plans in this test."))
+    engine = Engine(info, load, SongWriter(files, mp3_bitrate=128), desk)
     await engine.start()
     try:
         yield engine

@@ -10,12 +10,14 @@ import pytest
 import torch
 from diffusers import AutoencoderOobleck
 
+from acestep.audio.encode import FileSpec, write
 from acestep.checkpoints import Checkpoint, Defaults
 from acestep.codec.sine_bank import SineBankConfig
 from acestep.domain import AudioClip, ModelInfo
-from acestep.engine.loading import choose_device, load_model
+from acestep.engine.loading import choose_device, load_model, load_planner
 from acestep.engine.renderer import Loaded
-from acestep.errors import CheckpointError, JobCancelledError, ModelUnavailableError
+from acestep.errors import CheckpointError, JobCancelledError, ModelUnavailableError, UnusableAudioError
+from tests.planner.toy import Toy, write_toy
 from tests.synthesizer import toy
 
 # The class of diffusers uses torch's older weight_norm, as the published files do.
@@ -114,7 +116,33 @@ def test_decoding_can_be_stopped(loaded: Loaded) -> None:
 
 
 def test_the_checkpoint_completes_what_is_known(loaded: Loaded) -> None:
-    assert loaded.info == replace(EXPECTED, steps=2, guidance_scale=1.5, shift=1.0, state="ready", detail="")
+    known = replace(EXPECTED, steps=2, guidance_scale=1.5, shift=1.0, state="ready", detail="")
+    assert loaded.info == replace(known, code_count=12)  # what toy.py writes: 4 * 3 levels
+
+
+def test_a_file_is_heard_as_codes(loaded: Loaded, tmp_path: Path) -> None:
+    def recording(name: str, hz: float) -> Path:
+        time = np.arange(round(10.03 * 44_100)) / 44_100
+        wave = np.stack([np.sin(2 * np.pi * hz * time)] * 2)
+        write(AudioClip((wave / 2).astype(np.float32), 44_100), tmp_path / name, FileSpec("flac"))
+        return tmp_path / name
+
+    codes = loaded.renderer.listen(recording("low.flac", 150.0))
+    frames = loaded.renderer.synthesizer.frames(10.03)  # type: ignore[attr-defined]
+    assert len(codes) == -(-frames // toy.POOLER["pool_window_size"])
+    assert all(0 <= code < 12 for code in codes)
+    assert loaded.renderer.listen(tmp_path / "low.flac") == codes
+    with pytest.raises(UnusableAudioError):
+        loaded.renderer.listen(Path(__file__))
+
+
+def test_a_planner_is_loaded_and_says_what_runs_it(tmp_path: Path) -> None:
+    folder = write_toy(tmp_path / "acestep-5Hz-lm-toy", Toy(codes=12))
+    planner = load_planner(folder, "cpu", "vllm")
+    assert (planner.model.name, planner.backend) == ("acestep-5Hz-lm-toy", "pt")
+    assert planner.model.vocabulary.code_count == 12
+    assert "ACESTEP_LM_BACKEND=vllm is not available here" in planner.detail
+    assert load_planner(folder, "cpu", "pt").detail == ""
 
 
 def test_a_codec_of_another_model_is_refused(tmp_path: Path) -> None:

@@ -41,10 +41,14 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A crop of a piece as the model sees it: `decibels` `[T, C]`, and the plan that asks for it."""
+    """A crop of a piece as the model sees it: `decibels` `[T, C]`, and the plan that asks for it.
+
+    `piece` tells what is true of it, whether the plan says so or not.
+    """
 
     decibels: Tensor
     plan: SongPlan
+    piece: Piece
 
 
 def measure_scale(clips: list[Clip]) -> SineBankConfig:
@@ -70,7 +74,7 @@ def examples(clips: list[Clip], frames: int, rng: random.Random) -> Iterator[Exa
         if decibels is None:
             continue
         piece, decibels = _transpose(piece, decibels, rng.randint(-5, 6))
-        yield Example(decibels, _plan(piece, frames, rng))
+        yield Example(decibels, _plan(piece, frames, rng), piece)
 
 
 def plans(clips: list[Clip], rng: random.Random) -> Iterator[tuple[Piece, SongPlan]]:

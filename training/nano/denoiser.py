@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from acestep.codec.sine_bank import SineBankCodec, SineBankConfig
 from acestep.synthesizer.loading import MODULE_CLASSES, published_configs
-from training.nano.dataset import RAW
+from training.nano.dataset import FRAME_RATE, RAW
 from training.nano.model import CONFIG, build_text_encoder, ticking_silence
 
 _UNCONDITIONAL = 0.15  # share of examples that train the null condition, as for the published models
@@ -32,7 +32,8 @@ _NOISE_WEIGHT = 3.0  # the 13 noise channels carry the drums; 88 tones would dro
 class Batch:
     """Tokenised texts (`ids`, `mask` `[B, L]`; `lyric_ids` `[1, M]`), and scaled latents `[B, T, C]`.
 
-    `hinted` `[B]` tells which songs are made from codes.
+    `hinted` `[B]` tells which songs are made from codes, `metre` `[B, 2]` holds the beats a second and the
+    beats a bar of each.
     """
 
     ids: Tensor
@@ -40,6 +41,7 @@ class Batch:
     lyric_ids: Tensor
     latents: Tensor
     hinted: Tensor
+    metre: Tensor
 
 
 class Denoiser(nn.Module):
@@ -61,6 +63,7 @@ class Denoiser(nn.Module):
         # The server stores it in bfloat16, so the model learns from that.
         silence = ticking_silence(SineBankCodec(scale)).bfloat16().float()
         self.register_buffer("silence", silence, persistent=False)
+        self.metronome = nn.Linear(CONFIG["hidden_size"], 4)  # for training alone
         self.condition_encoder.timbre_encoder.requires_grad_(False)
         self._timbre: Tensor | None = None
         weight = torch.ones(CONFIG["audio_acoustic_hidden_dim"])
@@ -82,8 +85,23 @@ class Denoiser(nn.Module):
         silence = self.silence[:, :frames].expand(size, -1, -1)
         source = torch.where(batch.hinted[:, None, None], self.hints(batch.latents), silence)
         context = torch.cat([source, torch.ones(size, frames, channels)], dim=-1)
-        velocity = self.velocity(noisy, time, context, states, mask)
-        return ((velocity - (noise - batch.latents)).square() * self.weight).mean()
+        velocity, middle = self._run(noisy, time, context, states, mask)
+        error = ((velocity - (noise - batch.latents)).square() * self.weight).mean()
+        return error + self._off_beat(middle, batch, ~(dropped | batch.hinted))
+
+    def _off_beat(self, middle: Tensor, batch: Batch, counted: Tensor) -> Tensor:
+        """How far the transformer's `middle`, `[B, N, D]`, is from knowing where in beat and bar it is.
+
+        To play in time is to choose among the clocks by the words. Learned from the music alone that took
+        longer than all the rest; asked for outright it takes minutes.
+        """
+        seconds = (torch.arange(middle.shape[1]) + 0.5) * CONFIG["patch_size"] / FRAME_RATE
+        beats = batch.metre[:, :1] * seconds
+        turns = 2 * torch.pi * torch.stack([beats, beats / batch.metre[:, 1:]], dim=-1)
+        wanted = torch.cat([turns.sin(), turns.cos()], dim=-1)
+        off = (self.metronome(middle) - wanted).square().mean(dim=(1, 2))
+        mean: Tensor = (off * counted).sum() / counted.sum().clamp_min(1)
+        return mean
 
     def hints(self, latents: Tensor) -> Tensor:
         """What is left of latents once they have been codes; as many frames as fill whole codes."""
@@ -123,6 +141,12 @@ class Denoiser(nn.Module):
 
     def velocity(self, x: Tensor, time: Tensor, context: Tensor, states: Tensor, mask: Tensor) -> Tensor:
         """The transformer's forward pass with padding masked out of the cross-attention."""
+        return self._run(x, time, context, states, mask)[0]
+
+    def _run(
+        self, x: Tensor, time: Tensor, context: Tensor, states: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The velocity, and the hidden states half way."""
         model = self.transformer
         (temb, projected), (temb_r, projected_r) = model.time_embed(time), model.time_embed_r(time * 0)
         temb, projected = temb + temb_r, projected + projected_r
@@ -139,9 +163,12 @@ class Denoiser(nn.Module):
             is_causal=False,
         )
         seen = torch.where(mask, 0.0, torch.finfo(x.dtype).min)[:, None, None]
-        for layer, kind in zip(model.layers, model.layer_types, strict=True):
+        middle = hidden
+        for depth, (layer, kind) in enumerate(zip(model.layers, model.layer_types, strict=True)):
             local = band if kind == "sliding_attention" else None
             hidden = layer(hidden, rotary, projected, local, states, seen)
+            if depth == len(model.layers) // 2:
+                middle = hidden
         shift, scale = (model.scale_shift_table + temb[:, None]).chunk(2, dim=1)
         hidden = model.norm_out(hidden) * (1 + scale) + shift
-        return model.proj_out_conv(hidden.transpose(1, 2)).transpose(1, 2)  # type: ignore[no-any-return]
+        return model.proj_out_conv(hidden.transpose(1, 2)).transpose(1, 2), middle

@@ -29,7 +29,7 @@ SPECIAL_TOKENS = (PAD, "<|im_start|>", "<|im_end|>", "<think>", "</think>")
 SILENCE_SECONDS = 60  # the least that holds a whole number of beats at every whole tempo
 # Beats a minute of the clocks in nano's silence, 2.3 % apart: the tempi that can be asked for.
 CLOCKS = tuple(round(60 * 3 ** (n / 49)) for n in range(50))
-_CLOCK_DEPTH = 2.0  # deviations of the latents that a clock swings by
+_CLOCK_DEPTH = 6.0  # deviations of the latents that a clock swings by
 
 CONFIG: dict[str, Any] = {
     "model_type": "acestep",

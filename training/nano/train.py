@@ -52,8 +52,8 @@ class Lesson:
 # at once. Then the rest, mostly on short crops, for many steps; some long, since songs are long. A batch has
 # about as many frames whichever it is, and a crop is whole patches and whole codes.
 LESSONS = (
-    Lesson(0.25, ((130, 20, 1.0),), 1.5),
-    Lesson(0.75, ((250, 10, 0.6), (500, 5, 0.25), (750, 4, 0.15)), 0.4),
+    Lesson(0.3, ((130, 20, 1.0),), 1.5),
+    Lesson(0.7, ((250, 10, 0.6), (500, 5, 0.25), (750, 4, 0.15)), 0.4),
 )
 PEAK_RATE = 1.2e-3
 WARMUP = 200  # steps
@@ -136,7 +136,11 @@ class Feed:
         lyric = self._tokenizer([lyric_prompt(chosen[0].plan)], return_tensors="pt")
         latents = torch.stack([to_latents(example.decibels, self._scale) for example in chosen])
         hinted = torch.tensor([example.plan.instruction == HINTED_INSTRUCTION for example in chosen])
-        return Batch(tokens["input_ids"], tokens["attention_mask"], lyric["input_ids"], latents, hinted)
+        pieces = [example.piece for example in chosen]
+        metre = torch.tensor([(piece.bpm / 60, int(piece.time_signature)) for piece in pieces])
+        return Batch(
+            tokens["input_ids"], tokens["attention_mask"], lyric["input_ids"], latents, hinted, metre
+        )
 
 
 def to_latents(decibels: Tensor, scale: SineBankConfig) -> Tensor:

@@ -1,0 +1,169 @@
+"""From asked to decided, with a planner: it drafts, fills in, and sketches songs in audio codes.
+
+Owns which of the planner's phases a request needs, and how what it says is merged into the request: what
+the user gave always wins. Knows nothing of weights or files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from acestep.domain import DraftRequest, Metadata, ModelInfo, SongPlan, SongRequest
+from acestep.engine.plan import is_instrumental, plan_songs
+from acestep.errors import PlannerError
+from acestep.jobs.worker import Cancelled
+from acestep.planner.planner import Planner, Watch
+from acestep.synthesizer.prompts import HINTED_INSTRUCTION
+
+OnPhase = Callable[[float, str], None]
+
+# Where each phase ends on the way through the planning; codes are by far the longest text.
+_DRAFTED, _DECIDED = 0.2, 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Onlooker:
+    """Who follows a job's planning: `on_phase` gets a fraction (0..1) and a sentence, from any thread."""
+
+    on_phase: OnPhase
+    cancelled: Cancelled
+
+
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """What planning came to: one plan a song, the planner's name, and the seconds that each phase took."""
+
+    plans: tuple[SongPlan, ...]
+    planner: str = ""
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+def needs_planner(request: SongRequest) -> bool:
+    """Whether the request cannot be done without a planner."""
+    asked = request.planner
+    return asked.thinking or _drafts(request)
+
+
+def uses_planner(request: SongRequest) -> bool:
+    """Whether a planner does anything for the request, if there is one."""
+    asked = request.planner
+    may_fill_in = asked.use_cot_caption or asked.use_cot_language
+    return needs_planner(request) or (may_fill_in and not request.audio_codes)
+
+
+async def think(request: SongRequest, model: ModelInfo, planner: Planner, onlooker: Onlooker) -> Thought:
+    """Plan the songs of a request that was fitted to `model`.
+
+    Raises as `Planner` does, and PlannerError where its audio codes are not those of `model`.
+    """
+    if request.planner.thinking and model.code_count != planner.code_count:
+        raise PlannerError(
+            f"thinking: {planner.name} knows {planner.code_count} audio codes, but {model.name} has "
+            f"{model.code_count}: they do not belong together. Set ACESTEP_LM_MODEL_PATH to the model's own "
+            "planner, or send thinking=false"
+        )
+    timings: dict[str, float] = {}
+    if _drafts(request):
+        started = time.perf_counter()
+        request = await _drafted(request, model, planner, _watch(onlooker, 0.0, _DRAFTED, "Writing the song"))
+        timings["draft"] = time.perf_counter() - started
+    started = time.perf_counter()
+    watch = _watch(onlooker, _DRAFTED, _DECIDED, "Deciding on tempo, key and length")
+    decided = await planner.decide(request, model.max_duration, watch)
+    plans = plan_songs(_merged(request, decided), model)
+    timings["metadata"] = time.perf_counter() - started
+    if request.planner.thinking:
+        started = time.perf_counter()
+        plans = await _sketched(request, plans, decided, planner, onlooker)
+        timings["codes"] = time.perf_counter() - started
+    return Thought(plans, planner.name, timings)
+
+
+def _drafts(request: SongRequest) -> bool:
+    asked = request.planner
+    return asked.sample_mode or bool(asked.sample_query.strip()) or asked.use_format
+
+
+async def _drafted(request: SongRequest, model: ModelInfo, planner: Planner, watch: Watch) -> SongRequest:
+    """The request with the planner's caption, lyrics and facts, as far as the user left them open."""
+    asked = request.planner
+    samples = asked.sample_mode or bool(asked.sample_query.strip())
+    given = request.caption.strip() or None
+    draft = await planner.draft(
+        DraftRequest(
+            kind="sample" if samples else "format",
+            caption=request.caption,
+            lyrics=request.lyrics,
+            query=asked.sample_query,
+            instrumental=True if request.lyrics.strip() and is_instrumental(request.lyrics) else None,
+            metadata=Metadata(
+                bpm=request.bpm,
+                caption=given if samples else None,  # a format is asked for a better caption
+                duration=None if request.duration is None else int(request.duration),
+                key_scale=request.key_scale,
+                language=request.language if request.language_fixed else None,
+                time_signature=request.time_signature,
+            ),
+            options=asked,
+            seed=request.seeds[0],
+        ),
+        model.max_duration,
+        watch,
+    )
+    keeps_lyrics = samples and bool(request.lyrics.strip())
+    written = replace(request, lyrics=request.lyrics if keeps_lyrics else draft.lyrics)
+    # The caption is the planner's already: the next phase is not to write yet another one.
+    return replace(_merged(written, draft.metadata), planner=replace(asked, use_cot_caption=False))
+
+
+async def _sketched(
+    request: SongRequest,
+    plans: tuple[SongPlan, ...],
+    decided: Metadata,
+    planner: Planner,
+    onlooker: Onlooker,
+) -> tuple[SongPlan, ...]:
+    """The plans with audio codes, all songs at once."""
+    done = [0.0] * len(plans)
+
+    async def sketch(song: int, plan: SongPlan) -> SongPlan:
+        def on_progress(fraction: float) -> None:
+            done[song] = fraction
+            mean = sum(done) / len(done)
+            onlooker.on_phase(_DECIDED + (1.0 - _DECIDED) * mean, "Sketching the song in audio codes")
+
+        watch = Watch(on_progress, onlooker.cancelled)
+        codes = await planner.sketch(request, decided, plan.duration, plan.seed, watch)
+        return replace(plan, audio_codes=codes, instruction=request.instruction or HINTED_INSTRUCTION)
+
+    songs = [asyncio.create_task(sketch(song, plan)) for song, plan in enumerate(plans)]
+    try:
+        return tuple(await asyncio.gather(*songs))
+    finally:
+        for task in songs:  # where one fails, nobody waits for the others
+            task.cancel()
+
+
+def _merged(request: SongRequest, told: Metadata) -> SongRequest:
+    """The request with what the planner says where the user said nothing, and its caption."""
+    duration = request.duration
+    if duration is None and told.duration is not None:
+        duration = float(told.duration)
+    return replace(
+        request,
+        caption=told.caption or request.caption,
+        bpm=told.bpm if request.bpm is None else request.bpm,
+        key_scale=request.key_scale or told.key_scale,
+        time_signature=request.time_signature or told.time_signature,
+        duration=duration,
+        language=request.language if request.language_fixed else told.language or request.language,
+    )
+
+
+def _watch(onlooker: Onlooker, start: float, end: float, text: str) -> Watch:
+    return Watch(
+        lambda fraction: onlooker.on_phase(start + (end - start) * fraction, text), onlooker.cancelled
+    )
