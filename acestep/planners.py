@@ -63,7 +63,7 @@ def choose_planner(
     try:
         folder = _find(name, wish.checkpoints_dir)
         if folder or _can_be_fetched(name, hub_reachable):
-            return PlannerChoice(name, folder)
+            return PlannerChoice(Path(name).name, folder)
         raise CheckpointError(f"There is no planner {name!r}. {_how_to_get(name, wish.checkpoints_dir)}")
     except CheckpointError as error:
         if wish.init:
@@ -116,7 +116,10 @@ def _can_be_fetched(name: str, hub_reachable: Callable[[], bool]) -> bool:
 
 def _how_to_get(name: str, checkpoints_dir: Path) -> str:
     if name == NANO_PLANNER:
-        return f"It comes with this package in {NANO_PLANNER_FOLDER}; install the package again."
+        return (
+            f"{NANO_MODEL} comes without one in this version; a published model has one: set "
+            "ACESTEP_CONFIG_PATH. To start without it, set ACESTEP_INIT_LLM=false."
+        )
     if name in PUBLISHED and PUBLISHED[name].kind == "planner":
         return (
             f"`uv run acestep-download {name}` gets it; or copy its folder to {checkpoints_dir / name}. "

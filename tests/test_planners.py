@@ -69,7 +69,9 @@ def test_what_is_named_is_taken_whatever_fits(tmp_path):
     folder = put("acestep-5Hz-lm-4B", tmp_path)
     assert choose(tmp_path, init=True, name="acestep-5Hz-lm-4B").folder == folder.resolve()
     elsewhere = put("mine", tmp_path / "lms")
-    assert choose(tmp_path / "none", init=True, name=str(elsewhere)).folder == elsewhere.resolve()
+    assert choose(tmp_path / "none", init=True, name=str(elsewhere)) == PlannerChoice(
+        "mine", elsewhere.resolve()
+    )
 
 
 def test_what_is_not_there_is_downloaded_if_it_can_be(tmp_path):
@@ -97,6 +99,15 @@ def test_nano_has_a_planner_of_its_own(tmp_path, monkeypatch):
     folder = put("planner", tmp_path / "bundle")
     monkeypatch.setattr(planners, "NANO_PLANNER_FOLDER", folder)
     assert choose(tmp_path, dit=NANO_MODEL) == PlannerChoice(NANO_PLANNER, folder.resolve())
+
+
+def test_nano_runs_without_where_none_is_bundled(tmp_path, monkeypatch):
+    monkeypatch.setattr(planners, "NANO_PLANNER_FOLDER", tmp_path / "none")
+    choice = choose(tmp_path, dit=NANO_MODEL)
+    assert choice.name == ""
+    assert "acestep-nano comes without one in this version" in choice.detail
+    with pytest.raises(CheckpointError, match="ACESTEP_INIT_LLM=false"):
+        choose(tmp_path, init=True, dit=NANO_MODEL)
 
 
 def test_gpu_memory_is_what_the_driver_says(tmp_path, monkeypatch):
