@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import llguidance
-import llguidance.hf
 import llguidance.numpy
 import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from acestep.errors import PlannerError
+from acestep.planner.backends.vocabulary import grammar_tokenizer
 from acestep.planner.language_model import Vocabulary
 
 # Up to so many scattered rows of the head are gathered; for more, a pass over the whole is cheaper.
@@ -72,7 +72,7 @@ class Grammars:
     def __init__(self, tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary, size: int) -> None:
         """`size`: how many rows the output head has, which may be more than there are tokens."""
         end = tokenizer.convert_tokens_to_ids(vocabulary.end_of_turn)
-        self._tokenizer = llguidance.hf.from_tokenizer(tokenizer, n_vocab=size, eos_token=end)
+        self._tokenizer = grammar_tokenizer(tokenizer, size, end)
         self._executor = llguidance.LLExecutor()
         self._size = size
         self._codes = slice(vocabulary.first_code_id, vocabulary.first_code_id + vocabulary.code_count)

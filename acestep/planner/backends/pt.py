@@ -23,8 +23,8 @@ from acestep.planner.backends.sampling import draw, guided, penalised
 from acestep.planner.language_model import Advance, Generation, Message, Vocabulary
 from acestep.planner.loading import LanguageModelParts, load_language_model
 
-# 600 s of song are 3,000 codes; the rest is for caption, lyrics and the block of metadata.
-DEFAULT_LENGTH = 6144
+# To understand 600 s of song are 3,000 codes to read, and up to 3,256 tokens of block and lyrics to write.
+DEFAULT_LENGTH = 6656
 
 
 @dataclass(slots=True, eq=False)
@@ -56,7 +56,7 @@ class TorchLanguageModel:
 
     `slots` generations with guidance run at once (or twice as many without), each of up to `length` tokens
     with its prompt; more wait. The cache takes, in bytes, 4 * slots * length * layers * key-value heads *
-    head size * bytes a number: for the published 1.7B in bfloat16 1.4 GB a slot of 6,144.
+    head size * bytes a number: for the published 1.7B in bfloat16 1.5 GB a slot of 6,656.
     """
 
     def __init__(self, parts: LanguageModelParts, slots: int = 4, length: int = DEFAULT_LENGTH) -> None:
