@@ -224,7 +224,7 @@ async def stored(
         for kind, upload in files.items():
             paths[kind] = folder / f"{uuid4().hex}{_suffix(upload.filename or '')}"
             await run_in_threadpool(_copy, upload, paths[kind])
-            await _probe(kind, paths[kind], probe)
+            await _probe(kind, upload.filename or kind, paths[kind], probe)
         yield paths
     except BaseException:
         for path in paths.values():
@@ -243,13 +243,15 @@ async def lent(
             path.unlink(missing_ok=True)
 
 
-async def _probe(kind: str, path: Path, probe: AudioProbe) -> None:
+async def _probe(kind: str, name: str, path: Path, probe: AudioProbe) -> None:
+    """Look at `path`; what is wrong is told of the file by the `name` that its owner knows."""
     try:
         looking = await run_in_threadpool(probe, path)
         if inspect.isawaitable(looking):
             await looking
     except UnusableAudioError as error:
-        raise UnusableAudioError(f"{kind}: {error}") from None
+        said = str(error).replace(path.name, Path(name).name)
+        raise UnusableAudioError(f"{kind}: {said}") from None
 
 
 def _copy(upload: UploadFile, path: Path) -> None:

@@ -23,7 +23,7 @@ from tests.http.conftest import TURBO, FakeWorker
 
 def test_services_may_come_from_the_lifespan(tmp_path: Path):
     async def probe(path: Path) -> None:
-        raise UnusableAudioError(f"{path.suffix} is nothing")
+        raise UnusableAudioError(f"{path.name} is nothing")
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -37,8 +37,8 @@ def test_services_may_come_from_the_lifespan(tmp_path: Path):
         answer = client.get("/health", headers={"Origin": "null"})
         assert answer.json()["data"]["loaded_model"] == TURBO.name
         assert answer.headers["access-control-allow-origin"] == "null"
-        refused = client.post("/release_task", files={"src_audio": ("a.OGG", b"x")})
-        assert (refused.status_code, refused.json()["error"]) == (415, "src_audio: .ogg is nothing")
+        refused = client.post("/release_task", files={"src_audio": ("../my song.OGG", b"x")})
+        assert (refused.status_code, refused.json()["error"]) == (415, "src_audio: my song.OGG is nothing")
 
 
 async def test_a_client_that_goes_away_while_it_sends():
