@@ -1,0 +1,81 @@
+"""Whatever is asked, a language model of random weights answers in form.
+
+Eight requests by default; `PLANNER_REQUESTS=500` asks for as many.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from acestep.domain import LANGUAGES, TIME_SIGNATURES, Metadata, SongRequest
+from acestep.planner.backends.pt import TorchLanguageModel, load_torch_language_model
+from acestep.planner.loop import GenerationLoop
+from acestep.planner.planner import Planner
+from tests.planner.test_planner import REQUESTS
+from tests.planner.toy import Toy, write_toy
+
+TOGETHER = 4
+CODES = 100
+LONGEST = 240.0
+EXAMPLES = int(os.environ.get("PLANNER_REQUESTS", "8")) // TOGETHER
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TorchLanguageModel]:
+    folder: Path = write_toy(tmp_path_factory.mktemp("lm") / "toy", Toy(codes=CODES, positions=4096))
+    yield load_torch_language_model(folder, torch.device("cpu"), torch.float32)
+
+
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(requests=st.lists(REQUESTS, min_size=TOGETHER, max_size=TOGETHER))
+def test_every_answer_is_in_form(model: TorchLanguageModel, requests: list[SongRequest]) -> None:
+    loop = GenerationLoop(model)
+    planner = Planner(model, loop.generate)
+
+    async def plan(request: SongRequest) -> tuple[Metadata, tuple[int, ...]]:
+        decided = await planner.decide(request, LONGEST)
+        seconds = request.duration or min(30.0, float(decided.duration or 30))
+        return decided, await planner.sketch(request, decided, seconds, request.seeds[1])
+
+    async def plan_all() -> list[tuple[Metadata, tuple[int, ...]]]:
+        return await asyncio.gather(*map(plan, requests))
+
+    try:
+        for request, (decided, codes) in zip(requests, asyncio.run(plan_all()), strict=True):
+            check(request, decided)
+            seconds = request.duration or min(30.0, float(decided.duration or 30))
+            assert len(codes) == int(5 * seconds)
+            assert all(0 <= code < CODES for code in codes)
+    finally:
+        loop.close()
+
+
+def check(request: SongRequest, decided: Metadata) -> None:
+    assert decided.bpm is not None
+    assert 30 <= decided.bpm <= 300
+    assert decided.duration is not None
+    assert 10 <= decided.duration <= LONGEST
+    assert decided.key_scale
+    assert decided.key_scale.endswith((" major", " minor"))
+    assert decided.time_signature in TIME_SIGNATURES
+    assert decided.language in LANGUAGES
+    for field in ("bpm", "key_scale", "time_signature"):
+        if getattr(request, field) is not None:
+            assert getattr(decided, field) == getattr(request, field)
+    if request.duration is not None:
+        assert decided.duration == int(request.duration)
+    if request.language_fixed:
+        assert decided.language == request.language
