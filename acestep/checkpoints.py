@@ -138,7 +138,7 @@ def find(name: str, checkpoints_dir: Path) -> Checkpoint | None:
 
     Raises CheckpointError, naming what is missing, if the folder is there but not whole.
     """
-    folder = _folder(name, checkpoints_dir)
+    folder = find_folder(name, checkpoints_dir, NANO_FOLDER if name == NANO_MODEL else None)
     if folder is None:
         return None
     if (folder / "model_index.json").is_file():
@@ -229,6 +229,20 @@ def gpu_present(device: str) -> bool:
     return listing.returncode == 0 and "GPU 0" in listing.stdout
 
 
+def find_folder(name: str, checkpoints_dir: Path, bundled: Path | None = None) -> Path | None:
+    """The folder that `name` means: in `checkpoints_dir`, a path of its own, or the one in the package."""
+    path = Path(name).expanduser()
+    candidates = [checkpoints_dir / path]  # an absolute path stays what it is
+    if len(path.parts) > 1:
+        candidates.append(path)
+    if bundled is not None:
+        candidates.append(bundled)
+    for candidate in candidates:
+        if candidate.is_dir() and any(candidate.iterdir()):
+            return Path(os.path.abspath(candidate))  # noqa: PTH100 - a link keeps its own name, "a/.." goes
+    return None
+
+
 def missing_files(folder: Path, *, tokenizer: bool = False) -> list[str]:
     """What a model folder lacks (config, weights, tokenizer), as paths from its parent; [] if it is whole."""
     if not (folder / "config.json").is_file():
@@ -239,19 +253,6 @@ def missing_files(folder: Path, *, tokenizer: bool = False) -> list[str]:
     if read_json(folder / "config.json").get("_class_name") not in _COMPUTED_CODECS:
         missing += _missing_weights(folder)
     return missing
-
-
-def _folder(name: str, checkpoints_dir: Path) -> Path | None:
-    path = Path(name).expanduser()
-    candidates = [checkpoints_dir / path]  # an absolute path stays what it is
-    if len(path.parts) > 1:
-        candidates.append(path)
-    if name == NANO_MODEL:
-        candidates.append(NANO_FOLDER)
-    for candidate in candidates:
-        if candidate.is_dir() and any(candidate.iterdir()):
-            return Path(os.path.abspath(candidate))  # noqa: PTH100 - a link keeps its own name, "a/.." goes
-    return None
 
 
 def _published(folder: Path, checkpoints_dir: Path) -> Checkpoint:

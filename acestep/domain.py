@@ -35,6 +35,12 @@ MAX_SEED = 2**32 - 1  # what a CPU torch.Generator and the original's clients bo
 CODES_A_SECOND = 5  # what the published planners write; a code stands for 0.2 s
 
 INSTRUMENTAL = "[Instrumental]"
+_INSTRUMENTAL_WORDS = ("", "[inst]", "[instrumental]")
+
+
+def is_instrumental(lyrics: str) -> bool:
+    """Whether these lyrics mean that nobody sings."""
+    return lyrics.strip().lower() in _INSTRUMENTAL_WORDS
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from acestep.checkpoints import NANO_MODEL, PUBLISHED, missing_files
+from acestep.checkpoints import NANO_MODEL, PUBLISHED, find_folder, missing_files
 from acestep.errors import CheckpointError
 
 NANO_PLANNER = "acestep-nano-lm"
@@ -93,13 +93,7 @@ def _fitting(dit: str, gpu_memory: Callable[[], float]) -> str:
 
 def _find(name: str, checkpoints_dir: Path) -> Path | None:
     """The planner's folder; None if there is none. Raises CheckpointError if it is not whole."""
-    path = Path(name).expanduser()
-    candidates = [checkpoints_dir / path]  # an absolute path stays what it is
-    if len(path.parts) > 1:
-        candidates.append(path)
-    if name == NANO_PLANNER:
-        candidates.append(NANO_PLANNER_FOLDER)
-    folder = next((each for each in candidates if each.is_dir() and any(each.iterdir())), None)
+    folder = find_folder(name, checkpoints_dir, NANO_PLANNER_FOLDER if name == NANO_PLANNER else None)
     if folder is None:
         return None
     if missing := missing_files(folder, tokenizer=True):
@@ -107,7 +101,7 @@ def _find(name: str, checkpoints_dir: Path) -> Path | None:
             f"The planner in {folder} is incomplete; missing: {', '.join(missing)}. "
             f"{_how_to_get(name, checkpoints_dir)}"
         )
-    return folder.resolve()
+    return folder
 
 
 def _can_be_fetched(name: str, hub_reachable: Callable[[], bool]) -> bool:

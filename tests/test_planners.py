@@ -57,21 +57,19 @@ def test_auto_leaves_it_out_where_there_is_no_room(tmp_path, memory, found):
 def test_auto_takes_the_largest_that_fits(tmp_path, memory, name):
     for each in ("4B", "1.7B", "0.6B"):
         put(f"acestep-5Hz-lm-{each}", tmp_path)
-    assert choose(tmp_path, memory=memory) == PlannerChoice(name, (tmp_path / name).resolve())
+    assert choose(tmp_path, memory=memory) == PlannerChoice(name, (tmp_path / name))
 
 
 def test_true_takes_the_smallest_where_there_is_no_gpu(tmp_path):
     folder = put("acestep-5Hz-lm-0.6B", tmp_path)
-    assert choose(tmp_path, init=True) == PlannerChoice("acestep-5Hz-lm-0.6B", folder.resolve())
+    assert choose(tmp_path, init=True) == PlannerChoice("acestep-5Hz-lm-0.6B", folder)
 
 
 def test_what_is_named_is_taken_whatever_fits(tmp_path):
     folder = put("acestep-5Hz-lm-4B", tmp_path)
-    assert choose(tmp_path, init=True, name="acestep-5Hz-lm-4B").folder == folder.resolve()
+    assert choose(tmp_path, init=True, name="acestep-5Hz-lm-4B").folder == folder
     elsewhere = put("mine", tmp_path / "lms")
-    assert choose(tmp_path / "none", init=True, name=str(elsewhere)) == PlannerChoice(
-        "mine", elsewhere.resolve()
-    )
+    assert choose(tmp_path / "none", init=True, name=str(elsewhere)) == PlannerChoice("mine", elsewhere)
 
 
 def test_what_is_not_there_is_downloaded_if_it_can_be(tmp_path):
@@ -98,7 +96,7 @@ def test_auto_starts_without_what_cannot_be_had(tmp_path):
 def test_nano_has_a_planner_of_its_own(tmp_path, monkeypatch):
     folder = put("planner", tmp_path / "bundle")
     monkeypatch.setattr(planners, "NANO_PLANNER_FOLDER", folder)
-    assert choose(tmp_path, dit=NANO_MODEL) == PlannerChoice(NANO_PLANNER, folder.resolve())
+    assert choose(tmp_path, dit=NANO_MODEL) == PlannerChoice(NANO_PLANNER, folder)
 
 
 def test_nano_runs_without_where_none_is_bundled(tmp_path, monkeypatch):

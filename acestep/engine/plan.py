@@ -14,6 +14,7 @@ from acestep.domain import (
     Sampling,
     SongPlan,
     SongRequest,
+    is_instrumental,
 )
 from acestep.synthesizer.prompts import HINTED_INSTRUCTION, TEXT2MUSIC_INSTRUCTION
 
@@ -22,8 +23,6 @@ from acestep.synthesizer.prompts import HINTED_INSTRUCTION, TEXT2MUSIC_INSTRUCTI
 _INSTRUMENTAL_SECONDS = 30.0
 _SECONDS_A_LINE = 4.0
 _INTRO_AND_ENDING = 14.0
-
-_INSTRUMENTAL_WORDS = ("", "[inst]", "[instrumental]")
 
 
 def plan_songs(request: SongRequest, model: ModelInfo) -> tuple[SongPlan, ...]:
@@ -51,11 +50,6 @@ def plan_songs(request: SongRequest, model: ModelInfo) -> tuple[SongPlan, ...]:
 
 def _instruction(request: SongRequest) -> str:
     return HINTED_INSTRUCTION if request.audio_codes else TEXT2MUSIC_INSTRUCTION
-
-
-def is_instrumental(lyrics: str) -> bool:
-    """Whether these lyrics mean that nobody sings."""
-    return lyrics.strip().lower() in _INSTRUMENTAL_WORDS
 
 
 def guess_duration(lyrics: str, longest: float) -> float:

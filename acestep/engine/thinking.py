@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from acestep.domain import DraftRequest, Metadata, ModelInfo, SongPlan, SongRequest
-from acestep.engine.plan import is_instrumental, plan_songs
+from acestep.domain import DraftRequest, Metadata, ModelInfo, SongPlan, SongRequest, is_instrumental
+from acestep.engine.plan import plan_songs
 from acestep.errors import PlannerError
 from acestep.jobs.worker import Cancelled
 from acestep.planner.planner import Planner, Watch

@@ -18,6 +18,7 @@ from acestep.domain import (
     Metadata,
     PlannerOptions,
     SongRequest,
+    is_instrumental,
 )
 from acestep.errors import PlannerError
 from acestep.planner import codes, metadata, prompts, sentence
@@ -146,9 +147,9 @@ class Planner:
         self, request: DraftRequest, longest: float = MAX_DURATION, watch: Watch = Watch()
     ) -> Draft:
         """Return a better caption and better lyrics; what is instrumental stays so."""
-        instrumental = request.lyrics.strip().lower() in ("", "[inst]", INSTRUMENTAL.lower())
         prompt = self._model.render(prompts.format(request.caption, request.lyrics))
-        return await self._draft(request, prompt, INSTRUMENTAL if instrumental else None, longest, watch)
+        lyrics = INSTRUMENTAL if is_instrumental(request.lyrics) else None
+        return await self._draft(request, prompt, lyrics, longest, watch)
 
     async def understand(
         self, request: DraftRequest, longest: float = MAX_DURATION, watch: Watch = Watch()

@@ -4,8 +4,16 @@ from typing import Any
 
 import pytest
 
-from acestep.domain import INSTRUMENTAL, MIN_DURATION, ModelInfo, SamplerOptions, Sampling, SongRequest
-from acestep.engine.plan import guess_duration, is_instrumental, plan_songs
+from acestep.domain import (
+    INSTRUMENTAL,
+    MIN_DURATION,
+    ModelInfo,
+    SamplerOptions,
+    Sampling,
+    SongRequest,
+    is_instrumental,
+)
+from acestep.engine.plan import guess_duration, plan_songs
 from acestep.synthesizer.prompts import HINTED_INSTRUCTION, TEXT2MUSIC_INSTRUCTION
 
 BASE = ModelInfo("base", is_turbo=False, steps=50, guidance_scale=7.0, shift=1.0, max_steps=200)
