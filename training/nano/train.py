@@ -78,11 +78,11 @@ def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
-        "--minutes", type=float, default=75.0, help="time for learning (rendering comes on top)"
+        "--minutes", type=float, default=90.0, help="time for learning (rendering comes on top)"
     )
     parser.add_argument("--reading-minutes", type=float, default=6.0, help="time for the text encoder alone")
     parser.add_argument("--codes-minutes", type=float, default=4.0, help="time for the audio tokenizer alone")
-    parser.add_argument("--pieces", type=int, default=3000, help="pieces of 30 s to compose and render")
+    parser.add_argument("--pieces", type=int, default=1000, help="pieces of 30 s to compose and render")
     parser.add_argument("--work", type=Path, default=HERE / "work", help="where rendered music is kept")
     parser.add_argument("--out", type=Path, default=HERE.parents[1] / "acestep/nano/weights")
     parser.add_argument("--resume", type=Path, default=None, help="a state file to go on from")
