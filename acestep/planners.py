@@ -16,7 +16,7 @@ from acestep.checkpoints import NANO_MODEL, PUBLISHED, find_folder, missing_file
 from acestep.errors import CheckpointError
 
 NANO_PLANNER = "acestep-nano-lm"
-NANO_PLANNER_FOLDER = Path(__file__).resolve().parent / "nano" / "planner"
+NANO_PLANNER_FOLDER = Path(__file__).resolve().parent / "nano" / NANO_PLANNER
 SMALLEST = "acestep-5Hz-lm-0.6B"
 # GB of GPU memory from which a planner is loaded without being asked for, and the largest that fits beside
 # a DiT of 2 B (the original's tiers).

@@ -23,6 +23,11 @@ class AudioCodes:
         self._silence = modules.silence_latent
         self._count = modules.facts.code_count
 
+    @property
+    def count(self) -> int:
+        """How many different codes there are."""
+        return self._count
+
     @torch.inference_mode()
     def tokenize(self, latents: Tensor) -> tuple[int, ...]:
         """The codes of latents `[T, C]`; silence fills the last one up."""

@@ -68,7 +68,7 @@ class Synthesizer:
     @property
     def code_count(self) -> int:
         """How many different audio codes the model has."""
-        return self._facts.code_count
+        return self._codes.count
 
     def tokenize(self, latents: Tensor) -> tuple[int, ...]:
         """The audio codes of latents `[T, C]`."""

@@ -1,0 +1,70 @@
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast, Qwen3Model
+
+from acestep.domain import INSTRUMENTAL
+from acestep.planner import codes as audio_codes
+from acestep.planner import metadata
+from acestep.planner.loading import load_language_model
+from training.nano.composer import compose
+from training.nano.dialogues import Dialogue, dialogue
+from training.nano.planner import batch, build, train_tokenizer
+
+PIECE = compose(3)
+CODES = tuple(range(50))
+
+
+def dialogues(count: int) -> list[Dialogue]:
+    rng = random.Random(0)
+    return [dialogue(PIECE, 10, CODES, rng) for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return train_tokenizer(dialogues(60), 512)
+
+
+def test_every_answer_is_true_and_can_be_read() -> None:
+    kinds = set()
+    for each in dialogues(80):
+        system, user = each.messages
+        kinds.add(system.content)
+        if "<|audio_code_" in each.answer:
+            block, _, codes = each.answer.partition("\n\n")
+            facts = metadata.read(block)
+            assert audio_codes.read(codes) == CODES
+        else:
+            draft = metadata.read_draft(each.answer)
+            facts = draft.metadata
+            assert draft.lyrics == INSTRUMENTAL
+            assert facts.caption
+        assert (facts.bpm, facts.key_scale, facts.duration) == (PIECE.bpm, PIECE.key_scale, 10)
+        assert facts.time_signature == PIECE.time_signature
+        assert ("<|audio_code_" in user.content) == ("Understand" in system.content)
+    assert len(kinds) == 4
+
+
+def test_only_answers_are_learned(tokenizer: PreTrainedTokenizerFast) -> None:
+    two = dialogues(2)
+    ids, labels = batch(tokenizer, two)
+    for each, row, learned in zip(two, ids, labels, strict=True):
+        assert tokenizer.decode(row[learned != -100]) == each.answer + "<|im_end|>"
+        asked = tokenizer.decode(row[: int((learned != -100).nonzero()[0])])
+        assert asked.startswith("<|im_start|>system\n# Instruction\n")
+        assert asked.endswith("<|im_start|>assistant\n")
+
+
+def test_what_is_written_loads_as_a_planner(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = build(len(tokenizer))
+    assert 2e6 < sum(weight.numel() for weight in model.parameters()) < 4e6
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "lm")
+    tokenizer.save_pretrained(tmp_path / "lm")
+    parts = load_language_model(tmp_path / "lm", torch.device("cpu"), torch.float32)
+    assert parts.vocabulary.code_count == 512
+    ids, _ = batch(tokenizer, dialogues(1))
+    theirs = Qwen3Model.from_pretrained(tmp_path / "lm", dtype=torch.float32)(ids).last_hidden_state
+    torch.testing.assert_close(parts.model(ids).last_hidden_state, theirs, atol=1e-4, rtol=1e-4)

@@ -1,0 +1,162 @@
+"""Make nano's planner: a small Qwen3 that learns to plan our own pieces, and to sketch them in nano's codes.
+
+`uv run --group training python -m training.nano.planner` needs the pool and the weights that
+`training.nano.train` leaves behind; it takes the minutes that it is given. Owns the model's sizes, its
+tokenizer, the optimisation loop and the writing of the folder; what is said is `dialogues`'.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from acestep.codec.sine_bank import SineBankConfig
+from acestep.planner.loading import END_OF_TURN
+from acestep.planners import NANO_PLANNER_FOLDER
+from acestep.synthesizer.codes import AudioCodes
+from acestep.synthesizer.loading import load_synthesizer
+from training.nano.clock import Clock
+from training.nano.dataset import FRAME_RATE, Clip, examples
+from training.nano.dialogues import Dialogue, dialogue
+from training.nano.pool import load_pool
+from training.nano.train import HERE, to_latents
+
+CHAT_TEMPLATE = (
+    "{% for turn in messages %}<|im_start|>{{ turn.role }}\n{{ turn.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+PAD = "<|endoftext|>"
+_WORDS = 2_048
+_BATCH = 12
+_PEAK_RATE = 2e-3
+_SECONDS = (10, 15, 20, 30)
+_NOT_LEARNED = -100  # what cross-entropy ignores
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ears:
+    """Clips as dialogues: crops of the pool, heard through nano's audio tokenizer."""
+
+    clips: list[Clip]
+    codes: AudioCodes
+    scale: SineBankConfig
+
+    def dialogue(self, rng: random.Random) -> Dialogue:
+        """A dialogue about a crop."""
+        seconds = rng.choice(_SECONDS)
+        example = next(examples(self.clips, seconds * FRAME_RATE, rng))
+        codes = self.codes.tokenize(to_latents(example.decibels, self.scale))
+        return dialogue(example.piece, seconds, codes, rng)
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--minutes", type=float, default=40.0, help="time for learning")
+    parser.add_argument("--work", type=Path, default=HERE / "work", help="where rendered music is kept")
+    parser.add_argument("--weights", type=Path, default=HERE.parents[1] / "acestep/nano/weights")
+    parser.add_argument("--out", type=Path, default=NANO_PLANNER_FOLDER)
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    torch.set_flush_denormal(True)
+    ears = listen(load_pool(arguments.work / "pool"), arguments.weights)
+    rng = random.Random(0)
+    tokenizer = train_tokenizer([ears.dialogue(rng) for _ in range(1500)], ears.codes.count)
+    model = build(len(tokenizer))
+    learn(model, tokenizer, ears, Clock(arguments.minutes))
+    model.to(torch.bfloat16).save_pretrained(arguments.out)
+    tokenizer.save_pretrained(arguments.out)
+
+
+def listen(clips: list[Clip], weights: Path) -> Ears:
+    """The clips, heard through the model in the folder `weights`."""
+    text = weights / "text_encoder"
+    modules = load_synthesizer(weights, text, text, torch.device("cpu"), torch.float32)
+    return Ears(clips, AudioCodes(modules), SineBankConfig.read(weights / "vae"))
+
+
+def train_tokenizer(dialogues: Sequence[Dialogue], codes: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE with single digits, the markers of the published planners, and `codes` audio codes."""
+    tokenizer = Tokenizer(models.BPE())
+    digits = pre_tokenizers.Split(Regex(r"\d"), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [digits, pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=_WORDS,
+        special_tokens=[PAD, "<|im_start|>", END_OF_TURN],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    said = (message.content for each in dialogues for message in each.messages)
+    tokenizer.train_from_iterator((text for text in said if "<|audio_code_" not in text), trainer)
+    markers = ["<think>", "</think>", *(f"<|audio_code_{code}|>" for code in range(codes))]
+    tokenizer.add_tokens([AddedToken(marker, special=False, normalized=False) for marker in markers])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, eos_token=END_OF_TURN, chat_template=CHAT_TEMPLATE
+    )
+
+
+def build(tokens: int) -> Qwen3ForCausalLM:
+    """A Qwen3 of about three million weights."""
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=tokens,
+            hidden_size=192,
+            intermediate_size=512,
+            num_hidden_layers=6,
+            num_attention_heads=6,
+            num_key_value_heads=2,
+            head_dim=32,
+            max_position_embeddings=8_192,
+            rope_theta=10_000.0,
+            tie_word_embeddings=True,
+        )
+    )
+
+
+def learn(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, ears: Ears, clock: Clock) -> None:
+    """Run AdamW on dialogues until the time is up; only the answers are learned."""
+    optimizer = torch.optim.AdamW(model.parameters(), _PEAK_RATE, betas=(0.9, 0.98), fused=True)
+    rng = random.Random(1)
+    for step, done in clock.steps("planning"):
+        for group in optimizer.param_groups:
+            group["lr"] = _PEAK_RATE * min(1.0, (step + 1) / 100) * min(1.0, max(0.02, (1.0 - done) / 0.5))
+        ids, labels = batch(tokenizer, [ears.dialogue(rng) for _ in range(_BATCH)])
+        loss: Tensor = model(input_ids=ids, labels=labels).loss
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        clock.show(loss.item())
+
+
+def batch(tokenizer: PreTrainedTokenizerFast, dialogues: Sequence[Dialogue]) -> tuple[Tensor, Tensor]:
+    """Tokens and labels of dialogues, `[B, L]`, padded on the right, where a causal model does not look."""
+    rows = []
+    for each in dialogues:
+        turns = [{"role": message.role, "content": message.content} for message in each.messages]
+        prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        asked = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        answer = tokenizer(each.answer + END_OF_TURN, add_special_tokens=False)["input_ids"]
+        rows.append((asked, answer))
+    longest = max(len(asked) + len(answer) for asked, answer in rows)
+    ids = torch.full((len(rows), longest), tokenizer.pad_token_id)
+    labels = torch.full_like(ids, _NOT_LEARNED)
+    for row, (asked, answer) in enumerate(rows):
+        ids[row, : len(asked) + len(answer)] = torch.tensor(asked + answer)
+        labels[row, len(asked) : len(asked) + len(answer)] = torch.tensor(answer)
+    return ids, labels
+
+
+if __name__ == "__main__":
+    main()
