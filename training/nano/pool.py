@@ -17,7 +17,6 @@ from rich.progress import track
 from acestep.codec.sine_bank import SineBankCodec
 from training.nano.composer import compose
 from training.nano.dataset import RAW, Clip
-from training.nano.render import Renderer
 
 SECONDS = 30.0
 _SHARD = 50  # pieces in a file on disk
@@ -35,6 +34,8 @@ def render_pool(folder: Path, pieces: int, soundfonts: tuple[Path, ...], process
 
 
 def _render_shard(job: tuple[Path, int, Path]) -> None:
+    from training.nano.render import Renderer  # FluidSynth is needed here alone, not to learn or to test
+
     path, number, soundfont = job
     torch.set_num_threads(1)
     codec = SineBankCodec(RAW)
