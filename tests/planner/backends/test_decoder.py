@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,14 +71,26 @@ def test_the_modules_stay_usable(wide: Path, reference: Any) -> None:
     torch.testing.assert_close(expected(parts.model, text, 3), expected(reference, text, 3))
 
 
+@pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
+def threads(request: Any) -> Iterator[int]:
+    usual = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(usual)
+
+
 @pytest.mark.parametrize("company", [1, 2, 3, 4, 7, 11])
-def test_a_row_is_the_same_to_the_bit_in_any_company(decoder: Decoder, company: int) -> None:
+def test_a_row_is_the_same_in_any_company(decoder: Decoder, company: int, threads: int) -> None:
+    """To the bit on one thread; more threads divide the work by its size, and round by what they divide."""
     text, last = tokens(50, 150), 8
     alone = feed(decoder, [text], last)[0]
     others = [tokens(60 + n, 20 + 55 * n) for n in range(company)]
     for place in {0, company // 2, company}:
         texts = [*others[:place], text, *others[place:]]
-        assert torch.equal(feed(decoder, texts, last)[place], alone)
+        found = feed(decoder, texts, last)[place]
+        if threads == 1:
+            assert torch.equal(found, alone)
+        torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-5)
 
 
 def test_a_copied_beginning_goes_on_as_its_own(decoder: Decoder, reference: Any) -> None:
