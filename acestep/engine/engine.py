@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 # Shares of a job's time that go into planning it: with audio codes, with facts alone, without a planner.
 _THINKING, _PLANNING, _PLAIN = 0.5, 0.15, 0.05
-_NICER = 5  # steps: a third of the event loop's share where both want one core
+_NICER = 10  # steps: a tenth of the event loop's share where both want one core
 
 
 @dataclass(frozen=True, slots=True, eq=False)
