@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from acestep.checkpoints import NANO_MODEL, PUBLISHED, find_folder, missing_files
@@ -50,6 +51,7 @@ def choose_planner(
     A planner that was asked for is found, downloaded, or CheckpointError says how to get it. With auto,
     what cannot be had is left out.
     """
+    gpu_memory = cache(gpu_memory)  # asking starts a process
     if wish.init is False:
         return PlannerChoice(detail="ACESTEP_INIT_LLM is off; set it to true, and start again.")
     if wish.init is None and wish.dit != NANO_MODEL:

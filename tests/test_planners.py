@@ -60,6 +60,14 @@ def test_auto_takes_the_largest_that_fits(tmp_path, memory, name):
     assert choose(tmp_path, memory=memory) == PlannerChoice(name, (tmp_path / name))
 
 
+def test_the_gpu_is_asked_once(tmp_path):
+    put("acestep-5Hz-lm-1.7B", tmp_path)
+    asked = []
+    wish = PlannerWish(None, None, "acestep-v15-turbo", tmp_path)
+    choose_planner(wish, lambda: asked.append(1) or 16.0, lambda: False)
+    assert asked == [1]
+
+
 def test_true_takes_the_smallest_where_there_is_no_gpu(tmp_path):
     folder = put("acestep-5Hz-lm-0.6B", tmp_path)
     assert choose(tmp_path, init=True) == PlannerChoice("acestep-5Hz-lm-0.6B", folder)

@@ -22,8 +22,7 @@ from acestep.domain import MAX_DURATION, AudioClip, ModelInfo, SongPlan
 from acestep.engine.desk import LoadedPlanner
 from acestep.engine.renderer import Cancelled, Loaded, OnFraction, OnStep, Rendering
 from acestep.errors import CheckpointError, ModelUnavailableError
-from acestep.planner.backends.pt import TorchLanguageModel
-from acestep.planner.loading import load_language_model
+from acestep.planner.backends.pt import load_torch_language_model
 from acestep.synthesizer.loading import load_synthesizer
 from acestep.synthesizer.synthesizer import Synthesizer
 
@@ -98,7 +97,7 @@ def load_planner(folder: Path, device: str, backend: str) -> LoadedPlanner:
     place = choose_device(device)
     dtype = torch.float32 if place.type == "cpu" else torch.bfloat16
     log.info("Loading %s on %s in %s", folder.name, place, str(dtype).removeprefix("torch."))
-    model = TorchLanguageModel(load_language_model(folder, place, dtype))
+    model = load_torch_language_model(folder, place, dtype)
     detail = f"ACESTEP_LM_BACKEND={backend} is not available here; pt is used" if backend != "pt" else ""
     return LoadedPlanner(model, "pt", detail)
 

@@ -15,7 +15,7 @@ from acestep.domain import DraftRequest, Metadata, ModelInfo, SongPlan, SongRequ
 from acestep.engine.plan import plan_songs
 from acestep.errors import PlannerError
 from acestep.jobs.worker import Cancelled
-from acestep.planner.planner import Planner, Watch
+from acestep.planner.planner import Planner, Watch, fixed_facts
 from acestep.synthesizer.prompts import HINTED_INSTRUCTION
 
 OnPhase = Callable[[float, str], None]
@@ -99,14 +99,8 @@ async def _drafted(request: SongRequest, model: ModelInfo, planner: Planner, wat
             lyrics=request.lyrics,
             query=asked.sample_query,
             instrumental=True if request.lyrics.strip() and is_instrumental(request.lyrics) else None,
-            metadata=Metadata(
-                bpm=request.bpm,
-                caption=given if samples else None,  # a format is asked for a better caption
-                duration=None if request.duration is None else int(request.duration),
-                key_scale=request.key_scale,
-                language=request.language if request.language_fixed else None,
-                time_signature=request.time_signature,
-            ),
+            # A sample keeps the user's caption; a format is asked for a better one.
+            metadata=replace(fixed_facts(request), caption=given if samples else None),
             options=asked,
             seed=request.seeds[0],
         ),

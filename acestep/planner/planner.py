@@ -72,7 +72,7 @@ class Planner:
         Caption and language are the user's where the language model is not to choose them; an empty caption
         is None. Where the user gave bpm, key, time signature and duration, nothing is generated.
         """
-        fixed = _fixed(request)
+        fixed = fixed_facts(request)
         if None in (fixed.bpm, fixed.key_scale, fixed.time_signature, fixed.duration):
             options = request.planner
             rules = BlockRules(
@@ -198,8 +198,8 @@ def _is_guided(options: PlannerOptions) -> bool:
     return options.guidance_scale != _NO_GUIDANCE
 
 
-def _fixed(request: SongRequest) -> Metadata:
-    """What the user decided."""
+def fixed_facts(request: SongRequest) -> Metadata:
+    """What the user decided; the caption is never among it."""
     return Metadata(
         bpm=request.bpm,
         duration=None if request.duration is None else int(request.duration),

@@ -10,10 +10,11 @@ from collections.abc import Callable
 
 import torch
 from diffusers import AceStepAudioTokenizer
-from torch import Tensor, nn
+from torch import Tensor
 
 from training.nano.clock import Clock
 from training.nano.denoiser import Denoiser
+from training.nano.optimise import descend
 
 _PEAK_RATE = 2e-3
 
@@ -28,16 +29,11 @@ def teach_codes(model: Denoiser, next_latents: Callable[[], Tensor], clock: Cloc
     weights = [*tokenizer.parameters(), *detokenizer.parameters()]
     optimizer = torch.optim.AdamW(weights, _PEAK_RATE, weight_decay=0.0, fused=True)
     for step, done in clock.steps("listening"):
-        for group in optimizer.param_groups:
-            group["lr"] = _PEAK_RATE * min(1.0, (step + 1) / 50) * max(0.02, 1.0 - done)
+        rate = _PEAK_RATE * min(1.0, (step + 1) / 50) * max(0.02, 1.0 - done)
         latents = next_latents()
         heard = detokenizer(_quantized(tokenizer, latents))
         loss = ((heard - latents).square() * model.weight).mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        clock.show(loss.item())
+        clock.show(descend(optimizer, loss, rate))
 
 
 def _quantized(tokenizer: AceStepAudioTokenizer, latents: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,12 @@ CONFIG: dict[str, Any] = {
 
 
 def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """The tokenizer of the text encoder."""
+    tokenizer = train_bpe(texts, VOCABULARY, SPECIAL_TOKENS)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=PAD)
+
+
+def train_bpe(texts: Iterable[str], size: int, special_tokens: Sequence[str]) -> Tokenizer:
     """A byte-level BPE; digits stay apart, so that 117 is close to 118 for the model."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -87,13 +93,13 @@ def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=list(SPECIAL_TOKENS),
+        vocab_size=size,
+        special_tokens=list(special_tokens),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=PAD)
+    return tokenizer
 
 
 def build_text_encoder() -> Qwen3Model:

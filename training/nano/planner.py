@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import Tensor, nn
+from tokenizers import AddedToken
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from acestep.codec.sine_bank import SineBankConfig
@@ -26,6 +26,8 @@ from acestep.synthesizer.loading import load_synthesizer
 from training.nano.clock import Clock
 from training.nano.dataset import FRAME_RATE, Clip, examples
 from training.nano.dialogues import Dialogue, dialogue
+from training.nano.model import PAD, train_bpe
+from training.nano.optimise import descend
 from training.nano.pool import load_pool
 from training.nano.train import HERE, to_latents
 
@@ -33,7 +35,6 @@ CHAT_TEMPLATE = (
     "{% for turn in messages %}<|im_start|>{{ turn.role }}\n{{ turn.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-PAD = "<|endoftext|>"
 _WORDS = 2_048
 _BATCH = 12
 _PEAK_RATE = 2e-3
@@ -85,20 +86,9 @@ def listen(clips: list[Clip], weights: Path) -> Ears:
 
 def train_tokenizer(dialogues: Sequence[Dialogue], codes: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE with single digits, the markers of the published planners, and `codes` audio codes."""
-    tokenizer = Tokenizer(models.BPE())
-    digits = pre_tokenizers.Split(Regex(r"\d"), "isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [digits, pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=_WORDS,
-        special_tokens=[PAD, "<|im_start|>", END_OF_TURN],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
     said = (message.content for each in dialogues for message in each.messages)
-    tokenizer.train_from_iterator((text for text in said if "<|audio_code_" not in text), trainer)
+    words = (text for text in said if "<|audio_code_" not in text)
+    tokenizer = train_bpe(words, _WORDS, (PAD, "<|im_start|>", END_OF_TURN))
     markers = ["<think>", "</think>", *(f"<|audio_code_{code}|>" for code in range(codes))]
     tokenizer.add_tokens([AddedToken(marker, special=False, normalized=False) for marker in markers])
     return PreTrainedTokenizerFast(
@@ -129,15 +119,10 @@ def learn(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, ears: Ear
     optimizer = torch.optim.AdamW(model.parameters(), _PEAK_RATE, betas=(0.9, 0.98), fused=True)
     rng = random.Random(1)
     for step, done in clock.steps("planning"):
-        for group in optimizer.param_groups:
-            group["lr"] = _PEAK_RATE * min(1.0, (step + 1) / 100) * min(1.0, max(0.02, (1.0 - done) / 0.5))
+        rate = _PEAK_RATE * min(1.0, (step + 1) / 100) * min(1.0, max(0.02, (1.0 - done) / 0.5))
         ids, labels = batch(tokenizer, [ears.dialogue(rng) for _ in range(_BATCH)])
         loss: Tensor = model(input_ids=ids, labels=labels).loss
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        clock.show(loss.item())
+        clock.show(descend(optimizer, loss, rate))
 
 
 def batch(tokenizer: PreTrainedTokenizerFast, dialogues: Sequence[Dialogue]) -> tuple[Tensor, Tensor]:

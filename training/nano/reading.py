@@ -18,6 +18,7 @@ from acestep.synthesizer.prompts import caption_prompt
 from training.nano.clock import Clock
 from training.nano.composer import MAX_BPM, MIN_BPM, Piece
 from training.nano.dataset import Clip, plans
+from training.nano.optimise import descend
 from training.nano.styles import STYLES
 from training.nano.theory import KEY_SCALES
 
@@ -61,17 +62,12 @@ def teach_reading(
     optimizer = torch.optim.AdamW(weights, _PEAK_RATE, weight_decay=0.01, fused=True)
     stream = plans(clips, random.Random(2))
     for step, done in clock.steps("reading"):
-        for group in optimizer.param_groups:
-            group["lr"] = _PEAK_RATE * min(1.0, (step + 1) / 100) * max(0.02, 1.0 - done)
+        rate = _PEAK_RATE * min(1.0, (step + 1) / 100) * max(0.02, 1.0 - done)
         pieces, texts = zip(*itertools.islice(stream, _BATCH), strict=True)
         tokens = tokenizer([caption_prompt(plan) for plan in texts], padding=True, return_tensors="pt")
         state = _mean_state(encoder, tokens["input_ids"], tokens["attention_mask"])
         loss = heads.loss(state, list(pieces))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        clock.show(loss.item())
+        clock.show(descend(optimizer, loss, rate))
 
 
 def _mean_state(encoder: Qwen3Model, ids: Tensor, mask: Tensor) -> Tensor:

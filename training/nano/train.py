@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from acestep.codec.sine_bank import SineBankConfig
@@ -25,6 +25,7 @@ from training.nano.codes import teach_codes
 from training.nano.dataset import RAW, Clip, examples, measure_scale, plans
 from training.nano.denoiser import Batch, Denoiser
 from training.nano.model import train_tokenizer, write_folder
+from training.nano.optimise import descend
 from training.nano.pool import load_pool, render_pool
 from training.nano.reading import teach_reading
 
@@ -158,16 +159,11 @@ def learn(model: Denoiser, feed: Feed, plan: Plan) -> Denoiser:
     generator = torch.Generator().manual_seed(0)
     clock = Clock(plan.minutes)
     for step, done in clock.steps("learning"):
-        for group in optimizer.param_groups:
-            group["lr"] = PEAK_RATE * _schedule(step, done)
         lesson = _lesson(done)
         loss = model.loss(feed.batch(lesson.crops), lesson.time_mean, generator)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
+        told = descend(optimizer, loss, PEAK_RATE * _schedule(step, done))
         _follow(average, model, step)
-        clock.show(loss.item())
+        clock.show(told)
         if step % _SAVE_EVERY == _SAVE_EVERY - 1:
             torch.save(average.state_dict(), plan.work / "state.pt")
     return average
