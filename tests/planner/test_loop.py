@@ -23,6 +23,7 @@ class GatedModel(WalkingModel):
     def __init__(self) -> None:
         super().__init__()
         self.steps = threading.Semaphore(0)
+        self.entered = 0  # steps that were begun, let or not
         self.threads: set[str] = set()
         self.broken: Exception | None = None
         self.unwelcome: int | None = None
@@ -37,6 +38,7 @@ class GatedModel(WalkingModel):
         return super().add(generation)
 
     def step(self) -> Sequence[Advance]:
+        self.entered += 1
         assert self.steps.acquire(timeout=PATIENCE)
         self.threads.add(threading.current_thread().name)
         if self.broken is not None:
@@ -88,7 +90,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def test_texts_that_come_join_at_the_next_step(model: GatedModel, loop: GenerationLoop) -> None:
     first = start(loop, codes(1))
     model.let(3)
-    await until(lambda: len(model.together) == 3)
+    await until(lambda: model.entered == 4)
     others = [start(loop, codes(2)), start(loop, codes(3))]
     await asyncio.sleep(0)  # they are on their way, and the loop waits within its fourth step
     model.let(1)
