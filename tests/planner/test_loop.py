@@ -121,7 +121,7 @@ async def test_a_cancelled_job_ends_within_a_step_and_the_others_go_on(
     cancelled = threading.Event()
     doomed, other = start(loop, codes(1), cancelled=cancelled.is_set), start(loop, codes(2))
     model.let(2)
-    await until(lambda: len(model.together) == 2)
+    await until(lambda: model.entered == 3)
     cancelled.set()
     model.let(1)  # the step that the loop waits within
     with pytest.raises(JobCancelledError):
