@@ -32,6 +32,11 @@ class Job:
     songs: tuple[Song, ...] = ()
     work_seconds: float | None = None
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more will happen to it."""
+        return self.state not in ("queued", "running")
+
 
 @dataclass(frozen=True, slots=True)
 class Ticket:

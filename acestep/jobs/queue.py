@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from threading import Lock
+from weakref import WeakValueDictionary
 
 from acestep.domain import Progress, Song, SongRequest
 from acestep.errors import QueueFullError
@@ -35,6 +37,8 @@ class JobQueue:
         self._average_window = average_window
         self._arrived = asyncio.Event()
         self._live: dict[str, _LiveProgress] = {}
+        # An event lives as long as somebody waits for it.
+        self._ends: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
 
     async def submit(self, request: SongRequest) -> Ticket:
         """Accept a request; it is on the disk when this returns. Raises `QueueFullError`."""
@@ -47,6 +51,17 @@ class JobQueue:
     async def find(self, ids: Sequence[str]) -> list[JobView | None]:
         """The jobs with these ids, in this order and as often as asked; None where there is none."""
         return [self._with_progress(view) for view in await self._store.find(ids)]
+
+    async def wait(self, job_id: str, seconds: float) -> JobView | None:
+        """The job as soon as it has ended, or as it is after `seconds`; None where there is none."""
+        ended = self._ends.setdefault(job_id, asyncio.Event())  # before looking, so that no end is missed
+        (view,) = await self.find([job_id])
+        if view is None or view.job.has_ended:
+            return view
+        with suppress(TimeoutError):
+            await asyncio.wait_for(ended.wait(), seconds)
+        (view,) = await self.find([job_id])
+        return view
 
     async def stats(self) -> QueueStats:
         """Counts and the average duration of a job."""
@@ -82,12 +97,12 @@ class JobQueue:
     async def finish(self, job_id: str, songs: tuple[Song, ...]) -> None:
         """End a running job well."""
         await self._store.finish(job_id, songs)
-        self._live.pop(job_id, None)
+        self._leave(job_id)
 
     async def fail(self, job_id: str, error: str) -> None:
         """End a running job badly; `error` is for the user."""
         await self._store.fail(job_id, error)
-        self._live.pop(job_id, None)
+        self._leave(job_id)
 
     async def release_running(self) -> int:
         """Put what still runs back in its place, as if it had not been started; returns how many."""
@@ -97,6 +112,11 @@ class JobQueue:
     async def average_seconds(self) -> float:
         """How long a job takes, as far as is known."""
         return await self._store.average_seconds(self._average_window, self._average_default)
+
+    def _leave(self, job_id: str) -> None:
+        self._live.pop(job_id, None)
+        if ended := self._ends.get(job_id):
+            ended.set()
 
     def _with_progress(self, view: JobView | None) -> JobView | None:
         if view is None or view.job.state != "running":

@@ -140,6 +140,57 @@ class TestProgress:
         assert await progress(queue, job.id) == Progress(0.0, "running")
 
 
+class TestWait:
+    async def test_ends_with_the_job_for_everybody_who_waits(self, queue: JobQueue):
+        tickets = [await queue.submit(request()) for _ in range(2)]
+        waits = [
+            asyncio.create_task(queue.wait(ticket.job_id, 60))
+            for ticket in (tickets[0], *tickets, tickets[1])
+        ]
+        first, second = await queue.take(), await queue.take()
+        await queue.finish(first.id, (song("a.mp3"),))
+        await queue.fail(second.id, "no memory")
+        views = await asyncio.wait_for(asyncio.gather(*waits), 5)
+        states = [view.job.state for view in views if view]
+        assert states == ["succeeded", "succeeded", "failed", "failed"]
+
+    async def test_looks_in_between(self, queue: JobQueue):
+        ticket = await queue.submit(request())
+        shown = await queue.wait(ticket.job_id, 0.001)
+        assert shown is not None
+        assert (shown.job.state, shown.position) == ("queued", 1)
+
+    async def test_what_has_ended_or_never_was_needs_no_waiting(self, queue: JobQueue):
+        await queue.submit(request())
+        job = await queue.take()
+        await queue.finish(job.id, (song("a.mp3"),))
+        shown = await asyncio.wait_for(queue.wait(job.id, 60), 5)
+        assert shown is not None
+        assert shown.job.songs == (song("a.mp3"),)
+        assert await asyncio.wait_for(queue.wait("nobody", 60), 5) is None
+
+    async def test_misses_no_end_that_comes_while_it_looks(
+        self, store: JobStore, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+    ):
+        await queue.submit(request())
+        job = await queue.take()
+        look = store.find
+        looks = 0
+
+        async def look_just_too_early(ids: list[str]) -> list[JobView | None]:
+            nonlocal looks
+            found = await look(ids)
+            looks += 1
+            if looks == 1:
+                await queue.finish(job.id, (song("a.mp3"),))
+            return found
+
+        monkeypatch.setattr(store, "find", look_just_too_early)
+        shown = await asyncio.wait_for(queue.wait(job.id, 60), 5)
+        assert shown is not None
+        assert shown.job.state == "succeeded"
+
+
 class TestStats:
     async def test_counts_each_state_and_averages_success(self, queue: JobQueue, clock: Clock):
         assert await queue.stats() == QueueStats(0, 0, 0, 0, 0, max_waiting=200, average_seconds=5.0)
