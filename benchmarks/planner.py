@@ -29,7 +29,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, Qwen3ForCausalLM, TopPLogitsWarper
 
 from acestep.planner.backends.pt import TorchLanguageModel, load_torch_language_model
-from acestep.planner.language_model import Generation, Message, TokenSampling
+from acestep.planner.language_model import Generation, Message, SpecialToken, TokenSampling
 from acestep.planner.loading import load_tokenizer
 from tests.planner.toy import Toy, write_toy
 
@@ -69,6 +69,7 @@ def main() -> None:
 
 def song(model: TorchLanguageModel, number: int, codes: int) -> Generation:
     """One request: no two have the same prompt."""
+    think = SpecialToken("<think>")
     first = model.vocabulary.first_code_id
     grammar = (
         '%llguidance {}\nstart: "\\nbpm: " /[0-9]{3}/ "\\ncaption: " /[a-z ]{20}/ </think>'
@@ -76,12 +77,12 @@ def song(model: TorchLanguageModel, number: int, codes: int) -> Generation:
     )
     caption = Message("user", f"# Caption\nsong number {number} with a catchy chorus\n\n{_LYRIC}")
     return Generation(
-        prompt=model.render([_SYSTEM, caption], "<think>"),
+        prompt=model.render([_SYSTEM, caption], (think,)),
         grammar=grammar,
         sampling=_SAMPLING,
         seed=number,
         max_tokens=codes + 100,
-        null_prompt=model.render([_SYSTEM, Message("user", _LYRIC)], "<think>"),
+        null_prompt=model.render([_SYSTEM, Message("user", _LYRIC)], (think,)),
     )
 
 
@@ -109,16 +110,14 @@ class Baseline:
 
     def __init__(self, folder: Path, ours: TorchLanguageModel) -> None:
         self._model = Qwen3ForCausalLM.from_pretrained(folder).eval()
-        self._tokenizer, _ = load_tokenizer(folder)
+        tokenizer, _ = load_tokenizer(folder)
         self._size = self._model.config.vocab_size
-        self._end = self._tokenizer.convert_tokens_to_ids(ours.vocabulary.end_of_turn)
-        self._grammars = llguidance.hf.from_tokenizer(
-            self._tokenizer, n_vocab=self._size, eos_token=self._end
-        )
+        self._end = tokenizer.convert_tokens_to_ids(ours.vocabulary.end_of_turn)
+        self._grammars = llguidance.hf.from_tokenizer(tokenizer, n_vocab=self._size, eos_token=self._end)
 
     def write_plainly(self, songs: list[Generation]) -> int:
         """As transformers offers it: its own guidance and sampling, and a processor for the grammar."""
-        null, null_mask = self._padded([song.null_prompt or "" for song in songs])
+        null, null_mask = self._padded([song.null_prompt or () for song in songs])
         held = Held(self._grammars, songs, self._size, self._end)
         self._generate(
             [song.prompt for song in songs],
@@ -136,12 +135,12 @@ class Baseline:
     def write_paired(self, songs: list[Generation]) -> int:
         """By hand: prompts and null prompts in one batch, and a processor that guides and draws as well."""
         held = Held(self._grammars, songs, self._size, self._end)
-        prompts = [song.prompt for song in songs] + [song.null_prompt or "" for song in songs]
+        prompts = [song.prompt for song in songs] + [song.null_prompt or () for song in songs]
         self._generate(prompts, held.processor(held.drawn), do_sample=False)
         return held.tokens
 
-    def _generate(self, prompts: list[str], processor: LogitsProcessor, **options: Any) -> None:
-        ids, mask = self._padded(prompts)
+    def _generate(self, rows: list[tuple[int, ...]], processor: LogitsProcessor, **options: Any) -> None:
+        ids, mask = self._padded(rows)
         self._model.generate(
             ids,
             attention_mask=mask,
@@ -152,10 +151,9 @@ class Baseline:
             **options,
         )
 
-    def _padded(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
-        rows = [self._tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+    def _padded(self, rows: list[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
         longest = max(map(len, rows))
-        ids = torch.tensor([[self._end] * (longest - len(row)) + row for row in rows])
+        ids = torch.tensor([[self._end] * (longest - len(row)) + [*row] for row in rows])
         return ids, torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
 
 

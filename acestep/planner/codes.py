@@ -9,13 +9,19 @@ import re
 from collections.abc import Sequence
 
 from acestep.errors import PlannerError
+from acestep.planner.language_model import SpecialToken, spelled
 
 _CODE = re.compile(r"<\|audio_code_(\d+)\|>")
 
 
-def write(codes: Sequence[int]) -> str:
+def tokens(codes: Sequence[int]) -> tuple[SpecialToken, ...]:
     """The codes as the language model reads them."""
-    return "".join(f"<|audio_code_{code}|>" for code in codes)
+    return tuple(SpecialToken(f"<|audio_code_{code}|>") for code in codes)
+
+
+def write(codes: Sequence[int]) -> str:
+    """The same, spelled out."""
+    return spelled(tokens(codes))
 
 
 def read(text: str) -> tuple[int, ...]:

@@ -14,11 +14,28 @@ Role = Literal["system", "user", "assistant"]
 
 
 @dataclass(frozen=True, slots=True)
+class SpecialToken:
+    """A token that only the program may use, by its spelling: `<think>`, an audio code."""
+
+    spelling: str
+
+
+# Strings are plain text, whatever they spell: words of a user that look like a special token stay words.
+Text = str | tuple[str | SpecialToken, ...]
+
+
+def spelled(text: Text) -> str:
+    """The text as people read it, special tokens spelled out."""
+    parts = (text,) if isinstance(text, str) else text
+    return "".join(part if isinstance(part, str) else part.spelling for part in parts)
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One turn of a conversation."""
 
     role: Role
-    content: str
+    content: Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +57,18 @@ class TokenSampling:
 class Generation:
     """One text to be generated after `prompt`, in the language of `grammar` (Lark, as llguidance reads it).
 
-    `null_prompt` is what guidance pushes away from; None: no guidance. It ends where the grammar ends, or
-    after `max_tokens`. The same `Generation` on the same weights gives the same text, whatever runs beside
-    it: chance comes from `seed` alone.
+    Prompts are token ids, as `LanguageModel.render` gives them: as a string, nobody could tell a special
+    token from a user's words that spell one. `null_prompt` is what guidance pushes away from; None: no
+    guidance. It ends where the grammar ends, or after `max_tokens`. The same `Generation` on the same
+    weights gives the same text, whatever runs beside it: chance comes from `seed` alone.
     """
 
-    prompt: str
+    prompt: tuple[int, ...]
     grammar: str
     sampling: TokenSampling
     seed: int
     max_tokens: int
-    null_prompt: str | None = None
+    null_prompt: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +110,11 @@ class LanguageModel(Protocol):
         """Facts about its tokens."""
         ...
 
-    def render(self, messages: Sequence[Message], open_turn: str | None = None) -> str:
-        """The conversation as a prompt, by the model's own chat template.
+    def render(self, messages: Sequence[Message], open_turn: Text = "") -> tuple[int, ...]:
+        """The token ids of the conversation, by the model's own chat template.
 
-        It ends where the assistant begins to speak; `open_turn` is what it has said so far.
+        It ends where the assistant begins to speak; `open_turn` is what it has said so far. No string in
+        it becomes a special token.
         """
         ...
 

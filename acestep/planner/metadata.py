@@ -51,7 +51,12 @@ def facts(metadata: Metadata) -> dict[str, str | int]:
 
 def write(metadata: Metadata) -> str:
     """The block that says `metadata`, from `<think>` to `</think>`."""
-    return "".join((BEGIN, "\n", *(field(key, value) for key, value in facts(metadata).items()), END))
+    return f"{BEGIN}{inside(metadata)}{END}"
+
+
+def inside(metadata: Metadata) -> str:
+    """The same without its two markers."""
+    return "".join(("\n", *(field(key, value) for key, value in facts(metadata).items())))
 
 
 def read(text: str) -> Metadata:

@@ -23,7 +23,7 @@ from acestep.domain import (
 from acestep.errors import PlannerError
 from acestep.planner import codes, metadata, prompts, sentence
 from acestep.planner.grammar import BlockRules, codes_grammar, draft_grammar, metadata_grammar
-from acestep.planner.language_model import Generation, LanguageModel, TokenSampling
+from acestep.planner.language_model import Generation, LanguageModel, Text, TokenSampling
 from acestep.planner.loop import Cancelled, OnTokens
 
 Generate = Callable[[Generation, OnTokens, Cancelled], Awaitable[str]]
@@ -161,7 +161,7 @@ class Planner:
         return await self._draft(asked, prompt, None, longest, watch)
 
     async def _draft(
-        self, request: DraftRequest, prompt: str, lyrics: str | None, longest: float, watch: Watch
+        self, request: DraftRequest, prompt: tuple[int, ...], lyrics: str | None, longest: float, watch: Watch
     ) -> Draft:
         rules = BlockRules(request.metadata, longest=longest)
         form = draft_grammar(rules, self._model.vocabulary.end_of_turn, lyrics)
@@ -177,7 +177,7 @@ class Planner:
         watch.on_progress(1.0)
         return text
 
-    def _turn(self, decided: Metadata) -> str:
+    def _turn(self, decided: Metadata) -> Text:
         if self._closed_turn:
             return prompts.closed_turn(decided, self._model.vocabulary.end_of_turn)
         return prompts.open_turn(decided)

@@ -1,7 +1,7 @@
 """What the language model is told, exactly as the published weights were trained on it.
 
-Owns the wording down to the last line break; which of it is a special token is the chat template's affair.
-Knows nothing of tokens, grammars or sampling.
+Owns the wording down to the last line break, and which of it is a special token: nothing that a user wrote
+ever is. Knows nothing of token ids, grammars or sampling.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from acestep.domain import INSTRUMENTAL, Metadata
 from acestep.planner import codes as audio_codes
 from acestep.planner import metadata as block
-from acestep.planner.language_model import Message
+from acestep.planner.language_model import Message, SpecialToken, Text
 
 NOTHING = "NO USER INPUT"  # stands for a text that the user left out
 
@@ -38,14 +38,14 @@ def codes_null(caption: str, lyrics: str, negative_prompt: str) -> tuple[Message
     return plan(negative_prompt if is_negative(negative_prompt) else caption, lyrics)
 
 
-def open_turn(metadata: Metadata) -> str:
+def open_turn(metadata: Metadata) -> tuple[str | SpecialToken, ...]:
     """What the assistant has said before the codes: the block, and it goes on."""
-    return f"{block.write(metadata)}\n\n"
+    return SpecialToken(block.BEGIN), block.inside(metadata), SpecialToken(block.END), "\n\n"
 
 
-def closed_turn(metadata: Metadata, end_of_turn: str) -> str:
+def closed_turn(metadata: Metadata, end_of_turn: str) -> tuple[str | SpecialToken, ...]:
     """The same as a finished turn, after which the codes follow, as the original runs it."""
-    return f"{open_turn(metadata)}{end_of_turn}\n"
+    return *open_turn(metadata), SpecialToken(end_of_turn), "\n"
 
 
 def sample(query: str, instrumental: bool) -> tuple[Message, ...]:
@@ -61,7 +61,7 @@ def format(caption: str, lyrics: str) -> tuple[Message, ...]:  # noqa: A001 - th
 
 def understand(codes: Sequence[int]) -> tuple[Message, ...]:
     """The song that audio codes sketch, in words."""
-    return _turns(_UNDERSTAND, audio_codes.write(codes))
+    return _turns(_UNDERSTAND, audio_codes.tokens(codes))
 
 
 def is_negative(negative_prompt: str) -> bool:
@@ -69,7 +69,7 @@ def is_negative(negative_prompt: str) -> bool:
     return negative_prompt.strip() not in ("", NOTHING)
 
 
-def _turns(instruction: str, content: str) -> tuple[Message, ...]:
+def _turns(instruction: str, content: Text) -> tuple[Message, ...]:
     return Message("system", f"# Instruction\n{instruction}\n\n"), Message("user", content)
 
 

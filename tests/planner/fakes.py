@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-import jinja2
 import llguidance
 import llguidance.numpy
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
-from acestep.planner.language_model import Advance, Generation, Message, Vocabulary
+from acestep.planner.backends.chat import Chat
+from acestep.planner.language_model import Advance, Generation, Message, Text, Vocabulary
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{m.role}}\n{{m.content}}<|im_end|>\n{% endfor %}"
@@ -64,6 +65,17 @@ def guide() -> llguidance.LLTokenizer:
     return llguidance.LLTokenizer(tokenizer().to_str(), eos_token=_id(END_OF_TURN))
 
 
+@cache
+def chat() -> Chat:
+    """And as conversations do."""
+    return Chat(PreTrainedTokenizerFast(tokenizer_object=tokenizer(), chat_template=CHAT_TEMPLATE))
+
+
+def read(prompt: tuple[int, ...] | None) -> str:
+    """A prompt as people read it."""
+    return tokenizer().decode(list(prompt or ()), skip_special_tokens=False)
+
+
 def _id(token: str) -> int:
     found = tokenizer().token_to_id(token)
     assert found is not None
@@ -99,10 +111,8 @@ class WalkingModel:
     def vocabulary(self) -> Vocabulary:
         return Vocabulary(_id("<|audio_code_0|>"), CODES, END_OF_TURN)
 
-    def render(self, messages: Sequence[Message], open_turn: str | None = None) -> str:
-        template = jinja2.Template(CHAT_TEMPLATE, keep_trailing_newline=True)
-        rendered: str = template.render(messages=messages, add_generation_prompt=True)
-        return rendered + (open_turn or "")
+    def render(self, messages: Sequence[Message], open_turn: Text = "") -> tuple[int, ...]:
+        return chat().tokens(messages, open_turn)
 
     def add(self, generation: Generation) -> int:
         matcher = llguidance.LLMatcher(guide(), generation.grammar, log_level=0)

@@ -39,7 +39,7 @@ RULES = st.builds(
 
 def written(form: Form, haste: float | None, seed: int) -> str:
     return write_now(
-        WalkingModel(haste), Generation("", form.grammar, TokenSampling(), seed, form.max_tokens)
+        WalkingModel(haste), Generation((), form.grammar, TokenSampling(), seed, form.max_tokens)
     )
 
 

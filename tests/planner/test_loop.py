@@ -56,7 +56,7 @@ class GatedModel(WalkingModel):
 def codes(seed: int, count: int = STEPS - 1) -> Generation:
     """A text that takes `count` steps and one more to end."""
     form = codes_grammar(count, WalkingModel().vocabulary)
-    return Generation("", form.grammar, TokenSampling(), seed, form.max_tokens)
+    return Generation((), form.grammar, TokenSampling(), seed, form.max_tokens)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from acestep.errors import PlannerError
 from acestep.planner import metadata
 from acestep.planner.language_model import Generation, TokenSampling
 from acestep.planner.planner import Planner, Watch, token_sampling
-from tests.planner.fakes import CODES, WalkingModel, write_now
+from tests.planner.fakes import CODES, WalkingModel, read, write_now
 
 LYRICS = "[Verse]\nla la"
 SONG = SongRequest(caption="a pop song", lyrics=LYRICS, language="de", seeds=(7, 8))
@@ -104,8 +104,8 @@ async def test_what_is_open_is_generated_once_and_guided_away_from_no_caption() 
     planner, model = walking()
     await planner.decide(SONG)
     (generation,) = model.generations
-    assert generation.prompt == f"{HEAD}# Caption\na pop song\n\n# Lyric\n{LYRICS}\n{START}"
-    assert generation.null_prompt == f"{HEAD}# Lyric\n{LYRICS}\n{START}"
+    assert read(generation.prompt) == f"{HEAD}# Caption\na pop song\n\n# Lyric\n{LYRICS}\n{START}"
+    assert read(generation.null_prompt) == f"{HEAD}# Lyric\n{LYRICS}\n{START}"
     assert generation.seed == 7
 
 
@@ -140,8 +140,8 @@ async def test_codes_are_sketched_after_the_block_and_guided_away_from_an_empty_
     (generation,) = model.generations
     after = "\n\n<|im_end|>\n" if closed else "\n\n"
     prompt = f"{HEAD}# Caption\na pop song\n\n# Lyric\n{LYRICS}\n{START}"
-    assert generation.prompt == f"{prompt}{metadata.write(FACTS)}{after}"
-    assert generation.null_prompt == f"{prompt}<think>\n</think>{after}"
+    assert read(generation.prompt) == f"{prompt}{metadata.write(FACTS)}{after}"
+    assert read(generation.null_prompt) == f"{prompt}<think>\n</think>{after}"
     assert generation.seed == 11
     assert generation.max_tokens == 153
 
@@ -151,7 +151,7 @@ async def test_a_negative_prompt_stands_in_for_the_caption() -> None:
     request = replace(SONG, planner=PlannerOptions(negative_prompt="harsh noise"))
     await planner.sketch(request, await planner.decide(request), 10.0, 1)
     for generation in model.generations:
-        assert f"# Caption\nharsh noise\n\n# Lyric\n{LYRICS}\n" in (generation.null_prompt or "")
+        assert f"# Caption\nharsh noise\n\n# Lyric\n{LYRICS}\n" in read(generation.null_prompt)
 
 
 async def test_progress_rises_to_the_end() -> None:
@@ -199,7 +199,7 @@ async def test_a_sentence_becomes_a_song(query: str, instrumental: bool | None, 
     assert (draft.metadata.duration or 99) <= 20
     assert (draft.lyrics == INSTRUMENTAL) is not sung
     (generation,) = model.generations
-    assert f"{query}\n\ninstrumental: {'false' if sung else 'true'}{START}" in generation.prompt
+    assert f"{query}\n\ninstrumental: {'false' if sung else 'true'}{START}" in read(generation.prompt)
     assert (generation.seed, generation.null_prompt) == (5, None)
 
 
@@ -229,7 +229,9 @@ async def test_formatting_keeps_facts_and_silence(lyrics: str) -> None:
     assert (kept.time_signature, kept.language, kept.duration) == ("3", "ja", 25)
     assert kept.caption
     assert (draft.lyrics == INSTRUMENTAL) is (lyrics != LYRICS)
-    assert f"# Caption\nLatin pop\n\n# Lyric\n{lyrics or INSTRUMENTAL}{START}" in model.generations[0].prompt
+    assert f"# Caption\nLatin pop\n\n# Lyric\n{lyrics or INSTRUMENTAL}{START}" in read(
+        model.generations[0].prompt
+    )
 
 
 async def test_codes_are_understood_and_say_how_long_the_song_is() -> None:
@@ -237,7 +239,7 @@ async def test_codes_are_understood_and_say_how_long_the_song_is() -> None:
     draft = await planner.draft(DraftRequest("understand", audio_codes=(1, 2) * 60))
     assert draft.metadata.duration == 24
     assert draft.metadata.caption and draft.lyrics
-    assert "<|audio_code_1|><|audio_code_2|>" in model.generations[0].prompt
+    assert "<|audio_code_1|><|audio_code_2|>" in read(model.generations[0].prompt)
 
 
 async def test_a_model_that_does_not_keep_to_its_grammar_is_found_out() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from acestep.domain import INSTRUMENTAL, Metadata
 from acestep.planner import codes, metadata, prompts
+from acestep.planner.language_model import Message, SpecialToken, spelled
 
 _BESIDE_CHECKOUT = Path(__file__).parents[3] / "shared" / "parity"
 FIXTURE = Path(os.environ.get("ACESTEP_PARITY_DIR") or _BESIDE_CHECKOUT) / "lm_prompts.json"
@@ -29,9 +30,20 @@ def cases() -> list[Any]:
 
 def ours(case: dict[str, Any], template: str) -> str:
     """The same prompt, made by this package."""
-    kind = case["kind"]
-    if kind == "cot":
+    if case["kind"] == "cot":
         return metadata.write(_facts(case["metadata"]))
+    messages, turn = conversation(case)
+    rendered: str = jinja2.Template(template, keep_trailing_newline=True).render(
+        messages=[{"role": each.role, "content": spelled(each.content)} for each in messages],
+        add_generation_prompt=True,
+    )
+    return rendered + spelled(turn)
+
+
+def conversation(case: dict[str, Any]) -> tuple[tuple[Message, ...], tuple[str | SpecialToken, ...]]:
+    """Its messages, and what the assistant has said so far."""
+    kind = case["kind"]
+    turn: tuple[str | SpecialToken, ...] = ()
     if kind in ("plan", "codes"):
         messages = prompts.plan(case["caption"], case["lyrics"])
     elif kind == "plan_unconditional":
@@ -45,14 +57,11 @@ def ours(case: dict[str, Any], template: str) -> str:
     else:
         assert kind == "understand"
         messages = prompts.understand(codes.read(case["codes"]))
-    rendered: str = jinja2.Template(template, keep_trailing_newline=True).render(
-        messages=messages, add_generation_prompt=True
-    )
     if kind == "codes":
-        rendered += prompts.open_turn(metadata.read(case["cot"])).removesuffix("\n\n")
+        turn = prompts.open_turn(metadata.read(case["cot"]))
     elif kind == "codes_unconditional":
-        rendered += prompts.open_turn(Metadata()).removesuffix("\n\n")
-    return rendered
+        turn = prompts.open_turn(Metadata())
+    return messages, turn[:-1]  # without the empty line that codes follow
 
 
 def _facts(named: dict[str, Any]) -> Metadata:
@@ -72,13 +81,13 @@ def test_prompts_are_the_originals_letter_by_letter(case: dict[str, Any], templa
 
 
 def test_codes_follow_the_block_in_the_open_turn_or_after_it() -> None:
-    assert prompts.open_turn(Metadata(bpm=90)) == "<think>\nbpm: 90\n</think>\n\n"
+    assert spelled(prompts.open_turn(Metadata(bpm=90))) == "<think>\nbpm: 90\n</think>\n\n"
     closed = prompts.closed_turn(Metadata(bpm=90), "<|im_end|>")
-    assert closed == "<think>\nbpm: 90\n</think>\n\n<|im_end|>\n"
+    assert spelled(closed) == "<think>\nbpm: 90\n</think>\n\n<|im_end|>\n"
 
 
 def test_what_the_user_left_out_has_words_of_its_own() -> None:
-    assert prompts.sample(" ", True)[1].content.startswith("NO USER INPUT\n")
+    assert spelled(prompts.sample(" ", True)[1].content).startswith("NO USER INPUT\n")
     assert prompts.format("", "la")[1].content == "# Caption\nNO USER INPUT\n\n# Lyric\nla"
     for user in (prompts.format("pop", " ")[1], prompts.plan("pop", "")[1], prompts.plan_null("", "")[1]):
-        assert user.content.rstrip("\n").endswith(f"# Lyric\n{INSTRUMENTAL}")
+        assert spelled(user.content).rstrip("\n").endswith(f"# Lyric\n{INSTRUMENTAL}")

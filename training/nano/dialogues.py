@@ -14,7 +14,7 @@ from acestep.domain import INSTRUMENTAL, Metadata
 from acestep.planner import codes as audio_codes
 from acestep.planner import metadata as block
 from acestep.planner import prompts
-from acestep.planner.language_model import Message
+from acestep.planner.language_model import Message, spelled
 from training.nano.captions import caption
 from training.nano.composer import Piece
 
@@ -38,9 +38,10 @@ def dialogue(piece: Piece, seconds: int, codes: Sequence[int], rng: random.Rando
     facts = _facts(piece, seconds, rng)
     if kind == "plan":
         return Dialogue(
-            prompts.plan(asked, INSTRUMENTAL), prompts.open_turn(facts) + audio_codes.write(codes)
+            prompts.plan(asked, INSTRUMENTAL), spelled(prompts.open_turn(facts) + audio_codes.tokens(codes))
         )
-    draft = f"{prompts.open_turn(_facts(piece, seconds, rng, whole=True))}{block.LYRIC_HEADER}{INSTRUMENTAL}"
+    turn = prompts.open_turn(_facts(piece, seconds, rng, whole=True))
+    draft = spelled((*turn, f"{block.LYRIC_HEADER}{INSTRUMENTAL}"))
     if kind == "sample":
         return Dialogue(prompts.sample(asked, instrumental=rng.random() < 0.7), draft)
     if kind == "format":

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from acestep.codec.sine_bank import SineBankConfig
+from acestep.planner.language_model import spelled
 from acestep.planner.loading import END_OF_TURN
 from acestep.planners import NANO_PLANNER_FOLDER
 from acestep.synthesizer.codes import AudioCodes
@@ -86,7 +87,7 @@ def listen(clips: list[Clip], weights: Path) -> Ears:
 
 def train_tokenizer(dialogues: Sequence[Dialogue], codes: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE with single digits, the markers of the published planners, and `codes` audio codes."""
-    said = (message.content for each in dialogues for message in each.messages)
+    said = (spelled(message.content) for each in dialogues for message in each.messages)
     words = (text for text in said if "<|audio_code_" not in text)
     tokenizer = train_bpe(words, _WORDS, (PAD, "<|im_start|>", END_OF_TURN))
     markers = ["<think>", "</think>", *(f"<|audio_code_{code}|>" for code in range(codes))]
@@ -129,7 +130,7 @@ def batch(tokenizer: PreTrainedTokenizerFast, dialogues: Sequence[Dialogue]) -> 
     """Tokens and labels of dialogues, `[B, L]`, padded on the right, where a causal model does not look."""
     rows = []
     for each in dialogues:
-        turns = [{"role": message.role, "content": message.content} for message in each.messages]
+        turns = [{"role": message.role, "content": spelled(message.content)} for message in each.messages]
         prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         asked = tokenizer(prompt, add_special_tokens=False)["input_ids"]
         answer = tokenizer(each.answer + END_OF_TURN, add_special_tokens=False)["input_ids"]

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from acestep.errors import PlannerError
+from acestep.planner.backends.chat import Chat
 from acestep.planner.backends.constraints import Allowed, Constraint, Grammars
 from acestep.planner.backends.decoder import Decoder
 from acestep.planner.backends.head import Head, Question
 from acestep.planner.backends.sampling import draw, guided, penalised
-from acestep.planner.language_model import Advance, Generation, Message, Vocabulary
+from acestep.planner.language_model import Advance, Generation, Message, Text, Vocabulary
 from acestep.planner.loading import LanguageModelParts, load_language_model
 
 # To understand 600 s of song are 3,000 codes to read, and up to 3,256 tokens of block and lyrics to write.
@@ -32,7 +33,7 @@ class _Row:
     """A row of the cache: its prompt, and the token that is fed to it next, at `position`."""
 
     place: int
-    prompt: list[int]
+    prompt: tuple[int, ...]
     token: int
     position: int
 
@@ -43,7 +44,7 @@ class _Text:
 
     ticket: int
     generation: Generation
-    prompts: list[list[int]]
+    prompts: list[tuple[int, ...]]
     constraint: Constraint
     chance: torch.Generator
     rows: list[_Row] = field(default_factory=list)
@@ -62,6 +63,7 @@ class TorchLanguageModel:
     def __init__(self, parts: LanguageModelParts, slots: int = 4, length: int = DEFAULT_LENGTH) -> None:
         self._name = parts.name
         self._tokenizer = parts.tokenizer
+        self._chat = Chat(parts.tokenizer)
         self._vocabulary = parts.vocabulary
         self._end: int = parts.tokenizer.convert_tokens_to_ids(parts.vocabulary.end_of_turn)
         length = min(length, parts.model.config.max_position_embeddings)
@@ -84,18 +86,17 @@ class TorchLanguageModel:
         """See `LanguageModel.vocabulary`."""
         return self._vocabulary
 
-    def render(self, messages: Sequence[Message], open_turn: str | None = None) -> str:
+    def render(self, messages: Sequence[Message], open_turn: Text = "") -> tuple[int, ...]:
         """See `LanguageModel.render`."""
-        turns = [{"role": message.role, "content": message.content} for message in messages]
-        prompt = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        return f"{prompt}{open_turn or ''}"
+        return self._chat.tokens(messages, open_turn)
 
     def add(self, generation: Generation) -> int:
         """See `LanguageModel.add`. Raises PlannerError for a grammar that cannot be read, too."""
-        guidance = generation.null_prompt is not None and generation.sampling.guidance_scale != 1
-        prompts = [self._tokens(generation.prompt)]
-        if guidance:
-            prompts.append(self._tokens(generation.null_prompt or ""))
+        prompts = [generation.prompt]
+        if generation.null_prompt is not None and generation.sampling.guidance_scale != 1:
+            prompts.append(generation.null_prompt)
+        if not all(prompts):
+            raise PlannerError("A prompt is empty.")
         longest = max(map(len, prompts))
         if longest + generation.max_tokens > self._decoder.length:
             raise PlannerError(
@@ -137,12 +138,6 @@ class TorchLanguageModel:
             self._release(text)
         return advances
 
-    def _tokens(self, prompt: str) -> list[int]:
-        tokens: list[int] = self._tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        if not tokens:
-            raise PlannerError("A prompt is empty.")
-        return tokens
-
     def _admit(self) -> None:
         if not self._waiting or len(self._rows) + len(self._waiting[0].prompts) > self._decoder.rows:
             return
@@ -159,7 +154,7 @@ class TorchLanguageModel:
             text.rows.append(row)
         if text.generation.sampling.repetition_penalty != 1:
             text.seen = torch.zeros(self._head.size, dtype=torch.bool, device=self._device)
-            text.seen[text.prompts[0]] = True
+            text.seen[list(text.prompts[0])] = True
         self._running.append(text)
 
     def _choose(self, hidden: Tensor, allowed: Sequence[Allowed | None]) -> list[int | None]:
