@@ -18,6 +18,7 @@ TaskType = Literal["text2music", "cover", "repaint", "extract", "lego", "complet
 AudioFormat = Literal["mp3", "wav", "wav32", "flac", "opus", "aac"]
 InferMethod = Literal["ode", "sde"]
 ModelState = Literal["absent", "downloading", "loading", "ready", "failed"]
+Goal = Literal["song", "codes", "metadata", "description"]
 
 # The languages that the published models were trained on (ISO 639 codes, plus "unknown").
 LANGUAGES: tuple[str, ...] = (
@@ -33,6 +34,13 @@ MAX_BATCH = 8
 MAX_SEED = 2**32 - 1  # what a CPU torch.Generator and the original's clients both accept
 
 CODES_A_SECOND = 5  # what the published planners write; a code stands for 0.2 s
+
+# The parts of a song that the published base models were trained to tell apart.
+TRACKS: tuple[str, ...] = (
+    *("woodwinds", "brass", "fx", "synth", "strings", "percussion"),
+    *("keyboard", "guitar", "bass", "drums", "backing_vocals", "vocals"),
+)
+CROSSFADE_FRAMES = 10  # as later versions of the original; 0.4 s at the published 25 frames a second
 
 INSTRUMENTAL = "[Instrumental]"
 _INSTRUMENTAL_WORDS = ("", "[inst]", "[instrumental]")
@@ -76,6 +84,30 @@ class PlannerOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskOptions:
+    """What a task works on beside words. None of it matters to a plain text2music.
+
+    `source` is the path of the audio that is worked on and `reference` of the audio whose timbre is taken
+    ("": none); `source_seconds` is the source's length, as soon as it is known. `start` and `end` bound what
+    repaint and lego write, in seconds of the source: below 0 or past its end, the song grows (`end` None: the
+    source's end). `cover_strength` is the share of the steps that follow the source or the codes,
+    `noise_strength` how far a cover starts on the way from noise to its source. `tracks` are out of TRACKS.
+    Edges of the window cross-fade over `crossfade_frames` of latents and `crossfade_seconds` of sound.
+    """
+
+    source: str = ""
+    reference: str = ""
+    source_seconds: float | None = None
+    start: float = 0.0
+    end: float | None = None
+    cover_strength: float = 1.0
+    noise_strength: float = 0.0
+    tracks: tuple[str, ...] = ()
+    crossfade_frames: int = CROSSFADE_FRAMES
+    crossfade_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class SongRequest:
     """What one request asks for: `batch_size` songs from one caption and lyrics.
 
@@ -83,7 +115,9 @@ class SongRequest:
     to be rendered again (after a crash, say) is the same song. `duration` is in seconds. `warnings`
     are sentences for the client about what was clamped, ignored or replaced. `audio_codes` are the 5 Hz codes
     that the user brings along, in place of the planner's. `language_fixed`: the user named the language;
-    otherwise a planner may choose another, and `language` is what holds where none does.
+    otherwise a planner may choose another, and `language` is what holds where none does. A `goal` other than
+    a song asks for a plan alone: the source's audio codes, the metadata of a song, or a description of the
+    source.
     """
 
     caption: str = ""
@@ -104,6 +138,8 @@ class SongRequest:
     planner: PlannerOptions = field(default_factory=PlannerOptions)
     audio_codes: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()
+    task: TaskOptions = field(default_factory=TaskOptions)
+    goal: Goal = "song"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +187,10 @@ class DraftRequest:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Decided sampler settings: every value concrete, valid for the model that runs."""
+    """Decided sampler settings: every value concrete, valid for the model that runs.
+
+    `cover_strength` and `noise_strength` as in `TaskOptions`; 1 and 0 where there is nothing to follow.
+    """
 
     steps: int
     guidance_scale: float
@@ -160,13 +199,32 @@ class Sampling:
     timesteps: tuple[float, ...] | None = None
     infer_method: InferMethod = "ode"
     use_adg: bool = False
+    cover_strength: float = 1.0
+    noise_strength: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What is written anew; the rest of the song stays its source. Seconds of the song.
+
+    The source lies from `source_start` to `source_end`: a song that grows has silence before or after it.
+    The cross-fades (see `TaskOptions`) lie inside the window.
+    """
+
+    start: float
+    end: float
+    source_start: float
+    source_end: float
+    crossfade_frames: int = CROSSFADE_FRAMES
+    crossfade_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class SongPlan:
     """One song with everything decided; what the synthesizer renders. `duration` in seconds.
 
-    `audio_codes`, five a second, are what the planner (or the user) sketched; empty: made from words alone.
+    `audio_codes`, five a second, are what the planner (or the user) sketched; empty: made from words alone,
+    or from the source of its task. `window` None: all of the song is written.
     """
 
     caption: str
@@ -180,6 +238,8 @@ class SongPlan:
     key_scale: str | None = None
     time_signature: str | None = None
     audio_codes: tuple[int, ...] = ()
+    task_type: TaskType = "text2music"
+    window: Window | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -199,7 +259,8 @@ class AudioClip:
 class Song:
     """A finished song: a file in the audio store, and what was used to make it.
 
-    `file` is the bare file name in the store, `timings` seconds per stage.
+    `file` is the bare file name in the store ("" where the plan alone was asked for), `timings` seconds per
+    stage.
     """
 
     file: str
