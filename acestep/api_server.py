@@ -172,6 +172,7 @@ def _http_config(settings: Settings) -> HttpConfig:
         upload_limit=settings.max_upload_mb * _MB,
         cors_origins=settings.cors_origins,
         draft_timeout=settings.lm_timeout,
+        generation_timeout=settings.generation_timeout,
     )
 
 

@@ -38,7 +38,6 @@ _DEVICES = "auto, cpu, cuda, cuda:N, mps, xpu"
 # Said of a variable that is read and checked but changes nothing yet.
 _ONE_MODEL = "No effect in this version, which loads one model."
 _NO_OFFLOAD = "No effect in this version, which has no memory planning."
-_NO_CHAT = "No effect in this version, which has no chat endpoint."
 _COMPATIBLE = "No effect; accepted so that existing configurations go on working."
 
 # What carries the prefix but is no setting of this server, and what to say of it (nothing: keep silent).
@@ -202,7 +201,7 @@ class Settings(BaseSettings):
     )
     avg_window: int = _number(50, 1, None, "jobs", "Latest jobs of which `/v1/stats` gives the mean time.")
     generation_timeout: float = _number(
-        600, 1, None, "s", "How long `/v1/chat/completions` waits for its song.", pending=_NO_CHAT
+        600, 1, None, "s", "How long `/v1/chat/completions` and `/v1/audio/generations` wait for their song."
     )
     mp3_bitrate: Annotated[Literal[128, 160, 192, 224, 256, 320], BeforeValidator(_to_int)] = _setting(
         256, "128, 160, 192, 224, 256 or 320 kbit/s", "Bit rate of MP3 files."

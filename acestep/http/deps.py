@@ -25,7 +25,7 @@ from acestep.jobs.worker import Worker
 class HttpConfig:
     """What the operator decided about the wire. Limits are in bytes; an empty key means no key.
 
-    `draft_timeout` is how many seconds a client may wait for the planner.
+    `draft_timeout` is how many seconds a client may wait for the planner, `generation_timeout` for a song.
     """
 
     api_key: str = ""
@@ -37,6 +37,7 @@ class HttpConfig:
     upload_limit: int = 200 * 1024**2
     cors_origins: tuple[str, ...] = ()
     draft_timeout: float = 120.0
+    generation_timeout: float = 600.0
 
 
 @dataclass(frozen=True, slots=True)

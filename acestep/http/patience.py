@@ -24,7 +24,7 @@ async def wait_for_draft(request: Request, worker: Worker, asked: DraftRequest, 
     """
     stop = threading.Event()
     draft = asyncio.ensure_future(worker.draft(asked, stop.is_set))
-    gone = asyncio.create_task(_disconnect(request))
+    gone = asyncio.create_task(until_disconnect(request))
     try:
         await asyncio.wait({draft, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         if draft.done():
@@ -38,7 +38,8 @@ async def wait_for_draft(request: Request, worker: Worker, asked: DraftRequest, 
         await _end(draft)
 
 
-async def _disconnect(request: Request) -> None:
+async def until_disconnect(request: Request) -> None:
+    """Return when the client has left; its body must have been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 

@@ -54,27 +54,31 @@ def unknown_entry(task_id: str, status: int) -> QueryEntry:
 def query_entry(view: JobView, token: Callable[[str], str], average_seconds: float) -> QueryEntry:
     """Return the entry for a job; `token` makes the capability for a file's name."""
     job = view.job
-    status, error = STATUS[job.state], _error(job)
-    if job.state == "succeeded":
-        items = [_song_item(job, index, token) for index in range(len(job.songs))]
-    else:
-        items = [_waiting_item(view)]
     return QueryEntry(
         task_id=job.id,
-        result=_dump(items),
-        status=status,
-        progress_text=_progress_text(view),
-        error=error,
+        result=_dump(result_items(view, token)),
+        status=STATUS[job.state],
+        progress_text=progress_text(view),
+        error=error_of(job),
         queue_position=view.position,
-        eta_seconds=_eta(view, average_seconds),
+        eta_seconds=eta_seconds(view, average_seconds),
     )
+
+
+def result_items(view: JobView, token: Callable[[str], str]) -> list[ResultItem]:
+    """Return one item for each song of a job, or the one that stands for all until there are songs."""
+    job = view.job
+    if job.state == "succeeded":
+        return [_song_item(job, index, token) for index in range(len(job.songs))]
+    return [_waiting_item(view)]
 
 
 def _dump(items: Sequence[ResultItem]) -> str:
     return json.dumps([item.model_dump() for item in items], ensure_ascii=False)
 
 
-def _error(job: Job) -> str | None:
+def error_of(job: Job) -> str | None:
+    """Return why a job ended without songs; None for any other."""
     return job.error or "The job was cancelled." if STATUS[job.state] == 2 else None
 
 
@@ -92,7 +96,7 @@ def _waiting_item(view: JobView) -> ResultItem:
         dit_model=request.model or "",
         progress=round(progress.fraction, 4) if progress else 0.0,
         stage=progress.stage if progress else job.state,
-        error=_error(job),
+        error=error_of(job),
         warnings=list(request.warnings),
     )
 
@@ -172,7 +176,8 @@ def _metadata(plan: SongPlan) -> str:
     return ", ".join(f"{name}: {value}" for name, value in decided.items() if value is not None)
 
 
-def _progress_text(view: JobView) -> str:
+def progress_text(view: JobView) -> str:
+    """Say what is going on, for people."""
     if view.progress:
         return view.progress.text or view.progress.stage
     if view.position:
@@ -180,8 +185,8 @@ def _progress_text(view: JobView) -> str:
     return ""
 
 
-def _eta(view: JobView, average_seconds: float) -> float | None:
-    """Guess from the average; jobs that run now count as half done."""
+def eta_seconds(view: JobView, average_seconds: float) -> float | None:
+    """Guess when a job is done from the average; jobs that run now count as half done."""
     if view.position:
         return round((view.position + 0.5) * average_seconds, 1)
     if view.progress:
@@ -191,8 +196,13 @@ def _eta(view: JobView, average_seconds: float) -> float | None:
 
 def audio_link(caption: str, token: str) -> str:
     """Return the link to a file; in front of the token stands what the file will be called."""
-    label = "-".join(re.findall(r"[a-z0-9]+", caption.lower()))[:MAX_LABEL].strip("-")
+    label = label_of(caption)
     return f"{AUDIO_PATH}?path={quote(f'{label}{LABEL_END}{token}' if label else token, safe='')}"
+
+
+def label_of(caption: str) -> str:
+    """Return the speaking part of a file's name, which is safe in any link or header."""
+    return "-".join(re.findall(r"[a-z0-9]+", caption.lower()))[:MAX_LABEL].strip("-")
 
 
 def split_link(path: str) -> tuple[str, str]:
@@ -312,6 +322,8 @@ def _model_entry(model: ModelInfo) -> ModelEntry:
 def _openai_model(model: ModelInfo) -> dict[str, Any]:
     return {
         "id": f"{NAME_PREFIX}{model.name}",
+        "object": "model",
+        "owned_by": "ace-step",
         "name": f"ACE-Step {model.name}",
         "created": int(time.time()) - MONTH,
         "input_modalities": ["text", "audio"],

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import FileResponse
 
 from acestep.http import auth
 from acestep.http.deps import Services
+from acestep.http.media import media_type, speaking_name
 from acestep.http.wire import AUDIO_PATH, split_link
 
 router = APIRouter(tags=["songs"])
-
-MEDIA_TYPES = {
-    ".mp3": "audio/mpeg",
-    ".wav": "audio/wav",
-    ".flac": "audio/flac",
-    ".opus": "audio/ogg",
-    ".m4a": "audio/mp4",
-}
 
 
 @router.get(AUDIO_PATH, response_class=FileResponse)  # for the document; the next line answers
@@ -36,12 +27,7 @@ def audio(
         raise HTTPException(404, "Audio file not found")
     return FileResponse(
         found,
-        media_type=MEDIA_TYPES.get(found.suffix, "application/octet-stream"),
-        filename=_speaking_name(label, found),
+        media_type=media_type(found),
+        filename=speaking_name(label, found),
         content_disposition_type="inline",
     )
-
-
-def _speaking_name(label: str, path: Path) -> str:
-    """Return the caption's words and enough of the file's name to tell the songs of a batch apart."""
-    return f"{label}-{path.stem[:8]}{path.suffix}" if label else path.name
