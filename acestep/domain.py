@@ -108,6 +108,15 @@ class TaskOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class Extras:
+    """What else is wanted of each song; nothing, by default. `peaks` is a number of points; 0: none."""
+
+    lyric_times: bool = False
+    peaks: int = 0
+    loudness: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class SongRequest:
     """What one request asks for: `batch_size` songs from one caption and lyrics.
 
@@ -256,6 +265,53 @@ class AudioClip:
 
 
 @dataclass(frozen=True, slots=True)
+class TimedWord:
+    """A sung word; `start` and `end` in seconds from the song's beginning."""
+
+    text: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
+class TimedLine:
+    """A sung line of the lyrics, without section tags; it lasts from its first word to its last."""
+
+    text: str
+    start: float
+    end: float
+    words: tuple[TimedWord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LyricTimes:
+    """When each line is sung, and how well the song sings its lyrics: `score`, 0 to 1."""
+
+    lines: tuple[TimedLine, ...]
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Loudness:
+    """How loud a song is: integrated loudness in LUFS, true peak in dBTP; None: it is silent."""
+
+    integrated: float | None
+    true_peak: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What was found out about a finished song, as far as its `Extras` ask for it.
+
+    `peaks` are the lowest and the highest sample (-1..1, of all channels) of as many equal pieces of it.
+    """
+
+    lyric_times: LyricTimes | None = None
+    peaks: tuple[tuple[float, float], ...] = ()
+    loudness: Loudness | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Song:
     """A finished song: a file in the audio store, and what was used to make it.
 
@@ -270,6 +326,7 @@ class Song:
     lm_model: str = ""
     timings: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    findings: Findings = field(default_factory=Findings)
 
 
 @dataclass(frozen=True, slots=True)

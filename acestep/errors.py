@@ -67,6 +67,10 @@ class SettingError(AceStepError):
         super().__init__(f"{variable}={_short(value)!r} cannot be used; allowed: {allowed}")
 
 
+class UntimedLyricsError(AceStepError):
+    """It cannot be told when the lyrics of a song are sung; the text says why."""
+
+
 class DataFolderError(AceStepError):
     """The data folder cannot be read or written; the text says what is wrong and what to do."""
 

@@ -6,13 +6,33 @@ changes the music. Knows nothing of tokens or tensors, and does not import torch
 
 from __future__ import annotations
 
-from acestep.domain import INSTRUMENTAL, SongPlan
+from collections.abc import Sequence
+
+from acestep.domain import INSTRUMENTAL, SongPlan, TaskType
 
 HINTED_INSTRUCTION = "Generate audio semantic tokens based on the given conditions:"  # covers, and codes
 TEXT2MUSIC_INSTRUCTION = "Fill the audio semantic mask based on the given conditions:"
+REPAINT_INSTRUCTION = "Repaint the mask area based on the given conditions:"
 
 _END = "<|endoftext|>"
 _UNDECIDED = "N/A"
+
+
+def instruction(task_type: TaskType, tracks: Sequence[str] = (), *, hinted: bool = False) -> str:
+    """What the model is told to do; `hinted` is a text2music that audio codes sketch.
+
+    Tracks are named by extract and lego (one) and by complete (any number).
+    """
+    named = " | ".join(track.upper() for track in tracks)
+    one = f" {named}" if named else ""
+    return {
+        "text2music": HINTED_INSTRUCTION if hinted else TEXT2MUSIC_INSTRUCTION,
+        "cover": HINTED_INSTRUCTION,
+        "repaint": REPAINT_INSTRUCTION,
+        "extract": f"Extract the{one} track from the audio:",
+        "lego": f"Generate the{one} track based on the audio context:",
+        "complete": f"Complete the input track with {named}:" if named else "Complete the input track:",
+    }[task_type]
 
 
 def caption_prompt(plan: SongPlan) -> str:
@@ -24,7 +44,12 @@ def caption_prompt(plan: SongPlan) -> str:
 def lyric_prompt(plan: SongPlan) -> str:
     """The words and their language; only embedded, the model has a lyric encoder of its own."""
     lyrics = plan.lyrics if plan.lyrics.strip() else INSTRUMENTAL
-    return f"# Languages\n{plan.language}\n\n# Lyric\n{lyrics}{_END}"
+    return f"{lyric_header(plan)}{lyrics}{_END}"
+
+
+def lyric_header(plan: SongPlan) -> str:
+    """What stands in front of the words in `lyric_prompt`."""
+    return f"# Languages\n{plan.language}\n\n# Lyric\n"
 
 
 def metas(plan: SongPlan) -> str:
