@@ -7,7 +7,7 @@ exactly what it would be told alone. Knows nothing of sampling.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,11 +15,26 @@ from torch import Tensor
 from acestep.domain import SongPlan
 from acestep.synthesizer.codes import AudioCodes
 from acestep.synthesizer.loading import SynthesizerModules
-from acestep.synthesizer.prompts import caption_prompt, lyric_prompt
+from acestep.synthesizer.prompts import TEXT2MUSIC_INSTRUCTION, caption_prompt, lyric_prompt
+from acestep.synthesizer.windows import Span
 
 # What the published models were trained with, in tokens.
 MAX_CAPTION_TOKENS = 256
 MAX_LYRIC_TOKENS = 2048
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sounds:
+    """Latents of the audio that a song is made from, `[T, C]` each, of any length; None: there is none.
+
+    `source` is what its task works on, `reference` what it shall resemble.
+    """
+
+    source: Tensor | None = None
+    reference: Tensor | None = None
+
+
+NO_SOUNDS = Sounds()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,18 +79,39 @@ class Conditioner:
         self._codes = AudioCodes(modules)
         self._device = modules.silence_latent.device
 
-    def material(self, plan: SongPlan, frames: int) -> SongMaterial:
-        """What a song starts from: its codes' hints, or silence; either is written over everywhere."""
+    def material(
+        self, plan: SongPlan, frames: int, sounds: Sounds = NO_SOUNDS, span: Span | None = None
+    ) -> SongMaterial:
+        """What a song starts from. `span` is what is written anew (None: all of it)."""
+        mask = torch.ones(frames) if span is None else span.mask(frames)
+        mask = mask.to(self._device)
+        reference = self._facts.reference_frames
         return SongMaterial(
-            source=self._hints(plan, frames) if plan.audio_codes else self.silence(frames),
-            chunk_mask=torch.ones(frames, device=self._device),
-            reference=self.silence(self._facts.reference_frames),
+            source=self._source(plan, frames, sounds, mask),
+            chunk_mask=mask,
+            reference=self.fitted(sounds.reference, reference),
         )
 
-    def _hints(self, plan: SongPlan, frames: int) -> Tensor:
-        """The hints of a plan's codes, cut to `frames` or filled up with silence, `[frames, C]`."""
-        hints = self._codes.hints(plan.audio_codes)[:frames]
-        return torch.cat([hints, self.silence(frames - len(hints))])
+    def _source(self, plan: SongPlan, frames: int, sounds: Sounds, mask: Tensor) -> Tensor:
+        """What the model is shown: hints of codes, the source (its window silenced), or silence, `[T, C]`."""
+        if plan.audio_codes:
+            return self.fitted(self._codes.hints(plan.audio_codes), frames)
+        if sounds.source is None or plan.task_type == "text2music":
+            return self.silence(frames)
+        if plan.task_type == "cover":
+            source = sounds.source[:frames]
+            hints = self._codes.hints(self._codes.tokenize(source))
+            return self.fitted(hints[: len(source)], frames)
+        source = self.fitted(sounds.source, frames)
+        # Lego hears its source in the window too: the new track goes along with it.
+        return torch.where(mask[:, None] == 1, self.silence(frames), source) if _is_blind(plan) else source
+
+    def fitted(self, latents: Tensor | None, frames: int) -> Tensor:
+        """Latents cut to `frames`, or filled up with silence (None is silence throughout), `[frames, C]`."""
+        if latents is None:
+            return self.silence(frames)
+        kept = latents[:frames].to(self._modules.silence_latent)
+        return torch.cat([kept, self.silence(frames - len(kept))])
 
     def silence(self, frames: int) -> Tensor:
         """Latents of silence `[frames, C]`; repeated where the checkpoint holds less."""
@@ -97,6 +133,13 @@ class Conditioner:
         )
         longest = int(mask.sum(dim=1).max())  # each song's own states come first
         return Condition(states[:, :longest], mask[:, :longest], self._context(materials))
+
+    def encode_plainly(self, plans: Sequence[SongPlan], materials: Sequence[SongMaterial]) -> Condition:
+        """As `encode`, but without what the songs follow: text2music's instruction, silence for a source."""
+        return self.encode(
+            [replace(plan, instruction=TEXT2MUSIC_INSTRUCTION) for plan in plans],
+            [replace(material, source=self.silence(len(material.source))) for material in materials],
+        )
 
     def with_null(self, condition: Condition) -> Condition:
         """The same songs, then once more with the model's learned null condition instead of words."""
@@ -145,3 +188,8 @@ class Conditioner:
         source = torch.stack([material.source for material in materials])
         mask = torch.stack([material.chunk_mask for material in materials]).to(source.dtype)
         return torch.cat([source, mask[..., None].expand(-1, -1, self._facts.mask_channels)], dim=-1)
+
+
+def _is_blind(plan: SongPlan) -> bool:
+    """Whether the model must not see what it writes over."""
+    return plan.task_type == "repaint"

@@ -31,6 +31,17 @@ def times(sampling: Sampling, is_turbo: bool) -> tuple[float, ...]:
     return base_times(sampling.steps, 1.0 if sampling.infer_method == "sde" else sampling.shift)
 
 
+def begun(schedule: Sequence[float], noise_strength: float) -> tuple[float, ...]:
+    """What is left of falling times for a song that starts `noise_strength` of the way to its source.
+
+    It starts at the time nearest to `1 - noise_strength`, but has one step at least.
+    """
+    if noise_strength == 0.0:
+        return tuple(schedule)
+    start = min(schedule[:-1], key=lambda t: abs(t - (1.0 - noise_strength)))
+    return tuple(t for t in schedule if t <= start)
+
+
 def base_times(steps: int, shift: float) -> tuple[float, ...]:
     """`steps` equal steps, shifted: above 1, more of them lie near the noise, where the form is decided."""
     if steps < 1:

@@ -16,12 +16,18 @@ from torch import Tensor
 
 from acestep.domain import Sampling, SongPlan
 from acestep.synthesizer.codes import AudioCodes
-from acestep.synthesizer.conditioning import Condition, Conditioner
-from acestep.synthesizer.guidance import AdaptiveProjectedGuidance, AngleDomainGuidance, GuidedVelocity
+from acestep.synthesizer.conditioning import NO_SOUNDS, Condition, Conditioner, SongMaterial, Sounds
+from acestep.synthesizer.guidance import (
+    AdaptiveProjectedGuidance,
+    AngleDomainGuidance,
+    Guidance,
+    GuidedVelocity,
+)
 from acestep.synthesizer.loading import SynthesizerModules
 from acestep.synthesizer.sampler import Cancelled, Noise, OnStep, Velocity, euler, renoising, sample
-from acestep.synthesizer.schedule import times
+from acestep.synthesizer.schedule import begun, times
 from acestep.synthesizer.transformer import Transformer
+from acestep.synthesizer.windows import Span
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,21 +55,39 @@ class Synthesizer:
         return math.ceil(duration * self._frame_rate - 1e-6)  # 64.4 s at 25 Hz are 1610.0000000000002
 
     @torch.inference_mode()
-    def render(self, plans: Sequence[SongPlan], on_step: OnStep, cancelled: Cancelled) -> Rendered:
+    def render(
+        self,
+        plans: Sequence[SongPlan],
+        on_step: OnStep,
+        cancelled: Cancelled,
+        sounds: Sequence[Sounds] = (),
+    ) -> Rendered:
         """Render all plans as one batch; they must agree in their number of frames and their sampling.
 
-        Each song comes out as it would alone. `on_step` hears (steps done, steps in all). Raises
-        InvalidFieldError for sampling that this model cannot do, JobCancelledError soon after `cancelled()`.
+        `sounds` has one entry a plan, or none at all. Each song comes out as it would alone. `on_step` hears
+        (steps done, steps in all). Raises InvalidFieldError for sampling that this model cannot do,
+        JobCancelledError soon after `cancelled()`.
         """
         frames, sampling = self._common(plans)
-        schedule = times(sampling, self._facts.is_turbo)
-        materials = [self._conditioner.material(plan, frames) for plan in plans]
-        condition = self._conditioner.encode(plans, materials)
-        velocity = self._velocity(condition, sampling)
+        schedule = begun(times(sampling, self._facts.is_turbo), sampling.noise_strength)
+        sounds = sounds or [NO_SOUNDS] * len(plans)
+        materials = [
+            self._conditioner.material(plan, frames, heard, self.span(plan))
+            for plan, heard in zip(plans, sounds, strict=True)
+        ]
+        velocity = self._velocity(plans, materials, sampling, schedule)
         noise = Noise([plan.seed for plan in plans], frames, self._facts.latent_channels, self._device)
         step = renoising(noise) if sampling.infer_method == "sde" else euler
-        latents = sample(velocity, step, noise.draw(), schedule, on_step, cancelled)
+        start = self._start(noise.draw(), sounds, schedule[0]) if sampling.noise_strength else noise.draw()
+        latents = sample(velocity, step, start, schedule, on_step, cancelled)
         return Rendered(latents, tuple(self._conditioner.warnings(plan) for plan in plans))
+
+    def span(self, plan: SongPlan) -> Span | None:
+        """The frames that a plan's window writes; None: all."""
+        window = plan.window
+        if window is None:
+            return None
+        return Span.of(window, self._frame_rate, self.frames(plan.duration), window.crossfade_frames)
 
     @property
     def code_count(self) -> int:
@@ -80,12 +104,36 @@ class Synthesizer:
             raise ValueError("the plans of one render must share their length and their sampling")
         return shared.pop()
 
-    def _velocity(self, condition: Condition, sampling: Sampling) -> Velocity:
+    def _start(self, noise: Tensor, sounds: Sequence[Sounds], t: float) -> Tensor:
+        """Noise that already holds something of each song's source, as of time `t`."""
+        sources = [self._conditioner.fitted(heard.source, noise.shape[1]) for heard in sounds]
+        return t * noise + (1.0 - t) * torch.stack(sources).to(noise.dtype)
+
+    def _velocity(
+        self,
+        plans: Sequence[SongPlan],
+        materials: Sequence[SongMaterial],
+        sampling: Sampling,
+        schedule: Sequence[float],
+    ) -> Velocity:
+        """Where to go; after its share of the steps, without what the songs follow."""
+        guidance = self._guidance(sampling)
+        following = self._directed(self._conditioner.encode(plans, materials), sampling, guidance)
+        if sampling.cover_strength >= 1.0:
+            return following
+        last = schedule[int((len(schedule) - 1) * sampling.cover_strength)]
+        plain = self._directed(self._conditioner.encode_plainly(plans, materials), sampling, guidance)
+        return lambda latents, t: following(latents, t) if t > last else plain(latents, t)
+
+    def _guidance(self, sampling: Sampling) -> Guidance | None:
         # Turbo models have guidance distilled into their weights and take none on top.
         if self._facts.is_turbo or sampling.guidance_scale <= 1.0:
+            return None
+        kind = AngleDomainGuidance if sampling.use_adg else AdaptiveProjectedGuidance
+        return kind(sampling.guidance_scale)
+
+    def _directed(self, condition: Condition, sampling: Sampling, guidance: Guidance | None) -> Velocity:
+        if guidance is None:
             return partial(self._transformer.velocity, attended=self._transformer.attend(condition))
         attended = self._transformer.attend(self._conditioner.with_null(condition))
-        guidance = AngleDomainGuidance if sampling.use_adg else AdaptiveProjectedGuidance
-        return GuidedVelocity(
-            self._transformer, attended, guidance(sampling.guidance_scale), sampling.cfg_interval
-        )
+        return GuidedVelocity(self._transformer, attended, guidance, sampling.cfg_interval)

@@ -10,7 +10,8 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from acestep.domain import Sampling, SongPlan
+from acestep.domain import Sampling, SongPlan, TaskType, Window
+from acestep.synthesizer.conditioning import Sounds
 from acestep.synthesizer.prompts import metas
 
 _BESIDE_CHECKOUT = Path(__file__).parents[3] / "shared" / "parity"
@@ -23,6 +24,8 @@ VAE = FOLDER / "vae"
 # What the original runs where a case does not say otherwise.
 _TURBO_DEFAULTS = {"infer_steps": 8, "shift": 3.0}
 _BASE_DEFAULTS = {"infer_steps": 50, "shift": 1.0}
+
+_TASKS: dict[str, TaskType] = {"cover": "cover", "repaint": "repaint"}  # by how a case's name begins
 
 _METAS = re.compile(
     r"- bpm: (?P<bpm>.+)\n- timesignature: (?P<time_signature>.+)\n- keyscale: (?P<key_scale>.+)\n"
@@ -43,6 +46,18 @@ class Case:
         """Latent frames a second: the codec's, unless the prompt names another length than was rendered."""
         return self.expected["noise"].shape[1] / self.plans[0].duration
 
+    @property
+    def sounds(self) -> list[Sounds]:
+        """The latents that each song is made from, as far as its task takes any."""
+        tensors = self.expected
+        return [
+            Sounds(
+                source=None if plan.task_type == "text2music" else tensors["src"][song],
+                reference=tensors["ref"][song] if plan.task_type == "repaint" else None,
+            )
+            for song, plan in enumerate(self.plans)
+        ]
+
 
 def read_case(variant: str, name: str) -> Case:
     asked = json.loads((FOLDER / "cases.json").read_text(encoding="utf-8"))[f"{variant}.{name}"]
@@ -52,7 +67,13 @@ def read_case(variant: str, name: str) -> Case:
     if name == "codes":
         codes = tuple(read_expected(f"{variant}.detokenize")["indices"].flatten().tolist())
         plans = tuple(replace(plan, audio_codes=codes) for plan in plans)
-    return Case(FOLDER / f"acestep-v15-{variant}", plans, read_expected(f"{variant}.{name}"))
+    expected = read_expected(f"{variant}.{name}")
+    task = _TASKS.get(name.partition("_")[0], "text2music")
+    plans = tuple(
+        replace(plan, task_type=task, window=_window(plan, expected["mask"][song]))
+        for song, plan in enumerate(plans)
+    )
+    return Case(FOLDER / f"acestep-v15-{variant}", plans, expected)
 
 
 def read_expected(name: str) -> dict[str, Tensor]:
@@ -73,7 +94,17 @@ def _sampling(asked: dict[str, Any]) -> Sampling:
         cfg_interval=(asked.get("cfg_interval_start", 0.0), asked.get("cfg_interval_end", 1.0)),
         timesteps=tuple(asked["timesteps"]) if asked.get("timesteps") else None,
         use_adg=asked.get("use_adg", False),
+        cover_strength=asked.get("audio_cover_strength", 1.0),
     )
+
+
+def _window(plan: SongPlan, mask: Tensor) -> Window | None:
+    """The window that a chunk mask `[T, M]` was made from; None where all is written."""
+    frames = mask[:, 0].nonzero().flatten()
+    if len(frames) == len(mask):
+        return None
+    seconds = plan.duration / len(mask)
+    return Window(float(frames[0]) * seconds, float(frames[-1] + 1) * seconds, 0.0, plan.duration)
 
 
 def _plan(asked: dict[str, Any], song: int, sampling: Sampling) -> SongPlan:

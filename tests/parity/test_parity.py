@@ -14,12 +14,10 @@ pytestmark = pytest.mark.skipif(not (FOLDER / "cases.json").is_file(), reason=MI
 CPU = torch.device("cpu")
 TOLERANCE = 1e-4  # one more letter in a caption is 1e-2; rounding alone is 1e-6 and less
 
+BOTH = ("single_t2m", "batch_t2m", "codes", "cover", "cover_strength", "repaint_ref")
 CASES = [
-    *(("turbo", name) for name in ("single_t2m", "batch_t2m", "shift1", "timesteps", "codes")),
-    *(
-        ("base", name)
-        for name in ("single_t2m", "batch_t2m", "shift3", "cfg7", "cfg_interval", "adg", "codes")
-    ),
+    *(("turbo", name) for name in (*BOTH, "shift1", "timesteps")),
+    *(("base", name) for name in (*BOTH, "shift3", "cfg7", "cfg_interval", "adg")),
 ]
 
 
@@ -34,7 +32,7 @@ def test_render(variant: str, name: str, codec: OobleckCodec):
     modules = load_synthesizer(case.dit, TEXT_ENCODER, TEXT_ENCODER, CPU, torch.float32)
     synthesizer = Synthesizer(modules, case.frame_rate)
 
-    rendered = synthesizer.render(case.plans, on_step=lambda done, of: None, cancelled=lambda: False)
+    rendered = synthesizer.render(case.plans, lambda done, of: None, lambda: False, case.sounds)
 
     errors = {"latents": relative_error(rendered.latents, case.expected["latents"])}
     if "audio" in case.expected:

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from acestep.synthesizer.prompts import TEXT2MUSIC_INSTRUCTION, caption_prompt, lyric_prompt
+from acestep.synthesizer.prompts import TEXT2MUSIC_INSTRUCTION, caption_prompt, instruction, lyric_prompt
 from tests.synthesizer.toy import song
 
 
@@ -32,9 +32,9 @@ def test_undecided_facts_are_not_applicable():
     )
 
 
-@pytest.mark.parametrize("instruction", ["Play", "Play:"])
-def test_an_instruction_ends_with_one_colon(instruction):
-    assert caption_prompt(song(instruction=instruction)).startswith("# Instruction\nPlay:\n\n# Caption\n")
+@pytest.mark.parametrize("sent", ["Play", "Play:"])
+def test_an_instruction_ends_with_one_colon(sent):
+    assert caption_prompt(song(instruction=sent)).startswith("# Instruction\nPlay:\n\n# Caption\n")
 
 
 def test_lyric_branch():
@@ -50,3 +50,25 @@ def test_no_lyrics_are_instrumental(lyrics):
 def test_prompts_do_not_need_torch():
     code = "import sys, acestep.synthesizer.prompts; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("task", "tracks", "told"),
+    [
+        ("text2music", (), "Fill the audio semantic mask based on the given conditions:"),
+        ("cover", (), "Generate audio semantic tokens based on the given conditions:"),
+        ("repaint", (), "Repaint the mask area based on the given conditions:"),
+        ("extract", (), "Extract the track from the audio:"),
+        ("extract", ("vocals",), "Extract the VOCALS track from the audio:"),
+        ("lego", (), "Generate the track based on the audio context:"),
+        ("lego", ("backing_vocals",), "Generate the BACKING_VOCALS track based on the audio context:"),
+        ("complete", (), "Complete the input track:"),
+        ("complete", ("drums", "bass"), "Complete the input track with DRUMS | BASS:"),
+    ],
+)
+def test_each_task_has_its_instruction(task, tracks, told):
+    assert instruction(task, tracks) == told
+
+
+def test_codes_change_what_text2music_is_told():
+    assert instruction("text2music", hinted=True) == instruction("cover")

@@ -6,7 +6,14 @@ from hypothesis import strategies as st
 
 from acestep.domain import Sampling
 from acestep.errors import InvalidFieldError
-from acestep.synthesizer.schedule import base_times, free_times, nearest_turbo_times, times, turbo_times
+from acestep.synthesizer.schedule import (
+    base_times,
+    begun,
+    free_times,
+    nearest_turbo_times,
+    times,
+    turbo_times,
+)
 
 TABLES = {
     1.0: (1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 0),
@@ -101,3 +108,16 @@ def test_each_kind_of_model_has_its_schedule():
     sampling = Sampling(steps=8, guidance_scale=1.0, shift=2.4)
     assert times(sampling, is_turbo=False) == base_times(8, 2.4)
     assert times(sampling, is_turbo=True) == turbo_times(8, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("strength", "left"),
+    [
+        (0.0, (1.0, 0.75, 0.5, 0.25, 0.0)),
+        (0.3, (0.75, 0.5, 0.25, 0.0)),
+        (0.9, (0.25, 0.0)),
+        (1.0, (0.25, 0.0)),
+    ],
+)
+def test_a_song_that_starts_at_its_source_skips_the_first_steps(strength, left):
+    assert begun((1.0, 0.75, 0.5, 0.25, 0.0), strength) == left

@@ -1,0 +1,107 @@
+"""Songs that are made from audio: each comes out of a batch as it does alone, and hears what it should."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from acestep.domain import Sampling, SongPlan, Window
+from acestep.synthesizer.conditioning import Sounds
+from acestep.synthesizer.synthesizer import Synthesizer
+from tests.synthesizer import toy
+from tests.synthesizer.toy import song
+
+PLAIN = Sampling(steps=4, guidance_scale=1.0, shift=1.0)
+GUIDED = replace(PLAIN, guidance_scale=5.0)
+FRAMES = 51  # of the toy's song of 4.08 s
+WINDOW = Window(1.0, 2.0, 0.0, 4.08)
+
+
+def noise(seed: int, frames: int = FRAMES) -> torch.Tensor:
+    return torch.randn(frames, toy.CHANNELS, generator=torch.Generator().manual_seed(seed))
+
+
+def render(synthesizer: Synthesizer, plans: list[SongPlan], sounds: list[Sounds]) -> torch.Tensor:
+    return synthesizer.render(plans, lambda done, of: None, lambda: False, sounds).latents
+
+
+def every_task(sampling: Sampling) -> tuple[list[SongPlan], list[Sounds]]:
+    """One song of each task, with texts, codes, sources and references of different lengths."""
+    plans = [
+        song(seed=1, caption="a", sampling=sampling),
+        song(seed=2, audio_codes=(3, 1, 2), sampling=sampling),
+        song(seed=3, task_type="cover", lyrics="la " * 20, sampling=sampling),
+        song(seed=4, task_type="repaint", window=WINDOW, sampling=sampling),
+        song(seed=5, task_type="lego", window=WINDOW, caption="drums " * 5, sampling=sampling),
+        song(seed=6, task_type="extract", sampling=sampling),
+        song(seed=7, task_type="complete", sampling=sampling),
+    ]
+    sounds = [Sounds(), Sounds(reference=noise(20, 9))]
+    sounds += [Sounds(noise(song, 30 + 5 * song), noise(song + 10, 20)) for song in range(5)]
+    return plans, sounds
+
+
+@pytest.mark.parametrize("sampling", [PLAIN, GUIDED, replace(GUIDED, cover_strength=0.5)])
+def test_a_song_of_any_task_in_a_batch_is_the_song_alone(synthesizer, sampling):
+    plans, sounds = every_task(sampling)
+    together = render(synthesizer, plans, sounds)
+    for number in range(len(plans)):
+        alone = render(synthesizer, plans[number : number + 1], sounds[number : number + 1])
+        torch.testing.assert_close(together[number], alone[0], atol=1e-5, rtol=1e-5)
+
+
+def test_songs_that_start_at_their_sources_share_a_batch(synthesizer):
+    sampling = replace(GUIDED, noise_strength=0.4)
+    plans = [song(task_type="cover", seed=seed, sampling=sampling) for seed in (1, 2)]
+    sounds = [Sounds(noise(seed)) for seed in (3, 4)]
+    together = render(synthesizer, plans, sounds)
+    for number in range(2):
+        alone = render(synthesizer, plans[number : number + 1], sounds[number : number + 1])
+        torch.testing.assert_close(together[number], alone[0], atol=1e-5, rtol=1e-5)
+
+
+def test_each_task_hears_its_source(synthesizer):
+    plans, _ = every_task(PLAIN)
+    for plan in plans[2:]:
+        one, other = (render(synthesizer, [plan], [Sounds(noise(seed))]) for seed in (1, 2))
+        assert not torch.allclose(one, other, atol=1e-3), plan.task_type
+
+
+def test_a_cover_without_strength_is_a_song_from_words(synthesizer):
+    weak = song(task_type="cover", sampling=replace(GUIDED, cover_strength=0.0), instruction="Cover:")
+    words = song(sampling=GUIDED, instruction="Fill the audio semantic mask based on the given conditions:")
+    assert torch.equal(
+        render(synthesizer, [weak], [Sounds(noise(1))]), render(synthesizer, [words], [Sounds()])
+    )
+
+
+def test_a_cover_follows_its_source_for_its_share_of_the_steps(synthesizer):
+    """0.5 of 4 steps: what 0.74 makes, too, since 2.96 steps are 2, and not what 0.75 makes."""
+    cover = [
+        song(task_type="cover", sampling=replace(PLAIN, cover_strength=s)) for s in (0.5, 0.74, 0.75, 1.0)
+    ]
+    half, nearly, more, whole = (render(synthesizer, [plan], [Sounds(noise(1))]) for plan in cover)
+    assert torch.equal(half, nearly)
+    assert not torch.allclose(half, more, atol=1e-4)
+    assert not torch.allclose(more, whole, atol=1e-4)
+
+
+def test_a_cover_that_starts_nearer_to_its_source_stays_nearer(synthesizer):
+    source = noise(1)
+    strengths = (0.0, 0.5, 0.9)
+    songs = [
+        render(
+            synthesizer,
+            [song(task_type="cover", sampling=replace(PLAIN, steps=20, noise_strength=strength))],
+            [Sounds(source)],
+        )
+        for strength in strengths
+    ]
+    far, near, nearest = ((latents[0] - source).norm() for latents in songs)
+    assert nearest < near < far
+
+
+def test_a_reference_changes_the_song(synthesizer):
+    without = render(synthesizer, [song()], [Sounds()])
+    resembling = render(synthesizer, [song()], [Sounds(reference=noise(2, toy.REFERENCE_FRAMES))])
+    assert not torch.allclose(without, resembling, atol=1e-4)
