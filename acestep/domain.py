@@ -7,6 +7,7 @@ the walk of one song: `SongRequest` (asked) -> `SongPlan` (decided) -> `AudioCli
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -31,6 +32,7 @@ MIN_BPM, MAX_BPM = 30, 300
 TIME_SIGNATURES: tuple[str, ...] = ("2", "3", "4", "6")
 MIN_DURATION, MAX_DURATION = 10.0, 600.0
 MAX_BATCH = 8
+MAX_ADAPTERS, MAX_ADAPTER_SCALE = 4, 2.0  # of one song
 MAX_SEED = 2**32 - 1  # what a CPU torch.Generator and the original's clients both accept
 
 CODES_A_SECOND = 5  # what the published planners write; a code stands for 0.2 s
@@ -117,6 +119,14 @@ class Extras:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterUse:
+    """An adapter (LoRA) that acts on a song, by its name in the adapters' folder; at scale 0 it does not."""
+
+    name: str
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class SongRequest:
     """What one request asks for: `batch_size` songs from one caption and lyrics.
 
@@ -126,7 +136,7 @@ class SongRequest:
     that the user brings along, in place of the planner's. `language_fixed`: the user named the language;
     otherwise a planner may choose another, and `language` is what holds where none does. A `goal` other than
     a song asks for a plan alone: the source's audio codes, the metadata of a song, or a description of the
-    source.
+    source. `adapters` are decided when the request is accepted, those of the server too.
     """
 
     caption: str = ""
@@ -149,6 +159,8 @@ class SongRequest:
     warnings: tuple[str, ...] = ()
     task: TaskOptions = field(default_factory=TaskOptions)
     goal: Goal = "song"
+    extras: Extras = field(default_factory=Extras)
+    adapters: tuple[AdapterUse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +261,7 @@ class SongPlan:
     audio_codes: tuple[int, ...] = ()
     task_type: TaskType = "text2music"
     window: Window | None = None
+    adapters: tuple[AdapterUse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -345,7 +358,8 @@ class ModelInfo:
     `steps`, `guidance_scale` and `shift` are the checkpoint's defaults; `max_*` what this machine and
     this model allow. `notice` is what people must be told about the model (nano says that it is nano),
     `detail` says how far loading is, or why it failed. `code_count` is the size of the model's book of audio
-    codes; 0: not known yet.
+    codes; 0: not known yet. `layers` are the shapes of the weights that adapters may sit on, by the layer's
+    name; empty: not known yet.
     """
 
     name: str
@@ -362,6 +376,7 @@ class ModelInfo:
     detail: str = ""
     notice: str = ""
     code_count: int = 0
+    layers: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

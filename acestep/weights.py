@@ -76,6 +76,12 @@ def fill(module: nn.Module, index: TensorIndex, place: Placement, stored_name: R
     module.to(place.device).eval().requires_grad_(False)
 
 
+def read_tensors(file: Path, place: Placement) -> dict[str, Tensor]:
+    """Every tensor of one file by its name. Raises CheckpointError where the file cannot be read."""
+    with _open(file, place.device) as tensors:
+        return {name: tensors.get_tensor(name).to(place.dtype) for name in tensors.keys()}  # noqa: SIM118
+
+
 def _check_names(index: TensorIndex, expected: Mapping[str, str]) -> None:
     for name, file in index.files.items():
         if name not in expected:

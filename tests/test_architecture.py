@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "acestep"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-BASE = ("domain", "errors", "limits", "settings", "files", "checkpoints")
+BASE = ("domain", "errors", "limits", "settings", "files", "checkpoints", "adapters")
 # room -> rooms of this package that it may import besides itself
 MAY_IMPORT = {
     **dict.fromkeys(BASE, BASE),
@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "api_server": (*BASE, "http", "jobs", "engine", "audio", "download", "planners"),
 }
 # Only these may import torch and its kin, at all.
-HEAVY = ("torch", "diffusers", "transformers")
+HEAVY = ("torch", "diffusers", "transformers", "peft")
 MAY_BE_HEAVY = ("synthesizer", "codec", "weights", "engine.loading", "planner.loading", "planner.backends")
 
 

@@ -24,6 +24,7 @@ from diffusers import (
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
+from acestep.adapters import PUBLISHED_NAMES
 from acestep.checkpoints import read_json
 from acestep.errors import CheckpointError
 from acestep.weights import Placement, TensorIndex, fill
@@ -45,22 +46,12 @@ _POOLER = (*_LAYER, "audio_acoustic_hidden_dim", "pool_window_size", "num_attent
 # XL models size their encoders apart from the DiT, in fields of their own.
 _OWN_ENCODER_SIZES = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
 
-# How the published files call our modules, and the parts in them.
+# How the published files call our modules; the parts in them are in `adapters`.
 _PUBLISHED_PARTS = {
     "transformer": "decoder",
     "condition_encoder": "encoder",
     "audio_tokenizer": "tokenizer",
     "audio_token_detokenizer": "detokenizer",
-}
-_PUBLISHED_NAMES = {
-    ".proj_in_conv.": ".proj_in.1.",
-    ".proj_out_conv.": ".proj_out.1.",
-    ".to_q.": ".q_proj.",
-    ".to_k.": ".k_proj.",
-    ".to_v.": ".v_proj.",
-    ".to_out.0.": ".o_proj.",
-    ".norm_q.": ".q_norm.",
-    ".norm_k.": ".k_norm.",
 }
 MODULE_CLASSES = {
     "transformer": AceStepTransformer1DModel,
@@ -202,7 +193,7 @@ def published_name(name: str) -> str:
         return "null_condition_emb"
     part, _, rest = name.partition(".")
     published = f"{_PUBLISHED_PARTS[part]}.{rest}"
-    for ours, theirs in _PUBLISHED_NAMES.items():
+    for ours, theirs in PUBLISHED_NAMES.items():
         published = published.replace(ours, theirs)
     return published
 
