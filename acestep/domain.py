@@ -160,7 +160,6 @@ class SongRequest:
     task: TaskOptions = field(default_factory=TaskOptions)
     goal: Goal = "song"
     extras: Extras = field(default_factory=Extras)
-    extras: Extras = field(default_factory=Extras)
     adapters: tuple[AdapterUse, ...] = ()
 
 
