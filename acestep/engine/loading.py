@@ -14,17 +14,21 @@ from pathlib import Path
 import torch
 
 from acestep.audio.decode import read
-from acestep.audio.normalise import normalise_peak
+from acestep.audio.normalise import limit_peak, normalise_peak
 from acestep.checkpoints import Checkpoint
 from acestep.codec.codec import Codec
 from acestep.codec.loading import load_codec
-from acestep.domain import MAX_DURATION, AudioClip, ModelInfo, SongPlan
+from acestep.domain import MAX_DURATION, AudioClip, ModelInfo, SongPlan, Window
 from acestep.engine.desk import LoadedPlanner
-from acestep.engine.renderer import Cancelled, Loaded, OnFraction, OnStep, Rendering
+from acestep.engine.renderer import Cancelled, Heard, Loaded, OnFraction, OnStep, Rendering
 from acestep.errors import CheckpointError, ModelUnavailableError
+from acestep.limits import tasks_of
 from acestep.planner.backends.pt import load_torch_language_model
+from acestep.planner.backends.vllm import load_vllm_language_model, why_not
+from acestep.synthesizer.conditioning import Sounds
 from acestep.synthesizer.loading import load_synthesizer
 from acestep.synthesizer.synthesizer import Synthesizer
+from acestep.synthesizer.windows import Span, join
 
 log = logging.getLogger(__name__)
 
@@ -36,27 +40,78 @@ class TorchRenderer:
     synthesizer: Synthesizer
     codec: Codec
 
-    def render(self, plans: Sequence[SongPlan], on_step: OnStep, cancelled: Cancelled) -> Sequence[Rendering]:
+    @property
+    def sample_rate(self) -> int:
+        """See `Renderer.sample_rate`."""
+        return self.codec.sample_rate
+
+    @property
+    def reference_seconds(self) -> float:
+        """See `Renderer.reference_seconds`."""
+        return self.synthesizer.reference_frames * self.codec.hop_length / self.codec.sample_rate
+
+    def encode(self, clip: AudioClip) -> torch.Tensor:
+        """See `Renderer.encode`; silence fills the last frame up."""
+        audio = torch.from_numpy(clip.samples)[None]
+        audio = torch.nn.functional.pad(audio, (0, -audio.shape[-1] % self.codec.hop_length))
+        with torch.inference_mode():
+            return self.codec.encode(audio)[0]
+
+    def render(
+        self,
+        plans: Sequence[SongPlan],
+        on_step: OnStep,
+        cancelled: Cancelled,
+        heard: Sequence[Heard] = (),
+    ) -> Sequence[Rendering]:
         """See `Renderer.render`."""
-        rendered = self.synthesizer.render(plans, on_step, cancelled)
+        heard = heard or [Heard()] * len(plans)
+        sounds = [Sounds(each.source, each.reference) for each in heard]
+        rendered = self.synthesizer.render(plans, on_step, cancelled, sounds)
         return [
-            Rendering(rendered.latents[n : n + 1], warnings) for n, warnings in enumerate(rendered.warnings)
+            replace(self._kept(plan, rendered.latents[n : n + 1], each), warnings=rendered.warnings[n])
+            for n, (plan, each) in enumerate(zip(plans, heard, strict=True))
         ]
+
+    def _kept(self, plan: SongPlan, latents: torch.Tensor, heard: Heard) -> Rendering:
+        """The song with its source outside of what was to be written anew, if there is an outside."""
+        span, frames = self.synthesizer.span(plan), latents.shape[1]
+        if span is None or heard.source is None or (span.start, span.stop) == (0, frames):
+            return Rendering(latents)
+        kept = heard.source[None, :frames].to(latents)
+        kept = torch.nn.functional.pad(kept, (0, 0, 0, frames - kept.shape[1]))
+        return Rendering(join(latents, kept, span, dim=1), window=plan.window, kept=kept)
 
     def decode(self, rendering: Rendering, seconds: float, on_fraction: OnFraction) -> AudioClip:
         """See `Renderer.decode`; the latents' last frame may reach past the end and is cut."""
+        window, length = rendering.window, round(seconds * self.codec.sample_rate)
         with torch.inference_mode():
-            audio = self.codec.decode(rendering.latents, on_fraction)[0]
-        samples = audio[:, : round(seconds * self.codec.sample_rate)]
-        return normalise_peak(AudioClip(samples.float().cpu().numpy(), self.codec.sample_rate))
+            if window is None:
+                return normalise_peak(
+                    self._clip(self.codec.decode(rendering.latents, on_fraction)[0], length)
+                )
+            # A sample depends on frames around it: at the edges, only the source's own sound is the source's.
+            both = self.codec.decode(torch.cat([rendering.latents, rendering.kept]), on_fraction)
+            new, kept = (self._clip(sound, length) for sound in both)
+        return self._joined(new, kept, window)
+
+    def _clip(self, audio: torch.Tensor, length: int) -> AudioClip:
+        return AudioClip(audio[:, :length].float().cpu().numpy(), self.codec.sample_rate)
+
+    def _joined(self, new: AudioClip, kept: AudioClip, window: Window) -> AudioClip:
+        """`kept` with the window out of `new`, which is to be no louder than a song or the source is."""
+        rate = self.codec.sample_rate
+        length = new.samples.shape[1]
+        span = Span.of(window, rate, length, window.crossfade_seconds * rate)
+        limited = limit_peak(new, slice(span.start, span.stop), kept)
+        joined = join(torch.from_numpy(limited.samples), torch.from_numpy(kept.samples), span, dim=1)
+        return AudioClip(joined.numpy(), rate)
 
     def listen(self, path: Path) -> tuple[int, ...]:
         """See `Renderer.listen`; silence fills the last frame and the last code up."""
         clip = read(path, self.codec.sample_rate, MAX_DURATION)
-        audio = torch.from_numpy(clip.samples)[None]
-        audio = torch.nn.functional.pad(audio, (0, -audio.shape[-1] % self.codec.hop_length))
         with torch.inference_mode():
-            return self.synthesizer.tokenize(self.codec.encode(audio)[0])
+            return self.synthesizer.tokenize(self.encode(clip))
 
 
 def load_model(checkpoint: Checkpoint, device: str, info: ModelInfo) -> Loaded:
@@ -79,6 +134,7 @@ def load_model(checkpoint: Checkpoint, device: str, info: ModelInfo) -> Loaded:
     complete = replace(
         info,
         is_turbo=checkpoint.is_turbo,
+        tasks=tasks_of(checkpoint.is_turbo),
         steps=checkpoint.defaults.steps,
         guidance_scale=checkpoint.defaults.guidance_scale,
         shift=checkpoint.defaults.shift,
@@ -92,14 +148,21 @@ def load_model(checkpoint: Checkpoint, device: str, info: ModelInfo) -> Loaded:
 def load_planner(folder: Path, device: str, backend: str) -> LoadedPlanner:
     """Load the language model in `folder` onto `device`; `backend` as ACESTEP_LM_BACKEND has it.
 
-    Raises CheckpointError where files do not fit, ModelUnavailableError where the device is not there.
+    Where that cannot run it, PyTorch does, and `detail` says why. Raises CheckpointError where files do not
+    fit, ModelUnavailableError where the device is not there, or vLLM is and does not start.
     """
     place = choose_device(device)
+    detail = ""
+    if backend != "pt":
+        reason = why_not(place) if backend == "vllm" else "nothing here runs it"
+        if not reason:
+            log.info("Loading %s on %s with vLLM", folder.name, place)
+            return LoadedPlanner(load_vllm_language_model(folder, place), "vllm")
+        detail = f"ACESTEP_LM_BACKEND={backend} is not available here: {reason}; pt is used"
+        log.info("%s", detail)
     dtype = torch.float32 if place.type == "cpu" else torch.bfloat16
     log.info("Loading %s on %s in %s", folder.name, place, str(dtype).removeprefix("torch."))
-    model = load_torch_language_model(folder, place, dtype)
-    detail = f"ACESTEP_LM_BACKEND={backend} is not available here; pt is used" if backend != "pt" else ""
-    return LoadedPlanner(model, "pt", detail)
+    return LoadedPlanner(load_torch_language_model(folder, place, dtype), "pt", detail)
 
 
 def choose_device(wish: str) -> torch.device:

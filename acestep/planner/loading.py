@@ -43,6 +43,13 @@ def load_language_model(folder: Path, device: torch.device, dtype: torch.dtype) 
 
     Raises CheckpointError that names the file, and the tensor or setting, where something does not fit.
     """
+    tokenizer, vocabulary, config = read_facts(folder)
+    model, head = _load_weights(folder, config, Placement(device, dtype))
+    return LanguageModelParts(folder.name, model, head, tokenizer, vocabulary)
+
+
+def read_facts(folder: Path) -> tuple[PreTrainedTokenizerFast, Vocabulary, Qwen3Config]:
+    """All of a folder but its weights. Raises CheckpointError as `load_language_model` does."""
     tokenizer, vocabulary = load_tokenizer(folder)
     config = _read_config(folder / "config.json")
     last_token = max(len(tokenizer), vocabulary.first_code_id + vocabulary.code_count) - 1
@@ -51,8 +58,7 @@ def load_language_model(folder: Path, device: torch.device, dtype: torch.dtype) 
             f"{folder / 'config.json'}: vocab_size is {config.vocab_size}, but tokenizer.json has tokens up"
             f" to {last_token}: they do not belong together. {_REMEDY}"
         )
-    model, head = _load_weights(folder, config, Placement(device, dtype))
-    return LanguageModelParts(folder.name, model, head, tokenizer, vocabulary)
+    return tokenizer, vocabulary, config
 
 
 def load_tokenizer(folder: Path) -> tuple[PreTrainedTokenizerFast, Vocabulary]:

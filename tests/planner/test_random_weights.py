@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from acestep.domain import LANGUAGES, TIME_SIGNATURES, Metadata, SongRequest
-from acestep.planner.backends.pt import TorchLanguageModel, load_torch_language_model
+from acestep.planner.language_model import LanguageModel
 from acestep.planner.loop import GenerationLoop
 from acestep.planner.planner import Planner
+from tests.planner.loaders import Load
 from tests.planner.test_planner import REQUESTS
 from tests.planner.toy import Toy, write_toy
 
@@ -29,9 +27,9 @@ EXAMPLES = int(os.environ.get("PLANNER_REQUESTS", "8")) // TOGETHER
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TorchLanguageModel]:
-    folder: Path = write_toy(tmp_path_factory.mktemp("lm") / "toy", Toy(codes=CODES, positions=4096))
-    yield load_torch_language_model(folder, torch.device("cpu"), torch.float32)
+def model(tmp_path_factory: pytest.TempPathFactory, load: Load) -> LanguageModel:
+    toy = Toy(codes=CODES, positions=4096, head_dim=32)
+    return load(write_toy(tmp_path_factory.mktemp("lm") / "toy", toy), length=4096)
 
 
 @settings(
@@ -41,7 +39,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TorchLanguageMod
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(requests=st.lists(REQUESTS, min_size=TOGETHER, max_size=TOGETHER))
-def test_every_answer_is_in_form(model: TorchLanguageModel, requests: list[SongRequest]) -> None:
+def test_every_answer_is_in_form(model: LanguageModel, requests: list[SongRequest]) -> None:
     loop = GenerationLoop(model)
     planner = Planner(model, loop.generate)
 

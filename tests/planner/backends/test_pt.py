@@ -1,4 +1,4 @@
-"""Many texts at once on PyTorch: each as if it were alone."""
+"""Many texts at once, each as if it were alone: on PyTorch, and on vLLM where it is installed."""
 
 from __future__ import annotations
 
@@ -16,28 +16,24 @@ from hypothesis import strategies as st
 from transformers import Qwen3ForCausalLM
 
 from acestep.errors import PlannerError
-from acestep.planner.backends.pt import TorchLanguageModel, load_torch_language_model
-from acestep.planner.language_model import Advance, Generation, Message, TokenSampling
+from acestep.planner.language_model import Advance, Generation, LanguageModel, Message, TokenSampling
 from acestep.planner.loading import load_tokenizer
+from tests.planner.loaders import Load
 
 SYSTEM = Message("system", "# Instruction\nGenerate audio semantic tokens:\n\n")
 
 
-def load(folder: Path, slots: int = 4) -> TorchLanguageModel:
-    return load_torch_language_model(folder, torch.device("cpu"), torch.float32, slots, length=512)
-
-
 @pytest.fixture(scope="module")
-def model(toy: Path) -> TorchLanguageModel:
+def model(toy: Path, load: Load) -> LanguageModel:
     return load(toy)
 
 
-def codes(model: TorchLanguageModel, count: int) -> str:
+def codes(model: LanguageModel, count: int) -> str:
     first = model.vocabulary.first_code_id
     return f"code{{{count}}} <|im_end|>\ncode: <[{first}-{first + model.vocabulary.code_count - 1}]>"
 
 
-def song(model: TorchLanguageModel, seed: int = 0, caption: str = "pop", count: int = 12) -> Generation:
+def song(model: LanguageModel, seed: int = 0, caption: str = "pop", count: int = 12) -> Generation:
     """Free text, then codes, with guidance."""
     return Generation(
         prompt=model.render([SYSTEM, Message("user", f"# Caption\n{caption}\n\n# Lyric\nla la\n")]),
@@ -49,7 +45,7 @@ def song(model: TorchLanguageModel, seed: int = 0, caption: str = "pop", count: 
     )
 
 
-def run(model: TorchLanguageModel, *generations: Generation) -> list[Advance]:
+def run(model: LanguageModel, *generations: Generation) -> list[Advance]:
     """The last of each, in their order."""
     tickets = [model.add(generation) for generation in generations]
     last: dict[int, Advance] = {}
@@ -58,14 +54,14 @@ def run(model: TorchLanguageModel, *generations: Generation) -> list[Advance]:
     return [last[ticket] for ticket in tickets]
 
 
-def test_a_text_follows_its_grammar_and_leaves_the_end_of_turn_out(model: TorchLanguageModel) -> None:
+def test_a_text_follows_its_grammar_and_leaves_the_end_of_turn_out(model: LanguageModel) -> None:
     (advance,) = run(model, song(model))
     assert advance.text is not None and advance.error is None
     assert re.fullmatch(r"<think>caption: [a-z ]{4,30}</think>(<\|audio_code_\d+\|>){12}", advance.text)
     assert advance.tokens >= 1 + 1 + 12 + 1
 
 
-def test_the_model_has_its_say(model: TorchLanguageModel) -> None:
+def test_the_model_has_its_say(model: LanguageModel) -> None:
     texts = [
         run(model, each)[0].text for each in (song(model), song(model, seed=1), song(model, caption="jazz"))
     ]
@@ -73,7 +69,7 @@ def test_the_model_has_its_say(model: TorchLanguageModel) -> None:
     assert len({*texts, unguided}) == 4
 
 
-def test_greedy_guided_choices_are_those_of_transformers(toy: Path, model: TorchLanguageModel) -> None:
+def test_greedy_guided_choices_are_those_of_transformers(toy: Path, model: LanguageModel) -> None:
     reference = Qwen3ForCausalLM.from_pretrained(toy).eval()
     tokenizer, vocabulary = load_tokenizer(toy)
     grammar = f"%llguidance {{}}\nstart: {codes(model, 20)}"
@@ -93,7 +89,7 @@ def test_greedy_guided_choices_are_those_of_transformers(toy: Path, model: Torch
     assert run(model, generation)[0].text == tokenizer.decode(written)
 
 
-def test_same_alone_in_company_and_after_a_restart(toy: Path, model: TorchLanguageModel) -> None:
+def test_same_alone_in_company_and_after_a_restart(toy: Path, load: Load, model: LanguageModel) -> None:
     mine = song(model, seed=7, caption="a catchy chorus with warm pads", count=60)
     alone = run(model, mine)[0].text
     assert alone is not None
@@ -106,13 +102,13 @@ def test_same_alone_in_company_and_after_a_restart(toy: Path, model: TorchLangua
         assert all(advance.text for advance in together)
 
 
-def test_songs_of_one_request_share_a_prompt_and_not_their_chance(model: TorchLanguageModel) -> None:
+def test_songs_of_one_request_share_a_prompt_and_not_their_chance(model: LanguageModel) -> None:
     alone = [run(model, song(model, seed))[0].text for seed in range(4)]
     assert [advance.text for advance in run(model, *(song(model, seed) for seed in range(4)))] == alone
     assert len(set(alone)) == 4
 
 
-def test_who_comes_later_joins_at_the_next_step(model: TorchLanguageModel) -> None:
+def test_who_comes_later_joins_at_the_next_step(model: LanguageModel) -> None:
     first = model.add(song(model, count=40))
     for _ in range(5):
         model.step()
@@ -122,7 +118,7 @@ def test_who_comes_later_joins_at_the_next_step(model: TorchLanguageModel) -> No
     run(model)
 
 
-def test_who_finds_no_place_waits_inside(toy: Path) -> None:
+def test_who_finds_no_place_waits_inside(toy: Path, load: Load) -> None:
     model = load(toy, slots=1)
     tickets = [model.add(song(model, seed)) for seed in range(3)]
     seen = []
@@ -132,7 +128,7 @@ def test_who_finds_no_place_waits_inside(toy: Path) -> None:
     assert seen == sorted(seen) and set(seen) == set(tickets)
 
 
-def test_abort_works_within_a_step_and_frees_the_place(toy: Path) -> None:
+def test_abort_works_within_a_step_and_frees_the_place(toy: Path, load: Load) -> None:
     model = load(toy, slots=1)
     running, waiting, last = (model.add(song(model, seed)) for seed in range(3))
     model.step()
@@ -144,20 +140,20 @@ def test_abort_works_within_a_step_and_frees_the_place(toy: Path) -> None:
     assert model.step() == []
 
 
-def test_a_text_that_does_not_end_in_time_ends_with_an_error(model: TorchLanguageModel) -> None:
+def test_a_text_that_does_not_end_in_time_ends_with_an_error(model: LanguageModel) -> None:
     late, whole = run(model, replace(song(model), max_tokens=9), song(model, seed=1))
     assert (late.text, late.tokens) == (None, 9)
     assert late.error == "The text has not ended after 9 tokens"
     assert whole.text is not None
 
 
-def test_just_enough_tokens_are_enough(model: TorchLanguageModel) -> None:
+def test_just_enough_tokens_are_enough(model: LanguageModel) -> None:
     needed = run(model, song(model))[0].tokens
     assert run(model, replace(song(model), max_tokens=needed))[0].text is not None
     assert run(model, replace(song(model), max_tokens=needed - 1))[0].error is not None
 
 
-def test_what_exceeds_the_cache_is_refused(model: TorchLanguageModel) -> None:
+def test_what_exceeds_the_cache_is_refused(model: LanguageModel) -> None:
     with pytest.raises(PlannerError, match=r"up to 500 exceed the 512 tokens.*Shorten"):
         model.add(replace(song(model), max_tokens=500))
     with pytest.raises(PlannerError, match="A prompt of"):
@@ -165,14 +161,14 @@ def test_what_exceeds_the_cache_is_refused(model: TorchLanguageModel) -> None:
     assert model.step() == []
 
 
-def test_an_unreadable_grammar_and_an_empty_prompt_are_refused(model: TorchLanguageModel) -> None:
+def test_an_unreadable_grammar_and_an_empty_prompt_are_refused(model: LanguageModel) -> None:
     with pytest.raises(PlannerError, match="cannot be read"):
         model.add(replace(song(model), grammar="start: %%"))
     with pytest.raises(PlannerError, match="empty"):
         model.add(replace(song(model), prompt=()))
 
 
-def test_a_grammar_that_leads_nowhere_ends_with_an_error(model: TorchLanguageModel) -> None:
+def test_a_grammar_that_leads_nowhere_ends_with_an_error(model: LanguageModel) -> None:
     nowhere = replace(song(model), grammar='%llguidance {}\nstart: "a" NOTHING\nNOTHING: /b/ & /c/')
     advance, other = run(model, nowhere, song(model))
     assert advance.text is None and advance.error is not None
@@ -180,7 +176,7 @@ def test_a_grammar_that_leads_nowhere_ends_with_an_error(model: TorchLanguageMod
     assert other.text is not None
 
 
-def test_the_penalty_keeps_a_text_from_repeating_itself(model: TorchLanguageModel) -> None:
+def test_the_penalty_keeps_a_text_from_repeating_itself(model: LanguageModel) -> None:
     grammar = f"%llguidance {{}}\nstart: {codes(model, 30)}"
     distinct = []
     for penalty in (1.0, 1000.0):
@@ -233,7 +229,7 @@ samplings = st.builds(
     data=st.data(),
 )
 def test_whatever_is_asked_parses_and_repeats(
-    toy: Path, model: TorchLanguageModel, parts: list[Any], data: st.DataObject
+    toy: Path, model: LanguageModel, parts: list[Any], data: st.DataObject
 ) -> None:
     first = model.vocabulary.first_code_id
     ten_codes = f"<[{first}-{first + 9}]>"

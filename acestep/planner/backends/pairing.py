@@ -1,0 +1,155 @@
+"""The choice of tokens inside another engine's batch: guidance over pairs of rows, then grammar and chance.
+
+Owns which row of the batch belongs to which text. Such an engine moves its rows about, and samples each by
+itself. Here the rows of a text are found, one token is chosen for all of them, and every other token barred,
+so that the engine can only sample that one. Knows nothing of the engine beyond this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from acestep.planner.backends.constraints import Allowed, Grammars
+from acestep.planner.backends.sampling import draw, guided, penalised
+from acestep.planner.backends.writing import Spell, Writing
+from acestep.planner.language_model import Advance
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Place:
+    """What a row of the batch is: `part` 0 reads the prompt of the text, 1 its null prompt.
+
+    `written` is the engine's own list of the tokens that follow the prompt, which it appends to.
+    """
+
+    ticket: int
+    part: int
+    written: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What became of the engine's batch, in the order in which it is to be read.
+
+    `moved` has (from, to, whether the two change places).
+    """
+
+    removed: Sequence[int] = ()
+    added: Sequence[tuple[int, Place]] = ()
+    moved: Sequence[tuple[int, int, bool]] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Choice:
+    writing: Writing
+    rows: list[int]
+    allowed: Allowed
+
+
+class Pairing:
+    """The texts in an engine's batch."""
+
+    def __init__(self, grammars: Grammars, spell: Spell) -> None:
+        self._grammars = grammars
+        self._spell = spell
+        self._writings: dict[int, tuple[Writing, int]] = {}  # by ticket, with the number of its rows
+        self._places: dict[int, Place] = {}  # by row
+        self._advances: list[Advance] = []
+
+    def enter(self, writing: Writing, parts: int) -> None:
+        """Expect `parts` rows of a text."""
+        self._writings[writing.ticket] = writing, parts
+
+    def leave(self, ticket: int) -> None:
+        """Forget a text; its rows, where they are still there, mean nothing from now on."""
+        self._writings.pop(ticket, None)
+
+    def advances(self) -> list[Advance]:
+        """What has been chosen since the last call."""
+        advances, self._advances = self._advances, []
+        return advances
+
+    def update(self, changes: Changes) -> None:
+        """Follow the engine's rows."""
+        for row in changes.removed:
+            self._places.pop(row, None)
+        self._places.update(changes.added)
+        for source, target, swapped in changes.moved:
+            moved, other = self._places.pop(source, None), self._places.pop(target, None)
+            if moved is not None:
+                self._places[target] = moved
+            if swapped and other is not None:
+                self._places[source] = other
+
+    @torch.inference_mode()
+    def choose(self, logits: Tensor) -> Tensor:
+        """Leave each row of `[rows, vocabulary]` float32 logits one token: that of its text. In place."""
+        together = self._together()
+        whole = [(writing, rows) for writing, rows in together if rows]
+        allowed = self._grammars.allowed([writing.constraint for writing, _ in whole]) if whole else []
+        tokens = self._tokens(logits, whole, allowed)
+        for (writing, rows), token in zip(whole, tokens, strict=True):
+            self._advances.append(writing.take(token, self._spell))
+            if token is not None:
+                logits[rows] = -torch.inf
+                logits[rows, token] = 0
+        self._advances += [
+            Advance(writing.ticket, len(writing.tokens), error="The engine ran its two prompts apart")
+            for writing, rows in together
+            if not rows
+        ]
+        return logits
+
+    def _together(self) -> list[tuple[Writing, list[int]]]:
+        """The texts in the batch with their rows, by part; no rows where some are missing or behind."""
+        found: dict[int, dict[int, int]] = {}  # the row by part, by ticket
+        for row, place in self._places.items():
+            if place.ticket not in self._writings:
+                continue
+            rows_by_part = found.setdefault(place.ticket, {})
+            if len(place.written) == len(self._writings[place.ticket][0].tokens):
+                rows_by_part[place.part] = row
+        together: list[tuple[Writing, list[int]]] = []
+        for ticket, rows_by_part in found.items():
+            writing, parts = self._writings[ticket]
+            rows = [rows_by_part[part] for part in range(parts)] if len(rows_by_part) == parts else []
+            together.append((writing, rows))
+        return together
+
+    def _tokens(
+        self, logits: Tensor, whole: list[tuple[Writing, list[int]]], allowed: Sequence[Allowed | None]
+    ) -> list[int | None]:
+        """The next token of each text; None where its grammar allows none."""
+        tokens = [each.forced if each else None for each in allowed]
+        open_choices = [
+            (number, _Choice(writing, rows, each))
+            for number, ((writing, rows), each) in enumerate(zip(whole, allowed, strict=True))
+            if each and each.forced is None
+        ]
+        drawn = [_draw(logits, choice) for _, choice in open_choices]
+        # One wait for the device, not one a text.
+        indices: list[int] = torch.stack(drawn).tolist() if drawn else []
+        for (number, choice), index in zip(open_choices, indices, strict=True):
+            tokens[number] = choice.allowed.token(index)
+        return tokens
+
+
+def _draw(logits: Tensor, choice: _Choice) -> Tensor:
+    """The index, within what is allowed, of the next token."""
+    sampling = choice.writing.generation.sampling
+    rows = choice.allowed.rows
+    index = rows if isinstance(rows, slice) else torch.from_numpy(rows).to(logits.device)
+    each = [logits[row][index] for row in choice.rows]
+    scores = guided(each[0], each[1], sampling.guidance_scale) if len(each) > 1 else each[0]
+    if choice.allowed.barred is not None:
+        barred = torch.from_numpy(choice.allowed.barred).to(logits.device)
+        scores = scores.masked_fill(barred, -torch.inf)
+    if choice.writing.seen is not None:
+        scores = penalised(scores, choice.writing.seen[index], sampling.repetition_penalty)
+    # Drawn on the CPU, whatever the device; in (0, 1].
+    chance = 1 - torch.rand((), generator=choice.writing.chance).item()
+    return draw(scores, sampling, chance)

@@ -1,0 +1,289 @@
+"""The language model on vLLM: its engine computes the logits, `pairing` chooses the tokens within it.
+
+Owns the engine, who waits and who runs. vLLM samples each row by itself: grammar on raw logits, temperature
+before top-p, and nothing over two rows at once, as guidance needs. So its rows come in pairs that are
+prefilled in the same step, and a logits processor leaves each of them the one token that was chosen.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Qwen3Config
+
+from acestep.errors import ModelUnavailableError
+from acestep.planner.backends.chat import Chat
+from acestep.planner.backends.constraints import Grammars
+from acestep.planner.backends.pairing import Changes, Pairing, Place
+from acestep.planner.backends.pt import DEFAULT_LENGTH
+from acestep.planner.backends.writing import Writing, prompts_of
+from acestep.planner.language_model import Advance, Generation, Message, Text, TokenSampling, Vocabulary
+from acestep.planner.loading import read_facts
+
+_PLACE = "acestep"  # our key in the extra arguments of vLLM's requests; under it, ticket and part
+_ARCHITECTURE = "AceStepPlanner"
+_ENVIRONMENT = {
+    # In a process of its own, the two requests of a pair would arrive one after the other, and the first
+    # might be a step ahead; here nothing happens between two calls of `step`.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_USE_V2_MODEL_RUNNER": "0",  # it has logits processors of another kind
+    "VLLM_NO_USAGE_STATS": "1",  # or it tells its makers of this machine
+}
+_REMEDY = "Set ACESTEP_LM_BACKEND=pt to run the planner on PyTorch."
+_SPARE = 2 * 256  # tokens of room for each row, as the cache is handed out in blocks of up to 256
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Room:
+    """What the engine makes room for: `rows` of up to `length` tokens each, prompt and answer together."""
+
+    rows: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiting:
+    writing: Writing
+    prompts: list[tuple[int, ...]]
+
+
+class VllmLanguageModel:
+    """The `LanguageModel` of a folder, run by vLLM; it writes as `TorchLanguageModel` does, up to rounding.
+
+    `slots` generations with guidance run at once, or twice as many without, each of up to `length` tokens
+    with its prompt; more wait.
+    """
+
+    def __init__(
+        self, folder: Path, device: torch.device, slots: int = 4, length: int = DEFAULT_LENGTH
+    ) -> None:
+        """See `load_vllm_language_model`, which turns vLLM's errors into ours."""
+        self._name = folder.name
+        self._tokenizer, self._vocabulary, config = read_facts(folder)
+        self._chat = Chat(self._tokenizer)
+        self._end: int = self._tokenizer.convert_tokens_to_ids(self._vocabulary.end_of_turn)
+        self._size: int = config.vocab_size
+        self._device = device
+        self._room = _Room(2 * slots, min(length, config.max_position_embeddings))
+        self._grammars = Grammars(self._tokenizer, self._vocabulary, self._size)
+        self._pairing = Pairing(self._grammars, self._spell)
+        self._engine = _start(folder, config, self._room, self._pairing)
+        self._tickets = itertools.count()
+        self._waiting: deque[_Waiting] = deque()
+        self._running: dict[int, list[str]] = {}  # by ticket, what vLLM calls its rows
+        self._warm_up()
+
+    @property
+    def name(self) -> str:
+        """See `LanguageModel.name`."""
+        return self._name
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """See `LanguageModel.vocabulary`."""
+        return self._vocabulary
+
+    def render(self, messages: Sequence[Message], open_turn: Text = "") -> tuple[int, ...]:
+        """See `LanguageModel.render`."""
+        return self._chat.tokens(messages, open_turn)
+
+    def add(self, generation: Generation) -> int:
+        """See `LanguageModel.add`. Raises PlannerError for a grammar that cannot be read, too."""
+        prompts = prompts_of(generation, self._room.length, self._name)
+        constraint = self._grammars.read(generation.grammar)
+        chance = torch.Generator("cpu").manual_seed(generation.seed)
+        writing = Writing(next(self._tickets), generation, constraint, chance)
+        self._waiting.append(_Waiting(writing, prompts))
+        return writing.ticket
+
+    def abort(self, ticket: int) -> None:
+        """See `LanguageModel.abort`."""
+        self._waiting = deque(each for each in self._waiting if each.writing.ticket != ticket)
+        if rows := self._running.pop(ticket, None):
+            self._engine.abort_request(rows)
+            self._pairing.leave(ticket)
+
+    def step(self) -> Sequence[Advance]:
+        """See `LanguageModel.step`. One waiting generation joins at most, lest the others wait long."""
+        self._admit()
+        if not self._running:
+            return []
+        self._engine.step()
+        advances = self._pairing.advances()
+        for advance in advances:
+            if advance.text is not None or advance.error:
+                self.abort(advance.ticket)
+        return advances
+
+    def _warm_up(self) -> None:
+        """Write a text of one token: whatever vLLM puts off until then happens now, or fails now."""
+        prompt = (self._end,)
+        grammar = f"start: {self._vocabulary.end_of_turn}"
+        self.add(Generation(prompt, grammar, TokenSampling(), seed=0, max_tokens=1, null_prompt=prompt))
+        (advance,) = self.step()
+        if advance.error:
+            raise RuntimeError(advance.error)
+
+    def _admit(self) -> None:
+        taken = sum(map(len, self._running.values()))
+        if not self._waiting or taken + len(self._waiting[0].prompts) > self._room.rows:
+            return
+        waiting = self._waiting.popleft()
+        writing = waiting.writing
+        if writing.generation.sampling.repetition_penalty != 1:
+            writing.seen = torch.zeros(self._size, dtype=torch.bool, device=self._device)
+            writing.seen[list(waiting.prompts[0])] = True
+        self._pairing.enter(writing, len(waiting.prompts))
+        self._running[writing.ticket] = rows = []
+        for part, prompt in enumerate(waiting.prompts):
+            rows.append(f"{writing.ticket}-{part}")
+            params = _greedy(writing.generation.max_tokens, {_PLACE: [writing.ticket, part]})
+            self._engine.add_request(rows[-1], {"prompt_token_ids": list(prompt)}, params)
+
+    def _spell(self, tokens: Sequence[int]) -> str:
+        written = tokens[:-1] if tokens and tokens[-1] == self._end else tokens
+        return str(
+            self._tokenizer.decode(written, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        )
+
+
+def why_not(device: torch.device) -> str:
+    """Why vLLM cannot run a language model on `device` in this installation; empty if it can.
+
+    Raises ModelUnavailableError where it is installed but broken.
+    """
+    if find_spec("vllm") is None:
+        return "vLLM is not installed (`uv sync --extra vllm` installs it)"
+    if device.index:
+        return f"vLLM runs on the first GPU alone, not on {device}"
+    os.environ |= _ENVIRONMENT
+    try:
+        from vllm.platforms import current_platform
+    except (ImportError, OSError, RuntimeError) as error:
+        raise ModelUnavailableError(
+            f"vLLM is installed but cannot be imported: {error}. {_REMEDY}"
+        ) from error
+    if current_platform.device_type != device.type:
+        return f"this vLLM is made for {current_platform.device_type or 'other devices'}, not for {device}"
+    return ""
+
+
+def load_vllm_language_model(
+    folder: Path, device: torch.device, slots: int = 4, length: int = DEFAULT_LENGTH
+) -> VllmLanguageModel:
+    """A published LM folder, ready to write; where `why_not(device)` is empty.
+
+    Raises CheckpointError where a file does not fit, ModelUnavailableError where vLLM does not start.
+    """
+    try:
+        return VllmLanguageModel(folder, device, slots, length)
+    except (
+        ImportError,
+        OSError,
+        RuntimeError,
+        ValueError,
+    ) as error:  # what vLLM and torch are known to raise
+        raise ModelUnavailableError(f"vLLM could not start {folder.name}: {error}. {_REMEDY}") from error
+
+
+def _start(folder: Path, config: Qwen3Config, room: _Room, pairing: Pairing) -> Any:
+    """A `vllm.LLMEngine` in this process, on this thread, that asks `pairing` for every token."""
+    os.environ |= _ENVIRONMENT
+    from vllm import EngineArgs, LLMEngine, ModelRegistry
+    from vllm.platforms import current_platform
+
+    on_cpu = current_platform.is_cpu()
+    dtype = torch.float32 if on_cpu else torch.bfloat16
+    ModelRegistry.register_model(_ARCHITECTURE, _architecture())
+    arguments = EngineArgs(
+        model=str(folder),
+        hf_overrides={"architectures": [_ARCHITECTURE]},
+        skip_tokenizer_init=True,
+        generation_config="vllm",
+        dtype=str(dtype).removeprefix("torch."),
+        seed=0,
+        max_model_len=room.length,
+        max_num_seqs=room.rows,
+        # Both prompts of a pair are read in one step, whole: so they are never apart.
+        max_num_batched_tokens=2 * room.length + room.rows - 2,
+        enable_prefix_caching=False,
+        async_scheduling=False,
+        kv_cache_memory_bytes=_cache_bytes(config, room, dtype),
+        gpu_memory_utilization=0.01,  # only checked, as the cache has its size from us
+        enforce_eager=on_cpu,  # compiling needs a compiler
+        distributed_executor_backend="uni",
+        logits_processors=[_processor(pairing)],
+        disable_log_stats=True,
+    )
+    return LLMEngine.from_engine_args(arguments)
+
+
+def _cache_bytes(config: Qwen3Config, room: _Room, dtype: torch.dtype) -> int:
+    """Keys and values of all rows at their longest, so that vLLM never puts one of a pair off."""
+    token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * dtype.itemsize
+    return int(token * (room.rows * (room.length + _SPARE) + _SPARE))
+
+
+def _greedy(max_tokens: int, extra: dict[str, Any]) -> Any:
+    """How vLLM samples: the one token that is left to it."""
+    from vllm import SamplingParams
+
+    return SamplingParams(
+        temperature=0, max_tokens=max_tokens, ignore_eos=True, detokenize=False, extra_args=extra
+    )
+
+
+def _processor(pairing: Pairing) -> type:
+    """The logits processor that hands vLLM's batch to `pairing`; vLLM makes the instance itself."""
+    from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
+
+    class Chooser(LogitsProcessor):  # type: ignore[misc]
+        def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
+            pass
+
+        def is_argmax_invariant(self) -> bool:
+            return False
+
+        def update_state(self, batch_update: BatchUpdate | None) -> None:
+            if batch_update is None:
+                return
+            added = [
+                (row, Place(params.extra_args[_PLACE][0], params.extra_args[_PLACE][1], written))
+                for row, params, _, written in batch_update.added
+            ]
+            moved = [(a, b, way is MoveDirectionality.SWAP) for a, b, way in batch_update.moved]
+            pairing.update(Changes(batch_update.removed, added, moved))
+
+        def apply(self, logits: torch.Tensor) -> torch.Tensor:
+            return pairing.choose(logits)
+
+    return Chooser
+
+
+def _architecture() -> type:
+    """Qwen3 as vLLM has it, which also reads what was saved without the head: names without a prefix."""
+    from vllm.model_executor.models.qwen3 import Qwen3ForCausalLM
+
+    class AceStepPlanner(Qwen3ForCausalLM):  # type: ignore[misc]
+        def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
+            tied = self.config.tie_word_embeddings
+            named = (
+                (name if name.startswith(("model.", "lm_head.")) else f"model.{name}", weight)
+                for name, weight in weights
+            )
+            loaded: set[str] = super().load_weights(
+                each
+                for each in named
+                if not (tied and each[0] == "lm_head.weight")  # stored once more
+            )
+            return loaded
+
+    return AceStepPlanner

@@ -1,0 +1,70 @@
+"""A text on its way, whatever computes the logits: how far it is, and how it ends.
+
+Owns where a generation stands in its grammar and in its own chance. Knows nothing of rows, caches or weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from acestep.errors import PlannerError
+from acestep.planner.backends.constraints import Constraint
+from acestep.planner.language_model import Advance, Generation
+
+Spell = Callable[[Sequence[int]], str]
+"""Token ids as text, special tokens spelled out."""
+
+
+@dataclass(slots=True, eq=False)
+class Writing:
+    """A generation that is being written. `seen` is `[vocabulary]` and there with a repetition penalty."""
+
+    ticket: int
+    generation: Generation
+    constraint: Constraint
+    chance: torch.Generator
+    seen: Tensor | None = None
+    tokens: list[int] = field(default_factory=list)
+
+    def take(self, token: int | None, spell: Spell) -> Advance:
+        """Go on with the token that was chosen; None where the grammar allowed none."""
+        if token is not None:
+            self.constraint.advance(token)
+            self.tokens.append(token)
+            if self.seen is not None:
+                self.seen[token] = True
+        count = len(self.tokens)
+        if error := self.constraint.error:
+            reason = error.partition("\n")[0]  # the parser's whole state follows
+            return Advance(self.ticket, count, error=f"The grammar could not be followed: {reason}")
+        if self.constraint.ended:
+            return Advance(self.ticket, count, text=spell(self.tokens))
+        if token is None:
+            return Advance(self.ticket, count, error="The grammar allows no token here")
+        if count >= self.generation.max_tokens:
+            return Advance(self.ticket, count, error=f"The text has not ended after {count} tokens")
+        return Advance(self.ticket, count)
+
+
+def prompts_of(generation: Generation, length: int, name: str) -> list[tuple[int, ...]]:
+    """The prompt, and with guidance the null prompt.
+
+    Raises PlannerError where one is empty, or exceeds, with the answer, the `length` that model `name` holds.
+    """
+    prompts = [generation.prompt]
+    if generation.null_prompt is not None and generation.sampling.guidance_scale != 1:
+        prompts.append(generation.null_prompt)
+    if not all(prompts):
+        raise PlannerError("A prompt is empty.")
+    longest = max(map(len, prompts))
+    if longest + generation.max_tokens > length:
+        raise PlannerError(
+            f"A prompt of {longest} tokens and an answer of up to {generation.max_tokens} exceed the"
+            f" {length} tokens that {name} holds here. Shorten the caption or the lyrics, or ask for a"
+            " shorter song."
+        )
+    return prompts
