@@ -75,7 +75,7 @@ def test_one_room_each_for_environment_sql_and_printing(path: Path) -> None:
     name, source = name_of(path), path.read_text(encoding="utf-8")
     calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
     assert "print" not in [called.id for called in calls if isinstance(called, ast.Name)]
-    if name not in ("settings",):
+    if name not in ("settings", "planner.backends.vllm"):  # some of vLLM is set by its environment alone
         assert "os.environ" not in source and "getenv" not in source
     if not within(name, ("jobs.store", "jobs.migrations")):
         assert "sqlite3" not in imports(path)
