@@ -15,7 +15,8 @@ from acestep import __version__
 from acestep.http import envelope
 from acestep.http.deps import HttpServices, provide
 from acestep.http.openapi import ERRORS, describe
-from acestep.http.routes import audio, drafts, models, status, tasks
+from acestep.http.routes import audio, chat, drafts, generations, models, music, status, tasks
+from acestep.http.waiting import JOB_HEADERS
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -40,7 +41,7 @@ def create_app(
         provide(app, services)
         cors_origins = services.config.cors_origins if cors_origins is None else cors_origins
     _allow_origins(app, cors_origins or ())
-    for module in (tasks, drafts, audio, models, status):
+    for module in (tasks, drafts, chat, generations, music, audio, models, status):
         app.include_router(module.router)
     describe(app)
     return app
@@ -53,6 +54,6 @@ def _allow_origins(app: FastAPI, origins: Sequence[str]) -> None:
             allow_origins=[origin for origin in origins if origin != LOCAL],
             allow_origin_regex=LOCAL_ORIGINS if LOCAL in origins else None,
             allow_methods=["GET", "HEAD", "POST", "OPTIONS"],
-            allow_headers=["Content-Type", "Authorization", "X-API-Key", "Range"],
-            expose_headers=["Content-Disposition", "Content-Range", "Retry-After"],
+            allow_headers=["Content-Type", "Authorization", "X-API-Key", "Range", "Prefer"],
+            expose_headers=["Content-Disposition", "Content-Range", "Location", "Retry-After", *JOB_HEADERS],
         )

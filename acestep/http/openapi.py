@@ -12,6 +12,9 @@ from pydantic import BaseModel
 
 from acestep.http.answers import ResultItem
 from acestep.http.auth import BODY_FIELD
+from acestep.http.dialects.chat_fields import ChatRequest
+from acestep.http.dialects.generations import AudioGeneration
+from acestep.http.dialects.jobs import JobObject
 from acestep.http.envelope import ErrorEnvelope
 from acestep.http.parse import FORM, UPLOAD_NAMES
 from acestep.http.schemas import (
@@ -37,7 +40,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         429: "The queue is full; `Retry-After` says when to come back",
         500: "The server failed",
         503: "A model is not available",
-        504: "The planner did not answer in time",
+        504: "The planner, or a song that was waited for, was not there in time",
     }.items()
 }
 EXAMPLES: dict[type[BaseModel], dict[str, Any]] = {
@@ -56,6 +59,64 @@ EXAMPLES: dict[type[BaseModel], dict[str, Any]] = {
         "param_obj": {"bpm": 112, "duration": 60},
     },
     SampleTask: {"sample_type": "custom_mode"},
+    ChatRequest: {
+        "model": "acestep/acestep-v15-turbo",
+        "messages": [
+            {"role": "user", "content": "<prompt>Calm piano</prompt><lyrics>[Instrumental]</lyrics>"}
+        ],
+        "audio_config": {"duration": 30, "format": "mp3"},
+        "stream": True,
+    },
+    AudioGeneration: {"prompt": "Calm piano", "duration": 30, "response_format": "flac", "seed": 42},
+}
+# What answers that are no envelope look like; `http.dialects` makes them.
+CHAT_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "A chat completion, or chunks of it as server-sent events.",
+        "content": {
+            "application/json": {
+                "schema": {"type": "object"},
+                "example": {
+                    "id": "chatcmpl-0b5c1d0e4f0e4c579f5e0d1f",
+                    "object": "chat.completion",
+                    "created": 1767225600,
+                    "model": "acestep/acestep-v15-turbo",
+                    "choices": [
+                        {
+                            "index": 0,
+                            "message": {
+                                "role": "assistant",
+                                "content": "## Metadata\n**Caption:** Calm piano",
+                                "audio": [
+                                    {
+                                        "type": "audio_url",
+                                        "audio_url": {"url": "data:audio/mpeg;base64,…"},
+                                        "seed": 42,
+                                        "file": "/v1/audio?path=…",
+                                    }
+                                ],
+                            },
+                            "finish_reason": "stop",
+                        }
+                    ],
+                    "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+                    "task_id": "0b5c1d0e-4f0e-4c57-9f5e-0d1f6f0f8f11",
+                    "warnings": [],
+                },
+            },
+            "text/event-stream": {"schema": {"type": "string"}},
+        },
+    }
+}
+GENERATION_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The song; `X-ACE-Step-Task-Id`, `-Seed` and `-Warnings` (a JSON list) tell of it.",
+        "content": {"audio/*": {"schema": {"type": "string", "format": "binary"}}},
+    },
+    202: {
+        "model": JobObject,
+        "description": "The job that makes the songs; `Location` is where to ask for it",
+    },
 }
 TAKE_FILES = (GenerateTask, UnderstandTask)
 TAKE_NESTS = (GenerateTask, FormatTask, UnderstandTask)
@@ -70,6 +131,13 @@ def body_of(model: type[BaseModel]) -> dict[str, Any]:
     content = {"application/json": plain, FORM: plain, "multipart/form-data": multipart}
     if model in EXAMPLES:
         content = {kind: {**entry, "example": EXAMPLES[model]} for kind, entry in content.items()}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def dialect_of(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the request body of a route that reads `model` as JSON, and more fields as /release_task."""
+    schema = {"allOf": [{"$ref": SCHEMAS + model.__name__}, {"$ref": SCHEMAS + GenerateTask.__name__}]}
+    content = {"application/json": {"schema": schema, "example": EXAMPLES[model]}}
     return {"requestBody": {"required": True, "content": content}}
 
 
@@ -95,7 +163,7 @@ def _files(model: type[BaseModel]) -> dict[str, Any]:
 
 def _extra_schemas() -> dict[str, Any]:
     schemas: dict[str, Any] = {}
-    for model in (*BODIES, ResultItem):
+    for model in (*BODIES, ChatRequest, AudioGeneration, ResultItem):
         schema = model.model_json_schema(ref_template=SCHEMAS + "{model}")
         schemas.update(schema.pop("$defs", {}))
         schemas[model.__name__] = schema

@@ -272,7 +272,7 @@ def _planner_state(planner: PlannerInfo) -> PlannerState:
 
 def openai_models(models: Sequence[ModelInfo]) -> dict[str, Any]:
     """Return the model list in the shape that OpenAI-style clients read."""
-    return {"object": "list", "data": [_openai_model(model) for model in models]}
+    return {"object": "list", "data": [openai_model(model) for model in models]}
 
 
 def health(models: Sequence[ModelInfo], planner: PlannerInfo, version: str) -> Health:
@@ -319,7 +319,8 @@ def _model_entry(model: ModelInfo) -> ModelEntry:
     )
 
 
-def _openai_model(model: ModelInfo) -> dict[str, Any]:
+def openai_model(model: ModelInfo) -> dict[str, Any]:
+    """Return one model in the shape that OpenAI-style clients read."""
     return {
         "id": f"{NAME_PREFIX}{model.name}",
         "object": "model",

@@ -13,6 +13,7 @@ HEADER_ROUTES = [
     "/v1/models",
     "/v1/models?format=openai",
     "/api/v1/models",
+    "/v1/models/acestep-v15-turbo",
     "/v1/model_inventory",
 ]
 RIGHT = [

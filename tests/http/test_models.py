@@ -4,7 +4,7 @@ import pytest
 
 from acestep.http.answers import ModelList
 from acestep.http.envelope import Envelope
-from tests.http.conftest import BASE, PLANNER, TURBO, FakeWorker, Serve, Server
+from tests.http.conftest import BASE, PLANNER, TURBO, FakeWorker, Serve, Server, assert_error
 
 
 class TestWrapped:
@@ -81,7 +81,17 @@ class TestOpenAiStyle:
         assert [model["id"] for model in body["data"]] == [f"acestep/{TURBO.name}", f"acestep/{BASE.name}"]
         first = body["data"][0]
         assert (first["name"], first["max_output_length"]) == (f"ACE-Step {TURBO.name}", 240)
+        assert (first["object"], first["owned_by"]) == ("model", "ace-step")
         assert set(first["pricing"].values()) == {"0"}
+
+    @pytest.mark.parametrize("name", [f"acestep/{BASE.name}", BASE.name, f"acestep%2F{BASE.name}"])
+    @pytest.mark.parametrize("root", ["", "/api"])
+    async def test_one(self, server: Server, root: str, name: str):
+        found = (await server.client.get(f"{root}/v1/models/{name}")).json()
+        assert (found["id"], found["object"]) == (f"acestep/{BASE.name}", "model")
+
+    async def test_one_that_is_not_there(self, server: Server):
+        assert_error(await server.client.get("/v1/models/gpt"), 404, "'gpt' is not loaded here", TURBO.name)
 
     async def test_its_ids_can_be_asked_for(self, server: Server):
         request = await server.submitted(model=f"acestep/{BASE.name}")

@@ -149,3 +149,37 @@ def test_both_kinds_of_examples_are_described(document: dict[str, Any]):
         {"description", "instrumental", "vocal_language"},
         {"think", "caption", "lyrics", "bpm", "duration", "keyscale", "language", "timesignature"},
     ]
+
+
+@pytest.mark.parametrize(
+    ("path", "own"),
+    [
+        ("/v1/chat/completions", {"messages", "stream", "audio_config"}),
+        ("/v1/audio/generations", {"input", "response_format", "async"}),
+    ],
+)
+def test_dialects_name_their_own_fields_and_those_of_release_task(
+    document: dict[str, Any], path: str, own: set[str]
+):
+    post = document["paths"][path]["post"]
+    content = post["requestBody"]["content"]["application/json"]
+    parts = [resolve(document, part) for part in content["schema"]["allOf"]]
+    properties = {name for part in parts for name in part["properties"]}
+    assert {*own, *FIELDS} <= properties
+    assert content["example"].keys() <= properties | {"duration"}
+    assert {"422", "504"} <= set(post["responses"])
+
+
+def test_answers_of_dialects_are_described(document: dict[str, Any]):
+    paths = document["paths"]
+    chat = paths["/v1/chat/completions"]["post"]["responses"]["200"]["content"]
+    assert set(chat) == {"application/json", "text/event-stream"}
+    generation = paths["/v1/audio/generations"]["post"]["responses"]
+    assert "audio/*" in generation["200"]["content"]
+    assert "result" in described(document, generation["202"])
+    assert "queue_position" in described(document, paths["/v1/music/generate"]["post"]["responses"]["200"])
+    assert "stage" in described(document, paths["/v1/jobs/{job_id}"]["get"]["responses"]["200"])
+
+
+def described(document: dict[str, Any], answer: dict[str, Any]) -> set[str]:
+    return set(resolve(document, answer["content"]["application/json"]["schema"])["properties"])

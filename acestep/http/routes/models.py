@@ -6,10 +6,12 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 
+from acestep.errors import UnknownModelError
 from acestep.http.answers import ModelList
 from acestep.http.deps import Services, require_key
 from acestep.http.envelope import Envelope, Json
-from acestep.http.wire import model_list, openai_models
+from acestep.http.wire import model_list, openai_model, openai_models
+from acestep.limits import NAME_PREFIX
 
 router = APIRouter(tags=["models"], dependencies=[Depends(require_key)])
 
@@ -29,6 +31,18 @@ async def models(request: Request, services: Services, format: str = "") -> Enve
 async def models_for_openai_clients(services: Services) -> dict[str, Any]:
     """List the models in OpenAI's shape."""
     return openai_models(services.worker.models())
+
+
+@router.get("/v1/models/{name:path}")
+@router.get("/api/v1/models/{name:path}", include_in_schema=False)
+async def one_model(name: str, services: Services) -> dict[str, Any]:
+    """Describe one model in OpenAI's shape; its name may begin with `acestep/`."""
+    found = services.worker.models()
+    bare = name.removeprefix(NAME_PREFIX)
+    for model in found:
+        if model.name == bare:
+            return openai_model(model)
+    raise UnknownModelError(name, tuple(model.name for model in found))
 
 
 @router.get("/v1/model_inventory")

@@ -1,0 +1,62 @@
+"""A song is asked for as OpenAI's endpoints for audio are, and the answer is the song itself, or a job."""
+
+from __future__ import annotations
+
+import json
+
+from fastapi import APIRouter, Request
+from fastapi.responses import FileResponse, Response
+
+from acestep.http.deps import HttpServices, RequestBody, Services
+from acestep.http.dialects.generations import AudioGeneration, read_generation
+from acestep.http.dialects.jobs import JobObject, job_object
+from acestep.http.envelope import Json
+from acestep.http.media import media_type, speaking_name
+from acestep.http.openapi import GENERATION_ANSWERS, dialect_of
+from acestep.http.parse import Body
+from acestep.http.submit import Submission, submit
+from acestep.http.waiting import SEED, TASK_ID, WARNINGS, files_of, job_headers, wait_for_songs
+from acestep.http.wire import label_of
+from acestep.jobs.model import Job
+
+router = APIRouter(tags=["songs"])
+
+RESPOND_ASYNC = "respond-async"
+
+
+@router.post(
+    "/v1/audio/generations",
+    openapi_extra=dialect_of(AudioGeneration),
+    responses=GENERATION_ANSWERS,
+    response_class=FileResponse,
+    response_model=None,
+)
+@router.post("/api/v1/audio/generations", response_model=None, include_in_schema=False)
+async def audio_generations(request: Request, body: RequestBody, services: Services) -> Response:
+    """Make one song and answer with its bytes, or at once with a job (`"async": true`)."""
+    preferred = RESPOND_ASYNC in request.headers.get("prefer", "").lower()
+    fields, run_async = read_generation(body.fields, preferred)
+    submission = await submit(Body(fields, body.files), services)
+    if run_async:
+        headers = job_headers(submission.job_id)
+        headers |= {"Preference-Applied": RESPOND_ASYNC} if preferred else {}
+        job = await _job(submission, services)
+        return Json(job.model_dump(), 202, headers=headers)
+    return _song(await wait_for_songs(request, services, submission.job_id), services)
+
+
+async def _job(submission: Submission, services: HttpServices) -> JobObject:
+    (view,) = await services.queue.find([submission.job_id])
+    assert view is not None  # it was accepted a moment ago
+    return job_object(view, services.audio.token, await services.queue.average_seconds())
+
+
+def _song(job: Job, services: HttpServices) -> FileResponse:
+    song, (path, *_) = job.songs[0], files_of(job, services.audio)
+    warnings = list(dict.fromkeys((*job.request.warnings, *song.warnings)))
+    return FileResponse(
+        path,
+        media_type=media_type(path),
+        filename=speaking_name(label_of(song.plan.caption), path),
+        headers={TASK_ID: job.id, SEED: str(song.plan.seed), WARNINGS: json.dumps(warnings)},
+    )
