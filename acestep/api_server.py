@@ -39,6 +39,7 @@ from acestep.jobs.cleaner import Cleaner
 from acestep.jobs.queue import JobQueue
 from acestep.jobs.runner import Runner
 from acestep.jobs.store import JobStore
+from acestep.limits import tasks_of
 from acestep.planners import PlannerChoice, PlannerWish, choose_planner, gpu_memory_gb
 from acestep.settings import Settings, export_dotenv
 
@@ -116,6 +117,7 @@ def _expect(choice: Choice) -> ModelInfo:
     return ModelInfo(
         name=choice.name,
         is_turbo=choice.is_turbo,
+        tasks=tasks_of(choice.is_turbo),
         steps=choice.defaults.steps,
         guidance_scale=choice.defaults.guidance_scale,
         shift=choice.defaults.shift,

@@ -1,7 +1,7 @@
 """What one model on this machine can do, applied to a request: choose the model, fit the request to it.
 
-Owns the rules that depend on the model (steps, guidance, shift, duration, batch, seeds); whether a value
-is readable and within the documented range is decided in `http.schemas`. Knows nothing of HTTP or torch.
+Owns the rules that depend on the model (tasks, steps, guidance, shift, duration, batch, seeds); whether a
+value is readable and in its documented range is decided in `http.schemas`. Knows nothing of HTTP or torch.
 """
 
 from __future__ import annotations
@@ -11,14 +11,33 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from acestep.domain import MAX_SEED, MIN_DURATION, ModelInfo, SamplerOptions, SongRequest
+from acestep.checkpoints import NANO_MODEL, PUBLISHED
+from acestep.domain import (
+    MAX_SEED,
+    MIN_DURATION,
+    ModelInfo,
+    SamplerOptions,
+    SongRequest,
+    TaskOptions,
+    TaskType,
+)
 from acestep.errors import InvalidFieldError, ModelUnavailableError, UnknownModelError
 
 DEFAULT_BATCH = 2  # what the original renders when batch_size is not sent
 TURBO_SHIFTS = (1.0, 2.0, 3.0)  # the timestep tables that the turbo models were distilled on
 _UNSHIFTED = 1.0
+_PADDING_SECONDS = 0.2  # that an encoder may have added to a source
 MAX_TURBO_TIMESTEPS = 20  # distinct values in those tables
 NAME_PREFIX = "acestep/"  # OpenAI-style model lists put it before every name
+
+TURBO_TASKS: tuple[TaskType, ...] = ("text2music", "cover", "repaint")
+BASE_TASKS: tuple[TaskType, ...] = (*TURBO_TASKS, "extract", "lego", "complete")
+SOURCE_TASKS: tuple[TaskType, ...] = BASE_TASKS[1:]  # that work on audio
+WINDOW_TASKS: tuple[TaskType, ...] = ("repaint", "lego")  # that may leave some of it as it is
+# Songs as long as their source, whatever duration is asked for; a cover may be shorter or longer.
+_AS_LONG_AS_SOURCE: tuple[TaskType, ...] = ("repaint", "lego", "extract", "complete")
+# The planner has nothing to say where audio says all: what others leave open it decides.
+PLANNED_TASKS: tuple[TaskType, ...] = ("text2music", "lego", "complete")
 
 
 def choose_model(
@@ -49,12 +68,36 @@ def default_model(models: Sequence[ModelInfo]) -> ModelInfo:
     return next((model for model in models if model.is_default), models[0])
 
 
-def check_task(task_type: str, model: ModelInfo) -> None:
-    """Raise `InvalidFieldError` if `model` does not do `task_type`."""
-    if task_type not in model.tasks:
-        raise InvalidFieldError(
-            "task_type", task_type, ", ".join(model.tasks), scope=f"with model {model.name}"
-        )
+def tasks_of(is_turbo: bool) -> tuple[TaskType, ...]:
+    """Return what a model does: the turbo models were distilled for half of the tasks."""
+    return TURBO_TASKS if is_turbo else BASE_TASKS
+
+
+def check_task(task_type: TaskType, model: ModelInfo, models: Sequence[ModelInfo] = ()) -> None:
+    """Raise `InvalidFieldError` if `model` does not do `task_type`; it names the models that do.
+
+    `models` are those of this server. Where none of them does, published ones are named.
+    """
+    if task_type in model.tasks:
+        return
+    here = [other.name for other in models if task_type in other.tasks and other.state != "failed"]
+    known = [name for name, entry in PUBLISHED.items() if entry.kind == "dit" and not entry.is_turbo]
+    names = ", ".join(here or (*known, NANO_MODEL))
+    remedy = f"Models that do {task_type}{'' if here else ', none of them loaded here'}: {names}"
+    allowed = ", ".join(model.tasks)
+    raise InvalidFieldError("task_type", task_type, allowed, remedy, scope=f"with model {model.name}")
+
+
+def song_seconds(task_type: TaskType, task: TaskOptions) -> float:
+    """Return how long a task makes its song, by a source whose length is known.
+
+    A window that begins before the source, or ends after it, makes the song grow.
+    """
+    assert task.source_seconds is not None
+    if task_type not in WINDOW_TASKS:
+        return task.source_seconds
+    end = task.source_seconds if task.end is None else task.end
+    return max(0.0, -task.start) + max(task.source_seconds, end)
 
 
 def fit(request: SongRequest, model: ModelInfo) -> SongRequest:
@@ -66,7 +109,8 @@ def fit(request: SongRequest, model: ModelInfo) -> SongRequest:
     check_task(request.task_type, model)
     warnings = list(request.warnings)
     sampler = _fit_sampler(request.sampler, model, warnings)
-    duration = _fit_duration(request.duration, model, warnings)
+    duration = _fit_to_source(request, model, warnings)
+    duration = _fit_duration(duration, model, warnings)
     wanted = _wanted_batch(request)
     batch = min(wanted, model.max_batch)
     if batch < wanted and (request.batch_size is not None or request.seeds):
@@ -82,7 +126,7 @@ def fit(request: SongRequest, model: ModelInfo) -> SongRequest:
         duration=duration,
         batch_size=batch,
         seeds=_fit_seeds(request.seeds, batch),
-        warnings=tuple(warnings),
+        warnings=tuple(dict.fromkeys(warnings)),
     )
 
 
@@ -159,6 +203,31 @@ def _fit_turbo(options: SamplerOptions, model: ModelInfo, warnings: list[str]) -
         cfg_interval_start=0.0,
         cfg_interval_end=1.0,
     )
+
+
+def _fit_to_source(request: SongRequest, model: ModelInfo, warnings: list[str]) -> float | None:
+    """Return the duration that counts: for most tasks with a source none, since that decides.
+
+    Raises `InvalidFieldError` for a song that `model` cannot make as long as it would have to be.
+    """
+    task_type, duration = request.task_type, request.duration
+    if task_type not in SOURCE_TASKS or not request.task.source or request.task.source_seconds is None:
+        return duration
+    seconds = song_seconds(task_type, request.task)
+    most = f"at most {model.max_duration:g} s"
+    if task_type in _AS_LONG_AS_SOURCE:
+        if duration is not None:
+            warnings.append(
+                f"audio_duration: {task_type} makes a song as long as its source; {duration:g} is not used"
+            )
+        if seconds > model.max_duration + _PADDING_SECONDS:
+            raise InvalidFieldError(
+                "src_audio", f"{seconds:.1f} s", most, "Cut it", f"for {task_type} with model {model.name}"
+            )
+        return None
+    if duration is None and seconds > model.max_duration + _PADDING_SECONDS:
+        warnings.append(f"src_audio: {model.name} makes {most} here; what comes after in it is not covered")
+    return duration
 
 
 def _fit_duration(duration: float | None, model: ModelInfo, warnings: list[str]) -> float | None:

@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
-from acestep.domain import MAX_SEED, ModelInfo, SamplerOptions, SongRequest
+from acestep.domain import MAX_SEED, ModelInfo, SamplerOptions, SongRequest, TaskOptions, TaskType
 from acestep.errors import InvalidFieldError, ModelUnavailableError, UnknownModelError
-from acestep.limits import choose_model, fit
+from acestep.limits import BASE_TASKS, TURBO_TASKS, check_task, choose_model, fit, tasks_of
 
 TURBO = ModelInfo(
     name="turbo",
@@ -243,3 +243,66 @@ class TestBatchAndSeeds:
         fitted = fit(SongRequest(seeds=(1, 2, 3, 4, 5)), TURBO)
         assert fitted.seeds == (1, 2, 3, 4)
         assert fitted.warnings == ("batch_size: turbo makes at most 4 at once here; 5 became 4",)
+
+
+ALL_TASKS = replace(BASE, tasks=BASE_TASKS)
+
+
+class TestTasks:
+    def test_turbo_models_do_half_of_what_base_models_do(self):
+        assert tasks_of(is_turbo=True) == ("text2music", "cover", "repaint")
+        assert set(tasks_of(is_turbo=False)) - set(tasks_of(is_turbo=True)) == {"extract", "lego", "complete"}
+
+    def test_a_refused_task_names_the_models_here_that_do_it(self):
+        turbo = replace(TURBO, tasks=TURBO_TASKS)
+        check_task("repaint", turbo)
+        with pytest.raises(InvalidFieldError) as refused:
+            check_task("lego", turbo, [turbo, ALL_TASKS])
+        assert refused.value.allowed == "text2music, cover, repaint"
+        assert str(refused.value).endswith("Models that do lego: base")
+
+    def test_or_published_ones_where_none_here_does(self):
+        turbo = replace(TURBO, tasks=TURBO_TASKS)
+        broken = replace(ALL_TASKS, state="failed")
+        with pytest.raises(InvalidFieldError, match="none of them loaded here: acestep-v15-base") as refused:
+            check_task("extract", turbo, [turbo, broken])
+        assert "turbo-shift3" not in str(refused.value)
+        assert "acestep-nano" in str(refused.value)
+
+
+def on_source(task_type: TaskType, seconds: float, **changes: Any) -> SongRequest:
+    task = {key: changes.pop(key) for key in ("start", "end") if key in changes}
+    options = TaskOptions(source="song.wav", source_seconds=seconds, **task)
+    return SongRequest(batch_size=1, seeds=(1,), task_type=task_type, task=options, **changes)
+
+
+class TestSources:
+    @pytest.mark.parametrize("task", ["repaint", "lego", "extract", "complete"])
+    def test_a_source_decides_the_length_whatever_is_asked(self, task):
+        fitted = fit(on_source(task, 20.0, duration=60.0), ALL_TASKS)
+        assert fitted.duration is None
+        (warning,) = fitted.warnings
+        assert warning.startswith("audio_duration: ") and "60 is not used" in warning
+        assert fit(fitted, ALL_TASKS) == fitted
+
+    def test_a_cover_is_as_long_as_is_asked(self):
+        assert fit(on_source("cover", 20.0, duration=60.0), ALL_TASKS).duration == 60.0
+
+    def test_a_source_may_be_shorter_than_any_song_that_is_asked_for(self):
+        assert fit(on_source("cover", 3.0), ALL_TASKS).warnings == ()
+
+    def test_a_source_that_is_too_long_for_the_model_is_refused(self):
+        with pytest.raises(InvalidFieldError, match=r"src_audio: '300.0 s' .* at most 240 s. Cut it"):
+            fit(on_source("extract", 300.0), ALL_TASKS)
+
+    def test_so_is_a_window_that_makes_the_song_too_long(self):
+        fit(on_source("repaint", 200.0, end=240.0), ALL_TASKS)
+        for window in ({"end": 250.0}, {"start": -50.0, "end": 10.0}):
+            with pytest.raises(InvalidFieldError, match=r"250\.0 s"):
+                fit(on_source("repaint", 200.0, **window), ALL_TASKS)
+
+    def test_a_cover_of_it_is_made_as_long_as_the_model_can(self):
+        fitted = fit(on_source("cover", 300.0), ALL_TASKS)
+        (warning,) = fitted.warnings
+        assert warning.startswith("src_audio: ") and "240 s" in warning
+        assert fit(fitted, ALL_TASKS) == fitted

@@ -31,9 +31,10 @@ from acestep.domain import (
 )
 from acestep.engine.batching import BatchingStage
 from acestep.engine.desk import PlannerDesk
+from acestep.engine.hearing import hear
 from acestep.engine.plan import plan_songs
 from acestep.engine.progress import JobProgress
-from acestep.engine.renderer import Load, Loaded, Rendering
+from acestep.engine.renderer import Heard, Load, Loaded, Rendering
 from acestep.engine.thinking import Onlooker, Thought, needs_planner, think, uses_planner
 from acestep.engine.write import SongWriter
 from acestep.errors import AceStepError, JobCancelledError, PlannerUnavailableError
@@ -56,6 +57,7 @@ class _Ticket:
 
     index: int
     plan: SongPlan
+    heard: Heard
     progress: JobProgress
     cancelled: Cancelled
     timings: dict[str, float] = field(default_factory=dict)
@@ -128,10 +130,11 @@ class Engine:
         info, notes = choose_model(self.models(), request.model, strict=False)
         request = fit(replace(request, warnings=(*request.warnings, *notes)), info)
         progress = JobProgress(len(request.seeds), on_progress, _planning_share(request))
+        request, heard = await self._hear(request, info)
         thought, notes = await self._think(request, info, Onlooker(progress.plan, cancelled))
         request = replace(request, warnings=(*request.warnings, *notes))
         tickets = [
-            _Ticket(n, plan, progress, cancelled, dict(thought.timings))
+            _Ticket(n, plan, heard, progress, cancelled, dict(thought.timings))
             for n, plan in enumerate(thought.plans)
         ]
         songs = [asyncio.create_task(self._make(ticket, request, thought.planner)) for ticket in tickets]
@@ -140,6 +143,13 @@ class Engine:
         finally:
             for song in songs:  # where one fails, nobody waits for the others
                 song.cancel()
+
+    async def _hear(self, request: SongRequest, info: ModelInfo) -> tuple[SongRequest, Heard]:
+        """The request with what its audio decides, and that audio as latents."""
+        if not (request.task.source or request.task.reference):
+            return request, Heard()
+        renderer = self._loaded.renderer
+        return await asyncio.get_running_loop().run_in_executor(self._compute, hear, request, info, renderer)
 
     async def _think(
         self, request: SongRequest, info: ModelInfo, onlooker: Onlooker
@@ -192,6 +202,7 @@ class Engine:
             [ticket.plan for ticket in tickets],
             on_step,
             lambda: all(ticket.cancelled() for ticket in tickets),
+            [ticket.heard for ticket in tickets],
         )
         for ticket in tickets:
             ticket.timings["render"] = time.perf_counter() - started

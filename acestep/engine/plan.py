@@ -1,10 +1,12 @@
 """From asked to decided, without a planner: one `SongPlan` for each song of a request.
 
-Owns the decisions that are taken when nobody else takes them (how long a song is, and what the model
-recommends). Knows nothing of torch or files.
+Owns the decisions that are taken when nobody else takes them (how long a song is, what of its source stays,
+and what the model recommends). Knows nothing of torch or files.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from acestep.domain import (
     CODES_A_SECOND,
@@ -14,9 +16,11 @@ from acestep.domain import (
     Sampling,
     SongPlan,
     SongRequest,
+    Window,
     is_instrumental,
 )
-from acestep.synthesizer.prompts import HINTED_INSTRUCTION, TEXT2MUSIC_INSTRUCTION
+from acestep.limits import SOURCE_TASKS, WINDOW_TASKS, song_seconds
+from acestep.synthesizer.prompts import instruction
 
 # Seconds, where neither the user nor a planner gave a length: an instrumental is a sketch, and a sung
 # line takes about two bars of a mid-tempo song, with room for an intro and an ending.
@@ -38,18 +42,46 @@ def plan_songs(request: SongRequest, model: ModelInfo) -> tuple[SongPlan, ...]:
             duration=duration,
             seed=seed,
             instruction=request.instruction or _instruction(request),
+            task_type=request.task_type,
+            window=window(request),
             sampling=decide_sampling(request, model),
             bpm=request.bpm,
             key_scale=request.key_scale,
             time_signature=request.time_signature,
             audio_codes=request.audio_codes,
+            adapters=request.adapters,
         )
         for seed in request.seeds
     )
 
 
 def _instruction(request: SongRequest) -> str:
-    return HINTED_INSTRUCTION if request.audio_codes else TEXT2MUSIC_INSTRUCTION
+    return instruction(request.task_type, request.task.tracks, hinted=bool(request.audio_codes))
+
+
+def with_source(request: SongRequest, seconds: float, model: ModelInfo) -> SongRequest:
+    """The request, now that its source is known to last `seconds`: that decides how long the song is."""
+    known = replace(request, task=replace(request.task, source_seconds=seconds))
+    if request.task_type not in SOURCE_TASKS or request.duration is not None:
+        return known
+    return replace(known, duration=min(song_seconds(request.task_type, known.task), model.max_duration))
+
+
+def window(request: SongRequest) -> Window | None:
+    """What a task writes anew, in seconds of the song; None for tasks that write everything."""
+    task = request.task
+    if request.task_type not in WINDOW_TASKS or task.source_seconds is None:
+        return None
+    lead = max(0.0, -task.start)
+    end = task.source_seconds if task.end is None else task.end
+    return Window(
+        start=task.start + lead,
+        end=end + lead,
+        source_start=lead,
+        source_end=task.source_seconds + lead,
+        crossfade_frames=task.crossfade_frames,
+        crossfade_seconds=task.crossfade_seconds,
+    )
 
 
 def guess_duration(lyrics: str, longest: float) -> float:
@@ -63,7 +95,8 @@ def guess_duration(lyrics: str, longest: float) -> float:
 
 def decide_sampling(request: SongRequest, model: ModelInfo) -> Sampling:
     """The request's sampler options, with the model's recommendation where it gives none."""
-    asked = request.sampler
+    asked, task = request.sampler, request.task
+    covers = request.task_type == "cover" and bool(task.source)
     return Sampling(
         steps=asked.steps if asked.steps is not None else model.steps,
         guidance_scale=asked.guidance_scale if asked.guidance_scale is not None else model.guidance_scale,
@@ -72,4 +105,11 @@ def decide_sampling(request: SongRequest, model: ModelInfo) -> Sampling:
         timesteps=asked.timesteps,
         infer_method=asked.infer_method,
         use_adg=asked.use_adg,
+        cover_strength=task.cover_strength if follows_hints(request) else 1.0,
+        noise_strength=task.noise_strength if covers else 0.0,
     )
+
+
+def follows_hints(request: SongRequest) -> bool:
+    """Whether a song follows audio codes: of its source, of the planner, or of the user."""
+    return request.task_type == "cover" or bool(request.audio_codes) or request.planner.thinking

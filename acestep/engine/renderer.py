@@ -11,33 +11,66 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from acestep.domain import AudioClip, ModelInfo, ModelState, SongPlan
+from acestep.domain import AudioClip, ModelInfo, ModelState, SongPlan, Window
 
 OnStep = Callable[[int, int], None]
 OnFraction = Callable[[float], None]
 Cancelled = Callable[[], bool]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Heard:
+    """The audio of a request as a model knows it: latents `[T, C]`; None: there is none."""
+
+    source: Any = None
+    reference: Any = None
+
+
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """One song between synthesizer and codec: its latents `[1, T, C]`, and what the client must hear."""
+    """One song between synthesizer and codec: its latents `[1, T, C]`, and what the client must hear.
+
+    Outside `window`, where there is one, the song is its source, whose latents `[1, T, C]` are `kept`.
+    """
 
     latents: Any
     warnings: tuple[str, ...] = ()
+    window: Window | None = None
+    kept: Any = None
 
 
 class Renderer(Protocol):
     """A model in memory. Blocking; the engine calls it from one thread."""
 
-    def render(self, plans: Sequence[SongPlan], on_step: OnStep, cancelled: Cancelled) -> Sequence[Rendering]:
-        """Latents of each plan. All plans share their length and their sampling.
+    @property
+    def sample_rate(self) -> int:
+        """Hz, of what it takes and what it gives."""
+        ...
+
+    @property
+    def reference_seconds(self) -> float:
+        """How much of a reference it hears."""
+        ...
+
+    def encode(self, clip: AudioClip) -> Any:
+        """The latents `[T, C]` of sound at `sample_rate`; the same sound always gives the same ones."""
+        ...
+
+    def render(
+        self,
+        plans: Sequence[SongPlan],
+        on_step: OnStep,
+        cancelled: Cancelled,
+        heard: Sequence[Heard] = (),
+    ) -> Sequence[Rendering]:
+        """Latents of each plan. All plans share their length and their sampling; `heard` has one entry each.
 
         Raises JobCancelledError soon after `cancelled()` turns true.
         """
         ...
 
     def decode(self, rendering: Rendering, seconds: float, on_fraction: OnFraction) -> AudioClip:
-        """The sound of one song, exactly `seconds` long, normalised."""
+        """The sound of one song, exactly `seconds` long; normalised, unless some of it is its source's."""
         ...
 
     def listen(self, path: Path) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from acestep.domain import DraftRequest, Metadata, ModelInfo, SongPlan, SongRequ
 from acestep.engine.plan import plan_songs
 from acestep.errors import PlannerError
 from acestep.jobs.worker import Cancelled
+from acestep.limits import PLANNED_TASKS
 from acestep.planner.planner import Planner, Watch, fixed_facts
 from acestep.synthesizer.prompts import HINTED_INSTRUCTION
 
@@ -43,12 +44,15 @@ class Thought:
 
 def needs_planner(request: SongRequest) -> bool:
     """Whether the request cannot be done without a planner."""
-    asked = request.planner
-    return asked.thinking or _drafts(request)
+    if request.task_type not in PLANNED_TASKS:
+        return False
+    return request.planner.thinking or request.goal == "metadata" or _drafts(request)
 
 
 def uses_planner(request: SongRequest) -> bool:
     """Whether a planner does anything for the request, if there is one."""
+    if request.task_type not in PLANNED_TASKS:
+        return False
     asked = request.planner
     may_fill_in = asked.use_cot_caption or asked.use_cot_language
     return needs_planner(request) or (may_fill_in and not request.audio_codes)

@@ -90,6 +90,11 @@ class Synthesizer:
         return Span.of(window, self._frame_rate, self.frames(plan.duration), window.crossfade_frames)
 
     @property
+    def reference_frames(self) -> int:
+        """How long a reference it hears, in latent frames."""
+        return self._facts.reference_frames
+
+    @property
     def code_count(self) -> int:
         """How many different audio codes the model has."""
         return self._codes.count

@@ -16,7 +16,7 @@ import numpy as np
 from acestep.domain import AudioClip, ModelInfo, PlannerInfo, Progress, SongPlan, SongRequest
 from acestep.engine.desk import PlannerDesk
 from acestep.engine.engine import Engine
-from acestep.engine.renderer import Cancelled, Load, Loaded, OnFraction, OnStep, Rendering
+from acestep.engine.renderer import Cancelled, Heard, Load, Loaded, OnFraction, OnStep, Rendering
 from acestep.engine.write import SongWriter
 from acestep.errors import JobCancelledError
 from acestep.files import AudioStore
@@ -32,12 +32,14 @@ INFO = ModelInfo(
 class FakeRenderer:
     """The latents of a song are its plan; its sound is as loud as its seed says (see `loudness`).
 
-    `batches` are the plans of each call of `render`, `threads` the threads that called. A song whose
-    caption is in `broken` fails its batch; `on_decode` may raise. After `hold`, renders wait for `release`.
+    Latents of audio are the audio. `batches` are the plans of each call of `render`, `heard` the audio of
+    each song, `threads` the threads that called. A song whose caption is in `broken` fails its batch;
+    `on_decode` may raise. After `hold`, renders wait for `release`.
     """
 
     def __init__(self) -> None:
         self.batches: list[list[SongPlan]] = []
+        self.heard: list[Heard] = []
         self.decoded: list[SongPlan] = []
         self.steps = 0
         self.threads: set[int] = set()
@@ -58,8 +60,23 @@ class FakeRenderer:
     async def wait_begun(self) -> None:
         assert await asyncio.to_thread(self.begun.wait, PATIENCE)
 
-    def render(self, plans: Sequence[SongPlan], on_step: OnStep, cancelled: Cancelled) -> Sequence[Rendering]:
+    sample_rate = RATE
+    reference_seconds = 3.0
+
+    def encode(self, clip: AudioClip) -> AudioClip:
+        self.threads.add(threading.get_ident())
+        assert clip.sample_rate == RATE
+        return clip
+
+    def render(
+        self,
+        plans: Sequence[SongPlan],
+        on_step: OnStep,
+        cancelled: Cancelled,
+        heard: Sequence[Heard] = (),
+    ) -> Sequence[Rendering]:
         self.batches.append(list(plans))
+        self.heard += heard
         self.threads.add(threading.get_ident())
         self.niceness = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
         self.begun.set()

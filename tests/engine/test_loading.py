@@ -13,10 +13,17 @@ from diffusers import AutoencoderOobleck
 from acestep.audio.encode import FileSpec, write
 from acestep.checkpoints import Checkpoint, Defaults
 from acestep.codec.sine_bank import SineBankConfig
-from acestep.domain import AudioClip, ModelInfo
+from acestep.domain import AudioClip, ModelInfo, Window
 from acestep.engine.loading import choose_device, load_model, load_planner
-from acestep.engine.renderer import Loaded
-from acestep.errors import CheckpointError, JobCancelledError, ModelUnavailableError, UnusableAudioError
+from acestep.engine.renderer import Heard, Loaded, Rendering
+from acestep.errors import (
+    AceStepError,
+    CheckpointError,
+    JobCancelledError,
+    ModelUnavailableError,
+    UnusableAudioError,
+)
+from acestep.limits import BASE_TASKS
 from tests.planner.toy import Toy, write_toy
 from tests.synthesizer import toy
 
@@ -106,6 +113,83 @@ def test_songs_of_a_batch_keep_apart(loaded: Loaded) -> None:
         assert together.samples.shape[0] == 2
 
 
+def hum(loaded: Loaded, seconds: float, hz: float = 150.0, volume: float = 0.3) -> AudioClip:
+    rate = loaded.renderer.sample_rate
+    wave = volume * np.sin(2 * np.pi * hz * np.arange(round(seconds * rate)) / rate)
+    return AudioClip(np.stack([wave, wave]).astype(np.float32), rate)
+
+
+def repaint(loaded: Loaded, window: Window, source: AudioClip, duration: float = 4.08) -> Rendering:
+    plan = toy.song(task_type="repaint", window=window, duration=duration)
+    heard = Heard(loaded.renderer.encode(source))
+    (rendering,) = loaded.renderer.render([plan], lambda done, of: None, lambda: False, [heard])
+    return rendering
+
+
+def sound_of(loaded: Loaded, rendering: Rendering, seconds: float = 4.08) -> AudioClip:
+    return loaded.renderer.decode(rendering, seconds, lambda fraction: None)
+
+
+def reconstruction(loaded: Loaded, clip: AudioClip) -> np.ndarray:
+    codec = loaded.renderer.codec  # type: ignore[attr-defined]
+    return codec.decode(loaded.renderer.encode(clip)[None])[0].numpy()  # type: ignore[no-any-return]
+
+
+def test_outside_the_window_a_repaint_is_its_source(loaded: Loaded) -> None:
+    source = hum(loaded, 4.08)
+    window = Window(1.013, 2.5, 0.0, 4.08)
+    repainted = sound_of(loaded, repaint(loaded, window, source)).samples
+
+    rate, whole = source.sample_rate, reconstruction(loaded, source)
+    start, stop = int(1.013 * rate), int(2.5 * rate) + 1
+    assert repainted.shape == source.samples.shape
+    np.testing.assert_array_equal(repainted[:, :start], whole[:, :start])
+    np.testing.assert_array_equal(repainted[:, stop:], whole[:, stop : repainted.shape[1]])
+    assert not np.allclose(repainted[:, start:stop], whole[:, start:stop], atol=0.01)
+
+
+def test_a_repaint_of_everything_is_a_song_like_any_other(loaded: Loaded) -> None:
+    rendering = repaint(loaded, Window(0.0, 4.08, 0.0, 4.08), hum(loaded, 4.08))
+    assert rendering.kept is None
+    assert np.abs(sound_of(loaded, rendering).samples).max() == pytest.approx(10 ** (-1 / 20))
+
+
+def test_the_window_cross_fades_for_as_long_as_is_asked(loaded: Loaded) -> None:
+    source, rate = hum(loaded, 4.08), loaded.renderer.sample_rate
+    hard = repaint(loaded, Window(1.0, 3.0, 0.0, 4.08), source)
+    assert hard.window is not None
+    soft = replace(hard, window=replace(hard.window, crossfade_seconds=0.25))
+    cut, faded = (sound_of(loaded, rendering).samples for rendering in (hard, soft))
+    differ = np.flatnonzero(np.abs(cut - faded).max(axis=0) > 0)
+    inside = (np.array([1.0, 1.25, 2.75, 3.0]) * rate).astype(int)
+    assert inside[0] <= differ.min() and differ.max() <= inside[3]
+    assert not np.any((differ > inside[1]) & (differ < inside[2]))
+
+
+def test_a_window_is_no_louder_than_a_song_or_its_source(loaded: Loaded) -> None:
+    source = hum(loaded, 4.08)
+    rendering = repaint(loaded, Window(1.0, 3.0, 0.0, 4.08), source)
+    loud = replace(rendering, latents=rendering.kept + 6.0)
+    assert np.abs(sound_of(loaded, loud).samples).max() <= 0.9
+
+
+def test_sound_that_is_none_fails(loaded: Loaded) -> None:
+    rendering = repaint(loaded, Window(1.0, 3.0, 0.0, 4.08), hum(loaded, 4.08))
+    with pytest.raises(AceStepError, match="not numbers"):
+        sound_of(loaded, replace(rendering, latents=rendering.latents * torch.nan))
+
+
+def test_the_same_sound_is_encoded_alike_and_its_end_is_heard(loaded: Loaded) -> None:
+    clip = hum(loaded, 1.01)
+    latents = loaded.renderer.encode(clip)
+    assert torch.equal(loaded.renderer.encode(clip), latents)
+    assert len(latents) == loaded.renderer.synthesizer.frames(1.01)  # type: ignore[attr-defined]
+
+
+def test_a_reference_is_as_long_as_the_checkpoint_says(loaded: Loaded) -> None:
+    assert loaded.renderer.reference_seconds * toy.FRAME_RATE == pytest.approx(toy.REFERENCE_FRAMES)
+
+
 def test_decoding_can_be_stopped(loaded: Loaded) -> None:
     def stop(fraction: float) -> None:
         raise JobCancelledError("Enough.")
@@ -117,7 +201,8 @@ def test_decoding_can_be_stopped(loaded: Loaded) -> None:
 
 def test_the_checkpoint_completes_what_is_known(loaded: Loaded) -> None:
     known = replace(EXPECTED, steps=2, guidance_scale=1.5, shift=1.0, state="ready", detail="")
-    assert loaded.info == replace(known, code_count=12)  # what toy.py writes: 4 * 3 levels
+    # What toy.py writes has 4 * 3 levels, and is a base model.
+    assert loaded.info == replace(known, code_count=12, tasks=BASE_TASKS)
 
 
 def test_a_file_is_heard_as_codes(loaded: Loaded, tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from acestep.domain import (
     SamplerOptions,
     Sampling,
     SongRequest,
+    TaskOptions,
+    Window,
     is_instrumental,
 )
 from acestep.engine.plan import guess_duration, plan_songs
@@ -122,3 +124,55 @@ def test_what_was_asked_of_the_sampler_holds():
         infer_method="sde",
         use_adg=True,
     )
+
+
+def on_source(task_type: str, seconds: float | None = 20.0, **changes: Any) -> SongRequest:
+    task = {key: changes.pop(key) for key in list(changes) if key in TaskOptions.__slots__}
+    options = TaskOptions(source="song.wav", source_seconds=seconds, **task)
+    return asked(task_type=task_type, duration=20.0, task=options, **changes)
+
+
+@pytest.mark.parametrize(
+    ("task", "tracks", "told"),
+    [
+        ("cover", (), "Generate audio semantic tokens based on the given conditions:"),
+        ("extract", ("vocals",), "Extract the VOCALS track from the audio:"),
+        ("complete", ("drums", "bass"), "Complete the input track with DRUMS | BASS:"),
+    ],
+)
+def test_a_task_decides_the_instruction_unless_the_user_does(task, tracks, told):
+    (plan,) = plan_songs(on_source(task, tracks=tracks), BASE)
+    assert (plan.task_type, plan.instruction) == (task, told)
+    (plan,) = plan_songs(on_source(task, tracks=tracks, instruction="Mine:"), BASE)
+    assert plan.instruction == "Mine:"
+
+
+@pytest.mark.parametrize(
+    ("edges", "window"),
+    [
+        ({}, (0.0, 20.0, 0.0, 20.0)),
+        ({"start": 5.0, "end": 8.0}, (5.0, 8.0, 0.0, 20.0)),
+        ({"start": -4.0, "end": 8.0}, (0.0, 12.0, 4.0, 24.0)),
+        ({"start": 18.0, "end": 25.0}, (18.0, 25.0, 0.0, 20.0)),
+    ],
+)
+@pytest.mark.parametrize("task", ["repaint", "lego"])
+def test_a_window_lies_in_the_song(task, edges, window):
+    (plan,) = plan_songs(on_source(task, crossfade_frames=3, crossfade_seconds=0.5, **edges), BASE)
+    assert plan.window == Window(*window, crossfade_frames=3, crossfade_seconds=0.5)
+
+
+@pytest.mark.parametrize("task", ["text2music", "cover", "extract", "complete"])
+def test_other_tasks_write_everything(task):
+    (plan,) = plan_songs(on_source(task, start=5.0, end=8.0), BASE)
+    assert plan.window is None
+
+
+def test_strengths_reach_only_what_follows_something():
+    strong: dict[str, Any] = {"cover_strength": 0.5, "noise_strength": 0.2}
+    (cover,) = plan_songs(on_source("cover", **strong), BASE)
+    (codes,) = plan_songs(asked(audio_codes=(1,) * 60, task=TaskOptions(**strong)), BASE)
+    (words,) = plan_songs(asked(task=TaskOptions(**strong)), BASE)
+    (painted,) = plan_songs(on_source("repaint", **strong), BASE)
+    found = [(p.sampling.cover_strength, p.sampling.noise_strength) for p in (cover, codes, words, painted)]
+    assert found == [(0.5, 0.2), (0.5, 0.0), (1.0, 0.0), (1.0, 0.0)]
