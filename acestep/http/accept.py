@@ -12,6 +12,7 @@ from dataclasses import replace
 from math import ceil
 from typing import Any
 
+from acestep.adapters import AdapterFolder
 from acestep.domain import (
     CODES_A_SECOND,
     MAX_SEED,
@@ -24,6 +25,7 @@ from acestep.domain import (
 )
 from acestep.errors import InvalidFieldError, ModelUnavailableError
 from acestep.http.fields import MAX_CODES
+from acestep.http.lora import ServerAdapters
 from acestep.http.planner_fields import PlannerSamplingFields
 from acestep.http.schemas import GenerateTask, read_task
 from acestep.http.song_fields import DEFAULT_INSTRUCTION, MusicFields
@@ -40,8 +42,9 @@ def accept(
     planner: PlannerInfo,
     strict: bool = False,
     strict_model: bool = False,
+    lora: ServerAdapters | None = None,
 ) -> SongRequest:
-    """Return the request in a body, fitted to the model that will run it.
+    """Return the request in a body, fitted to the model that will run it; without `lora` there is no adapter.
 
     Raises `InvalidFieldError` for what cannot be done (and, if `strict`, for what would be changed),
     `UnknownModelError` if `strict_model`, and `ModelUnavailableError` or `PlannerUnavailableError` for what
@@ -52,7 +55,9 @@ def accept(
         raise ModelUnavailableError(f"{default.name} could not be loaded: {default.detail}")
     model, fallback = choose_model(models, task.model, strict_model)
     request = _cut_codes(fit(to_request(task, model, planner), model))
-    request = replace(request, warnings=(*ignored, *fallback, *request.warnings))
+    adapters, skipped = (lora or ServerAdapters(AdapterFolder(None))).choose(task.lora, model)
+    warnings = (*ignored, *fallback, *request.warnings, *skipped)
+    request = replace(request, adapters=adapters, warnings=warnings)
     check_strict(request.warnings, strict)
     return request
 

@@ -33,6 +33,13 @@ class Metas(BaseModel):
     lyrics: str = Field("", description="The lyrics as they were sent.")
 
 
+class LoraItem(BaseModel):
+    """An adapter that acts on a song."""
+
+    name: str
+    scale: float
+
+
 class ResultItem(BaseModel):
     """One song, or the one place where a song will be; the same keys in every state."""
 
@@ -54,6 +61,7 @@ class ResultItem(BaseModel):
     error: str | None = None
     warnings: list[str] = Field(default_factory=list)
     timings: dict[str, float] = Field(default_factory=dict, description="Seconds for each stage.")
+    lora: list[LoraItem] = Field(default_factory=list, description="The adapters that act on this song.")
     audio_codes: str = Field(
         "", description="The audio codes of this song, to be sent as audio_code_string; empty if it has none."
     )
@@ -186,6 +194,49 @@ class ModelList(BaseModel):
     lm_models: list[PlannerEntry]
     loaded_lm_model: str | None
     llm_initialized: bool
+
+
+class LoraLoaded(BaseModel):
+    """An adapter that acts from now on."""
+
+    message: str
+    lora_path: str
+    adapter_name: str
+
+
+class LoraUnloaded(BaseModel):
+    """No adapter acts from now on."""
+
+    message: str
+
+
+class LoraToggled(BaseModel):
+    """Whether the active adapter acts from now on."""
+
+    message: str
+    use_lora: bool
+
+
+class LoraScaled(BaseModel):
+    """How strongly an adapter acts from now on."""
+
+    message: str
+    scale: float
+    adapter_name: str
+
+
+class LoraStatus(BaseModel):
+    """Which adapter acts where a request names none, and which adapters there are."""
+
+    lora_loaded: bool
+    use_lora: bool
+    lora_scale: float = Field(description="Scale of the active adapter.")
+    adapter_type: str | None
+    scales: dict[str, float]
+    active_adapter: str | None
+    adapters: list[str] = Field(description="What is loaded, by the names that it was given.")
+    synthetic_default_mode: bool = False
+    available: list[str] = Field(description="What a request may name, and what can be loaded.")
 
 
 class ModelHealth(BaseModel):

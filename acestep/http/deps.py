@@ -13,9 +13,11 @@ from typing import Annotated, cast
 
 from fastapi import Depends, FastAPI, Request
 
+from acestep.adapters import AdapterFolder
 from acestep.examples import Examples
 from acestep.files import AudioStore
 from acestep.http import auth
+from acestep.http.lora import ServerAdapters
 from acestep.http.parse import AudioProbe, Body, BodyReader
 from acestep.jobs.queue import JobQueue
 from acestep.jobs.worker import Worker
@@ -51,6 +53,7 @@ class HttpServices:
     uploads: Path
     config: HttpConfig
     examples: Examples = field(default_factory=Examples.load)
+    lora: ServerAdapters = field(default_factory=lambda: ServerAdapters(AdapterFolder(None)))
 
 
 def provide(app: FastAPI, services: HttpServices) -> None:

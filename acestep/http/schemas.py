@@ -18,6 +18,7 @@ from acestep.errors import InvalidFieldError
 from acestep.http.auth import BODY_FIELD
 from acestep.http.errors import InvalidFieldsError
 from acestep.http.fields import MAX_IDS, OptionalText, Support, TaskIds, notes_of, read_object, wire
+from acestep.http.lora_fields import LoadLora, LoraFields, ScaleLora, ToggleLora
 from acestep.http.other_fields import NewerSamplerFields, SourceFields
 from acestep.http.planner_fields import CodeFields, DraftFields, PlannerFields, PlannerSamplingFields
 from acestep.http.song_fields import MusicFields, OutputFields, SamplerFields
@@ -36,6 +37,7 @@ class GenerateTask(
     CodeFields,
     PlannerSamplingFields,
     PlannerFields,
+    LoraFields,
     SamplerFields,
     OutputFields,
     MusicFields,
@@ -103,6 +105,11 @@ def read_task(body: Mapping[str, Any]) -> tuple[GenerateTask, tuple[str, ...]]:
 def read_draft(model: type[M], body: Mapping[str, Any]) -> tuple[M, tuple[str, ...]]:
     """Read a request for a draft as `read_task` does; its fields may stand in the same places."""
     return _read(model, _sources(body))
+
+
+def read_plain(model: type[M], body: Mapping[str, Any]) -> M:
+    """Read what has its fields at the top level of a body alone; others there are not looked at."""
+    return _validate(model, _look_up(model, [body]))
 
 
 def read_sample(body: Mapping[str, Any]) -> SampleTask:
@@ -215,5 +222,8 @@ def _unknown(model: type[BaseModel], sources: Sequence[Mapping[str, Any]]) -> li
 # What each field takes, in words. A schema takes tens of milliseconds to make, so it is made once.
 ALLOWED: Mapping[type[BaseModel], Mapping[str, str]] = {
     model: {field: _in_words(schema) for field, schema in model.model_json_schema()["properties"].items()}
-    for model in (GenerateTask, FormatTask, UnderstandTask, SampleTask, QueryTask)
+    for model in (
+        *(GenerateTask, FormatTask, UnderstandTask, SampleTask, QueryTask),
+        *(LoadLora, ToggleLora, ScaleLora),
+    )
 }

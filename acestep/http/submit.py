@@ -35,7 +35,7 @@ async def submit(body: Body, services: HttpServices, warnings: tuple[str, ...] =
     async with stored(body.files, services.uploads, services.probe):
         _refuse_audio(body)
         models, planner = services.worker.models(), services.worker.planner()
-        request = accept(body.fields, models, planner, config.strict, config.strict_model)
+        request = accept(body.fields, models, planner, config.strict, config.strict_model, services.lora)
         request = replace(request, warnings=(*warnings, *request.warnings))
         ticket = await services.queue.submit(request)
     return Submission(ticket.job_id, ticket.position, request)

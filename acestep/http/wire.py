@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from acestep.domain import ModelInfo, PlannerInfo, Song, SongPlan, SongRequest
+from acestep.domain import AdapterUse, ModelInfo, PlannerInfo, Song, SongPlan, SongRequest
 from acestep.examples import CustomExample, SimpleExample
 from acestep.http.answers import (
     CustomSample,
@@ -20,6 +20,7 @@ from acestep.http.answers import (
     Health,
     JobCounts,
     Limits,
+    LoraItem,
     Metas,
     ModelEntry,
     ModelHealth,
@@ -98,6 +99,7 @@ def _waiting_item(view: JobView) -> ResultItem:
         stage=progress.stage if progress else job.state,
         error=error_of(job),
         warnings=list(request.warnings),
+        lora=_lora(request.adapters),
     )
 
 
@@ -120,6 +122,7 @@ def _song_item(job: Job, index: int, token: Callable[[str], str]) -> ResultItem:
         stage=job.state,
         warnings=list(dict.fromkeys((*request.warnings, *song.warnings))),
         timings=song.timings,
+        lora=_lora(plan.adapters),
         audio_codes=code_string(plan.audio_codes),
     )
 
@@ -135,6 +138,10 @@ def _metas(
         prompt=request.caption,
         lyrics=request.lyrics,
     )
+
+
+def _lora(uses: Sequence[AdapterUse]) -> list[LoraItem]:
+    return [LoraItem(name=use.name, scale=use.scale) for use in uses]
 
 
 def code_string(codes: Sequence[int]) -> str:
@@ -159,6 +166,7 @@ def _generation_info(job: Job, song: Song) -> str:
         f"method: {sampling.infer_method}",
         *([f"- planner: {song.lm_model}"] if song.lm_model else []),
         f"- metadata: {_metadata(song.plan)}",
+        *(f"- lora: {use.name} at {use.scale:g}" for use in song.plan.adapters),
         *([f"- audio codes: {len(song.plan.audio_codes)}"] if song.plan.audio_codes else []),
         *(f"- {stage}: {seconds:.2f} s" for stage, seconds in song.timings.items()),
     ]
