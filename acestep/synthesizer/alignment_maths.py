@@ -101,22 +101,19 @@ def _trace(moves: NDArray[np.int8]) -> WarpingPath:
     return WarpingPath(path[:, 0], path[:, 1])
 
 
-def mean_energy(heads: Iterable[Matrix]) -> Matrix:
+def energy_of(weights: Matrix) -> Matrix:
     """How much each patch attends to each token, 0 (least anywhere) to 1 (most anywhere), `[N, S]`.
 
-    `heads` are the attention weights of each head, which sum to one over all that a patch attends to.
+    `weights` are the heads' mean attention weights, which sum to one over all that a patch attends to.
     """
-    mean = np.mean(list(heads), axis=0, dtype=np.float64)
-    lowest, highest = mean.min(), mean.max()
-    return ((mean - lowest) / (highest - lowest) if highest > lowest else np.zeros_like(mean)).astype(
-        np.float32
-    )
+    lowest, highest = weights.min(), weights.max()
+    return (weights - lowest) / (highest - lowest) if highest > lowest else np.zeros_like(weights)
 
 
 def score(energy: Matrix, path: WarpingPath, sung: NDArray[np.bool_]) -> float:
     """How well the song sings its lyrics, 0 to 1: coverage^2 * monotonicity^2 * confidence.
 
-    `energy` is what `mean_energy` gives. Coverage is the share of the `sung` `[N]` tokens that are attended
+    `energy` is what `energy_of` gives. Coverage is the share of the `sung` `[N]` tokens that are attended
     to anywhere, monotonicity the share of neighbours that come in the order of the text, confidence the mean
     energy on the path.
     """

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from acestep.domain import Sampling, SongPlan
+from acestep.synthesizer.alignment import LyricAttention, LyricListener, known_heads
 from acestep.synthesizer.codes import AudioCodes
 from acestep.synthesizer.conditioning import NO_SOUNDS, Condition, Conditioner, SongMaterial, Sounds
 from acestep.synthesizer.guidance import (
@@ -26,7 +27,7 @@ from acestep.synthesizer.guidance import (
 from acestep.synthesizer.loading import SynthesizerModules
 from acestep.synthesizer.sampler import Cancelled, Noise, OnStep, Velocity, euler, renoising, sample
 from acestep.synthesizer.schedule import begun, times
-from acestep.synthesizer.transformer import Transformer
+from acestep.synthesizer.transformer import Heads, Transformer
 from acestep.synthesizer.windows import Span
 
 
@@ -41,13 +42,20 @@ class Rendered:
 class Synthesizer:
     """Text encoder, condition encoder and diffusion transformer of one checkpoint."""
 
-    def __init__(self, modules: SynthesizerModules, frame_rate: float) -> None:
-        """`frame_rate` is the codec's: latent frames a second, its sample rate by its hop length."""
+    def __init__(
+        self, modules: SynthesizerModules, frame_rate: float, alignment_heads: Heads | None = None
+    ) -> None:
+        """`frame_rate` is the codec's: latent frames a second, its sample rate by its hop length.
+
+        `alignment_heads` follow the singing; None: those of the published models, if this is one of them.
+        """
         self._facts = modules.facts
         self._frame_rate = frame_rate
         self._conditioner = Conditioner(modules)
         self._codes = AudioCodes(modules)
         self._transformer = Transformer(modules.transformer)
+        heads = alignment_heads or known_heads(modules.transformer.config)
+        self._listener = LyricListener(modules, self._transformer, heads)
         self._device = modules.silence_latent.device
 
     def frames(self, duration: float) -> int:
@@ -93,6 +101,17 @@ class Synthesizer:
     def reference_frames(self) -> int:
         """How long a reference it hears, in latent frames."""
         return self._facts.reference_frames
+
+    @torch.inference_mode()
+    def attend_lyrics(self, plan: SongPlan, latents: Tensor, sounds: Sounds = NO_SOUNDS) -> LyricAttention:
+        """How a song attends to its lyrics: `latents` `[1, T, C]`, as rendered from `plan` and `sounds`.
+
+        Raises UntimedLyricsError where there are none, or where nobody knows how to read this model.
+        """
+        self._listener.check(plan)
+        material = self._conditioner.material(plan, latents.shape[1], sounds, self.span(plan))
+        condition = self._conditioner.encode([plan], [material])
+        return self._listener.listen(plan, latents, condition, self._transformer.patch / self._frame_rate)
 
     @property
     def code_count(self) -> int:

@@ -8,6 +8,7 @@ adapters may wrap them. Knows nothing of songs, prompts or schedules.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,8 @@ from acestep.synthesizer.conditioning import Condition
 
 KeysValues = tuple[Tensor, Tensor]
 Rotary = tuple[Tensor, Tensor]
+Heads = Mapping[int, Sequence[int]]
+"""Attention heads by the number of their layer, both from 0."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,6 +70,11 @@ class Transformer:
         dtype: torch.dtype = self._module.dtype
         return dtype
 
+    @property
+    def patch(self) -> int:
+        """Latent frames in one patch, which is a step in time of the layers."""
+        return self._patch
+
     def attend(self, condition: Condition) -> Attended:
         """Do once what every step of a render would do alike."""
         states = self._module.condition_embedder(condition.states)
@@ -82,22 +90,51 @@ class Transformer:
     def velocity(self, latents: Tensor, t: float, attended: Attended) -> Tensor:
         """Where the latents `[B, T, C]` move at time `t`; float32 of the same shape."""
         net, frames = self._module, latents.shape[1]
-        time = torch.tensor([t], device=latents.device, dtype=self.dtype)
-        time_embedding, modulation = net.time_embed(time)
-        # The second embedding hears the length of a mean-flow jump, which plain sampling leaves at zero.
-        jump_embedding, jump_modulation = net.time_embed_r(torch.zeros_like(time))
-        time_embedding, modulation = time_embedding + jump_embedding, modulation + jump_modulation
-
-        x = torch.cat([attended.context, latents.to(self.dtype)], dim=-1)
-        x = functional.pad(x, (0, 0, 0, -frames % self._patch))
-        x = net.proj_in_conv(x.transpose(1, 2)).transpose(1, 2)
+        x = self._patches(latents, attended)
+        time_embedding, modulation = self._time(t, x)
         for layer, cross, kind in zip(net.layers, attended.cross, net.layer_types, strict=True):
-            x = _run_layer(layer, x, modulation, cross, attended, sliding=kind == "sliding_attention")
+            gates = _gates(layer, modulation)
+            x = _hear_itself(layer, x, gates, attended, sliding=kind == "sliding_attention")
+            x = _hear_words(layer, x, gates, cross, attended)
         shift, scale = (net.scale_shift_table + time_embedding[:, None]).chunk(2, dim=1)
         x = net.norm_out(x) * (1 + scale) + shift
         x = net.proj_out_conv(x.transpose(1, 2)).transpose(1, 2)
         velocity: Tensor = x[:, :frames].float()
         return velocity
+
+    def cross_logits(self, latents: Tensor, t: float, attended: Attended, heads: Heads) -> Iterator[Tensor]:
+        """How the patches of latents `[B, T, C]` at time `t` attend to the encoder states, head by head.
+
+        Yields float32 logits `[B, S, L]`, masked as `attended` is, in the order of `heads`; layers above the
+        last one asked for are not run.
+        """
+        net = self._module
+        x = self._patches(latents, attended)
+        _, modulation = self._time(t, x)
+        for number in range(max(heads) + 1):
+            layer, cross = net.layers[number], attended.cross[number]
+            gates = _gates(layer, modulation)
+            x = _hear_itself(
+                layer, x, gates, attended, sliding=net.layer_types[number] == "sliding_attention"
+            )
+            for head in heads.get(number, ()):
+                yield _logits(layer, x, head, cross[0], attended.cross_mask)
+            x = _hear_words(layer, x, gates, cross, attended)
+
+    def _patches(self, latents: Tensor, attended: Attended) -> Tensor:
+        """Latents beside their context, as the first layer takes them: `[B, S, D]`."""
+        x = torch.cat([attended.context, latents.to(self.dtype)], dim=-1)
+        x = functional.pad(x, (0, 0, 0, -latents.shape[1] % self._patch))
+        projected: Tensor = self._module.proj_in_conv(x.transpose(1, 2)).transpose(1, 2)
+        return projected
+
+    def _time(self, t: float, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What time `t` says to the end of the network `[1, D]`, and to each layer `[1, 6, D]`."""
+        net, time = self._module, torch.tensor([t], device=x.device, dtype=self.dtype)
+        embedding, modulation = net.time_embed(time)
+        # The second embedding hears the length of a mean-flow jump, which plain sampling leaves at zero.
+        jump_embedding, jump_modulation = net.time_embed_r(torch.zeros_like(time))
+        return embedding + jump_embedding, modulation + jump_modulation
 
     def _window(self, patches: int, device: torch.device) -> Tensor | None:
         reach = self._module.config.sliding_window
@@ -116,19 +153,38 @@ class Transformer:
         return cos, sin
 
 
-def _run_layer(
-    layer: Any, x: Tensor, modulation: Tensor, cross: KeysValues, attended: Attended, *, sliding: bool
+def _gates(layer: Any, modulation: Tensor) -> tuple[Tensor, ...]:
+    """Shift, scale and gate of a layer's self-attention, then those of its feed-forward part."""
+    gates: tuple[Tensor, ...] = (layer.scale_shift_table + modulation).chunk(6, dim=1)
+    return gates
+
+
+def _hear_itself(
+    layer: Any, x: Tensor, gates: tuple[Tensor, ...], attended: Attended, *, sliding: bool
 ) -> Tensor:
-    shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = (layer.scale_shift_table + modulation).chunk(
-        6, dim=1
-    )
+    shift, scale, gate = gates[:3]
     heard = layer.self_attn_norm(x) * (1 + scale) + shift
     mask = attended.window if sliding else None
-    x = x + _self_attention(layer.self_attn, heard, attended.rotary, mask) * gate
+    return x + _self_attention(layer.self_attn, heard, attended.rotary, mask) * gate
+
+
+def _hear_words(
+    layer: Any, x: Tensor, gates: tuple[Tensor, ...], cross: KeysValues, attended: Attended
+) -> Tensor:
+    shift, scale, gate = gates[3:]
     x = x + _cross_attention(layer.cross_attn, layer.cross_attn_norm(x), cross, attended.cross_mask)
-    heard = layer.mlp_norm(x) * (1 + mlp_scale) + mlp_shift
-    out: Tensor = x + layer.mlp(heard) * mlp_gate
+    heard = layer.mlp_norm(x) * (1 + scale) + shift
+    out: Tensor = x + layer.mlp(heard) * gate
     return out
+
+
+def _logits(layer: Any, x: Tensor, head: int, keys: Tensor, mask: Tensor | None) -> Tensor:
+    """What one head's softmax gets to see, `[B, S, L]`."""
+    attention = layer.cross_attn
+    queries = _queries(attention, layer.cross_attn_norm(x))[:, head].float()
+    keys = keys[:, head * attention.kv_heads // attention.heads].float()
+    logits: Tensor = queries @ keys.transpose(1, 2) * attention.head_dim**-0.5
+    return logits if mask is None else logits + mask[:, 0].float()
 
 
 def _self_attention(attention: Any, x: Tensor, rotary: Rotary, mask: Tensor | None) -> Tensor:

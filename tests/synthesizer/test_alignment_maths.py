@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from acestep.synthesizer.alignment_maths import Matrix, WarpingPath, consensus, mean_energy, score, warp
+from acestep.synthesizer.alignment_maths import Matrix, WarpingPath, consensus, energy_of, score, warp
 
 HEADS = 4
 
@@ -28,9 +28,10 @@ def attention(spans: list[tuple[int, int]], strength: float = 4.0, seed: int = 1
     return heads
 
 
-def weights(heads: list[Matrix]) -> list[Matrix]:
+def mean_weights(heads: list[Matrix]) -> Matrix:
     powers = [np.exp(logits) for logits in heads]
-    return [power / power.sum(axis=0) for power in powers]
+    mean: Matrix = np.mean([power / power.sum(axis=0) for power in powers], axis=0)
+    return mean
 
 
 def cheapest(cost: Matrix) -> float:
@@ -103,7 +104,7 @@ class TestConsensus:
 
 def scored(heads: list[Matrix], sung: NDArray[np.bool_] | None = None) -> float:
     path = warp(-consensus(heads))
-    return score(mean_energy(weights(heads)), path, np.full(len(heads[0]), True) if sung is None else sung)
+    return score(energy_of(mean_weights(heads)), path, np.full(len(heads[0]), True) if sung is None else sung)
 
 
 class TestScore:
@@ -150,6 +151,6 @@ class TestScore:
 
 
 def test_energy_runs_from_nothing_to_all():
-    energy = mean_energy([np.array([[0.1, 0.3]], np.float32), np.array([[0.1, 0.5]], np.float32)])
-    assert energy.tolist() == [[0.0, 1.0]]
-    assert mean_energy([np.full((2, 3), 0.2, np.float32)]).tolist() == [[0.0] * 3] * 2
+    energy = energy_of(np.array([[0.25, 0.5, 0.75]], np.float32))
+    assert energy.tolist() == [[0.0, 0.5, 1.0]]
+    assert energy_of(np.full((2, 3), 0.25, np.float32)).tolist() == [[0.0] * 3] * 2
