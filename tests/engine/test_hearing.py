@@ -85,6 +85,7 @@ def test_a_short_reference_is_repeated():
 
 @pytest.mark.parametrize("kind", ["source", "reference"])
 def test_a_file_that_is_gone_is_explained(tmp_path, kind):
-    task = replace(TaskOptions(), **{kind: str(tmp_path / "gone.wav")})
+    named: dict[str, Any] = {kind: str(tmp_path / "gone.wav")}
+    task = TaskOptions(**named)
     with pytest.raises(UnusableAudioError, match="cannot be read"):
         hear(request(task_type="cover", task=task), INFO, FakeRenderer())
