@@ -35,7 +35,13 @@ def create_app(
     A lifespan that builds the services itself hands them over with `deps.provide(app, services)`; then
     `cors_origins` must be given here, since middleware is fixed before the lifespan runs.
     """
-    app = FastAPI(title="ACE-Step API", version=__version__, lifespan=lifespan, responses=ERRORS)
+    app = FastAPI(
+        title="ACE-Step API",
+        version=__version__,
+        description=f"Every path is below `{models.OPENAI_ROOT}` as well; model lists are OpenAI's there.",
+        lifespan=lifespan,
+        responses=ERRORS,
+    )
     envelope.install(app)
     if services is not None:
         provide(app, services)
@@ -43,6 +49,7 @@ def create_app(
     _allow_origins(app, cors_origins or ())
     for module in (tasks, drafts, chat, generations, music, audio, models, status):
         app.include_router(module.router)
+        app.include_router(module.router, prefix=models.OPENAI_ROOT, include_in_schema=False)
     describe(app)
     return app
 

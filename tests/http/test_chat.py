@@ -5,7 +5,9 @@ from collections.abc import Awaitable
 from typing import Any
 
 import httpx
+import httpx2
 import pytest
+from openai import APIError, AsyncOpenAI
 
 from acestep.domain import Progress
 from acestep.errors import DataFolderError
@@ -20,6 +22,8 @@ ASKED: dict[str, Any] = {
     "audio_config": {"duration": 30, "bpm": 90, "key_scale": "C major"},
     "seed": 7,
 }
+
+ASKED_OF_OPENAI = {"model": ASKED["model"], "messages": ASKED["messages"]}
 
 
 async def both(answer: Awaitable[httpx.Response], job: Awaitable[Job]) -> tuple[httpx.Response, Job]:
@@ -164,6 +168,18 @@ class TestStream:
         assert words["choices"][0]["delta"] == {"content": "\n\nError: no memory"}
         assert end["choices"][0]["finish_reason"] == "error"
         assert end["error"] == {"code": 500, "message": "no memory"}
+
+    async def test_openais_library_raises_it(self, server: Server):
+        transport = httpx2.ASGITransport(app=server.app)
+        async with AsyncOpenAI(
+            base_url="http://server/v1", api_key="-", http_client=httpx2.AsyncClient(transport=transport)
+        ) as client:
+            create: Any = client.chat.completions.create
+            asking = asyncio.create_task(create(**ASKED_OF_OPENAI, stream=True))
+            await asyncio.wait_for(fail_next(server, "no memory"), 5)
+            with pytest.raises(APIError, match=r"^no memory$"):
+                async for _ in await asking:
+                    pass
 
     async def test_storage_that_fails_shows_nothing_of_the_inside(
         self, server: Server, monkeypatch: pytest.MonkeyPatch

@@ -35,7 +35,6 @@ MAX_INLINE_AUDIO = 64 * 1024**2
 @router.post(
     "/v1/chat/completions", openapi_extra=dialect_of(ChatRequest), responses=CHAT_ANSWERS, response_model=None
 )
-@router.post("/api/v1/chat/completions", response_model=None, include_in_schema=False)
 async def chat_completions(request: Request, services: Services) -> Response:
     """Make songs from the last message of a chat; they come as base64 in `choices[0].message.audio`.
 

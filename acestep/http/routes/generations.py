@@ -31,7 +31,6 @@ RESPOND_ASYNC = "respond-async"
     response_class=FileResponse,
     response_model=None,
 )
-@router.post("/api/v1/audio/generations", response_model=None, include_in_schema=False)
 async def audio_generations(request: Request, body: RequestBody, services: Services) -> Response:
     """Make one song and answer with its bytes, or at once with a job (`"async": true`)."""
     preferred = RESPOND_ASYNC in request.headers.get("prefer", "").lower()

@@ -16,25 +16,21 @@ from acestep.limits import NAME_PREFIX
 router = APIRouter(tags=["models"], dependencies=[Depends(require_key)])
 
 OPENAI_MEDIA_TYPE = "application/vnd.openai+json"
+OPENAI_ROOT = "/api"  # every route is there as well, so that a client needs one base address alone
 
 
 @router.get("/v1/models", response_model=Envelope[ModelList])
 async def models(request: Request, services: Services, format: str = "") -> Envelope[ModelList] | Json:  # noqa: A002
-    """List the models; with `format=openai`, or if that is accepted, in OpenAI's shape."""
+    """List the models; in OpenAI's shape with `format=openai`, if that is accepted, and at /api/v1/models."""
     found = services.worker.models()
-    if format == "openai" or OPENAI_MEDIA_TYPE in request.headers.get("accept", ""):
+    accepted = OPENAI_MEDIA_TYPE in request.headers.get("accept", "")
+    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+    if format == "openai" or accepted or path.startswith(OPENAI_ROOT):
         return Json(openai_models(found))
     return Envelope(data=model_list(found, services.worker.planner()))
 
 
-@router.get("/api/v1/models")
-async def models_for_openai_clients(services: Services) -> dict[str, Any]:
-    """List the models in OpenAI's shape."""
-    return openai_models(services.worker.models())
-
-
 @router.get("/v1/models/{name:path}")
-@router.get("/api/v1/models/{name:path}", include_in_schema=False)
 async def one_model(name: str, services: Services) -> dict[str, Any]:
     """Describe one model in OpenAI's shape; its name may begin with `acestep/`."""
     found = services.worker.models()
