@@ -24,6 +24,7 @@ from acestep.domain import (
     SongRequest,
 )
 from acestep.errors import InvalidFieldError, ModelUnavailableError
+from acestep.http.extras_fields import extras_of
 from acestep.http.fields import MAX_CODES
 from acestep.http.lora import ServerAdapters
 from acestep.http.planner_fields import PlannerSamplingFields
@@ -89,6 +90,7 @@ def to_request(task: GenerateTask, model: ModelInfo, planner: PlannerInfo) -> So
         sampler=_sampler(task),
         planner=_planner(task),
         audio_codes=task.audio_code_string,
+        extras=extras_of(task),
         warnings=tuple(warnings),
     )
 

@@ -5,6 +5,8 @@ Owns names, types and descriptions of what clients read; `http.wire` fills them.
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import BaseModel, Field
 
 from acestep.http.fields import UNDECIDED
@@ -40,6 +42,30 @@ class LoraItem(BaseModel):
     scale: float
 
 
+class WordItem(BaseModel):
+    """A word that is sung, in seconds from the song's beginning."""
+
+    text: str
+    start: float
+    end: float
+
+
+class LineItem(BaseModel):
+    """A line that is sung, in seconds from the song's beginning."""
+
+    text: str
+    start: float
+    end: float
+    words: list[WordItem]
+
+
+class LoudnessItem(BaseModel):
+    """How loud a song is before its file is encoded; null: it is silent."""
+
+    integrated_lufs: float | None
+    true_peak_dbtp: float | None
+
+
 class ResultItem(BaseModel):
     """One song, or the one place where a song will be; the same keys in every state."""
 
@@ -64,6 +90,25 @@ class ResultItem(BaseModel):
     lora: list[LoraItem] = Field(default_factory=list, description="The adapters that act on this song.")
     audio_codes: str = Field(
         "", description="The audio codes of this song, to be sent as audio_code_string; empty if it has none."
+    )
+    recipe: dict[str, Any] | None = Field(
+        None,
+        description="Everything that was decided about this song: post it to /release_task to make it again. "
+        "Null until the song is there, and where it was made from audio.",
+    )
+    lrc: str = Field("", description="The lyrics in the LRC format, if lyric_timestamps was sent.")
+    alignment_score: float | None = Field(
+        None, description="How well the song sings its lyrics, 0 to 1, if lyric_timestamps was sent."
+    )
+    lyric_timestamps: list[LineItem] = Field(
+        default_factory=list, description="When lines and words are sung, if lyric_timestamps was sent."
+    )
+    waveform_peaks: list[list[float]] = Field(
+        default_factory=list,
+        description="Lowest and highest sample, -1 to 1, of each piece, if waveform_peaks was sent.",
+    )
+    loudness: LoudnessItem | None = Field(
+        None, description="Loudness and true peak, if measure_loudness was sent."
     )
 
 

@@ -17,6 +17,7 @@ from acestep.domain import AudioFormat
 from acestep.errors import InvalidFieldError
 from acestep.http.auth import BODY_FIELD
 from acestep.http.errors import InvalidFieldsError
+from acestep.http.extras_fields import ExtrasFields
 from acestep.http.fields import MAX_IDS, OptionalText, Support, TaskIds, notes_of, read_object, wire
 from acestep.http.lora_fields import LoadLora, LoraFields, ScaleLora, ToggleLora
 from acestep.http.other_fields import NewerSamplerFields, SourceFields
@@ -34,6 +35,7 @@ M = TypeVar("M", bound=BaseModel)
 class GenerateTask(
     NewerSamplerFields,
     SourceFields,
+    ExtrasFields,
     CodeFields,
     PlannerSamplingFields,
     PlannerFields,

@@ -33,6 +33,8 @@ from acestep.http.answers import (
     Stats,
 )
 from acestep.http.fields import UNDECIDED
+from acestep.http.findings import found_fields
+from acestep.http.recipe import recipe
 from acestep.jobs.model import Job, JobState, JobView, QueueStats
 from acestep.limits import NAME_PREFIX, default_model
 
@@ -124,6 +126,8 @@ def _song_item(job: Job, index: int, token: Callable[[str], str]) -> ResultItem:
         timings=song.timings,
         lora=_lora(plan.adapters),
         audio_codes=code_string(plan.audio_codes),
+        recipe=recipe(song, request),
+        **found_fields(song.findings),
     )
 
 

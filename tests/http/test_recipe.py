@@ -1,0 +1,140 @@
+"""A recipe says all that was decided: to plan it again gives the same plan, and no warning."""
+
+import json
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+
+from acestep.domain import (
+    AdapterUse,
+    ModelInfo,
+    PlannerInfo,
+    Sampling,
+    Song,
+    SongPlan,
+    SongRequest,
+    TaskOptions,
+)
+from acestep.engine.plan import plan_songs
+from acestep.engine.thinking import uses_planner
+from acestep.http.accept import accept
+from acestep.http.recipe import recipe
+from tests.http.conftest import BASE, NO_PLANNER, PLANNER, TURBO, Server
+from tests.http.test_tasks import only_item
+
+MODELS = (TURBO, BASE)
+# Everything is another value than the one that is taken where a request says nothing.
+PLAN = SongPlan(
+    caption="A quiet\nsong, 静か",
+    lyrics="[Verse]\nla  la\n\n",
+    language="ja",
+    duration=32.4,
+    seed=2**32 - 1,
+    instruction="Compose a song about the sea:",
+    sampling=Sampling(
+        steps=31,
+        guidance_scale=3.7,
+        shift=2.5,
+        cfg_interval=(0.15, 0.85),
+        infer_method="ode",
+        use_adg=True,
+    ),
+    bpm=97,
+    key_scale="F# minor",
+    time_signature="6",
+    adapters=(),
+)
+TIMES = (1.0, 0.7, 0.30000000000000004, 0.1)
+
+
+def turbo(**changes: Any) -> Sampling:
+    return replace(Sampling(steps=8, guidance_scale=1.0, shift=3.0), **changes)
+
+
+VARIANTS = {
+    "plain": (PLAN, BASE),
+    "timesteps": (replace(PLAN, sampling=replace(PLAN.sampling, steps=50, shift=1.0, timesteps=TIMES)), BASE),
+    "stochastic": (replace(PLAN, sampling=replace(PLAN.sampling, shift=1.0, infer_method="sde")), BASE),
+    "codes": (replace(PLAN, duration=10.1, audio_codes=tuple(range(50, 0, -1))), BASE),
+    "nothing decided": (
+        replace(PLAN, caption="", lyrics="[Instrumental]", bpm=None, key_scale=None, time_signature=None),
+        BASE,
+    ),
+    "default instruction": (
+        replace(PLAN, instruction="Fill the audio semantic mask based on the given conditions:"),
+        BASE,
+    ),
+    "unknown language": (replace(PLAN, language="unknown"), BASE),
+    "turbo": (replace(PLAN, sampling=turbo()), TURBO),
+    "turbo, fewer steps": (replace(PLAN, sampling=turbo(steps=5, shift=2.0, infer_method="sde")), TURBO),
+    "turbo, timesteps": (replace(PLAN, sampling=turbo(timesteps=TIMES)), TURBO),
+}
+
+
+def again(plan: SongPlan, model: ModelInfo, planner: PlannerInfo = NO_PLANNER) -> SongRequest:
+    """What the recipe of a song asks for, by way of JSON."""
+    song = Song("0.flac", plan, "flac", model.name)
+    return accept(json.loads(json.dumps(recipe(song, SongRequest()))), MODELS, planner, strict=True)
+
+
+@pytest.mark.parametrize(("plan", "model"), VARIANTS.values(), ids=VARIANTS)
+def test_the_plan_again(plan: SongPlan, model: ModelInfo):
+    request = again(plan, model)
+    assert request.warnings == ()
+    assert (request.model, request.audio_format) == (model.name, "flac")
+    assert plan_songs(request, model) == (plan,)
+
+
+def test_a_planner_has_nothing_to_add():
+    plan, _ = VARIANTS["nothing decided"]
+    assert not uses_planner(again(plan, BASE, PLANNER))
+
+
+@pytest.mark.parametrize(
+    ("uses", "named"), [((AdapterUse("city-pop", 0.75),), [{"name": "city-pop", "scale": 0.75}]), ((), [])]
+)
+def test_adapters(uses: tuple[AdapterUse, ...], named: list[dict[str, Any]]):
+    body = recipe(Song("0.flac", replace(PLAN, adapters=uses), "flac", BASE.name), SongRequest())
+    assert body is not None
+    assert body["lora"] == named
+
+
+def test_every_field_of_a_plan_is_in_a_test_above():
+    """So that a field which is added to plans is added to recipes as well."""
+    of_audio = {"task_type", "window"}
+    elsewhere = {"adapters", "audio_codes"}
+    bare = SongPlan("", "", "en", 0.0, 0, "", Sampling(0, 0.0, 0.0))
+    same = {
+        field.name for field in fields(SongPlan) if getattr(PLAN, field.name) == getattr(bare, field.name)
+    }
+    assert same == of_audio | elsewhere
+    strengths = {"cover_strength", "noise_strength"}
+    same = {
+        field.name
+        for field in fields(Sampling)
+        if getattr(PLAN.sampling, field.name) == getattr(bare.sampling, field.name)
+    }
+    assert same == {"timesteps", "infer_method"} | strengths
+
+
+@pytest.mark.parametrize("task", [TaskOptions(source="a.wav"), TaskOptions(reference="a.wav")])
+def test_audio_is_not_kept(task: TaskOptions):
+    assert recipe(Song("0.flac", PLAN, "flac", BASE.name), SongRequest(task=task)) is None
+
+
+async def test_it_is_in_every_result(server: Server):
+    task_id = await server.release(prompt="pop", seed="7,9", audio_duration=20)
+    await server.finish_next()
+    (entry,) = await server.query(task_id)
+    recipes = [item["recipe"] for item in json.loads(entry["result"])]
+    assert [body["seed"] for body in recipes] == [7, 9]
+    assert all((body["prompt"], body["batch_size"]) == ("pop", 1) for body in recipes)
+
+
+async def test_codes_are_short(server: Server):
+    codes = list(range(100, 150))
+    task_id = await server.release(audio_code_string=codes, batch_size=1)
+    await server.finish_next()
+    (entry,) = await server.query(task_id)
+    assert only_item(entry)["recipe"]["audio_code_string"] == ",".join(map(str, codes))
