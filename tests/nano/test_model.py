@@ -16,11 +16,11 @@ from acestep.synthesizer.transformer import Transformer
 from tests.nano.test_dataset import click_track
 from training.nano.clock import Clock
 from training.nano.codes import teach_codes
-from training.nano.composer import MAX_BPM, MIN_BPM
+from training.nano.composer import MAX_BPM, MIN_BPM, compose
 from training.nano.dataset import plans
 from training.nano.denoiser import Batch, Denoiser
 from training.nano.model import CLOCKS, ticking_silence, train_tokenizer, write_folder
-from training.nano.reading import teach_reading
+from training.nano.reading import Reader, teach_reading
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +58,9 @@ def batch(tokenizer: PreTrainedTokenizerFast, *songs: SongPlan, hinted: bool = F
     lyric = tokenizer([lyric_prompt(songs[0])], return_tensors="pt")
     latents = torch.randn(len(songs), 50, 101, generator=torch.Generator().manual_seed(0))
     from_codes = torch.full((len(songs),), hinted)
-    metre = torch.tensor([[2.0, 4.0]] * len(songs))
+    pieces = tuple(compose(number, 10.0) for number in range(len(songs)))
     return Batch(
-        tokens["input_ids"], tokens["attention_mask"], lyric["input_ids"], latents, from_codes, metre
+        tokens["input_ids"], tokens["attention_mask"], lyric["input_ids"], latents, from_codes, pieces
     )
 
 
@@ -74,7 +74,8 @@ def test_training_and_serving_compute_the_same_velocity(
     model: Denoiser, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     songs = batch(tokenizer, plan(), plan("slow, sad and very long indeed, with strings"))
-    states, mask = model.condition(songs)
+    text = model.text_encoder(songs.ids, songs.mask).last_hidden_state
+    states, mask = model.condition(songs, text)
     context = torch.cat([model.silence[:, :50].expand(2, -1, -1), torch.ones(2, 50, 101)], dim=-1)
     x = songs.latents
     trained = model.velocity(x, torch.full((2,), 0.7), context, states, mask)
@@ -97,9 +98,10 @@ def test_the_loss_is_that_of_knowing_nothing_and_has_a_gradient_everywhere(
 
 def test_reading_is_learned(tokenizer: PreTrainedTokenizerFast) -> None:
     torch.manual_seed(0)
-    encoder = Denoiser(SineBankConfig()).text_encoder
+    model = Denoiser(SineBankConfig())
+    encoder = model.text_encoder
     before = [weight.clone() for weight in encoder.parameters()]
-    teach_reading(encoder, tokenizer, [click_track()], steps(3))
+    teach_reading(Reader(encoder, tokenizer, model.facts), [click_track()], steps(3))
     assert any(not torch.equal(old, new) for old, new in zip(before, encoder.parameters(), strict=True))
 
 

@@ -6,6 +6,7 @@ the parity of the server's with the original is proved in the tests.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +22,13 @@ from torch import Tensor, nn
 
 from acestep.codec.sine_bank import SineBankCodec, SineBankConfig
 from acestep.synthesizer.loading import MODULE_CLASSES, published_configs
+from training.nano.composer import Piece
 from training.nano.dataset import FRAME_RATE, RAW
-from training.nano.model import CONFIG, build_text_encoder, ticking_silence
+from training.nano.model import CONFIG, TEXT_WIDTH, build_text_encoder, ticking_silence
+from training.nano.reading import FactHeads
 
 _UNCONDITIONAL = 0.15  # share of examples that train the null condition, as for the published models
+_READING_WEIGHT = 0.05  # a reminder; the encoder has learned to read before
 _NOISE_WEIGHT = 3.0  # the 13 noise channels carry the drums; 88 tones would drown them
 
 
@@ -32,8 +36,7 @@ _NOISE_WEIGHT = 3.0  # the 13 noise channels carry the drums; 88 tones would dro
 class Batch:
     """Tokenised texts (`ids`, `mask` `[B, L]`; `lyric_ids` `[1, M]`), and scaled latents `[B, T, C]`.
 
-    `hinted` `[B]` tells which songs are made from codes, `metre` `[B, 2]` holds the beats a second and the
-    beats a bar of each.
+    `hinted` `[B]` tells which songs are made from codes, `pieces` what is true of each.
     """
 
     ids: Tensor
@@ -41,7 +44,7 @@ class Batch:
     lyric_ids: Tensor
     latents: Tensor
     hinted: Tensor
-    metre: Tensor
+    pieces: tuple[Piece, ...]
 
 
 class Denoiser(nn.Module):
@@ -63,7 +66,9 @@ class Denoiser(nn.Module):
         # The server stores it in bfloat16, so the model learns from that.
         silence = ticking_silence(SineBankCodec(scale)).bfloat16().float()
         self.register_buffer("silence", silence, persistent=False)
-        self.metronome = nn.Linear(CONFIG["hidden_size"], 4)  # for training alone
+        # For training alone.
+        self.metronome = nn.Linear(CONFIG["hidden_size"], 4)
+        self.facts = FactHeads(TEXT_WIDTH)
         self.condition_encoder.timbre_encoder.requires_grad_(False)
         self._timbre: Tensor | None = None
         weight = torch.ones(CONFIG["audio_acoustic_hidden_dim"])
@@ -71,14 +76,19 @@ class Denoiser(nn.Module):
         self.register_buffer("weight", weight / weight.mean(), persistent=False)
 
     def loss(self, batch: Batch, time_mean: float, generator: torch.Generator) -> Tensor:
-        """Mean weighted squared error of the velocity at random times, whose logits have this mean."""
+        """Mean weighted squared error of the velocity at random times, whose logits have this mean.
+
+        To it come two questions that keep the model on what matters: where in the bar it is, and what the
+        words say.
+        """
         size, frames, channels = batch.latents.shape
         noise = torch.randn(batch.latents.shape, generator=generator)
         time = torch.randn(size, generator=generator) * CONFIG["timestep_sigma"] + time_mean
         time = torch.sigmoid(time)
         blend = time[:, None, None]
         noisy = blend * noise + (1 - blend) * batch.latents
-        states, mask = self.condition(batch)
+        text = self.text_encoder(batch.ids, batch.mask).last_hidden_state
+        states, mask = self.condition(batch, text)
         dropped = torch.rand(size, generator=generator) < _UNCONDITIONAL
         null = self.condition_encoder.null_condition_emb.expand_as(states)
         states = torch.where(dropped[:, None, None], null, states)
@@ -87,17 +97,20 @@ class Denoiser(nn.Module):
         context = torch.cat([source, torch.ones(size, frames, channels)], dim=-1)
         velocity, middle = self._run(noisy, time, context, states, mask)
         error = ((velocity - (noise - batch.latents)).square() * self.weight).mean()
-        return error + self._off_beat(middle, batch, ~(dropped | batch.hinted))
+        reading = self.facts.loss(text, batch.mask, batch.pieces)
+        off_beat = self._off_beat(middle, batch.pieces, ~(dropped | batch.hinted))
+        return error + off_beat + _READING_WEIGHT * reading
 
-    def _off_beat(self, middle: Tensor, batch: Batch, counted: Tensor) -> Tensor:
+    def _off_beat(self, middle: Tensor, pieces: Sequence[Piece], counted: Tensor) -> Tensor:
         """How far the transformer's `middle`, `[B, N, D]`, is from knowing where in beat and bar it is.
 
         To play in time is to choose among the clocks by the words. Learned from the music alone that took
         longer than all the rest; asked for outright it takes minutes.
         """
         seconds = (torch.arange(middle.shape[1]) + 0.5) * CONFIG["patch_size"] / FRAME_RATE
-        beats = batch.metre[:, :1] * seconds
-        turns = 2 * torch.pi * torch.stack([beats, beats / batch.metre[:, 1:]], dim=-1)
+        metre = torch.tensor([(piece.bpm / 60, int(piece.time_signature)) for piece in pieces])
+        beats = metre[:, :1] * seconds
+        turns = 2 * torch.pi * torch.stack([beats, beats / metre[:, 1:]], dim=-1)
         wanted = torch.cat([turns.sin(), turns.cos()], dim=-1)
         off = (self.metronome(middle) - wanted).square().mean(dim=(1, 2))
         mean: Tensor = (off * counted).sum() / counted.sum().clamp_min(1)
@@ -110,15 +123,15 @@ class Denoiser(nn.Module):
             heard: Tensor = self.audio_token_detokenizer(quantized)
         return heard
 
-    def condition(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def condition(self, batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Everything that cross-attention sees, `[B, L, D]`, and which of it counts.
 
+        `hidden` `[B, L, D]` is what the text encoder makes of the batch.
         All songs of a batch share the lyrics and the (silent) reference, so these run once. The order
         within the sequence does not matter: cross-attention knows no positions.
         """
         encoder = self.condition_encoder
         size = batch.ids.shape[0]
-        hidden = self.text_encoder(batch.ids, batch.mask).last_hidden_state
         text = encoder.text_projector(hidden)
         embedded = self.text_encoder.embed_tokens(batch.lyric_ids)
         words = encoder.lyric_encoder(embedded, torch.ones_like(batch.lyric_ids))

@@ -27,7 +27,7 @@ from training.nano.denoiser import Batch, Denoiser
 from training.nano.model import train_tokenizer, write_folder
 from training.nano.optimise import descend
 from training.nano.pool import load_pool, render_pool
-from training.nano.reading import teach_reading
+from training.nano.reading import Reader, teach_reading
 
 HERE = Path(__file__).parent
 SOUNDFONTS = (
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument(
         "--minutes", type=float, default=90.0, help="time for learning (rendering comes on top)"
     )
-    parser.add_argument("--reading-minutes", type=float, default=6.0, help="time for the text encoder alone")
+    parser.add_argument("--reading-minutes", type=float, default=10.0, help="time for the text encoder alone")
     parser.add_argument("--codes-minutes", type=float, default=4.0, help="time for the audio tokenizer alone")
     parser.add_argument("--pieces", type=int, default=1000, help="pieces of 30 s to compose and render")
     parser.add_argument("--work", type=Path, default=HERE / "work", help="where rendered music is kept")
@@ -103,7 +103,8 @@ def run(plan: Plan) -> None:
     model = Denoiser(scale)
     feed = Feed(clips, tokenizer, scale, rng)
     if plan.resume is None:
-        teach_reading(model.text_encoder, tokenizer, clips, Clock(plan.reading_minutes))
+        reader = Reader(model.text_encoder, tokenizer, model.facts)
+        teach_reading(reader, clips, Clock(plan.reading_minutes))
         teach_codes(model, lambda: feed.batch(LESSONS[-1].crops).latents, Clock(plan.codes_minutes))
     else:
         model.load_state_dict(torch.load(plan.resume, weights_only=True))
@@ -137,10 +138,9 @@ class Feed:
         lyric = self._tokenizer([lyric_prompt(chosen[0].plan)], return_tensors="pt")
         latents = torch.stack([to_latents(example.decibels, self._scale) for example in chosen])
         hinted = torch.tensor([example.plan.instruction == HINTED_INSTRUCTION for example in chosen])
-        pieces = [example.piece for example in chosen]
-        metre = torch.tensor([(piece.bpm / 60, int(piece.time_signature)) for piece in pieces])
+        pieces = tuple(example.piece for example in chosen)
         return Batch(
-            tokens["input_ids"], tokens["attention_mask"], lyric["input_ids"], latents, hinted, metre
+            tokens["input_ids"], tokens["attention_mask"], lyric["input_ids"], latents, hinted, pieces
         )
 
 
