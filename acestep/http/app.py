@@ -15,7 +15,7 @@ from acestep import __version__
 from acestep.http import envelope
 from acestep.http.deps import HttpServices, provide
 from acestep.http.openapi import ERRORS, describe
-from acestep.http.routes import audio, chat, drafts, generations, models, music, status, tasks
+from acestep.http.routes import audio, chat, drafts, generations, lora, models, music, status, tasks
 from acestep.http.waiting import JOB_HEADERS
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -47,7 +47,7 @@ def create_app(
         provide(app, services)
         cors_origins = services.config.cors_origins if cors_origins is None else cors_origins
     _allow_origins(app, cors_origins or ())
-    for module in (tasks, drafts, chat, generations, music, audio, models, status):
+    for module in (tasks, drafts, chat, generations, music, audio, models, lora, status):
         app.include_router(module.router)
         app.include_router(module.router, prefix=models.OPENAI_ROOT, include_in_schema=False)
     describe(app)

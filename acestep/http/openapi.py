@@ -16,6 +16,7 @@ from acestep.http.dialects.chat_fields import ChatRequest
 from acestep.http.dialects.generations import AudioGeneration
 from acestep.http.dialects.jobs import JobObject
 from acestep.http.envelope import ErrorEnvelope
+from acestep.http.lora_fields import LoadLora, ScaleLora, ToggleLora
 from acestep.http.parse import FORM, UPLOAD_NAMES
 from acestep.http.schemas import (
     METAS,
@@ -120,7 +121,10 @@ GENERATION_ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 TAKE_FILES = (GenerateTask, UnderstandTask)
 TAKE_NESTS = (GenerateTask, FormatTask, UnderstandTask)
-BODIES = (GenerateTask, FormatTask, UnderstandTask, SampleTask, QueryTask)
+BODIES = (
+    *(GenerateTask, FormatTask, UnderstandTask, SampleTask, QueryTask),
+    *(LoadLora, ToggleLora, ScaleLora),
+)
 
 
 def body_of(model: type[BaseModel]) -> dict[str, Any]:
