@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,6 +32,7 @@ from acestep.domain import (
 )
 from acestep.engine.batching import BatchingStage
 from acestep.engine.desk import PlannerDesk
+from acestep.engine.extras import Made, Threads, find_out
 from acestep.engine.hearing import hear
 from acestep.engine.plan import plan_songs
 from acestep.engine.progress import JobProgress
@@ -173,6 +175,9 @@ class Engine:
     async def _make(self, ticket: _Ticket, request: SongRequest, planner: str) -> Song:
         rendering = await self._rendering.run(ticket)
         clip = await _timed(self._compute, ticket, "decode", lambda: self._decode(ticket, rendering))
+        made = Made(ticket.plan, ticket.heard, rendering, clip)
+        threads = Threads(partial(_timed, self._compute, ticket), partial(_timed, self._files, ticket))
+        findings, notes = await find_out(request.extras, made, self._loaded.renderer, threads)
         name = self._info.name
         file = await _timed(
             self._files,
@@ -189,7 +194,8 @@ class Engine:
             lm_model=planner,
             timings={stage: round(seconds, 3) for stage, seconds in ticket.timings.items()},
             # Who hears a song must know if a stand-in made it.
-            warnings=tuple(filter(None, (*request.warnings, *rendering.warnings, self._info.notice))),
+            warnings=tuple(filter(None, (*request.warnings, *rendering.warnings, *notes, self._info.notice))),
+            findings=findings,
         )
 
     def _render(self, tickets: Sequence[_Ticket]) -> Sequence[Rendering]:

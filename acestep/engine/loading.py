@@ -7,8 +7,9 @@ torch: whoever imports this module pays for it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,13 +19,14 @@ from acestep.audio.normalise import limit_peak, normalise_peak
 from acestep.checkpoints import Checkpoint
 from acestep.codec.codec import Codec
 from acestep.codec.loading import load_codec
-from acestep.domain import MAX_DURATION, AudioClip, ModelInfo, SongPlan, Window
+from acestep.domain import MAX_DURATION, AudioClip, LyricTimes, ModelInfo, SongPlan, Window
 from acestep.engine.desk import LoadedPlanner
 from acestep.engine.renderer import Cancelled, Heard, Loaded, OnFraction, OnStep, Rendering
 from acestep.errors import CheckpointError, ModelUnavailableError
 from acestep.limits import tasks_of
 from acestep.planner.backends.pt import load_torch_language_model
 from acestep.planner.backends.vllm import load_vllm_language_model, why_not
+from acestep.synthesizer.alignment import time_lyrics
 from acestep.synthesizer.conditioning import Sounds
 from acestep.synthesizer.loading import load_synthesizer
 from acestep.synthesizer.synthesizer import Synthesizer
@@ -106,6 +108,11 @@ class TorchRenderer:
         limited = limit_peak(new, slice(span.start, span.stop), kept)
         joined = join(torch.from_numpy(limited.samples), torch.from_numpy(kept.samples), span, dim=1)
         return AudioClip(joined.numpy(), rate)
+
+    def hear_words(self, plan: SongPlan, rendering: Rendering, heard: Heard) -> Callable[[], LyricTimes]:
+        """See `Renderer.hear_words`."""
+        sounds = Sounds(heard.source, heard.reference)
+        return partial(time_lyrics, self.synthesizer.attend_lyrics(plan, rendering.latents, sounds))
 
     def listen(self, path: Path) -> tuple[int, ...]:
         """See `Renderer.listen`; silence fills the last frame and the last code up."""

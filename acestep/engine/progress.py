@@ -12,10 +12,16 @@ from acestep.jobs.worker import OnProgress
 
 # Where each stage starts and ends once the plan is made, measured on turbo: diffusion and decoding dominate.
 _SPAN = {"render": (0.0, 0.74), "decode": (0.74, 0.95), "write": (0.95, 1.0)}
+# What is found out besides takes a moment, and nobody asks for it as a rule.
+_SPAN |= dict.fromkeys(("listen", "align", "peaks", "loudness"), (0.95, 0.95))
 _TEXT = {
     "plan": "Preparing",
     "render": "Generating music",
     "decode": "Decoding audio",
+    "listen": "Finding the words",
+    "align": "Finding the words",
+    "peaks": "Drawing the outline",
+    "loudness": "Measuring the loudness",
     "write": "Writing files",
 }
 

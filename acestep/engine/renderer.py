@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from acestep.domain import AudioClip, ModelInfo, ModelState, SongPlan, Window
+from acestep.domain import AudioClip, LyricTimes, ModelInfo, ModelState, SongPlan, Window
 
 OnStep = Callable[[int, int], None]
 OnFraction = Callable[[float], None]
@@ -71,6 +71,14 @@ class Renderer(Protocol):
 
     def decode(self, rendering: Rendering, seconds: float, on_fraction: OnFraction) -> AudioClip:
         """The sound of one song, exactly `seconds` long; normalised, unless some of it is its source's."""
+        ...
+
+    def hear_words(self, plan: SongPlan, rendering: Rendering, heard: Heard) -> Callable[[], LyricTimes]:
+        """Look at how a song attends to its lyrics; what this returns then works out when they are sung.
+
+        That may take seconds, needs no model, and may be called from any thread. Raises UntimedLyricsError
+        where the song has no words, or the model is not known to tell.
+        """
         ...
 
     def listen(self, path: Path) -> tuple[int, ...]:

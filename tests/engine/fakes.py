@@ -13,12 +13,22 @@ from typing import Any
 
 import numpy as np
 
-from acestep.domain import AudioClip, ModelInfo, PlannerInfo, Progress, SongPlan, SongRequest
+from acestep.domain import (
+    AudioClip,
+    LyricTimes,
+    ModelInfo,
+    PlannerInfo,
+    Progress,
+    SongPlan,
+    SongRequest,
+    TimedLine,
+    is_instrumental,
+)
 from acestep.engine.desk import PlannerDesk
 from acestep.engine.engine import Engine
 from acestep.engine.renderer import Cancelled, Heard, Load, Loaded, OnFraction, OnStep, Rendering
 from acestep.engine.write import SongWriter
-from acestep.errors import JobCancelledError
+from acestep.errors import JobCancelledError, UntimedLyricsError
 from acestep.files import AudioStore
 
 RATE = 8000
@@ -33,8 +43,8 @@ class FakeRenderer:
     """The latents of a song are its plan; its sound is as loud as its seed says (see `loudness`).
 
     Latents of audio are the audio. `batches` are the plans of each call of `render`, `heard` the audio of
-    each song, `threads` the threads that called. A song whose caption is in `broken` fails its batch;
-    `on_decode` may raise. After `hold`, renders wait for `release`.
+    each song, `threads` the threads that called, `aside` those that timed words. A song whose caption is in
+    `broken` fails its batch; `on_decode` may raise. After `hold`, renders wait for `release`.
     """
 
     def __init__(self) -> None:
@@ -43,6 +53,7 @@ class FakeRenderer:
         self.decoded: list[SongPlan] = []
         self.steps = 0
         self.threads: set[int] = set()
+        self.aside: set[int] = set()
         self.niceness: int | None = None
         self.broken: dict[str, Exception] = {}
         self.on_decode: Callable[[SongPlan], None] = lambda plan: None
@@ -99,6 +110,17 @@ class FakeRenderer:
         samples = np.full((2, round(seconds * RATE)), loudness(rendering.latents.seed), np.float32)
         on_fraction(1.0)
         return AudioClip(samples, RATE)
+
+    def hear_words(self, plan: SongPlan, rendering: Rendering, heard: Heard) -> Callable[[], LyricTimes]:
+        self.threads.add(threading.get_ident())
+        if is_instrumental(plan.lyrics):
+            raise UntimedLyricsError("nobody hums words")
+        assert rendering.latents == plan
+        return lambda: self._times(plan)
+
+    def _times(self, plan: SongPlan) -> LyricTimes:
+        self.aside.add(threading.get_ident())
+        return LyricTimes((TimedLine(plan.lyrics, 1.0, 2.0, ()),), score=0.5)
 
     def listen(self, path: Path) -> tuple[int, ...]:
         return tuple(path.read_bytes())
