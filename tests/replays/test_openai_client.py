@@ -7,11 +7,14 @@ from typing import Any
 import httpx
 import pytest
 from openai import NotFoundError, OpenAI, UnprocessableEntityError
+from openai.types.chat import ChatCompletionMessageParam
 
 from tests.live_server import LiveServer
 from tests.replays.conftest import QUICK, assert_is_music
 
-SONG = [{"role": "user", "content": "<prompt>Calm piano</prompt><lyrics>[Instrumental]</lyrics>"}]
+SONG: list[ChatCompletionMessageParam] = [
+    {"role": "user", "content": "<prompt>Calm piano</prompt><lyrics>[Instrumental]</lyrics>"}
+]
 
 
 @pytest.fixture
@@ -31,7 +34,7 @@ def test_a_chat(client: OpenAI):
     assert client.models.retrieve(model).id == model
     completion: Any = client.chat.completions.create(
         model=model,
-        messages=SONG,  # type: ignore[arg-type]
+        messages=SONG,
         modalities=["text", "audio"],
         seed=5,
         extra_body={"audio_config": {"format": "wav", "bpm": 100}, **QUICK, "batch_size": 2},
@@ -46,10 +49,12 @@ def test_a_chat(client: OpenAI):
 
 
 def test_a_stream(client: OpenAI):
-    words, audio, reasons = "", [], []
+    words = ""
+    audio: list[Any] = []
+    reasons: list[str | None] = []
     with client.chat.completions.create(
         model="acestep/acestep-nano",
-        messages=SONG,  # type: ignore[arg-type]
+        messages=SONG,
         stream=True,
         stream_options={"include_usage": True},
         extra_body={"audio_config": {"format": "wav"}, **QUICK},
@@ -73,7 +78,7 @@ def test_an_error_is_a_sentence(client: OpenAI):
     with pytest.raises(UnprocessableEntityError) as refused:
         client.chat.completions.create(
             model="acestep/acestep-nano",
-            messages=SONG,  # type: ignore[arg-type]
+            messages=SONG,
             extra_body={"audio_config": {"bpm": 5}},
         )
     assert refused.value.body == "bpm: 5 cannot be used; allowed: a whole number from 30 to 300"
