@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,8 @@ from acestep.audio.encode import FileSpec, write
 from acestep.checkpoints import Checkpoint, Defaults
 from acestep.codec.sine_bank import SineBankConfig
 from acestep.domain import AudioClip, ModelInfo, Window
+from acestep.engine import loading
+from acestep.engine.desk import LoadedPlanner
 from acestep.engine.loading import choose_device, load_model, load_planner
 from acestep.engine.renderer import Heard, Loaded, Rendering
 from acestep.errors import (
@@ -24,6 +27,7 @@ from acestep.errors import (
     UnusableAudioError,
 )
 from acestep.limits import BASE_TASKS
+from tests.planner.fakes import WalkingModel
 from tests.planner.toy import Toy, write_toy
 from tests.synthesizer import toy
 
@@ -221,13 +225,50 @@ def test_a_file_is_heard_as_codes(loaded: Loaded, tmp_path: Path) -> None:
         loaded.renderer.listen(Path(__file__))
 
 
-def test_a_planner_is_loaded_and_says_what_runs_it(tmp_path: Path) -> None:
-    folder = write_toy(tmp_path / "acestep-5Hz-lm-toy", Toy(codes=12))
-    planner = load_planner(folder, "cpu", "vllm")
+@pytest.fixture
+def planner_folder(tmp_path: Path) -> Path:
+    return write_toy(tmp_path / "acestep-5Hz-lm-toy", Toy(codes=12))
+
+
+@pytest.fixture
+def no_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+
+
+@pytest.mark.parametrize(
+    ("backend", "reason"),
+    [("vllm", "vLLM is not installed (`uv sync --extra vllm` installs it)"), ("mlx", "nothing here runs it")],
+)
+def test_a_planner_runs_on_pytorch_where_another_backend_is_not(
+    backend: str, reason: str, planner_folder: Path, no_vllm: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    planner = load_planner(planner_folder, "cpu", backend)
     assert (planner.model.name, planner.backend) == ("acestep-5Hz-lm-toy", "pt")
     assert planner.model.vocabulary.code_count == 12
-    assert "ACESTEP_LM_BACKEND=vllm is not available here" in planner.detail
-    assert load_planner(folder, "cpu", "pt").detail == ""
+    assert planner.detail == f"ACESTEP_LM_BACKEND={backend} is not available here: {reason}; pt is used"
+    assert planner.detail in caplog.messages
+
+
+def test_pytorch_as_asked_for_needs_no_word(planner_folder: Path) -> None:
+    planner = load_planner(planner_folder, "cpu", "pt")
+    assert (planner.backend, planner.detail) == ("pt", "")
+
+
+def test_vllm_runs_the_planner_where_it_can(planner_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = WalkingModel()
+    monkeypatch.setattr(loading, "why_not", lambda place: "")
+    monkeypatch.setattr(loading, "load_vllm_language_model", lambda folder, place: model)
+    assert load_planner(planner_folder, "cpu", "vllm") == LoadedPlanner(model, "vllm")
+    assert load_planner(planner_folder, "cpu", "pt").backend == "pt"
+
+
+def test_a_vllm_that_does_not_start_is_an_error(
+    planner_folder: Path, no_vllm: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "why_not", lambda place: "")
+    with pytest.raises(ModelUnavailableError, match="could not start acestep-5Hz-lm-toy"):
+        load_planner(planner_folder, "cpu", "vllm")
 
 
 def test_a_codec_of_another_model_is_refused(tmp_path: Path) -> None:
