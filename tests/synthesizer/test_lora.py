@@ -1,0 +1,218 @@
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig
+from safetensors.torch import load_file
+from torch import Tensor
+
+from acestep.adapters import AdapterFolder
+from acestep.domain import AdapterUse
+from acestep.errors import CheckpointError
+from acestep.synthesizer.loading import SynthesizerModules
+from acestep.synthesizer.lora import KEPT, TransformerAdapters
+from acestep.synthesizer.synthesizer import Synthesizer
+from tests.adapter_folders import as_published, write_lora
+from tests.synthesizer import toy
+
+Write = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> SynthesizerModules:
+    return toy.write_published(tmp_path_factory.mktemp("base")).load()
+
+
+@pytest.fixture
+def modules(pristine: SynthesizerModules) -> SynthesizerModules:
+    return replace(pristine, transformer=copy.deepcopy(pristine.transformer))
+
+
+@pytest.fixture
+def adapters(modules, tmp_path) -> TransformerAdapters:
+    return TransformerAdapters("toy", modules.transformer, AdapterFolder(tmp_path))
+
+
+@pytest.fixture
+def write(pristine, tmp_path) -> Write:
+    """Write an adapter called `name`, and return what PEFT itself makes of it."""
+    return lambda name, seed=0, **config: write_lora(tmp_path / name, pristine.transformer, seed, **config)
+
+
+def render(modules: SynthesizerModules, transformer: Any = None) -> Tensor:
+    synthesizer = Synthesizer(
+        replace(modules, transformer=transformer or modules.transformer), toy.FRAME_RATE
+    )
+    return synthesizer.render([toy.song()], lambda done, of: None, lambda: False).latents
+
+
+def merged(adapted: Any) -> Any:
+    return adapted.merge_and_unload().eval()
+
+
+def close(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "attention": {},
+    "every layer": {"target_modules": "all-linear"},
+    "convolution": {"target_modules": ["proj_in_conv"]},
+    "ranks": {"rank_pattern": {"to_v": 2}, "alpha_pattern": {r".*\.1\.cross_attn\.to_k": 3}},
+    "rslora": {"use_rslora": True},
+    "dora": {"use_dora": True},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_adapter_does_what_it_does_merged(kind, modules, adapters, write):
+    plain = render(modules)
+    adapted = write("pop", **KINDS[kind])
+    adapters.apply([AdapterUse("pop")])
+    song = render(modules)
+    close(song, render(modules, merged(adapted)))
+    assert not torch.allclose(song, plain, atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", ["attention", "dora"])
+def test_the_published_models_names_are_understood(kind, modules, adapters, write, tmp_path):
+    adapted = write("pop", **KINDS[kind])
+    as_published(tmp_path / "pop")
+    stored = load_file(tmp_path / "pop" / "adapter_model.safetensors")
+    assert "base_model.model.layers.0.cross_attn.o_proj.lora_A.weight" in stored
+    adapters.apply([AdapterUse("pop")])
+    close(render(modules), render(modules, merged(adapted)))
+
+
+def test_what_diffusers_saves(modules, adapters, pristine, tmp_path):
+    trained = copy.deepcopy(pristine.transformer)
+    torch.manual_seed(3)
+    trained.add_adapter(LoraConfig(r=3, lora_alpha=5, target_modules=["to_q"], init_lora_weights=False))
+    trained.save_lora_adapter(tmp_path / "pop")
+    assert [file.name for file in (tmp_path / "pop").iterdir()] == ["pytorch_lora_weights.safetensors"]
+    adapters.apply([AdapterUse("pop")])
+    close(render(modules), render(modules, trained))
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        *("to_q", "to_k", "to_v", "to_out.0", "gate_proj", "up_proj", "down_proj", "condition_embedder"),
+        *("proj_in_conv", r"time_embed\.linear_1", r"cross_attn\.to_k", r"self_attn\.to_v"),
+    ],
+)
+def test_an_adapter_of_any_layer_is_heard(target, modules, adapters, write):
+    plain = render(modules)
+    adapted = write("pop", target_modules=rf"(.*\.)?{target}")
+    adapters.apply([AdapterUse("pop")])
+    song = render(modules)
+    assert not torch.allclose(song, plain, atol=1e-4)
+    close(song, render(modules, merged(adapted)))
+
+
+def test_adapters_add_up_each_with_its_scale(modules, adapters, write, pristine):
+    both = copy.deepcopy(pristine.transformer)
+    for name, seed, scale in (("pop", 1, 0.5), ("jazz", 2, 1.5)):
+        change = merged(write(name, seed)).state_dict()
+        for weight, own in pristine.transformer.state_dict().items():
+            both.state_dict()[weight].add_(scale * (change[weight] - own))
+    adapters.apply([AdapterUse("pop", 0.5), AdapterUse("jazz", 1.5)])
+    close(render(modules), render(modules, both))
+    adapters.apply([AdapterUse("jazz", 1.5), AdapterUse("pop", 0.5)])
+    close(render(modules), render(modules, both))
+
+
+def test_without_adapters_a_song_is_the_same_to_the_bit(modules, adapters, write):
+    before = render(modules)
+    write("pop", 1, target_modules="all-linear")
+    write("jazz", 2)
+    for uses in ([AdapterUse("pop")], [AdapterUse("pop", 2.0), AdapterUse("jazz")], [AdapterUse("pop", 0.0)]):
+        adapters.apply(uses)
+        assert torch.equal(render(modules), before) == (uses[0].scale == 0.0)
+        adapters.apply([])
+        assert torch.equal(render(modules), before)
+
+
+def test_each_song_hears_its_own_adapters_alone(modules, adapters, write):
+    write("pop", 1)
+    write("jazz", 2)
+    wanted = [(AdapterUse("pop"),), (AdapterUse("jazz", 0.5),), (AdapterUse("pop"), AdapterUse("jazz")), ()]
+    first: list[Tensor] = []
+    again: list[Tensor] = []
+    for songs in (first, again):
+        for uses in wanted:
+            adapters.apply(uses)
+            songs.append(render(modules))
+        wanted.reverse()
+    for one, other in zip(first, reversed(again), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_least_recently_used_gives_way(modules, adapters, write):
+    def parameters() -> int:
+        return sum(tensor.numel() for tensor in modules.transformer.parameters())
+
+    plain, before = parameters(), render(modules)
+    names = [f"a{number}" for number in range(KEPT + 1)]
+    for seed, name in enumerate(names):
+        write(name, seed, r=1, target_modules=["to_q"])
+    adapters.apply([AdapterUse("a0")])
+    one, song = parameters() - plain, render(modules)
+    for name in [*names[1:-1], "a0", names[-1]]:
+        adapters.apply([AdapterUse(name)])
+    assert adapters.resident == (*names[2:-1], "a0", names[-1])
+    assert parameters() - plain == KEPT * one
+    adapters.apply([AdapterUse("a1"), AdapterUse("a0")])
+    assert adapters.resident == (*names[3:-1], names[-1], "a1", "a0")
+    adapters.apply([AdapterUse("a0")])
+    assert torch.equal(render(modules), song)
+    adapters.apply([])
+    assert torch.equal(render(modules), before)
+
+
+def test_an_adapter_that_was_trained_again_is_loaded_again(modules, adapters, write, tmp_path):
+    write("pop", 1)
+    adapters.apply([AdapterUse("pop")])
+    render(modules)
+    adapted = write("pop", 2, r=5)
+    adapters.apply([AdapterUse("pop")])
+    close(render(modules), render(modules, merged(adapted)))
+    assert adapters.resident == ("pop",)
+
+
+def test_what_does_not_fit_is_refused_by_name_and_leaves_nothing_acting(modules, adapters, write, tmp_path):
+    before = render(modules)
+    write("pop")
+    other = toy.write_published(tmp_path / "other").load().transformer
+    other.layers.append(copy.deepcopy(other.layers[0]))
+    write_lora(tmp_path / "deeper", other)
+    adapters.apply([AdapterUse("pop")])
+    with pytest.raises(CheckpointError, match=r"tensor '.*layers\.3\..*' fits nowhere: toy has no layer"):
+        adapters.apply([AdapterUse("pop"), AdapterUse("deeper")])
+    assert torch.equal(render(modules), before)
+    with pytest.raises(CheckpointError, match="There is no adapter 'folk'"):
+        adapters.apply([AdapterUse("folk")])
+    with pytest.raises(CheckpointError, match="peft_type LOKR"):
+        (tmp_path / "pop" / "adapter_config.json").write_text('{"peft_type": "LOKR"}')
+        adapters.apply([AdapterUse("pop")])
+
+
+def test_an_adapter_takes_the_models_precision(tmp_path, write):
+    modules = toy.write_published(tmp_path / "model").load(torch.bfloat16)
+    adapters = TransformerAdapters("toy", modules.transformer, AdapterFolder(tmp_path))
+    write("pop")
+    plain = render(modules)
+    adapters.apply([AdapterUse("pop")])
+    assert {tensor.dtype for tensor in modules.transformer.parameters()} == {torch.bfloat16}
+    assert not any(tensor.requires_grad for tensor in modules.transformer.parameters())
+    song = render(modules)
+    assert song.isfinite().all() and not torch.equal(song, plain)
+
+
+def test_the_layers_that_adapters_may_sit_on(modules, adapters):
+    assert adapters.layers["layers.0.cross_attn.to_k"] == (16, 32)
+    assert adapters.layers["proj_in_conv"] == (32, 2 * toy.CHANNELS + toy.MASK_CHANNELS, 2)
+    assert "proj_out_conv" not in adapters.layers  # transposed, which no adapter of PEFT's is for
