@@ -9,7 +9,7 @@ lint:
     uv run ruff check .
     uv run ruff format --check .
     uv run mypy
-    uv run shellcheck -x *.sh scripts/*.sh .ci/run
+    uv run shellcheck -x *.sh scripts/*.sh examples/*.sh .ci/run
 
 # Start a real server, make one song, check that it is music
 smoke:

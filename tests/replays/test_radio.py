@@ -17,7 +17,7 @@ def test_two_songs_on_air(server: LiveServer):
             ]
             for prompt in ("late night piano", "morning marimba")
         ]
-        played = []
+        played: list[bytes] = []
         until = time.monotonic() + 120
         while len(played) < len(tasks) and time.monotonic() < until:
             query = {"task_id_list": json.dumps(tasks[len(played) : len(played) + 1])}
