@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from acestep import checkpoints, download
+from acestep.adapters import AdapterFolder
 from acestep.audio.decode import AudioLimits, probe
 from acestep.checkpoints import Choice
 from acestep.domain import ModelInfo, ModelState, PlannerInfo
@@ -35,6 +36,7 @@ from acestep.errors import AceStepError, DataFolderInUseError
 from acestep.files import AudioStore, DataFolder, load_secret
 from acestep.http import app as http
 from acestep.http.deps import HttpConfig, HttpServices, provide
+from acestep.http.lora import ServerAdapters
 from acestep.jobs.cleaner import Cleaner
 from acestep.jobs.queue import JobQueue
 from acestep.jobs.runner import Runner
@@ -97,7 +99,9 @@ def _lifespan(prepared: Prepared) -> Callable[[FastAPI], AbstractAsyncContextMan
         engine = Engine(_expect(prepared.choice), _loader(prepared), writer, _desk(prepared))
         runner = Runner(queue, engine, Cleaner(store, audio, settings.keep_seconds), settings.queue_workers)
         look = partial(probe, limits=AudioLimits())
-        provide(app, HttpServices(queue, engine, audio, look, folder.uploads, _http_config(settings)))
+        lora = ServerAdapters(AdapterFolder(settings.lora_dir))
+        config = _http_config(settings)
+        provide(app, HttpServices(queue, engine, audio, look, folder.uploads, config, lora=lora))
         _say_what_is_up(prepared)
         await runner.start()
         await engine.start()
@@ -139,7 +143,7 @@ def _loader(prepared: Prepared) -> Load:
         on_loading("loading", "")
         from acestep.engine.loading import load_model
 
-        return load_model(checkpoint, settings.device, _expect(choice))
+        return load_model(checkpoint, settings.device, _expect(choice), AdapterFolder(settings.lora_dir))
 
     return load
 

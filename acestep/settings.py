@@ -230,6 +230,12 @@ class Settings(BaseSettings):
     checkpoints_dir: Folder = _setting(
         Path("checkpoints"), "a folder", "Holds the published model folders as they are; downloads go here."
     )
+    lora_dir: Folder = _setting(
+        Path(),
+        "a folder",
+        "Holds adapters (LoRA), a folder each, as PEFT or diffusers saves them. Requests name them.",
+        shown="`lora` in ACESTEP_CHECKPOINTS_DIR",
+    )
     download_source: DownloadSource = _setting(
         "auto",
         "auto, huggingface, modelscope",
@@ -339,7 +345,9 @@ class Settings(BaseSettings):
         tmp = project / self.tmpdir if "tmpdir" in self.model_fields_set else data / "tmp"
         roots = tuple(project / root for root in self.audio_roots)
         folders = {"data_dir": data, "tmpdir": tmp, "audio_roots": roots}
-        settings = self.model_copy(update={**folders, "checkpoints_dir": project / self.checkpoints_dir})
+        checkpoints = project / self.checkpoints_dir
+        lora = project / self.lora_dir if "lora_dir" in self.model_fields_set else checkpoints / "lora"
+        settings = self.model_copy(update={**folders, "checkpoints_dir": checkpoints, "lora_dir": lora})
         settings._given = frozenset(self.model_fields_set)  # a copy counts what was updated as well
         settings._unknown = _unknown_names(
             {*os.environ, *dotenv_values(project / ".env", encoding=_ENCODING)}

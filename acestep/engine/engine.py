@@ -253,8 +253,8 @@ def _planning_share(request: SongRequest) -> float:
 
 
 def _kind(ticket: _Ticket) -> Hashable:
-    """Songs that can share a batch: as long as each other, and sampled alike."""
-    return ticket.plan.duration, ticket.plan.sampling
+    """Songs that can share a batch: as long as each other, sampled alike, and with the same adapters."""
+    return ticket.plan.duration, ticket.plan.sampling, ticket.plan.adapters
 
 
 async def _timed(executor: ThreadPoolExecutor, ticket: _Ticket, stage: str, work: Callable[[], T]) -> T:

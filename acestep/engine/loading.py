@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from acestep.adapters import AdapterFolder
 from acestep.audio.decode import read
 from acestep.audio.normalise import limit_peak, normalise_peak
 from acestep.checkpoints import Checkpoint
@@ -29,6 +30,7 @@ from acestep.planner.backends.vllm import load_vllm_language_model, why_not
 from acestep.synthesizer.alignment import time_lyrics
 from acestep.synthesizer.conditioning import Sounds
 from acestep.synthesizer.loading import load_synthesizer
+from acestep.synthesizer.lora import TransformerAdapters
 from acestep.synthesizer.synthesizer import Synthesizer
 from acestep.synthesizer.windows import Span, join
 
@@ -41,6 +43,7 @@ class TorchRenderer:
 
     synthesizer: Synthesizer
     codec: Codec
+    adapters: TransformerAdapters
 
     @property
     def sample_rate(self) -> int:
@@ -67,6 +70,7 @@ class TorchRenderer:
         heard: Sequence[Heard] = (),
     ) -> Sequence[Rendering]:
         """See `Renderer.render`."""
+        self._adapt(plans)
         heard = heard or [Heard()] * len(plans)
         sounds = [Sounds(each.source, each.reference) for each in heard]
         rendered = self.synthesizer.render(plans, on_step, cancelled, sounds)
@@ -74,6 +78,13 @@ class TorchRenderer:
             replace(self._kept(plan, rendered.latents[n : n + 1], each), warnings=rendered.warnings[n])
             for n, (plan, each) in enumerate(zip(plans, heard, strict=True))
         ]
+
+    def _adapt(self, plans: Sequence[SongPlan]) -> None:
+        """Let the adapters of these plans act, and no others: to be done before the transformer runs."""
+        wanted = {plan.adapters for plan in plans}
+        if len(wanted) != 1:
+            raise ValueError("the plans of one render must share their adapters")
+        self.adapters.apply(wanted.pop())
 
     def _kept(self, plan: SongPlan, latents: torch.Tensor, heard: Heard) -> Rendering:
         """The song with its source outside of what was to be written anew, if there is an outside."""
@@ -111,6 +122,7 @@ class TorchRenderer:
 
     def hear_words(self, plan: SongPlan, rendering: Rendering, heard: Heard) -> Callable[[], LyricTimes]:
         """See `Renderer.hear_words`."""
+        self._adapt([plan])
         sounds = Sounds(heard.source, heard.reference)
         return partial(time_lyrics, self.synthesizer.attend_lyrics(plan, rendering.latents, sounds))
 
@@ -121,9 +133,12 @@ class TorchRenderer:
             return self.synthesizer.tokenize(self.encode(clip))
 
 
-def load_model(checkpoint: Checkpoint, device: str, info: ModelInfo) -> Loaded:
+def load_model(
+    checkpoint: Checkpoint, device: str, info: ModelInfo, folder: AdapterFolder | None = None
+) -> Loaded:
     """Load `checkpoint` onto `device` (as ACESTEP_DEVICE has it); `info` is completed by what it says.
 
+    Adapters come out of `folder` when songs need them.
     Raises CheckpointError where files do not fit, ModelUnavailableError where the device is not there.
     """
     place = choose_device(device)
@@ -137,6 +152,7 @@ def load_model(checkpoint: Checkpoint, device: str, info: ModelInfo) -> Loaded:
             f"{checkpoint.vae} makes latents of {codec.latent_channels} channels, but {checkpoint.dit} "
             f"works on {modules.facts.latent_channels}: they do not belong together."
         )
+    adapters = TransformerAdapters(checkpoint.name, modules.transformer, folder or AdapterFolder(None))
     synthesizer = Synthesizer(modules, frame_rate=codec.sample_rate / codec.hop_length)
     complete = replace(
         info,
@@ -146,10 +162,11 @@ def load_model(checkpoint: Checkpoint, device: str, info: ModelInfo) -> Loaded:
         guidance_scale=checkpoint.defaults.guidance_scale,
         shift=checkpoint.defaults.shift,
         code_count=synthesizer.code_count,
+        layers=adapters.layers,
         state="ready",
         detail="",
     )
-    return Loaded(complete, TorchRenderer(synthesizer, codec))
+    return Loaded(complete, TorchRenderer(synthesizer, codec, adapters))
 
 
 def load_planner(folder: Path, device: str, backend: str) -> LoadedPlanner:

@@ -63,9 +63,10 @@ class Renderer(Protocol):
         cancelled: Cancelled,
         heard: Sequence[Heard] = (),
     ) -> Sequence[Rendering]:
-        """Latents of each plan. All plans share their length and their sampling; `heard` has one entry each.
+        """Latents of each plan; `heard` has one entry each.
 
-        Raises JobCancelledError soon after `cancelled()` turns true.
+        All plans share their length, their sampling and their adapters. Raises JobCancelledError soon after
+        `cancelled()` turns true, CheckpointError for an adapter that cannot be used.
         """
         ...
 
