@@ -33,7 +33,7 @@ from acestep.engine.engine import Engine
 from acestep.engine.renderer import Load, Loaded, OnLoading
 from acestep.engine.write import SongWriter
 from acestep.errors import AceStepError, DataFolderInUseError
-from acestep.files import AudioStore, DataFolder, load_secret
+from acestep.files import AudioStore, DataFolder, FileStore, load_secret
 from acestep.http import app as http
 from acestep.http.deps import HttpConfig, HttpServices, provide
 from acestep.http.lora import ServerAdapters
@@ -97,8 +97,10 @@ def _lifespan(prepared: Prepared) -> Callable[[FastAPI], AbstractAsyncContextMan
         queue = JobQueue(store, settings.queue_maxsize, settings.avg_job_seconds, settings.avg_window)
         writer = SongWriter(audio, settings.mp3_bitrate)
         engine = Engine(_expect(prepared.choice), _loader(prepared), writer, _desk(prepared))
-        runner = Runner(queue, engine, Cleaner(store, audio, settings.keep_seconds), settings.queue_workers)
-        look = partial(probe, limits=AudioLimits())
+        cleaner = Cleaner(store, audio, settings.keep_seconds, FileStore(folder.uploads))
+        runner = Runner(queue, engine, cleaner, settings.queue_workers)
+        limits = AudioLimits(settings.max_upload_seconds, settings.max_upload_channels)
+        look = partial(probe, limits=limits)
         lora = ServerAdapters(AdapterFolder(settings.lora_dir))
         config = _http_config(settings)
         provide(app, HttpServices(queue, engine, audio, look, folder.uploads, config, lora=lora))
@@ -176,6 +178,7 @@ def _http_config(settings: Settings) -> HttpConfig:
         unknown_task_status=settings.unknown_task_status,
         body_limit=settings.max_body_mb * _MB,
         upload_limit=settings.max_upload_mb * _MB,
+        audio_roots=settings.audio_roots,
         cors_origins=settings.cors_origins,
         draft_timeout=settings.lm_timeout,
         generation_timeout=settings.generation_timeout,

@@ -1,4 +1,4 @@
-"""The data folder: its layout, its lock, its secret, and the store of finished audio.
+"""The data folder: its layout, its lock, its secret, and the stores of finished and of uploaded audio.
 
 Owns what lies on disk beside the job database, and the tokens under which audio is handed out. Knows
 nothing of jobs, HTTP or audio formats.
@@ -40,13 +40,30 @@ class NewFile:
     path: Path
 
 
-class AudioStore:
-    """A flat folder of finished audio files named `<uuid4 hex>.<extension>`. Safe to use from any thread."""
+class FileStore:
+    """A flat folder of files named `<uuid4 hex>.<extension>`. Safe to use from any thread."""
 
-    def __init__(self, root: Path, secret: bytes) -> None:
+    def __init__(self, root: Path) -> None:
         root.mkdir(parents=True, exist_ok=True)
         self._root = root
-        self._secret = secret
+
+    def begin(self, extension: str) -> NewFile:
+        """Where to write a new file; it is none of this store until `finish`, or else to be `discard`ed."""
+        name = f"{uuid4().hex}.{extension}"
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{extension!r} is no file extension: use 1 to 8 of a-z and 0-9, without a dot")
+        return NewFile(name, self._root / f"{_PARTIAL}{name}")
+
+    def finish(self, new: NewFile) -> Path:
+        """Bring what was written onto the disk, whole, under its name; returns where it lies from now on."""
+        _flush(new.path)
+        path = new.path.replace(self._root / new.name)
+        _flush(self._root)
+        return path
+
+    def discard(self, new: NewFile) -> None:
+        """Forget a file that was begun; one that is finished stays."""
+        new.path.unlink(missing_ok=True)
 
     @contextmanager
     def new_file(self, extension: str) -> Iterator[NewFile]:
@@ -55,17 +72,12 @@ class AudioStore:
         The body of the `with` writes to `path`, which ends with the extension as well; when it leaves
         without an error the file is on the disk under `name`, otherwise nothing of it remains.
         """
-        name = f"{uuid4().hex}.{extension}"
-        if not _NAME.fullmatch(name):
-            raise ValueError(f"{extension!r} is no file extension: use 1 to 8 of a-z and 0-9, without a dot")
-        partial = self._root / f"{_PARTIAL}{name}"
+        new = self.begin(extension)
         try:
-            yield NewFile(name, partial)
-            _flush(partial)
-            partial.replace(self._root / name)
-            _flush(self._root)
+            yield new
+            self.finish(new)
         finally:
-            partial.unlink(missing_ok=True)
+            self.discard(new)
 
     def path(self, name: str) -> Path | None:
         """Where the finished file `name` lies; None if this store has no regular file of that name."""
@@ -75,21 +87,9 @@ class AudioStore:
         # A link may lead out of the folder, and this store never makes one.
         return path if path.is_file() and not path.is_symlink() else None
 
-    def token(self, name: str) -> str:
-        """The capability that opens `name`: URL-safe, unguessable, shows nothing of the disk."""
-        if not _NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is no file of the audio store")
-        stem, extension = name.split(".")
-        signature = hmac.digest(self._secret, name.encode(), "sha256")[:SIGNATURE_BYTES]
-        return f"{stem}-{signature.hex()}.{extension}"
-
-    def open_token(self, token: str) -> Path | None:
-        """The file that `token` was made for; None if it was not made here or the file is gone."""
-        match = _TOKEN.fullmatch(token)
-        if match is None:
-            return None
-        name = ".".join(match.groups())
-        return self.path(name) if hmac.compare_digest(self.token(name), token) else None
+    def owns(self, path: Path) -> bool:
+        """Whether `path` is what this store calls one of its files, be it there or not."""
+        return path.parent == self._root and _NAME.fullmatch(path.name) is not None
 
     def delete(self, name: str) -> None:
         """Remove `name` from the disk; what is no file of this store is left alone."""
@@ -111,6 +111,30 @@ class AudioStore:
                     path.unlink()
                     swept += 1
         return swept
+
+
+class AudioStore(FileStore):
+    """Finished audio files, and the tokens under which they are handed out."""
+
+    def __init__(self, root: Path, secret: bytes) -> None:
+        super().__init__(root)
+        self._secret = secret
+
+    def token(self, name: str) -> str:
+        """The capability that opens `name`: URL-safe, unguessable, shows nothing of the disk."""
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no file of the audio store")
+        stem, extension = name.split(".")
+        signature = hmac.digest(self._secret, name.encode(), "sha256")[:SIGNATURE_BYTES]
+        return f"{stem}-{signature.hex()}.{extension}"
+
+    def open_token(self, token: str) -> Path | None:
+        """The file that `token` was made for; None if it was not made here or the file is gone."""
+        match = _TOKEN.fullmatch(token)
+        if match is None:
+            return None
+        name = ".".join(match.groups())
+        return self.path(name) if hmac.compare_digest(self.token(name), token) else None
 
 
 class DataFolder:

@@ -173,13 +173,14 @@ class Settings(BaseSettings):
         "folders, separated as in PATH",
         "Folders of this machine whose audio files a request may name by path. Unset: none, upload instead.",
         shown="unset",
-        pending="No effect in this version, which refuses paths in requests.",
     )
     audio_needs_key: Switch = _switch(
         False, "Ask for the key at `/v1/audio` too. Otherwise the unguessable link is enough to fetch a song."
     )
     max_body_mb: int = _number(4, 1, None, "MiB", "Largest request body, uploaded files not counted.")
     max_upload_mb: int = _number(200, 1, None, "MiB", "Largest uploaded audio file.")
+    max_upload_seconds: float = _number(600, 1, 600, "s", "Longest audio that a request may bring or name.")
+    max_upload_channels: int = _number(8, 1, 64, "channels", "Most channels that such audio may have.")
     strict: Switch = _switch(
         False, "Refuse (422) what would otherwise be clamped or ignored with a warning in the answer."
     )

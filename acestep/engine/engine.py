@@ -37,7 +37,7 @@ from acestep.engine.hearing import hear
 from acestep.engine.plan import plan_songs
 from acestep.engine.progress import JobProgress
 from acestep.engine.renderer import Heard, Load, Loaded, Rendering
-from acestep.engine.thinking import Onlooker, Thought, needs_planner, think, uses_planner
+from acestep.engine.thinking import Onlooker, Thought, needs_planner, think, uses_planner, with_draft
 from acestep.engine.write import SongWriter
 from acestep.errors import AceStepError, JobCancelledError, PlannerUnavailableError
 from acestep.jobs.worker import Cancelled, OnProgress
@@ -131,10 +131,14 @@ class Engine:
         # The server may have been restarted with another model since the request was accepted.
         info, notes = choose_model(self.models(), request.model, strict=False)
         request = fit(replace(request, warnings=(*request.warnings, *notes)), info)
+        if request.goal in ("codes", "description"):
+            return (await self._describe(request, info, cancelled),)
         progress = JobProgress(len(request.seeds), on_progress, _planning_share(request))
         request, heard = await self._hear(request, info)
         thought, notes = await self._think(request, info, Onlooker(progress.plan, cancelled))
         request = replace(request, warnings=(*request.warnings, *notes))
+        if request.goal == "metadata":
+            return (self._on_paper(request, thought),)
         tickets = [
             _Ticket(n, plan, heard, progress, cancelled, dict(thought.timings))
             for n, plan in enumerate(thought.plans)
@@ -145,6 +149,31 @@ class Engine:
         finally:
             for song in songs:  # where one fails, nobody waits for the others
                 song.cancel()
+
+    async def _describe(self, request: SongRequest, info: ModelInfo, cancelled: Cancelled) -> Song:
+        """What the source of a request is: its audio codes, and if asked for what the planner says of it."""
+        codes, planner = request.audio_codes, ""
+        if not codes:
+            codes = await self._listen(Path(request.task.source))
+        request = replace(request, audio_codes=codes, duration=None)
+        if request.goal == "description":
+            asked = DraftRequest(
+                "understand", audio_codes=codes, options=request.planner, seed=request.seeds[0]
+            )
+            draft = await self.draft(asked, cancelled)
+            request, planner = with_draft(request, draft), self._desk.info().name
+        return self._on_paper(request, Thought(plan_songs(request, info), planner))
+
+    def _on_paper(self, request: SongRequest, thought: Thought) -> Song:
+        """A plan that nobody wants to hear."""
+        return Song(
+            file="",
+            plan=thought.plans[0],
+            audio_format=request.audio_format,
+            dit_model=self._info.name,
+            lm_model=thought.planner,
+            warnings=request.warnings,
+        )
 
     async def _hear(self, request: SongRequest, info: ModelInfo) -> tuple[SongRequest, Heard]:
         """The request with what its audio decides, and that audio as latents."""

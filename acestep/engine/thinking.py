@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from acestep.domain import DraftRequest, Metadata, ModelInfo, SongPlan, SongRequest, is_instrumental
+from acestep.domain import Draft, DraftRequest, Metadata, ModelInfo, SongPlan, SongRequest, is_instrumental
 from acestep.engine.plan import plan_songs
 from acestep.errors import PlannerError
 from acestep.jobs.worker import Cancelled
@@ -89,6 +89,11 @@ async def think(request: SongRequest, model: ModelInfo, planner: Planner, onlook
 def _drafts(request: SongRequest) -> bool:
     asked = request.planner
     return asked.sample_mode or bool(asked.sample_query.strip()) or asked.use_format
+
+
+def with_draft(request: SongRequest, draft: Draft) -> SongRequest:
+    """The request with what a draft says, where the user said nothing."""
+    return _merged(replace(request, lyrics=draft.lyrics), draft.metadata)
 
 
 async def _drafted(request: SongRequest, model: ModelInfo, planner: Planner, watch: Watch) -> SongRequest:

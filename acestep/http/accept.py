@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any
 
@@ -27,14 +27,24 @@ from acestep.errors import InvalidFieldError, ModelUnavailableError
 from acestep.http.extras_fields import extras_of
 from acestep.http.fields import MAX_CODES
 from acestep.http.lora import ServerAdapters
+from acestep.http.parse import Sound
 from acestep.http.planner_fields import PlannerSamplingFields
 from acestep.http.schemas import GenerateTask, read_task
 from acestep.http.song_fields import DEFAULT_INSTRUCTION, MusicFields
+from acestep.http.sources import relevant, task_options
 from acestep.http.support import check_strict, check_support
 from acestep.limits import check_task, choose_model, default_model, fit
 
 MIN_CODES = int(MIN_DURATION) * CODES_A_SECOND
 UNKNOWN_LANGUAGE = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What a request has beside its fields: the adapters of the server, and audio by what it is."""
+
+    lora: ServerAdapters = field(default_factory=lambda: ServerAdapters(AdapterFolder(None)))
+    sounds: Mapping[str, Sound] = field(default_factory=dict)
 
 
 def accept(
@@ -43,9 +53,9 @@ def accept(
     planner: PlannerInfo,
     strict: bool = False,
     strict_model: bool = False,
-    lora: ServerAdapters | None = None,
+    beside: Beside | None = None,
 ) -> SongRequest:
-    """Return the request in a body, fitted to the model that will run it; without `lora` there is no adapter.
+    """Return the request in a body, fitted to the model that will run it.
 
     Raises `InvalidFieldError` for what cannot be done (and, if `strict`, for what would be changed),
     `UnknownModelError` if `strict_model`, and `ModelUnavailableError` or `PlannerUnavailableError` for what
@@ -54,24 +64,28 @@ def accept(
     task, ignored = read_task(body)
     if models and (default := default_model(models)).state == "failed":
         raise ModelUnavailableError(f"{default.name} could not be loaded: {default.detail}")
+    beside = beside or Beside()
     model, fallback = choose_model(models, task.model, strict_model)
-    request = _cut_codes(fit(to_request(task, model, planner), model))
-    adapters, skipped = (lora or ServerAdapters(AdapterFolder(None))).choose(task.lora, model)
+    check_task(task.task_type, model, models)
+    request = _cut_codes(fit(to_request(task, model, planner, beside.sounds), model))
+    adapters, skipped = beside.lora.choose(task.lora, model)
     warnings = (*ignored, *fallback, *request.warnings, *skipped)
     request = replace(request, adapters=adapters, warnings=warnings)
     check_strict(request.warnings, strict)
     return request
 
 
-def to_request(task: GenerateTask, model: ModelInfo, planner: PlannerInfo) -> SongRequest:
+def to_request(
+    task: GenerateTask, model: ModelInfo, planner: PlannerInfo, sounds: Mapping[str, Sound]
+) -> SongRequest:
     """Translate a wire request that `model` will run into the words of the program.
 
-    Raises `InvalidFieldError` for tasks and fields that are not supported, `PlannerUnavailableError` for what
-    needs the planner.
+    Raises `InvalidFieldError` for fields that are not supported and audio that is missing,
+    `PlannerUnavailableError` for what needs the planner.
     """
-    check_task(task.task_type, model)
-    task, warnings = _without_needless_thinking(task)
+    task, goal, warnings = relevant(task)
     warnings += check_support(task, planner)
+    options = task_options(task, goal, sounds, warnings)
     return SongRequest(
         caption=task.prompt,
         lyrics=task.lyrics,
@@ -81,7 +95,7 @@ def to_request(task: GenerateTask, model: ModelInfo, planner: PlannerInfo) -> So
         key_scale=task.key_scale,
         time_signature=task.time_signature,
         duration=_duration(task, model),
-        batch_size=task.batch_size,
+        batch_size=task.batch_size if goal == "song" else 1,
         seeds=_seeds(task, warnings),
         model=task.model,
         task_type=task.task_type,
@@ -92,16 +106,9 @@ def to_request(task: GenerateTask, model: ModelInfo, planner: PlannerInfo) -> So
         audio_codes=task.audio_code_string,
         extras=extras_of(task),
         warnings=tuple(warnings),
+        task=options,
+        goal=goal,
     )
-
-
-def _without_needless_thinking(task: GenerateTask) -> tuple[GenerateTask, list[str]]:
-    """Codes that the client brings are what thinking would write."""
-    if not (task.thinking and task.audio_code_string):
-        return task, []
-    return task.model_copy(update={"thinking": False}), [
-        "thinking: audio_code_string brings the audio codes along; the planner writes none"
-    ]
 
 
 def _duration(task: GenerateTask, model: ModelInfo) -> float | None:

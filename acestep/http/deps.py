@@ -28,6 +28,7 @@ class HttpConfig:
     """What the operator decided about the wire. Limits are in bytes; an empty key means no key.
 
     `draft_timeout` is how many seconds a client may wait for the planner, `generation_timeout` for a song.
+    `audio_roots` are the folders whose files a request may name.
     """
 
     api_key: str = ""
@@ -40,6 +41,7 @@ class HttpConfig:
     cors_origins: tuple[str, ...] = ()
     draft_timeout: float = 120.0
     generation_timeout: float = 600.0
+    audio_roots: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

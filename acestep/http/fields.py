@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic.fields import FieldInfo
 
-from acestep.domain import CODES_A_SECOND, LANGUAGES, MAX_BATCH, MAX_DURATION, MAX_SEED
+from acestep.domain import CODES_A_SECOND, LANGUAGES, MAX_BATCH, MAX_DURATION, MAX_SEED, TRACKS
 
 MAX_LIST = 200  # values in one list: schedules, names
 MAX_IDS = 1_000  # jobs in one query
@@ -199,9 +199,19 @@ def _codes_in(part: Any) -> list[int]:
     return [int(word) for word in words]
 
 
-def read_names(value: Any) -> tuple[str, ...]:
-    """Read a list of names, or one name."""
-    return tuple(read_text(name) for name in _list([value] if isinstance(value, str) else value))
+def read_track(value: Any) -> str:
+    """Read the name of a track, as a word: "Backing Vocals" is backing_vocals."""
+    track = read_word(value).replace(" ", "_").replace("-", "_")
+    if track not in ("", *TRACKS):
+        raise ValueError
+    return track
+
+
+def read_tracks(value: Any) -> tuple[str, ...]:
+    """Read names of tracks from a list, or from a text with commas or `|` between them."""
+    names = re.split(r"[,|]", value) if isinstance(value, str) else _list(value)
+    tracks = tuple(read_track(name) for name in names)
+    return tuple(dict.fromkeys(track for track in tracks if track))
 
 
 def read_object(value: Any) -> dict[str, Any]:
@@ -254,7 +264,8 @@ Seeds = Annotated[
 ]
 Timesteps = Annotated[tuple[float, ...] | None, reader(read_timesteps), _shown_as("string", "array", "null")]
 Codes = Annotated[tuple[int, ...], reader(read_codes), _shown_as("string", "array")]
-Names = Annotated[tuple[str, ...], reader(read_names), _shown_as("string", "array")]
+Track = Annotated[str, reader(read_track), WithJsonSchema({"type": "string", "enum": [*TRACKS]})]
+Tracks = Annotated[tuple[str, ...], reader(read_tracks), _shown_as("string", "array")]
 Object = Annotated[dict[str, Any], reader(read_object), _shown_as("object", "string")]
 TaskIds = Annotated[tuple[str, ...], reader(read_ids), _shown_as("array", "string")]
 WORD = reader(read_word)

@@ -1,7 +1,7 @@
-"""The wire fields of what this server reads but does not serve yet: other tasks', and newer ones.
+"""The wire fields of tasks that work on audio, and newer ones of the sampler.
 
-Owns their names, aliases, ranges and neutral values; `Support` says by which rule each is refused. A field
-moves out of here when something serves it.
+Owns their names, aliases, ranges and neutral values; `Support` says by which rule each is refused that is not
+served. Which task uses which is decided in `http.sources`.
 """
 
 from __future__ import annotations
@@ -10,37 +10,40 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel
 
+from acestep.domain import CROSSFADE_FRAMES, MAX_DURATION, TRACKS
 from acestep.http.fields import (
     WORD,
     Flag,
-    Names,
     Number,
     Object,
     OptionalFlag,
-    OptionalNumber,
     OptionalText,
+    Seconds,
     Support,
     Text,
+    Track,
+    Tracks,
     Whole,
     wire,
 )
 from acestep.http.song_fields import MAX_CAPTION
 
 UNSUPPORTED, INERT = Support.UNSUPPORTED, Support.INERT
+_TRACKS = ", ".join(TRACKS)
 
 
 class SourceFields(BaseModel):
-    """Audio that goes in, and what other tasks do with it."""
+    """Audio that goes in, and what tasks do with it. Tasks that do not use a field warn of it."""
 
     reference_audio_path: OptionalText = wire(
         None,
         "ref_audio_path",
         "referenceAudioPath",
         "refAudioPath",
-        support=UNSUPPORTED,
         max_length=1_000,
         example="reference.wav",
-        about="Audio whose timbre is taken.",
+        about="Audio on the server, in a folder of ACESTEP_AUDIO_ROOTS, whose timbre is taken. Or upload it "
+        "as reference_audio.",
     )
     src_audio_path: OptionalText = wire(
         None,
@@ -48,17 +51,25 @@ class SourceFields(BaseModel):
         "sourceAudioPath",
         "srcAudioPath",
         "ctxAudioPath",
-        support=UNSUPPORTED,
         max_length=1_000,
         example="source.wav",
-        about="Audio that is worked on.",
+        about="Audio on the server, in a folder of ACESTEP_AUDIO_ROOTS, that is worked on. Or upload it as "
+        "src_audio.",
     )
-    repainting_start: Number = wire(0.0, support=UNSUPPORTED, about="Seconds.", example=5.0)
-    repainting_end: OptionalNumber = wire(
+    repainting_start: Number = wire(
+        0.0,
+        ge=-MAX_DURATION,
+        le=MAX_DURATION,
+        about="For repaint and lego: from which second of the source on it is written anew. Below 0 the "
+        "song grows at its beginning.",
+        example=5.0,
+    )
+    repainting_end: Seconds = wire(
         None,
-        support=UNSUPPORTED,
-        neutral=(0.0, -1.0),
-        about="Seconds; null, 0 or -1: the end.",
+        ge=0.01,
+        le=MAX_DURATION,
+        about="For repaint and lego: up to which second; null, 0 or -1: the end. Past the end of the source "
+        "the song grows.",
         example=15.0,
     )
     audio_cover_strength: Number = wire(
@@ -66,85 +77,83 @@ class SourceFields(BaseModel):
         "audioCoverStrength",
         "cover_strength",
         "coverStrength",
-        support=UNSUPPORTED,
         ge=0,
         le=1,
-        about="How close a cover stays to its source.",
+        about="For covers, and songs by audio codes: the share of the steps that follow the source.",
         example=0.5,
     )
     cover_noise_strength: Number = wire(
         0.0,
         "coverNoiseStrength",
-        support=UNSUPPORTED,
         ge=0,
         le=1,
         example=0.5,
-        about="How much of the source's sound a cover starts from.",
+        about="For covers: how far on the way from noise to the source it starts.",
     )
     global_caption: Text = wire(
         "",
         support=UNSUPPORTED,
+        instead="no model that this server runs was trained with one: put it into prompt",
         free_text=True,
         max_length=MAX_CAPTION,
         about="Caption of the whole for lego.",
         example="a rock song",
     )
-    track_name: Text = wire(
+    track_name: Track = wire(
         "",
         "trackName",
-        support=UNSUPPORTED,
-        max_length=100,
-        about="Track for extract and lego.",
+        about="For extract and lego: the track.",
         example="drums",
+        allowed=_TRACKS,
     )
-    track_classes: Names = wire(
+    track_classes: Tracks = wire(
         (),
         "trackClasses",
         "instruments",
-        support=UNSUPPORTED,
-        about="Tracks for complete.",
+        about="For complete: the tracks to add.",
         example=["drums"],
-        allowed="a name or a list of names",
+        allowed=f"one or more of {_TRACKS}, as a list or between commas",
     )
     chunk_mask_mode: Annotated[Literal["auto", "explicit"], WORD] = wire(
         "auto",
-        support=UNSUPPORTED,
-        about="How the mask is made.",
+        support=INERT,
+        about="The mask of repaint and lego is always explicit: it is the window.",
         example="explicit",
     )
     repaint_mode: Annotated[Literal["conservative", "balanced", "aggressive"], WORD] = wire(
         "balanced",
         support=UNSUPPORTED,
+        instead="what lies outside of the window always stays, and what lies inside is free",
         about="How freely a repaint may move.",
         example="aggressive",
     )
     repaint_strength: Number = wire(
         0.5,
         support=UNSUPPORTED,
+        instead="what lies outside of the window always stays, and what lies inside is free",
         ge=0,
         le=1,
         about="How strongly a repaint may move.",
         example=0.7,
     )
     repaint_latent_crossfade_frames: Whole = wire(
-        10,
-        support=UNSUPPORTED,
+        CROSSFADE_FRAMES,
         ge=0,
-        about="Frames of cross-fade.",
+        le=1_000,
+        about="For repaint and lego: latent frames (25 a second) over which the window's edges fade, inside.",
         example=5,
     )
     repaint_wav_crossfade_sec: Number = wire(
         0.0,
-        support=UNSUPPORTED,
         ge=0,
-        about="Seconds of cross-fade.",
+        le=20,
+        about="For repaint and lego: seconds over which the sound fades at the window's edges, inside.",
         example=0.5,
     )
     extract_codes_only: Flag = wire(
         False,
         "extractCodesOnly",
-        support=UNSUPPORTED,
-        about="Codes of the source audio only.",
+        about="The audio codes of the source audio only, no song.",
         example=True,
     )
 

@@ -6,17 +6,15 @@ are looked at. Knows none of the fields.
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qsl
-from uuid import uuid4
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
@@ -24,7 +22,8 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from acestep.errors import InvalidFieldError, UnusableAudioError
+from acestep.errors import DataFolderError, InvalidFieldError, UnusableAudioError
+from acestep.files import FileStore
 
 # The names under which files may be sent; of two names for the same thing the first counts.
 UPLOAD_NAMES = {
@@ -39,8 +38,27 @@ MAX_FORM_FIELDS = 1_000
 CHUNK = 1024 * 1024
 FORM = "application/x-www-form-urlencoded"
 
-AudioProbe = Callable[[Path], Awaitable[object] | object]
+
+class Probed(Protocol):
+    """What is found out about a file: `seconds` may count an encoder's padding."""
+
+    @property
+    def seconds(self) -> float:
+        """How long it plays."""
+        ...
+
+
+AudioProbe = Callable[[Path], Awaitable[Probed] | Probed]
 """Looks whether a file is audio that the server can use; raises `UnusableAudioError`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """Audio that a request brings along or names; `name` is what its owner calls the file."""
+
+    path: Path
+    name: str
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,44 +232,56 @@ def _gather(pairs: list[tuple[str, str]]) -> dict[str, Any]:
 @asynccontextmanager
 async def stored(
     files: Mapping[str, UploadFile], folder: Path, probe: AudioProbe
-) -> AsyncIterator[dict[str, Path]]:
+) -> AsyncIterator[dict[str, Sound]]:
     """Put uploads into `folder` and see that they are audio; they are deleted again if the block fails.
 
-    Raises `UnusableAudioError` that names the upload.
+    They are on the disk, whole, when the block begins. Raises `UnusableAudioError` that names the upload.
     """
-    paths: dict[str, Path] = {}
+    store = FileStore(folder)
+    sounds: dict[str, Sound] = {}
     try:
         for kind, upload in files.items():
-            paths[kind] = folder / f"{uuid4().hex}{_suffix(upload.filename or '')}"
-            await run_in_threadpool(_copy, upload, paths[kind])
-            await _probe(kind, upload.filename or kind, paths[kind], probe)
-        yield paths
+            sounds[kind] = await _store(kind, upload, store, probe)
+        yield sounds
     except BaseException:
-        for path in paths.values():
-            path.unlink(missing_ok=True)
+        for sound in sounds.values():
+            store.delete(sound.path.name)
         raise
 
 
 @asynccontextmanager
 async def lent(
     files: Mapping[str, UploadFile], folder: Path, probe: AudioProbe
-) -> AsyncIterator[dict[str, Path]]:
+) -> AsyncIterator[dict[str, Sound]]:
     """Put uploads into `folder` as `stored` does, for as long as the block runs."""
-    async with stored(files, folder, probe) as paths:
-        yield paths
-        for path in paths.values():
-            path.unlink(missing_ok=True)
+    async with stored(files, folder, probe) as sounds:
+        yield sounds
+        for sound in sounds.values():
+            sound.path.unlink(missing_ok=True)
 
 
-async def _probe(kind: str, name: str, path: Path, probe: AudioProbe) -> None:
+async def look_at(kind: str, name: str, path: Path, probe: AudioProbe) -> Sound:
     """Look at `path`; what is wrong is told of the file by the `name` that its owner knows."""
     try:
         looking = await run_in_threadpool(probe, path)
-        if inspect.isawaitable(looking):
-            await looking
+        facts = await looking if isinstance(looking, Awaitable) else looking
     except UnusableAudioError as error:
         said = str(error).replace(path.name, Path(name).name)
         raise UnusableAudioError(f"{kind}: {said}") from None
+    return Sound(path, name, facts.seconds)
+
+
+async def _store(kind: str, upload: UploadFile, store: FileStore, probe: AudioProbe) -> Sound:
+    new = store.begin(_extension(upload.filename or ""))
+    try:
+        # On the disk before anybody hears of it: a job that is accepted outlives a power cut with its audio.
+        await run_in_threadpool(_copy, upload, new.path)
+        found = await look_at(kind, upload.filename or kind, new.path, probe)
+        return replace(found, path=await run_in_threadpool(store.finish, new))
+    except OSError as error:
+        raise DataFolderError(f"An upload cannot be stored in {new.path.parent}: {error}") from error
+    finally:
+        store.discard(new)
 
 
 def _copy(upload: UploadFile, path: Path) -> None:
@@ -259,7 +289,7 @@ def _copy(upload: UploadFile, path: Path) -> None:
         shutil.copyfileobj(upload.file, target, CHUNK)
 
 
-def _suffix(filename: str) -> str:
+def _extension(filename: str) -> str:
     """Return the client's file extension if it is a harmless one; it helps to recognise the format."""
-    found = re.search(r"\.[A-Za-z0-9]{1,8}$", filename)
-    return found[0].lower() if found else ""
+    found = re.search(r"\.([A-Za-z0-9]{1,8})$", filename)
+    return found[1].lower() if found else "audio"

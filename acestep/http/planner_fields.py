@@ -66,18 +66,16 @@ class PlannerFields(BaseModel):
     analysis_only: Flag = wire(
         False,
         "analysisOnly",
-        support=Support.UNSUPPORTED,
-        instead="POST /format_input decides metadata without making audio",
+        support=Support.PLANNER,
         example=True,
-        about="Metadata only, no audio.",
+        about="The planner's metadata only, no audio.",
     )
     full_analysis_only: Flag = wire(
         False,
         "fullAnalysisOnly",
-        support=Support.UNSUPPORTED,
-        instead="POST /v1/understand describes audio",
+        support=Support.PLANNER,
         example=True,
-        about="Describe the source audio, no new audio.",
+        about="The planner describes the source audio; no new audio.",
     )
     use_cot_caption: Flag = wire(
         True,

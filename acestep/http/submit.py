@@ -6,13 +6,15 @@ nothing of how fields were spelled or what the answer looks like.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from acestep.domain import SongRequest
-from acestep.errors import InvalidFieldError
-from acestep.http.accept import accept
+from acestep.http.accept import Beside, accept
 from acestep.http.deps import HttpServices
-from acestep.http.parse import Body, stored
+from acestep.http.parse import Body, Sound, look_at, stored
+from acestep.http.schemas import read_task
+from acestep.http.sources import PATHS, permitted
 from acestep.http.support import check_strict
 
 
@@ -32,16 +34,30 @@ async def submit(body: Body, services: HttpServices, warnings: tuple[str, ...] =
     """
     config = services.config
     check_strict(warnings, config.strict)
-    async with stored(body.files, services.uploads, services.probe):
-        _refuse_audio(body)
+    async with stored(body.files, services.uploads, services.probe) as uploads:
+        beside = Beside(services.lora, await _sounds(body, uploads, services))
         models, planner = services.worker.models(), services.worker.planner()
-        request = accept(body.fields, models, planner, config.strict, config.strict_model, services.lora)
+        request = accept(body.fields, models, planner, config.strict, config.strict_model, beside)
         request = replace(request, warnings=(*warnings, *request.warnings))
+        _drop_unused(request, uploads)
         ticket = await services.queue.submit(request)
     return Submission(ticket.job_id, ticket.position, request)
 
 
-def _refuse_audio(body: Body) -> None:
-    """Nothing that this server does takes audio in."""
-    for kind, upload in body.files.items():
-        raise InvalidFieldError(kind, upload.filename, "no file", "It is not supported by this server yet")
+async def _sounds(body: Body, uploads: Mapping[str, Sound], services: HttpServices) -> dict[str, Sound]:
+    """The audio that came along, and else what the fields name on this machine."""
+    task, _ = read_task(body.fields)
+    sounds = dict(uploads)
+    for kind, field in PATHS.items():
+        named = getattr(task, field)
+        if named and kind not in sounds:
+            path = permitted(field, named, services.config.audio_roots)
+            sounds[kind] = await look_at(field, named, path, services.probe)
+    return sounds
+
+
+def _drop_unused(request: SongRequest, uploads: Mapping[str, Sound]) -> None:
+    """Delete what the request does not use; it was told so."""
+    for sound in uploads.values():
+        if str(sound.path) not in (request.task.source, request.task.reference):
+            sound.path.unlink(missing_ok=True)

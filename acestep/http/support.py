@@ -22,7 +22,7 @@ def check_support(task: BaseModel, planner: PlannerInfo) -> list[str]:
 
     Raises `InvalidFieldError` or `PlannerUnavailableError`, naming every such field.
     """
-    sent = {name: getattr(task, name) for name in type(task).model_fields if not _is_neutral(task, name)}
+    sent = {name: getattr(task, name) for name in type(task).model_fields if not is_neutral(task, name)}
     by_support: dict[Support, list[str]] = {support: [] for support in Support}
     for name in sent:
         by_support[_support(task, name)].append(name)
@@ -74,7 +74,8 @@ def _support(task: BaseModel, name: str) -> Support:
     return Support(notes_of(type(task).model_fields[name])["x-support"])
 
 
-def _is_neutral(task: BaseModel, name: str) -> bool:
+def is_neutral(task: BaseModel, name: str) -> bool:
+    """Whether a field says nothing: it has its default, or a value that means the same."""
     info = type(task).model_fields[name]
     value = getattr(task, name)
     value = value.strip() if isinstance(value, str) else value

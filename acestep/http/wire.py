@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from acestep.domain import AdapterUse, ModelInfo, PlannerInfo, Song, SongPlan, SongRequest
 from acestep.examples import CustomExample, SimpleExample
+from acestep.http.analyses import METADATA_DONE, NO_DIT, analysis
 from acestep.http.answers import (
     CustomSample,
     Defaults,
@@ -57,9 +58,10 @@ def unknown_entry(task_id: str, status: int) -> QueryEntry:
 def query_entry(view: JobView, token: Callable[[str], str], average_seconds: float) -> QueryEntry:
     """Return the entry for a job; `token` makes the capability for a file's name."""
     job = view.job
+    found = _analysis(job)
     return QueryEntry(
         task_id=job.id,
-        result=_dump(result_items(view, token)),
+        result=_dump(result_items(view, token)) if found is None else json.dumps([found], ensure_ascii=False),
         status=STATUS[job.state],
         progress_text=progress_text(view),
         error=error_of(job),
@@ -74,6 +76,14 @@ def result_items(view: JobView, token: Callable[[str], str]) -> list[ResultItem]
     if job.state == "succeeded":
         return [_song_item(job, index, token) for index in range(len(job.songs))]
     return [_waiting_item(view)]
+
+
+def _analysis(job: Job) -> dict[str, Any] | None:
+    """What a job says that has ended in a plan, not in a song."""
+    if job.state != "succeeded" or not job.songs:
+        return None
+    plan = job.songs[0].plan
+    return analysis(job.request.goal, plan, code_string(plan.audio_codes))
 
 
 def _dump(items: Sequence[ResultItem]) -> str:
@@ -109,17 +119,17 @@ def _song_item(job: Job, index: int, token: Callable[[str], str]) -> ResultItem:
     song, request = job.songs[index], job.request
     plan = song.plan
     return ResultItem(
-        file=audio_link(plan.caption, token(song.file)),
+        file=audio_link(plan.caption, token(song.file)) if song.file else "",
         status=STATUS[job.state],
         create_time=int(job.created_at),
         prompt=plan.caption,
         lyrics=plan.lyrics,
         metas=_metas(request, plan.bpm, plan.duration, plan.key_scale, plan.time_signature),
-        generation_info=_generation_info(job, song),
+        generation_info=_generation_info(job, song) if song.file else METADATA_DONE,
         seed_value=_join(tuple(other.plan.seed for other in job.songs)),
         seed=plan.seed,
         lm_model=song.lm_model,
-        dit_model=song.dit_model,
+        dit_model=song.dit_model if song.file else NO_DIT,
         progress=1.0,
         stage=job.state,
         warnings=list(dict.fromkeys((*request.warnings, *song.warnings))),

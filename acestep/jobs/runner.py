@@ -89,6 +89,7 @@ class Runner:
         try:
             songs = await self._worker.run(job.request, self._queue.reporter(job.id), lambda: self._stopping)
             await _persist(partial(self._queue.finish, job.id, songs))
+            await self._cleaner.release(job.request)
         except JobCancelledError as error:
             await self._fail(job, str(error), is_verdict=not self._stopping)
         except AceStepError as error:
@@ -103,6 +104,7 @@ class Runner:
         if is_verdict:
             log.info("Job %s failed: %s", job.id, reason)
             await _persist(partial(self._queue.fail, job.id, reason))
+            await self._cleaner.release(job.request)
 
 
 async def _persist(write: Callable[[], Awaitable[T]]) -> T:

@@ -187,15 +187,29 @@ class JobStore:
             " RETURNING songs",
             (before,),
         ).fetchall()
-        return [song["file"] for row in rows for song in json.loads(row["songs"])]
+        return [file for row in rows for song in json.loads(row["songs"]) for file in _files_of(song)]
+
+    @_on_store_thread
+    def sources(self) -> set[str]:
+        """The paths of the audio that jobs still need, which have not ended."""
+        rows = self._db.execute(
+            "SELECT json_extract(request, '$.task.source') AS source,"
+            " json_extract(request, '$.task.reference') AS reference"
+            " FROM jobs WHERE state IN ('queued', 'running') AND json_valid(request)"
+        )
+        return {path for row in rows for path in row if path}
 
     @_on_store_thread
     def files(self) -> set[str]:
         """The names of all files that belong to a job."""
-        rows = self._db.execute(
-            "SELECT json_extract(song.value, '$.file') FROM jobs, json_each(jobs.songs) AS song"
-        )
-        return {name for (name,) in rows}
+        rows = self._db.execute("SELECT song.value FROM jobs, json_each(jobs.songs) AS song")
+        return {file for (song,) in rows for file in _files_of(json.loads(song))}
+
+
+def _files_of(song: dict[str, Any]) -> list[str]:
+    """The files of a stored song: its own, and those of its stems, which older versions did not know."""
+    stems = song.get("findings", {}).get("stems", ())
+    return [song["file"], *(stem["file"] for stem in stems)]
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -32,6 +32,7 @@ from acestep.jobs.model import Job
 from acestep.jobs.queue import JobQueue
 from acestep.jobs.store import JobStore
 from acestep.jobs.worker import Cancelled, OnProgress, Worker
+from acestep.limits import BASE_TASKS, TURBO_TASKS
 
 TURBO = ModelInfo(
     name="acestep-v15-turbo",
@@ -42,6 +43,7 @@ TURBO = ModelInfo(
     max_steps=8,
     max_duration=240.0,
     max_batch=4,
+    tasks=TURBO_TASKS,
     is_default=True,
     state="ready",
 )
@@ -52,6 +54,7 @@ BASE = ModelInfo(
     guidance_scale=7.0,
     shift=1.0,
     max_steps=100,
+    tasks=BASE_TASKS,
     state="loading",
     detail="reading weights",
     notice="large",
@@ -95,11 +98,17 @@ class FakeWorker:
         raise NotImplementedError
 
 
-def riff_only(path: Path) -> None:
-    """A probe that takes what begins like a WAV file."""
+@dataclass(frozen=True)
+class Facts:
+    seconds: float = 20.0
+
+
+def riff_only(path: Path) -> Facts:
+    """A probe that takes what begins like a WAV file, and says that it lasts 20 s."""
     with path.open("rb") as file:
         if file.read(4) != b"RIFF":
             raise UnusableAudioError("the file is not audio")
+    return Facts()
 
 
 @dataclass

@@ -191,9 +191,10 @@ class TestSupport:
 
     def test_a_task_is_refused_before_its_fields(self):
         with pytest.raises(InvalidFieldError) as caught:
-            accepted(task_type="cover", audio_cover_strength=0.5, thinking=True)
+            accepted(task_type="lego", sampler_mode="heun", thinking=True)
         assert str(caught.value) == (
-            "task_type: 'cover' cannot be used with model acestep-v15-turbo; allowed: text2music"
+            "task_type: 'lego' cannot be used with model acestep-v15-turbo; allowed: text2music, cover, "
+            "repaint. Models that do lego: acestep-v15-base"
         )
 
 

@@ -15,14 +15,14 @@ from acestep.files import AudioStore
 from acestep.http.app import create_app
 from acestep.http.deps import HttpConfig, HttpServices, provide
 from acestep.http.envelope import ErrorGuard
-from acestep.http.parse import BodyReader
+from acestep.http.parse import BodyReader, Probed
 from acestep.jobs.queue import JobQueue
 from acestep.jobs.store import JobStore
 from tests.http.conftest import TURBO, FakeWorker
 
 
 def test_services_may_come_from_the_lifespan(tmp_path: Path):
-    async def probe(path: Path) -> None:
+    async def probe(path: Path) -> Probed:
         raise UnusableAudioError(f"{path.name} is nothing")
 
     @asynccontextmanager

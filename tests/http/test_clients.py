@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from acestep.http.deps import HttpConfig
-from tests.http.conftest import Serve, Server, assert_error
+from tests.http.conftest import Serve, Server
 
 # Sent by an animation client to whatever model there is; steps and guidance are far off for turbo.
 ANIMATION = {
@@ -129,5 +129,9 @@ async def test_metas_of_a_result_sent_back(server: Server):
 
 async def test_a_workstation_that_uploads_its_source(server: Server):
     files: Any = {"src_audio": ("take.wav", b"RIFFdata", "audio/wav")}
-    answer = await server.client.post("/release_task", files=files, data={"task_type": "text2music"})
-    assert_error(answer, 422, "src_audio: 'take.wav'")
+    answer = await server.client.post("/release_task", files=files, data={"task_type": "cover", "bpm": "90"})
+    (view,) = await server.queue.find([answer.json()["data"]["task_id"]])
+    assert view is not None
+    request = view.job.request
+    assert (request.task_type, request.bpm) == ("cover", 90)
+    assert request.task.source == str(next(server.uploads.iterdir()))

@@ -4,6 +4,7 @@ import pytest
 
 from acestep.http.answers import ModelList
 from acestep.http.envelope import Envelope
+from acestep.limits import TURBO_TASKS
 from tests.http.conftest import BASE, PLANNER, TURBO, FakeWorker, Serve, Server, assert_error
 
 
@@ -24,8 +25,8 @@ class TestWrapped:
             "is_turbo": True,
             "defaults": {"inference_steps": 8, "guidance_scale": 1.0, "shift": 3.0, "audio_format": "mp3"},
             "limits": {"max_inference_steps": 8, "max_audio_duration": 240.0, "max_batch_size": 4},
-            "tasks": ["text2music"],
-            "supported_task_types": ["text2music"],
+            "tasks": ["text2music", "cover", "repaint"],
+            "supported_task_types": ["text2music", "cover", "repaint"],
         }
         assert (base["is_default"], base["is_loaded"], base["state"]) == (False, False, "loading")
         assert (base["detail"], base["notice"]) == ("reading weights", "large")
@@ -40,7 +41,7 @@ class TestWrapped:
         Envelope[ModelList].model_validate(body, strict=True)
         data = body["data"]
         assert [model["name"] for model in data["models"]] == [TURBO.name, BASE.name]
-        assert data["models"][0]["supported_task_types"] == ["text2music"]
+        assert data["models"][0]["supported_task_types"] == list(TURBO_TASKS)
         assert data["default_model"] == TURBO.name
         assert (data["lm_models"], data["loaded_lm_model"], data["llm_initialized"]) == ([], None, False)
 

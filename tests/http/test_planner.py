@@ -31,7 +31,7 @@ class TestUses:
             for name in FIELDS
             if notes_of(GenerateTask.model_fields[name])["x-support"] == Support.PLANNER.value
         }
-        assert needing == set(USES)
+        assert needing == {*USES, "analysis_only", "full_analysis_only"}
 
     @pytest.mark.parametrize("state", ["ready", "loading", "downloading"])
     def test_everything_is_passed_on(self, state: ModelState):
@@ -67,14 +67,6 @@ class TestUses:
     def test_every_state_is_usable_or_not(self):
         usable = {state for state in get_args(ModelState) if replace(PLANNER, state=state).is_usable}
         assert usable == {"ready", "loading", "downloading"}
-
-    @pytest.mark.parametrize(
-        ("name", "instead"), [("analysis_only", "/format_input"), ("full_analysis_only", "/v1/understand")]
-    )
-    @pytest.mark.parametrize("planner", [PLANNER, NO_PLANNER])
-    def test_analysis_has_a_place_of_its_own(self, planner: PlannerInfo, name: str, instead: str):
-        with pytest.raises(InvalidFieldError, match=f"^{name}: .*{instead}"):
-            planned(planner, **{name: True})
 
 
 class TestWhichPlanner:

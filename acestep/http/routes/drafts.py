@@ -53,8 +53,8 @@ async def understand(request: Request, body: RequestBody, services: Services) ->
     check_strict(warnings, services.config.strict)
     require_planner(planner, "understand")
     _refuse_second_file(body)
-    async with lent(body.files, services.uploads, services.probe) as paths:
-        asked = to_understand(task, next(iter(paths.values()), None))
+    async with lent(body.files, services.uploads, services.probe) as sounds:
+        asked = to_understand(task, next((sound.path for sound in sounds.values()), None))
         draft = await wait_for_draft(request, services.worker, asked, services.config.draft_timeout)
     return Envelope(data=understood(draft), extra=_extra(warnings))
 
