@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from acestep.findings import Findings
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -111,11 +113,15 @@ class TaskOptions:
 
 @dataclass(frozen=True, slots=True)
 class Extras:
-    """What else is wanted of each song; nothing, by default. `peaks` is a number of points; 0: none."""
+    """What else is wanted of each song; nothing, by default.
+
+    `peaks` is a number of points (0: none), `stems` are tracks out of TRACKS, each to be a file of its own.
+    """
 
     lyric_times: bool = False
     peaks: int = 0
     loudness: bool = False
+    stems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,53 +281,6 @@ class AudioClip:
     def duration(self) -> float:
         """Length in seconds."""
         return int(self.samples.shape[-1]) / self.sample_rate
-
-
-@dataclass(frozen=True, slots=True)
-class TimedWord:
-    """A sung word; `start` and `end` in seconds from the song's beginning."""
-
-    text: str
-    start: float
-    end: float
-
-
-@dataclass(frozen=True, slots=True)
-class TimedLine:
-    """A sung line of the lyrics, without section tags; it lasts from its first word to its last."""
-
-    text: str
-    start: float
-    end: float
-    words: tuple[TimedWord, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class LyricTimes:
-    """When each line is sung, and how well the song sings its lyrics: `score`, 0 to 1."""
-
-    lines: tuple[TimedLine, ...]
-    score: float
-
-
-@dataclass(frozen=True, slots=True)
-class Loudness:
-    """How loud a song is: integrated loudness in LUFS, true peak in dBTP; None: it is silent."""
-
-    integrated: float | None
-    true_peak: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Findings:
-    """What was found out about a finished song, as far as its `Extras` ask for it.
-
-    `peaks` are the lowest and the highest sample (-1..1, of all channels) of as many equal pieces of it.
-    """
-
-    lyric_times: LyricTimes | None = None
-    peaks: tuple[tuple[float, float], ...] = ()
-    loudness: Loudness | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from acestep.checkpoints import NANO_MODEL, PUBLISHED
 from acestep.domain import (
     MAX_SEED,
     MIN_DURATION,
+    Extras,
     ModelInfo,
     SamplerOptions,
     SongRequest,
@@ -32,6 +33,7 @@ NAME_PREFIX = "acestep/"  # OpenAI-style model lists put it before every name
 
 TURBO_TASKS: tuple[TaskType, ...] = ("text2music", "cover", "repaint")
 BASE_TASKS: tuple[TaskType, ...] = (*TURBO_TASKS, "extract", "lego", "complete")
+STEM_TASK: TaskType = "extract"  # what makes the stems of a song
 SOURCE_TASKS: tuple[TaskType, ...] = BASE_TASKS[1:]  # that work on audio
 WINDOW_TASKS: tuple[TaskType, ...] = ("repaint", "lego")  # that may leave some of it as it is
 # Songs as long as their source, whatever duration is asked for; a cover may be shorter or longer.
@@ -80,12 +82,22 @@ def check_task(task_type: TaskType, model: ModelInfo, models: Sequence[ModelInfo
     """
     if task_type in model.tasks:
         return
+    allowed, remedy = ", ".join(model.tasks), _who_does(task_type, models)
+    raise InvalidFieldError("task_type", task_type, allowed, remedy, scope=f"with model {model.name}")
+
+
+def check_stems(stems: Sequence[str], model: ModelInfo, models: Sequence[ModelInfo] = ()) -> None:
+    """Raise `InvalidFieldError` if `stems` are wanted of a model that makes none; else as `check_task`."""
+    if stems and STEM_TASK not in model.tasks:
+        remedy = _who_does(STEM_TASK, models)
+        raise InvalidFieldError("stems", ", ".join(stems), "none", remedy, scope=f"with model {model.name}")
+
+
+def _who_does(task_type: TaskType, models: Sequence[ModelInfo]) -> str:
     here = [other.name for other in models if task_type in other.tasks and other.state != "failed"]
     known = [name for name, entry in PUBLISHED.items() if entry.kind == "dit" and not entry.is_turbo]
     names = ", ".join(here or (*known, NANO_MODEL))
-    remedy = f"Models that do {task_type}{'' if here else ', none of them loaded here'}: {names}"
-    allowed = ", ".join(model.tasks)
-    raise InvalidFieldError("task_type", task_type, allowed, remedy, scope=f"with model {model.name}")
+    return f"Models that do {task_type}{'' if here else ', none of them loaded here'}: {names}"
 
 
 def song_seconds(task_type: TaskType, task: TaskOptions) -> float:
@@ -111,6 +123,7 @@ def fit(request: SongRequest, model: ModelInfo) -> SongRequest:
     sampler = _fit_sampler(request.sampler, model, warnings)
     duration = _fit_to_source(request, model, warnings)
     duration = _fit_duration(duration, model, warnings)
+    extras = _fit_extras(request.extras, model, warnings)
     wanted = _wanted_batch(request)
     batch = min(wanted, model.max_batch)
     if batch < wanted and (request.batch_size is not None or request.seeds):
@@ -124,10 +137,19 @@ def fit(request: SongRequest, model: ModelInfo) -> SongRequest:
         model=model.name,
         sampler=sampler,
         duration=duration,
+        extras=extras,
         batch_size=batch,
         seeds=_fit_seeds(request.seeds, batch),
         warnings=tuple(dict.fromkeys(warnings)),
     )
+
+
+def _fit_extras(extras: Extras, model: ModelInfo, warnings: list[str]) -> Extras:
+    """Drop stems that the model cannot make: another one was loaded when the request was accepted."""
+    if not extras.stems or STEM_TASK in model.tasks:
+        return extras
+    warnings.append(f"stems: {model.name} cannot make any; {', '.join(extras.stems)} are left out")
+    return replace(extras, stems=())
 
 
 def _fit_sampler(options: SamplerOptions, model: ModelInfo, warnings: list[str]) -> SamplerOptions:

@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
-from acestep.domain import MAX_SEED, ModelInfo, SamplerOptions, SongRequest, TaskOptions, TaskType
+from acestep.domain import MAX_SEED, Extras, ModelInfo, SamplerOptions, SongRequest, TaskOptions, TaskType
 from acestep.errors import InvalidFieldError, ModelUnavailableError, UnknownModelError
-from acestep.limits import BASE_TASKS, TURBO_TASKS, check_task, choose_model, fit, tasks_of
+from acestep.limits import BASE_TASKS, TURBO_TASKS, check_stems, check_task, choose_model, fit, tasks_of
 
 TURBO = ModelInfo(
     name="turbo",
@@ -268,6 +268,29 @@ class TestTasks:
             check_task("extract", turbo, [turbo, broken])
         assert "turbo-shift3" not in str(refused.value)
         assert "acestep-nano" in str(refused.value)
+
+
+class TestStems:
+    def test_a_model_that_extracts_makes_them(self):
+        wanted = SongRequest(extras=Extras(stems=("drums",)))
+        check_stems(("drums",), ALL_TASKS)
+        assert fit(wanted, ALL_TASKS).extras == wanted.extras
+
+    def test_another_is_refused_and_told_who_does(self):
+        turbo = replace(TURBO, tasks=TURBO_TASKS)
+        check_stems((), turbo)
+        with pytest.raises(InvalidFieldError, match=f"Models that do extract: {ALL_TASKS.name}") as refused:
+            check_stems(("drums", "bass"), turbo, [turbo, ALL_TASKS])
+        assert (refused.value.field, refused.value.value) == ("stems", "drums, bass")
+        with pytest.raises(InvalidFieldError, match="none of them loaded here: acestep-v15-base"):
+            check_stems(("drums",), turbo, [turbo])
+
+    def test_a_model_that_came_later_leaves_them_out_with_a_warning(self):
+        turbo = replace(TURBO, tasks=TURBO_TASKS)
+        fitted = fit(SongRequest(extras=Extras(peaks=20, stems=("drums", "bass"))), turbo)
+        assert fitted.extras == Extras(peaks=20)
+        assert fitted.warnings == (f"stems: {turbo.name} cannot make any; drums, bass are left out",)
+        assert fit(fitted, turbo) == fitted
 
 
 def on_source(task_type: TaskType, seconds: float, **changes: Any) -> SongRequest:

@@ -12,12 +12,12 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from acestep.domain import (
     AudioClip,
@@ -34,12 +34,13 @@ from acestep.engine.batching import BatchingStage
 from acestep.engine.desk import PlannerDesk
 from acestep.engine.extras import Made, Threads, find_out
 from acestep.engine.hearing import hear
-from acestep.engine.plan import plan_songs
+from acestep.engine.plan import plan_songs, stem_plan
 from acestep.engine.progress import JobProgress
 from acestep.engine.renderer import Heard, Load, Loaded, Rendering
 from acestep.engine.thinking import Onlooker, Thought, needs_planner, think, uses_planner, with_draft
 from acestep.engine.write import SongWriter
 from acestep.errors import AceStepError, JobCancelledError, PlannerUnavailableError
+from acestep.findings import Stem
 from acestep.jobs.worker import Cancelled, OnProgress
 from acestep.limits import choose_model, fit
 from acestep.planner.planner import Watch
@@ -133,7 +134,8 @@ class Engine:
         request = fit(replace(request, warnings=(*request.warnings, *notes)), info)
         if request.goal in ("codes", "description"):
             return (await self._describe(request, info, cancelled),)
-        progress = JobProgress(len(request.seeds), on_progress, _planning_share(request))
+        stems = len(request.extras.stems)
+        progress = JobProgress(len(request.seeds), on_progress, _planning_share(request), stems)
         request, heard = await self._hear(request, info)
         thought, notes = await self._think(request, info, Onlooker(progress.plan, cancelled))
         request = replace(request, warnings=(*request.warnings, *notes))
@@ -143,12 +145,7 @@ class Engine:
             _Ticket(n, plan, heard, progress, cancelled, dict(thought.timings))
             for n, plan in enumerate(thought.plans)
         ]
-        songs = [asyncio.create_task(self._make(ticket, request, thought.planner)) for ticket in tickets]
-        try:
-            return tuple(await asyncio.gather(*songs))
-        finally:
-            for song in songs:  # where one fails, nobody waits for the others
-                song.cancel()
+        return tuple(await _all_of(self._make(ticket, request, thought.planner) for ticket in tickets))
 
     async def _describe(self, request: SongRequest, info: ModelInfo, cancelled: Cancelled) -> Song:
         """What the source of a request is: its audio codes, and if asked for what the planner says of it."""
@@ -207,25 +204,52 @@ class Engine:
         made = Made(ticket.plan, ticket.heard, rendering, clip)
         threads = Threads(partial(_timed, self._compute, ticket), partial(_timed, self._files, ticket))
         findings, notes = await find_out(request.extras, made, self._loaded.renderer, threads)
-        name = self._info.name
-        file = await _timed(
-            self._files,
-            ticket,
-            "write",
-            lambda: self._writer.write(clip, ticket.plan, request.audio_format, name),
-        )
-        ticket.report("write", 1.0)
+        parts = await self._parts(ticket, clip, request.extras.stems)
+        file = await self._write(ticket, clip, request)
+        if parts:
+            started = time.perf_counter()
+            files = await _all_of(self._make_part(part, request) for part in parts)
+            findings = replace(findings, stems=tuple(map(Stem, request.extras.stems, files)))
+            ticket.timings["stems"] = time.perf_counter() - started
         return Song(
             file=file,
             plan=ticket.plan,
             audio_format=request.audio_format,
-            dit_model=name,
+            dit_model=self._info.name,
             lm_model=planner,
             timings={stage: round(seconds, 3) for stage, seconds in ticket.timings.items()},
             # Who hears a song must know if a stand-in made it.
             warnings=tuple(filter(None, (*request.warnings, *rendering.warnings, *notes, self._info.notice))),
             findings=findings,
         )
+
+    async def _parts(self, song: _Ticket, clip: AudioClip, tracks: Sequence[str]) -> list[_Ticket]:
+        """A ticket for each stem of a song, which is heard in it."""
+        if not tracks:
+            return []
+        encode = partial(self._loaded.renderer.encode, clip)
+        heard = Heard(await _timed(self._compute, song, "encode", encode))
+        return [
+            _Ticket(
+                song.progress.stem(song.index, number),
+                stem_plan(song.plan, track),
+                heard,
+                song.progress,
+                song.cancelled,
+            )
+            for number, track in enumerate(tracks)
+        ]
+
+    async def _make_part(self, part: _Ticket, request: SongRequest) -> str:
+        rendering = await self._rendering.run(part)
+        clip = await _timed(self._compute, part, "decode", lambda: self._decode(part, rendering))
+        return await self._write(part, clip, request)
+
+    async def _write(self, ticket: _Ticket, clip: AudioClip, request: SongRequest) -> str:
+        write = partial(self._writer.write, clip, ticket.plan, request.audio_format, self._info.name)
+        file = await _timed(self._files, ticket, "write", write)
+        ticket.report("write", 1.0)
+        return file
 
     def _render(self, tickets: Sequence[_Ticket]) -> Sequence[Rendering]:
         def on_step(done: int, steps: int) -> None:
@@ -284,6 +308,16 @@ def _planning_share(request: SongRequest) -> float:
 def _kind(ticket: _Ticket) -> Hashable:
     """Songs that can share a batch: as long as each other, sampled alike, and with the same adapters."""
     return ticket.plan.duration, ticket.plan.sampling, ticket.plan.adapters
+
+
+async def _all_of(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """What all of these come to; where one fails, nobody waits for the others."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 async def _timed(executor: ThreadPoolExecutor, ticket: _Ticket, stage: str, work: Callable[[], T]) -> T:

@@ -12,9 +12,10 @@ from typing import Protocol, TypeVar
 
 from acestep.audio.loudness import measure_loudness
 from acestep.audio.peaks import waveform_peaks
-from acestep.domain import AudioClip, Extras, Findings, LyricTimes, SongPlan
+from acestep.domain import AudioClip, Extras, SongPlan
 from acestep.engine.renderer import Heard, Renderer, Rendering
 from acestep.errors import UntimedLyricsError
+from acestep.findings import Findings, LyricTimes
 
 T = TypeVar("T")
 

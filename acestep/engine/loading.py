@@ -20,10 +20,11 @@ from acestep.audio.normalise import limit_peak, normalise_peak
 from acestep.checkpoints import Checkpoint
 from acestep.codec.codec import Codec
 from acestep.codec.loading import load_codec
-from acestep.domain import MAX_DURATION, AudioClip, LyricTimes, ModelInfo, SongPlan, Window
+from acestep.domain import MAX_DURATION, AudioClip, ModelInfo, SongPlan, Window
 from acestep.engine.desk import LoadedPlanner
 from acestep.engine.renderer import Cancelled, Heard, Loaded, OnFraction, OnStep, Rendering
 from acestep.errors import CheckpointError, ModelUnavailableError
+from acestep.findings import LyricTimes
 from acestep.limits import tasks_of
 from acestep.planner.backends.pt import load_torch_language_model
 from acestep.planner.backends.vllm import load_vllm_language_model, why_not

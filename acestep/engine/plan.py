@@ -19,7 +19,7 @@ from acestep.domain import (
     Window,
     is_instrumental,
 )
-from acestep.limits import SOURCE_TASKS, WINDOW_TASKS, song_seconds
+from acestep.limits import SOURCE_TASKS, STEM_TASK, WINDOW_TASKS, song_seconds
 from acestep.synthesizer.prompts import instruction
 
 # Seconds, where neither the user nor a planner gave a length: an instrumental is a sketch, and a sung
@@ -57,6 +57,20 @@ def plan_songs(request: SongRequest, model: ModelInfo) -> tuple[SongPlan, ...]:
 
 def _instruction(request: SongRequest) -> str:
     return instruction(request.task_type, request.task.tracks, hinted=bool(request.audio_codes))
+
+
+def stem_plan(plan: SongPlan, track: str) -> SongPlan:
+    """How a track of a finished song is made: out of the song, by the model's own skill alone."""
+    return replace(
+        plan,
+        caption=f"{plan.caption} ({track})" if plan.caption else track,
+        task_type=STEM_TASK,
+        instruction=instruction(STEM_TASK, (track,)),
+        sampling=replace(plan.sampling, cover_strength=1.0, noise_strength=0.0),
+        window=None,
+        audio_codes=(),
+        adapters=(),
+    )
 
 
 def with_source(request: SongRequest, seconds: float, model: ModelInfo) -> SongRequest:

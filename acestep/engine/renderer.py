@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from acestep.domain import AudioClip, LyricTimes, ModelInfo, ModelState, SongPlan, Window
+from acestep.domain import AudioClip, ModelInfo, ModelState, SongPlan, Window
+from acestep.findings import LyricTimes
 
 OnStep = Callable[[int, int], None]
 OnFraction = Callable[[float], None]

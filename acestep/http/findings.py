@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from acestep.domain import Findings, TimedLine
+from acestep.findings import Findings, TimedLine
 from acestep.http.answers import LineItem, LoudnessItem, WordItem
 
 

@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from acestep.domain import LyricTimes, SongPlan, TimedLine, TimedWord, is_instrumental
+from acestep.domain import SongPlan, is_instrumental
 from acestep.errors import UntimedLyricsError
+from acestep.findings import LyricTimes, TimedLine, TimedWord
 from acestep.synthesizer.alignment_maths import Matrix, consensus, energy_of, score, warp
 from acestep.synthesizer.alignment_text import Line, Word, sung_lines
 from acestep.synthesizer.conditioning import MAX_LYRIC_TOKENS, Condition

@@ -13,23 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from acestep.domain import (
-    AudioClip,
-    LyricTimes,
-    ModelInfo,
-    PlannerInfo,
-    Progress,
-    SongPlan,
-    SongRequest,
-    TimedLine,
-    is_instrumental,
-)
+from acestep.domain import AudioClip, ModelInfo, PlannerInfo, Progress, SongPlan, SongRequest, is_instrumental
 from acestep.engine.desk import PlannerDesk
 from acestep.engine.engine import Engine
 from acestep.engine.renderer import Cancelled, Heard, Load, Loaded, OnFraction, OnStep, Rendering
 from acestep.engine.write import SongWriter
 from acestep.errors import JobCancelledError, UntimedLyricsError
 from acestep.files import AudioStore
+from acestep.findings import LyricTimes, TimedLine
 
 RATE = 8000
 STEPS = 3

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import av
 import pytest
 
 from acestep.audio.decode import read
-from acestep.domain import Extras, Findings, LyricTimes, Progress, Song, TimedLine
+from acestep.domain import Extras, Progress, Song
 from acestep.engine.engine import Engine
 from acestep.errors import JobCancelledError
-from tests.engine.fakes import FakeRenderer, loudness, request, unheard, wanted
+from acestep.findings import Findings, LyricTimes, TimedLine
+from acestep.limits import BASE_TASKS
+from tests.engine.fakes import (
+    INFO,
+    FakeRenderer,
+    loads,
+    loudness,
+    request,
+    running,
+    unheard,
+    wanted,
+)
 
 ALL = Extras(lyric_times=True, peaks=20, loudness=True)
 
@@ -69,6 +83,70 @@ async def test_a_song_without_words_is_a_song_with_a_warning(engine, files):
     assert "lyric_timestamps: nobody hums words" in song.warnings
     assert len(song.findings.peaks) == 20
     assert files.path(song.file) is not None
+
+
+class TestStems:
+    STEMS = Extras(stems=("drums", "backing_vocals"))
+
+    @pytest.fixture
+    async def extracting(self, files, renderer):
+        info = replace(INFO, tasks=BASE_TASKS)
+        async with running(files, loads(renderer, info), info) as engine:
+            await engine.wait_ready()
+            yield engine
+
+    async def test_each_is_a_file_as_long_as_the_song(self, extracting, files):
+        song = await make(extracting, self.STEMS)
+        assert [stem.track for stem in song.findings.stems] == ["drums", "backing_vocals"]
+        paths = [files.path(name) for name in (song.file, *(stem.file for stem in song.findings.stems))]
+        assert len(set(paths)) == 3
+        assert [read(path).duration for path in paths] == [10.0] * 3
+        with av.open(str(paths[1])) as file:
+            assert file.metadata["title"] == "a song (drums)"
+
+    async def test_they_are_taken_out_of_the_song_itself_together(self, extracting, renderer):
+        song = await make(extracting, self.STEMS, audio_codes=tuple(range(50)), bpm=90)
+        whole, stems = renderer.batches
+        assert len(whole) == 1
+        assert [plan.task_type for plan in stems] == ["extract", "extract"]
+        assert [plan.instruction for plan in stems] == [
+            "Extract the DRUMS track from the audio:",
+            "Extract the BACKING_VOCALS track from the audio:",
+        ]
+        for plan in stems:
+            assert plan.audio_codes == ()
+            kept = ("lyrics", "language", "duration", "seed", "bpm")
+            assert [getattr(plan, name) for name in kept] == [getattr(song.plan, name) for name in kept]
+        assert renderer.heard[0].source is None
+        for heard in renderer.heard[1:]:  # what is heard is the sound, in this test
+            assert heard.source.samples.max() == pytest.approx(loudness(50))
+
+    async def test_how_long_it_took(self, extracting):
+        song = await make(extracting, self.STEMS)
+        assert list(song.timings) == ["plan", "render", "decode", "encode", "write", "stems"]
+
+    async def test_progress_goes_one_way_to_the_end(self, extracting):
+        told: list[Progress] = []
+        asked = request(seeds=(1, 2), extras=self.STEMS)
+        await extracting.run(asked, told.append, wanted)
+        fractions = [progress.fraction for progress in told]
+        assert fractions == sorted(fractions)
+        assert fractions[-1] == 1.0
+        begun = next(number for number, progress in enumerate(told) if progress.fraction > 0.4)
+        assert {"render", "decode", "write"} <= {progress.stage for progress in told[begun:]}
+
+    async def test_a_job_is_cancelled_between_song_and_stems(self, extracting, renderer):
+        told: list[Progress] = []
+        with pytest.raises(JobCancelledError):
+            await extracting.run(
+                request(extras=self.STEMS), told.append, lambda: bool(told) and told[-1].fraction > 0.34
+            )
+        assert all(plan.task_type == "text2music" for plan in renderer.decoded)
+
+    async def test_a_model_that_was_loaded_since_may_not_make_any(self, engine):
+        song = await make(engine, self.STEMS)
+        assert song.findings.stems == ()
+        assert "stems: hum cannot make any; drums, backing_vocals are left out" in song.warnings
 
 
 async def test_a_job_is_cancelled_before_an_extra(engine: Engine, renderer: FakeRenderer, tmp_path):

@@ -45,6 +45,25 @@ def test_a_stage_begins_where_the_one_before_ends():
     assert fractions[-1] == 1.0
 
 
+def test_stems_count_like_songs_and_are_named_once_they_begin():
+    told: list[Progress] = []
+    job = JobProgress(2, told.append, planning=0.0, stems=1)
+    job.plan(1.0, "Thinking")
+    job.report(0, "write", 1.0)
+    job.report(1, "write", 1.0)
+    job.report(job.stem(0, 0), "render", 1.0)
+    job.report(job.stem(0, 0), "write", 1.0)
+    job.report(job.stem(1, 0), "write", 1.0)
+    assert [progress.fraction for progress in told] == [0.0, 0.25, 0.5, 0.685, 0.75, 1.0]
+    assert [progress.stage for progress in told] == ["plan", "plan", "write", "render", "write", "write"]
+
+
+def test_every_stem_has_a_place_of_its_own():
+    job = JobProgress(3, lambda progress: None, stems=2)
+    places = [job.stem(song, number) for song in range(3) for number in range(2)]
+    assert places == [3, 4, 5, 6, 7, 8]
+
+
 def test_two_threads_cannot_overtake_each_other():
     told: list[float] = []
     first_is_told, second_reported = threading.Event(), threading.Event()

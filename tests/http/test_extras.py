@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from acestep.domain import Extras, Findings, Loudness, LyricTimes, TimedLine, TimedWord
+from acestep.domain import Extras
+from acestep.findings import Findings, Loudness, LyricTimes, TimedLine, TimedWord
 from acestep.http.findings import lrc
 from tests.http.conftest import Server, assert_error
 from tests.http.test_tasks import only_item

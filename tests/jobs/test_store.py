@@ -10,6 +10,7 @@ import pytest
 
 from acestep.domain import PlannerOptions, SamplerOptions, SongRequest
 from acestep.errors import DataFolderError
+from acestep.findings import Findings, Loudness, LyricTimes, Stem, TimedLine, TimedWord
 from acestep.jobs.model import Job, JobView, Ticket
 from acestep.jobs.store import INTERRUPTED, UNREADABLE, JobStore
 from tests.jobs.conftest import Clock
@@ -282,6 +283,21 @@ class TestExpire:
         left = [found and found.job.state for found in await store.find(ids)]
         assert left == [None, None, "succeeded", "running", "queued"]
         assert await store.files() == {"c.mp3"}
+
+    async def test_stems_belong_to_their_song(self, store: JobStore, clock: Clock):
+        findings = Findings(
+            lyric_times=LyricTimes((TimedLine("la", 0.5, 1.25, (TimedWord("la", 0.5, 1.25),)),), 0.75),
+            peaks=((-0.5, 0.25),),
+            loudness=Loudness(-14.2, None),
+            stems=(Stem("drums", "d.mp3"), Stem("vocals", "v.mp3")),
+        )
+        whole = replace(song("a.mp3"), findings=findings)
+        job_id = await submit(store)
+        await claim(store)
+        await store.finish(job_id, (whole, song("b.mp3")))
+        assert (await job(store, job_id)).songs == (whole, song("b.mp3"))
+        assert await store.files() == {"a.mp3", "d.mp3", "v.mp3", "b.mp3"}
+        assert await store.expire(clock.now + 1) == ["a.mp3", "d.mp3", "v.mp3", "b.mp3"]
 
     async def test_never_takes_what_waits_or_runs(self, store: JobStore, clock: Clock):
         ids = [await submit(store), await submit(store)]
