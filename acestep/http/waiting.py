@@ -7,11 +7,13 @@ nothing of what answers look like.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from pathlib import Path
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from acestep.domain import Song
 from acestep.files import AudioStore
 from acestep.http.deps import HttpServices
 from acestep.http.patience import until_disconnect
@@ -69,13 +71,28 @@ def succeeded(view: JobView | None, job_id: str, seconds: float) -> Job:
     return view.job
 
 
-def files_of(job: Job, audio: AudioStore) -> list[Path]:
-    """Return where the songs of a job lie. Raises 404 for one that has been deleted since."""
-    paths = [audio.path(song.file) for song in job.songs]
-    found = [path for path in paths if path is not None]
-    if len(found) < len(paths):
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A song that can be heard: its file, and the token that opens it."""
+
+    song: Song
+    path: Path
+    token: str
+
+
+def recordings_of(job: Job, audio: AudioStore) -> list[Recording]:
+    """Return the songs of a job with their files; what ended in a plan has none.
+
+    Raises 404 for a file that has been deleted since.
+    """
+    return [_recording(job, song, audio) for song in job.songs if song.file]
+
+
+def _recording(job: Job, song: Song, audio: AudioStore) -> Recording:
+    path = audio.path(song.file)
+    if path is None:
         raise HTTPException(404, "Audio file not found", job_headers(job.id))
-    return found
+    return Recording(song, path, audio.token(song.file))
 
 
 def _too_slow(job_id: str, seconds: float) -> str:

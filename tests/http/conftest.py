@@ -151,6 +151,14 @@ class Server:
         await self.queue.finish(job.id, songs)
         return job
 
+    async def plan_next(self) -> Job:
+        """End the next job as one that asked for a plan alone: a song without a file."""
+        job = await self.queue.take()
+        song = self._song(job.request, 0, "mp3", b"")
+        self.audio.delete(song.file)
+        await self.queue.finish(job.id, (replace(song, file=""),))
+        return job
+
     def _song(self, request: SongRequest, index: int, extension: str, content: bytes) -> Song:
         with self.audio.new_file(extension) as new:
             new.path.write_bytes(content)

@@ -90,6 +90,13 @@ class TestWhole:
         message = answer.json()["choices"][0]["message"]
         assert message["audio_codes"] == "<|audio_code_1|><|audio_code_22|>"
 
+    @pytest.mark.parametrize("stream", [False, True])
+    async def test_a_plan_alone_has_no_audio(self, server: Server, stream: bool):
+        asked = server.client.post(CHAT, json={**ASKED, "stream": stream})
+        answer, _ = await both(asked, server.plan_next())
+        message = deltas(chunks(answer))[2] if stream else answer.json()["choices"][0]["message"]
+        assert message["audio"] is None
+
     async def test_warnings_also_of_the_dialect(self, server: Server):
         body = {"messages": [{"role": "user", "content": "Piano"}], "max_tokens": 9, "inference_steps": 60}
         answer, job = await both(server.client.post(CHAT, json=body), server.finish_next())

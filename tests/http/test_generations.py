@@ -47,6 +47,14 @@ class TestSong:
         answer, _ = await asyncio.wait_for(asyncio.gather(asked, server.finish_next()), 10)
         assert "明るい" in json.loads(answer.headers["x-ace-step-warnings"])[0]
 
+    async def test_a_plan_alone_is_answered_with_its_job(self, server: Server):
+        asked = server.client.post(PATH, json=ASKED)
+        answer, job = await asyncio.wait_for(asyncio.gather(asked, server.plan_next()), 10)
+        found = answer.json()
+        assert (answer.status_code, found["job_id"], found["status"]) == (200, job.id, "succeeded")
+        assert (found["result"]["audio_paths"], found["result"]["first_audio_path"]) == ([], None)
+        assert found["result"]["metas"]["duration"] == 30.0
+
     async def test_a_failed_job(self, server: Server):
         asked = asyncio.create_task(server.client.post(PATH, json=ASKED))
         job = await asyncio.wait_for(server.queue.take(), 5)

@@ -8,26 +8,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from acestep.domain import Song, is_instrumental
 from acestep.http.errors import Problem
 from acestep.http.media import data_url
+from acestep.http.waiting import Recording
 from acestep.http.wire import audio_link, code_string, progress_text
 from acestep.jobs.model import Job, JobView
 
 ID_LENGTH = 24  # as long as those of the original
 _USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """A job that succeeded, with the files of its songs and their tokens, all in the same order."""
-
-    job: Job
-    files: Sequence[Path]
-    tokens: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +30,11 @@ class ChatAnswer:
     created: int
     warnings: tuple[str, ...] = ()
 
-    def completion(self, finished: Finished) -> bytes:
+    def completion(self, job: Job, recordings: Sequence[Recording]) -> bytes:
         """Return the whole answer as JSON. Reads the files."""
-        message = {"role": "assistant", "content": content(finished.job.songs[0]), **_sound(finished)}
+        message = {"role": "assistant", "content": content(job.songs[0]), **_sound(job, recordings)}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        warnings = [*self.warnings, *(warning for song in finished.job.songs for warning in song.warnings)]
+        warnings = [*self.warnings, *(warning for song in job.songs for warning in song.warnings)]
         return _dump(
             self._body("chat.completion", choice)
             | {"usage": _USAGE, "warnings": list(dict.fromkeys(warnings))}
@@ -68,9 +59,9 @@ class ChatAnswer:
         """Return the chunk that says what the song is."""
         return self._chunk({"content": f"\n\n{content(song)}"})
 
-    def sound(self, finished: Finished) -> bytes:
+    def sound(self, job: Job, recordings: Sequence[Recording]) -> bytes:
         """Return the chunk that holds all songs. Reads the files."""
-        return self._chunk(_sound(finished))
+        return self._chunk(_sound(job, recordings))
 
     def end(self) -> bytes:
         """Return the last chunk of an answer."""
@@ -124,20 +115,18 @@ def content(song: Song) -> str:
     return "\n".join(["## Metadata", *lines, *lyrics])
 
 
-def _sound(finished: Finished) -> dict[str, Any]:
-    songs = finished.job.songs
-    found: dict[str, Any] = {
-        "audio": [
-            {
-                "type": "audio_url",
-                "audio_url": {"url": data_url(file)},
-                "seed": song.plan.seed,
-                "file": audio_link(song.plan.caption, token),
-            }
-            for song, file, token in zip(songs, finished.files, finished.tokens, strict=True)
-        ]
-    }
-    if codes := code_string(songs[0].plan.audio_codes):
+def _sound(job: Job, recordings: Sequence[Recording]) -> dict[str, Any]:
+    audio = [
+        {
+            "type": "audio_url",
+            "audio_url": {"url": data_url(recording.path)},
+            "seed": recording.song.plan.seed,
+            "file": audio_link(recording.song.plan.caption, recording.token),
+        }
+        for recording in recordings
+    ]
+    found: dict[str, Any] = {"audio": audio or None}
+    if codes := code_string(job.songs[0].plan.audio_codes):
         found["audio_codes"] = codes
     return found
 

@@ -94,10 +94,10 @@ def job_object(view: JobView, token: Callable[[str], str], average_seconds: floa
 
 def _result(items: list[ResultItem]) -> JobResult:
     first = items[0]
-    paths = [item.file for item in items]
+    paths = [item.file for item in items if item.file]
     return JobResult(
         audio_paths=paths,
-        first_audio_path=paths[0],
+        first_audio_path=paths[0] if paths else None,
         second_audio_path=paths[1] if len(paths) > 1 else None,
         metas=first.metas,
         bpm=first.metas.bpm,

@@ -14,15 +14,14 @@ from starlette.exceptions import HTTPException
 
 from acestep.errors import AceStepError
 from acestep.http.deps import HttpConfig, HttpServices, Services, require_key
-from acestep.http.dialects.chat_answers import DONE, ChatAnswer, Finished
+from acestep.http.dialects.chat_answers import DONE, ChatAnswer
 from acestep.http.dialects.chat_fields import ChatRequest
 from acestep.http.dialects.chat_input import decode, read_chat
 from acestep.http.errors import problem_of
 from acestep.http.openapi import CHAT_ANSWERS, dialect_of
 from acestep.http.parse import Body, BodyReader
 from acestep.http.submit import submit
-from acestep.http.waiting import files_of, job_headers, succeeded, wait_for_songs
-from acestep.jobs.model import Job
+from acestep.http.waiting import job_headers, recordings_of, succeeded, wait_for_songs
 
 router = APIRouter(tags=["songs"], dependencies=[Depends(require_key)])
 
@@ -50,8 +49,8 @@ async def chat_completions(request: Request, services: Services) -> Response:
     if song.request.stream:
         events = _events(answer, services, song.request.stream_options.include_usage)
         return EventSourceResponse(events, sep="\n", ping=NO_PINGS, headers=headers)
-    finished = _finished(await wait_for_songs(request, services, answer.job_id), services)
-    whole = await run_in_threadpool(answer.completion, finished)
+    job = await wait_for_songs(request, services, answer.job_id)
+    whole = await run_in_threadpool(answer.completion, job, recordings_of(job, services.audio))
     return Response(whole, media_type="application/json", headers=headers)
 
 
@@ -80,14 +79,10 @@ async def _song(answer: ChatAnswer, services: HttpServices) -> AsyncIterator[byt
         if view is None or view.job.has_ended or left <= HEARTBEAT_SECONDS:
             break
         yield answer.heartbeat(view)
-    finished = _finished(succeeded(view, answer.job_id, seconds), services)
-    yield answer.words(finished.job.songs[0])
-    yield await run_in_threadpool(answer.sound, finished)
-
-
-def _finished(job: Job, services: HttpServices) -> Finished:
-    tokens = [services.audio.token(song.file) for song in job.songs]
-    return Finished(job, files_of(job, services.audio), tokens)
+    job = succeeded(view, answer.job_id, seconds)
+    recordings = recordings_of(job, services.audio)
+    yield answer.words(job.songs[0])
+    yield await run_in_threadpool(answer.sound, job, recordings)
 
 
 def _reader(config: HttpConfig) -> BodyReader:

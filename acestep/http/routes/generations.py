@@ -9,13 +9,21 @@ from fastapi.responses import FileResponse, Response
 
 from acestep.http.deps import HttpServices, RequestBody, Services
 from acestep.http.dialects.generations import AudioGeneration, read_generation
-from acestep.http.dialects.jobs import JobObject, job_object
+from acestep.http.dialects.jobs import job_object
 from acestep.http.envelope import Json
 from acestep.http.media import media_type, speaking_name
 from acestep.http.openapi import GENERATION_ANSWERS, dialect_of
 from acestep.http.parse import Body
-from acestep.http.submit import Submission, submit
-from acestep.http.waiting import SEED, TASK_ID, WARNINGS, files_of, job_headers, wait_for_songs
+from acestep.http.submit import submit
+from acestep.http.waiting import (
+    SEED,
+    TASK_ID,
+    WARNINGS,
+    Recording,
+    job_headers,
+    recordings_of,
+    wait_for_songs,
+)
 from acestep.http.wire import label_of
 from acestep.jobs.model import Job
 
@@ -37,21 +45,24 @@ async def audio_generations(request: Request, body: RequestBody, services: Servi
     fields, run_async = read_generation(body.fields, preferred)
     submission = await submit(Body(fields, body.files), services)
     if run_async:
-        headers = job_headers(submission.job_id)
-        headers |= {"Preference-Applied": RESPOND_ASYNC} if preferred else {}
-        job = await _job(submission, services)
-        return Json(job.model_dump(), 202, headers=headers)
-    return _song(await wait_for_songs(request, services, submission.job_id), services)
+        return await _job(
+            submission.job_id, services, 202, {"Preference-Applied": RESPOND_ASYNC} if preferred else {}
+        )
+    job = await wait_for_songs(request, services, submission.job_id)
+    if recordings := recordings_of(job, services.audio):
+        return _song(job, recordings[0])
+    return await _job(job.id, services, 200, {})  # it was to end in a plan
 
 
-async def _job(submission: Submission, services: HttpServices) -> JobObject:
-    (view,) = await services.queue.find([submission.job_id])
-    assert view is not None  # it was accepted a moment ago
-    return job_object(view, services.audio.token, await services.queue.average_seconds())
+async def _job(job_id: str, services: HttpServices, status: int, headers: dict[str, str]) -> Json:
+    (view,) = await services.queue.find([job_id])
+    assert view is not None  # it was accepted, or ended, a moment ago
+    found = job_object(view, services.audio.token, await services.queue.average_seconds())
+    return Json(found.model_dump(), status, headers=job_headers(job_id) | headers)
 
 
-def _song(job: Job, services: HttpServices) -> FileResponse:
-    song, (path, *_) = job.songs[0], files_of(job, services.audio)
+def _song(job: Job, recording: Recording) -> FileResponse:
+    song, path = recording.song, recording.path
     warnings = list(dict.fromkeys((*job.request.warnings, *song.warnings)))
     return FileResponse(
         path,
