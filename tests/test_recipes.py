@@ -81,6 +81,21 @@ def test_of_a_batch_each_song_has_its_own(server: LiveServer, tmp_path: Path) ->
         np.testing.assert_allclose(first, second, atol=1e-3)
 
 
+def test_stems_are_files_beside_the_song(server: LiveServer, tmp_path: Path) -> None:
+    (song,) = make(
+        server,
+        prompt="slow piano",
+        audio_duration=10,
+        batch_size=1,
+        inference_steps=2,
+        stems=["drums", "bass"],
+    )
+    assert [stem["track"] for stem in song["stems"]] == ["drums", "bass"]
+    clips = [clip_of(server, file, tmp_path) for file in (song, *song["stems"])]
+    assert [clip.duration for clip in clips] == [pytest.approx(10.0, abs=0.1)] * 3
+    assert not np.allclose(clips[1].samples, clips[2].samples, atol=1e-2)
+
+
 def test_extras_of_a_real_song(server: LiveServer, tmp_path: Path) -> None:
     (song,) = make(
         server,

@@ -33,7 +33,7 @@ from acestep.http.schemas import GenerateTask, read_task
 from acestep.http.song_fields import DEFAULT_INSTRUCTION, MusicFields
 from acestep.http.sources import relevant, task_options
 from acestep.http.support import check_strict, check_support
-from acestep.limits import check_task, choose_model, default_model, fit
+from acestep.limits import check_stems, check_task, choose_model, default_model, fit
 
 MIN_CODES = int(MIN_DURATION) * CODES_A_SECOND
 UNKNOWN_LANGUAGE = "unknown"
@@ -67,6 +67,7 @@ def accept(
     beside = beside or Beside()
     model, fallback = choose_model(models, task.model, strict_model)
     check_task(task.task_type, model, models)
+    check_stems(task.stems, model, models)
     request = _cut_codes(fit(to_request(task, model, planner, beside.sounds), model))
     adapters, skipped = beside.lora.choose(task.lora, model)
     warnings = (*ignored, *fallback, *request.warnings, *skipped)

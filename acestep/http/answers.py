@@ -66,6 +66,13 @@ class LoudnessItem(BaseModel):
     true_peak_dbtp: float | None
 
 
+class StemItem(BaseModel):
+    """A track of a song on its own."""
+
+    track: str
+    file: str = Field(description="Link to the audio.")
+
+
 class ResultItem(BaseModel):
     """One song, or the one place where a song will be; the same keys in every state."""
 
@@ -93,8 +100,8 @@ class ResultItem(BaseModel):
     )
     recipe: dict[str, Any] | None = Field(
         None,
-        description="Everything that was decided about this song: post it to /release_task to make it again. "
-        "Null until the song is there, and where it was made from audio.",
+        description="Everything that was decided about this song: post it to /release_task to make it again, "
+        "with the same audio beside it if it was made from audio. Null until the song is there.",
     )
     lrc: str = Field("", description="The lyrics in the LRC format, if lyric_timestamps was sent.")
     alignment_score: float | None = Field(
@@ -110,6 +117,7 @@ class ResultItem(BaseModel):
     loudness: LoudnessItem | None = Field(
         None, description="Loudness and true peak, if measure_loudness was sent."
     )
+    stems: list[StemItem] = Field(default_factory=list, description="The tracks that stems asked for.")
 
 
 class QueryEntry(BaseModel):

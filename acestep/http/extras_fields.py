@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, WithJsonSchema
 
-from acestep.domain import Extras
-from acestep.http.fields import Flag, read_flag, read_whole, reader, wire
+from acestep.domain import TRACKS, Extras
+from acestep.http.fields import Flag, Tracks, read_flag, read_whole, reader, wire
 
 DEFAULT_POINTS = 1_000  # a point for each pixel of a wide page
 MIN_POINTS, MAX_POINTS = 10, 10_000
@@ -69,6 +69,15 @@ class ExtrasFields(BaseModel):
         about="Integrated loudness (LUFS) and true peak (dBTP), measured before the file is encoded.",
         example=True,
     )
+    stems: Tracks = wire(
+        (),
+        "stem_tracks",
+        "stemTracks",
+        about="Tracks that are taken out of each finished song, each as a file of its own, which takes as long "
+        "as a song each. Only models that do the task `extract` can.",
+        example=["drums", "vocals"],
+        allowed=f"names out of {', '.join(TRACKS)}, as a list or with commas between them",
+    )
 
 
 def extras_of(task: ExtrasFields) -> Extras:
@@ -77,4 +86,5 @@ def extras_of(task: ExtrasFields) -> Extras:
         lyric_times=task.lyric_timestamps,
         peaks=task.waveform_peaks or 0,
         loudness=task.measure_loudness,
+        stems=task.stems,
     )

@@ -1,7 +1,8 @@
 """How to make a finished song again: everything that was decided, as a body for /release_task.
 
 Owns the way back from a `SongPlan` to the wire. A recipe leaves nothing to chance, to a planner or to the
-model's defaults: posted to the same model on the same machine, it gives the same samples.
+model's defaults: posted to the same model on the same machine, it gives the same samples. Audio that a song
+was made from is not part of it, and must be sent along again.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 from typing import Any
 
 from acestep.domain import Sampling, Song, SongRequest
+from acestep.limits import WINDOW_TASKS
 
 
 def recipe(song: Song, request: SongRequest) -> dict[str, Any] | None:
-    """A body that gives `song` again; None where it was made from audio, which is not kept."""
-    if request.task.source or request.task.reference:
+    """A body that gives `song` of `request` again; None where there is only a plan of one."""
+    if not song.file:
         return None
     plan = song.plan
     body = {
@@ -23,7 +25,8 @@ def recipe(song: Song, request: SongRequest) -> dict[str, Any] | None:
         "bpm": plan.bpm,
         "key_scale": plan.key_scale,
         "time_signature": plan.time_signature,
-        "audio_duration": plan.duration,
+        # Where the source says how long the song is, it says so again.
+        "audio_duration": None if request.task.source and request.task_type != "cover" else plan.duration,
         "seed": plan.seed,
         "use_random_seed": False,
         "batch_size": 1,
@@ -32,6 +35,7 @@ def recipe(song: Song, request: SongRequest) -> dict[str, Any] | None:
         "instruction": plan.instruction,
         "audio_format": song.audio_format,
         **_sampling(plan.sampling),
+        **_task(request),
         "lora": [{"name": use.name, "scale": use.scale} for use in plan.adapters],
         # What the planner said is in the fields above; it has nothing to add.
         **dict.fromkeys(("thinking", "use_cot_caption", "use_cot_language"), False),
@@ -39,6 +43,24 @@ def recipe(song: Song, request: SongRequest) -> dict[str, Any] | None:
     # As numbers, codes take a third of the room that they take as tokens.
     codes = {"audio_code_string": ",".join(map(str, plan.audio_codes))} if plan.audio_codes else {}
     return body | codes
+
+
+def _task(request: SongRequest) -> dict[str, Any]:
+    """What the task of a request is told beside its audio."""
+    task = request.task
+    fields: dict[str, Any] = {}
+    if request.task_type in WINDOW_TASKS:
+        fields |= {
+            "repainting_start": task.start,
+            "repainting_end": task.end,
+            "repaint_latent_crossfade_frames": task.crossfade_frames,
+            "repaint_wav_crossfade_sec": task.crossfade_seconds,
+        }
+    if request.task_type == "complete":
+        fields["track_classes"] = list(task.tracks)
+    elif task.tracks:
+        fields["track_name"] = task.tracks[0]
+    return fields
 
 
 def _sampling(sampling: Sampling) -> dict[str, Any]:

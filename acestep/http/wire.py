@@ -32,6 +32,7 @@ from acestep.http.answers import (
     ResultItem,
     SimpleSample,
     Stats,
+    StemItem,
 )
 from acestep.http.fields import UNDECIDED
 from acestep.http.findings import found_fields
@@ -137,6 +138,10 @@ def _song_item(job: Job, index: int, token: Callable[[str], str]) -> ResultItem:
         lora=_lora(plan.adapters),
         audio_codes=code_string(plan.audio_codes),
         recipe=recipe(song, request),
+        stems=[
+            StemItem(track=stem.track, file=audio_link(f"{stem.track} {plan.caption}", token(stem.file)))
+            for stem in song.findings.stems
+        ],
         **found_fields(song.findings),
     )
 

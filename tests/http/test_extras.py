@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 
 from acestep.domain import Extras
-from acestep.findings import Findings, Loudness, LyricTimes, TimedLine, TimedWord
+from acestep.findings import Findings, Loudness, LyricTimes, Stem, TimedLine, TimedWord
 from acestep.http.findings import lrc
-from tests.http.conftest import Server, assert_error
+from tests.http.conftest import BASE, TURBO, Server, assert_error
 from tests.http.test_tasks import only_item
 
-KEYS = ("recipe", "lrc", "alignment_score", "lyric_timestamps", "waveform_peaks", "loudness")
+TRACKS = ("drums", "backing_vocals")
+KEYS = ("recipe", "lrc", "alignment_score", "lyric_timestamps", "waveform_peaks", "loudness", "stems")
 LINES = (
     TimedLine("City lights", 8.0, 9.254, (TimedWord("City", 8.0, 8.5), TimedWord("lights", 8.75, 9.254))),
     TimedLine("calling", 61.0, 62.0, (TimedWord("calling", 61.0, 62.0),)),
@@ -35,6 +36,8 @@ class TestAsking:
             ({"peaks": False}, Extras()),
             ({"peaks": "0"}, Extras()),
             ({"param_obj": {"peaks": 10.0}}, Extras(peaks=10)),
+            ({"model": BASE.name, "stems": ["drums"]}, Extras(stems=("drums",))),
+            ({"model": BASE.name, "stemTracks": "Drums, backing vocals"}, Extras(stems=TRACKS)),
         ],
     )
     async def test_one_by_one(self, server: Server, sent: dict[str, Any], expected: Extras):
@@ -45,6 +48,15 @@ class TestAsking:
         answer = await server.client.post("/release_task", json={"waveform_peaks": points})
         body = assert_error(answer, 422, "waveform_peaks: ", "10 to 10000")
         assert body["extra"]["field"] == "waveform_peaks"
+
+    async def test_stems_that_there_are_not(self, server: Server):
+        answer = await server.client.post("/release_task", json={"model": BASE.name, "stems": ["kazoo"]})
+        assert_error(answer, 422, "stems: ", "drums", "backing_vocals")
+
+    async def test_stems_of_a_model_that_makes_none(self, server: Server):
+        answer = await server.client.post("/release_task", json={"model": TURBO.name, "stems": ["drums"]})
+        body = assert_error(answer, 422, "stems: 'drums' cannot be used", TURBO.name, BASE.name)
+        assert body["extra"]["field"] == "stems"
 
 
 class TestAnswers:
@@ -81,13 +93,23 @@ class TestAnswers:
         item = await self.item(server, Findings(loudness=Loudness(None, None)))
         assert item["loudness"] == {"integrated_lufs": None, "true_peak_dbtp": None}
 
+    async def test_stems(self, server: Server):
+        with server.audio.new_file("mp3") as new:
+            new.path.write_bytes(b"boom")
+        item = await self.item(server, Findings(stems=(Stem("drums", new.name),)))
+        (stem,) = item["stems"]
+        assert stem["track"] == "drums"
+        answer = await server.client.get(stem["file"])
+        assert answer.content == b"boom"
+        assert 'filename="drums' in answer.headers["content-disposition"]
+
     async def test_nothing(self, server: Server):
         item = await self.item(server, Findings())
-        assert [item[key] for key in KEYS[1:]] == ["", None, [], [], None]
+        assert [item[key] for key in KEYS[1:]] == ["", None, [], [], None, []]
 
     async def test_songs_that_are_not_there_yet_have_the_same_keys(self, server: Server):
         (entry,) = await server.query(await server.release())
-        assert [only_item(entry)[key] for key in KEYS] == [None, "", None, [], [], None]
+        assert [only_item(entry)[key] for key in KEYS] == [None, "", None, [], [], None, []]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,12 +15,13 @@ from acestep.domain import (
     Song,
     SongPlan,
     SongRequest,
-    TaskOptions,
 )
-from acestep.engine.plan import plan_songs
+from acestep.engine.plan import plan_songs, with_source
 from acestep.engine.thinking import uses_planner
-from acestep.http.accept import accept
+from acestep.http.accept import Beside, accept
+from acestep.http.parse import Sound
 from acestep.http.recipe import recipe
+from acestep.limits import BASE_TASKS
 from tests.http.conftest import BASE, NO_PLANNER, PLANNER, TURBO, Server
 from tests.http.test_tasks import only_item
 
@@ -118,9 +120,48 @@ def test_every_field_of_a_plan_is_in_a_test_above():
     assert same == {"timesteps", "infer_method"} | strengths
 
 
-@pytest.mark.parametrize("task", [TaskOptions(source="a.wav"), TaskOptions(reference="a.wav")])
-def test_audio_is_not_kept(task: TaskOptions):
-    assert recipe(Song("0.flac", PLAN, "flac", BASE.name), SongRequest(task=task)) is None
+SOURCE = Sound(Path("/uploads/song.wav"), "song.wav", 20.25)
+REFERENCE = Sound(Path("/uploads/voice.wav"), "voice.wav", 5.0)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"task_type": "text2music", "audio_duration": 12.5},
+        {"task_type": "cover", "audio_cover_strength": 0.25, "cover_noise_strength": 0.5},
+        {"task_type": "cover", "audio_duration": 15.5},
+        {"task_type": "repaint", "repainting_start": 2.5, "repainting_end": 8.25},
+        {"task_type": "repaint", "repainting_start": -3.0, "repaint_wav_crossfade_sec": 0.5},
+        {"task_type": "lego", "track_name": "drums", "repaint_latent_crossfade_frames": 3},
+        {"task_type": "extract", "track_name": "vocals", "lyrics": "la la"},
+        {"task_type": "complete", "track_classes": ["drums", "bass"], "bpm": 90},
+        {"task_type": "complete"},
+    ],
+    ids=lambda fields: fields["task_type"],
+)
+def test_songs_from_audio_need_it_again(fields: dict[str, Any]):
+    """With the same audio beside it, a recipe gives the same plan and the same task."""
+    model = replace(BASE, tasks=BASE_TASKS)
+    beside = Beside(sounds={"reference_audio": REFERENCE})
+    if fields["task_type"] != "text2music":
+        beside = Beside(sounds={"src_audio": SOURCE, "reference_audio": REFERENCE})
+
+    def planned(body: dict[str, Any]) -> tuple[SongRequest, SongPlan]:
+        request = accept(body, (model,), NO_PLANNER, strict=True, beside=beside)
+        seconds = SOURCE.seconds if request.task.source else 0.0
+        (plan,) = plan_songs(with_source(request, seconds, model), model)
+        return request, plan
+
+    request, plan = planned({"model": model.name, "batch_size": 1, **fields})
+    assert request.task.reference
+    body = recipe(Song("0.flac", plan, request.audio_format, model.name), request)
+    request_again, plan_again = planned(json.loads(json.dumps(body)))
+    assert plan_again == plan
+    assert request_again.task == request.task
+
+
+def test_a_plan_that_nobody_hears_has_none():
+    assert recipe(Song("", PLAN, "flac", BASE.name), SongRequest()) is None
 
 
 async def test_it_is_in_every_result(server: Server):
