@@ -299,9 +299,10 @@ def with_audio(raw: bytes) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": [part]}], "task_type": "cover"}
 
 
-async def test_nobody_waits_for_a_client_that_left(server: Server):
+@pytest.mark.parametrize(("stream", "status"), [(False, 400), (True, 200)])
+async def test_nobody_waits_for_a_client_that_left(server: Server, stream: bool, status: int):
     """The job goes on; the waiting ends at once."""
-    asked = json.dumps(ASKED).encode()
+    asked = json.dumps({**ASKED, "stream": stream}).encode()
     sent = asyncio.Queue[dict[str, Any]]()
     await sent.put({"type": "http.request", "body": asked, "more_body": False})
     answers: list[dict[str, Any]] = []
@@ -316,7 +317,7 @@ async def test_nobody_waits_for_a_client_that_left(server: Server):
     assert not call.done()
     await sent.put({"type": "http.disconnect"})
     await asyncio.wait_for(call, 5)
-    assert answers[0]["status"] == 400
+    assert answers[0]["status"] == status
     (view,) = await server.queue.find([job.id])
     assert view is not None
     assert view.job.state == "running"
