@@ -191,8 +191,20 @@ def _fit_base(options: SamplerOptions, model: ModelInfo, warnings: list[str]) ->
     if options.infer_method == "sde" and options.timesteps is None:
         if options.shift not in (None, _UNSHIFTED):
             warnings.append(f"shift: sde steps over equal times; {options.shift:g} became {_UNSHIFTED:g}")
-        return replace(options, shift=_UNSHIFTED)
-    return options
+        options = replace(options, shift=_UNSHIFTED)
+    scale = model.guidance_scale if options.guidance_scale is None else options.guidance_scale
+    if scale > 1.0:
+        return options
+    return _without_guidance(options, f"guidance_scale {scale:g} is none", warnings)
+
+
+def _without_guidance(options: SamplerOptions, why: str, warnings: list[str]) -> SamplerOptions:
+    """Make neutral what only matters under guidance."""
+    if options.use_adg:
+        warnings.append(f"use_adg: {why}; it is not used")
+    if (options.cfg_interval_start, options.cfg_interval_end) != (0.0, 1.0):
+        warnings.append(f"cfg_interval_start: {why}; its interval is not used")
+    return replace(options, use_adg=False, cfg_interval_start=0.0, cfg_interval_end=1.0)
 
 
 def _fit_turbo(options: SamplerOptions, model: ModelInfo, warnings: list[str]) -> SamplerOptions:
@@ -212,19 +224,8 @@ def _fit_turbo(options: SamplerOptions, model: ModelInfo, warnings: list[str]) -
         warnings.append(
             f"guidance_scale: {model.name} runs without guidance; {options.guidance_scale:g} is not used"
         )
-    if options.use_adg:
-        warnings.append(f"use_adg: {model.name} runs without guidance; it is not used")
-    if (options.cfg_interval_start, options.cfg_interval_end) != (0.0, 1.0):
-        warnings.append(f"cfg_interval_start: {model.name} runs without guidance; its interval is not used")
-    return replace(
-        options,
-        steps=steps,
-        shift=shift,
-        guidance_scale=None,
-        use_adg=False,
-        cfg_interval_start=0.0,
-        cfg_interval_end=1.0,
-    )
+    options = _without_guidance(options, f"{model.name} runs without guidance", warnings)
+    return replace(options, steps=steps, shift=shift, guidance_scale=None)
 
 
 def _fit_to_source(request: SongRequest, model: ModelInfo, warnings: list[str]) -> float | None:

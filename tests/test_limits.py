@@ -329,3 +329,20 @@ class TestSources:
         (warning,) = fitted.warnings
         assert warning.startswith("src_audio: ") and "240 s" in warning
         assert fit(fitted, ALL_TASKS) == fitted
+
+
+class TestGuidance:
+    @pytest.mark.parametrize("scale", [0.0, 1.0])
+    def test_what_needs_guidance_is_told_where_there_is_none(self, scale):
+        fitted = fit(asked(guidance_scale=scale, use_adg=True, cfg_interval_start=0.2), BASE)
+        assert fitted.warnings == (
+            f"use_adg: guidance_scale {scale:g} is none; it is not used",
+            f"cfg_interval_start: guidance_scale {scale:g} is none; its interval is not used",
+        )
+        assert fitted.sampler == SamplerOptions(guidance_scale=scale)
+        assert fit(fitted, BASE) == fitted
+
+    def test_the_model_s_own_scale_counts(self):
+        guided = replace(BASE, guidance_scale=7.0)
+        assert fit(asked(use_adg=True), guided).warnings == ()
+        assert len(fit(asked(use_adg=True), replace(BASE, guidance_scale=1.0)).warnings) == 1

@@ -18,7 +18,7 @@ from acestep.errors import InvalidFieldError
 from acestep.http.auth import BODY_FIELD
 from acestep.http.errors import InvalidFieldsError
 from acestep.http.extras_fields import ExtrasFields
-from acestep.http.fields import MAX_IDS, OptionalText, Support, TaskIds, notes_of, read_object, wire
+from acestep.http.fields import MAX_IDS, OptionalText, TaskIds, notes_of, read_object, wire
 from acestep.http.lora_fields import LoadLora, LoraFields, ScaleLora, ToggleLora
 from acestep.http.other_fields import NewerSamplerFields, SourceFields
 from acestep.http.planner_fields import CodeFields, DraftFields, PlannerFields, PlannerSamplingFields
@@ -62,11 +62,9 @@ class UnderstandTask(DraftFields, CodeFields):
 
     src_audio_path: OptionalText = wire(
         None,
-        support=Support.UNSUPPORTED,
-        instead="upload the file as src_audio",
         max_length=1_000,
         example="song.wav",
-        about="Audio on the server.",
+        about="Audio on the server, in a folder of ACESTEP_AUDIO_ROOTS. Or upload it as src_audio.",
     )
 
 

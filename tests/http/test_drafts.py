@@ -268,7 +268,21 @@ class TestUnderstanding:
     async def test_a_path_of_this_machine(self, serve: Serve, path: str):
         async with serve(worker=planner()) as server:
             answer = await server.client.post("/v1/understand", json={"src_audio_path": path})
-            assert_error(answer, 422, "src_audio_path: ", "upload the file as src_audio")
+            assert_error(answer, 422, "src_audio_path: ", "Upload the file as src_audio")
+
+    async def test_a_file_in_a_folder_that_may_be_named(self, serve: Serve, tmp_path: Path):
+        (tmp_path / "song.wav").write_bytes(b"RIFF")
+        worker = planner()
+        async with serve(HttpConfig(audio_roots=(tmp_path,)), worker=worker) as server:
+            answer = await server.client.post("/v1/understand", json={"src_audio_path": "song.wav"})
+            assert answer.status_code == 200, answer.text
+            assert worker.asked[0].audio_path == str(tmp_path / "song.wav")
+            files: Any = {"src_audio": ("a.wav", b"RIFF")}
+            both = await server.client.post(
+                "/v1/understand", files=files, data={"src_audio_path": "song.wav"}
+            )
+            assert_error(both, 422, "src_audio_path: ", "Send one of the two")
+        assert (tmp_path / "song.wav").exists()
 
     async def test_bad_codes(self, serve: Serve):
         async with serve(worker=planner()) as server:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from fastapi import APIRouter, Request
 
 from acestep.errors import InvalidFieldError
@@ -10,9 +12,10 @@ from acestep.http.deps import RequestBody, Services
 from acestep.http.drafts import formatted, to_format, to_understand, understood
 from acestep.http.envelope import Envelope
 from acestep.http.openapi import body_of
-from acestep.http.parse import Body, lent
+from acestep.http.parse import Body, lent, look_at
 from acestep.http.patience import wait_for_draft
 from acestep.http.schemas import FormatTask, SampleTask, UnderstandTask, read_draft, read_sample
+from acestep.http.sources import PATHS, SOURCE, permitted
 from acestep.http.support import check_strict, check_support, require_planner
 from acestep.http.wire import custom_sample, simple_sample
 
@@ -54,9 +57,21 @@ async def understand(request: Request, body: RequestBody, services: Services) ->
     require_planner(planner, "understand")
     _refuse_second_file(body)
     async with lent(body.files, services.uploads, services.probe) as sounds:
-        asked = to_understand(task, next((sound.path for sound in sounds.values()), None))
+        audio = next((sound.path for sound in sounds.values()), None)
+        if task.src_audio_path:
+            audio = await _named(task.src_audio_path, audio, services)
+        asked = to_understand(task, audio)
         draft = await wait_for_draft(request, services.worker, asked, services.config.draft_timeout)
     return Envelope(data=understood(draft), extra=_extra(warnings))
+
+
+async def _named(path: str, uploaded: Path | None, services: Services) -> Path:
+    """The file of this machine that a request names instead of an upload."""
+    field = PATHS[SOURCE]
+    if uploaded is not None:
+        raise InvalidFieldError(field, path, "no path beside an uploaded file", "Send one of the two")
+    found = permitted(field, path, services.config.audio_roots)
+    return (await look_at(field, path, found, services.probe)).path
 
 
 def _extra(warnings: tuple[str, ...]) -> dict[str, list[str]] | None:
