@@ -73,8 +73,8 @@ class ExtrasFields(BaseModel):
         (),
         "stem_tracks",
         "stemTracks",
-        about="Tracks that are taken out of each finished song, each as a file of its own, which takes as long "
-        "as a song each. Only models that do the task `extract` can.",
+        about="Tracks that are taken out of each finished song, each as a file of its own. Each takes as "
+        "long as a song. Only models that do the task `extract` can.",
         example=["drums", "vocals"],
         allowed=f"names out of {', '.join(TRACKS)}, as a list or with commas between them",
     )

@@ -38,8 +38,10 @@ _DECIMALS = 3  # milliseconds; a patch lasts 80 of them
 class LyricAttention:
     """How a song attends to its lyrics: what `time_lyrics` reads, away from the model and its device.
 
-    `logits` has a matrix `[N, S]` for each head, `weights` is the mean of the heads' attention; `spans`
-    `[N, 2]` is where in the lyrics each token stands, `patch_seconds` how long a patch lasts.
+    `logits` has a matrix `[N, S]` for each head: what of the attention is left when the rest of what the
+    model is told (caption, reference) is out of the picture; times are read off these. `weights` is the mean
+    of the heads' attention, of which all that takes its share: the score. `spans` `[N, 2]` is where in the
+    lyrics each token stands, `patch_seconds` how long a patch lasts.
     """
 
     plan: SongPlan

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,11 @@ from acestep.errors import (
     CheckpointError,
     JobCancelledError,
     ModelUnavailableError,
+    UntimedLyricsError,
     UnusableAudioError,
 )
 from acestep.limits import BASE_TASKS
+from acestep.synthesizer import synthesizer
 from tests.planner.fakes import WalkingModel
 from tests.planner.toy import Toy, write_toy
 from tests.synthesizer import toy
@@ -115,6 +118,25 @@ def test_songs_of_a_batch_keep_apart(loaded: Loaded) -> None:
         (alone,) = loaded.renderer.render([plan], lambda done, of: None, lambda: False)
         torch.testing.assert_close(rendering.latents, alone.latents, atol=1e-5, rtol=1e-5)
         assert together.samples.shape[0] == 2
+
+
+def test_the_words_of_a_song_are_timed_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthesizer, "known_heads", lambda config: {0: (1, 3), 2: (2,)})
+    renderer = load_model(write_checkpoint(tmp_path, write_sine_bank), "cpu", EXPECTED).renderer
+    plan = toy.song(lyrics="[Verse]\nla la\nlo")
+    (rendering,) = renderer.render([plan], lambda done, of: None, lambda: False)
+    work_out = renderer.hear_words(plan, rendering, Heard())
+    with ThreadPoolExecutor(1) as aside:
+        times = aside.submit(work_out).result()
+    assert [line.text for line in times.lines] == ["la la", "lo"]
+    assert 0.0 <= times.lines[0].start < times.lines[1].end <= plan.duration
+
+
+def test_a_model_whose_heads_nobody_knows_times_no_words(loaded: Loaded) -> None:
+    plan = toy.song(lyrics="la la")
+    (rendering,) = loaded.renderer.render([plan], lambda done, of: None, lambda: False)
+    with pytest.raises(UntimedLyricsError, match="published 2 B models"):
+        loaded.renderer.hear_words(plan, rendering, Heard())
 
 
 def hum(loaded: Loaded, seconds: float, hz: float = 150.0, volume: float = 0.3) -> AudioClip:
