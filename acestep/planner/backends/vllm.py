@@ -199,6 +199,7 @@ def _start(folder: Path, config: Qwen3Config, room: _Room, pairing: Pairing) -> 
     os.environ |= _ENVIRONMENT
     from vllm import EngineArgs, LLMEngine, ModelRegistry
     from vllm.platforms import current_platform
+    from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
     on_cpu = current_platform.is_cpu()
     dtype = torch.float32 if on_cpu else torch.bfloat16
@@ -219,7 +220,7 @@ def _start(folder: Path, config: Qwen3Config, room: _Room, pairing: Pairing) -> 
         kv_cache_memory_bytes=_cache_bytes(config, room, dtype),
         gpu_memory_utilization=0.01,  # only checked, as the cache has its size from us
         enforce_eager=on_cpu,  # compiling needs a compiler
-        distributed_executor_backend="uni",
+        distributed_executor_backend=UniProcExecutor,  # where "uni" is asked for, CPUs get a process
         logits_processors=[_processor(pairing)],
         disable_log_stats=True,
     )
