@@ -69,6 +69,34 @@ def decoded(data: bytes) -> list[float]:
         return [float(x) for frame in file.decode(audio=0) for x in frame.to_ndarray()[0][::97]]
 
 
+def test_a_song_is_worked_on_by_upload_and_leaves_nothing_behind(server: LiveServer) -> None:
+    wav = QUICK | {"audio_format": "wav32", "seed": 5}
+    ((song,),) = server.wait_for([server.submit(**wav)])
+    source = server.download(song)
+
+    def upload(**fields: object) -> str:
+        files = {"src_audio": ("song.wav", source), "ref_audio": ("same.wav", source)}
+        data = {"inference_steps": 1, "guidance_scale": 1, "batch_size": 1, "audio_format": "wav32"} | fields
+        answer = server.client.post("/release_task", files=files, data=data)
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["data"]["task_id"])
+
+    window = {"repainting_start": 3, "repainting_end": 12}
+    repaint = upload(task_type="repaint", **window)
+    extract = upload(task_type="extract", track_name="drums")
+    ((painted,), (extracted,)) = server.wait_for([repaint, extract])
+    assert (painted["metas"]["duration"], extracted["metas"]["duration"]) == (12.0, 10.0)
+    assert len(painted["warnings"]) == len(extracted["warnings"]) == 1  # that it is nano
+    assert decoded(server.download(extracted)) != decoded(source)
+    ((found,),) = server.wait_for([upload(extract_codes_only=True)])
+    assert found["audio_codes"].count("<|audio_code_") == 50
+    uploads = server.log.parent / "uploads"
+    until = time.monotonic() + 20
+    while list(uploads.iterdir()) and time.monotonic() < until:
+        time.sleep(0.02)  # a job has ended a moment before its audio goes
+    assert list(uploads.iterdir()) == []
+
+
 def test_everybody_is_told_that_it_is_nano(server: LiveServer) -> None:
     (model,) = server.client.get("/v1/models").json()["data"]["models"]
     assert model["name"] == "acestep-nano" and "bundled nano model" in model["notice"]
