@@ -92,6 +92,11 @@ class Advance:
     text: str | None = None
     error: str | None = None
 
+    @property
+    def ended(self) -> bool:
+        """Nothing more comes of it."""
+        return self.text is not None or self.error is not None
+
 
 class LanguageModel(Protocol):
     """A language model in memory that writes many texts at once. Blocking; called from one thread.
@@ -130,7 +135,7 @@ class LanguageModel(Protocol):
         ...
 
     def step(self) -> Sequence[Advance]:
-        """One more token for every running generation; empty where there is nothing to do.
+        """One more token at least for every running generation; empty where there is nothing to do.
 
         Texts have special tokens spelled out and the end-of-turn token left out. A generation whose
         grammar has not ended after `max_tokens` ends with an error.

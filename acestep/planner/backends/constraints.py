@@ -61,6 +61,10 @@ class Constraint:
         """Why the grammar could not be followed; empty if it could."""
         return str(self.matcher.get_error()) if self.matcher.is_error() else ""
 
+    def forced(self) -> list[int]:
+        """The tokens that come next whatever is thought of them: each is what `allowed` would leave."""
+        return list(self.matcher.compute_ff_tokens())
+
     def advance(self, token: int) -> None:
         """Take a token that was allowed."""
         self.matcher.consume_token(token)
@@ -76,6 +80,10 @@ class Grammars:
         self._executor = llguidance.LLExecutor()
         self._size = size
         self._codes = slice(vocabulary.first_code_id, vocabulary.first_code_id + vocabulary.code_count)
+        bits = np.zeros(llguidance.numpy.get_bitmask_shape(1, size)[1] * 32, np.uint8)
+        bits[self._codes] = 1
+        self._code_bits = np.packbits(bits, bitorder="little").view(np.int32)
+        self._every_code = Allowed(self._codes) if vocabulary.code_count > 1 else None
 
     def read(self, grammar: str) -> Constraint:
         """Start at a grammar's beginning. Raises PlannerError that quotes what is wrong with it."""
@@ -87,14 +95,19 @@ class Grammars:
     def allowed(self, constraints: Sequence[Constraint]) -> list[Allowed | None]:
         """What each allows next; None where that cannot be told, and the constraint has an error."""
         bits = llguidance.numpy.allocate_token_bitmask(len(constraints), self._size)
-        matchers = [(constraint.matcher, n) for n, constraint in enumerate(constraints)]
-        llguidance.numpy.fill_next_token_bitmask_par(self._executor, matchers, bits)
+        if len(constraints) == 1:  # not worth a thread
+            llguidance.numpy.fill_next_token_bitmask(constraints[0].matcher, bits)
+        else:
+            matchers = [(constraint.matcher, n) for n, constraint in enumerate(constraints)]
+            llguidance.numpy.fill_next_token_bitmask_par(self._executor, matchers, bits)
         return [
             None if constraint.error else self._sorted_out(row)
             for constraint, row in zip(constraints, bits, strict=True)
         ]
 
     def _sorted_out(self, bits: NDArray[np.int32]) -> Allowed | None:
+        if self._every_code and np.array_equal(bits, self._code_bits):  # nearly always
+            return self._every_code
         mask = np.unpackbits(bits.view(np.uint8), count=self._size, bitorder="little").view(np.bool_)
         count = np.count_nonzero(mask)
         codes = mask[self._codes]

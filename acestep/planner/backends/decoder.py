@@ -8,19 +8,41 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import Qwen3Model
+from transformers import Qwen3Config, Qwen3Model
 
 # A matrix product of fewer rows than this goes another way through the CPU's libraries and rounds
 # otherwise. With at least so many, a row's result does not depend on how many others there are (measured,
 # and held by a test): that is what makes a text the same alone and in company.
 EVEN_ROWS = 4
 # Attention looks at the cache up to a multiple of this, for the same reason; on CUDA each is a graph.
-_CPU_SPAN, _CUDA_SPAN = 128, 1024
+_CPU_SPAN, _CUDA_SPAN = 64, 1024
+
+
+class _Norm:
+    """RMSNorm over the last dimension, whose size `weight` `[..., size]` has."""
+
+    def __init__(self, weight: Tensor, eps: float) -> None:
+        self._eps = eps
+        self._size = weight.shape[-1:]
+        # On a CPU, torch puts its own together of more than twice as many steps.
+        self._by_hand = weight.device.type == "cpu" and weight.dtype == torch.float32
+        self._weight = weight * self._size[0] ** 0.5 if self._by_hand else weight
+        self._least = torch.tensor((self._size[0] * eps) ** 0.5)
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        if self._by_hand:  # x / sqrt(|x|^2 + size * eps), times the root of size, which the weight holds
+            length = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True).hypot_(self._least)
+            found: Tensor = (hidden / length).mul_(self._weight)
+            return found
+        if self._weight.dim() == 1:
+            return functional.rms_norm(hidden, self._size, self._weight, self._eps)
+        return functional.rms_norm(hidden, self._size, None, self._eps) * self._weight
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,13 +52,29 @@ class _Layer:
     Matrices are `[in, out]`, which a CPU multiplies faster for few rows.
     """
 
-    norm_in: Tensor
-    norm_out: Tensor
+    norm_in: _Norm
+    norm_out: _Norm
     qkv: Tensor
-    qk_norm: Tensor  # [heads + kv_heads, head_dim]
+    qk_norm: _Norm  # [heads + kv_heads, head_dim]
     out: Tensor
     gate_up: Tensor
     down: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Step:
+    """`ids` at `positions` of `rows`, `[n]` each, of which attention sees `span` places.
+
+    The first `count` are the last ones of rows 0 to count - 1. Then come those before the last, of each of
+    `ahead`, (row, how many); the rest is there for the shape alone.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    rows: Tensor
+    span: int
+    count: int
+    ahead: Sequence[tuple[int, int]] = ()
 
 
 class Decoder:
@@ -52,18 +90,20 @@ class Decoder:
         self._heads: int = config.num_attention_heads
         self._kv_heads: int = config.num_key_value_heads
         self._head_dim: int = config.head_dim
-        self._eps: float = config.rms_norm_eps
         self._act: Callable[[Tensor], Tensor] = model.layers[0].mlp.act_fn
         self._embedding: Tensor = model.embed_tokens.weight
-        self._norm: Tensor = model.norm.weight
-        self._layers = [_join(layer, self._heads, self._kv_heads) for layer in model.layers]
+        self._norm = _Norm(model.norm.weight, config.rms_norm_eps)
+        self._layers = [_join(layer, config) for layer in model.layers]
         self._device = self._embedding.device
         self._span = _CUDA_SPAN if self._device.type == "cuda" else _CPU_SPAN
         self._stride = -(-length // self._span) * self._span
-        shape = (len(self._layers), max(rows, EVEN_ROWS), self._kv_heads, self._stride, self._head_dim)
-        # Zeros: what a masked position holds is multiplied by 0, which must not be 0 times infinity.
-        self._keys = torch.zeros(shape, dtype=self._embedding.dtype, device=self._device)
-        self._values = torch.zeros_like(self._keys)
+        shape = (len(self._layers), max(rows, EVEN_ROWS), 2 * self._kv_heads, self._stride, self._head_dim)
+        # Keys, then values of each row. Zeros: what a masked position holds is multiplied by 0, which must
+        # not be 0 times infinity.
+        self._cache = torch.zeros(shape, dtype=self._embedding.dtype, device=self._device)
+        # Read from `stride - 1 - position` on: 0 up to the position, then minus infinity. Added to scores.
+        self._ramp = torch.zeros(2 * self._stride, dtype=self._cache.dtype, device=self._device)
+        self._ramp[self._stride :] = -torch.inf
         with torch.inference_mode():
             positions = torch.arange(self._stride, device=self._device)
             cos, sin = model.rotary_emb(self._embedding, positions[None])
@@ -72,6 +112,11 @@ class Decoder:
         self._cos, self._sin = cos[0], torch.cat((-sin[0, :, :half], sin[0, :, half:]), dim=-1)
         self._graphs: dict[tuple[int, int], _Graph] = {}
 
+    @property
+    def takes_many(self) -> bool:
+        """Whether several tokens of a row at once are cheaper than one after the other."""
+        return str(self._device.type) == "cpu"  # on CUDA they would have to do without graphs
+
     @torch.inference_mode()
     def prefill(self, row: int, tokens: Sequence[int]) -> None:
         """Write `tokens` into the cache as the beginning of `row`'s text. What was there is forgotten."""
@@ -79,92 +124,101 @@ class Decoder:
             return
         count = len(tokens)
 
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            q, k, v = (each.transpose(0, 1) for each in (q, k, v))  # [heads, tokens, head_dim]
-            self._keys[layer, row, :, :count] = k
-            self._values[layer, row, :, :count] = v
-            group = self._heads // self._kv_heads
-            k, v = k.repeat_interleave(group, dim=0), v.repeat_interleave(group, dim=0)
+        def attend(layer: int, q: Tensor, kv: Tensor) -> Tensor:
+            q, kv = q.transpose(0, 1), kv.transpose(0, 1)  # [heads, tokens, head_dim]
+            self._cache[layer, row, :, :count] = kv
+            k, v = kv.repeat_interleave(self._heads // self._kv_heads, dim=0).chunk(2)
             mixed = functional.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True)
-            return mixed[0].transpose(0, 1)
+            return mixed[0].transpose(0, 1).reshape(count, -1)
 
         ids = torch.tensor(tokens, device=self._device)
         self._run(ids, torch.arange(count, device=self._device), attend)
 
     @torch.inference_mode()
-    def decode(self, tokens: Sequence[int], positions: Sequence[int]) -> Tensor:
-        """Feed one token to each of the first rows, at its position; `[len(tokens), hidden]`, normalised.
+    def decode(self, feeds: Sequence[Sequence[int]], positions: Sequence[int]) -> Tensor:
+        """Feed one or more tokens to each of the first rows, the first of them at its position.
 
-        Row n must hold `positions[n]` tokens already.
+        Returns the states after the last of each, `[len(feeds), hidden]`, normalised. Row n must hold
+        `positions[n]` tokens already. A row gets the same, to the bit on one thread of a CPU, whether its
+        tokens come one by one or together.
         """
-        count = len(tokens)
-        padded = self._padded(count)
-        idle = [0] * (padded - count)  # written to rows that nobody uses, and overwritten by who does
-        span = -(-(max(positions) + 1) // self._span) * self._span
-        ids = torch.tensor([*tokens, *idle], device=self._device)
-        places = torch.tensor([*positions, *idle], device=self._device)
-        if self._device.type != "cuda":
-            return self._decode(ids, places, span, count)[:count]
-        graph = self._graphs.get((padded, span))
+        fed = [(feed[-1], row, positions[row] + len(feed) - 1) for row, feed in enumerate(feeds)]
+        span = -(-(max(position for _, _, position in fed) + 1) // self._span) * self._span
+        ahead = [(row, len(feed) - 1) for row, feed in enumerate(feeds) if len(feed) > 1]
+        fed += [(feeds[row][n], row, positions[row] + n) for row, many in ahead for n in range(many)]
+        # Rows that nobody uses, and whoever comes to use them overwrites.
+        fed += [(0, row, 0) for row in range(len(feeds), len(feeds) + self._padded(len(fed)) - len(fed))]
+        ids, rows, places = torch.tensor(fed, device=self._device).t().contiguous().unbind()
+        count = len(feeds)
+        if ahead or self._device.type != "cuda":
+            return self._decode(_Step(ids, places, rows, span, count, ahead))[:count]
+        graph = self._graphs.get((len(fed), span))
         if graph is None:
-            graph = _Graph(lambda ids, places: self._decode(ids, places, span, padded), ids, places)
-            self._graphs[padded, span] = graph
+            graph = _Graph(lambda now, at: self._decode_all(now, at, span), ids, places)
+            self._graphs[len(fed), span] = graph
         return graph(ids, places)[:count]
 
     @torch.inference_mode()
     def copy(self, source: int, target: int, count: int) -> None:
         """Give row `target` the first `count` tokens of row `source`."""
-        self._keys[:, target, :, :count] = self._keys[:, source, :, :count]
-        self._values[:, target, :, :count] = self._values[:, source, :, :count]
+        self._cache[:, target, :, :count] = self._cache[:, source, :, :count]
 
     def _padded(self, count: int) -> int:
         if self._device.type != "cuda":
             return max(count, EVEN_ROWS)
         # A graph is of one size: few sizes, few graphs.
-        return min(max(1 << (count - 1).bit_length(), EVEN_ROWS), self._keys.shape[1])
+        return min(max(1 << (count - 1).bit_length(), EVEN_ROWS), self._cache.shape[1])
 
-    def _decode(self, ids: Tensor, positions: Tensor, span: int, count: int) -> Tensor:
-        """A step of all of `ids`; those after the first `count` are there for the shape alone."""
-        rows, group = len(ids), self._heads // self._kv_heads
-        heads = torch.arange(rows * self._kv_heads, device=self._device).view(rows, self._kv_heads)
-        slots = (heads * self._stride + positions[:, None]).flatten()
-        seen = torch.arange(span, device=self._device) <= positions[:count, None]
-        # Added to the scores; attention would turn a mask of bools into this in every layer.
-        mask = torch.zeros(count, span, dtype=self._keys.dtype, device=self._device)
-        mask = mask.masked_fill(~seen, -torch.inf)[:, None, None].expand(count, 1, group, span)
+    def _decode_all(self, ids: Tensor, positions: Tensor, span: int) -> Tensor:
+        rows = torch.arange(len(ids), device=self._device)
+        return self._decode(_Step(ids, positions, rows, span, len(ids)))
 
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            keys, values = self._keys[layer], self._values[layer]
-            keys.view(-1, self._head_dim).index_copy_(0, slots, k.reshape(-1, self._head_dim))
-            values.view(-1, self._head_dim).index_copy_(0, slots, v.reshape(-1, self._head_dim))
+    def _decode(self, step: _Step) -> Tensor:
+        groups = (self._kv_heads, self._heads // self._kv_heads, self._head_dim)
+        heads = torch.arange(2 * self._kv_heads, device=self._device)
+        slots = ((step.rows[:, None] * len(heads) + heads) * self._stride + step.positions[:, None]).flatten()
+        seen = self._ramp.unfold(0, step.span, 1)[self._stride - 1 - step.positions][:, None, None]
+        seen = seen.expand(-1, 1, groups[1], step.span)
+        cached = self._cache[:, : step.count, :, : step.span]
+        keys, values = (each.unbind() for each in cached.chunk(2, dim=2))
+        mixed = torch.zeros(len(step.ids), *groups, dtype=self._cache.dtype, device=self._device)
+        # Those ahead look at their row as if each had a copy of its own: a row's attention is always one
+        # computation of one shape.
+        ends = accumulate((many for _, many in step.ahead), initial=step.count)
+        ahead = [(row, slice(*part)) for (row, _), part in zip(step.ahead, pairwise(ends), strict=True)]
+
+        def attend(layer: int, q: Tensor, kv: Tensor) -> Tensor:
+            self._cache[layer].view(-1, self._head_dim).index_copy_(0, slots, kv.reshape(-1, self._head_dim))
             # The query heads that share a key head stand in as its queries: no keys are repeated.
-            q = q[:count].reshape(count, self._kv_heads, group, self._head_dim)
-            k, v = keys[:count, :, :span], values[:count, :, :span]
-            mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).flatten(1)
-            return mixed if count == rows else functional.pad(mixed, (0, 0, 0, rows - count))
+            q = q.view(len(q), *groups)
+            looks = [(slice(0, step.count), keys[layer], values[layer])]
+            for row, part in ahead:
+                own = [each[layer][row].expand(part.stop - part.start, -1, -1, -1) for each in (keys, values)]
+                looks.append((part, own[0], own[1]))
+            for part, k, v in looks:
+                mixed[part] = functional.scaled_dot_product_attention(q[part], k, v, attn_mask=seen[part])
+            return mixed.view(len(q), -1)
 
-        return self._run(ids, positions, attend)
+        return self._run(step.ids, step.positions, attend)
 
     def _run(self, ids: Tensor, positions: Tensor, attend: _Attend) -> Tensor:
-        """All layers over `[n]` tokens; `attend` takes `[n, heads, head_dim]` and gives `[n, …]`."""
+        """All layers over `[n]` tokens."""
         cos, sin = self._cos[positions][:, None], self._sin[positions][:, None]
         hidden = functional.embedding(ids, self._embedding)
-        count, half, rotated = len(ids), self._head_dim // 2, self._heads + self._kv_heads
+        half, rotated = self._head_dim // 2, self._heads + self._kv_heads
         for number, layer in enumerate(self._layers):
-            qkv = (self._normed(hidden, layer.norm_in) @ layer.qkv).view(count, -1, self._head_dim)
-            qk = self._normed(qkv[:, :rotated], None) * layer.qk_norm
-            qk = qk * cos + qk.roll(half, -1) * sin
-            mixed = attend(number, qk[:, : self._heads], qk[:, self._heads :], qkv[:, rotated:])
-            hidden = hidden + mixed.reshape(count, -1) @ layer.out
-            gate, up = (self._normed(hidden, layer.norm_out) @ layer.gate_up).chunk(2, dim=-1)
-            hidden = hidden + (self._act(gate) * up) @ layer.down
-        return self._normed(hidden, self._norm)
-
-    def _normed(self, hidden: Tensor, weight: Tensor | None) -> Tensor:
-        return functional.rms_norm(hidden, hidden.shape[-1:], weight, self._eps)
+            qkv = (layer.norm_in(hidden) @ layer.qkv).view(len(ids), -1, self._head_dim)
+            qk = layer.qk_norm(qkv[:, :rotated])
+            torch.addcmul(qk * cos, qk.roll(half, -1), sin, out=qkv[:, :rotated])
+            hidden.addmm_(attend(number, qkv[:, : self._heads], qkv[:, self._heads :]), layer.out)
+            gate, up = (layer.norm_out(hidden) @ layer.gate_up).chunk(2, dim=-1)
+            hidden.addmm_(self._act(gate).mul_(up), layer.down)
+        return self._norm(hidden)
 
 
-_Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+# Takes the layer's number, `[n, heads, head_dim]` queries and `[n, 2 * kv_heads, head_dim]` keys and values;
+# gives `[n, heads * head_dim]`.
+_Attend = Callable[[int, Tensor, Tensor], Tensor]
 
 
 class _Graph:
@@ -188,14 +242,15 @@ class _Graph:
         return self._hidden
 
 
-def _join(layer: Any, heads: int, kv_heads: int) -> _Layer:
-    attention, mlp = layer.self_attn, layer.mlp
-    norms = (attention.q_norm.weight.expand(heads, -1), attention.k_norm.weight.expand(kv_heads, -1))
+def _join(layer: Any, config: Qwen3Config) -> _Layer:
+    attention, mlp, eps = layer.self_attn, layer.mlp, config.rms_norm_eps
+    q_norm = attention.q_norm.weight.expand(config.num_attention_heads, -1)
+    k_norm = attention.k_norm.weight.expand(config.num_key_value_heads, -1)
     return _Layer(
-        norm_in=layer.input_layernorm.weight,
-        norm_out=layer.post_attention_layernorm.weight,
+        norm_in=_Norm(layer.input_layernorm.weight, eps),
+        norm_out=_Norm(layer.post_attention_layernorm.weight, eps),
         qkv=_stacked(attention.q_proj, attention.k_proj, attention.v_proj),
-        qk_norm=torch.cat(norms),
+        qk_norm=_Norm(torch.cat((q_norm, k_norm)), eps),
         out=_stacked(attention.o_proj),
         gate_up=_stacked(mlp.gate_proj, mlp.up_proj),
         down=_stacked(mlp.down_proj),

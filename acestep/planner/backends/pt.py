@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from acestep.errors import PlannerError
 from acestep.planner.backends.chat import Chat
-from acestep.planner.backends.constraints import Allowed, Constraint, Grammars
+from acestep.planner.backends.choosing import Choice, choose
+from acestep.planner.backends.constraints import Allowed, Grammars
 from acestep.planner.backends.decoder import Decoder
 from acestep.planner.backends.head import Head, Question
-from acestep.planner.backends.sampling import draw, guided, penalised
+from acestep.planner.backends.writing import Writing, prompts_of
 from acestep.planner.language_model import Advance, Generation, Message, Text, Vocabulary
 from acestep.planner.loading import LanguageModelParts, load_language_model
 
@@ -30,11 +30,11 @@ DEFAULT_LENGTH = 6656
 
 @dataclass(slots=True, eq=False)
 class _Row:
-    """A row of the cache: its prompt, and the token that is fed to it next, at `position`."""
+    """A row of the cache: its prompt, and the tokens that are fed to it next, from `position` on."""
 
     place: int
     prompt: tuple[int, ...]
-    token: int
+    feed: list[int]
     position: int
 
 
@@ -42,14 +42,9 @@ class _Row:
 class _Text:
     """A generation on its way. Its first row reads the prompt, its second, with guidance, the null prompt."""
 
-    ticket: int
-    generation: Generation
+    writing: Writing
     prompts: list[tuple[int, ...]]
-    constraint: Constraint
-    chance: torch.Generator
     rows: list[_Row] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
-    seen: Tensor | None = None  # [vocabulary], with a repetition penalty
 
 
 class TorchLanguageModel:
@@ -92,33 +87,18 @@ class TorchLanguageModel:
 
     def add(self, generation: Generation) -> int:
         """See `LanguageModel.add`. Raises PlannerError for a grammar that cannot be read, too."""
-        prompts = [generation.prompt]
-        if generation.null_prompt is not None and generation.sampling.guidance_scale != 1:
-            prompts.append(generation.null_prompt)
-        if not all(prompts):
-            raise PlannerError("A prompt is empty.")
-        longest = max(map(len, prompts))
-        if longest + generation.max_tokens > self._decoder.length:
-            raise PlannerError(
-                f"A prompt of {longest} tokens and an answer of up to {generation.max_tokens} exceed the"
-                f" {self._decoder.length} tokens that {self._name} holds here. Shorten the caption or the"
-                " lyrics, or ask for a shorter song."
-            )
-        text = _Text(
-            ticket=next(self._tickets),
-            generation=generation,
-            prompts=prompts,
-            constraint=self._grammars.read(generation.grammar),
-            chance=torch.Generator("cpu").manual_seed(generation.seed),
-        )
-        self._waiting.append(text)
-        return text.ticket
+        prompts = prompts_of(generation, self._decoder.length, self._name)
+        chance = torch.Generator("cpu").manual_seed(generation.seed)
+        constraint = self._grammars.read(generation.grammar)
+        writing = Writing(next(self._tickets), generation, constraint, chance)
+        self._waiting.append(_Text(writing, prompts))
+        return writing.ticket
 
     def abort(self, ticket: int) -> None:
         """See `LanguageModel.abort`."""
-        self._waiting = deque(text for text in self._waiting if text.ticket != ticket)
+        self._waiting = deque(text for text in self._waiting if text.writing.ticket != ticket)
         for text in self._running:
-            if text.ticket == ticket:
+            if text.writing.ticket == ticket:
                 self._release(text)
                 break
 
@@ -128,13 +108,13 @@ class TorchLanguageModel:
         self._admit()
         if not self._running:
             return []
-        hidden = self._decoder.decode([row.token for row in self._rows], [row.position for row in self._rows])
+        hidden = self._decoder.decode([row.feed for row in self._rows], [row.position for row in self._rows])
         # On CUDA the layers run while the masks are made.
-        allowed = self._grammars.allowed([text.constraint for text in self._running])
+        allowed = self._grammars.allowed([text.writing.constraint for text in self._running])
         chosen = self._choose(hidden, allowed)
         advances = [self._advance(text, token) for text, token in zip(self._running, chosen, strict=True)]
-        ended = {advance.ticket for advance in advances if advance.text is not None or advance.error}
-        for text in [text for text in self._running if text.ticket in ended]:
+        ended = {advance.ticket for advance in advances if advance.ended}
+        for text in [text for text in self._running if text.writing.ticket in ended]:
             self._release(text)
         return advances
 
@@ -144,7 +124,7 @@ class TorchLanguageModel:
         text = self._waiting.popleft()
         for prompt in text.prompts:
             # The last token is fed by the first step, like every later one.
-            row = _Row(len(self._rows), prompt, token=prompt[-1], position=len(prompt) - 1)
+            row = _Row(len(self._rows), prompt, feed=[prompt[-1]], position=len(prompt) - 1)
             twin = next((other for other in self._rows if other.prompt == prompt), None)
             if twin:  # songs of one request
                 self._decoder.copy(twin.place, row.place, row.position)
@@ -152,9 +132,10 @@ class TorchLanguageModel:
                 self._decoder.prefill(row.place, prompt[:-1])
             self._rows.append(row)
             text.rows.append(row)
-        if text.generation.sampling.repetition_penalty != 1:
-            text.seen = torch.zeros(self._head.size, dtype=torch.bool, device=self._device)
-            text.seen[list(text.prompts[0])] = True
+        if text.writing.generation.sampling.repetition_penalty != 1:
+            seen = torch.zeros(self._head.size, dtype=torch.bool, device=self._device)
+            seen[list(text.prompts[0])] = True
+            text.writing.seen = seen
         self._running.append(text)
 
     def _choose(self, hidden: Tensor, allowed: Sequence[Allowed | None]) -> list[int | None]:
@@ -166,53 +147,33 @@ class TorchLanguageModel:
             if each and each.forced is None
         ]
         questions = [Question([row.place for row in text.rows], each.rows) for _, text, each in open_choices]
-        drawn = [
-            self._draw(text, logits, each)
+        choices = [
+            Choice(text.writing, each, logits)
             for (_, text, each), logits in zip(
                 open_choices, self._head.logits(hidden, questions), strict=True
             )
         ]
-        # One wait for the device, not one a text.
-        indices: list[int] = torch.stack(drawn).tolist() if drawn else []
-        for (number, _, each), index in zip(open_choices, indices, strict=True):
-            tokens[number] = each.token(index)
+        chosen = choose(choices, lambda each: self._head.index(each.rows))
+        for (number, _, _), token in zip(open_choices, chosen, strict=True):
+            tokens[number] = token
         return tokens
 
-    def _draw(self, text: _Text, logits: Tensor, allowed: Allowed) -> Tensor:
-        """The index, within what is allowed, of the next token; `logits` is `[rows of text, allowed]`."""
-        sampling = text.generation.sampling
-        scores = guided(logits[0], logits[1], sampling.guidance_scale) if len(logits) > 1 else logits[0]
-        if allowed.barred is not None:
-            barred = torch.from_numpy(allowed.barred).to(self._device)
-            scores = scores.masked_fill(barred, -torch.inf)
-        if text.seen is not None:
-            seen = text.seen[self._head.index(allowed.rows)]
-            scores = penalised(scores, seen, sampling.repetition_penalty)
-        # Drawn on the CPU, whatever the device; in (0, 1].
-        chance = 1 - torch.rand((), generator=text.chance).item()
-        return draw(scores, sampling, chance)
-
     def _advance(self, text: _Text, token: int | None) -> Advance:
-        if token is not None:
-            text.constraint.advance(token)
-            text.tokens.append(token)
-            if text.seen is not None:
-                text.seen[token] = True
-            for row in text.rows:
-                row.token, row.position = token, row.position + 1
-        count = len(text.tokens)
-        if error := text.constraint.error:
-            reason = error.partition("\n")[0]  # the parser's whole state follows
-            return Advance(text.ticket, count, error=f"The grammar could not be followed: {reason}")
-        if text.constraint.ended:
-            return Advance(text.ticket, count, text=self._spell(text.tokens))
-        if token is None:
-            return Advance(text.ticket, count, error="The grammar allows no token here")
-        if count >= text.generation.max_tokens:
-            return Advance(text.ticket, count, error=f"The text has not ended after {count} tokens")
-        return Advance(text.ticket, count)
+        """Take the token, and where several are cheap at once those that must follow it."""
+        advance = text.writing.take(token, self._spell)
+        fed = [] if token is None else [token]
+        if self._decoder.takes_many and not advance.ended:
+            for forced in text.writing.forced():
+                advance = text.writing.take(forced, self._spell)
+                fed.append(forced)
+                if advance.ended:
+                    break
+        for row in text.rows:
+            row.position += len(row.feed)
+            row.feed = fed
+        return advance
 
-    def _spell(self, tokens: list[int]) -> str:
+    def _spell(self, tokens: Sequence[int]) -> str:
         written = tokens[:-1] if tokens and tokens[-1] == self._end else tokens
         return str(
             self._tokenizer.decode(written, skip_special_tokens=False, clean_up_tokenization_spaces=False)

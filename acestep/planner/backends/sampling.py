@@ -26,30 +26,30 @@ def penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
-def draw(logits: Tensor, sampling: TokenSampling, chance: float) -> Tensor:
-    """The index of one of `[n]` float32 logits, -inf where barred, as a tensor on their device.
+def draw(logits: Tensor, sampling: TokenSampling, chance: float | Tensor) -> Tensor:
+    """The index of one of `[..., n]` float32 logits, -inf where barred; `[...]` on their device.
 
-    `chance` in (0, 1] decides. Top-k and top-p choose among the logits as they are; the temperature only
-    shapes the draw among those. Logits equal to the last that is kept are kept, too.
+    `chance` in (0, 1], one or `[..., 1]`, decides. Top-k and top-p choose among the logits as they are; the
+    temperature only shapes the draw among those. Logits equal to the last that is kept are kept, too.
     """
     if sampling.temperature <= 0:
-        return logits.argmax()
-    if 0 < sampling.top_k < len(logits):
-        logits = logits.masked_fill(logits < logits.topk(sampling.top_k).values[-1], -torch.inf)
+        return logits.argmax(-1)
+    if 0 < sampling.top_k < logits.shape[-1]:
+        logits = logits.masked_fill(logits < logits.topk(sampling.top_k).values[..., -1:], -torch.inf)
     if sampling.top_p < 1:
         logits = logits.masked_fill(logits < _nucleus(logits, sampling.top_p), -torch.inf)
     cumulative = (logits / sampling.temperature).softmax(-1).cumsum(-1)
     # The first place that reaches a target above 0 has a share of its own: nothing barred is ever drawn.
-    return torch.searchsorted(cumulative, cumulative[-1] * chance)
+    return torch.searchsorted(cumulative, cumulative[..., -1:] * chance).squeeze(-1)
 
 
 def _nucleus(logits: Tensor, top_p: float) -> Tensor:
-    """The least of the likeliest logits that together have `top_p` of the probability; one at least."""
+    """The least of the likeliest logits that together have `top_p` of the probability; `[..., 1]`."""
     if logits.device.type == "cpu":  # several times faster than torch, which sorts indices along
-        ordered = torch.from_numpy(np.sort(logits.numpy())).flip(0)
+        ordered = torch.from_numpy(np.sort(logits.numpy())).flip(-1)
     else:
         ordered = logits.sort(descending=True).values
     shares = ordered.softmax(-1)
     before = shares.cumsum(-1) - shares
-    kept = (before < top_p).sum().clamp(min=1)
-    return ordered[kept - 1]
+    kept = (before < top_p).sum(-1, keepdim=True).clamp(min=1)
+    return ordered.gather(-1, kept - 1)

@@ -30,6 +30,10 @@ class Writing:
     seen: Tensor | None = None
     tokens: list[int] = field(default_factory=list)
 
+    def forced(self) -> list[int]:
+        """The tokens that must come next, as far as there is room for them."""
+        return self.constraint.forced()[: self.generation.max_tokens - len(self.tokens)]
+
     def take(self, token: int | None, spell: Spell) -> Advance:
         """Go on with the token that was chosen; None where the grammar allowed none."""
         if token is not None:

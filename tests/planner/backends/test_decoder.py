@@ -46,7 +46,7 @@ def feed(decoder: Decoder, texts: list[list[int]], last: int) -> list[Tensor]:
     for row, text in enumerate(texts):
         decoder.prefill(row, text[:-last])
     steps = [
-        decoder.decode([text[n - last] for text in texts], [len(text) - last + n for text in texts])
+        decoder.decode([[text[n - last]] for text in texts], [len(text) - last + n for text in texts])
         for n in range(last)
     ]
     return list(torch.stack(steps, dim=1))
@@ -99,5 +99,27 @@ def test_a_copied_beginning_goes_on_as_its_own(decoder: Decoder, reference: Any)
     decoder.copy(0, 1, len(start))
     decoder.prefill(0, tokens(6, 90))
     for n, token in enumerate(rest):
-        hidden = decoder.decode([9, token], [90 + n, len(start) + n])
+        hidden = decoder.decode([[9], [token]], [90 + n, len(start) + n])
     torch.testing.assert_close(hidden[1], expected(reference, start + rest, 1)[0], rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("many", [2, 3, 5, 40])
+def test_tokens_come_one_by_one_or_together(decoder: Decoder, many: int, threads: int) -> None:
+    """To the bit on one thread; also what the cache holds of them, as the tokens that follow show."""
+    texts = [tokens(80 + n, length) for n, length in enumerate((120, 30, 61 + many))]
+    rest = [many + 2, 3, many]  # how many of each are decoded; the first row goes on alone
+    for row, (text, count) in enumerate(zip(texts, rest, strict=True)):
+        decoder.prefill(row, text[:-count])
+    found = []
+    for feeds in ([1, 1, 1], [many, 1, many - 1], [1, 1]):
+        starts = [len(text) - count for text, count in zip(texts, rest, strict=True)][: len(feeds)]
+        fed = [text[start : start + n] for text, start, n in zip(texts, starts, feeds, strict=False)]
+        hidden = decoder.decode(fed, starts)
+        found.append(hidden)
+        rest = [count - n for count, n in zip(rest, feeds, strict=False)] + rest[len(feeds) :]
+    singly = [feed(decoder, [text], count)[0] for text, count in zip(texts, (many + 2, 3, many), strict=True)]
+    for row, places in enumerate(((0, many, many + 1), (0, 1, 2), (0, many - 1))):
+        for step, place in enumerate(places):
+            if threads == 1:
+                assert torch.equal(found[step][row], singly[row][place])
+            torch.testing.assert_close(found[step][row], singly[row][place], rtol=1e-4, atol=1e-5)

@@ -1,0 +1,68 @@
+"""The next tokens of many texts, from what their grammars allow and what the model thinks of that.
+
+Owns which texts are drawn for together: those that choose among the same tokens in the same way share each
+operation, in which every text has a row of its own. Knows nothing of caches or layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from acestep.planner.backends.constraints import Allowed
+from acestep.planner.backends.sampling import draw, guided, penalised
+from acestep.planner.backends.writing import Writing
+
+Index = Callable[[Allowed], slice | Tensor]
+"""What is allowed, as tensors on the device of the logits take it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Choice:
+    """`logits` `[prompts, rows of allowed]`, float32: after the prompt, with guidance the null prompt too."""
+
+    writing: Writing
+    allowed: Allowed
+    logits: Tensor
+
+    @property
+    def company(self) -> Hashable:
+        """Choices for which this is the same are drawn together."""
+        rows = self.allowed.rows
+        if isinstance(rows, slice) and self.allowed.barred is None and self.writing.seen is None:
+            return rows.start, rows.stop, len(self.logits), self.writing.generation.sampling
+        return id(self)
+
+
+def choose(choices: Sequence[Choice], index: Index) -> list[int]:
+    """The next token of each."""
+    together: dict[Hashable, list[int]] = {}
+    for number, choice in enumerate(choices):
+        together.setdefault(choice.company, []).append(number)
+    drawn = [_draw([choices[number] for number in numbers], index) for numbers in together.values()]
+    # One wait for the device, not one a text.
+    found: list[int] = torch.cat(drawn).tolist() if drawn else []
+    tokens = [0] * len(choices)
+    for number, place in zip(
+        (number for numbers in together.values() for number in numbers), found, strict=True
+    ):
+        tokens[number] = choices[number].allowed.token(place)
+    return tokens
+
+
+def _draw(choices: Sequence[Choice], index: Index) -> Tensor:
+    """The place, within what is allowed, of each token; `[choices]`."""
+    first = choices[0]
+    sampling, seen = first.writing.generation.sampling, first.writing.seen
+    logits = torch.stack([choice.logits for choice in choices], dim=1)  # [prompts, choices, rows]
+    scores = guided(logits[0], logits[1], sampling.guidance_scale) if len(logits) > 1 else logits[0]
+    if first.allowed.barred is not None:
+        scores = scores.masked_fill(torch.from_numpy(first.allowed.barred).to(scores.device), -torch.inf)
+    if seen is not None:
+        scores = penalised(scores, seen[index(first.allowed)], sampling.repetition_penalty)
+    # Drawn on the CPU, whatever the device; in (0, 1].
+    chances = [[1 - torch.rand((), generator=choice.writing.chance).item()] for choice in choices]
+    return draw(scores, sampling, torch.tensor(chances, device=scores.device))
