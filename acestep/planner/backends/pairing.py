@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from acestep.planner.backends.choosing import Choice, choose
 from acestep.planner.backends.constraints import Allowed, Grammars
-from acestep.planner.backends.sampling import draw, guided, penalised
 from acestep.planner.backends.writing import Spell, Writing
 from acestep.planner.language_model import Advance
 
@@ -41,13 +41,6 @@ class Changes:
     removed: Sequence[int] = ()
     added: Sequence[tuple[int, Place]] = ()
     moved: Sequence[tuple[int, int, bool]] = ()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Choice:
-    writing: Writing
-    rows: list[int]
-    allowed: Allowed
 
 
 class Pairing:
@@ -124,32 +117,18 @@ class Pairing:
         self, logits: Tensor, whole: list[tuple[Writing, list[int]]], allowed: Sequence[Allowed | None]
     ) -> list[int | None]:
         """The next token of each text; None where its grammar allows none."""
+
+        def index(each: Allowed) -> slice | Tensor:
+            return (
+                each.rows if isinstance(each.rows, slice) else torch.from_numpy(each.rows).to(logits.device)
+            )
+
         tokens = [each.forced if each else None for each in allowed]
-        open_choices = [
-            (number, _Choice(writing, rows, each))
+        choices = {
+            number: Choice(writing, each, logits[rows][:, index(each)])
             for number, ((writing, rows), each) in enumerate(zip(whole, allowed, strict=True))
             if each and each.forced is None
-        ]
-        drawn = [_draw(logits, choice) for _, choice in open_choices]
-        # One wait for the device, not one a text.
-        indices: list[int] = torch.stack(drawn).tolist() if drawn else []
-        for (number, choice), index in zip(open_choices, indices, strict=True):
-            tokens[number] = choice.allowed.token(index)
+        }
+        for number, token in zip(choices, choose(list(choices.values()), index), strict=True):
+            tokens[number] = token
         return tokens
-
-
-def _draw(logits: Tensor, choice: _Choice) -> Tensor:
-    """The index, within what is allowed, of the next token."""
-    sampling = choice.writing.generation.sampling
-    rows = choice.allowed.rows
-    index = rows if isinstance(rows, slice) else torch.from_numpy(rows).to(logits.device)
-    each = [logits[row][index] for row in choice.rows]
-    scores = guided(each[0], each[1], sampling.guidance_scale) if len(each) > 1 else each[0]
-    if choice.allowed.barred is not None:
-        barred = torch.from_numpy(choice.allowed.barred).to(logits.device)
-        scores = scores.masked_fill(barred, -torch.inf)
-    if choice.writing.seen is not None:
-        scores = penalised(scores, choice.writing.seen[index], sampling.repetition_penalty)
-    # Drawn on the CPU, whatever the device; in (0, 1].
-    chance = 1 - torch.rand((), generator=choice.writing.chance).item()
-    return draw(scores, sampling, chance)

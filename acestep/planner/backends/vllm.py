@@ -119,7 +119,7 @@ class VllmLanguageModel:
         self._engine.step()
         advances = self._pairing.advances()
         for advance in advances:
-            if advance.text is not None or advance.error:
+            if advance.ended:
                 self.abort(advance.ticket)
         return advances
 
