@@ -21,8 +21,8 @@ from acestep.domain import MAX_DURATION, AudioClip
 from acestep.errors import UnusableAudioError
 
 # FFmpeg also opens playlists, which name other files and hosts: only formats that hold the sound themselves.
-_FORMATS = "wav,aiff,flac,mp3,ogg,aac,mov,matroska"
-_FORMATS_IN_WORDS = "WAV, AIFF, FLAC, MP3, Ogg (Opus or Vorbis), AAC, M4A, MP4 or WebM"
+_FORMATS = "wav,w64,aiff,caf,au,flac,mp3,ogg,aac,ac3,eac3,asf,wv,tta,mov,matroska"
+_FORMATS_IN_WORDS = "WAV, AIFF, FLAC, MP3, Ogg (Opus or Vorbis), AAC, M4A, MP4, WebM, WMA or CAF"
 _MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
 # Of these FFmpeg takes the length from the header; of others it finds the end of the file, or guesses.
 _STATES_LENGTH = ("wav", "aiff", "flac", _MP4)

@@ -60,6 +60,8 @@ def encode(folder: Path, file: File, samples: NDArray[np.float32]) -> Path:
         stream = container.add_stream(file.codec, rate=file.sample_rate, options={"strict": "experimental"})
         stream.codec_context.layout = file.layout
         stream.codec_context.format = stream.codec_context.codec.audio_formats[0]
+        if file.codec == "wmav2":
+            stream.codec_context.bit_rate = 128_000  # it has no default that works
         frame = av.AudioFrame.from_ndarray(
             np.ascontiguousarray(values.astype(_DTYPES[file.sample_format])),
             format=file.sample_format,

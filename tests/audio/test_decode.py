@@ -43,6 +43,13 @@ INPUTS = [
     File("song.mov", "mov", "pcm_s16le", 48000),
     File("song.webm", "webm", "libopus", 48000, "stereo", "flt"),
     File("song.mkv", "matroska", "flac", 44100, "stereo", "s32"),
+    File("song.w64", "w64", "pcm_s16le", 48000),
+    File("song.caf", "caf", "pcm_s16le", 44100),
+    File("song.au", "au", "pcm_s16be", 44100, "mono"),
+    File("song.tta", "tta", "tta", 44100),
+    File("song.wv", "wv", "wavpack", 44100, "stereo", "flt"),
+    File("song.wma", "asf", "wmav2", 44100, "stereo", "flt"),
+    File("song.ac3", "ac3", "ac3", 48000, "stereo", "flt"),
 ]
 SURROUNDS = [
     File("5.1.wav", "wav", "pcm_s16le", 48000, "5.1"),
