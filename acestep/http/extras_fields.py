@@ -58,6 +58,7 @@ class ExtrasFields(BaseModel):
         None,
         "waveformPeaks",
         "peaks",
+        neutral=(0,),
         about="An outline to draw the song by: so many pairs of lowest and highest sample. true: "
         f"{DEFAULT_POINTS} of them. Null, false or 0: none.",
         example=800,

@@ -263,7 +263,7 @@ Seeds = Annotated[
     ),
 ]
 Timesteps = Annotated[tuple[float, ...] | None, reader(read_timesteps), _shown_as("string", "array", "null")]
-Codes = Annotated[tuple[int, ...], reader(read_codes), _shown_as("string", "array")]
+Codes = Annotated[tuple[int, ...], reader(read_codes), _shown_as("string", "array", "integer")]
 Track = Annotated[str, reader(read_track), WithJsonSchema({"type": "string", "enum": [*TRACKS]})]
 Tracks = Annotated[tuple[str, ...], reader(read_tracks), _shown_as("string", "array")]
 Object = Annotated[dict[str, Any], reader(read_object), _shown_as("object", "string")]

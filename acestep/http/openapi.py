@@ -5,6 +5,7 @@ Owns the way from the wire models to the document; the facts are on the fields.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -29,6 +30,11 @@ from acestep.http.schemas import (
 )
 
 SCHEMAS = "#/components/schemas/"
+# What a schema holds beside its notes.
+_CONSTRAINTS = (
+    *("anyOf", "type", "enum", "const", "items", "maxItems", "maxLength", "format"),
+    *("minimum", "maximum", "exclusiveMinimum"),
+)
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorEnvelope, "description": description}
     for status, description in {
@@ -119,6 +125,8 @@ GENERATION_ANSWERS: dict[int | str, dict[str, Any]] = {
         "description": "The job that makes the songs; `Location` is where to ask for it",
     },
 }
+DIALECTS = (ChatRequest, AudioGeneration)
+_NULL = {"type": "null"}
 TAKE_FILES = (GenerateTask, UnderstandTask)
 TAKE_NESTS = (GenerateTask, FormatTask, UnderstandTask)
 BODIES = (
@@ -140,7 +148,7 @@ def body_of(model: type[BaseModel]) -> dict[str, Any]:
 
 def dialect_of(model: type[BaseModel]) -> dict[str, Any]:
     """Return the request body of a route that reads `model` as JSON, and more fields as /release_task."""
-    schema = {"allOf": [{"$ref": SCHEMAS + model.__name__}, {"$ref": SCHEMAS + GenerateTask.__name__}]}
+    schema = {"$ref": SCHEMAS + model.__name__}
     content = {"application/json": {"schema": schema, "example": EXAMPLES[model]}}
     return {"requestBody": {"required": True, "content": content}}
 
@@ -160,23 +168,62 @@ def describe(app: FastAPI) -> None:
 
 
 def _files(model: type[BaseModel]) -> dict[str, Any]:
-    about = "Audio; not supported by this server yet." if model is GenerateTask else "Audio; one file."
+    about = "Audio; of two names of the same thing the first counts."
     file = {"type": "string", "format": "binary", "description": about}
     return dict.fromkeys(UPLOAD_NAMES, file)
 
 
 def _extra_schemas() -> dict[str, Any]:
     schemas: dict[str, Any] = {}
-    for model in (*BODIES, ChatRequest, AudioGeneration, ResultItem):
+    for model in (*BODIES, *DIALECTS, ResultItem):
         schema = model.model_json_schema(ref_template=SCHEMAS + "{model}")
         schemas.update(schema.pop("$defs", {}))
         schemas[model.__name__] = schema
-    nested = {"anyOf": [{"type": "object"}, {"type": "string"}]}
+    # An object, or JSON of one; what is empty counts as not sent, whatever its type.
     nests = {
-        PARAM_OBJ: {**nested, "description": "More fields; those at the top level win."},
-        METAS[0]: {**nested, "description": "More fields; those above win.", "x-aliases": list(METAS[1:])},
+        PARAM_OBJ: {"description": "An object with more fields; those at the top level win."},
+        METAS[0]: {"description": "More fields; those above win.", "x-aliases": list(METAS[1:])},
     }
     for model in BODIES:
-        key = {BODY_FIELD: {"type": "string", "description": "The key."}}
-        schemas[model.__name__]["properties"] |= key | (nests if model in TAKE_NESTS else {})
+        properties = schemas[model.__name__]["properties"]
+        properties |= {name: _as_read(properties[name]) for name in model.model_fields}
+        properties |= {BODY_FIELD: {"description": "The key, where one is set."}}
+        properties |= nests if model in TAKE_NESTS else {}
+    for model in DIALECTS:
+        schema = schemas[model.__name__]
+        schema["properties"] = schemas[GenerateTask.__name__]["properties"] | _optional(schema)
     return schemas
+
+
+def _optional(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Let all fields be null, which counts as not sent, but those that must be sent."""
+    kept = schema.get("required", ())
+    return {
+        name: field if name in kept or _NULL in field.get("anyOf", ()) else {"anyOf": [field, _NULL]}
+        for name, field in schema["properties"].items()
+    }
+
+
+# What is also read where a value of the first type is asked for.
+_ALSO_READ: Mapping[str, tuple[dict[str, Any], ...]] = {
+    "integer": ({"type": "string"},),
+    "number": ({"type": "string"},),
+    "boolean": ({"type": "string"}, {"enum": [0, 1]}),
+    "string": ({"type": "number"},),
+}
+
+
+def _as_read(schema: dict[str, Any]) -> dict[str, Any]:
+    """Describe a field as it is read, not only as it is meant: as a string, as forms send it, or not at all.
+
+    What is meant stays in front.
+    """
+    notes = {name: value for name, value in schema.items() if name not in _CONSTRAINTS}
+    kinds = schema.get("anyOf", [{name: schema[name] for name in _CONSTRAINTS if name in schema}])
+    first, known = kinds[0], {kind.get("type") for kind in kinds}
+    is_word = "enum" in first or (first.get("type") == "string" and "x-allowed" in notes)
+    also = () if is_word else _ALSO_READ.get(first.get("type", ""), ())
+    more = [kind for kind in (*also, _NULL) if kind.get("type", "") not in known]
+    more += [{"const": ""}] if "enum" in first else []
+    more += [{"const": value} for value in notes.get("x-neutral", ())]
+    return {"anyOf": [*kinds, *more], **notes}

@@ -68,6 +68,7 @@ class SourceFields(BaseModel):
         None,
         ge=0.01,
         le=MAX_DURATION,
+        neutral=(0, -1),
         about="For repaint and lego: up to which second; null, 0 or -1: the end. Past the end of the source "
         "the song grows.",
         example=15.0,

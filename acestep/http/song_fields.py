@@ -73,6 +73,7 @@ class MusicFields(BaseModel):
         None,
         ge=MIN_BPM,
         le=MAX_BPM,
+        neutral=(0,),
         about="Beats per minute. Empty, 0 or null: not decided.",
         example=120,
     )
@@ -101,6 +102,7 @@ class MusicFields(BaseModel):
         "targetDuration",
         ge=MIN_DURATION,
         le=MAX_DURATION,
+        neutral=(0, -1),
         example=60,
         about="Length in seconds. -1, 0 or null: automatic. Clamped to what this machine can do.",
     )

@@ -79,7 +79,7 @@ class OtherMessage(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    role: str
+    role: str = Field(json_schema_extra={"not": {"const": "user"}})
 
 
 Message = Annotated[
@@ -123,6 +123,7 @@ class ChatRequest(BaseModel):
     messages: list[Message] = Field(
         min_length=1,
         max_length=MAX_MESSAGES,
+        json_schema_extra={"contains": {"required": ["role"], "properties": {"role": {"const": "user"}}}},
         examples=[[{"role": "user", "content": "A calm piano piece for a rainy evening"}]],
     )
     model: str | None = Field(None, max_length=200, description="As in a model list.")

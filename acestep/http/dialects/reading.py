@@ -28,10 +28,10 @@ def read(model: type[M], fields: Mapping[str, Any]) -> M:
 
 
 def _invalid(item: Mapping[str, Any], fields: Mapping[str, Any]) -> InvalidFieldError:
-    path = _path(item["loc"], fields)
     if item["type"] == "missing":
-        missing = f"{path}.{item['loc'][-1]}".removeprefix(".")
+        missing = f"{_path(item['loc'][:-1], fields)}.{item['loc'][-1]}".removeprefix(".")
         return InvalidFieldError(missing, None, "a value; the field is required")
+    path = _path(item["loc"], fields)
     return InvalidFieldError(path, item["input"], item["msg"].removeprefix(_PREAMBLE))
 
 
