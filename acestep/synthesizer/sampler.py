@@ -34,7 +34,9 @@ class Noise:
 
     def draw(self) -> Tensor:
         """The next noise `[B, frames, channels]` of every stream, float32 on the device."""
-        drawn = [torch.randn(1, self._frames, self._channels, generator=stream) for stream in self._streams]
+        # The default dtype is the process's: a language model that is being loaded may have changed it.
+        shape, dtype = (1, self._frames, self._channels), torch.float32
+        drawn = [torch.randn(shape, generator=stream, dtype=dtype) for stream in self._streams]
         return torch.cat(drawn).to(self._device)
 
 

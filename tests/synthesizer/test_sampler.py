@@ -108,6 +108,16 @@ def test_noise_is_the_seed_and_nothing_else():
     assert not torch.equal(streams(0).draw(), streams(1).draw())
 
 
+def test_noise_is_the_same_while_another_model_is_being_loaded():
+    expected = Noise([3], 5, 2, torch.device("cpu")).draw()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        noise = Noise([3], 5, 2, torch.device("cpu")).draw()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert noise.dtype == torch.float32 and torch.equal(noise, expected)
+
+
 def test_a_song_draws_the_same_noise_alone_and_among_others():
     together = streams(3, 7, 7)
     for first, second in zip(by_torch(3, 2), by_torch(7, 2), strict=True):
