@@ -12,7 +12,7 @@ from acestep.planner.language_model import spelled
 from acestep.planner.loading import load_language_model
 from training.nano.composer import compose
 from training.nano.dialogues import Dialogue, dialogue
-from training.nano.planner import batch, build, train_tokenizer
+from training.nano.planner import Metronome, batch, build, train_tokenizer
 
 PIECE = compose(3)
 CODES = tuple(range(50))
@@ -50,12 +50,34 @@ def test_every_answer_is_true_and_can_be_read() -> None:
 
 def test_only_answers_are_learned(tokenizer: PreTrainedTokenizerFast) -> None:
     two = dialogues(2)
-    ids, labels = batch(tokenizer, two)
-    for each, row, learned in zip(two, ids, labels, strict=True):
+    tokens = batch(tokenizer, two)
+    for each, row, learned in zip(two, tokens.ids, tokens.labels, strict=True):
         assert tokenizer.decode(row[learned != -100]) == each.answer + "<|im_end|>"
         asked = tokenizer.decode(row[: int((learned != -100).nonzero()[0])])
         assert asked.startswith("<|im_start|>system\n# Instruction\n")
         assert asked.endswith("<|im_start|>assistant\n")
+
+
+def test_codes_are_counted_from_the_beginning_of_the_song(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokens = batch(tokenizer, dialogues(8))
+    first = tokenizer.convert_tokens_to_ids("<|audio_code_0|>")
+    for row, counts in zip(tokens.ids, tokens.codes, strict=True):
+        # The sketch is code 0, 1, 2 …, so a code's own number tells how many came before it.
+        assert (counts[row >= first] == row[row >= first] - first + 1).all()
+        assert (counts[row < first] == 0).all()
+
+
+def test_the_metronome_asks_where_codes_are_written_and_nowhere_else(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    torch.manual_seed(0)
+    tokens = batch(tokenizer, dialogues(12))
+    hidden = torch.randn(*tokens.ids.shape, 16, requires_grad=True)
+    Metronome(16).off_beat(hidden, tokens).backward()  # type: ignore[no-untyped-call]
+    assert hidden.grad is not None
+    asked = hidden.grad.abs().sum(dim=-1) > 0
+    assert torch.equal(asked, (tokens.codes > 0) & (tokens.labels != -100))
+    assert 0 < asked.any(dim=1).sum() < 12  # not those who understand or draft
 
 
 def test_what_is_written_loads_as_a_planner(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
@@ -66,6 +88,6 @@ def test_what_is_written_loads_as_a_planner(tokenizer: PreTrainedTokenizerFast, 
     tokenizer.save_pretrained(tmp_path / "lm")
     parts = load_language_model(tmp_path / "lm", torch.device("cpu"), torch.float32)
     assert parts.vocabulary.code_count == 512
-    ids, _ = batch(tokenizer, dialogues(1))
+    ids = batch(tokenizer, dialogues(1)).ids
     theirs = Qwen3Model.from_pretrained(tmp_path / "lm", dtype=torch.float32)(ids).last_hidden_state
     torch.testing.assert_close(parts.model(ids).last_hidden_state, theirs, atol=1e-4, rtol=1e-4)

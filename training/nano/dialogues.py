@@ -19,16 +19,17 @@ from training.nano.captions import caption
 from training.nano.composer import Piece
 
 _LANGUAGE = "unknown"  # nobody sings
-_SHARES = {"plan": 0.55, "sample": 0.15, "format": 0.15, "understand": 0.15}
+_SHARES = {"plan": 0.64, "sample": 0.12, "format": 0.12, "understand": 0.12}
 _THOUGHT_OF = 0.75  # share of the blocks that say a caption, and of those that say a language
 
 
 @dataclass(frozen=True, slots=True)
 class Dialogue:
-    """What was asked, and what is to be answered."""
+    """What was asked, and what is to be answered; `piece` is what it is about."""
 
     messages: tuple[Message, ...]
     answer: str
+    piece: Piece
 
 
 def dialogue(piece: Piece, seconds: int, codes: Sequence[int], rng: random.Random) -> Dialogue:
@@ -37,16 +38,15 @@ def dialogue(piece: Piece, seconds: int, codes: Sequence[int], rng: random.Rando
     asked = caption(piece, rng)
     facts = _facts(piece, seconds, rng)
     if kind == "plan":
-        return Dialogue(
-            prompts.plan(asked, INSTRUMENTAL), spelled(prompts.open_turn(facts) + audio_codes.tokens(codes))
-        )
+        sketch = spelled(prompts.open_turn(facts) + audio_codes.tokens(codes))
+        return Dialogue(prompts.plan(asked, INSTRUMENTAL), sketch, piece)
     turn = prompts.open_turn(_facts(piece, seconds, rng, whole=True))
     draft = spelled((*turn, f"{block.LYRIC_HEADER}{INSTRUMENTAL}"))
     if kind == "sample":
-        return Dialogue(prompts.sample(asked, instrumental=rng.random() < 0.7), draft)
+        return Dialogue(prompts.sample(asked, instrumental=rng.random() < 0.7), draft, piece)
     if kind == "format":
-        return Dialogue(prompts.format(asked, INSTRUMENTAL), draft)
-    return Dialogue(prompts.understand(codes), draft)
+        return Dialogue(prompts.format(asked, INSTRUMENTAL), draft, piece)
+    return Dialogue(prompts.understand(codes), draft, piece)
 
 
 def _facts(piece: Piece, seconds: int, rng: random.Random, *, whole: bool = False) -> Metadata:

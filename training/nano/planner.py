@@ -15,16 +15,18 @@ from pathlib import Path
 
 import torch
 from tokenizers import AddedToken
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from acestep.codec.sine_bank import SineBankConfig
+from acestep.domain import CODES_A_SECOND
 from acestep.planner.language_model import spelled
 from acestep.planner.loading import END_OF_TURN
 from acestep.planners import NANO_PLANNER_FOLDER
 from acestep.synthesizer.codes import AudioCodes
 from acestep.synthesizer.loading import load_synthesizer
 from training.nano.clock import Clock
+from training.nano.composer import Piece
 from training.nano.dataset import FRAME_RATE, Clip, examples
 from training.nano.dialogues import Dialogue, dialogue
 from training.nano.model import PAD, train_bpe
@@ -37,7 +39,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 _WORDS = 2_048
-_BATCH = 12
+_BATCH = 8
 _PEAK_RATE = 2e-3
 _SECONDS = (10, 15, 20, 30)
 _NOT_LEARNED = -100  # what cross-entropy ignores
@@ -57,6 +59,19 @@ class Ears:
         example = next(examples(self.clips, seconds * FRAME_RATE, rng))
         codes = self.codes.tokenize(to_latents(example.decibels, self.scale))
         return dialogue(example.piece, seconds, codes, rng)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Tokens and labels of dialogues, `[B, L]`, and what each is about.
+
+    `codes` `[B, L]` counts the audio codes up to here, at a code; elsewhere it is 0.
+    """
+
+    ids: Tensor
+    labels: Tensor
+    codes: Tensor
+    pieces: tuple[Piece, ...]
 
 
 def main() -> None:
@@ -115,19 +130,45 @@ def build(tokens: int) -> Qwen3ForCausalLM:
     )
 
 
+class Metronome(nn.Module):
+    """Asks a planner that writes codes where in beat and bar it is; for training alone.
+
+    To sketch in time is to count. Learned from the codes alone that takes longer than all the rest.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self._read = nn.Linear(width, 4)
+
+    def off_beat(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """How far the states `[B, L, D]` at codes are from knowing that; the rest is left out."""
+        counted = (batch.codes > 0) & (batch.labels != _NOT_LEARNED)
+        if not counted.any():
+            return hidden.new_zeros(())
+        metre = torch.tensor([(piece.bpm / 60, int(piece.time_signature)) for piece in batch.pieces])
+        beats = batch.codes / CODES_A_SECOND * metre[:, :1]
+        turns = 2 * torch.pi * torch.stack([beats, beats / metre[:, 1:]], dim=-1)
+        wanted = torch.cat([turns.sin(), turns.cos()], dim=-1)
+        off: Tensor = (self._read(hidden) - wanted).square().mean(dim=-1)[counted].mean()
+        return off
+
+
 def learn(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, ears: Ears, clock: Clock) -> None:
     """Run AdamW on dialogues until the time is up; only the answers are learned."""
-    optimizer = torch.optim.AdamW(model.parameters(), _PEAK_RATE, betas=(0.9, 0.98), fused=True)
+    metronome = Metronome(model.config.hidden_size)
+    weights = [*model.parameters(), *metronome.parameters()]
+    optimizer = torch.optim.AdamW(weights, _PEAK_RATE, betas=(0.9, 0.98), fused=True)
     rng = random.Random(1)
     for step, done in clock.steps("planning"):
         rate = _PEAK_RATE * min(1.0, (step + 1) / 100) * min(1.0, max(0.02, (1.0 - done) / 0.5))
-        ids, labels = batch(tokenizer, [ears.dialogue(rng) for _ in range(_BATCH)])
-        loss: Tensor = model(input_ids=ids, labels=labels).loss
-        clock.show(descend(optimizer, loss, rate))
+        learned = batch(tokenizer, [ears.dialogue(rng) for _ in range(_BATCH)])
+        said = model(input_ids=learned.ids, labels=learned.labels, output_hidden_states=True)
+        middle = said.hidden_states[2 * len(said.hidden_states) // 3]
+        clock.show(descend(optimizer, said.loss + metronome.off_beat(middle, learned), rate))
 
 
-def batch(tokenizer: PreTrainedTokenizerFast, dialogues: Sequence[Dialogue]) -> tuple[Tensor, Tensor]:
-    """Tokens and labels of dialogues, `[B, L]`, padded on the right, where a causal model does not look."""
+def batch(tokenizer: PreTrainedTokenizerFast, dialogues: Sequence[Dialogue]) -> Batch:
+    """Dialogues as tokens, padded on the right, where a causal model does not look."""
     rows = []
     for each in dialogues:
         turns = [{"role": message.role, "content": spelled(message.content)} for message in each.messages]
@@ -141,7 +182,8 @@ def batch(tokenizer: PreTrainedTokenizerFast, dialogues: Sequence[Dialogue]) -> 
     for row, (asked, answer) in enumerate(rows):
         ids[row, : len(asked) + len(answer)] = torch.tensor(asked + answer)
         labels[row, len(asked) : len(asked) + len(answer)] = torch.tensor(answer)
-    return ids, labels
+    is_code = ids >= tokenizer.convert_tokens_to_ids("<|audio_code_0|>")
+    return Batch(ids, labels, is_code.cumsum(dim=1) * is_code, tuple(each.piece for each in dialogues))
 
 
 if __name__ == "__main__":
