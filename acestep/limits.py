@@ -37,7 +37,7 @@ STEM_TASK: TaskType = "extract"  # what makes the stems of a song
 SOURCE_TASKS: tuple[TaskType, ...] = BASE_TASKS[1:]  # that work on audio
 WINDOW_TASKS: tuple[TaskType, ...] = ("repaint", "lego")  # that may leave some of it as it is
 # Songs as long as their source, whatever duration is asked for; a cover may be shorter or longer.
-_AS_LONG_AS_SOURCE: tuple[TaskType, ...] = ("repaint", "lego", "extract", "complete")
+AS_LONG_AS_SOURCE: tuple[TaskType, ...] = ("repaint", "lego", "extract", "complete")
 # The planner has nothing to say where audio says all: what others leave open it decides.
 PLANNED_TASKS: tuple[TaskType, ...] = ("text2music", "lego", "complete")
 
@@ -238,7 +238,7 @@ def _fit_to_source(request: SongRequest, model: ModelInfo, warnings: list[str]) 
         return duration
     seconds = song_seconds(task_type, request.task)
     most = f"at most {model.max_duration:g} s"
-    if task_type in _AS_LONG_AS_SOURCE:
+    if task_type in AS_LONG_AS_SOURCE:
         if duration is not None:
             warnings.append(
                 f"audio_duration: {task_type} makes a song as long as its source; {duration:g} is not used"

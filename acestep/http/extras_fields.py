@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, WithJsonSchema
 
 from acestep.domain import TRACKS, Extras
-from acestep.http.fields import Flag, Tracks, read_flag, read_whole, reader, wire
+from acestep.http.fields import Flag, Models, Tracks, read_flag, read_whole, reader, wire
 
 DEFAULT_POINTS = 1_000  # a point for each pixel of a wide page
 MIN_POINTS, MAX_POINTS = 10, 10_000
@@ -74,6 +74,7 @@ class ExtrasFields(BaseModel):
         (),
         "stem_tracks",
         "stemTracks",
+        models=Models.EXTRACTING,
         about="Tracks that are taken out of each finished song, each as a file of its own. Each takes as "
         "long as a song. Only models that do the task `extract` can.",
         example=["drums", "vocals"],

@@ -31,26 +31,36 @@ class Support(StrEnum):
     SERVED = "served"
     INERT = "accepted for compatibility; has no effect"
     IGNORED = "accepted for compatibility; another value than the default is ignored, with a warning"
-    OPTIONAL = "skipped where no planner is loaded, with a warning if it was sent as true"
+    OPTIONAL = "skipped where no planner is loaded, with a warning if it was asked for"
     PLANNER = "needs the planner (the 5 Hz language model); refused with 503 where none is loaded"
     UNSUPPORTED = "not supported by this server yet; another value than the default is refused with 422"
+
+
+class Models(StrEnum):
+    """Which models use a field. Turbo models have guidance built in, and were distilled for fewer tasks."""
+
+    ALL = "all"
+    GUIDED = "base; turbo models ignore it, with a warning"
+    EXTRACTING = "base; turbo models refuse it with 422"
 
 
 def wire(default: Any, *aliases: str, **options: Any) -> Any:
     """Declare a wire field: its default, its other names in the order in which they are looked up, the rest.
 
     `options` are pydantic's (`ge`, `le`, `max_length`, …) and besides: `about` (the description), `example`,
-    `support`, `instead` (what to do rather than send what is not supported), `neutral` (values that mean the
-    same as the default), `allowed` (the range in words, where the schema cannot say it) and `free_text` (an
-    empty string is a value, not an omission).
+    `support`, `models` (that use it), `instead` (what to do rather than send what is not supported),
+    `neutral` (values that mean the same as the default), `allowed` (the range in words, where the schema
+    cannot say it) and `free_text` (an empty string is a value, not an omission).
     """
     support: Support = options.pop("support", Support.SERVED)
+    models: Models = options.pop("models", Models.ALL)
     about = options.pop("about")
     notes = [f"Also read as: {', '.join(aliases)}."] if aliases else []
     notes += [f"{support.value.capitalize()}."] if support is not Support.SERVED else []
     extra: dict[str, Any] = {
         "x-aliases": list(aliases),
         "x-support": support.value,
+        "x-models": models.value,
         "x-neutral": list(options.pop("neutral", ())),
         "x-free-text": options.pop("free_text", False),
         "x-instead": options.pop("instead", ""),

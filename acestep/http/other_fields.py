@@ -117,8 +117,7 @@ class SourceFields(BaseModel):
     )
     chunk_mask_mode: Annotated[Literal["auto", "explicit"], WORD] = wire(
         "auto",
-        support=INERT,
-        about="The mask of repaint and lego is always explicit: it is the window.",
+        about="For repaint and lego: either way the mask is explicit, since it is the window.",
         example="explicit",
     )
     repaint_mode: Annotated[Literal["conservative", "balanced", "aggressive"], WORD] = wire(

@@ -26,11 +26,15 @@ from acestep.http.fields import (
 )
 from acestep.http.song_fields import MAX_CAPTION
 
+OPTIONAL = Support.OPTIONAL
+
 
 class PlannerFields(BaseModel):
     """What the planner (the 5 Hz language model) is asked to do for a song."""
 
-    lm_temperature: Number = wire(0.85, ge=0, le=2, about="The planner's temperature.", example=0.7)
+    lm_temperature: Number = wire(
+        0.85, support=OPTIONAL, ge=0, le=2, about="The planner's temperature.", example=0.7
+    )
     thinking: Flag = wire(
         False,
         support=Support.PLANNER,
@@ -113,12 +117,17 @@ class PlannerFields(BaseModel):
 class PlannerSamplingFields(BaseModel):
     """How the planner samples, whatever it is asked for; its temperature has a name of its own in each."""
 
-    lm_cfg_scale: Number = wire(2.5, ge=0, le=20, about="Guidance scale.", example=2.0)
-    lm_top_k: OptionalWhole = wire(None, ge=0, le=10_000, about="Top-k; null or 0: off.", example=50)
-    lm_top_p: Number = wire(0.9, gt=0, le=1, about="Top-p; 1: off.", example=0.95)
-    lm_repetition_penalty: Number = wire(1.0, ge=0.1, le=10, about="Repetition penalty.", example=1.1)
+    lm_cfg_scale: Number = wire(2.5, support=OPTIONAL, ge=0, le=20, about="Guidance scale.", example=2.0)
+    lm_top_k: OptionalWhole = wire(
+        None, support=OPTIONAL, neutral=(0,), ge=0, le=10_000, about="Top-k; null or 0: off.", example=50
+    )
+    lm_top_p: Number = wire(0.9, support=OPTIONAL, gt=0, le=1, about="Top-p; 1: off.", example=0.95)
+    lm_repetition_penalty: Number = wire(
+        1.0, support=OPTIONAL, ge=0.1, le=10, about="Repetition penalty.", example=1.1
+    )
     lm_negative_prompt: Text = wire(
         "NO USER INPUT",
+        support=OPTIONAL,
         free_text=True,
         max_length=MAX_CAPTION,
         about="What to stay away from.",

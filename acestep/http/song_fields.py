@@ -27,6 +27,7 @@ from acestep.http.fields import (
     Flag,
     KeyScale,
     Language,
+    Models,
     Number,
     OptionalNumber,
     OptionalText,
@@ -173,22 +174,29 @@ class SamplerFields(BaseModel):
     guidance_scale: OptionalNumber = wire(
         None,
         "guidanceScale",
+        models=Models.GUIDED,
         ge=0,
         le=30,
         example=5.0,
         about="How closely to follow the caption. Null: the model's own. Turbo models run without.",
     )
     use_adg: Flag = wire(
-        False, about="Angle-based guidance instead of the usual one; not on turbo.", example=True
+        False,
+        models=Models.GUIDED,
+        about="Angle-based guidance instead of the usual one; not on turbo.",
+        example=True,
     )
     cfg_interval_start: Number = wire(
         0.0,
+        models=Models.GUIDED,
         ge=0,
         le=1,
         about="Guidance is on from this time (time runs from 1 to 0) …",
         example=0.1,
     )
-    cfg_interval_end: Number = wire(1.0, ge=0, le=1, about="… up to this time.", example=0.9)
+    cfg_interval_end: Number = wire(
+        1.0, models=Models.GUIDED, ge=0, le=1, about="… up to this time.", example=0.9
+    )
     infer_method: Annotated[InferMethod, WORD] = wire(
         "ode",
         "inferMethod",

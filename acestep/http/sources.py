@@ -10,27 +10,32 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from acestep.domain import Goal, TaskOptions
+from acestep.domain import Goal, TaskOptions, TaskType
 from acestep.errors import InvalidFieldError
 from acestep.http.parse import Sound
 from acestep.http.planner_fields import CodeFields, PlannerFields, PlannerSamplingFields
 from acestep.http.schemas import GenerateTask
 from acestep.http.song_fields import MusicFields
 from acestep.http.support import is_neutral
-from acestep.limits import PLANNED_TASKS, SOURCE_TASKS, WINDOW_TASKS
+from acestep.limits import AS_LONG_AS_SOURCE, BASE_TASKS, PLANNED_TASKS, SOURCE_TASKS, WINDOW_TASKS
 
 SOURCE, REFERENCE = "src_audio", "reference_audio"
 PATHS = {SOURCE: "src_audio_path", REFERENCE: "reference_audio_path"}
 ROOTS = "ACESTEP_AUDIO_ROOTS"
 
-_COVER = ("cover",)
-_CODED = ("text2music", "cover")
+_COVER: tuple[TaskType, ...] = ("cover",)
+_CODED: tuple[TaskType, ...] = ("text2music", "cover")
+_SAMPLING = (
+    *("lm_temperature", "lm_cfg_scale", "lm_top_k", "lm_top_p", "lm_repetition_penalty"),
+    *("lm_negative_prompt", "lm_model_path"),
+)
 # Which tasks use a field; all of them use what is not listed. (A strength counts where codes are followed.)
-_USERS: Mapping[str, Sequence[str]] = {
+_USERS: Mapping[str, tuple[TaskType, ...]] = {
     "repainting_start": WINDOW_TASKS,
     "repainting_end": WINDOW_TASKS,
     "repaint_latent_crossfade_frames": WINDOW_TASKS,
     "repaint_wav_crossfade_sec": WINDOW_TASKS,
+    "chunk_mask_mode": WINDOW_TASKS,
     "audio_cover_strength": _CODED,
     "cover_noise_strength": _COVER,
     "track_name": ("extract", "lego"),
@@ -42,6 +47,7 @@ _USERS: Mapping[str, Sequence[str]] = {
     "use_format": PLANNED_TASKS,
     "use_cot_caption": PLANNED_TASKS,
     "use_cot_language": PLANNED_TASKS,
+    **dict.fromkeys(_SAMPLING, PLANNED_TASKS),
 }
 _GOALS: Mapping[str, Goal] = {
     "extract_codes_only": "codes",
@@ -57,6 +63,17 @@ _COUNTS: Mapping[Goal, set[str]] = {
     "metadata": {*MusicFields.model_fields, *PlannerFields.model_fields, *_PLANNING} - {"thinking"},
     "description": {*CodeFields.model_fields, *_PLANNING},
 }
+
+
+def users(name: str) -> tuple[TaskType, ...]:
+    """Return the tasks that use a field; none where it asks for something else than a song."""
+    if name in _GOALS:
+        return ()
+    if name == PATHS[SOURCE]:
+        return SOURCE_TASKS
+    if name == "audio_duration":
+        return tuple(task for task in BASE_TASKS if task not in AS_LONG_AS_SOURCE)
+    return _USERS.get(name, BASE_TASKS)
 
 
 def relevant(task: GenerateTask) -> tuple[GenerateTask, Goal, list[str]]:
@@ -142,7 +159,7 @@ def _without_unused(task: GenerateTask, goal: Goal, warnings: list[str]) -> Gene
 def _is_used(task: GenerateTask, name: str) -> bool:
     if name == "audio_cover_strength" and task.task_type == "text2music":
         return bool(task.audio_code_string) or task.thinking
-    return task.task_type in _USERS.get(name, (task.task_type,))
+    return name not in _USERS or task.task_type in _USERS[name]
 
 
 def _shown(value: object) -> str:

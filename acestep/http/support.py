@@ -66,8 +66,14 @@ def _skipped(task: BaseModel) -> list[str]:
     return [
         f"{name}: skipped, since no planner is loaded on this server"
         for name in type(task).model_fields
-        if _support(task, name) is Support.OPTIONAL and name in task.model_fields_set and getattr(task, name)
+        if _support(task, name) is Support.OPTIONAL and name in task.model_fields_set and _asks(task, name)
     ]
+
+
+def _asks(task: BaseModel, name: str) -> bool:
+    """Whether a field asks the planner for anything; one that is true by default does when it is true."""
+    value = getattr(task, name)
+    return value if isinstance(value, bool) else not is_neutral(task, name)
 
 
 def _support(task: BaseModel, name: str) -> Support:

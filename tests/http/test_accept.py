@@ -14,7 +14,7 @@ from acestep.http.accept import accept
 from acestep.http.errors import StrictError
 from acestep.http.fields import Support, notes_of
 from acestep.http.schemas import GenerateTask
-from tests.http.conftest import BASE, NO_PLANNER, TURBO, failed
+from tests.http.conftest import BASE, NO_PLANNER, PLANNER, TURBO, failed
 from tests.http.values import FIELDS, example
 
 
@@ -71,16 +71,17 @@ class TestTranslation:
         assert timed.sampler == SamplerOptions(None, 5.0, None, 0.1, 0.9, (0.9, 0.5), "sde", True)
 
     def test_everything_about_the_planner(self):
-        request = accepted(
-            lm_temperature=0.5,
-            lm_cfg_scale=1.5,
-            lm_top_k=40,
-            lm_top_p=0.8,
-            lm_repetition_penalty=1.1,
-            lm_negative_prompt="noise",
-            use_cot_caption=False,
-            use_cot_language=False,
-        )
+        sent = {
+            "lm_temperature": 0.5,
+            "lm_cfg_scale": 1.5,
+            "lm_top_k": 40,
+            "lm_top_p": 0.8,
+            "lm_repetition_penalty": 1.1,
+            "lm_negative_prompt": "noise",
+            "use_cot_caption": False,
+            "use_cot_language": False,
+        }
+        request = accept(sent, (TURBO, BASE), PLANNER)
         assert request.planner == PlannerOptions(
             use_cot_caption=False,
             use_cot_language=False,
@@ -155,8 +156,11 @@ class TestSupport:
 
     @pytest.mark.parametrize("name", fields_with(Support.OPTIONAL))
     def test_optional_uses_of_the_planner(self, name):
-        assert accepted(**{name: False}).warnings == ()
-        (warning,) = accepted(**{name: True}).warnings
+        silent = GenerateTask.model_fields[name].default
+        if silent is True:  # what is on by default is asked for by saying so
+            silent = False
+        assert accepted(**{name: silent}).warnings == ()
+        (warning,) = accepted(**{name: example(name) or True}).warnings
         assert warning.startswith(f"{name}: skipped")
 
     @pytest.mark.parametrize("name", FIELDS)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 MAX_MESSAGES, MAX_PARTS = 1_000, 100
+GUIDANCE = 2.0  # lm_cfg_scale where a chat does not say; as in the original
 
 
 class TextPart(BaseModel):
@@ -136,7 +137,9 @@ class ChatRequest(BaseModel):
     temperature: float | None = Field(None, ge=0, le=2, description="`lm_temperature` of /release_task.")
     top_p: float | None = Field(None, gt=0, le=1, description="`lm_top_p` of /release_task.")
     top_k: int | None = Field(None, ge=0, le=10_000, description="`lm_top_k` of /release_task.")
-    lm_cfg_scale: float = Field(2.0, description="As in /release_task.")
+    lm_cfg_scale: float | None = Field(
+        None, description=f"As in /release_task; where a planner has a say, {GUIDANCE} if it is not sent."
+    )
     lyrics: str | None = Field(None, description="As in /release_task; then the message is the caption.")
     task_type: str | None = Field(None, description="As in /release_task.")
     sample_mode: bool | None = Field(

@@ -16,9 +16,17 @@ from starlette.datastructures import UploadFile
 
 from acestep.domain import INSTRUMENTAL, PlannerInfo, is_instrumental
 from acestep.errors import InvalidFieldError
-from acestep.http.dialects.chat_fields import AudioPart, ChatRequest, InputAudio, TextPart, UserMessage
+from acestep.http.dialects.chat_fields import (
+    GUIDANCE,
+    AudioPart,
+    ChatRequest,
+    InputAudio,
+    TextPart,
+    UserMessage,
+)
 from acestep.http.dialects.chat_text import understand
 from acestep.http.dialects.reading import ignored, read
+from acestep.limits import PLANNED_TASKS
 
 _TEXT_TO_MUSIC = "text2music"
 # What a song can be made of besides the message.
@@ -47,6 +55,8 @@ def read_chat(body: Mapping[str, Any], planner: PlannerInfo) -> ChatSong:
     audio = _audio_of(said, (request.task_type or _TEXT_TO_MUSIC).strip().lower())
     fields, warnings = _own_fields(request)
     warnings += _say(_text_of(said), fields, request, planner)
+    if planner.is_usable and (request.task_type or _TEXT_TO_MUSIC) in PLANNED_TASKS:
+        fields.setdefault("lm_cfg_scale", GUIDANCE)
     warnings += _silence(fields) if request.audio_config.instrumental else []
     if not audio and not any(fields.get(name) for name in _SUBSTANCE):
         raise InvalidFieldError("messages", "", "a user message that says what the song is, or brings audio")
