@@ -15,9 +15,10 @@ lint:
 smoke:
     uv run python -m scripts.smoke
 
-# Regenerate docs/configuration.md
+# Regenerate docs/configuration.md, docs/api.md and docs/api.ja.md
 docs:
     uv run python -m acestep.settings_docs
+    uv run python -m scripts.api_docs
 
 # Rebuild the nano model (up to two hours)
 nano:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -55,8 +55,6 @@ def wire(default: Any, *aliases: str, **options: Any) -> Any:
     support: Support = options.pop("support", Support.SERVED)
     models: Models = options.pop("models", Models.ALL)
     about = options.pop("about")
-    notes = [f"Also read as: {', '.join(aliases)}."] if aliases else []
-    notes += [f"{support.value.capitalize()}."] if support is not Support.SERVED else []
     extra: dict[str, Any] = {
         "x-aliases": list(aliases),
         "x-support": support.value,
@@ -69,8 +67,26 @@ def wire(default: Any, *aliases: str, **options: Any) -> Any:
         extra["x-allowed"] = options.pop("allowed")
     example = options.pop("example")
     return Field(
-        default, description=" ".join([about, *notes]), examples=[example], json_schema_extra=extra, **options
+        default,
+        description=about + _remarks(aliases, support),
+        examples=[example],
+        json_schema_extra=extra,
+        **options,
     )
+
+
+def _remarks(aliases: Sequence[str], support: Support) -> str:
+    """Say after a description how else the field is called, and how it is served."""
+    remarks = f" Also read as: {', '.join(aliases)}." if aliases else ""
+    if support is Support.SERVED:
+        return remarks
+    return f"{remarks} {support.value[0].upper()}{support.value[1:]}."
+
+
+def about_of(info: FieldInfo) -> str:
+    """Return the description of a field, without what `wire` said after it."""
+    notes = notes_of(info)
+    return (info.description or "").removesuffix(_remarks(notes["x-aliases"], Support(notes["x-support"])))
 
 
 def notes_of(info: FieldInfo) -> dict[str, Any]:
