@@ -1,0 +1,118 @@
+"""Fields that later versions of the original added: each is served, or refused by name; none is lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from acestep.domain import SongRequest
+from acestep.errors import InvalidFieldError
+from acestep.http.accept import Beside, accept
+from acestep.http.parse import Sound
+from acestep.http.sources import SOURCE
+from tests.http.conftest import BASE, PLANNER
+from tests.http.values import FIELDS, aliases
+
+CODES = [1, 2] * 50
+# Each name, what may be sent under it, the task that it is for, and where its value comes out; "": refused.
+NEWER: list[tuple[tuple[str, ...], list[Any], str, str]] = [
+    (("global_caption",), ["a rock song"], "lego", ""),
+    (("track_name", "trackName"), ["drums"], "extract", "task.tracks"),
+    (("track_classes", "trackClasses", "instruments"), [["drums"], "drums|bass"], "complete", "task.tracks"),
+    (("audio_code_string", "audioCodeString", "audio_codes"), [CODES], "text2music", "audio_codes"),
+    (("cover_noise_strength", "coverNoiseStrength"), [0.5], "cover", "task.noise_strength"),
+    (("audio_cover_strength", "audioCoverStrength"), [0.5], "cover", "task.cover_strength"),
+    (("cover_strength", "coverStrength"), [0.5], "cover", "task.cover_strength"),
+    (("repaint_mode",), ["conservative", "aggressive"], "repaint", ""),
+    (("repaint_strength",), [0.7, 0, 1], "repaint", ""),
+    (("repaint_latent_crossfade_frames",), [5], "repaint", "task.crossfade_frames"),
+    (("repaint_wav_crossfade_sec",), [0.5], "repaint", "task.crossfade_seconds"),
+    (("extract_codes_only", "extractCodesOnly"), [True], "cover", "goal"),
+    (("guidance_variant", "guidanceVariant"), ["cfg"], "text2music", ""),
+    (("guidance_params", "guidanceParams"), [{"eta": 0.5}, '{"eta": 0.5}'], "text2music", ""),
+    (("sampler_mode", "samplerMode"), ["heun"], "text2music", ""),
+    (("velocity_norm_threshold", "velocityNormThreshold"), [1.0], "text2music", ""),
+    (("velocity_ema_factor", "velocityEmaFactor"), [0.1], "text2music", ""),
+    (("latent_shift", "latentShift"), [0.1], "text2music", ""),
+    (("latent_rescale", "latentRescale"), [0.9], "text2music", ""),
+    (("eta",), [0.1], "text2music", ""),
+    (("momentum",), [-0.5], "text2music", ""),
+    (("dcw_enabled",), [True], "text2music", ""),
+    (("dcw_mode",), ["low", "high", "pix"], "text2music", ""),
+    (("dcw_scaler",), [0.1], "text2music", ""),
+    (("dcw_high_scaler",), [0.1], "text2music", ""),
+    (("dcw_wavelet",), ["db4"], "text2music", ""),
+    (("audio_format",), ["opus", "aac", "wav32"], "text2music", "audio_format"),
+    (("seed",), [5, "5", "1,2,3"], "text2music", "seeds"),
+    (("timesteps",), ["0.9,0.5", [0.9, 0.5]], "text2music", "sampler.timesteps"),
+]  # fmt: skip
+# What they stand at in the original: it says nothing that is not done anyway.
+DEFAULTS: dict[str, Any] = {
+    "global_caption": "",
+    "chunk_mask_mode": "auto",
+    "repaint_mode": "balanced",
+    "repaint_strength": 0.5,
+    "repaint_latent_crossfade_frames": 10,
+    "repaint_wav_crossfade_sec": 0.0,
+    "guidance_variant": "apg_classic",
+    "sampler_mode": "euler",
+    "velocity_norm_threshold": 0.0,
+    "velocity_ema_factor": 0.0,
+    "latent_shift": 0.0,
+    "latent_rescale": 1.0,
+    "eta": 0.0,
+    "momentum": -0.75,
+    "dcw_enabled": None,
+    "dcw_mode": "double",
+    "dcw_scaler": 0.05,
+    "dcw_high_scaler": 0.02,
+    "dcw_wavelet": "haar",
+    "extract_codes_only": False,
+    "cover_noise_strength": 0.0,
+    "audio_cover_strength": 1.0,
+}
+CASES = [
+    (name, value, task, path) for names, values, task, path in NEWER for name in names for value in values
+]
+
+
+def accepted(task: str, **fields: Any) -> SongRequest:
+    sound = Sound(Path("/song.wav"), "song.wav", 20.0)
+    sounds = {} if task == "text2music" else {SOURCE: sound}
+    body = {"task_type": task, "use_random_seed": False, "model": BASE.name} | fields
+    return accept(body, (BASE,), PLANNER, beside=Beside(sounds=sounds))
+
+
+def at(request: SongRequest, path: str) -> Any:
+    found: Any = request
+    for part in path.split("."):
+        found = getattr(found, part)
+    return found
+
+
+@pytest.mark.parametrize(("name", "value", "task", "path"), CASES)
+def test_each_is_served_or_refused_by_name(name: str, value: Any, task: str, path: str):
+    field = next(field for field in FIELDS if name in (field, *aliases(field)))
+    if not path:
+        with pytest.raises(InvalidFieldError, match="not supported by this server yet") as refused:
+            accepted(task, **{name: value})
+        assert refused.value.field == field
+        return
+    request = accepted(task, **{name: value})
+    assert at(request, path) != at(accepted(task), path)
+    assert not any(warning.startswith((name, field)) for warning in request.warnings)
+
+
+@pytest.mark.parametrize("task", ["repaint", "lego"])
+@pytest.mark.parametrize("value", ["explicit", "auto"])
+def test_a_mask_is_always_explicit(task: str, value: str):
+    assert accepted(task, seed=1, chunk_mask_mode=value) == accepted(task, seed=1)
+    assert "chunk_mask_mode" in " ".join(accepted("cover", chunk_mask_mode="explicit").warnings)
+
+
+@pytest.mark.parametrize("task", ["text2music", "cover", "repaint", "lego"])
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_what_a_client_sends_as_the_default_changes_nothing(task: str, name: str):
+    assert accepted(task, seed=1, **{name: DEFAULTS[name]}) == accepted(task, seed=1)
