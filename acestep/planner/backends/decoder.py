@@ -21,7 +21,7 @@ from transformers import Qwen3Config, Qwen3Model
 # and held by a test): that is what makes a text the same alone and in company.
 EVEN_ROWS = 4
 # Attention looks at the cache up to a multiple of this, for the same reason; on CUDA each is a graph.
-_CPU_SPAN, _CUDA_SPAN = 64, 1024
+_CPU_SPAN, _CUDA_SPAN = 32, 1024
 
 
 class _Norm:
@@ -96,7 +96,9 @@ class Decoder:
         self._layers = [_join(layer, config) for layer in model.layers]
         self._device = self._embedding.device
         self._span = _CUDA_SPAN if self._device.type == "cuda" else _CPU_SPAN
-        self._stride = -(-length // self._span) * self._span
+        spans = -(-length // self._span)
+        # An odd number: rows that begin a power of two apart compete for the same lines of a CPU's caches.
+        self._stride = self._span * (spans if self._device.type == "cuda" else spans | 1)
         shape = (len(self._layers), max(rows, EVEN_ROWS), 2 * self._kv_heads, self._stride, self._head_dim)
         # Keys, then values of each row. Zeros: what a masked position holds is multiplied by 0, which must
         # not be 0 times infinity.
@@ -132,7 +134,7 @@ class Decoder:
             return mixed[0].transpose(0, 1).reshape(count, -1)
 
         ids = torch.tensor(tokens, device=self._device)
-        self._run(ids, torch.arange(count, device=self._device), attend)
+        self._run(ids, torch.arange(count, device=self._device), attend, states=False)
 
     @torch.inference_mode()
     def decode(self, feeds: Sequence[Sequence[int]], positions: Sequence[int]) -> Tensor:
@@ -201,8 +203,8 @@ class Decoder:
 
         return self._run(step.ids, step.positions, attend)
 
-    def _run(self, ids: Tensor, positions: Tensor, attend: _Attend) -> Tensor:
-        """All layers over `[n]` tokens."""
+    def _run(self, ids: Tensor, positions: Tensor, attend: _Attend, states: bool = True) -> Tensor:
+        """All layers over `[n]` tokens; without `states` only as far as keys and values take."""
         cos, sin = self._cos[positions][:, None], self._sin[positions][:, None]
         hidden = functional.embedding(ids, self._embedding)
         half, rotated = self._head_dim // 2, self._heads + self._kv_heads
@@ -210,7 +212,10 @@ class Decoder:
             qkv = (layer.norm_in(hidden) @ layer.qkv).view(len(ids), -1, self._head_dim)
             qk = layer.qk_norm(qkv[:, :rotated])
             torch.addcmul(qk * cos, qk.roll(half, -1), sin, out=qkv[:, :rotated])
-            hidden.addmm_(attend(number, qkv[:, : self._heads], qkv[:, self._heads :]), layer.out)
+            mixed = attend(number, qkv[:, : self._heads], qkv[:, self._heads :])
+            if not states and number == len(self._layers) - 1:
+                return hidden
+            hidden.addmm_(mixed, layer.out)
             gate, up = (layer.norm_out(hidden) @ layer.gate_up).chunk(2, dim=-1)
             hidden.addmm_(self._act(gate).mul_(up), layer.down)
         return self._norm(hidden)
