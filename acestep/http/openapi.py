@@ -5,7 +5,6 @@ Owns the way from the wire models to the document; the facts are on the fields.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -28,13 +27,9 @@ from acestep.http.schemas import (
     SampleTask,
     UnderstandTask,
 )
+from acestep.http.widened import dialect_fields, wire_field
 
 SCHEMAS = "#/components/schemas/"
-# What a schema holds beside its notes.
-_CONSTRAINTS = (
-    *("anyOf", "type", "enum", "const", "items", "maxItems", "maxLength", "format"),
-    *("minimum", "maximum", "exclusiveMinimum"),
-)
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorEnvelope, "description": description}
     for status, description in {
@@ -111,7 +106,7 @@ CHAT_ANSWERS: dict[int | str, dict[str, Any]] = {
                     "warnings": [],
                 },
             },
-            "text/event-stream": {"schema": {"type": "string"}},
+            "text/event-stream": {"schema": {"description": "Events; the data of the last one is [DONE]."}},
         },
     }
 }
@@ -126,7 +121,6 @@ GENERATION_ANSWERS: dict[int | str, dict[str, Any]] = {
     },
 }
 DIALECTS = (ChatRequest, AudioGeneration)
-_NULL = {"type": "null"}
 TAKE_FILES = (GenerateTask, UnderstandTask)
 TAKE_NESTS = (GenerateTask, FormatTask, UnderstandTask)
 BODIES = (
@@ -177,7 +171,11 @@ def _extra_schemas() -> dict[str, Any]:
     schemas: dict[str, Any] = {}
     for model in (*BODIES, *DIALECTS, ResultItem):
         schema = model.model_json_schema(ref_template=SCHEMAS + "{model}")
-        schemas.update(schema.pop("$defs", {}))
+        parts = schema.pop("$defs", {})
+        if model in DIALECTS:
+            for part in parts.values():
+                part["properties"] = dialect_fields(part, takes_null=False)
+        schemas.update(parts)
         schemas[model.__name__] = schema
     # An object, or JSON of one; what is empty counts as not sent, whatever its type.
     nests = {
@@ -186,44 +184,11 @@ def _extra_schemas() -> dict[str, Any]:
     }
     for model in BODIES:
         properties = schemas[model.__name__]["properties"]
-        properties |= {name: _as_read(properties[name]) for name in model.model_fields}
+        properties |= {name: wire_field(properties[name]) for name in model.model_fields}
         properties |= {BODY_FIELD: {"description": "The key, where one is set."}}
         properties |= nests if model in TAKE_NESTS else {}
     for model in DIALECTS:
         schema = schemas[model.__name__]
-        schema["properties"] = schemas[GenerateTask.__name__]["properties"] | _optional(schema)
+        own = dialect_fields(schema, takes_null=True)
+        schema["properties"] = schemas[GenerateTask.__name__]["properties"] | own
     return schemas
-
-
-def _optional(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Let all fields be null, which counts as not sent, but those that must be sent."""
-    kept = schema.get("required", ())
-    return {
-        name: field if name in kept or _NULL in field.get("anyOf", ()) else {"anyOf": [field, _NULL]}
-        for name, field in schema["properties"].items()
-    }
-
-
-# What is also read where a value of the first type is asked for.
-_ALSO_READ: Mapping[str, tuple[dict[str, Any], ...]] = {
-    "integer": ({"type": "string"},),
-    "number": ({"type": "string"},),
-    "boolean": ({"type": "string"}, {"enum": [0, 1]}),
-    "string": ({"type": "number"},),
-}
-
-
-def _as_read(schema: dict[str, Any]) -> dict[str, Any]:
-    """Describe a field as it is read, not only as it is meant: as a string, as forms send it, or not at all.
-
-    What is meant stays in front.
-    """
-    notes = {name: value for name, value in schema.items() if name not in _CONSTRAINTS}
-    kinds = schema.get("anyOf", [{name: schema[name] for name in _CONSTRAINTS if name in schema}])
-    first, known = kinds[0], {kind.get("type") for kind in kinds}
-    is_word = "enum" in first or (first.get("type") == "string" and "x-allowed" in notes)
-    also = () if is_word else _ALSO_READ.get(first.get("type", ""), ())
-    more = [kind for kind in (*also, _NULL) if kind.get("type", "") not in known]
-    more += [{"const": ""}] if "enum" in first else []
-    more += [{"const": value} for value in notes.get("x-neutral", ())]
-    return {"anyOf": [*kinds, *more], **notes}
