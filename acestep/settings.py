@@ -37,7 +37,7 @@ _DEVICES = "auto, cpu, cuda, cuda:N, mps, xpu"
 
 # Said of a variable that is read and checked but changes nothing yet.
 _ONE_MODEL = "No effect in this version, which loads one model."
-_NO_OFFLOAD = "No effect in this version, which has no memory planning."
+_DECODES_THERE = "No effect in this version, which decodes where the model is."
 _COMPATIBLE = "No effect; accepted so that existing configurations go on working."
 
 # What carries the prefix but is no setting of this server, and what to say of it (nothing: keep silent).
@@ -48,8 +48,8 @@ _NOT_SETTINGS = {
 
 
 def variable(field: str) -> str:
-    """The environment variable of a field: `api_port` -> `ACESTEP_API_PORT`."""
-    return PREFIX + field.upper()
+    """The environment variable of a field: `api_port` -> `ACESTEP_API_PORT`; one has no prefix."""
+    return field.upper() if field == "max_cuda_vram" else PREFIX + field.upper()
 
 
 def project_folder() -> Path:
@@ -253,21 +253,26 @@ class Settings(BaseSettings):
         "Use flash attention.",
         "No effect in this version: PyTorch chooses its attention kernel itself.",
     )
+    vram_budget: float | None = _number(
+        None, 1, None, "GB", "GPU memory that may be used, CUDA included.", shown="what is free at the start"
+    )
+    max_cuda_vram: float | None = _number(
+        None, 1, None, "GB", "As if the GPU had no more; ACESTEP_VRAM_BUDGET goes before it.", shown="unset"
+    )
     offload_to_cpu: AutoSwitch = _switch(
-        None, "Keep idle models in main memory. auto: below 15.5 GB of GPU memory. Empty: false.", _NO_OFFLOAD
+        None, "Keep idle models in main memory. auto: as the memory plan needs. false, or empty: never."
     )
-    offload_dit_to_cpu: Switch = _switch(False, "Keep the DiT in main memory while it is idle.", _NO_OFFLOAD)
+    offload_dit_to_cpu: Switch = _switch(
+        False, "Keep the DiT in main memory while it is idle. false: if the memory plan needs it."
+    )
+    quantization: Annotated[Literal["none"], BeforeValidator(_lower)] = _setting(
+        "none", "none: this version does not quantize", "Store weights in fewer bits."
+    )
     vae_decode_chunk_size: int | None = _number(
-        None,
-        16,
-        None,
-        "latent frames",
-        "Decode songs in pieces of this size.",
-        shown="auto",
-        pending=_NO_OFFLOAD,
+        None, 16, None, "latent frames", "Decode songs in pieces of this size.", shown="by the memory plan"
     )
-    mps_decode_offload: AutoSwitch = _switch(None, "Decode on the CPU on Apple machines.", _NO_OFFLOAD)
-    vae_on_cpu: Switch = _switch(False, "Decode on the CPU on AMD GPUs.", _NO_OFFLOAD)
+    mps_decode_offload: AutoSwitch = _switch(None, "Decode on the CPU on Apple machines.", _DECODES_THERE)
+    vae_on_cpu: Switch = _switch(False, "Decode on the CPU on AMD GPUs.", _DECODES_THERE)
 
     init_llm: AutoSwitch = _switch(
         None, "Load the planner (5 Hz language model). auto: if the GPU has room for it."
@@ -283,7 +288,7 @@ class Settings(BaseSettings):
     )
     lm_device: Device | None = _setting(None, _DEVICES, "Where the planner runs.", shown="as ACESTEP_DEVICE")
     lm_offload_to_cpu: AutoSwitch = _switch(
-        None, "Keep the idle planner in main memory. auto: as ACESTEP_OFFLOAD_TO_CPU.", _NO_OFFLOAD
+        None, "Keep the idle planner in main memory. auto: as ACESTEP_OFFLOAD_TO_CPU."
     )
     lm_timeout: float = _number(
         120.0, 1, None, "seconds", "How long format_input and understand may take before they give up."

@@ -18,17 +18,18 @@ MAY_IMPORT = {
     "settings_docs": BASE,
     "download": BASE,
     "planners": BASE,
+    "memory": (*BASE, "planners"),
     "weights": BASE,
     "jobs": BASE,
-    "http": (*BASE, "jobs", "examples"),
+    "http": (*BASE, "jobs", "examples", "memory"),
     "examples": BASE,
     "audio": BASE,
-    "codec": (*BASE, "weights"),
-    "synthesizer": (*BASE, "weights"),
+    "codec": (*BASE, "weights", "memory"),
+    "synthesizer": (*BASE, "weights", "memory"),
     "planner": (*BASE, "weights"),
-    "engine": (*BASE, "planner", "synthesizer", "codec", "audio", "jobs.worker"),
+    "engine": (*BASE, "memory", "planner", "synthesizer", "codec", "audio", "jobs.worker"),
     "nano": BASE,
-    "api_server": (*BASE, "http", "jobs", "engine", "audio", "download", "planners"),
+    "api_server": (*BASE, "memory", "http", "jobs", "engine", "audio", "download", "planners"),
 }
 # Only these may import torch and its kin, at all.
 HEAVY = ("torch", "diffusers", "transformers", "peft")

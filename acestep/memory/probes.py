@@ -1,0 +1,38 @@
+"""How much memory this machine has, asked without torch.
+
+Owns the commands and files that say so. Everything in bytes; None where nobody says.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+_CGROUP = Path("/sys/fs/cgroup/memory.max")  # what a container may have
+
+
+def gpu_free(number: int) -> int | None:
+    """What is free on NVIDIA GPU `number`; None where there is none, or its driver does not say."""
+    lister = shutil.which("nvidia-smi")
+    if lister is None:
+        return None
+    query = [lister, f"--id={number}", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+    try:
+        told = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False).stdout
+        return int(told.split()[0]) * 2**20
+    except (OSError, subprocess.TimeoutExpired, ValueError, IndexError):
+        return None
+
+
+def main_memory() -> int | None:
+    """All of it, used or not: what is idle makes way."""
+    try:
+        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not on Windows
+        return None
+    try:
+        return min(there, int(_CGROUP.read_text(encoding="ascii")))
+    except (OSError, ValueError):  # none, or "max"
+        return there

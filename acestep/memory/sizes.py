@@ -1,0 +1,288 @@
+"""How large the models are, counted from their configs.
+
+Owns the arithmetic from the settings in a `config.json` to numbers of weights, part by part as they are
+placed, and the settings of the published models, which are not always on disk yet. Counts are exact: tests
+hold them against the model classes. Knows nothing of devices, budgets or torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+_TIME_CHANNELS = 256  # sinusoids that the DiT's two time embeddings start from
+_SILENCE_FRAMES = 15_000  # of the silence that every published checkpoint holds
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """The sizes of a transformer layer: width, feed-forward width, heads, key-value heads, head size."""
+
+    width: int
+    inner: int
+    heads: int
+    kv_heads: int
+    head: int
+    bias: bool = False
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], prefix: str = "") -> Self:
+        """Read them; where `prefix` ("encoder_") has no sizes of its own, those without it hold."""
+
+        def size(name: str) -> int:
+            return int(config.get(prefix + name) or config[name])
+
+        heads = size("num_attention_heads")
+        return cls(
+            width=size("hidden_size"),
+            inner=size("intermediate_size"),
+            heads=heads,
+            kv_heads=size("num_key_value_heads"),
+            head=int(config.get("head_dim") or size("hidden_size") // heads),
+            bias=bool(config.get("attention_bias", False)),
+        )
+
+    @property
+    def keys_values(self) -> int:
+        """Numbers that one token's keys and values are."""
+        return 2 * self.kv_heads * self.head
+
+    @property
+    def attention(self) -> int:
+        """Weights of one attention, with the norms of its queries and keys."""
+        queries = self.heads * self.head
+        biases = queries + self.keys_values + self.width if self.bias else 0
+        return self.width * (2 * queries + self.keys_values) + 2 * self.head + biases
+
+    @property
+    def feed_forward(self) -> int:
+        """Weights of the gated feed-forward part."""
+        return 3 * self.width * self.inner
+
+    @property
+    def plain(self) -> int:
+        """Weights of a layer with self-attention, as encoders and language models have it."""
+        return self.attention + self.feed_forward + 2 * self.width
+
+    @property
+    def crossed(self) -> int:
+        """Weights of a layer of the DiT: with cross-attention, and a table of shifts, scales and gates."""
+        return 2 * self.attention + self.feed_forward + 3 * self.width + 6 * self.width
+
+
+@dataclass(frozen=True, slots=True)
+class DitSize:
+    """A DiT folder: the diffusion transformer itself, and the encoders that come with it.
+
+    `layers`, `lyric_layers`, `timbre_layers` and `pooler_layers` are counts; `channels` of a latent frame,
+    `in_channels` of what the DiT sees of one; `window` is None where attention is never narrowed.
+    """
+
+    name: str
+    is_turbo: bool
+    layer: Layer
+    layers: int
+    encoder: Layer
+    lyric_layers: int
+    timbre_layers: int
+    pooler_layers: int
+    channels: int
+    in_channels: int
+    patch: int
+    window: int | None
+    text_width: int
+    pool: int
+    fsq_width: int
+    fsq_levels: int
+
+    @classmethod
+    def of(cls, name: str, config: Mapping[str, Any], is_turbo: bool | None = None) -> Self:
+        """From the config of a published folder, or those of a diffusers folder laid over each other.
+
+        Raises KeyError for a setting that is missing.
+        """
+        return cls(
+            name=name,
+            is_turbo=bool(config.get("is_turbo")) if is_turbo is None else is_turbo,
+            layer=Layer.of(config),
+            layers=int(config["num_hidden_layers"]),
+            encoder=Layer.of(config, "encoder_"),
+            lyric_layers=int(config["num_lyric_encoder_hidden_layers"]),
+            timbre_layers=int(config["num_timbre_encoder_hidden_layers"]),
+            pooler_layers=int(config["num_attention_pooler_hidden_layers"]),
+            channels=int(config["audio_acoustic_hidden_dim"]),
+            in_channels=int(config["in_channels"]),
+            patch=int(config["patch_size"]),
+            window=config.get("sliding_window"),
+            text_width=int(config["text_hidden_dim"]),
+            pool=int(config["pool_window_size"]),
+            fsq_width=int(config["fsq_dim"]),
+            fsq_levels=len(config["fsq_input_levels"]),
+        )
+
+    @property
+    def transformer(self) -> int:
+        """Weights of the diffusion transformer."""
+        return self.layers * self.layer.crossed + self.transformer_ends
+
+    @property
+    def transformer_ends(self) -> int:
+        """Those of them that belong to no layer."""
+        width = self.layer.width
+        time = _TIME_CHANNELS * width + width + width * width + width + 6 * width * width + 6 * width
+        inside = self.in_channels * width * self.patch + width + self.encoder.width * width + width
+        outside = width * self.channels * self.patch + self.channels + width + 2 * width
+        return 2 * time + inside + outside
+
+    @property
+    def conditioning(self) -> int:
+        """Weights of condition encoder, audio tokenizer and its inverse; and the latents of silence."""
+        width, layer = self.encoder.width, self.encoder.plain
+        words = self.text_width * width + self.text_width * width + 2 * width + self.lyric_layers * layer
+        timbre = self.channels * width + 3 * width + self.timbre_layers * layer
+        condition = words + timbre + width + _SILENCE_FRAMES * self.channels
+        pooler = width * width + 2 * width + self.pooler_layers * layer
+        levels = self.fsq_levels
+        quantizer = 2 * self.fsq_width * levels + levels + self.fsq_width
+        tokenizer = self.channels * width + width + pooler + width + quantizer
+        detokenizer = pooler + self.pool * width + width * self.channels + self.channels
+        return condition + tokenizer + detokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class QwenSize:
+    """A Qwen3: a planner, or the text encoder. `longest` is how many tokens it can hold."""
+
+    name: str
+    layer: Layer
+    layers: int
+    vocabulary: int
+    tied: bool = True
+    longest: int = 32_768
+
+    @classmethod
+    def of(cls, name: str, config: Mapping[str, Any]) -> Self:
+        """From its config.json. Raises KeyError for a setting that is missing."""
+        return cls(
+            name=name,
+            layer=Layer.of(config),
+            layers=int(config["num_hidden_layers"]),
+            vocabulary=int(config["vocab_size"]),
+            tied=bool(config.get("tie_word_embeddings", False)),
+            longest=int(config.get("max_position_embeddings", 32_768)),
+        )
+
+    @property
+    def trunk(self) -> int:
+        """Weights without an output head."""
+        return self.vocabulary * self.layer.width + self.layers * self.layer.plain + self.layer.width
+
+    @property
+    def weights(self) -> int:
+        """Weights of the language model."""
+        return self.trunk if self.tied else self.trunk + self.vocabulary * self.layer.width
+
+    @property
+    def token(self) -> int:
+        """Numbers that the cache holds of one token."""
+        return self.layers * self.layer.keys_values
+
+
+@dataclass(frozen=True, slots=True)
+class VaeSize:
+    """An Oobleck VAE: `multiples` widen `channels` as `ratios` (the first next to the sound) shorten time."""
+
+    channels: int
+    decoder_channels: int
+    latents: int
+    multiples: tuple[int, ...]
+    ratios: tuple[int, ...]
+    sounds: int = 2
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Self:
+        """From its config.json. Raises KeyError for a setting that is missing."""
+        return cls(
+            channels=int(config["encoder_hidden_size"]),
+            decoder_channels=int(config["decoder_channels"]),
+            latents=int(config["decoder_input_channels"]),
+            multiples=tuple(config["channel_multiples"]),
+            ratios=tuple(config["downsampling_ratios"]),
+            sounds=int(config["audio_channels"]),
+        )
+
+    @property
+    def hop(self) -> int:
+        """Samples in a latent frame."""
+        hop = 1
+        for ratio in self.ratios:
+            hop *= ratio
+        return hop
+
+    @property
+    def weights(self) -> int:
+        """Weights of encoder and decoder, once direction and length of each are multiplied out."""
+        wide = self.channels * self.multiples[-1]
+        encoder = _conv(self.sounds, self.channels, 7) + 2 * wide + _conv(wide, self.channels, 3)
+        for narrow, broad, ratio in self.blocks(self.channels):
+            encoder += 3 * _unit(narrow) + 2 * narrow + _conv(narrow, broad, 2 * ratio)
+        wide = self.decoder_channels * self.multiples[-1]
+        decoder = _conv(self.latents, wide, 7) + 2 * self.decoder_channels
+        decoder += self.decoder_channels * self.sounds * 7
+        for narrow, broad, ratio in self.blocks(self.decoder_channels):
+            decoder += 2 * broad + _conv(broad, narrow, 2 * ratio) + 3 * _unit(narrow)
+        return encoder + decoder
+
+    def blocks(self, channels: int) -> list[tuple[int, int, int]]:
+        """Of each block, the first next to the sound: channels before it, after it, and its ratio."""
+        widths = [channels * multiple for multiple in (1, *self.multiples)]
+        return list(zip(widths, widths[1:], self.ratios, strict=False))
+
+
+def _conv(inside: int, outside: int, taps: int) -> int:
+    return inside * outside * taps + outside
+
+
+def _unit(channels: int) -> int:
+    """A residual unit: two snakes, a convolution of 7 taps and one of 1."""
+    return 4 * channels + _conv(channels, channels, 7) + _conv(channels, channels, 1)
+
+
+_QWEN_06 = Layer(1024, 3072, 16, 8, 128)
+_TWO_BILLION = Layer(2048, 6144, 16, 8, 128)
+_TOKENS = 151_669  # of Qwen3
+_WITH_CODES = _TOKENS + 65_535  # the published planners have so many audio codes among their tokens
+_NARROW = 128
+
+# model.md gives these sizes; the published files are as large as they make them (docs/decisions/0006).
+PLANNERS: tuple[QwenSize, ...] = (
+    QwenSize("acestep-5Hz-lm-0.6B", _QWEN_06, 28, _WITH_CODES),
+    QwenSize("acestep-5Hz-lm-1.7B", _TWO_BILLION, 28, _WITH_CODES),
+    QwenSize("acestep-5Hz-lm-4B", Layer(2560, 9728, 32, 8, 128), 36, _WITH_CODES),
+)
+TEXT_ENCODER = QwenSize("Qwen3-Embedding-0.6B", _QWEN_06, 28, _TOKENS)
+VAE = VaeSize(128, 128, 64, (1, 2, 4, 8, 16), (2, 4, 4, 6, 10))
+
+
+def published_dit(name: str, is_turbo: bool) -> DitSize:
+    """The sizes of a published DiT: 2 B, or XL if its name says so."""
+    is_large = "-xl-" in name
+    return DitSize(
+        name=name,
+        is_turbo=is_turbo,
+        layer=Layer(2560, 9728, 32, 8, 128) if is_large else _TWO_BILLION,
+        layers=32 if is_large else 24,
+        encoder=_TWO_BILLION,
+        lyric_layers=8,
+        timbre_layers=4,
+        pooler_layers=2,
+        channels=64,
+        in_channels=192,
+        patch=2,
+        window=_NARROW,
+        text_width=TEXT_ENCODER.layer.width,
+        pool=5,
+        fsq_width=_TWO_BILLION.width,
+        fsq_levels=6,
+    )

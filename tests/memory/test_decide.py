@@ -1,0 +1,186 @@
+"""Where sizes and budgets come from, and what is said when they do not go together."""
+
+from pathlib import Path
+
+import pytest
+
+from acestep.checkpoints import NANO_MODEL, Choice, choose, require
+from acestep.errors import ModelUnavailableError, SettingError
+from acestep.memory import decide as deciding
+from acestep.memory.decide import Budget, Decision, Probes, decide, find_budget, table
+from acestep.memory.plan import GB, Abilities
+from acestep.planners import PlannerChoice
+from acestep.settings import Settings
+
+NONE = PlannerChoice()
+MIDDLE = PlannerChoice("acestep-5Hz-lm-1.7B")
+PROBES = Probes(gpu_free=lambda number: (10 + number) * GB, main_memory=lambda: 32 * GB)
+SILENT = Probes(gpu_free=lambda _: None, main_memory=lambda: None)
+
+
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for field in Settings.model_fields:
+        monkeypatch.delenv(f"ACESTEP_{field.upper()}", raising=False)
+    monkeypatch.delenv("MAX_CUDA_VRAM", raising=False)
+
+
+@pytest.fixture
+def turbo(tmp_path: Path) -> Choice:
+    """The published model, which is still to be downloaded."""
+    return choose("acestep-v15-turbo", tmp_path, lambda: True, lambda: True)
+
+
+@pytest.fixture
+def moving(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if this version carried out every placement."""
+    monkeypatch.setattr(deciding, "CARRIED_OUT", Abilities(True, True, True))
+
+
+def on_gpu(size: float | None, source: str = "free on the GPU at the start") -> Budget:
+    return Budget(None if size is None else int(size * GB), on_gpu=True, source=source)
+
+
+def decided(choice: Choice, planner: PlannerChoice, settings: Settings, budget: Budget) -> Decision:
+    found = decide([choice], planner, settings, budget)
+    assert found is not None
+    return found
+
+
+class TestBudget:
+    def test_what_is_free_on_the_gpu_that_is_used(self, tmp_path: Path) -> None:
+        assert find_budget(Settings.load(tmp_path), True, PROBES).size == 10 * GB
+        assert find_budget(Settings.load(tmp_path, device="cuda:2"), True, PROBES).size == 12 * GB
+
+    def test_what_is_set_goes_before_it(self, tmp_path: Path) -> None:
+        settings = Settings.load(tmp_path, vram_budget=6.5, max_cuda_vram=4)
+        budget = find_budget(settings, True, PROBES)
+        assert (budget.size, budget.source) == (int(6.5 * GB), "ACESTEP_VRAM_BUDGET")
+
+    def test_max_cuda_vram_can_only_lessen(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MAX_CUDA_VRAM", "8")
+        assert find_budget(Settings.load(tmp_path), True, PROBES) == on_gpu(8, "MAX_CUDA_VRAM")
+        monkeypatch.setenv("MAX_CUDA_VRAM", "80")
+        assert find_budget(Settings.load(tmp_path), True, PROBES).size == 10 * GB
+
+    def test_main_memory_where_there_is_no_gpu(self, tmp_path: Path) -> None:
+        settings = Settings.load(tmp_path, vram_budget=4)
+        assert find_budget(settings, False, PROBES) == Budget(32 * GB, False, "main memory of this machine")
+
+    def test_nobody_knows(self, tmp_path: Path) -> None:
+        assert find_budget(Settings.load(tmp_path, device="mps"), True, PROBES).size is None
+        assert find_budget(Settings.load(tmp_path), True, SILENT).size is None
+
+
+class TestSizes:
+    def test_nano_is_small(self, tmp_path: Path) -> None:
+        nano = choose(NANO_MODEL, tmp_path, lambda: False, lambda: False)
+        decision = decided(nano, NONE, Settings.load(tmp_path), Budget(16 * GB, False, "main memory"))
+        weights = sum(part.size for part in decision.plan.parts if part.name not in ("work", "reserve"))
+        checkpoint = require(NANO_MODEL, tmp_path)
+        files = sum(path.stat().st_size for path in checkpoint.dit.rglob("*.safetensors"))
+        assert weights == pytest.approx(2 * files, rel=0.2)  # bfloat16 on disk, float32 in memory
+        assert (decision.plan.max_batch, decision.plan.max_duration) == (8, 600)
+
+    def test_a_folder_that_does_not_say_is_not_planned(self, tmp_path: Path, turbo: Choice) -> None:
+        (tmp_path / "lm").mkdir()
+        (tmp_path / "lm" / "config.json").write_text("{}")
+        planner = PlannerChoice("lm", tmp_path / "lm")
+        assert decide([turbo], planner, Settings.load(tmp_path), on_gpu(24)) is None
+
+    def test_several_models_take_more(self, tmp_path: Path, turbo: Choice) -> None:
+        settings = Settings.load(tmp_path)
+        base = choose("acestep-v15-base", tmp_path, lambda: True, lambda: True)
+        one = decided(turbo, NONE, settings, on_gpu(80)).plan
+        two = decide([turbo, base], NONE, settings, on_gpu(80))
+        assert two is not None
+        assert two.plan.peak > one.peak + 4 * GB
+
+
+class TestWishes:
+    def test_what_cannot_be_done_yet_is_said(
+        self, tmp_path: Path, turbo: Choice, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(deciding, "CARRIED_OUT", Abilities())
+        settings = Settings.load(tmp_path, offload_to_cpu=True, offload_dit_to_cpu=True)
+        decision = decided(turbo, NONE, settings, on_gpu(16))
+        assert {part.placement for part in decision.plan.parts} == {"resident"}
+        assert [note.partition("=")[0] for note in decision.notes] == [
+            "ACESTEP_OFFLOAD_TO_CPU",
+            "ACESTEP_OFFLOAD_DIT_TO_CPU",
+        ]
+
+    def test_where_models_run_on_a_cpu_they_are_there_already(self, tmp_path: Path, turbo: Choice) -> None:
+        settings = Settings.load(tmp_path, offload_to_cpu=True, lm_offload_to_cpu=True)
+        decision = decided(turbo, NONE, settings, Budget(64 * GB, False, "main memory"))
+        assert decision.notes == ()
+
+    @pytest.mark.usefixtures("moving")
+    def test_what_can_be_done_is(self, tmp_path: Path, turbo: Choice) -> None:
+        settings = Settings.load(tmp_path, offload_to_cpu=True, lm_offload_to_cpu=True, init_llm=True)
+        plan = decided(turbo, MIDDLE, settings, on_gpu(16)).plan
+        assert [plan.placement(name) for name in ("text encoder", "VAE", "planner", "DiT")] == [
+            "offloaded",
+            "offloaded",
+            "offloaded",
+            "resident",
+        ]
+
+    def test_a_planner_that_was_not_asked_for_gives_way(self, tmp_path: Path, turbo: Choice) -> None:
+        decision = decided(turbo, MIDDLE, Settings.load(tmp_path), on_gpu(9))
+        assert decision.plan.planner == ""
+        assert "ACESTEP_INIT_LLM=true" in decision.notes[0]
+
+    def test_an_unknown_device_is_not_limited(self, tmp_path: Path, turbo: Choice) -> None:
+        decision = decided(turbo, NONE, Settings.load(tmp_path), on_gpu(None, "unknown"))
+        assert (decision.plan.max_batch, decision.plan.max_duration) == (8, 600)
+        assert "ACESTEP_VRAM_BUDGET" in decision.notes[0]
+
+    def test_a_cpu_with_too_little_memory_is_told(self, tmp_path: Path, turbo: Choice) -> None:
+        decision = decided(turbo, NONE, Settings.load(tmp_path), Budget(4 * GB, False, "main memory"))
+        assert "slow" in decision.notes[0] and "4.00 GB" in decision.notes[0]
+
+
+class TestRefusals:
+    def test_a_budget_is_refused_with_one_that_would_do(self, tmp_path: Path, turbo: Choice) -> None:
+        settings = Settings.load(tmp_path, vram_budget=2)
+        with pytest.raises(SettingError, match=r"^ACESTEP_VRAM_BUDGET='2' .* GB or more") as caught:
+            decide([turbo], NONE, settings, find_budget(settings, True, PROBES))
+        enough = float(caught.value.allowed.split(" ")[0])
+        settings = Settings.load(tmp_path, vram_budget=enough)
+        assert decide([turbo], NONE, settings, find_budget(settings, True, PROBES)) is not None
+
+    def test_a_small_gpu_is_refused_with_a_way_out(self, tmp_path: Path, turbo: Choice) -> None:
+        with pytest.raises(ModelUnavailableError, match=r"acestep-v15-turbo.*GPU memory.*ACESTEP_DEVICE=cpu"):
+            decide([turbo], NONE, Settings.load(tmp_path), on_gpu(1.5))
+
+    @pytest.mark.usefixtures("moving")
+    def test_the_setting_that_is_to_blame_is_named(self, tmp_path: Path, turbo: Choice) -> None:
+        settings = Settings.load(tmp_path, offload_to_cpu=False)
+        with pytest.raises(SettingError, match=r"^ACESTEP_OFFLOAD_TO_CPU='false' .*auto.* GB"):
+            decide([turbo], NONE, settings, on_gpu(4))
+
+    def test_a_planner_that_was_asked_for_does_not_give_way(
+        self, tmp_path: Path, turbo: Choice, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(deciding, "CARRIED_OUT", Abilities())
+        settings = Settings.load(tmp_path, init_llm=True)
+        with pytest.raises(SettingError, match=r"^ACESTEP_INIT_LLM='true' .*false, which takes"):
+            decide([turbo], MIDDLE, settings, on_gpu(8))
+
+    def test_a_tile_that_is_too_long_is_named(self, tmp_path: Path, turbo: Choice) -> None:
+        settings = Settings.load(tmp_path, vae_decode_chunk_size=9000)
+        with pytest.raises(SettingError, match=r"^ACESTEP_VAE_DECODE_CHUNK_SIZE='9000'"):
+            decide([turbo], NONE, settings, on_gpu(8))
+
+    def test_quantization_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(SettingError, match=r"^ACESTEP_QUANTIZATION='int8' .*does not quantize"):
+            Settings.load(tmp_path, quantization="int8")
+
+
+def test_the_table_adds_up(tmp_path: Path, turbo: Choice) -> None:
+    decision = decided(turbo, MIDDLE, Settings.load(tmp_path), on_gpu(24))
+    lines = table(decision)
+    held = [float(line.split()[-2]) for line in lines[1:-1]]
+    assert sum(held) == pytest.approx(decision.plan.peak / GB, abs=0.01 * len(held))
+    assert "24.00 GB" in lines[0] and f"{decision.plan.max_batch} songs" in lines[-1]

@@ -1,0 +1,150 @@
+"""Counted weights against those of the real classes, which cost nothing on the meta device."""
+
+import warnings
+
+import pytest
+import torch
+from diffusers import AutoencoderOobleck
+from torch import nn
+from torch.nn.utils import remove_weight_norm
+from transformers import Qwen3Config, Qwen3Model
+
+from acestep.checkpoints import NANO_FOLDER, PUBLISHED, read_json
+from acestep.memory.sizes import PLANNERS, TEXT_ENCODER, VAE, DitSize, QwenSize, VaeSize, published_dit
+from acestep.synthesizer.loading import MODULE_CLASSES, published_configs
+from tests.synthesizer import toy
+
+TURBO = published_dit("acestep-v15-turbo", is_turbo=True)
+XL = published_dit("acestep-v15-xl-sft", is_turbo=False)
+
+
+def config_of(size: DitSize) -> dict[str, object]:
+    """The config.json that a DiT of these sizes would be published with."""
+    layer, encoder = size.layer, size.encoder
+    return {
+        "hidden_size": layer.width,
+        "intermediate_size": layer.inner,
+        "num_attention_heads": layer.heads,
+        "num_key_value_heads": layer.kv_heads,
+        "head_dim": layer.head,
+        "encoder_hidden_size": encoder.width,
+        "encoder_intermediate_size": encoder.inner,
+        "encoder_num_attention_heads": encoder.heads,
+        "encoder_num_key_value_heads": encoder.kv_heads,
+        "num_hidden_layers": size.layers,
+        "num_lyric_encoder_hidden_layers": size.lyric_layers,
+        "num_timbre_encoder_hidden_layers": size.timbre_layers,
+        "num_attention_pooler_hidden_layers": size.pooler_layers,
+        "audio_acoustic_hidden_dim": size.channels,
+        "timbre_hidden_dim": size.channels,
+        "in_channels": size.in_channels,
+        "patch_size": size.patch,
+        "sliding_window": size.window,
+        "text_hidden_dim": size.text_width,
+        "pool_window_size": size.pool,
+        "fsq_dim": size.fsq_width,
+        "fsq_input_levels": [8] * size.fsq_levels,
+        "rope_theta": 1e6,
+        "rms_norm_eps": 1e-6,
+        "is_turbo": size.is_turbo,
+    }
+
+
+def dit_modules(size: DitSize) -> dict[str, nn.Module]:
+    configs = published_configs(config_of(size), NANO_FOLDER / "config.json")
+    with torch.device("meta"):
+        return {name: cls(**configs[name]) for name, cls in MODULE_CLASSES.items()}
+
+
+def qwen(size: QwenSize) -> Qwen3Model:
+    layer = size.layer
+    config = Qwen3Config(
+        vocab_size=size.vocabulary,
+        hidden_size=layer.width,
+        intermediate_size=layer.inner,
+        num_hidden_layers=size.layers,
+        num_attention_heads=layer.heads,
+        num_key_value_heads=layer.kv_heads,
+        head_dim=layer.head,
+    )
+    with torch.device("meta"):
+        return Qwen3Model(config)
+
+
+def oobleck(size: VaeSize) -> AutoencoderOobleck:
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        vae = AutoencoderOobleck(
+            encoder_hidden_size=size.channels,
+            downsampling_ratios=list(size.ratios),
+            channel_multiples=list(size.multiples),
+            decoder_channels=size.decoder_channels,
+            decoder_input_channels=size.latents,
+        )
+    for module in vae.modules():
+        if hasattr(module, "weight_g"):
+            remove_weight_norm(module)
+    return vae
+
+
+def count(module: nn.Module) -> int:
+    return sum(tensor.numel() for tensor in module.state_dict().values())
+
+
+@pytest.mark.parametrize("size", [TURBO, XL], ids=["2B", "XL"])
+def test_published_dits_count_as_their_classes_do(size: DitSize) -> None:
+    modules = dit_modules(size)
+    transformer = modules.pop("transformer")
+    assert size.transformer == count(transformer)
+    assert size.layers * size.layer.crossed == sum(map(count, transformer.layers))  # type: ignore[arg-type]
+    assert size.conditioning == sum(map(count, modules.values()))
+
+
+@pytest.mark.parametrize("size", [*PLANNERS, TEXT_ENCODER], ids=lambda size: size.name)
+def test_language_models_count_as_their_class_does(size: QwenSize) -> None:
+    assert size.trunk == count(qwen(size))
+    assert size.weights == size.trunk
+
+
+def test_an_untied_head_is_counted() -> None:
+    config = {**qwen(TEXT_ENCODER).config.to_dict(), "tie_word_embeddings": False}
+    size = QwenSize.of("any", config)
+    assert size.weights - size.trunk == size.vocabulary * size.layer.width
+
+
+@pytest.mark.parametrize("size", [VAE, VaeSize(8, 8, 64, (1, 1, 2, 2, 4), (2, 4, 4, 6, 10))])
+def test_the_vae_counts_as_its_class_does(size: VaeSize) -> None:
+    vae = oobleck(size)
+    assert size.weights == count(vae)
+    assert size.hop == vae.hop_length
+
+
+def test_published_files_are_as_large_as_counted() -> None:
+    """To 1 %, which is what the rounding in the registry leaves."""
+    for name, bytes_counted in {
+        "acestep-v15-turbo": 2 * (TURBO.transformer + TURBO.conditioning),
+        "acestep-v15-xl-sft": 2 * (XL.transformer + XL.conditioning),
+        TEXT_ENCODER.name: 2 * TEXT_ENCODER.trunk,
+        "vae": 2 * VAE.weights,
+        **{planner.name: 2 * planner.weights for planner in PLANNERS},
+    }.items():
+        assert bytes_counted == pytest.approx(PUBLISHED[name].size, rel=0.01), name
+
+
+def test_configs_on_disk_are_read() -> None:
+    size = DitSize.of("acestep-nano", read_json(NANO_FOLDER / "config.json"))
+    modules = dit_modules(size)
+    transformer = modules.pop("transformer")
+    assert (size.transformer, size.conditioning) == (count(transformer), sum(map(count, modules.values())))
+    text = QwenSize.of("text", read_json(NANO_FOLDER / "text_encoder" / "config.json"))
+    assert text.trunk == count(qwen(text))
+
+
+def test_toys_too() -> None:
+    config = {**config_of(XL), **toy.LAYER, **toy.DIT, **toy.ENCODER, **toy.POOLER, "fsq_dim": 32}
+    config |= {f"encoder_{name}": None for name in ("hidden_size", "intermediate_size")}
+    config |= {f"encoder_num_{name}": None for name in ("attention_heads", "key_value_heads")}
+    size = DitSize.of("toy", config)
+    assert size.encoder == size.layer
+    modules = dit_modules(size)
+    assert size.transformer == count(modules["transformer"])
