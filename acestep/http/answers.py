@@ -190,6 +190,36 @@ class PlannerState(BaseModel):
     backend: str = Field(description="What runs it.")
 
 
+class MemoryPart(BaseModel):
+    """A row of the memory plan."""
+
+    name: str
+    placement: str = Field(
+        description="`resident`, `offloaded` (to main memory while idle) or `streamed` (layer by layer)."
+    )
+    bytes: int
+    bytes_at_peak: int = Field(description="What of it is on the device when most is.")
+
+
+class MemoryState(BaseModel):
+    """The memory plan, which was made before anything was loaded."""
+
+    device: str = Field(description="`gpu`, or `cpu`: main memory.")
+    budget_bytes: int | None = Field(description="What may be used; null if nobody knows.")
+    budget_source: str
+    peak_bytes: int = Field(description="What is used at most; the sum of `bytes_at_peak`.")
+    peak_stage: str = Field(description="When that is: `write`, `read`, `condition`, `render` or `decode`.")
+    parts: list[MemoryPart]
+    quantization: str
+    max_batch_size: int = Field(description="More songs are clamped, or refused if the server is strict.")
+    max_audio_duration: float = Field(description="Seconds; as `max_batch_size`.")
+    vae_decode_chunk_size: int = Field(description="Latent frames.")
+    lm_model: str = Field(description="The planner that has room; empty: none.")
+    lm_texts_at_once: int
+    lm_tokens: int = Field(description="Tokens that each of these texts may have.")
+    notes: list[str] = Field(description="What people should know about the plan, one sentence each.")
+
+
 class Stats(BaseModel):
     """How busy the server is."""
 
@@ -198,6 +228,7 @@ class Stats(BaseModel):
     queue_maxsize: int = Field(description="0: any number may wait.")
     avg_job_seconds: float
     planner: PlannerState
+    memory: MemoryState | None = Field(None, description="Null if nothing could be planned.")
 
 
 class Defaults(BaseModel):

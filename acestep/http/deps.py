@@ -21,6 +21,7 @@ from acestep.http.lora import ServerAdapters
 from acestep.http.parse import AudioProbe, Body, BodyReader
 from acestep.jobs.queue import JobQueue
 from acestep.jobs.worker import Worker
+from acestep.memory.decide import Decision
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class HttpServices:
     config: HttpConfig
     examples: Examples = field(default_factory=Examples.load)
     lora: ServerAdapters = field(default_factory=lambda: ServerAdapters(AdapterFolder(None)))
+    memory: Decision | None = None
 
 
 def provide(app: FastAPI, services: HttpServices) -> None:

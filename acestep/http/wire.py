@@ -22,6 +22,7 @@ from acestep.http.answers import (
     JobCounts,
     Limits,
     LoraItem,
+    MemoryState,
     Metas,
     ModelEntry,
     ModelHealth,
@@ -261,7 +262,7 @@ def custom_sample(example: CustomExample) -> CustomSample:
     )
 
 
-def stats_of(stats: QueueStats, planner: PlannerInfo) -> Stats:
+def stats_of(stats: QueueStats, planner: PlannerInfo, memory: MemoryState | None = None) -> Stats:
     """Return the counts under the names that clients know."""
     return Stats(
         jobs=JobCounts(
@@ -275,6 +276,7 @@ def stats_of(stats: QueueStats, planner: PlannerInfo) -> Stats:
         queue_maxsize=stats.max_waiting,
         avg_job_seconds=stats.average_seconds,
         planner=_planner_state(planner),
+        memory=memory,
     )
 
 

@@ -5,7 +5,10 @@ import pytest
 from acestep import __version__
 from acestep.domain import ModelState
 from acestep.http.answers import Health, Stats
+from acestep.http.deps import provide
 from acestep.http.envelope import Envelope
+from acestep.memory.decide import Budget, Decision
+from acestep.memory.plan import MemoryPlan, Part
 from tests.http.conftest import BASE, NO_PLANNER, PLANNER, TURBO, FakeWorker, Serve, Server, failed
 
 
@@ -89,3 +92,32 @@ class TestHealth:
         async with serve(models=()) as server:
             data = (await server.client.get("/health")).json()["data"]
             assert (data["status"], data["ready"], data["models"]) == ("ok", False, [])
+
+
+async def test_stats_show_the_memory_plan(server: Server):
+    part = Part("DiT", "offloaded", 3_000, 2_000)
+    plan = MemoryPlan((part,), "render", 2_000, 4, 240.0, 256, "acestep-5Hz-lm-0.6B", 2, 3328)
+    decision = Decision(plan, Budget(4_000, True, "ACESTEP_VRAM_BUDGET"), ("Said.",))
+    provide(server.app, replace(server.app.state.services, memory=decision))
+    body = (await server.client.get("/v1/stats")).json()
+    Envelope[Stats].model_validate(body, strict=True)
+    assert body["data"]["memory"] == {
+        "device": "gpu",
+        "budget_bytes": 4_000,
+        "budget_source": "ACESTEP_VRAM_BUDGET",
+        "peak_bytes": 2_000,
+        "peak_stage": "render",
+        "parts": [{"name": "DiT", "placement": "offloaded", "bytes": 3_000, "bytes_at_peak": 2_000}],
+        "quantization": "none",
+        "max_batch_size": 4,
+        "max_audio_duration": 240.0,
+        "vae_decode_chunk_size": 256,
+        "lm_model": "acestep-5Hz-lm-0.6B",
+        "lm_texts_at_once": 2,
+        "lm_tokens": 3328,
+        "notes": ["Said."],
+    }
+
+
+async def test_stats_without_a_memory_plan(server: Server):
+    assert (await server.client.get("/v1/stats")).json()["data"]["memory"] is None

@@ -8,6 +8,7 @@ from acestep import __version__
 from acestep.http.answers import Health, Stats
 from acestep.http.deps import Services, require_key
 from acestep.http.envelope import Envelope
+from acestep.http.memory import memory_of
 from acestep.http.wire import health, stats_of
 from acestep.limits import default_model
 
@@ -16,8 +17,9 @@ router = APIRouter(tags=["server"])
 
 @router.get("/v1/stats", dependencies=[Depends(require_key)])
 async def stats(services: Services) -> Envelope[Stats]:
-    """Count jobs, and say what runs the planner."""
-    return Envelope(data=stats_of(await services.queue.stats(), services.worker.planner()))
+    """Count jobs, and say what runs the planner and how memory is used."""
+    counts, memory = await services.queue.stats(), memory_of(services.memory)
+    return Envelope(data=stats_of(counts, services.worker.planner(), memory))
 
 
 @router.get("/health")
