@@ -5,7 +5,7 @@ Owns names, types and descriptions of what clients read; `http.wire` fills them.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -278,6 +278,30 @@ class ModelList(BaseModel):
     lm_models: list[PlannerEntry]
     loaded_lm_model: str | None
     llm_initialized: bool
+
+
+class OpenAiModel(BaseModel):
+    """One model in the shape that OpenAI-style clients read."""
+
+    id: str
+    object: Literal["model"] = "model"
+    owned_by: str = "ace-step"
+    name: str
+    created: int = Field(description="Seconds since the epoch.")
+    input_modalities: list[str] = ["text", "audio"]
+    output_modalities: list[str] = ["audio", "text"]
+    context_length: int = 4096
+    max_output_length: int = Field(description="Seconds.")
+    pricing: dict[str, str] = dict.fromkeys(("prompt", "completion", "request", "image"), "0")
+    description: str
+    architecture: None = None
+
+
+class OpenAiModels(BaseModel):
+    """The models that can be asked for, in that shape."""
+
+    object: Literal["list"] = "list"
+    data: list[OpenAiModel]
 
 
 class LoraLoaded(BaseModel):

@@ -27,6 +27,8 @@ from acestep.http.answers import (
     ModelEntry,
     ModelHealth,
     ModelList,
+    OpenAiModel,
+    OpenAiModels,
     PlannerEntry,
     PlannerState,
     QueryEntry,
@@ -299,9 +301,9 @@ def _planner_state(planner: PlannerInfo) -> PlannerState:
     )
 
 
-def openai_models(models: Sequence[ModelInfo]) -> dict[str, Any]:
+def openai_models(models: Sequence[ModelInfo]) -> OpenAiModels:
     """Return the model list in the shape that OpenAI-style clients read."""
-    return {"object": "list", "data": [openai_model(model) for model in models]}
+    return OpenAiModels(data=[openai_model(model) for model in models])
 
 
 def health(models: Sequence[ModelInfo], planner: PlannerInfo, version: str) -> Health:
@@ -348,19 +350,12 @@ def _model_entry(model: ModelInfo) -> ModelEntry:
     )
 
 
-def openai_model(model: ModelInfo) -> dict[str, Any]:
+def openai_model(model: ModelInfo) -> OpenAiModel:
     """Return one model in the shape that OpenAI-style clients read."""
-    return {
-        "id": f"{NAME_PREFIX}{model.name}",
-        "object": "model",
-        "owned_by": "ace-step",
-        "name": f"ACE-Step {model.name}",
-        "created": int(time.time()) - MONTH,
-        "input_modalities": ["text", "audio"],
-        "output_modalities": ["audio", "text"],
-        "context_length": 4096,
-        "max_output_length": int(model.max_duration),
-        "pricing": {"prompt": "0", "completion": "0", "request": "0", "image": "0"},
-        "description": model.notice or "AI music generation model",
-        "architecture": None,
-    }
+    return OpenAiModel(
+        id=f"{NAME_PREFIX}{model.name}",
+        name=f"ACE-Step {model.name}",
+        created=int(time.time()) - MONTH,
+        max_output_length=int(model.max_duration),
+        description=model.notice or "AI music generation model",
+    )

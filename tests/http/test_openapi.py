@@ -128,11 +128,28 @@ def test_ranges(document: dict[str, Any]):
 )
 def test_answers_are_described_in_their_envelope(document: dict[str, Any], path: str, method: str):
     responses = document["paths"][path][method]["responses"]
-    good = resolve(document, responses["200"]["content"]["application/json"]["schema"])
+    schema = responses["200"]["content"]["application/json"]["schema"]
+    good = resolve(document, schema.get("anyOf", [schema])[0])
     assert set(good["properties"]) == {"data", "code", "error", "timestamp", "extra"}
     assert {"503", "504"} <= set(responses)
     bad = resolve(document, responses["422"]["content"]["application/json"]["schema"])
     assert {"error", "detail", "extra"} <= set(bad["properties"])
+
+
+def test_both_shapes_of_the_model_list_are_described(document: dict[str, Any]):
+    answer = document["paths"]["/v1/models"]["get"]["responses"]["200"]
+    shapes = [resolve(document, shape) for shape in answer["content"]["application/json"]["schema"]["anyOf"]]
+    assert [set(shape["properties"]) for shape in shapes] == [
+        {"data", "code", "error", "timestamp", "extra"},
+        {"object", "data"},
+    ]
+
+
+def test_a_server_that_cannot_make_songs_still_says_how_it_is(document: dict[str, Any]):
+    answer = document["paths"]["/health"]["get"]["responses"]["503"]
+    assert "data" in described(document, answer)
+    ready = resolve(document, answer["content"]["application/json"]["schema"])["properties"]["data"]
+    assert "planner" in resolve(document, ready)["properties"]
 
 
 def test_the_items_of_a_result_are_described(document: dict[str, Any]):

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import FileResponse
 
 from acestep.http import auth
 from acestep.http.deps import Services
+from acestep.http.envelope import ErrorEnvelope
 from acestep.http.media import media_type, speaking_name
 from acestep.http.wire import AUDIO_PATH, split_link
 
 router = APIRouter(tags=["songs"])
 
+PARTS: dict[int | str, dict[str, Any]] = {
+    206: {"description": "The part of the song that `Range` asked for"},
+    416: {"model": ErrorEnvelope, "description": "There is no such part"},
+}
 
-@router.get(AUDIO_PATH, response_class=FileResponse)  # for the document; the next line answers
+
+@router.get(
+    AUDIO_PATH, response_class=FileResponse, responses=PARTS
+)  # for the document; the next line answers
 @router.api_route(AUDIO_PATH, methods=["GET", "HEAD"], response_class=FileResponse, include_in_schema=False)
 def audio(
     request: Request, services: Services, path: str = Query(description="As in `file` of a result.")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 
 from acestep.errors import UnknownModelError
-from acestep.http.answers import ModelList
+from acestep.http.answers import ModelList, OpenAiModel, OpenAiModels
 from acestep.http.deps import Services, require_key
-from acestep.http.envelope import Envelope, Json
+from acestep.http.envelope import Envelope
 from acestep.http.wire import model_list, openai_model, openai_models
 from acestep.limits import NAME_PREFIX
 
@@ -19,19 +19,23 @@ OPENAI_MEDIA_TYPE = "application/vnd.openai+json"
 OPENAI_ROOT = "/api"  # every route is there as well, so that a client needs one base address alone
 
 
-@router.get("/v1/models", response_model=Envelope[ModelList])
-async def models(request: Request, services: Services, format: str = "") -> Envelope[ModelList] | Json:  # noqa: A002
+@router.get("/v1/models", response_model=Envelope[ModelList] | OpenAiModels)
+async def models(
+    request: Request,
+    services: Services,
+    format: Annotated[str, Query(examples=["openai"])] = "",  # noqa: A002
+) -> Envelope[ModelList] | OpenAiModels:
     """List the models; in OpenAI's shape with `format=openai`, if that is accepted, and at /api/v1/models."""
     found = services.worker.models()
     accepted = OPENAI_MEDIA_TYPE in request.headers.get("accept", "")
     path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
     if format == "openai" or accepted or path.startswith(OPENAI_ROOT):
-        return Json(openai_models(found))
+        return openai_models(found)
     return Envelope(data=model_list(found, services.worker.planner()))
 
 
 @router.get("/v1/models/{name:path}")
-async def one_model(name: str, services: Services) -> dict[str, Any]:
+async def one_model(name: str, services: Services) -> OpenAiModel:
     """Describe one model in OpenAI's shape; its name may begin with `acestep/`."""
     found = services.worker.models()
     bare = name.removeprefix(NAME_PREFIX)

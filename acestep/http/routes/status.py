@@ -22,7 +22,10 @@ async def stats(services: Services) -> Envelope[Stats]:
     return Envelope(data=stats_of(counts, services.worker.planner(), memory))
 
 
-@router.get("/health")
+@router.get(
+    "/health",
+    responses={503: {"model": Envelope[Health], "description": "The default model could not be loaded"}},
+)
 async def get_health(response: Response, services: Services) -> Envelope[Health]:
     """Say whether songs can be made; 503 only when the default model could not be loaded."""
     models = services.worker.models()
