@@ -17,7 +17,7 @@ router = APIRouter(tags=["server"])
 
 @router.get("/v1/stats", dependencies=[Depends(require_key)])
 async def stats(services: Services) -> Envelope[Stats]:
-    """Count jobs, and say what runs the planner and how memory is used."""
+    """Count jobs, and say what runs the planner."""
     counts, memory = await services.queue.stats(), memory_of(services.memory)
     return Envelope(data=stats_of(counts, services.worker.planner(), memory))
 
