@@ -15,7 +15,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import uvicorn
@@ -23,14 +23,15 @@ from fastapi import FastAPI
 from rich.console import Console
 from rich.logging import RichHandler
 
-from acestep import checkpoints, download
+from acestep import checkpoints, download, slots
 from acestep.adapters import AdapterFolder
 from acestep.audio.decode import AudioLimits, probe
-from acestep.checkpoints import Choice
+from acestep.checkpoints import Choice, as_choice
 from acestep.domain import ModelInfo, ModelState, PlannerInfo
 from acestep.engine.desk import LoadedPlanner, PlannerDesk
 from acestep.engine.engine import Engine
-from acestep.engine.renderer import Load, Loaded, OnLoading
+from acestep.engine.models import PRIMARY, ModelShelf, Slot
+from acestep.engine.renderer import Loaded, OnLoading
 from acestep.engine.write import SongWriter
 from acestep.errors import AceStepError, DataFolderInUseError
 from acestep.files import AudioStore, DataFolder, FileStore, load_secret
@@ -41,23 +42,24 @@ from acestep.jobs.cleaner import Cleaner
 from acestep.jobs.queue import JobQueue
 from acestep.jobs.runner import Runner
 from acestep.jobs.store import JobStore
-from acestep.limits import tasks_of
+from acestep.parts import SharedParts
 from acestep.planners import PlannerChoice, PlannerWish, choose_planner, gpu_memory_gb
 from acestep.settings import Settings, export_dotenv
+from acestep.slots import Secondaries
 
 log = logging.getLogger("acestep.api_server")  # also when this file is run as a script
 
 REFUSED = 2  # exit code where a setting, the data folder or the model keeps the server from starting
 _MB = 1024 * 1024
-_MAX_STEPS = 200  # of a base model, as the API documents
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What is settled before the server starts: settings, the model's choice, the data folder (locked)."""
+    """What is settled before the server starts: settings, the models, the data folder (locked)."""
 
     settings: Settings
     choice: Choice
+    secondaries: Secondaries
     planner: PlannerChoice
     folder: DataFolder
 
@@ -75,11 +77,12 @@ def prepare(**flags: str | None) -> Prepared:
         has_gpu=lambda: checkpoints.gpu_present(settings.device),
         hub_reachable=download.hub_reachable,
     )
+    secondaries = slots.secondaries(settings, choice.name, download.hub_reachable)
     wish = PlannerWish(settings.init_llm, settings.lm_model_path, choice.name, settings.checkpoints_dir)
     planner = choose_planner(wish, gpu_memory_gb, download.hub_reachable)
     folder = DataFolder(settings.data_dir)
     folder.acquire()
-    return Prepared(settings, choice, planner, folder)
+    return Prepared(settings, choice, secondaries, planner, folder)
 
 
 def create_app(prepared: Prepared) -> FastAPI:
@@ -96,7 +99,7 @@ def _lifespan(prepared: Prepared) -> Callable[[FastAPI], AbstractAsyncContextMan
         store = JobStore(folder.database)
         queue = JobQueue(store, settings.queue_maxsize, settings.avg_job_seconds, settings.avg_window)
         writer = SongWriter(audio, settings.mp3_bitrate)
-        engine = Engine(_expect(prepared.choice), _loader(prepared), writer, _desk(prepared))
+        engine = Engine(_shelf(prepared), writer, _desk(prepared))
         cleaner = Cleaner(store, audio, settings.keep_seconds, FileStore(folder.uploads))
         runner = Runner(queue, engine, cleaner, settings.queue_workers)
         limits = AudioLimits(settings.max_upload_seconds, settings.max_upload_channels)
@@ -118,36 +121,49 @@ def _lifespan(prepared: Prepared) -> Callable[[FastAPI], AbstractAsyncContextMan
     return lifespan
 
 
-def _expect(choice: Choice) -> ModelInfo:
-    """What is known of the model before it is loaded."""
-    return ModelInfo(
-        name=choice.name,
-        is_turbo=choice.is_turbo,
-        tasks=tasks_of(choice.is_turbo),
-        steps=choice.defaults.steps,
-        guidance_scale=choice.defaults.guidance_scale,
-        shift=choice.defaults.shift,
-        max_steps=choice.defaults.steps if choice.is_turbo else _MAX_STEPS,
-        is_default=True,
-        state="loading" if choice.checkpoint else "downloading",
-        notice=" ".join(filter(None, (choice.checkpoint.notice if choice.checkpoint else "", choice.notice))),
-    )
+def _shelf(prepared: Prepared) -> ModelShelf:
+    """The shelf with every model that the server is set up with, none of them in memory yet."""
+    settings = prepared.settings
+    catalogue = _Catalogue(settings)
+    models = {PRIMARY: catalogue.slot(prepared.choice, is_default=True)}
+    for secondary in prepared.secondaries.models:
+        choice = secondary.choice
+        models[secondary.number] = catalogue.slot(choice) if choice else Slot(secondary.info)
+    return ModelShelf(models, catalogue, settings.models_in_memory if settings.on_demand_model_load else 0)
 
 
-def _loader(prepared: Prepared) -> Load:
-    """How the engine gets its model: download if need be, then load. Runs on the engine's thread."""
-    settings, choice = prepared.settings, prepared.choice
+class _Catalogue:
+    """See `Catalogue`: the checkpoints folder, and how what is there is loaded."""
 
-    def load(on_loading: OnLoading) -> Loaded:
-        checkpoint = choice.checkpoint
-        if checkpoint is None:
-            checkpoint = download.fetch_for_server(choice.name, settings, on_loading)
-        on_loading("loading", "")
-        from acestep.engine.loading import load_model
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._shared = SharedParts()
 
-        return load_model(checkpoint, settings.device, _expect(choice), AdapterFolder(settings.lora_dir))
+    def on_disk(self) -> tuple[ModelInfo, ...]:
+        """See `Catalogue.on_disk`."""
+        found = slots.on_disk(self._settings.checkpoints_dir)
+        return tuple(replace(slots.expect(as_choice(each)), state="on_disk") for each in found)
 
-    return load
+    def find(self, name: str) -> Slot:
+        """See `Catalogue.find`."""
+        checkpoints_dir = self._settings.checkpoints_dir
+        return self.slot(checkpoints.choose(name, checkpoints_dir, lambda: False, download.hub_reachable))
+
+    def slot(self, choice: Choice, is_default: bool = False) -> Slot:
+        """How a model that was chosen gets into memory: download it if need be, then load it."""
+        settings, info = self._settings, slots.expect(choice, is_default)
+
+        def load(on_loading: OnLoading) -> Loaded:
+            checkpoint = choice.checkpoint
+            if checkpoint is None:
+                checkpoint = download.fetch_for_server(choice.name, settings, on_loading)
+            on_loading("loading", "")
+            from acestep.engine.loading import load_model
+
+            adapters = AdapterFolder(settings.lora_dir)
+            return load_model(checkpoint, settings.device, info, adapters, self._shared)
+
+        return Slot(info, load)
 
 
 def _desk(prepared: Prepared) -> PlannerDesk:
@@ -186,8 +202,12 @@ def _http_config(settings: Settings) -> HttpConfig:
 
 
 def _say_what_is_up(prepared: Prepared) -> None:
-    info = _expect(prepared.choice)
+    info = slots.expect(prepared.choice)
     log.info("Model %s, data in %s", info.name, prepared.folder.root)
+    for secondary in prepared.secondaries.models:
+        log.info("Model %s, for requests that name it", secondary.info.name)
+    for sentence in prepared.secondaries.notes:
+        log.warning("%s", sentence)
     planner = prepared.planner
     log.info("Planner %s", planner.name or f"(5 Hz language model): none. {planner.detail}")
     if info.notice:

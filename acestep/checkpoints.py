@@ -185,7 +185,7 @@ def choose(
     except CheckpointError:
         checkpoint, trouble = None, f"{DEFAULT_MODEL} in {checkpoints_dir} is incomplete"
     if checkpoint:
-        return _on_disk(checkpoint)
+        return as_choice(checkpoint)
     if not has_gpu():
         trouble += " and no GPU was found"
     elif hub_reachable():
@@ -193,7 +193,7 @@ def choose(
     else:
         trouble += " and the hub cannot be reached"
     nano = require(NANO_MODEL, checkpoints_dir)
-    return _on_disk(
+    return as_choice(
         nano, f"{trouble}: the small bundled model runs. {_command(DEFAULT_MODEL)} gets the real one."
     )
 
@@ -346,7 +346,7 @@ def _named(name: str, checkpoints_dir: Path, hub_reachable: Callable[[], bool]) 
     broken: CheckpointError | None = None
     try:
         if checkpoint := find(name, checkpoints_dir):
-            return _on_disk(checkpoint)
+            return as_choice(checkpoint)
     except CheckpointError as error:
         broken = error
     if not _is_published_dit(name):
@@ -357,7 +357,8 @@ def _named(name: str, checkpoints_dir: Path, hub_reachable: Callable[[], bool]) 
     raise broken or CheckpointError(f"{offline} {how_to_get(name, checkpoints_dir)}")
 
 
-def _on_disk(checkpoint: Checkpoint, notice: str = "") -> Choice:
+def as_choice(checkpoint: Checkpoint, notice: str = "") -> Choice:
+    """The choice of a model that needs no download."""
     return Choice(checkpoint.name, checkpoint, checkpoint.is_turbo, checkpoint.defaults, notice)
 
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 TaskType = Literal["text2music", "cover", "repaint", "extract", "lego", "complete"]
 AudioFormat = Literal["mp3", "wav", "wav32", "flac", "opus", "aac"]
 InferMethod = Literal["ode", "sde"]
-ModelState = Literal["absent", "downloading", "loading", "ready", "failed"]
+# "on_disk" is not in memory, but comes there when a request names it; "absent" never does.
+ModelState = Literal["absent", "on_disk", "downloading", "loading", "ready", "failed"]
 Goal = Literal["song", "codes", "metadata", "description"]
 
 # The languages that the published models were trained on (ISO 639 codes, plus "unknown").

@@ -29,6 +29,7 @@ TURBO_SHIFTS = (1.0, 2.0, 3.0)  # the timestep tables that the turbo models were
 _UNSHIFTED = 1.0
 _PADDING_SECONDS = 0.2  # that an encoder may have added to a source
 MAX_TURBO_TIMESTEPS = 20  # distinct values in those tables
+_OUT_OF_REACH = ("absent", "downloading", "failed")
 NAME_PREFIX = "acestep/"  # OpenAI-style model lists put it before every name
 
 TURBO_TASKS: tuple[TaskType, ...] = ("text2music", "cover", "repaint")
@@ -47,15 +48,16 @@ def choose_model(
 ) -> tuple[ModelInfo, tuple[str, ...]]:
     """Return the model that runs a request for `name`, and sentences about a fallback.
 
-    No name means the default. A name that is not loaded runs the default with a warning, or raises
-    `UnknownModelError` when `strict`. Raises `ModelUnavailableError` when there is no model at all.
+    No name means the default. A name that is not loaded, and will not be soon (it is being downloaded), runs
+    the default with a warning, or raises `UnknownModelError` when `strict`. Raises `ModelUnavailableError`
+    when there is no model at all.
     """
     if not models:
         raise ModelUnavailableError("No model is set up on this server: set ACESTEP_CONFIG_PATH.")
     default = default_model(models)
     if name is None or name.removeprefix(NAME_PREFIX) == default.name:
         return default, ()
-    usable = {model.name: model for model in models if model.state not in ("failed", "absent")}
+    usable = {model.name: model for model in models if model.state not in _OUT_OF_REACH}
     found = usable.get(name.removeprefix(NAME_PREFIX))
     if found is not None:
         return found, ()

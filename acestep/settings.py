@@ -36,7 +36,6 @@ _FALSE = ("0", "false", "no", "n", "off")
 _DEVICES = "auto, cpu, cuda, cuda:N, mps, xpu"
 
 # Said of a variable that is read and checked but changes nothing yet.
-_ONE_MODEL = "No effect in this version, which loads one model."
 _DECODES_THERE = "No effect in this version, which decodes where the model is."
 _COMPATIBLE = "No effect; accepted so that existing configurations go on working."
 
@@ -215,18 +214,19 @@ class Settings(BaseSettings):
         shown="acestep-v15-turbo if it is on disk or can be downloaded to a GPU machine, else acestep-nano",
     )
     config_path2: str | None = _setting(
-        None,
-        "as ACESTEP_CONFIG_PATH",
-        "Second model, to be chosen by request.",
-        shown="unset",
-        pending=_ONE_MODEL,
+        None, "as ACESTEP_CONFIG_PATH", "Second model, to be chosen by request.", shown="unset"
     )
     config_path3: str | None = _setting(
-        None,
-        "as ACESTEP_CONFIG_PATH",
-        "Third model, to be chosen by request.",
-        shown="unset",
-        pending=_ONE_MODEL,
+        None, "as ACESTEP_CONFIG_PATH", "Third model, to be chosen by request.", shown="unset"
+    )
+    models: Annotated[tuple[str, ...], NoDecode, _split(",")] = _setting(
+        (), "names or folders, separated by commas", "More models, to be chosen by request.", shown="unset"
+    )
+    on_demand_model_load: Switch = _switch(
+        False, "Load a model that lies in ACESTEP_CHECKPOINTS_DIR when a request names it."
+    )
+    models_in_memory: int = _number(
+        2, 1, None, "models", "In memory at most when one is loaded on demand; the one idle longest leaves."
     )
     checkpoints_dir: Folder = _setting(
         Path("checkpoints"), "a folder", "Holds the published model folders as they are; downloads go here."

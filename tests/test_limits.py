@@ -52,7 +52,7 @@ class TestChooseModel:
         with pytest.raises(UnknownModelError, match="'sft' is not loaded here; loaded: turbo, base"):
             choose_model([TURBO, BASE], "sft", strict=True)
 
-    @pytest.mark.parametrize("state", ["failed", "absent"])
+    @pytest.mark.parametrize("state", ["failed", "absent", "downloading"])
     def test_a_model_that_cannot_come_up_counts_as_not_loaded(self, state):
         with pytest.raises(UnknownModelError, match=r"loaded: turbo$"):
             choose_model([TURBO, replace(BASE, state=state)], "base", strict=True)
@@ -60,6 +60,10 @@ class TestChooseModel:
     def test_a_model_that_is_still_loading_may_be_asked_for(self):
         loading = replace(BASE, state="loading")
         assert choose_model([TURBO, loading], "base", strict=True) == (loading, ())
+
+    def test_a_model_that_is_loaded_when_it_is_named_may_be_asked_for(self):
+        on_disk = replace(BASE, state="on_disk")
+        assert choose_model([TURBO, on_disk], "acestep/base", strict=True) == (on_disk, ())
 
     def test_no_models(self):
         with pytest.raises(ModelUnavailableError, match="ACESTEP_CONFIG_PATH"):

@@ -1,6 +1,6 @@
 """Take what is waiting: a stage that runs items of the same kind together.
 
-Owns the grouping and the thread that the work runs in; knows nothing of songs.
+Owns the grouping, the order of the batches and the thread that the work runs in; knows nothing of songs.
 """
 
 from __future__ import annotations
@@ -14,25 +14,34 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+# Batches that may go before the oldest item because they need what is in use already. To change over may cost
+# about as much as a batch, so that four of them leave a fifth for changing over; who waits hardly notices.
+PATIENCE = 4
+
 
 class BatchingStage(Generic[Item, Result]):
-    """Runs items through `work` in batches of at most `limit()` items that have the same `kind`.
+    """Runs items through `work` in batches of at most `limit(item)` items that have the same `kind`.
 
-    The oldest item decides the kind of the next batch, so none waits for ever. Batches run one at a time
-    in `executor`; an error fails every item of its batch.
+    The oldest item decides the kind of the next batch, unless others need the same `tool` as the last batch:
+    these go first, but never more than PATIENCE batches before the oldest item, so none waits for ever.
+    Batches run one at a time in `executor`; an error fails every item of its batch.
     """
 
     def __init__(
         self,
         work: Callable[[Sequence[Item]], Sequence[Result]],
         kind: Callable[[Item], Hashable],
-        limit: Callable[[], int],
+        limit: Callable[[Item], int],
         executor: Executor,
+        tool: Callable[[Item], Hashable] = lambda item: None,
     ) -> None:
         self._work = work
         self._kind = kind
         self._limit = limit
         self._executor = executor
+        self._tool = tool
+        self._in_use: Hashable = None
+        self._passed = 0  # batches that went before the oldest item
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._draining: asyncio.Task[None] | None = None
 
@@ -60,11 +69,21 @@ class BatchingStage(Generic[Item, Result]):
         if not waiting:
             self._waiting.clear()
             return []
-        kind = self._kind(waiting[0][0])
-        batch = [entry for entry in waiting if self._kind(entry[0]) == kind][: max(1, self._limit())]
+        first = self._first([item for item, _ in waiting])
+        kind, limit = self._kind(first), max(1, self._limit(first))
+        batch = [entry for entry in waiting if self._kind(entry[0]) == kind][:limit]
         taken = {id(future) for _, future in batch}
         self._waiting = deque(entry for entry in waiting if id(entry[1]) not in taken)
         return batch
+
+    def _first(self, waiting: Sequence[Item]) -> Item:
+        """The item that decides what the next batch is."""
+        oldest = waiting[0]
+        handy = next((item for item in waiting if self._tool(item) == self._in_use), oldest)
+        first = handy if self._passed < PATIENCE else oldest
+        self._passed = 0 if first is oldest else self._passed + 1
+        self._in_use = self._tool(first)
+        return first
 
     async def _run_batch(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
         loop = asyncio.get_running_loop()

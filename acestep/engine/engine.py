@@ -1,16 +1,13 @@
 """One song, from request to file: plan, render, decode, write.
 
 Owns the order of the stages, and the batching of songs from different jobs that wait at the same
-time. Knows nothing of SQL, HTTP, or what a model is made of; it meets the model through `Renderer`.
+time. Knows nothing of SQL, HTTP, or what a model is made of; it borrows models from the shelf and meets them
+through `Renderer`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
-import sys
-import threading
 import time
 from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +21,6 @@ from acestep.domain import (
     Draft,
     DraftRequest,
     ModelInfo,
-    ModelState,
     PlannerInfo,
     Song,
     SongPlan,
@@ -34,31 +30,31 @@ from acestep.engine.batching import BatchingStage
 from acestep.engine.desk import PlannerDesk
 from acestep.engine.extras import Made, Threads, find_out
 from acestep.engine.hearing import hear
+from acestep.engine.models import ModelShelf
 from acestep.engine.plan import plan_songs, stem_plan
 from acestep.engine.progress import JobProgress
-from acestep.engine.renderer import Heard, Load, Loaded, Rendering
+from acestep.engine.renderer import Heard, Loaded, Rendering
 from acestep.engine.thinking import Onlooker, Thought, needs_planner, think, uses_planner, with_draft
+from acestep.engine.threads import computing_thread
 from acestep.engine.write import SongWriter
-from acestep.errors import AceStepError, JobCancelledError, PlannerUnavailableError
+from acestep.errors import JobCancelledError, PlannerUnavailableError
 from acestep.findings import Stem
 from acestep.jobs.worker import Cancelled, OnProgress
-from acestep.limits import choose_model, fit
+from acestep.limits import fit
 from acestep.planner.planner import Watch
 
 T = TypeVar("T")
 
-log = logging.getLogger(__name__)
-
 # Shares of a job's time that go into planning it: with audio codes, with facts alone, without a planner.
 _THINKING, _PLANNING, _PLAIN = 0.5, 0.15, 0.05
-_NICER = 10  # steps: a tenth of the event loop's share where both want one core
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Ticket:
-    """One song on its way through the stages; `timings` fills up with seconds a stage."""
+    """One song on its way through the stages of `model`; `timings` fills up with seconds a stage."""
 
     index: int
+    model: Loaded
     plan: SongPlan
     heard: Heard
     progress: JobProgress
@@ -73,23 +69,21 @@ class _Ticket:
 
 
 class Engine:
-    """The `Worker` of this process: one model, one thread that computes, one that writes files."""
+    """The `Worker` of this process: models on a shelf, one thread that computes, one that writes files."""
 
-    def __init__(self, info: ModelInfo, load: Load, writer: SongWriter, desk: PlannerDesk) -> None:
+    def __init__(self, shelf: ModelShelf, writer: SongWriter, desk: PlannerDesk) -> None:
+        self._shelf = shelf
         self._desk = desk
-        self._info = info
-        self._load = load
         self._writer = writer
-        self._model: Loaded | None = None
-        self._ready = asyncio.Event()
-        self._loading: asyncio.Task[None] | None = None
-        self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute", initializer=_stand_back)
+        self._compute = computing_thread("compute")
         self._files = ThreadPoolExecutor(1, thread_name_prefix="files")
-        self._rendering = BatchingStage(self._render, _kind, lambda: self._info.max_batch, self._compute)
+        self._rendering = BatchingStage(
+            self._render, _kind, lambda ticket: ticket.model.info.max_batch, self._compute, _model
+        )
 
     def models(self) -> tuple[ModelInfo, ...]:
-        """The one model, as far as it is known by now."""
-        return (self._info,)
+        """See `Worker.models`."""
+        return self._shelf.infos()
 
     def planner(self) -> PlannerInfo:
         """See `Worker.planner`."""
@@ -98,60 +92,66 @@ class Engine:
     async def draft(self, request: DraftRequest, cancelled: Cancelled) -> Draft:
         """See `Worker.draft`."""
         if request.audio_path:
-            codes = await self._listen(Path(request.audio_path))
+            await self.wait_ready()
+            async with self._shelf.borrow(None) as (model, _):
+                codes = await self._listen(Path(request.audio_path), model)
             request = replace(request, audio_codes=codes)
-        return await self._desk.draft(request, self._info.max_duration, Watch(cancelled=cancelled))
+        return await self._desk.draft(request, self._shelf.primary.max_duration, Watch(cancelled=cancelled))
 
-    async def _listen(self, path: Path) -> tuple[int, ...]:
+    async def _listen(self, path: Path, model: Loaded) -> tuple[int, ...]:
         """The audio codes of a file."""
-        await self.wait_ready()
-        listen = self._loaded.renderer.listen
-        return await asyncio.get_running_loop().run_in_executor(self._compute, listen, path)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._compute, model.renderer.listen, path)
 
     async def start(self) -> None:
-        """Begin to load the model; returns at once."""
-        self._loading = asyncio.create_task(self._load_model())
+        """Begin to load the models; returns at once."""
+        await self._shelf.start()
         await self._desk.start()
 
     async def close(self) -> None:
         """Let running work end and free the threads."""
-        if self._loading is not None:
-            self._loading.cancel()
+        await self._shelf.close()
         await self._desk.close()
         self._compute.shutdown(wait=False, cancel_futures=True)
         self._files.shutdown(wait=False, cancel_futures=True)
 
     async def wait_ready(self) -> None:
-        """Return once the model is in memory; never, if it could not be loaded."""
-        await self._ready.wait()
+        """Return once the default model is in memory; never, if it could not be loaded."""
+        await self._shelf.wait_ready()
 
     async def run(
         self, request: SongRequest, on_progress: OnProgress, cancelled: Cancelled
     ) -> tuple[Song, ...]:
         """See `Worker.run`."""
         # The server may have been restarted with another model since the request was accepted.
-        info, notes = choose_model(self.models(), request.model, strict=False)
-        request = fit(replace(request, warnings=(*request.warnings, *notes)), info)
+        async with self._shelf.borrow(request.model) as (model, notes):
+            request = fit(replace(request, warnings=(*request.warnings, *notes)), model.info)
+            return await self._run(request, model, on_progress, cancelled)
+
+    async def _run(
+        self, request: SongRequest, model: Loaded, on_progress: OnProgress, cancelled: Cancelled
+    ) -> tuple[Song, ...]:
+        """`run`, of a request that was fitted to `model`."""
         if request.goal in ("codes", "description"):
-            return (await self._describe(request, info, cancelled),)
+            return (await self._describe(request, model, cancelled),)
         stems = len(request.extras.stems)
         progress = JobProgress(len(request.seeds), on_progress, _planning_share(request), stems)
-        request, heard = await self._hear(request, info)
-        thought, notes = await self._think(request, info, Onlooker(progress.plan, cancelled))
+        request, heard = await self._hear(request, model)
+        thought, notes = await self._think(request, model.info, Onlooker(progress.plan, cancelled))
         request = replace(request, warnings=(*request.warnings, *notes))
         if request.goal == "metadata":
-            return (self._on_paper(request, thought),)
+            return (_on_paper(request, thought, model.info),)
         tickets = [
-            _Ticket(n, plan, heard, progress, cancelled, dict(thought.timings))
+            _Ticket(n, model, plan, heard, progress, cancelled, dict(thought.timings))
             for n, plan in enumerate(thought.plans)
         ]
         return tuple(await _all_of(self._make(ticket, request, thought.planner) for ticket in tickets))
 
-    async def _describe(self, request: SongRequest, info: ModelInfo, cancelled: Cancelled) -> Song:
+    async def _describe(self, request: SongRequest, model: Loaded, cancelled: Cancelled) -> Song:
         """What the source of a request is: its audio codes, and if asked for what the planner says of it."""
         codes, planner = request.audio_codes, ""
         if not codes:
-            codes = await self._listen(Path(request.task.source))
+            codes = await self._listen(Path(request.task.source), model)
         request = replace(request, audio_codes=codes, duration=None)
         if request.goal == "description":
             asked = DraftRequest(
@@ -159,25 +159,14 @@ class Engine:
             )
             draft = await self.draft(asked, cancelled)
             request, planner = with_draft(request, draft), self._desk.info().name
-        return self._on_paper(request, Thought(plan_songs(request, info), planner))
+        return _on_paper(request, Thought(plan_songs(request, model.info), planner), model.info)
 
-    def _on_paper(self, request: SongRequest, thought: Thought) -> Song:
-        """A plan that nobody wants to hear."""
-        return Song(
-            file="",
-            plan=thought.plans[0],
-            audio_format=request.audio_format,
-            dit_model=self._info.name,
-            lm_model=thought.planner,
-            warnings=request.warnings,
-        )
-
-    async def _hear(self, request: SongRequest, info: ModelInfo) -> tuple[SongRequest, Heard]:
+    async def _hear(self, request: SongRequest, model: Loaded) -> tuple[SongRequest, Heard]:
         """The request with what its audio decides, and that audio as latents."""
         if not (request.task.source or request.task.reference):
             return request, Heard()
-        renderer = self._loaded.renderer
-        return await asyncio.get_running_loop().run_in_executor(self._compute, hear, request, info, renderer)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._compute, hear, request, model.info, model.renderer)
 
     async def _think(
         self, request: SongRequest, info: ModelInfo, onlooker: Onlooker
@@ -199,11 +188,12 @@ class Engine:
         return Thought(plans, timings={"plan": time.perf_counter() - started})
 
     async def _make(self, ticket: _Ticket, request: SongRequest, planner: str) -> Song:
+        info = ticket.model.info
         rendering = await self._rendering.run(ticket)
         clip = await _timed(self._compute, ticket, "decode", lambda: self._decode(ticket, rendering))
         made = Made(ticket.plan, ticket.heard, rendering, clip)
         threads = Threads(partial(_timed, self._compute, ticket), partial(_timed, self._files, ticket))
-        findings, notes = await find_out(request.extras, made, self._loaded.renderer, threads)
+        findings, notes = await find_out(request.extras, made, ticket.model.renderer, threads)
         parts = await self._parts(ticket, clip, request.extras.stems)
         file = await self._write(ticket, clip, request)
         if parts:
@@ -215,11 +205,11 @@ class Engine:
             file=file,
             plan=ticket.plan,
             audio_format=request.audio_format,
-            dit_model=self._info.name,
+            dit_model=info.name,
             lm_model=planner,
             timings={stage: round(seconds, 3) for stage, seconds in ticket.timings.items()},
             # Who hears a song must know if a stand-in made it.
-            warnings=tuple(filter(None, (*request.warnings, *rendering.warnings, *notes, self._info.notice))),
+            warnings=tuple(filter(None, (*request.warnings, *rendering.warnings, *notes, info.notice))),
             findings=findings,
         )
 
@@ -227,11 +217,12 @@ class Engine:
         """A ticket for each stem of a song, which is heard in it."""
         if not tracks:
             return []
-        encode = partial(self._loaded.renderer.encode, clip)
+        encode = partial(song.model.renderer.encode, clip)
         heard = Heard(await _timed(self._compute, song, "encode", encode))
         return [
             _Ticket(
                 song.progress.stem(song.index, number),
+                song.model,
                 stem_plan(song.plan, track),
                 heard,
                 song.progress,
@@ -246,7 +237,8 @@ class Engine:
         return await self._write(part, clip, request)
 
     async def _write(self, ticket: _Ticket, clip: AudioClip, request: SongRequest) -> str:
-        write = partial(self._writer.write, clip, ticket.plan, request.audio_format, self._info.name)
+        name = ticket.model.info.name
+        write = partial(self._writer.write, clip, ticket.plan, request.audio_format, name)
         file = await _timed(self._files, ticket, "write", write)
         ticket.report("write", 1.0)
         return file
@@ -257,7 +249,7 @@ class Engine:
                 ticket.progress.report(ticket.index, "render", done / steps, f"step {done} of {steps}")
 
         started = time.perf_counter()
-        renderings = self._loaded.renderer.render(
+        renderings = tickets[0].model.renderer.render(
             [ticket.plan for ticket in tickets],
             on_step,
             lambda: all(ticket.cancelled() for ticket in tickets),
@@ -268,34 +260,21 @@ class Engine:
         return renderings
 
     def _decode(self, ticket: _Ticket, rendering: Rendering) -> AudioClip:
-        return self._loaded.renderer.decode(
+        return ticket.model.renderer.decode(
             rendering, ticket.plan.duration, lambda fraction: ticket.report("decode", fraction)
         )
 
-    @property
-    def _loaded(self) -> Loaded:
-        if self._model is None:
-            raise AssertionError("run is called after wait_ready")
-        return self._model
 
-    async def _load_model(self) -> None:
-        loop = asyncio.get_running_loop()
-        started = time.perf_counter()
-        try:
-            self._model = await loop.run_in_executor(self._compute, self._load, self._on_loading)
-        except AceStepError as error:
-            log.error("The model %s cannot be loaded. %s", self._info.name, error)
-            self._on_loading("failed", str(error))
-        except Exception as error:  # the server lives on and says so
-            log.exception("The model %s cannot be loaded", self._info.name)
-            self._on_loading("failed", f"{type(error).__name__} while loading; see the server's log")
-        else:
-            self._info = self._model.info
-            log.info("%s is ready after %.1f s", self._info.name, time.perf_counter() - started)
-            self._ready.set()
-
-    def _on_loading(self, state: ModelState, detail: str) -> None:
-        self._info = replace(self._info, state=state, detail=detail)
+def _on_paper(request: SongRequest, thought: Thought, info: ModelInfo) -> Song:
+    """A plan that nobody wants to hear."""
+    return Song(
+        file="",
+        plan=thought.plans[0],
+        audio_format=request.audio_format,
+        dit_model=info.name,
+        lm_model=thought.planner,
+        warnings=request.warnings,
+    )
 
 
 def _planning_share(request: SongRequest) -> float:
@@ -306,8 +285,12 @@ def _planning_share(request: SongRequest) -> float:
 
 
 def _kind(ticket: _Ticket) -> Hashable:
-    """Songs that can share a batch: as long as each other, sampled alike, and with the same adapters."""
-    return ticket.plan.duration, ticket.plan.sampling, ticket.plan.adapters
+    """Songs that can share a batch: of one model, as long, sampled alike, and with the same adapters."""
+    return _model(ticket), ticket.plan.duration, ticket.plan.sampling, ticket.plan.adapters
+
+
+def _model(ticket: _Ticket) -> Hashable:
+    return id(ticket.model)  # of a name there may be two, while one takes the other's slot
 
 
 async def _all_of(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
@@ -331,14 +314,3 @@ async def _timed(executor: ThreadPoolExecutor, ticket: _Ticket, stage: str, work
         return result
 
     return await asyncio.get_running_loop().run_in_executor(executor, measured)
-
-
-def _stand_back() -> None:
-    """Let the event loop go first where it and the computing threads want the same core.
-
-    On Linux every thread has a niceness of its own, which the threads that it starts inherit.
-    """
-    if sys.platform == "linux":
-        thread = threading.get_native_id()
-        nice = os.getpriority(os.PRIO_PROCESS, thread) + _NICER
-        os.setpriority(os.PRIO_PROCESS, thread, nice)  # the kernel stops at 19

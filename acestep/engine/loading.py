@@ -26,6 +26,7 @@ from acestep.engine.renderer import Cancelled, Heard, Loaded, OnFraction, OnStep
 from acestep.errors import CheckpointError, ModelUnavailableError
 from acestep.findings import LyricTimes
 from acestep.limits import tasks_of
+from acestep.parts import SharedParts
 from acestep.planner.backends.pt import load_torch_language_model
 from acestep.planner.backends.vllm import load_vllm_language_model, why_not
 from acestep.synthesizer.alignment import time_lyrics
@@ -135,19 +136,26 @@ class TorchRenderer:
 
 
 def load_model(
-    checkpoint: Checkpoint, device: str, info: ModelInfo, folder: AdapterFolder | None = None
+    checkpoint: Checkpoint,
+    device: str,
+    info: ModelInfo,
+    folder: AdapterFolder | None = None,
+    shared: SharedParts | None = None,
 ) -> Loaded:
     """Load `checkpoint` onto `device` (as ACESTEP_DEVICE has it); `info` is completed by what it says.
 
-    Adapters come out of `folder` when songs need them.
+    Adapters come out of `folder` when songs need them; parts that `shared` holds are not loaded again.
     Raises CheckpointError where files do not fit, ModelUnavailableError where the device is not there.
     """
     place = choose_device(device)
     # The published weights are bfloat16; a CPU computes float32 faster, and exactly as the tests do.
     dtype = torch.float32 if place.type == "cpu" else torch.bfloat16
     log.info("Loading %s on %s in %s", checkpoint.name, place, str(dtype).removeprefix("torch."))
-    codec = load_codec(checkpoint.vae, place, dtype)
-    modules = load_synthesizer(checkpoint.dit, checkpoint.text_encoder, checkpoint.tokenizer, place, dtype)
+    shared = shared or SharedParts()
+    codec = shared.get(checkpoint.vae, (place, dtype), lambda: load_codec(checkpoint.vae, place, dtype))
+    modules = load_synthesizer(
+        checkpoint.dit, checkpoint.text_encoder, checkpoint.tokenizer, place, dtype, shared
+    )
     if modules.facts.latent_channels != codec.latent_channels:
         raise CheckpointError(
             f"{checkpoint.vae} makes latents of {codec.latent_channels} channels, but {checkpoint.dit} "

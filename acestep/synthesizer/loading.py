@@ -27,6 +27,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 from acestep.adapters import PUBLISHED_NAMES
 from acestep.checkpoints import read_json
 from acestep.errors import CheckpointError
+from acestep.parts import SharedParts
 from acestep.weights import Placement, TensorIndex, fill
 
 # Thirty seconds at 25 latent frames a second; what every published config says as `timbre_fix_frame`.
@@ -94,18 +95,24 @@ class SynthesizerModules:
 
 
 def load_synthesizer(
-    dit: Path, text_encoder: Path, tokenizer: Path, device: torch.device, dtype: torch.dtype
+    dit: Path,
+    text_encoder: Path,
+    tokenizer: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    shared: SharedParts | None = None,
 ) -> SynthesizerModules:
     """Load a DiT folder (either layout), a Qwen3 folder and the folder of its tokenizer.json.
 
+    What `shared` holds already is used as it is.
     Raises CheckpointError that names the file, and the tensor or setting, where something does not fit.
     """
-    place = Placement(device, dtype)
+    place, shared = Placement(device, dtype), shared or SharedParts()
     if (dit / "transformer").is_dir():
         parts, reference_frames = _load_diffusers(dit, place), _PUBLISHED_REFERENCE_FRAMES
     else:
-        parts, reference_frames = _load_published(dit, place)
-    encoder = _load_text_encoder(text_encoder, place)
+        parts, reference_frames = _load_published(dit, place, shared)
+    encoder = shared.get(text_encoder, place, lambda: _load_text_encoder(text_encoder, place))
     expected_width = parts["condition_encoder"].config.text_hidden_dim
     if encoder.config.hidden_size != expected_width:
         raise CheckpointError(
@@ -124,12 +131,15 @@ def load_synthesizer(
     )
 
 
-def _load_published(folder: Path, place: Placement) -> tuple[dict[str, Any], int]:
+def _load_published(folder: Path, place: Placement, shared: SharedParts) -> tuple[dict[str, Any], int]:
     config = read_json(folder / "config.json")
     configs = published_configs(config, folder / "config.json")
     parts = {name: _build(cls, configs[name], place) for name, cls in MODULE_CLASSES.items()}
-    silence = _read_silence(folder / "silence_latent.pt", configs["condition_encoder"]["timbre_hidden_dim"])
-    parts["condition_encoder"].silence_latent = silence.to(place.device, place.dtype)
+    channels = configs["condition_encoder"]["timbre_hidden_dim"]
+    path = folder / "silence_latent.pt"
+    parts["condition_encoder"].silence_latent = shared.get(
+        path, (place, channels), lambda: _read_silence(path, channels).to(place.device, place.dtype)
+    )
     fill(nn.ModuleDict(parts), TensorIndex.of(folder), place, published_name)
     return parts, int(config.get("timbre_fix_frame", _PUBLISHED_REFERENCE_FRAMES))
 

@@ -16,6 +16,7 @@ import numpy as np
 from acestep.domain import AudioClip, ModelInfo, PlannerInfo, Progress, SongPlan, SongRequest, is_instrumental
 from acestep.engine.desk import PlannerDesk
 from acestep.engine.engine import Engine
+from acestep.engine.models import PRIMARY, ModelShelf, Slot
 from acestep.engine.renderer import Cancelled, Heard, Load, Loaded, OnFraction, OnStep, Rendering
 from acestep.engine.write import SongWriter
 from acestep.errors import JobCancelledError, UntimedLyricsError
@@ -133,7 +134,7 @@ def loads(renderer: FakeRenderer, info: ModelInfo = INFO) -> Load:
 @asynccontextmanager
 async def running(files: AudioStore, load: Load, info: ModelInfo = INFO, desk: PlannerDesk | None = None):
     desk = desk or PlannerDesk(PlannerInfo(detail="Nobody plans in this test."))
-    engine = Engine(info, load, SongWriter(files, mp3_bitrate=128), desk)
+    engine = Engine(ModelShelf({PRIMARY: Slot(info, load)}), SongWriter(files, mp3_bitrate=128), desk)
     await engine.start()
     try:
         yield engine

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from acestep.engine.batching import BatchingStage
+from acestep.engine.batching import PATIENCE, BatchingStage
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def stage(
     work: Callable[[Sequence[int]], Sequence[int]], executor: ThreadPoolExecutor, limit: int = 8
 ) -> BatchingStage[int, int]:
     """Even numbers go with even ones."""
-    return BatchingStage(work, lambda item: item % 2, lambda: limit, executor)
+    return BatchingStage(work, lambda item: item % 2, lambda item: limit, executor)
 
 
 async def test_everybody_gets_the_answer_to_what_they_brought(executor):
@@ -103,3 +103,26 @@ async def test_who_left_is_not_worked_for(executor):
     assert await stays == 2
     assert leaves.cancelled()
     assert doubler.batches == [[1]]
+
+
+class TestTools:
+    """Items that need the tool that is in use go first, within bounds; here, tens need the same one."""
+
+    async def run(self, items: Sequence[int], executor: ThreadPoolExecutor) -> list[int]:
+        order: list[int] = []
+
+        def work(batch: Sequence[int]) -> Sequence[int]:
+            order.extend(batch)
+            return batch
+
+        one_by_one = BatchingStage(work, lambda item: item, lambda item: 1, executor, lambda item: item // 10)
+        await asyncio.gather(*(one_by_one.run(item) for item in items))
+        return order
+
+    async def test_tools_are_changed_as_seldom_as_may_be(self, executor):
+        assert await self.run([1, 11, 2, 12, 3], executor) == [1, 2, 3, 11, 12]
+
+    async def test_nobody_waits_for_more_than_a_few_batches(self, executor):
+        order = await self.run([1, 11, *range(2, 10), 12], executor)
+        assert order[: PATIENCE + 2] == [*range(1, PATIENCE + 2), 11]
+        assert order[PATIENCE + 2] == 12

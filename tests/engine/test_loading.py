@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import sys
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -29,7 +31,9 @@ from acestep.errors import (
     UnusableAudioError,
 )
 from acestep.limits import BASE_TASKS
+from acestep.parts import SharedParts
 from acestep.synthesizer import synthesizer
+from acestep.synthesizer.loading import SynthesizerModules, load_synthesizer
 from tests.planner.fakes import WalkingModel
 from tests.planner.toy import Toy, write_toy
 from tests.synthesizer import toy
@@ -324,3 +328,51 @@ def test_a_gpu_is_taken_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None
     assert choose_device("cuda:1") == torch.device("cuda:1")
     with pytest.raises(ModelUnavailableError):
         choose_device("cuda:2")
+
+
+@pytest.fixture
+def modules(monkeypatch: pytest.MonkeyPatch) -> list[SynthesizerModules]:
+    """The modules of every model that is loaded in the test, in this order."""
+    found: list[SynthesizerModules] = []
+
+    def load(*arguments: Any) -> SynthesizerModules:
+        found.append(load_synthesizer(*arguments))
+        return found[-1]
+
+    monkeypatch.setattr(loading, "load_synthesizer", load)
+    return found
+
+
+@pytest.mark.parametrize("write_codec", [write_sine_bank, write_oobleck], ids=["sine bank", "oobleck"])
+def test_what_two_models_have_in_common_is_loaded_once(
+    tmp_path: Path, modules: list[SynthesizerModules], write_codec: Callable[[Path], None]
+) -> None:
+    first = write_checkpoint(tmp_path, write_codec)
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "vae").symlink_to(first.vae)
+    twin = replace(first, name="twin", vae=tmp_path / "links" / "vae")
+    stranger = write_checkpoint(tmp_path / "stranger", write_codec)
+    shared = SharedParts()
+    codecs = [
+        codec_of(load_model(checkpoint, "cpu", EXPECTED, shared=shared))
+        for checkpoint in (first, twin, stranger)
+    ]
+    one, two, three = modules
+    assert codecs[0] is codecs[1] and codecs[0] is not codecs[2]
+    for name in ("text_encoder", "silence_latent"):
+        assert getattr(one, name) is getattr(two, name)
+        assert getattr(one, name) is not getattr(three, name)
+    assert one.condition_encoder.silence_latent is two.condition_encoder.silence_latent
+    assert one.transformer is not two.transformer
+
+
+def test_a_part_leaves_memory_with_the_last_model_that_used_it(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path, write_sine_bank)
+    shared = SharedParts()
+    codec = weakref.ref(codec_of(load_model(checkpoint, "cpu", EXPECTED, shared=shared)))
+    gc.collect()
+    assert codec() is None
+
+
+def codec_of(loaded: Loaded) -> Any:
+    return loaded.renderer.codec  # type: ignore[attr-defined]

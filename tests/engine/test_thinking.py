@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -14,7 +15,6 @@ from acestep.domain import INSTRUMENTAL, PlannerInfo, PlannerOptions, Progress, 
 from acestep.engine.desk import LoadedPlanner, PlannerDesk
 from acestep.engine.engine import Engine
 from acestep.errors import (
-    AceStepError,
     CheckpointError,
     JobCancelledError,
     PlannerError,
@@ -22,7 +22,7 @@ from acestep.errors import (
 )
 from acestep.files import AudioStore
 from acestep.synthesizer.prompts import HINTED_INSTRUCTION, TEXT2MUSIC_INSTRUCTION
-from tests.engine.fakes import INFO, FakeRenderer, loads, request, running, unheard, wanted
+from tests.engine.fakes import INFO, PATIENCE, FakeRenderer, loads, request, running, unheard, wanted
 from tests.planner.fakes import CODES, WalkingModel
 
 MODEL = replace(INFO, code_count=CODES)
@@ -31,19 +31,15 @@ THINKING = replace(PLAIN, thinking=True)
 GIVEN: dict[str, Any] = {"bpm": 90, "key_scale": "C major", "time_signature": "3", "duration": 10.0}
 
 
-def desk(model: WalkingModel | AceStepError) -> PlannerDesk:
+def desk(model: WalkingModel) -> PlannerDesk:
     def load(on_loading: Any) -> LoadedPlanner:
-        if isinstance(model, AceStepError):
-            raise model
         return LoadedPlanner(model, "toy", "runs on a toy")
 
     return PlannerDesk(PlannerInfo("acestep-5Hz-lm-toy", "loading"), load)
 
 
 @asynccontextmanager
-async def planning(
-    files: AudioStore, model: WalkingModel | AceStepError | None = None
-) -> AsyncIterator[Engine]:
+async def planning(files: AudioStore, model: WalkingModel | None = None) -> AsyncIterator[Engine]:
     async with running(files, loads(FakeRenderer(), MODEL), MODEL, desk(model or WalkingModel())) as engine:
         yield engine
 
@@ -175,8 +171,19 @@ async def test_without_a_planner_what_needs_one_fails_and_the_rest_goes_on(files
 
 
 async def test_a_planner_that_cannot_be_loaded_says_why(files: AudioStore) -> None:
-    async with planning(files, CheckpointError("Its weights are cut short.")) as engine:
-        (song,) = await engine.run(request(planner=PlannerOptions()), unheard, wanted)
+    go_on = threading.Event()
+
+    def load(on_loading: Any) -> LoadedPlanner:
+        assert go_on.wait(PATIENCE)
+        raise CheckpointError("Its weights are cut short.")
+
+    failing = PlannerDesk(PlannerInfo("acestep-5Hz-lm-toy", "loading"), load)
+    async with running(files, loads(FakeRenderer(), MODEL), MODEL, failing) as engine:
+        await engine.wait_ready()
+        job = asyncio.create_task(engine.run(request(planner=PlannerOptions()), unheard, wanted))
+        await asyncio.sleep(0.05)  # the job waits for the planner
+        go_on.set()
+        (song,) = await job
         assert any("skipped" in warning and "cut short" in warning for warning in song.warnings)
         assert (engine.planner().state, engine.planner().detail) == ("failed", "Its weights are cut short.")
         with pytest.raises(PlannerUnavailableError, match="cut short"):

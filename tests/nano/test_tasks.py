@@ -20,6 +20,7 @@ from acestep.domain import AudioClip, ModelInfo, PlannerInfo, SamplerOptions, So
 from acestep.engine.desk import PlannerDesk
 from acestep.engine.engine import Engine
 from acestep.engine.loading import TorchRenderer, load_model
+from acestep.engine.models import PRIMARY, ModelShelf, Slot
 from acestep.engine.renderer import Loaded
 from acestep.engine.write import SongWriter
 from acestep.files import AudioStore
@@ -71,9 +72,8 @@ class Studio:
         return asyncio.run(self._run(replace(asked, audio_format="wav32")))
 
     async def _run(self, asked: SongRequest) -> AudioClip:
-        engine = Engine(
-            INFO, lambda on_loading: self.loaded, SongWriter(self.files, 128), PlannerDesk(PlannerInfo())
-        )
+        shelf = ModelShelf({PRIMARY: Slot(INFO, lambda on_loading: self.loaded)})
+        engine = Engine(shelf, SongWriter(self.files, 128), PlannerDesk(PlannerInfo()))
         await engine.start()
         await engine.wait_ready()
         try:

@@ -1,0 +1,232 @@
+"""The shelf of models: which may be asked for, which are in memory, and who keeps one there.
+
+Owns the loading of models, its thread, and what leaves memory for what. How a model is loaded is the slots'
+affair; which model a request means is decided in `limits`. Lives on one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Protocol
+
+from acestep.domain import ModelInfo, ModelState
+from acestep.engine.renderer import Load, Loaded, OnLoading
+from acestep.engine.threads import computing_thread
+from acestep.errors import AceStepError, ModelUnavailableError
+from acestep.limits import choose_model
+
+log = logging.getLogger(__name__)
+
+PRIMARY = 1  # the slot of the default model
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A model as far as it is known before it is loaded; without `load` it cannot be, and `info` says why."""
+
+    info: ModelInfo
+    load: Load | None = None
+
+
+class Catalogue(Protocol):
+    """The models that lie on disk."""
+
+    def on_disk(self) -> tuple[ModelInfo, ...]:
+        """All that are whole, as far as they are known without loading them; cheap."""
+        ...
+
+    def find(self, name: str) -> Slot:
+        """The model of this name or folder. Raises CheckpointError that says how to get it."""
+        ...
+
+
+class ModelShelf:
+    """The models of this process by their slot; PRIMARY is the one that runs when none is named.
+
+    With `room`, models in the catalogue are loaded when a request names them, and at most so many are in
+    memory then: who was not used for longest leaves. Without, what is in the slots is all there is.
+    """
+
+    def __init__(self, slots: Mapping[int, Slot], catalogue: Catalogue | None = None, room: int = 0) -> None:
+        self._slots = {number: _Place(slot) for number, slot in slots.items()}
+        self._guests: dict[str, _Place] = {}  # loaded because a request named them
+        self._catalogue = catalogue
+        self._room = room
+        self._thread = computing_thread("load-model")
+        self._ready = asyncio.Event()
+        self._door = asyncio.Lock()  # whoever needs room waits for it before those who came later
+        self._changed = asyncio.Event()
+        self._uses = count()
+
+    def infos(self) -> tuple[ModelInfo, ...]:
+        """The models that can be asked for, the default first."""
+        shelved = tuple(place.info for place in self._places())
+        if not self._room or self._catalogue is None:
+            return shelved
+        return (*shelved, *self._others(self._catalogue))
+
+    def inventory(self) -> tuple[ModelInfo, ...]:
+        """The models that can be asked for, and those that only lie on disk."""
+        shelved = tuple(place.info for place in self._places())
+        return (*shelved, *self._others(self._catalogue)) if self._catalogue else shelved
+
+    @property
+    def primary(self) -> ModelInfo:
+        """The default model, as far as it is known by now."""
+        return self._slots[PRIMARY].info
+
+    async def start(self) -> None:
+        """Begin to load what is in the slots, in their order; returns at once."""
+        for place in self._slots.values():
+            self._begin(place)
+
+    async def wait_ready(self) -> None:
+        """Return once the default model is in memory; never, if it cannot be loaded."""
+        await self._ready.wait()
+
+    async def close(self) -> None:
+        """Stop loading and free the thread."""
+        for place in self._places():
+            if place.loading is not None:
+                place.loading.cancel()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    @asynccontextmanager
+    async def borrow(self, name: str | None) -> AsyncIterator[tuple[Loaded, tuple[str, ...]]]:
+        """The model that runs a request for `name`, which stays in memory meanwhile, and sentences about it.
+
+        Waits while it is loaded. Where that fails, it is the default; raises ModelUnavailableError where that
+        one is not to be had.
+        """
+        place, notes = await self._take(name)
+        if place.loaded is None and place.info.name != self.primary.name:
+            failed = place.info
+            self._put_back(place)
+            place, _ = await self._take(None)
+            used = f"{place.info.name} is used instead of {failed.name}"
+            notes = (f"model: {used}, which could not be loaded: {failed.detail}",)
+        try:
+            if place.loaded is None:
+                raise ModelUnavailableError(f"{place.info.name} could not be loaded: {place.info.detail}")
+            yield place.loaded, notes
+        finally:
+            self._put_back(place)
+
+    async def _take(self, name: str | None) -> tuple[_Place, tuple[str, ...]]:
+        """The place of the model for `name`, once it is settled if it can be used, and why it is that one.
+
+        It counts as in use from now on.
+        """
+        async with self._door:
+            info, notes = choose_model(self.infos(), name, strict=False)
+            place = self._find(info.name)
+            place.users += 1
+            try:
+                if place.loading is None:
+                    await self._make_room()
+                    self._begin(place)
+            except BaseException:
+                self._put_back(place)
+                raise
+        try:
+            await place.settled.wait()
+        except BaseException:
+            self._put_back(place)
+            raise
+        return place, notes
+
+    def _put_back(self, place: _Place) -> None:
+        place.users -= 1
+        place.last_use = next(self._uses)
+        if place.loaded is None and place.info.name in self._guests and not place.users:
+            del self._guests[place.info.name]  # so that the next request for it tries again
+        self._changed.set()
+
+    def _places(self) -> Iterator[_Place]:
+        yield from self._slots.values()
+        yield from self._guests.values()
+
+    def _others(self, catalogue: Catalogue) -> Iterator[ModelInfo]:
+        known = {place.info.name for place in self._places()}
+        yield from (info for info in catalogue.on_disk() if info.name not in known)
+
+    def _find(self, name: str) -> _Place:
+        for place in self._places():
+            if place.info.name == name:
+                return place
+        assert self._catalogue is not None  # who told of it
+        self._guests[name] = _Place(self._catalogue.find(name))
+        return self._guests[name]
+
+    async def _make_room(self) -> None:
+        """Let models leave until one more may be in memory; waits while all of them are in use."""
+        while self._room and sum(place.loading is not None for place in self._places()) >= self._room:
+            idle = [place for place in self._places() if place.loaded is not None and not place.users]
+            if idle:
+                self._drop(min(idle, key=lambda place: place.last_use))
+            else:
+                self._changed.clear()
+                await self._changed.wait()
+
+    def _drop(self, place: _Place) -> None:
+        log.info("%s leaves memory", place.info.name)
+        place.loading = place.loaded = None
+        place.info = replace(place.info, state="on_disk")
+        self._guests.pop(place.info.name, None)
+
+    def _begin(self, place: _Place) -> None:
+        if place.info.state == "on_disk":
+            place.info = replace(place.info, state="loading")
+        place.settled.clear()
+        place.loading = asyncio.create_task(self._load(place))
+
+    async def _load(self, place: _Place) -> None:
+        name, started = place.info.name, time.perf_counter()
+        try:
+            if place.load is None:
+                raise ModelUnavailableError(place.info.detail)
+            loop = asyncio.get_running_loop()
+            place.loaded = await loop.run_in_executor(self._thread, _fetch, place.load, place.on_loading)
+        except AceStepError as error:
+            log.error("The model %s cannot be loaded. %s", name, error)
+            place.on_loading("failed", str(error))
+        except Exception as error:  # the server lives on and says so
+            log.exception("The model %s cannot be loaded", name)
+            place.on_loading("failed", f"{type(error).__name__} while loading; see the server's log")
+        else:
+            place.info = place.loaded.info
+            log.info("%s is ready after %.1f s", name, time.perf_counter() - started)
+            if place is self._slots[PRIMARY]:
+                self._ready.set()
+        finally:
+            place.settled.set()
+            self._changed.set()
+
+
+def _fetch(load: Load, on_loading: OnLoading) -> Loaded:
+    gc.collect()  # a model that left may hold itself in a cycle
+    return load(on_loading)
+
+
+class _Place:
+    """Where a model is, or will be. `loading` is its task, done or not; without one it is on disk alone."""
+
+    def __init__(self, slot: Slot) -> None:
+        self.info = slot.info
+        self.load = slot.load
+        self.loaded: Loaded | None = None
+        self.loading: asyncio.Task[None] | None = None
+        self.settled = asyncio.Event()
+        self.users = 0
+        self.last_use = -1
+
+    def on_loading(self, state: ModelState, detail: str) -> None:
+        """How far loading is; called from its thread too."""
+        self.info = replace(self.info, state=state, detail=detail)
