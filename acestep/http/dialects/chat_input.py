@@ -113,7 +113,7 @@ def _say(text: str, fields: dict[str, Any], request: ChatRequest, planner: Plann
     for name, value in said.items():
         if value is None:
             continue
-        if fields.get(name):
+        if fields.get(name, "") != "":
             warnings.append(f"{name}: it was sent as a field as well; what the message says is not used")
         else:
             fields[name] = value

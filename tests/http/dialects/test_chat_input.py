@@ -79,6 +79,10 @@ class TestWhatIsSaid:
         assert song.fields.items() >= {"prompt": "rock", "lyrics": "lo"}.items()
         assert [warning.partition(":")[0] for warning in song.warnings] == ["prompt", "lyrics"]
 
+    @pytest.mark.parametrize("value", [[], {}, False])
+    def test_a_field_that_is_no_text_is_not_covered_up_by_the_message(self, value: Any):
+        assert chat("<prompt>pop</prompt>", prompt=value).fields["prompt"] == value
+
     def test_the_last_user_message_alone_counts(self):
         messages = [
             {"role": "system", "content": "You are a DJ"},
