@@ -58,7 +58,9 @@ def read_chat(body: Mapping[str, Any], planner: PlannerInfo) -> ChatSong:
     if planner.is_usable and (request.task_type or _TEXT_TO_MUSIC) in PLANNED_TASKS:
         fields.setdefault("lm_cfg_scale", GUIDANCE)
     warnings += _silence(fields) if request.audio_config.instrumental else []
-    if not audio and not any(fields.get(name) for name in _SUBSTANCE):
+    # What is no text at all is refused later, by its own name.
+    unreadable = any(not isinstance(fields.get(name, ""), str) for name in ("prompt", "lyrics"))
+    if not (audio or unreadable or any(fields.get(name) for name in _SUBSTANCE)):
         raise InvalidFieldError("messages", "", "a user message that says what the song is, or brings audio")
     return ChatSong(request, fields, audio, tuple(warnings))
 
