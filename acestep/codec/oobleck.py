@@ -122,7 +122,7 @@ class OobleckCodec:
     def decode(self, latents: Tensor, on_tile: Callable[[float], None] | None = None) -> Tensor:
         """Latents `[B, T, C]` to float32 audio `[B, 2, T * hop]`; `on_tile` hears the fraction done."""
         batch, frames, hop = latents.shape[0], latents.shape[1], self.hop_length
-        audio = torch.zeros(batch, 2, frames * hop, device=self.vae.device)
+        audio = torch.zeros(batch, 2, frames * hop, dtype=torch.float32, device=self.vae.device)
         for song, rows in enumerate(latents.to(self.vae.device, self.vae.dtype)):
             for tile in self._tiles(frames):
                 sound = self.vae.decode(rows[tile.first : tile.last].T[None]).sample[0]

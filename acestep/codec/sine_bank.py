@@ -86,11 +86,11 @@ class SineBankCodec:
         self._hz = 440.0 * 2.0 ** ((notes - 69.0) / 12.0)
         self._kernels = [self._kernel(low) for low in range(0, config.semitones, 12)]
         self._band_of_bin = self._assign_bins()
-        self._bins = torch.bincount(self._band_of_bin, minlength=self.bands).to(self._device)
+        self._bins = torch.bincount(self._band_of_bin, minlength=self.bands).to(self._device, torch.float32)
         self._sines = self._sine_basis()
         self._noise = self._noise_table()
         # Golden-angle spread: neighbours in pitch land far apart, and no key leans to one side.
-        pan = _PAN_WIDTH * torch.sin(2.4 * torch.arange(config.semitones))
+        pan = _PAN_WIDTH * torch.sin(2.4 * torch.arange(config.semitones, dtype=torch.float32))
         self._pan = torch.stack([1.0 - pan, 1.0 + pan]).to(self._device)
 
     @classmethod
@@ -157,14 +157,15 @@ class SineBankCodec:
 
     def _assign_bins(self) -> Tensor:
         edges = torch.tensor(self.config.noise_edges_hz[1:-1], dtype=torch.float64)
-        bins = torch.arange(self.hop_length + 1) * self.sample_rate / (2 * self.hop_length)
+        bins = torch.arange(self.hop_length + 1, dtype=torch.float32)
+        bins = bins * self.sample_rate / (2 * self.hop_length)
         return torch.bucketize(bins.double(), edges, right=True).to(self._device)
 
     def _analyse(self, mono: Tensor, frames: int) -> tuple[Tensor, Tensor]:
         """Amplitude of each semitone `[B, T, S]` and the power spectrum `[B, T, hop + 1]`."""
         widest = max(*(kernel.shape[1] for kernel in self._kernels), 2 * self.hop_length)
         padded = torch.nn.functional.pad(mono, (widest // 2, widest // 2 + self.hop_length))
-        window = torch.hann_window(2 * self.hop_length, device=self._device)
+        window = torch.hann_window(2 * self.hop_length, dtype=torch.float32, device=self._device)
         tones, powers = [], []
         for start, stop in _tiles(frames):
             octaves = []
@@ -251,7 +252,7 @@ class SineBankCodec:
         generator = torch.Generator("cpu").manual_seed(_NOISE_SEED)
         shape = (3, _NOISE_PERIOD, self.hop_length + 1)
         angle = 2 * math.pi * torch.rand(shape, generator=generator, dtype=torch.float32)
-        middle, left, right = torch.polar(torch.ones(shape), angle)
+        middle, left, right = torch.polar(torch.ones(shape, dtype=torch.float32), angle)
         keep, own = math.sqrt(1 - _NOISE_WIDTH), math.sqrt(_NOISE_WIDTH)
         return torch.stack([keep * middle + own * left, keep * middle + own * right]).to(self._device)
 
@@ -264,7 +265,8 @@ class SineBankCodec:
         table = self._noise[:, frames % _NOISE_PERIOD]
         grains = torch.fft.irfft(gains[:, None] * table[None], n=2 * self.hop_length)
         # A sine window: its square and that of its neighbour add up to one, so power is constant.
-        ramp = (torch.arange(2 * self.hop_length, device=self._device) + 0.5) / (2 * self.hop_length)
+        ramp = torch.arange(2 * self.hop_length, dtype=torch.float32, device=self._device)
+        ramp = (ramp + 0.5) / (2 * self.hop_length)
         grains = grains * torch.sin(math.pi * ramp)
         first, second = grains[..., : self.hop_length], grains[..., self.hop_length :]
         # Grain t reaches one hop to either side of the middle of frame t.

@@ -83,7 +83,7 @@ class Conditioner:
         self, plan: SongPlan, frames: int, sounds: Sounds = NO_SOUNDS, span: Span | None = None
     ) -> SongMaterial:
         """What a song starts from. `span` is what is written anew (None: all of it)."""
-        mask = torch.ones(frames) if span is None else span.mask(frames)
+        mask = torch.ones(frames, dtype=torch.float32) if span is None else span.mask(frames)
         mask = mask.to(self._device)
         reference = self._facts.reference_frames
         return SongMaterial(

@@ -46,7 +46,7 @@ class Span:
 
     def mask(self, length: int) -> Tensor:
         """1 where the song is new and 0 where it stays, `[length]`."""
-        mask = torch.zeros(length)
+        mask = torch.zeros(length, dtype=torch.float32)
         mask[self.start : self.stop] = 1.0
         return mask
 
@@ -67,4 +67,4 @@ def join(new: Tensor, kept: Tensor, span: Span, dim: int) -> Tensor:
 
 
 def _rise(count: int) -> Tensor:
-    return torch.arange(1, count + 1) / (count + 1)
+    return torch.arange(1, count + 1, dtype=torch.float32) / (count + 1)

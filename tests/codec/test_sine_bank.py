@@ -129,3 +129,18 @@ def test_a_setting_that_is_misspelt_is_named(tmp_path: Path, name: str) -> None:
     path.write_text(path.read_text().replace(f'"{name}"', f'"{name}z"'))
     with pytest.raises(CheckpointError, match=name):
         load_codec(tmp_path, CPU, torch.float32)
+
+
+def test_it_hears_and_sounds_the_same_while_another_model_is_being_loaded() -> None:
+    music = tones(60, 67, seconds=0.4)
+    latents = SineBankCodec(CONFIG).encode(music)
+    sound = SineBankCodec(CONFIG).decode(latents)
+    torch.set_default_dtype(torch.bfloat16)  # as vLLM does, for all threads
+    try:
+        codec = SineBankCodec(CONFIG)
+        heard = codec.encode(music)
+        again = codec.decode(latents)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(heard, latents)
+    assert torch.equal(again, sound)
