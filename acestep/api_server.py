@@ -42,6 +42,8 @@ from acestep.jobs.cleaner import Cleaner
 from acestep.jobs.queue import JobQueue
 from acestep.jobs.runner import Runner
 from acestep.jobs.store import JobStore
+from acestep.memory.decide import Decision, decide_for_server, table
+from acestep.memory.probes import PROBES
 from acestep.parts import SharedParts
 from acestep.planners import PlannerChoice, PlannerWish, choose_planner, gpu_memory_gb
 from acestep.settings import Settings, export_dotenv
@@ -62,6 +64,7 @@ class Prepared:
     secondaries: Secondaries
     planner: PlannerChoice
     folder: DataFolder
+    memory: Decision | None = None
 
 
 def prepare(**flags: str | None) -> Prepared:
@@ -80,9 +83,12 @@ def prepare(**flags: str | None) -> Prepared:
     secondaries = slots.secondaries(settings, choice.name, download.hub_reachable)
     wish = PlannerWish(settings.init_llm, settings.lm_model_path, choice.name, settings.checkpoints_dir)
     planner = choose_planner(wish, gpu_memory_gb, download.hub_reachable)
+    choices = [choice, *(each.choice for each in secondaries.models if each.choice)]
+    memory = decide_for_server(settings, choices, planner, PROBES)
+    planner = memory.admitted(planner) if memory else planner
     folder = DataFolder(settings.data_dir)
     folder.acquire()
-    return Prepared(settings, choice, secondaries, planner, folder)
+    return Prepared(settings, choice, secondaries, planner, folder, memory)
 
 
 def create_app(prepared: Prepared) -> FastAPI:
@@ -105,8 +111,9 @@ def _lifespan(prepared: Prepared) -> Callable[[FastAPI], AbstractAsyncContextMan
         limits = AudioLimits(settings.max_upload_seconds, settings.max_upload_channels)
         look = partial(probe, limits=limits)
         lora = ServerAdapters(AdapterFolder(settings.lora_dir))
-        config = _http_config(settings)
-        provide(app, HttpServices(queue, engine, audio, look, folder.uploads, config, lora=lora))
+        config, memory = _http_config(settings), prepared.memory
+        services = HttpServices(queue, engine, audio, look, folder.uploads, config, lora=lora, memory=memory)
+        provide(app, services)
         _say_what_is_up(prepared)
         await runner.start()
         await engine.start()
@@ -124,7 +131,7 @@ def _lifespan(prepared: Prepared) -> Callable[[FastAPI], AbstractAsyncContextMan
 def _shelf(prepared: Prepared) -> ModelShelf:
     """The shelf with every model that the server is set up with, none of them in memory yet."""
     settings = prepared.settings
-    catalogue = _Catalogue(settings)
+    catalogue = _Catalogue(settings, prepared.memory)
     models = {PRIMARY: catalogue.slot(prepared.choice, is_default=True)}
     for secondary in prepared.secondaries.models:
         choice = secondary.choice
@@ -135,8 +142,9 @@ def _shelf(prepared: Prepared) -> ModelShelf:
 class _Catalogue:
     """See `Catalogue`: the checkpoints folder, and how what is there is loaded."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, memory: Decision | None) -> None:
         self._settings = settings
+        self._memory = memory
         self._shared = SharedParts()
 
     def on_disk(self) -> tuple[ModelInfo, ...]:
@@ -151,7 +159,8 @@ class _Catalogue:
 
     def slot(self, choice: Choice, is_default: bool = False) -> Slot:
         """How a model that was chosen gets into memory: download it if need be, then load it."""
-        settings, info = self._settings, slots.expect(choice, is_default)
+        settings, memory, info = self._settings, self._memory, slots.expect(choice, is_default)
+        info = memory.limited(info) if memory else info
 
         def load(on_loading: OnLoading) -> Loaded:
             checkpoint = choice.checkpoint
@@ -161,7 +170,8 @@ class _Catalogue:
             from acestep.engine.loading import load_model
 
             adapters = AdapterFolder(settings.lora_dir)
-            return load_model(checkpoint, settings.device, info, adapters, self._shared)
+            plan = memory.plan if memory else None
+            return load_model(checkpoint, settings.device, info, adapters, self._shared, plan)
 
         return Slot(info, load)
 
@@ -179,7 +189,8 @@ def _desk(prepared: Prepared) -> PlannerDesk:
         on_loading("loading", "")
         from acestep.engine.loading import load_planner
 
-        return load_planner(folder, settings.lm_device or settings.device, settings.lm_backend)
+        plan = prepared.memory.plan if prepared.memory else None
+        return load_planner(folder, settings.lm_device or settings.device, settings.lm_backend, plan)
 
     state: ModelState = "loading" if choice.folder else "downloading"
     return PlannerDesk(PlannerInfo(choice.name, state), load, settings.lm_closed_turn)
@@ -210,9 +221,12 @@ def _say_what_is_up(prepared: Prepared) -> None:
         log.warning("%s", sentence)
     planner = prepared.planner
     log.info("Planner %s", planner.name or f"(5 Hz language model): none. {planner.detail}")
+    notes = prepared.memory.notes if prepared.memory else ()
+    for line in table(prepared.memory) if prepared.memory else ():
+        log.info("%s", line)
     if info.notice:
         log.warning("%s", info.notice)
-    for sentence in (*prepared.settings.unknown, *prepared.settings.without_effect):
+    for sentence in (*prepared.settings.unknown, *prepared.settings.without_effect, *notes):
         log.warning("%s", sentence)
 
 

@@ -1,7 +1,9 @@
 """The whole server as its users start it: real processes, real HTTP, the bundled model."""
 
 import io
+import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ import av
 import pytest
 
 from acestep import api_server
+from acestep.checkpoints import NANO_FOLDER
 from tests.live_server import LiveServer, free_port
 
 # As short and as coarse as songs may be: these tests are about the server.
@@ -111,6 +114,30 @@ def test_jobs_are_counted_and_their_time_is_known(server: LiveServer) -> None:
     after = server.client.get("/v1/stats").json()["data"]
     assert after["jobs"]["succeeded"] == before["jobs"]["succeeded"] + 1
     assert 0 < after["avg_job_seconds"] < 60
+
+
+def test_memory_is_planned_shown_and_limits_what_is_asked_for(server: LiveServer) -> None:
+    plan = server.client.get("/v1/stats").json()["data"]["memory"]
+    assert plan["device"] == "cpu" and plan["peak_bytes"] == sum(
+        part["bytes_at_peak"] for part in plan["parts"]
+    )
+    assert {part["placement"] for part in plan["parts"]} == {"resident"}
+    assert "Memory plan: " in server.log.read_text()
+    (model,) = server.client.get("/v1/models").json()["data"]["models"]
+    assert model["limits"]["max_batch_size"] == plan["max_batch_size"]
+    assert model["limits"]["max_audio_duration"] == plan["max_audio_duration"]
+
+
+def test_a_budget_that_holds_nothing_refuses_the_start(tmp_path: Path) -> None:
+    shutil.copytree(NANO_FOLDER, tmp_path / "huge")
+    config = tmp_path / "huge" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"num_hidden_layers": 5000}))
+    env = {"ACESTEP_CONFIG_PATH": str(tmp_path / "huge"), "ACESTEP_DATA_DIR": str(tmp_path / "data")}
+    refused = start(cwd=tmp_path, ACESTEP_DEVICE="cuda", ACESTEP_VRAM_BUDGET="1.5", **env)
+    assert refused.returncode == api_server.REFUSED
+    assert refused.stderr.count("\n") == 1
+    assert "ACESTEP_VRAM_BUDGET='1.5' cannot be used; allowed: " in refused.stderr
+    assert "GB or more for huge" in refused.stderr
 
 
 def test_a_second_server_on_the_same_data_is_refused(server: LiveServer, tmp_path: Path) -> None:

@@ -20,12 +20,14 @@ from acestep.audio.normalise import limit_peak, normalise_peak
 from acestep.checkpoints import Checkpoint
 from acestep.codec.codec import Codec
 from acestep.codec.loading import load_codec
+from acestep.codec.oobleck import DEFAULT_TILE_FRAMES
 from acestep.domain import MAX_DURATION, AudioClip, ModelInfo, SongPlan, Window
 from acestep.engine.desk import LoadedPlanner
 from acestep.engine.renderer import Cancelled, Heard, Loaded, OnFraction, OnStep, Rendering
 from acestep.errors import CheckpointError, ModelUnavailableError
 from acestep.findings import LyricTimes
 from acestep.limits import tasks_of
+from acestep.memory.plan import MemoryPlan
 from acestep.parts import SharedParts
 from acestep.planner.backends.pt import load_torch_language_model
 from acestep.planner.backends.vllm import load_vllm_language_model, why_not
@@ -141,10 +143,12 @@ def load_model(
     info: ModelInfo,
     folder: AdapterFolder | None = None,
     shared: SharedParts | None = None,
+    plan: MemoryPlan | None = None,
 ) -> Loaded:
     """Load `checkpoint` onto `device` (as ACESTEP_DEVICE has it); `info` is completed by what it says.
 
     Adapters come out of `folder` when songs need them; parts that `shared` holds are not loaded again.
+    Songs are decoded by pieces as `plan` has it.
     Raises CheckpointError where files do not fit, ModelUnavailableError where the device is not there.
     """
     place = choose_device(device)
@@ -152,7 +156,10 @@ def load_model(
     dtype = torch.float32 if place.type == "cpu" else torch.bfloat16
     log.info("Loading %s on %s in %s", checkpoint.name, place, str(dtype).removeprefix("torch."))
     shared = shared or SharedParts()
-    codec = shared.get(checkpoint.vae, (place, dtype), lambda: load_codec(checkpoint.vae, place, dtype))
+    tile = plan.tile if plan else DEFAULT_TILE_FRAMES
+    codec = shared.get(
+        checkpoint.vae, (place, dtype, tile), lambda: load_codec(checkpoint.vae, place, dtype, tile)
+    )
     modules = load_synthesizer(
         checkpoint.dit, checkpoint.text_encoder, checkpoint.tokenizer, place, dtype, shared
     )
@@ -178,24 +185,26 @@ def load_model(
     return Loaded(complete, TorchRenderer(synthesizer, codec, adapters))
 
 
-def load_planner(folder: Path, device: str, backend: str) -> LoadedPlanner:
+def load_planner(folder: Path, device: str, backend: str, plan: MemoryPlan | None = None) -> LoadedPlanner:
     """Load the language model in `folder` onto `device`; `backend` as ACESTEP_LM_BACKEND has it.
 
-    Where that cannot run it, PyTorch does, and `detail` says why. Raises CheckpointError where files do not
-    fit, ModelUnavailableError where the device is not there, or vLLM is and does not start.
+    Where that cannot run it, PyTorch does, and `detail` says why. How many texts it writes at once, and how
+    long they may be, is in `plan`. Raises CheckpointError where files do not fit, ModelUnavailableError where
+    the device is not there, or vLLM is and does not start.
     """
     place = choose_device(device)
+    room = {"slots": plan.slots, "length": plan.length} if plan and plan.planner else {}
     detail = ""
     if backend != "pt":
         reason = why_not(place) if backend == "vllm" else "nothing here runs it"
         if not reason:
             log.info("Loading %s on %s with vLLM", folder.name, place)
-            return LoadedPlanner(load_vllm_language_model(folder, place), "vllm")
+            return LoadedPlanner(load_vllm_language_model(folder, place, **room), "vllm")
         detail = f"ACESTEP_LM_BACKEND={backend} is not available here: {reason}; pt is used"
         log.info("%s", detail)
     dtype = torch.float32 if place.type == "cpu" else torch.bfloat16
     log.info("Loading %s on %s in %s", folder.name, place, str(dtype).removeprefix("torch."))
-    return LoadedPlanner(load_torch_language_model(folder, place, dtype), "pt", detail)
+    return LoadedPlanner(load_torch_language_model(folder, place, dtype, **room), "pt", detail)
 
 
 def choose_device(wish: str) -> torch.device:

@@ -7,14 +7,16 @@ torch or HTTP.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from acestep.checkpoints import Checkpoint, Choice, read_json
+from acestep.checkpoints import Checkpoint, Choice, gpu_present, read_json
+from acestep.domain import ModelInfo
 from acestep.errors import CheckpointError, ModelUnavailableError, SettingError
 from acestep.memory.plan import GB, Abilities, Device, MemoryPlan, Sizes, Wishes, choose, least, options
+from acestep.memory.probes import Probes
 from acestep.memory.sizes import PLANNERS, TEXT_ENCODER, VAE, DitSize, QwenSize, VaeSize, published_dit
 from acestep.planners import PlannerChoice
 from acestep.settings import Settings
@@ -39,14 +41,20 @@ class Decision:
     plan: MemoryPlan
     budget: Budget
     notes: tuple[str, ...] = ()
+    planner_elsewhere: bool = False  # on another device, of which this plan knows nothing
 
+    def limited(self, info: ModelInfo) -> ModelInfo:
+        """A model with no larger limits than the plan has."""
+        batch, seconds = self.plan.max_batch, self.plan.max_duration
+        return replace(
+            info, max_batch=min(info.max_batch, batch), max_duration=min(info.max_duration, seconds)
+        )
 
-@dataclass(frozen=True, slots=True)
-class Probes:
-    """How to ask the machine, in bytes; None where it does not say. The GPU is asked by its number."""
-
-    gpu_free: Callable[[int], int | None]
-    main_memory: Callable[[], int | None]
+    def admitted(self, planner: PlannerChoice) -> PlannerChoice:
+        """The planner, or why it has no room."""
+        if self.plan.planner or not planner.name or self.planner_elsewhere:
+            return planner
+        return PlannerChoice(detail=self.notes[-1])
 
 
 def find_budget(settings: Settings, on_gpu: bool, probes: Probes) -> Budget:
@@ -60,6 +68,17 @@ def find_budget(settings: Settings, on_gpu: bool, probes: Probes) -> Budget:
     if settings.max_cuda_vram is not None and (free is None or settings.max_cuda_vram * GB < free):
         return Budget(int(settings.max_cuda_vram * GB), on_gpu, "MAX_CUDA_VRAM")
     return Budget(free, on_gpu, "free on the GPU at the start" if free else "unknown")
+
+
+def decide_for_server(
+    settings: Settings, choices: Sequence[Choice], planner: PlannerChoice, probes: Probes
+) -> Decision | None:
+    """As `decide`, for what the server is about to load."""
+    on_gpu = gpu_present(settings.device)
+    elsewhere = settings.lm_device not in (None, settings.device) and bool(planner.name)
+    budget = find_budget(settings, on_gpu, probes)
+    decision = decide(choices, PlannerChoice() if elsewhere else planner, settings, budget)
+    return decision and replace(decision, planner_elsewhere=elsewhere)
 
 
 def decide(

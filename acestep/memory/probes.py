@@ -8,9 +8,19 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup/memory.max")  # what a container may have
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """How to ask the machine, in bytes; None where it does not say. The GPU is asked by its number."""
+
+    gpu_free: Callable[[int], int | None]
+    main_memory: Callable[[], int | None]
 
 
 def gpu_free(number: int) -> int | None:
@@ -36,3 +46,6 @@ def main_memory() -> int | None:
         return min(there, int(_CGROUP.read_text(encoding="ascii")))
     except (OSError, ValueError):  # none, or "max"
         return there
+
+
+PROBES = Probes(gpu_free, main_memory)

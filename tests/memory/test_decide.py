@@ -1,14 +1,18 @@
 """Where sizes and budgets come from, and what is said when they do not go together."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from acestep.checkpoints import NANO_MODEL, Choice, choose, require
+from acestep.domain import ModelInfo
 from acestep.errors import ModelUnavailableError, SettingError
 from acestep.memory import decide as deciding
-from acestep.memory.decide import Budget, Decision, Probes, decide, find_budget, table
+from acestep.memory.decide import Budget, Decision, decide, decide_for_server, find_budget, table
 from acestep.memory.plan import GB, Abilities
+from acestep.memory.probes import PROBES as MACHINE
+from acestep.memory.probes import Probes
 from acestep.planners import PlannerChoice
 from acestep.settings import Settings
 
@@ -141,6 +145,38 @@ class TestWishes:
         assert "slow" in decision.notes[0] and "4.00 GB" in decision.notes[0]
 
 
+class TestServer:
+    def test_limits_are_those_of_the_plan(self, tmp_path: Path, turbo: Choice) -> None:
+        info = ModelInfo("any", is_turbo=True, steps=8, guidance_scale=1, shift=3, max_steps=8)
+        decision = decided(turbo, NONE, Settings.load(tmp_path), on_gpu(7))
+        limited = decision.limited(info)
+        assert (limited.max_batch, limited.max_duration) == (
+            decision.plan.max_batch,
+            decision.plan.max_duration,
+        )
+        assert limited.max_batch < info.max_batch
+        assert decision.limited(replace(info, max_batch=1)).max_batch == 1
+
+    def test_a_planner_without_room_is_told_why(self, tmp_path: Path, turbo: Choice) -> None:
+        decision = decided(turbo, MIDDLE, Settings.load(tmp_path), on_gpu(9))
+        assert decision.admitted(MIDDLE) == PlannerChoice(detail=decision.notes[-1])
+        roomy = decided(turbo, MIDDLE, Settings.load(tmp_path), on_gpu(24))
+        assert roomy.admitted(MIDDLE) == MIDDLE
+
+    def test_a_planner_on_another_device_takes_no_room(self, tmp_path: Path, turbo: Choice) -> None:
+        settings = Settings.load(tmp_path, device="cuda", lm_device="cpu", init_llm=True)
+        decision = decide_for_server(settings, [turbo], MIDDLE, PROBES)
+        assert decision is not None
+        assert decision.plan.planner == ""
+        assert decision.admitted(MIDDLE) == MIDDLE
+
+    def test_a_cpu_is_planned_too(self, tmp_path: Path) -> None:
+        nano = choose(NANO_MODEL, tmp_path, lambda: False, lambda: False)
+        decision = decide_for_server(Settings.load(tmp_path, device="cpu"), [nano], NONE, PROBES)
+        assert decision is not None
+        assert (decision.budget.size, decision.budget.on_gpu) == (32 * GB, False)
+
+
 class TestRefusals:
     def test_a_budget_is_refused_with_one_that_would_do(self, tmp_path: Path, turbo: Choice) -> None:
         settings = Settings.load(tmp_path, vram_budget=2)
@@ -184,3 +220,10 @@ def test_the_table_adds_up(tmp_path: Path, turbo: Choice) -> None:
     held = [float(line.split()[-2]) for line in lines[1:-1]]
     assert sum(held) == pytest.approx(decision.plan.peak / GB, abs=0.01 * len(held))
     assert "24.00 GB" in lines[0] and f"{decision.plan.max_batch} songs" in lines[-1]
+
+
+def test_this_machine_says_how_much_memory_it_has() -> None:
+    there = MACHINE.main_memory()
+    assert there is not None and there > GB // 4
+    free = MACHINE.gpu_free(0)
+    assert free is None or free > 0
