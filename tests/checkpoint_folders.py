@@ -8,10 +8,22 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
+from acestep.checkpoints import NANO_FOLDER, read_json
+
 
 def write_json(path: Path, **values: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(values), encoding="utf-8")
+
+
+def link_nano(checkpoints: Path, name: str, **config: object) -> Path:
+    """The bundled model under another name, with what differs in its config; its weights are links."""
+    folder = checkpoints / name
+    folder.mkdir(parents=True)
+    for part in ("model.safetensors", "silence_latent.pt", "text_encoder", "vae"):
+        (folder / part).symlink_to(NANO_FOLDER / part)
+    write_json(folder / "config.json", **(read_json(NANO_FOLDER / "config.json") | config))
+    return folder
 
 
 def write_model(folder: Path, **config: object) -> Path:

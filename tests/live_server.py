@@ -21,9 +21,12 @@ _OWN = "ACESTEP_"
 
 
 class LiveServer:
-    """`acestep-api` in a process of its own, with its data in `data`; stopped when the block ends."""
+    """`acestep-api` in a process of its own, with its data in `data`; stopped when the block ends.
 
-    def __init__(self, data: Path, env: Mapping[str, str] | None = None) -> None:
+    `env` goes before what is set here; None: not to be set at all.
+    """
+
+    def __init__(self, data: Path, env: Mapping[str, str | None] | None = None) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = data / "server.log"
@@ -37,7 +40,8 @@ class LiveServer:
         """Start and wait for the first answer; says what the log says if there is none."""
         self._data.mkdir(parents=True, exist_ok=True)
         env = {name: value for name, value in os.environ.items() if not name.startswith(_OWN)}
-        env |= {"ACESTEP_DATA_DIR": str(self._data), "ACESTEP_CONFIG_PATH": "acestep-nano"} | self._env
+        own = {"ACESTEP_DATA_DIR": str(self._data), "ACESTEP_CONFIG_PATH": "acestep-nano"} | self._env
+        env |= {name: value for name, value in own.items() if value is not None}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self.command, env=env, stdout=log, stderr=log)
         self._wait(lambda: self.client.get("/health").status_code == 200, 60)

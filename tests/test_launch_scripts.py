@@ -149,6 +149,7 @@ def test_lowvram_defaults(project):
         "ACESTEP_CONFIG_PATH": "acestep-v15-turbo",
         "ACESTEP_CONFIG_PATH2": "",
         "ACESTEP_CONFIG_PATH3": "",
+        "ACESTEP_MODELS": "",
         "ACESTEP_INIT_LLM": "1",
         "ACESTEP_LM_MODEL_PATH": "acestep-5Hz-lm-1.7B",
         "ACESTEP_LM_BACKEND": "vllm",

@@ -167,7 +167,7 @@ class ModelShelf:
 
     async def _make_room(self) -> None:
         """Let models leave until one more may be in memory; waits while all of them are in use."""
-        while self._room and sum(place.loading is not None for place in self._places()) >= self._room:
+        while self._room and sum(place.takes_room for place in self._places()) >= self._room:
             idle = [place for place in self._places() if place.loaded is not None and not place.users]
             if idle:
                 self._drop(min(idle, key=lambda place: place.last_use))
@@ -226,6 +226,11 @@ class _Place:
         self.settled = asyncio.Event()
         self.users = 0
         self.last_use = -1
+
+    @property
+    def takes_room(self) -> bool:
+        """Whether the model is in memory, or on its way there."""
+        return self.loaded is not None or (self.loading is not None and not self.settled.is_set())
 
     def on_loading(self, state: ModelState, detail: str) -> None:
         """How far loading is; called from its thread too."""

@@ -197,6 +197,13 @@ class TestOnDemand:
             assert states(shelf) == {"turbo": "on_disk", "base": "ready", "sft": "ready"}
             assert await _borrowed(shelf, None) == ("turbo", ())
 
+    async def test_what_could_not_be_loaded_takes_no_room(self, folder):
+        folder.broken["base"] = "Out of memory."
+        async with opened(ModelShelf(folder.slots("turbo", "base"), folder, room=2)) as shelf:
+            await until(lambda: states(shelf)["base"] == "failed")
+            assert await _borrowed(shelf, "sft") == ("sft", ())
+            assert states(shelf) == {"turbo": "ready", "base": "failed", "sft": "ready"}
+
     async def test_songs_keep_their_model_until_they_end(self, folder):
         async with opened(ModelShelf(folder.slots("turbo"), folder, room=1)) as shelf:
             async with shelf.borrow("turbo"):
