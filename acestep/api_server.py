@@ -105,7 +105,8 @@ def _lifespan(prepared: Prepared) -> Callable[[FastAPI], AbstractAsyncContextMan
         store = JobStore(folder.database)
         queue = JobQueue(store, settings.queue_maxsize, settings.avg_job_seconds, settings.avg_window)
         writer = SongWriter(audio, settings.mp3_bitrate)
-        engine = Engine(_shelf(prepared), writer, _desk(prepared))
+        shelf = _shelf(prepared)
+        engine = Engine(shelf, writer, _desk(prepared))
         cleaner = Cleaner(store, audio, settings.keep_seconds, FileStore(folder.uploads))
         runner = Runner(queue, engine, cleaner, settings.queue_workers)
         limits = AudioLimits(settings.max_upload_seconds, settings.max_upload_channels)
@@ -113,7 +114,7 @@ def _lifespan(prepared: Prepared) -> Callable[[FastAPI], AbstractAsyncContextMan
         lora = ServerAdapters(AdapterFolder(settings.lora_dir))
         config, memory = _http_config(settings), prepared.memory
         services = HttpServices(queue, engine, audio, look, folder.uploads, config, lora=lora, memory=memory)
-        provide(app, services)
+        provide(app, replace(services, keeper=shelf))
         _say_what_is_up(prepared)
         await runner.start()
         await engine.start()

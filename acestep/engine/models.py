@@ -11,15 +11,16 @@ import gc
 import logging
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Protocol
+from pathlib import PurePath
+from typing import Protocol, TypeGuard
 
 from acestep.domain import ModelInfo, ModelState
 from acestep.engine.renderer import Load, Loaded, OnLoading
 from acestep.engine.threads import computing_thread
-from acestep.errors import AceStepError, ModelUnavailableError
+from acestep.errors import AceStepError, CheckpointError, InvalidFieldError, ModelUnavailableError
 from acestep.limits import choose_model
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class ModelShelf:
         self._ready = asyncio.Event()
         self._door = asyncio.Lock()  # whoever needs room waits for it before those who came later
         self._changed = asyncio.Event()
+        self._putting = asyncio.Lock()
         self._uses = count()
 
     def infos(self) -> tuple[ModelInfo, ...]:
@@ -73,7 +75,7 @@ class ModelShelf:
         return (*shelved, *self._others(self._catalogue))
 
     def inventory(self) -> tuple[ModelInfo, ...]:
-        """The models that can be asked for, and those that only lie on disk."""
+        """See `ModelKeeper.inventory`."""
         shelved = tuple(place.info for place in self._places())
         return (*shelved, *self._others(self._catalogue)) if self._catalogue else shelved
 
@@ -84,7 +86,7 @@ class ModelShelf:
 
     async def start(self) -> None:
         """Begin to load what is in the slots, in their order; returns at once."""
-        for place in self._slots.values():
+        for place in tuple(self._places()):
             self._begin(place)
 
     async def wait_ready(self) -> None:
@@ -98,6 +100,53 @@ class ModelShelf:
                 place.loading.cancel()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
+    async def put(self, number: int, name: str | None = None) -> ModelInfo:
+        """See `ModelKeeper.put`."""
+        async with self._putting:
+            old = self._slots.get(number)
+            new = _Place(await self._wished(number, name))
+            new.info = replace(new.info, is_default=number == PRIMARY)
+            if old is None or old.info.state == "failed":
+                self._slots[number] = new  # so that all see how far it is
+            self._begin(new)
+            await new.settled.wait()
+            if new.loaded is None:
+                raise ModelUnavailableError(f"{new.info.name} could not be loaded: {new.info.detail}")
+            self._slots[number] = new
+            self._guests.pop(new.info.name, None)
+            if number == PRIMARY:
+                self._ready.set()
+            return new.info
+
+    async def reload(self) -> tuple[str, ...]:
+        """See `ModelKeeper.reload`."""
+        failed = [number for number, place in sorted(self._slots.items()) if place.info.state == "failed"]
+        again = []
+        for number in failed:
+            with suppress(ModelUnavailableError, InvalidFieldError):  # its state and the log say why
+                again.append((await self.put(number)).name)
+        return tuple(again)
+
+    async def _wished(self, number: int, name: str | None) -> Slot:
+        """The model to put into a slot; what is there already, where no other is named."""
+        old = self._slots.get(number)
+        if old is not None and name in (None, old.info.name):
+            if old.load is not None:
+                return Slot(replace(old.info, state="loading", detail=""), old.load)
+            name = old.info.name
+        elsewhere = [n for n, place in self._slots.items() if n != number and place.info.name == name]
+        if elsewhere:
+            raise InvalidFieldError("model", name, f"a model that is not in slot {elsewhere[0]} already")
+        names = ", ".join(info.name for info in self.inventory())
+        allowed = f"a published name, or one of {names}"
+        if not _is_bare(name) or self._catalogue is None:
+            raise InvalidFieldError("model", name, allowed)
+        try:
+            return await asyncio.to_thread(self._catalogue.find, name)
+        except CheckpointError as error:
+            log.warning("Slot %d stays as it is. %s", number, error)
+            raise InvalidFieldError("model", name, allowed) from error
+
     @asynccontextmanager
     async def borrow(self, name: str | None) -> AsyncIterator[tuple[Loaded, tuple[str, ...]]]:
         """The model that runs a request for `name`, which stays in memory meanwhile, and sentences about it.
@@ -106,7 +155,7 @@ class ModelShelf:
         one is not to be had.
         """
         place, notes = await self._take(name)
-        if place.loaded is None and place.info.name != self.primary.name:
+        if place.loaded is None and place is not self._slots[PRIMARY]:
             failed = place.info
             self._put_back(place)
             place, _ = await self._take(None)
@@ -150,7 +199,7 @@ class ModelShelf:
         self._changed.set()
 
     def _places(self) -> Iterator[_Place]:
-        yield from self._slots.values()
+        yield from (self._slots[number] for number in sorted(self._slots))
         yield from self._guests.values()
 
     def _others(self, catalogue: Catalogue) -> Iterator[ModelInfo]:
@@ -201,13 +250,18 @@ class ModelShelf:
             log.exception("The model %s cannot be loaded", name)
             place.on_loading("failed", f"{type(error).__name__} while loading; see the server's log")
         else:
-            place.info = place.loaded.info
+            place.info = replace(place.loaded.info, is_default=place.info.is_default)
             log.info("%s is ready after %.1f s", name, time.perf_counter() - started)
             if place is self._slots[PRIMARY]:
                 self._ready.set()
         finally:
             place.settled.set()
             self._changed.set()
+
+
+def _is_bare(name: str | None) -> TypeGuard[str]:
+    """Whether this is a name, and no path, which would lead anywhere on this machine."""
+    return name is not None and PurePath(name).name == name and not name.startswith(".")
 
 
 def _fetch(load: Load, on_loading: OnLoading) -> Loaded:

@@ -297,6 +297,21 @@ class OpenAiModel(BaseModel):
     architecture: None = None
 
 
+class ModelInit(ModelList):
+    """The models, now that one of them is in a slot."""
+
+    message: str
+    slot: int
+    loaded_model: str
+
+
+class Reinitialized(BaseModel):
+    """What is loaded now that was not before."""
+
+    message: str
+    reloaded: list[str]
+
+
 class OpenAiModels(BaseModel):
     """The models that can be asked for, in that shape."""
 

@@ -20,7 +20,7 @@ from acestep.http import auth
 from acestep.http.lora import ServerAdapters
 from acestep.http.parse import AudioProbe, Body, BodyReader
 from acestep.jobs.queue import JobQueue
-from acestep.jobs.worker import Worker
+from acestep.jobs.worker import ModelKeeper, Worker
 from acestep.memory.decide import Decision
 
 
@@ -47,7 +47,10 @@ class HttpConfig:
 
 @dataclass(frozen=True, slots=True)
 class HttpServices:
-    """What routes need: `worker` never runs a job here; `uploads` is a folder that exists."""
+    """What routes need: `worker` never runs a job here; `uploads` is a folder that exists.
+
+    Without a `keeper` the models stay what they are.
+    """
 
     queue: JobQueue
     worker: Worker
@@ -58,6 +61,7 @@ class HttpServices:
     examples: Examples = field(default_factory=Examples.load)
     lora: ServerAdapters = field(default_factory=lambda: ServerAdapters(AdapterFolder(None)))
     memory: Decision | None = None
+    keeper: ModelKeeper | None = None
 
 
 def provide(app: FastAPI, services: HttpServices) -> None:

@@ -17,6 +17,7 @@ from acestep.http.dialects.generations import AudioGeneration
 from acestep.http.dialects.jobs import JobObject
 from acestep.http.envelope import ErrorEnvelope
 from acestep.http.lora_fields import LoadLora, ScaleLora, ToggleLora
+from acestep.http.model_fields import InitModel
 from acestep.http.parse import FORM, UPLOAD_NAMES
 from acestep.http.schemas import (
     METAS,
@@ -125,7 +126,7 @@ TAKE_FILES = (GenerateTask, UnderstandTask)
 TAKE_NESTS = (GenerateTask, FormatTask, UnderstandTask)
 BODIES = (
     *(GenerateTask, FormatTask, UnderstandTask, SampleTask, QueryTask),
-    *(LoadLora, ToggleLora, ScaleLora),
+    *(LoadLora, ToggleLora, ScaleLora, InitModel),
 )
 
 

@@ -20,6 +20,7 @@ from acestep.http.errors import InvalidFieldsError
 from acestep.http.extras_fields import ExtrasFields
 from acestep.http.fields import MAX_IDS, OptionalText, TaskIds, notes_of, read_object, wire
 from acestep.http.lora_fields import LoadLora, LoraFields, ScaleLora, ToggleLora
+from acestep.http.model_fields import InitModel
 from acestep.http.other_fields import NewerSamplerFields, SourceFields
 from acestep.http.planner_fields import CodeFields, DraftFields, PlannerFields, PlannerSamplingFields
 from acestep.http.song_fields import MusicFields, OutputFields, SamplerFields
@@ -224,6 +225,6 @@ ALLOWED: Mapping[type[BaseModel], Mapping[str, str]] = {
     model: {field: _in_words(schema) for field, schema in model.model_json_schema()["properties"].items()}
     for model in (
         *(GenerateTask, FormatTask, UnderstandTask, SampleTask, QueryTask),
-        *(LoadLora, ToggleLora, ScaleLora),
+        *(LoadLora, ToggleLora, ScaleLora, InitModel),
     )
 }

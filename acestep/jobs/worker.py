@@ -1,7 +1,8 @@
 """The seam between the queue and whatever makes music.
 
-Owns the `Worker` protocol alone. The engine implements it in this process, scale-out implements it
-over other machines, tests fake it. Knows nothing of SQL, HTTP or torch.
+Owns the `Worker` protocol, and `ModelKeeper` for who may change its models. The engine implements them in
+this process, scale-out implements the first over other machines, tests fake both. Knows nothing of SQL, HTTP
+or torch.
 """
 
 from __future__ import annotations
@@ -46,4 +47,25 @@ class Worker(Protocol):
         `on_progress` may be called from any thread. Raises `JobCancelledError` soon after `cancelled()`
         turns true, and any other `AceStepError` with a sentence for the user when the job cannot be done.
         """
+        ...
+
+
+class ModelKeeper(Protocol):
+    """Keeps the models of a worker in numbered slots: 1 is the default, others run when they are named."""
+
+    def inventory(self) -> tuple[ModelInfo, ...]:
+        """The models that can be asked for, and those that only lie on disk."""
+        ...
+
+    async def put(self, number: int, name: str | None = None) -> ModelInfo:
+        """Load the model `name` (None: the one that is there, again) into slot `number`, and return it.
+
+        It is loaded beside the one that is there, which leaves when its songs end; where that fails, all
+        stays as it was. Raises InvalidFieldError for a name that cannot be had, ModelUnavailableError where
+        it cannot be loaded.
+        """
+        ...
+
+    async def reload(self) -> tuple[str, ...]:
+        """Load again what could not be loaded; returns the names of those that are there now."""
         ...

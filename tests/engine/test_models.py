@@ -45,6 +45,9 @@ class Folder:
         return tuple(replace(info, state="on_disk") for info in self.infos.values())
 
     def find(self, name: str) -> Slot:
+        if name not in self.infos:
+            raise CheckpointError(f"There is no model {name!r}.")
+
         def load(on_loading: OnLoading) -> Loaded:
             self.loads.append(name)
             assert self.go_on.wait(SECONDS)
@@ -233,6 +236,72 @@ class TestOnDemand:
             assert name == "turbo" and note.endswith("could not be loaded: Out of memory.")
             folder.broken.clear()
             assert await _borrowed(shelf, "base") == ("base", ())
+
+
+class TestPutting:
+    async def test_another_model_takes_a_slot_while_songs_are_made(self, files, folder):
+        shelf = ModelShelf(folder.slots("turbo", "base"), folder)
+        async with working(files, shelf) as engine:
+            folder.renderers["base"].hold()
+            job = asyncio.create_task(engine.run(request(model="base"), unheard, wanted))
+            await folder.renderers["base"].wait_begun()
+            assert (await shelf.put(2, "sft")).name == "sft"
+            assert states(shelf) == {"turbo": "ready", "sft": "ready"}
+            folder.renderers["base"].release()
+            assert (await job)[0].dit_model == "base"
+            (song,) = await engine.run(request(model="base"), unheard, wanted)
+            assert song.dit_model == "turbo" and "'base' is not loaded here" in song.warnings[0]
+            assert (await engine.run(request(model="sft"), unheard, wanted))[0].dit_model == "sft"
+
+    async def test_another_default_model(self, folder):
+        async with opened(ModelShelf(folder.slots("turbo"), folder)) as shelf:
+            await shelf.put(PRIMARY, "base")
+            (info,) = shelf.infos()
+            assert (info.name, info.is_default, shelf.primary.name) == ("base", True, "base")
+            assert await _borrowed(shelf, None) == ("base", ())
+
+    async def test_an_empty_slot_is_filled(self, folder):
+        async with opened(ModelShelf(folder.slots("turbo"), folder)) as shelf:
+            await shelf.put(3, "sft")
+            await shelf.put(2, "base")
+            assert [(info.name, info.is_default) for info in shelf.infos()] == [
+                ("turbo", True),
+                ("base", False),
+                ("sft", False),
+            ]
+
+    async def test_one_that_fails_changes_nothing(self, folder):
+        folder.broken["base"] = "Out of memory."
+        async with opened(ModelShelf(folder.slots("turbo"), folder)) as shelf:
+            await shelf.wait_ready()
+            with pytest.raises(ModelUnavailableError, match=r"base could not be loaded: Out of memory\."):
+                await shelf.put(PRIMARY, "base")
+            assert states(shelf) == {"turbo": "ready"}
+            assert await _borrowed(shelf, None) == ("turbo", ())
+
+    @pytest.mark.parametrize(
+        ("number", "name"), [(2, "turbo"), (2, None), (1, "../base"), (1, "/base"), (1, "..")]
+    )
+    async def test_what_no_slot_takes(self, folder, number, name):
+        async with opened(ModelShelf(folder.slots("turbo"), folder)) as shelf:
+            with pytest.raises(InvalidFieldError, match=r"^model: "):
+                await shelf.put(number, name)
+        assert set(folder.loads) <= {"turbo"}
+
+    async def test_a_name_that_nobody_knows_lists_those_that_are_known(self, folder):
+        async with opened(ModelShelf(folder.slots("turbo"), folder)) as shelf:
+            with pytest.raises(InvalidFieldError, match="a published name, or one of turbo, base, sft"):
+                await shelf.put(2, "gpt")
+
+    async def test_what_failed_is_loaded_again(self, folder):
+        folder.broken |= {"turbo": "Out of memory.", "base": "Out of memory.", "sft": "Cut short."}
+        async with opened(ModelShelf(folder.slots("turbo", "base", "sft"), folder)) as shelf:
+            await until(lambda: set(states(shelf).values()) == {"failed"})
+            del folder.broken["turbo"], folder.broken["base"]
+            assert await shelf.reload() == ("turbo", "base")
+            assert states(shelf) == {"turbo": "ready", "base": "ready", "sft": "failed"}
+            await asyncio.wait_for(shelf.wait_ready(), SECONDS)
+            assert await shelf.reload() == ()
 
 
 class TestOrder:

@@ -23,7 +23,7 @@ from acestep.domain import (
     SongPlan,
     SongRequest,
 )
-from acestep.errors import UnusableAudioError
+from acestep.errors import InvalidFieldError, UnusableAudioError
 from acestep.examples import Examples
 from acestep.files import AudioStore
 from acestep.http.app import create_app
@@ -31,7 +31,7 @@ from acestep.http.deps import HttpConfig, HttpServices
 from acestep.jobs.model import Job
 from acestep.jobs.queue import JobQueue
 from acestep.jobs.store import JobStore
-from acestep.jobs.worker import Cancelled, OnProgress, Worker
+from acestep.jobs.worker import Cancelled, OnProgress
 from acestep.limits import BASE_TASKS, TURBO_TASKS
 
 TURBO = ModelInfo(
@@ -78,6 +78,7 @@ class FakeWorker:
     planner_info: PlannerInfo = NO_PLANNER
     drafter: Drafter = echo
     asked: list[DraftRequest] = field(default_factory=list)
+    puts: list[tuple[int, str | None]] = field(default_factory=list)
 
     def models(self) -> tuple[ModelInfo, ...]:
         return self.infos
@@ -91,6 +92,25 @@ class FakeWorker:
 
     async def wait_ready(self) -> None:
         """Ready at once."""
+
+    def inventory(self) -> tuple[ModelInfo, ...]:
+        return (*self.infos, replace(BASE, name="acestep-v15-sft", state="on_disk"))
+
+    async def put(self, number: int, name: str | None = None) -> ModelInfo:
+        """Only what is in the inventory can be put anywhere."""
+        self.puts.append((number, name))
+        if name is None:
+            return self.infos[0]
+        for info in self.inventory():
+            if info.name == name:
+                self.infos = (*self.infos[: number - 1], replace(info, state="ready"), *self.infos[number:])
+                return self.infos[number - 1]
+        raise InvalidFieldError("model", name, "another")
+
+    async def reload(self) -> tuple[str, ...]:
+        was = self.infos
+        self.infos = tuple(replace(info, state="ready") for info in was)
+        return tuple(info.name for info in was if info.state == "failed")
 
     async def run(
         self, request: SongRequest, on_progress: OnProgress, cancelled: Cancelled
@@ -187,7 +207,7 @@ async def running(
     config: HttpConfig | None = None,
     models: tuple[ModelInfo, ...] = (TURBO, BASE),
     max_waiting: int = 200,
-    worker: Worker | None = None,
+    worker: FakeWorker | None = None,
     examples: Examples | None = None,
 ) -> AsyncIterator[Server]:
     """Run a server on an empty folder."""
@@ -197,7 +217,7 @@ async def running(
     uploads = folder / "uploads"
     uploads.mkdir()
     worker = worker or FakeWorker(models)
-    services = HttpServices(queue, worker, audio, riff_only, uploads, config or HttpConfig())
+    services = HttpServices(queue, worker, audio, riff_only, uploads, config or HttpConfig(), keeper=worker)
     app = create_app(replace(services, examples=examples) if examples else services)
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:

@@ -2,10 +2,11 @@ from dataclasses import replace
 
 import pytest
 
-from acestep.http.answers import ModelList
+from acestep.http.answers import ModelInit, ModelList, Reinitialized
+from acestep.http.deps import provide
 from acestep.http.envelope import Envelope
 from acestep.limits import TURBO_TASKS
-from tests.http.conftest import BASE, PLANNER, TURBO, FakeWorker, Serve, Server, assert_error
+from tests.http.conftest import BASE, PLANNER, TURBO, FakeWorker, Serve, Server, assert_error, failed
 
 
 class TestWrapped:
@@ -40,7 +41,11 @@ class TestWrapped:
         body = (await server.client.get("/v1/model_inventory")).json()
         Envelope[ModelList].model_validate(body, strict=True)
         data = body["data"]
-        assert [model["name"] for model in data["models"]] == [TURBO.name, BASE.name]
+        assert [(model["name"], model["is_loaded"]) for model in data["models"]] == [
+            (TURBO.name, True),
+            (BASE.name, False),
+            ("acestep-v15-sft", False),
+        ]
         assert data["models"][0]["supported_task_types"] == list(TURBO_TASKS)
         assert data["default_model"] == TURBO.name
         assert (data["lm_models"], data["loaded_lm_model"], data["llm_initialized"]) == ([], None, False)
@@ -97,3 +102,59 @@ class TestOpenAiStyle:
     async def test_its_ids_can_be_asked_for(self, server: Server):
         request = await server.submitted(model=f"acestep/{BASE.name}")
         assert (request.model, request.warnings) == (BASE.name, ())
+
+
+class TestInit:
+    async def test_a_model_into_a_slot(self, serve: Serve):
+        worker = FakeWorker()
+        async with serve(worker=worker) as server:
+            asked = {"model": "acestep/acestep-v15-sft", "slot": "2"}
+            body = (await server.client.post("/v1/init", json=asked)).json()
+            Envelope[ModelInit].model_validate(body, strict=True)
+            data = body["data"]
+            assert worker.puts == [(2, "acestep-v15-sft")]
+            assert (data["slot"], data["loaded_model"]) == (2, "acestep-v15-sft")
+            assert [model["name"] for model in data["models"]] == [TURBO.name, "acestep-v15-sft"]
+            assert (data["loaded_lm_model"], data["llm_initialized"]) == (None, False)
+
+    async def test_nothing_named_is_the_default_again(self, serve: Serve):
+        worker = FakeWorker()
+        async with serve(worker=worker) as server:
+            data = (await server.client.post("/v1/init", json={})).json()["data"]
+        assert worker.puts == [(1, None)]
+        assert (data["slot"], data["loaded_model"]) == (1, TURBO.name)
+
+    @pytest.mark.parametrize(
+        ("asked", "field"),
+        [
+            ({"slot": 4}, "slot"),
+            ({"slot": 0}, "slot"),
+            ({"model": "gpt"}, "model"),
+            ({"init_llm": True}, "init_llm"),
+            ({"lm_model_path": "acestep-5Hz-lm-4B"}, "lm_model_path"),
+        ],
+    )
+    async def test_what_cannot_be(self, serve: Serve, asked: dict[str, object], field: str):
+        worker = FakeWorker()
+        async with serve(worker=worker) as server:
+            error = assert_error(await server.client.post("/v1/init", json=asked), 422, field)
+        assert error["extra"]["field"] == field
+        assert worker.infos == (TURBO, BASE)
+
+    async def test_a_planner_that_is_there_may_be_asked_for(self, serve: Serve):
+        async with serve(worker=FakeWorker(planner_info=PLANNER)) as server:
+            asked = {"init_llm": True, "lm_model_path": PLANNER.name}
+            data = (await server.client.post("/v1/init", json=asked)).json()["data"]
+        assert (data["loaded_lm_model"], data["llm_initialized"]) == (PLANNER.name, True)
+
+    async def test_reinitialize(self, serve: Serve):
+        async with serve(worker=FakeWorker((TURBO, failed(BASE)))) as server:
+            for expected in ([BASE.name], []):
+                body = (await server.client.post("/v1/reinitialize")).json()
+                Envelope[Reinitialized].model_validate(body, strict=True)
+                assert (body["data"]["reloaded"], body["data"]["message"]) == (expected, "All is loaded")
+
+    @pytest.mark.parametrize("route", ["/v1/init", "/v1/reinitialize"])
+    async def test_a_server_whose_models_stay(self, server: Server, route: str):
+        provide(server.app, replace(server.app.state.services, keeper=None))
+        assert_error(await server.client.post(route, json={}), 503, "cannot be changed")

@@ -1,4 +1,4 @@
-"""Which models there are."""
+"""Which models there are, and changing them while the server runs."""
 
 from __future__ import annotations
 
@@ -6,20 +6,26 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
 
-from acestep.errors import UnknownModelError
-from acestep.http.answers import ModelList, OpenAiModel, OpenAiModels
-from acestep.http.deps import Services, require_key
+from acestep.domain import PlannerInfo
+from acestep.errors import InvalidFieldError, ModelUnavailableError, UnknownModelError
+from acestep.http.answers import ModelInit, ModelList, OpenAiModel, OpenAiModels, Reinitialized
+from acestep.http.deps import HttpServices, RequestBody, Services, require_key
 from acestep.http.envelope import Envelope
+from acestep.http.model_fields import InitModel
+from acestep.http.openapi import body_of
+from acestep.http.schemas import read_plain
 from acestep.http.wire import model_list, openai_model, openai_models
+from acestep.jobs.worker import ModelKeeper
 from acestep.limits import NAME_PREFIX
 
-router = APIRouter(tags=["models"], dependencies=[Depends(require_key)])
+router = APIRouter(tags=["models"])
+KEY = [Depends(require_key)]
 
 OPENAI_MEDIA_TYPE = "application/vnd.openai+json"
 OPENAI_ROOT = "/api"  # every route is there as well, so that a client needs one base address alone
 
 
-@router.get("/v1/models", response_model=Envelope[ModelList] | OpenAiModels)
+@router.get("/v1/models", response_model=Envelope[ModelList] | OpenAiModels, dependencies=KEY)
 async def models(
     request: Request,
     services: Services,
@@ -34,7 +40,7 @@ async def models(
     return Envelope(data=model_list(found, services.worker.planner()))
 
 
-@router.get("/v1/models/{name:path}")
+@router.get("/v1/models/{name:path}", dependencies=KEY)
 async def one_model(name: str, services: Services) -> OpenAiModel:
     """Describe one model in OpenAI's shape; its name may begin with `acestep/`."""
     found = services.worker.models()
@@ -45,7 +51,53 @@ async def one_model(name: str, services: Services) -> OpenAiModel:
     raise UnknownModelError(name, tuple(model.name for model in found))
 
 
-@router.get("/v1/model_inventory")
+@router.get("/v1/model_inventory", dependencies=KEY)
 async def model_inventory(services: Services) -> Envelope[ModelList]:
-    """List the models; the same as /v1/models."""
-    return Envelope(data=model_list(services.worker.models(), services.worker.planner()))
+    """List the models as /v1/models does, and those that only lie on disk (not loaded)."""
+    found = services.keeper.inventory() if services.keeper else services.worker.models()
+    return Envelope(data=model_list(found, services.worker.planner()))
+
+
+@router.post("/v1/init", openapi_extra=body_of(InitModel))
+async def init(body: RequestBody, services: Services) -> Envelope[ModelInit]:
+    """Load a model into a slot while the server runs; answers once it is there.
+
+    It is loaded beside the one that was there, which leaves when its songs end. Songs that wait run on the
+    model that they name, or on the default one with a warning.
+    """
+    asked = read_plain(InitModel, body.fields)
+    _check_planner(asked, services.worker.planner())
+    name = asked.model.removeprefix(NAME_PREFIX) if asked.model else None
+    loaded = await _keeper(services).put(asked.slot, name)
+    models = model_list(services.worker.models(), services.worker.planner())
+    changed = ModelInit(
+        message="Model initialization completed",
+        slot=asked.slot,
+        loaded_model=loaded.name,
+        **dict(models),
+    )
+    return Envelope(data=changed)
+
+
+@router.post("/v1/reinitialize", dependencies=KEY)
+async def reinitialize(services: Services) -> Envelope[Reinitialized]:
+    """Load again what could not be loaded. Whatever is in the body is not read."""
+    reloaded = await _keeper(services).reload()
+    failed = [model.name for model in services.worker.models() if model.state == "failed"]
+    message = f"Still not loaded: {', '.join(failed)}; GET /v1/models says why" if failed else "All is loaded"
+    return Envelope(data=Reinitialized(message=message, reloaded=list(reloaded)))
+
+
+def _keeper(services: HttpServices) -> ModelKeeper:
+    if services.keeper is None:
+        raise ModelUnavailableError("The models of this server cannot be changed while it runs.")
+    return services.keeper
+
+
+def _check_planner(asked: InitModel, planner: PlannerInfo) -> None:
+    """Raise `InvalidFieldError` if a planner is wanted that is not the one of this server."""
+    remedy = "Set ACESTEP_INIT_LLM=true and ACESTEP_LM_MODEL_PATH, and start the server again"
+    if asked.init_llm and not planner.is_usable:
+        raise InvalidFieldError("init_llm", True, "false", remedy)
+    if asked.lm_model_path not in (None, "", planner.name):
+        raise InvalidFieldError("lm_model_path", asked.lm_model_path, planner.name or "null", remedy)
