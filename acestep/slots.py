@@ -47,7 +47,9 @@ def secondaries(settings: Settings, default: str, hub_reachable: Callable[[], bo
     for number, setting, wish in _wishes(settings):
         secondary = _secondary(number, wish, settings.checkpoints_dir, hub_reachable)
         if secondary.info.name in taken:
-            notes.append(f"{setting}: a model called {secondary.info.name} is loaded already; {wish} is not")
+            notes.append(
+                f"{setting}: {wish} is left out; there is a model called {secondary.info.name} already"
+            )
             continue
         taken.add(secondary.info.name)
         found.append(secondary)
