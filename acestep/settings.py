@@ -288,7 +288,7 @@ class Settings(BaseSettings):
     )
     lm_device: Device | None = _setting(None, _DEVICES, "Where the planner runs.", shown="as ACESTEP_DEVICE")
     lm_offload_to_cpu: AutoSwitch = _switch(
-        None, "Keep the idle planner in main memory. auto: as ACESTEP_OFFLOAD_TO_CPU."
+        None, "Keep the idle planner in main memory. This version cannot, and says so at the start."
     )
     lm_timeout: float = _number(
         120.0, 1, None, "seconds", "How long format_input and understand may take before they give up."

@@ -55,6 +55,27 @@ class TensorIndex:
             return tuple(tensors.get_slice(name).get_shape())
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceMover:
+    """Carries weights between main memory and `device`; see `acestep.memory.residency.Mover`."""
+
+    device: torch.device
+
+    def home(self, data: Tensor) -> Tensor:
+        """In main memory."""
+        with torch.inference_mode(False):
+            return data.to("cpu")
+
+    def bring(self, home: Tensor) -> Tensor:
+        """On the device."""
+        with torch.inference_mode(False):
+            return home.to(self.device)
+
+    def away(self, home: Tensor) -> Tensor:
+        """What is kept in main memory."""
+        return home
+
+
 def fill(module: nn.Module, index: TensorIndex, place: Placement, stored_name: Rename = str) -> None:
     """Give `module`, built on the meta device, the tensors of `index`, and make it ready for inference.
 

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "codec": (*BASE, "weights", "memory"),
     "synthesizer": (*BASE, "weights", "memory"),
     "planner": (*BASE, "weights"),
-    "engine": (*BASE, "memory", "planner", "synthesizer", "codec", "audio", "jobs.worker"),
+    "engine": (*BASE, "memory", "planner", "synthesizer", "codec", "audio", "weights", "jobs.worker"),
     "nano": BASE,
     "api_server": (*BASE, "memory", "http", "jobs", "engine", "audio", "download", "planners", "slots"),
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -23,11 +23,13 @@ from acestep.codec.loading import load_codec
 from acestep.codec.oobleck import DEFAULT_TILE_FRAMES
 from acestep.domain import MAX_DURATION, AudioClip, ModelInfo, SongPlan, Window
 from acestep.engine.desk import LoadedPlanner
+from acestep.engine.placement import moves, settle
 from acestep.engine.renderer import Cancelled, Heard, Loaded, OnFraction, OnStep, Rendering
 from acestep.errors import CheckpointError, ModelUnavailableError
 from acestep.findings import LyricTimes
 from acestep.limits import tasks_of
 from acestep.memory.plan import MemoryPlan
+from acestep.memory.residency import Places, Residency
 from acestep.parts import SharedParts
 from acestep.planner.backends.pt import load_torch_language_model
 from acestep.planner.backends.vllm import load_vllm_language_model, why_not
@@ -37,6 +39,7 @@ from acestep.synthesizer.loading import load_synthesizer
 from acestep.synthesizer.lora import TransformerAdapters
 from acestep.synthesizer.synthesizer import Synthesizer
 from acestep.synthesizer.windows import Span, join
+from acestep.weights import DeviceMover
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +51,7 @@ class TorchRenderer:
     synthesizer: Synthesizer
     codec: Codec
     adapters: TransformerAdapters
+    places: Places = field(default_factory=Places)
 
     @property
     def sample_rate(self) -> int:
@@ -63,6 +67,7 @@ class TorchRenderer:
         """See `Renderer.encode`; silence fills the last frame up."""
         audio = torch.from_numpy(clip.samples)[None]
         audio = torch.nn.functional.pad(audio, (0, -audio.shape[-1] % self.codec.hop_length))
+        self.places.enter("VAE")
         with torch.inference_mode():
             return self.codec.encode(audio)[0]
 
@@ -102,6 +107,7 @@ class TorchRenderer:
     def decode(self, rendering: Rendering, seconds: float, on_fraction: OnFraction) -> AudioClip:
         """See `Renderer.decode`; the latents' last frame may reach past the end and is cut."""
         window, length = rendering.window, round(seconds * self.codec.sample_rate)
+        self.places.enter("VAE")
         with torch.inference_mode():
             if window is None:
                 return normalise_peak(
@@ -160,14 +166,19 @@ def load_model(
     codec = shared.get(
         checkpoint.vae, (place, dtype, tile), lambda: load_codec(checkpoint.vae, place, dtype, tile)
     )
+    home = torch.device("cpu") if moves(plan) else place
     modules = load_synthesizer(
-        checkpoint.dit, checkpoint.text_encoder, checkpoint.tokenizer, place, dtype, shared
+        checkpoint.dit, checkpoint.text_encoder, checkpoint.tokenizer, home, dtype, shared
     )
     if modules.facts.latent_channels != codec.latent_channels:
         raise CheckpointError(
             f"{checkpoint.vae} makes latents of {codec.latent_channels} channels, but {checkpoint.dit} "
             f"works on {modules.facts.latent_channels}: they do not belong together."
         )
+    if plan and moves(plan):
+        # One for all models on a device: who comes sends whoever is there home.
+        residency = shared.get(Path("/"), ("residency", place), lambda: Residency(DeviceMover(place)))
+        modules = settle(modules, codec, plan, place, residency)
     adapters = TransformerAdapters(checkpoint.name, modules.transformer, folder or AdapterFolder(None))
     synthesizer = Synthesizer(modules, frame_rate=codec.sample_rate / codec.hop_length)
     complete = replace(
@@ -182,7 +193,7 @@ def load_model(
         state="ready",
         detail="",
     )
-    return Loaded(complete, TorchRenderer(synthesizer, codec, adapters))
+    return Loaded(complete, TorchRenderer(synthesizer, codec, adapters, modules.places))
 
 
 def load_planner(folder: Path, device: str, backend: str, plan: MemoryPlan | None = None) -> LoadedPlanner:

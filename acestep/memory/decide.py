@@ -21,7 +21,7 @@ from acestep.memory.sizes import PLANNERS, TEXT_ENCODER, VAE, DitSize, QwenSize,
 from acestep.planners import PlannerChoice
 from acestep.settings import Settings
 
-CARRIED_OUT = Abilities()  # what this version does; tests hold that it does
+CARRIED_OUT = Abilities(offload=True, stream=True)  # by `residency`; the planner stays where it is
 _BUDGET = "ACESTEP_VRAM_BUDGET"
 
 
@@ -198,6 +198,14 @@ def _refusal(sizes: Sizes, wishes: Wishes, device: Device, budget: Budget) -> Ex
     """Why nothing fits: the first setting without which something would, or else the budget."""
     assert budget.size is not None
     needed = least(options(sizes, wishes, device, CARRIED_OUT))
+    if smaller := _smaller_planner(sizes, wishes, device, budget.size):
+        name, enough = smaller
+        return SettingError(
+            "ACESTEP_LM_MODEL_PATH",
+            sizes.planners[0].name,
+            f"{name}, which takes {_gb(enough)}; with this one at least {_gb(needed)} are needed, and there "
+            f"are {_gb(budget.size)} ({budget.source})",
+        )
     loosened = {
         "ACESTEP_OFFLOAD_TO_CPU": replace(wishes, offload=None, offload_dit=None, offload_planner=None),
         "ACESTEP_LM_OFFLOAD_TO_CPU": replace(wishes, offload_planner=None),
@@ -223,6 +231,16 @@ def _refusal(sizes: Sizes, wishes: Wishes, device: Device, budget: Budget) -> Ex
         f"{names}: at least {_gb(needed)} of GPU memory are needed, and there are {_gb(budget.size)} "
         f"({budget.source}). Set ACESTEP_DEVICE=cpu, or ACESTEP_CONFIG_PATH to a smaller model."
     )
+
+
+def _smaller_planner(sizes: Sizes, wishes: Wishes, device: Device, budget: int) -> tuple[str, int] | None:
+    """The largest published planner that would fit in place of the one that does not, and its bytes."""
+    for planner in reversed(PLANNERS):
+        if wishes.planner and planner.weights < sizes.planners[0].weights:
+            enough = least(options(replace(sizes, planners=(planner,)), wishes, device, CARRIED_OUT))
+            if enough <= budget:
+                return planner.name, enough
+    return None
 
 
 def _value(variable: str, wishes: Wishes) -> str:

@@ -22,6 +22,7 @@ class AudioCodes:
         self._detokenizer = modules.audio_token_detokenizer
         self._silence = modules.silence_latent
         self._count = modules.facts.code_count
+        self._places = modules.places
 
     @property
     def count(self) -> int:
@@ -31,6 +32,7 @@ class AudioCodes:
     @torch.inference_mode()
     def tokenize(self, latents: Tensor) -> tuple[int, ...]:
         """The codes of latents `[T, C]`; silence fills the last one up."""
+        self._places.enter("condition encoder")
         at_home = latents[None].to(self._silence)
         _, indices = self._tokenizer.tokenize(at_home, self._silence)
         return tuple(int(code) for code in indices.flatten())
@@ -44,6 +46,7 @@ class AudioCodes:
         strange = next((code for code in codes if not 0 <= code < self._count), None)
         if strange is not None:
             raise InvalidFieldError("audio_code_string", strange, f"codes from 0 to {self._count - 1}")
+        self._places.enter("condition encoder")
         indices = torch.tensor(codes, device=self._silence.device).view(1, -1, 1)
         heard: Tensor = self._detokenizer(self._tokenizer.quantizer.get_output_from_indices(indices))
         return heard[0]

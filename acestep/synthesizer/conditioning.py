@@ -122,11 +122,15 @@ class Conditioner:
     def encode(self, plans: Sequence[SongPlan], materials: Sequence[SongMaterial]) -> Condition:
         """One `Condition` for all songs; `materials` has one entry a plan, all of the same length."""
         captions, lyrics = self._caption_tokens(plans), self._lyric_tokens(plans)
-        text_encoder = self._modules.text_encoder
+        text_encoder, places = self._modules.text_encoder, self._modules.places
+        places.enter("text encoder")
+        read = text_encoder(captions.ids, attention_mask=captions.mask).last_hidden_state
+        spelled = text_encoder.embed_tokens(lyrics.ids)
+        places.enter("condition encoder")
         states, mask = self._modules.condition_encoder(
-            text_hidden_states=text_encoder(captions.ids, attention_mask=captions.mask).last_hidden_state,
+            text_hidden_states=read,
             text_attention_mask=captions.mask,
-            lyric_hidden_states=text_encoder.embed_tokens(lyrics.ids),
+            lyric_hidden_states=spelled,
             lyric_attention_mask=lyrics.mask,
             refer_audio_acoustic_hidden_states_packed=torch.stack([m.reference for m in materials]),
             refer_audio_order_mask=torch.arange(len(materials), device=self._device),
@@ -143,6 +147,7 @@ class Conditioner:
 
     def with_null(self, condition: Condition) -> Condition:
         """The same songs, then once more with the model's learned null condition instead of words."""
+        self._modules.places.enter("condition encoder")
         null = self._modules.condition_encoder.null_condition_emb.expand_as(condition.states)
         return Condition(
             states=torch.cat([condition.states, null]),

@@ -10,7 +10,7 @@ import inspect
 import math
 import pickle
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 from acestep.adapters import PUBLISHED_NAMES
 from acestep.checkpoints import read_json
 from acestep.errors import CheckpointError
+from acestep.memory.residency import Places
 from acestep.parts import SharedParts
 from acestep.weights import Placement, TensorIndex, fill
 
@@ -82,7 +83,10 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SynthesizerModules:
-    """Everything that turns a `SongPlan` into latents; `silence_latent` is `[1, T, latent_channels]`."""
+    """Everything that turns a `SongPlan` into latents; `silence_latent` is `[1, T, latent_channels]`.
+
+    Whoever computes with a module enters its part of `places` first.
+    """
 
     transformer: AceStepTransformer1DModel
     condition_encoder: AceStepConditionEncoder
@@ -92,6 +96,7 @@ class SynthesizerModules:
     tokenizer: PreTrainedTokenizerFast
     silence_latent: Tensor
     facts: ModelFacts
+    places: Places = field(default_factory=Places)
 
 
 def load_synthesizer(

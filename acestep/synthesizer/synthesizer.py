@@ -53,7 +53,7 @@ class Synthesizer:
         self._frame_rate = frame_rate
         self._conditioner = Conditioner(modules)
         self._codes = AudioCodes(modules)
-        self._transformer = Transformer(modules.transformer)
+        self._transformer = Transformer(modules.transformer, modules.places)
         heads = alignment_heads or known_heads(modules.transformer.config)
         self._listener = LyricListener(modules, self._transformer, heads)
         self._device = modules.silence_latent.device

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from diffusers.models.embeddings import apply_rotary_emb, get_1d_rotary_pos_embe
 from torch import Tensor
 from torch.nn import functional
 
+from acestep.memory.residency import Places
 from acestep.synthesizer.conditioning import Condition
 
 KeysValues = tuple[Tensor, Tensor]
@@ -60,8 +62,9 @@ class Attended:
 class Transformer:
     """Predicts velocities with a loaded `AceStepTransformer1DModel`."""
 
-    def __init__(self, module: AceStepTransformer1DModel) -> None:
+    def __init__(self, module: AceStepTransformer1DModel, places: Places | None = None) -> None:
         self._module = module
+        self._places = places or Places()
         self._patch: int = module.config.patch_size
 
     @property
@@ -77,11 +80,12 @@ class Transformer:
 
     def attend(self, condition: Condition) -> Attended:
         """Do once what every step of a render would do alike."""
+        self._places.enter("DiT")
         states = self._module.condition_embedder(condition.states)
         patches = -(-condition.context.shape[1] // self._patch)
         return Attended(
             context=condition.context,
-            cross=tuple(_keys_values(layer.cross_attn, states) for layer in self._module.layers),
+            cross=tuple(_keys_values(layer.cross_attn, states) for layer in self._layers()),
             cross_mask=None if condition.mask.all() else _additive(condition.mask, self.dtype)[:, None, None],
             window=self._window(patches, states.device),
             rotary=self._rotary(patches, states.device),
@@ -90,9 +94,10 @@ class Transformer:
     def velocity(self, latents: Tensor, t: float, attended: Attended) -> Tensor:
         """Where the latents `[B, T, C]` move at time `t`; float32 of the same shape."""
         net, frames = self._module, latents.shape[1]
+        self._places.enter("DiT")
         x = self._patches(latents, attended)
         time_embedding, modulation = self._time(t, x)
-        for layer, cross, kind in zip(net.layers, attended.cross, net.layer_types, strict=True):
+        for layer, cross, kind in zip(self._layers(), attended.cross, net.layer_types, strict=True):
             gates = _gates(layer, modulation)
             x = _hear_itself(layer, x, gates, attended, sliding=kind == "sliding_attention")
             x = _hear_words(layer, x, gates, cross, attended)
@@ -109,10 +114,11 @@ class Transformer:
         last one asked for are not run.
         """
         net = self._module
+        self._places.enter("DiT")
         x = self._patches(latents, attended)
         _, modulation = self._time(t, x)
-        for number in range(max(heads) + 1):
-            layer, cross = net.layers[number], attended.cross[number]
+        for number, layer in enumerate(islice(self._layers(), max(heads) + 1)):
+            cross = attended.cross[number]
             gates = _gates(layer, modulation)
             x = _hear_itself(
                 layer, x, gates, attended, sliding=net.layer_types[number] == "sliding_attention"
@@ -120,6 +126,9 @@ class Transformer:
             for head in heads.get(number, ()):
                 yield _logits(layer, x, head, cross[0], attended.cross_mask)
             x = _hear_words(layer, x, gates, cross, attended)
+
+    def _layers(self) -> Iterator[Any]:
+        return self._places.layers("DiT", self._module.layers)
 
     def _patches(self, latents: Tensor, attended: Attended) -> Tensor:
         """Latents beside their context, as the first layer takes them: `[B, S, D]`."""

@@ -204,6 +204,13 @@ class TestRefusals:
         with pytest.raises(SettingError, match=r"^ACESTEP_INIT_LLM='true' .*false, which takes"):
             decide([turbo], MIDDLE, settings, on_gpu(8))
 
+    def test_a_smaller_planner_is_named_if_it_would_fit(self, tmp_path: Path, turbo: Choice) -> None:
+        settings = Settings.load(tmp_path, init_llm=True)
+        with pytest.raises(
+            SettingError, match=r"^ACESTEP_LM_MODEL_PATH='acestep-5Hz-lm-1.7B' .*lm-0.6B, which"
+        ):
+            decide([turbo], MIDDLE, settings, on_gpu(7))
+
     def test_a_tile_that_is_too_long_is_named(self, tmp_path: Path, turbo: Choice) -> None:
         settings = Settings.load(tmp_path, vae_decode_chunk_size=9000)
         with pytest.raises(SettingError, match=r"^ACESTEP_VAE_DECODE_CHUNK_SIZE='9000'"):

@@ -1,0 +1,121 @@
+"""Who is on the device: weights come when their stage begins, and go when another one does.
+
+Owns the rule that of all weights that are not to stay, those of one stage are on the device, and of streamed
+ones a layer. Which those are is the memory plan's decision; how a tensor moves is the mover's. Tensors are
+met by their `data` alone, so that nothing here needs torch. For one thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from acestep.memory.plan import Placement
+
+
+class Mover(Protocol):
+    """Carries the data of a weight; `home` is where it is kept for good."""
+
+    def home(self, data: Any) -> Any:
+        """The same data where it is to be kept."""
+        ...
+
+    def bring(self, home: Any) -> Any:
+        """A copy of it on the device."""
+        ...
+
+    def away(self, home: Any) -> Any:
+        """What a weight holds while it is not on the device."""
+        ...
+
+
+class Part:
+    """Weights that come and go as one. `layers` are those of its modules that come one by one if streamed."""
+
+    def __init__(self, placement: Placement, modules: Sequence[Any], layers: Sequence[Any] = ()) -> None:
+        self.placement = placement
+        self.layers = layers
+        self._modules = modules
+
+    def weights(self) -> Iterator[Any]:
+        """All, or where it is streamed those that belong to no layer; adapters that came later too."""
+        apart = set(map(id, _weights(self.layers))) if self.placement == "streamed" else set()
+        yield from (weight for weight in _weights(self._modules) if id(weight) not in apart)
+
+    def everything(self) -> Iterator[Any]:
+        """All of them."""
+        yield from _weights(self._modules)
+
+
+class Residency:
+    """What is on one device. Every model there shares it."""
+
+    def __init__(self, mover: Mover) -> None:
+        self._mover = mover
+        self._inside: Part | None = None
+
+    def part(self, placement: Placement, modules: Sequence[Any], layers: Sequence[Any] = ()) -> Part:
+        """Take charge of loaded modules; what does not stay goes home at once."""
+        part = Part(placement, modules, layers)
+        if placement != "resident":
+            # What another model shares may be at work at this moment, and is taken care of already.
+            self._send(weight for weight in part.everything() if not hasattr(weight, "home"))
+        return part
+
+    def enter(self, part: Part) -> None:
+        """Begin the stage that these weights are for: whatever else came for its own stage goes."""
+        if part is self._inside:
+            return
+        if self._inside is not None:
+            self._send(self._inside.everything())
+            self._inside = None
+        if part.placement != "resident":
+            self._inside = part
+            self._bring(part.weights())
+
+    def layers(self, part: Part) -> Iterator[Any]:
+        """The layers of a part that was entered, each of them on the device while it is looked at."""
+        for layer in part.layers:
+            if part.placement == "streamed":
+                self._bring(_weights([layer]))
+            try:
+                yield layer
+            finally:
+                if part.placement == "streamed":
+                    self._send(_weights([layer]))
+
+    def _bring(self, weights: Iterable[Any]) -> None:
+        for weight in weights:
+            if not hasattr(weight, "home"):  # an adapter that came after its part was taken charge of
+                weight.home = self._mover.home(weight.data)
+            weight.data = self._mover.bring(weight.home)
+
+    def _send(self, weights: Iterable[Any]) -> None:
+        for weight in weights:
+            if not hasattr(weight, "home"):
+                weight.home = self._mover.home(weight.data)
+            weight.data = self._mover.away(weight.home)
+
+
+class Places:
+    """The parts of one model by their names in the memory plan; without any, all is where it is needed."""
+
+    def __init__(self, residency: Residency | None = None, parts: Mapping[str, Part] | None = None) -> None:
+        self._residency = residency
+        self._parts = parts or {}
+
+    def enter(self, name: str) -> None:
+        """See `Residency.enter`."""
+        if self._residency is not None:
+            self._residency.enter(self._parts[name])
+
+    def layers(self, name: str, layers: Iterable[Any]) -> Iterator[Any]:
+        """`layers`, which are those of the part called `name`; see `Residency.layers`."""
+        if self._residency is None:
+            return iter(layers)
+        return self._residency.layers(self._parts[name])
+
+
+def _weights(modules: Iterable[Any]) -> Iterator[Any]:
+    for module in modules:
+        yield from module.parameters()
