@@ -77,6 +77,9 @@ def decide_for_server(
     on_gpu = gpu_present(settings.device)
     elsewhere = settings.lm_device not in (None, settings.device) and bool(planner.name)
     budget = find_budget(settings, on_gpu, probes)
+    # Who comes because a request names it is taken to be as large as the default model.
+    guests = settings.models_in_memory - len(choices) if settings.on_demand_model_load else 0
+    choices = [*choices, *[choices[0]] * guests]
     decision = decide(choices, PlannerChoice() if elsewhere else planner, settings, budget)
     return decision and replace(decision, planner_elsewhere=elsewhere)
 

@@ -170,6 +170,17 @@ class TestServer:
         assert decision.plan.planner == ""
         assert decision.admitted(MIDDLE) == MIDDLE
 
+    def test_room_is_kept_for_models_that_come_on_demand(self, tmp_path: Path, turbo: Choice) -> None:
+        one = decide_for_server(Settings.load(tmp_path, device="cuda"), [turbo], NONE, PROBES)
+        settings = Settings.load(tmp_path, device="cuda", on_demand_model_load=True, vram_budget=40)
+        two = decide_for_server(settings, [turbo], NONE, PROBES)
+        full = decide_for_server(settings, [turbo, turbo], NONE, PROBES)
+        assert one is not None and two is not None and full is not None
+        sizes = [
+            next(part.size for part in each.plan.parts if part.name == "DiT") for each in (one, two, full)
+        ]
+        assert sizes == [sizes[0], 2 * sizes[0], 2 * sizes[0]]
+
     def test_a_cpu_is_planned_too(self, tmp_path: Path) -> None:
         nano = choose(NANO_MODEL, tmp_path, lambda: False, lambda: False)
         decision = decide_for_server(Settings.load(tmp_path, device="cpu"), [nano], NONE, PROBES)
