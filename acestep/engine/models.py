@@ -194,9 +194,14 @@ class ModelShelf:
     def _put_back(self, place: _Place) -> None:
         place.users -= 1
         place.last_use = next(self._uses)
-        if place.loaded is None and place.info.name in self._guests and not place.users:
-            del self._guests[place.info.name]  # so that the next request for it tries again
+        self._forget(place)
         self._changed.set()
+
+    def _forget(self, place: _Place) -> None:
+        """Let a guest go that did not come, so that the next request for it tries again."""
+        name = place.info.name
+        if not place.users and not place.takes_room and self._guests.get(name) is place:
+            del self._guests[name]
 
     def _places(self) -> Iterator[_Place]:
         yield from (self._slots[number] for number in sorted(self._slots))
@@ -232,7 +237,7 @@ class ModelShelf:
 
     def _begin(self, place: _Place) -> None:
         if place.info.state == "on_disk":
-            place.info = replace(place.info, state="loading")
+            place.info = replace(place.info, state="loading", detail="")
         place.settled.clear()
         place.loading = asyncio.create_task(self._load(place))
 
@@ -245,17 +250,19 @@ class ModelShelf:
             place.loaded = await loop.run_in_executor(self._thread, _fetch, place.load, place.on_loading)
         except AceStepError as error:
             log.error("The model %s cannot be loaded. %s", name, error)
-            place.on_loading("failed", str(error))
+            place.give_up(str(error))
         except Exception as error:  # the server lives on and says so
             log.exception("The model %s cannot be loaded", name)
-            place.on_loading("failed", f"{type(error).__name__} while loading; see the server's log")
+            place.give_up(f"{type(error).__name__} while loading; see the server's log")
         else:
             place.info = replace(place.loaded.info, is_default=place.info.is_default)
+            place.has_worked = True
             log.info("%s is ready after %.1f s", name, time.perf_counter() - started)
             if place is self._slots[PRIMARY]:
                 self._ready.set()
         finally:
             place.settled.set()
+            self._forget(place)
             self._changed.set()
 
 
@@ -280,6 +287,7 @@ class _Place:
         self.settled = asyncio.Event()
         self.users = 0
         self.last_use = -1
+        self.has_worked = False
 
     @property
     def takes_room(self) -> bool:
@@ -289,3 +297,9 @@ class _Place:
     def on_loading(self, state: ModelState, detail: str) -> None:
         """How far loading is; called from its thread too."""
         self.info = replace(self.info, state=state, detail=detail)
+
+    def give_up(self, reason: str) -> None:
+        """Loading failed. What was in memory once may be there again when there is more room."""
+        self.on_loading("on_disk" if self.has_worked else "failed", reason)
+        if self.has_worked:
+            self.loading = None

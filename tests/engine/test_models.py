@@ -200,6 +200,34 @@ class TestOnDemand:
             assert states(shelf) == {"turbo": "on_disk", "base": "ready", "sft": "ready"}
             assert await _borrowed(shelf, None) == ("turbo", ())
 
+    async def test_the_default_that_left_is_tried_again_too(self, folder):
+        async with opened(ModelShelf(folder.slots("turbo"), folder, room=1)) as shelf:
+            assert await _borrowed(shelf, "base") == ("base", ())
+            folder.broken["turbo"] = "Out of memory."
+            with pytest.raises(ModelUnavailableError, match="turbo could not be loaded: Out of memory"):
+                await _borrowed(shelf, None)
+            assert (shelf.primary.state, shelf.primary.detail) == ("on_disk", "Out of memory.")
+            folder.broken.clear()
+            assert await _borrowed(shelf, None) == ("turbo", ())
+            assert shelf.primary.detail == ""
+
+    @pytest.mark.parametrize("broken", [{}, {"base": "Out of memory."}], ids=["comes", "fails"])
+    async def test_a_model_that_nobody_waits_for_any_more_is_still_counted(self, folder, broken):
+        async with opened(ModelShelf(folder.slots("turbo"), folder, room=2)) as shelf:
+            await shelf.wait_ready()
+            folder.broken |= broken
+            folder.go_on.clear()
+            waiting = asyncio.create_task(_borrowed(shelf, "base"))
+            await until(lambda: folder.loads == ["turbo", "base"])
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            assert states(shelf)["base"] == "loading"
+            folder.go_on.set()
+            await until(lambda: states(shelf)["base"] == ("on_disk" if broken else "ready"))
+            folder.broken.clear()
+            assert await _borrowed(shelf, "base") == ("base", ())
+        assert folder.loads == ["turbo", "base", "base"][: 3 if broken else 2]
+
     async def test_what_could_not_be_loaded_takes_no_room(self, folder):
         folder.broken["base"] = "Out of memory."
         async with opened(ModelShelf(folder.slots("turbo", "base"), folder, room=2)) as shelf:
