@@ -119,3 +119,20 @@ def test_a_model_on_disk_is_loaded_when_a_request_names_it(tmp_path: Path, check
         found = states(live)
         assert (found["acestep-nano"][0], found[BASE][0], found[SFT][0]) == ("on_disk", "ready", "ready")
         assert made(live)["dit_model"] == "acestep-nano"
+
+
+def test_models_change_without_a_restart(tmp_path: Path, checkpoints: Path) -> None:
+    with LiveServer(tmp_path / "data", {"ACESTEP_CHECKPOINTS_DIR": str(checkpoints)}) as live:
+        waiting = live.submit(**QUICK)
+        live.wait_ready()
+        found = states(live, "/v1/model_inventory")
+        assert {name for name, (state, *_) in found.items() if state == "on_disk"} == {TURBO, BASE, SFT}
+        assert made(live, model=BASE)["dit_model"] == "acestep-nano"
+        for slot, name in ((2, BASE), (1, TURBO)):
+            answer = live.client.post("/v1/init", json={"model": name, "slot": slot})
+            assert (answer.status_code, answer.json()["data"]["loaded_model"]) == (200, name), answer.text
+        assert states(live) == {TURBO: ("ready", True, True), BASE: ("ready", False, True)}
+        assert [made(live, model=name)["dit_model"] for name in (None, BASE)] == [TURBO, BASE]
+        ((song,),) = live.wait_for([waiting])
+        assert song["status"] == 1
+        assert live.client.post("/v1/reinitialize").json()["data"]["reloaded"] == []
