@@ -12,7 +12,7 @@ from acestep.planner.language_model import spelled
 from acestep.planner.loading import load_language_model
 from training.nano.composer import compose
 from training.nano.dialogues import Dialogue, dialogue
-from training.nano.planner import Metronome, batch, build, train_tokenizer
+from training.nano.planner import Metronome, batch, build, surprise, train_tokenizer
 
 PIECE = compose(3)
 CODES = tuple(range(50))
@@ -78,6 +78,20 @@ def test_the_metronome_asks_where_codes_are_written_and_nowhere_else(
     asked = hidden.grad.abs().sum(dim=-1) > 0
     assert torch.equal(asked, (tokens.codes > 0) & (tokens.labels != -100))
     assert 0 < asked.any(dim=1).sum() < 12  # not those who understand or draft
+
+
+def test_a_fact_weighs_more_than_a_code_and_a_question_nothing(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokens = batch(tokenizer, dialogues(12))
+    torch.manual_seed(0)
+    logits = torch.randn(*tokens.ids.shape, len(tokenizer), requires_grad=True)
+    surprise(logits, tokens).backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
+    # The gradient of a softmax at the wanted token: the token's weight times 1 - p, and p is next to nothing.
+    pull = logits.grad.abs().amax(dim=-1)[:, :-1]
+    learned, code = tokens.labels[:, 1:] != -100, tokens.codes[:, 1:] > 0
+    assert (pull[~learned] == 0).all()
+    words, codes = pull[learned & ~code], pull[learned & code]
+    assert float(words.median() / codes.median()) == pytest.approx(4.0, rel=0.05)
 
 
 def test_what_is_written_loads_as_a_planner(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ _WORDS = 2_048
 _BATCH = 8
 _PEAK_RATE = 2e-3
 _SECONDS = (10, 15, 20, 30)
+_WORD_WEIGHT = 4.0  # of a token of facts or lyrics, to a code's 1
 _NOT_LEARNED = -100  # what cross-entropy ignores
 
 
@@ -77,7 +78,7 @@ class Batch:
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--minutes", type=float, default=40.0, help="time for learning")
+    parser.add_argument("--minutes", type=float, default=50.0, help="time for learning")
     parser.add_argument("--work", type=Path, default=HERE / "work", help="where rendered music is kept")
     parser.add_argument("--weights", type=Path, default=HERE.parents[1] / "acestep/nano/weights")
     parser.add_argument("--out", type=Path, default=NANO_PLANNER_FOLDER)
@@ -162,9 +163,21 @@ def learn(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, ears: Ear
     for step, done in clock.steps("planning"):
         rate = _PEAK_RATE * min(1.0, (step + 1) / 100) * min(1.0, max(0.02, (1.0 - done) / 0.5))
         learned = batch(tokenizer, [ears.dialogue(rng) for _ in range(_BATCH)])
-        said = model(input_ids=learned.ids, labels=learned.labels, output_hidden_states=True)
+        said = model(input_ids=learned.ids, output_hidden_states=True)
         middle = said.hidden_states[2 * len(said.hidden_states) // 3]
-        clock.show(descend(optimizer, said.loss + metronome.off_beat(middle, learned), rate))
+        loss = surprise(said.logits, learned) + metronome.off_beat(middle, learned)
+        clock.show(descend(optimizer, loss, rate))
+
+
+def surprise(logits: Tensor, batch: Batch) -> Tensor:
+    """Cross-entropy of the answers; `logits` `[B, L, V]`. A fact weighs more than a code: there are few."""
+    wanted = batch.labels[:, 1:]
+    loss = nn.functional.cross_entropy(
+        logits[:, :-1].transpose(1, 2), wanted, ignore_index=_NOT_LEARNED, reduction="none"
+    )
+    weight = torch.where(batch.codes[:, 1:] > 0, 1.0, _WORD_WEIGHT) * (wanted != _NOT_LEARNED)
+    mean: Tensor = (loss * weight).sum() / weight.sum()
+    return mean
 
 
 def batch(tokenizer: PreTrainedTokenizerFast, dialogues: Sequence[Dialogue]) -> Batch:
