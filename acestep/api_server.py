@@ -42,7 +42,7 @@ from acestep.jobs.cleaner import Cleaner
 from acestep.jobs.queue import JobQueue
 from acestep.jobs.runner import Runner
 from acestep.jobs.store import JobStore
-from acestep.memory.decide import Decision, decide_for_server, table
+from acestep.memory.decide import Decision, decide_for_server, room_for_planner, table
 from acestep.memory.probes import PROBES
 from acestep.parts import SharedParts
 from acestep.planners import PlannerChoice, PlannerWish, choose_planner, gpu_memory_gb
@@ -82,7 +82,8 @@ def prepare(**flags: str | None) -> Prepared:
     )
     secondaries = slots.secondaries(settings, choice.name, download.hub_reachable)
     wish = PlannerWish(settings.init_llm, settings.lm_model_path, choice.name, settings.checkpoints_dir)
-    planner = choose_planner(wish, gpu_memory_gb, download.hub_reachable)
+    there = partial(room_for_planner, settings, gpu_memory_gb)
+    planner = choose_planner(wish, there, download.hub_reachable)
     choices = [choice, *(each.choice for each in secondaries.models if each.choice)]
     memory = decide_for_server(settings, choices, planner, PROBES)
     planner = memory.admitted(planner) if memory else planner

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
 from acestep.memory.decide import CARRIED_OUT
 from acestep.memory.plan import GB, Abilities, Device, MemoryPlan, Sizes, Wishes, choose, options
 from acestep.memory.sizes import PLANNERS, TEXT_ENCODER, VAE, published_dit
+from acestep.planners import PlannerWish, choose_planner
 
 CARDS = (24, 16, 12, 8, 6, 4)
 EVERYTHING = Abilities(offload=True, stream=True, offload_planner=True)
@@ -21,12 +24,15 @@ _LETTER = {"resident": "on", "offloaded": "offloaded", "streamed": "streamed"}
 _HEAD = "| GB | planner | text enc. | cond. enc. | DiT | VAE | planner is | texts | tile | batch | s | peak |"
 
 
-def rows(dit: str, is_turbo: bool, wishes: Wishes, can: Abilities) -> Iterator[str]:
-    """A row of Markdown for each card."""
-    sizes = Sizes((published_dit(dit, is_turbo),), TEXT_ENCODER, VAE, PLANNERS)
-    plans = options(sizes, wishes, Device(), can)
+def rows(dit: str, init: bool | None, can: Abilities) -> Iterator[str]:
+    """A row of Markdown for each card; `init` as ACESTEP_INIT_LLM."""
+    model = published_dit(dit, is_turbo="turbo" in dit)
     for card in CARDS:
-        plan = choose(plans, card * GB)
+        wish = PlannerWish(init, None, dit, Path("no-such-folder"))
+        name = choose_planner(wish, partial(float, card), hub_reachable=lambda: True).name
+        planners = tuple(planner for planner in PLANNERS if planner.name == name)
+        sizes = Sizes((model,), TEXT_ENCODER, VAE, planners)
+        plan = choose(options(sizes, Wishes(planner=init if planners else False), Device(), can), card * GB)
         yield f"| {card} | {'does not fit' if plan is None else _row(plan)} |"
 
 
@@ -45,14 +51,14 @@ def main() -> None:
     parser.add_argument("--dit", default="acestep-v15-turbo", help="a published name")
     parser.add_argument("--all", action="store_true", help="also placements that this version cannot do")
     flags = parser.parse_args()
-    for title, wishes in (
-        ("with a planner if that makes nothing slower (ACESTEP_INIT_LLM unset)", Wishes()),
-        ("with a planner (ACESTEP_INIT_LLM=true)", Wishes(planner=True)),
-        ("without a planner (ACESTEP_INIT_LLM=false)", Wishes(planner=False)),
+    for title, init in (
+        ("with ACESTEP_INIT_LLM unset", None),
+        ("with a planner (ACESTEP_INIT_LLM=true)", True),
+        ("without a planner (ACESTEP_INIT_LLM=false)", False),
     ):
         can = EVERYTHING if flags.all else CARRIED_OUT
         print(f"\n{flags.dit}, {title}\n\n{_HEAD}\n|{'---|' * (_HEAD.count('|') - 1)}")
-        for row in rows(flags.dit, "turbo" in flags.dit, wishes, can):
+        for row in rows(flags.dit, init, can):
             print(row)
 
 

@@ -7,7 +7,7 @@ torch or HTTP.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,14 @@ def find_budget(settings: Settings, on_gpu: bool, probes: Probes) -> Budget:
     if settings.max_cuda_vram is not None and (free is None or settings.max_cuda_vram * GB < free):
         return Budget(int(settings.max_cuda_vram * GB), on_gpu, "MAX_CUDA_VRAM")
     return Budget(free, on_gpu, "free on the GPU at the start" if free else "unknown")
+
+
+def room_for_planner(settings: Settings, gpu_memory: Callable[[], float]) -> float:
+    """GB of the GPU by which a planner is chosen that was not named; `gpu_memory` says what there is."""
+    if settings.vram_budget is not None:
+        return settings.vram_budget
+    there = gpu_memory()
+    return there if settings.max_cuda_vram is None else min(there, settings.max_cuda_vram)
 
 
 def decide_for_server(

@@ -9,7 +9,15 @@ from acestep.checkpoints import NANO_MODEL, Choice, choose, require
 from acestep.domain import ModelInfo
 from acestep.errors import ModelUnavailableError, SettingError
 from acestep.memory import decide as deciding
-from acestep.memory.decide import Budget, Decision, decide, decide_for_server, find_budget, table
+from acestep.memory.decide import (
+    Budget,
+    Decision,
+    decide,
+    decide_for_server,
+    find_budget,
+    room_for_planner,
+    table,
+)
 from acestep.memory.plan import GB, Abilities
 from acestep.memory.probes import PROBES as MACHINE
 from acestep.memory.probes import Probes
@@ -180,6 +188,15 @@ class TestServer:
             next(part.size for part in each.plan.parts if part.name == "DiT") for each in (one, two, full)
         ]
         assert sizes == [sizes[0], 2 * sizes[0], 2 * sizes[0]]
+
+    @pytest.mark.parametrize(
+        ("given", "room"),
+        [({}, 24), ({"max_cuda_vram": 8}, 8), ({"max_cuda_vram": 48}, 24), ({"vram_budget": 6}, 6)],
+    )
+    def test_a_planner_is_chosen_by_what_may_be_used(
+        self, tmp_path: Path, given: dict[str, float], room: float
+    ) -> None:
+        assert room_for_planner(Settings.load(tmp_path, **given), lambda: 24) == room
 
     def test_a_cpu_is_planned_too(self, tmp_path: Path) -> None:
         nano = choose(NANO_MODEL, tmp_path, lambda: False, lambda: False)
