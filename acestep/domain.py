@@ -351,4 +351,4 @@ class PlannerInfo:
     @property
     def is_usable(self) -> bool:
         """Whether requests for it can be accepted: it is there, or on its way."""
-        return self.state not in ("absent", "failed")
+        return self.state in ("ready", "loading", "downloading")
