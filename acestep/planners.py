@@ -113,8 +113,8 @@ def _can_be_fetched(name: str, hub_reachable: Callable[[], bool]) -> bool:
 def _how_to_get(name: str, checkpoints_dir: Path) -> str:
     if name == NANO_PLANNER:
         return (
-            f"{NANO_MODEL} comes without one in this version; a published model has one: set "
-            "ACESTEP_CONFIG_PATH. To start without it, set ACESTEP_INIT_LLM=false."
+            f"It comes with this server as {NANO_PLANNER_FOLDER}: install the server again. "
+            "To start without it, set ACESTEP_INIT_LLM=false."
         )
     if name in PUBLISHED and PUBLISHED[name].kind == "planner":
         return (

@@ -100,17 +100,16 @@ def test_auto_starts_without_what_cannot_be_had(tmp_path):
     assert "acestep-download acestep-5Hz-lm-1.7B" in choice.detail
 
 
-def test_nano_has_a_planner_of_its_own(tmp_path, monkeypatch):
-    folder = put("planner", tmp_path / "bundle")
-    monkeypatch.setattr(planners, "NANO_PLANNER_FOLDER", folder)
-    assert choose(tmp_path, dit=NANO_MODEL) == PlannerChoice(NANO_PLANNER, folder)
+def test_nano_has_a_planner_of_its_own(tmp_path):
+    assert choose(tmp_path, dit=NANO_MODEL) == PlannerChoice(NANO_PLANNER, planners.NANO_PLANNER_FOLDER)
+    assert choose(tmp_path, init=False, dit=NANO_MODEL).name == ""
 
 
-def test_nano_runs_without_where_none_is_bundled(tmp_path, monkeypatch):
+def test_nano_runs_without_where_it_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(planners, "NANO_PLANNER_FOLDER", tmp_path / "none")
     choice = choose(tmp_path, dit=NANO_MODEL)
     assert choice.name == ""
-    assert "acestep-nano comes without one in this version" in choice.detail
+    assert "install the server again" in choice.detail
     with pytest.raises(CheckpointError, match="ACESTEP_INIT_LLM=false"):
         choose(tmp_path, init=True, dit=NANO_MODEL)
 

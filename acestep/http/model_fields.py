@@ -32,7 +32,7 @@ class InitModel(BaseModel):
     )
     init_llm: Flag = wire(
         False,
-        example=False,
+        example=True,
         about="Whether the planner (5 Hz language model) has to be there as well. One that is not cannot be "
         "loaded while the server runs.",
     )
