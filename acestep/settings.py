@@ -275,7 +275,7 @@ class Settings(BaseSettings):
     vae_on_cpu: Switch = _switch(False, "Decode on the CPU on AMD GPUs.", _DECODES_THERE)
 
     init_llm: AutoSwitch = _switch(
-        None, "Load the planner (5 Hz language model). auto: if the GPU has room for it."
+        None, "Load the planner (5 Hz language model). auto: if the GPU has room for it; not with nano."
     )
     lm_model_path: str | None = _setting(
         None,

@@ -100,17 +100,18 @@ def test_auto_starts_without_what_cannot_be_had(tmp_path):
     assert "acestep-download acestep-5Hz-lm-1.7B" in choice.detail
 
 
-def test_nano_has_a_planner_of_its_own(tmp_path):
-    assert choose(tmp_path, dit=NANO_MODEL) == PlannerChoice(NANO_PLANNER, planners.NANO_PLANNER_FOLDER)
-    assert choose(tmp_path, init=False, dit=NANO_MODEL).name == ""
-
-
-def test_nano_runs_without_where_it_is_missing(tmp_path, monkeypatch):
-    monkeypatch.setattr(planners, "NANO_PLANNER_FOLDER", tmp_path / "none")
+def test_nano_has_a_planner_of_its_own_for_who_asks(tmp_path):
+    bundled = PlannerChoice(NANO_PLANNER, planners.NANO_PLANNER_FOLDER)
+    assert choose(tmp_path, init=True, dit=NANO_MODEL) == bundled
+    assert choose(tmp_path, name=NANO_PLANNER, dit=NANO_MODEL) == bundled
     choice = choose(tmp_path, dit=NANO_MODEL)
     assert choice.name == ""
-    assert "install the server again" in choice.detail
-    with pytest.raises(CheckpointError, match="ACESTEP_INIT_LLM=false"):
+    assert "set it to true" in choice.detail
+
+
+def test_a_bundle_that_is_missing_is_said_to_be(tmp_path, monkeypatch):
+    monkeypatch.setattr(planners, "NANO_PLANNER_FOLDER", tmp_path / "none")
+    with pytest.raises(CheckpointError, match=r"install the server again.*ACESTEP_INIT_LLM=false"):
         choose(tmp_path, init=True, dit=NANO_MODEL)
 
 

@@ -1,0 +1,44 @@
+"""Nano's own planner behind a real server: it thinks, invents and formats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from acestep.planner import codes as audio_codes
+from acestep.planners import NANO_PLANNER
+from tests.live_server import LiveServer
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    data = tmp_path_factory.mktemp("thinking")
+    with LiveServer(data, {"ACESTEP_INIT_LLM": "true"}) as live:
+        live.wait_ready()
+        yield live
+
+
+def test_a_song_is_thought_up_and_sketched(server: LiveServer) -> None:
+    asked = server.submit(prompt="lo-fi beat at 80 bpm", thinking=True, audio_duration=10, batch_size=2)
+    ((first, second),) = server.wait_for([asked])
+    assert (first["error"], first["lm_model"]) == (None, NANO_PLANNER)
+    assert first["metas"]["bpm"] == 80  # it was in the caption alone
+    assert len(audio_codes.read(first["audio_codes"])) == len(audio_codes.read(second["audio_codes"])) == 50
+    assert first["audio_codes"] != second["audio_codes"]
+    assert len(server.download(first)) > 100_000
+
+
+def test_a_song_comes_out_of_one_sentence(server: LiveServer) -> None:
+    ((song,),) = server.wait_for([server.submit(sample_query="a calm piano piece", bpm=90, batch_size=1)])
+    assert song["error"] is None
+    assert song["prompt"]
+    assert song["metas"]["bpm"] == 90  # what was given stays
+    assert song["metas"]["keyscale"] != "N/A"
+
+
+def test_a_caption_is_made_better(server: LiveServer) -> None:
+    answer = server.client.post("/format_input", json={"prompt": "sad piano, 70 bpm", "lyrics": ""}).json()
+    assert answer["code"] == 200
+    assert answer["data"]["bpm"] == 70
+    assert answer["data"]["caption"]
