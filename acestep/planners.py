@@ -55,7 +55,7 @@ def choose_planner(
     if wish.init is False:
         return PlannerChoice(detail="ACESTEP_INIT_LLM is off; set it to true, and start again.")
     if wish.init is None and wish.dit == NANO_MODEL and wish.name is None:
-        # It hears tempi well, keys less so, and rewrites captions: without it, songs are truer to what was asked.
+        # It hears tempi well, keys less so, and rewrites captions: songs are truer to what was asked without.
         left_out = f"ACESTEP_INIT_LLM is auto, which leaves {NANO_PLANNER} out"
         return PlannerChoice(detail=f"{left_out}; set it to true, and start again.")
     if wish.init is None and wish.dit != NANO_MODEL:

@@ -61,7 +61,8 @@ def main() -> None:
 
 def make(pieces: Sequence[Piece], more: dict[str, object], keep: Path | None) -> Iterator[AudioClip]:
     """Each piece's prompt, through a server, as sound."""
-    with tempfile.TemporaryDirectory() as folder, LiveServer(Path(folder)) as server:
+    own_planner = {"ACESTEP_INIT_LLM": "true"}  # used for thinking=true alone, since all facts are given
+    with tempfile.TemporaryDirectory() as folder, LiveServer(Path(folder), own_planner) as server:
         server.wait_ready()
         for number, piece in enumerate(pieces):
             fields = {
