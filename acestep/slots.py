@@ -7,7 +7,7 @@ model needs, and where they are, is `checkpoints`' affair.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
@@ -94,17 +94,7 @@ def _without(name: str, reason: str) -> ModelInfo:
     published = PUBLISHED.get(name)
     is_turbo = published.is_turbo if published else "turbo" in name
     defaults = Published(name, "", 0, is_turbo=is_turbo).defaults
-    return ModelInfo(
-        name=name,
-        is_turbo=is_turbo,
-        tasks=tasks_of(is_turbo),
-        steps=defaults.steps,
-        guidance_scale=defaults.guidance_scale,
-        shift=defaults.shift,
-        max_steps=defaults.steps if is_turbo else _MAX_STEPS,
-        state="failed",
-        detail=reason,
-    )
+    return replace(expect(Choice(name, None, is_turbo, defaults)), state="failed", detail=reason)
 
 
 def on_disk(checkpoints_dir: Path) -> tuple[Checkpoint, ...]:

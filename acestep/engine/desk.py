@@ -7,20 +7,17 @@ it is `thinking`'s.
 from __future__ import annotations
 
 import asyncio
-import logging
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from acestep.domain import Draft, DraftRequest, ModelState, PlannerInfo
 from acestep.engine.renderer import OnLoading
-from acestep.errors import AceStepError, PlannerUnavailableError
+from acestep.engine.tasks import loaded
+from acestep.errors import PlannerUnavailableError
 from acestep.planner.language_model import LanguageModel
 from acestep.planner.loop import GenerationLoop
 from acestep.planner.planner import Planner, Watch
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,22 +78,21 @@ class PlannerDesk:
             await asyncio.to_thread(self._loop.close)
 
     async def _load_model(self, load: LoadPlanner) -> None:
-        started = time.perf_counter()
         try:
-            loaded = await asyncio.get_running_loop().run_in_executor(self._thread, load, self._on_loading)
-        except AceStepError as error:
-            log.error("The planner %s cannot be loaded. %s", self._info.name, error)
-            self._on_loading("failed", str(error))
-        except Exception as error:  # the server lives on and says so
-            log.exception("The planner %s cannot be loaded", self._info.name)
-            self._on_loading("failed", f"{type(error).__name__} while loading; see the server's log")
-        else:
-            self._loop = GenerationLoop(loaded.model)
-            self._planner = Planner(loaded.model, self._loop.generate, self._closed_turn)
-            self._info = replace(self._info, state="ready", detail=loaded.detail, backend=loaded.backend)
-            log.info("The planner %s is ready after %.1f s", self._info.name, time.perf_counter() - started)
+            there = await loaded(f"The planner {self._info.name}", self._fetch(load), self._give_up)
+            if there is None:
+                return
+            self._loop = GenerationLoop(there.model)
+            self._planner = Planner(there.model, self._loop.generate, self._closed_turn)
+            self._info = replace(self._info, state="ready", detail=there.detail, backend=there.backend)
         finally:
             self._settled.set()
+
+    async def _fetch(self, load: LoadPlanner) -> LoadedPlanner:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, load, self._on_loading)
+
+    def _give_up(self, reason: str) -> None:
+        self._on_loading("failed", reason)
 
     def _on_loading(self, state: ModelState, detail: str) -> None:
         self._info = replace(self._info, state=state, detail=detail)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from acestep.domain import (
     AudioClip,
@@ -34,6 +34,7 @@ from acestep.engine.models import ModelShelf
 from acestep.engine.plan import plan_songs, stem_plan
 from acestep.engine.progress import JobProgress
 from acestep.engine.renderer import Heard, Loaded, Rendering
+from acestep.engine.tasks import all_of
 from acestep.engine.thinking import Onlooker, Thought, needs_planner, think, uses_planner, with_draft
 from acestep.engine.threads import computing_thread
 from acestep.engine.write import SongWriter
@@ -145,7 +146,7 @@ class Engine:
             _Ticket(n, model, plan, heard, progress, cancelled, dict(thought.timings))
             for n, plan in enumerate(thought.plans)
         ]
-        return tuple(await _all_of(self._make(ticket, request, thought.planner) for ticket in tickets))
+        return tuple(await all_of(self._make(ticket, request, thought.planner) for ticket in tickets))
 
     async def _describe(self, request: SongRequest, model: Loaded, cancelled: Cancelled) -> Song:
         """What the source of a request is: its audio codes, and if asked for what the planner says of it."""
@@ -198,7 +199,7 @@ class Engine:
         file = await self._write(ticket, clip, request)
         if parts:
             started = time.perf_counter()
-            files = await _all_of(self._make_part(part, request) for part in parts)
+            files = await all_of(self._make_part(part, request) for part in parts)
             findings = replace(findings, stems=tuple(map(Stem, request.extras.stems, files)))
             ticket.timings["stems"] = time.perf_counter() - started
         return Song(
@@ -291,16 +292,6 @@ def _kind(ticket: _Ticket) -> Hashable:
 
 def _model(ticket: _Ticket) -> Hashable:
     return id(ticket.model)  # of a name there may be two, while one takes the other's slot
-
-
-async def _all_of(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """What all of these come to; where one fails, nobody waits for the others."""
-    tasks = [asyncio.create_task(work) for work in works]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
 
 
 async def _timed(executor: ThreadPoolExecutor, ticket: _Ticket, stage: str, work: Callable[[], T]) -> T:

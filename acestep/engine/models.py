@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -19,8 +18,9 @@ from typing import Protocol, TypeGuard
 
 from acestep.domain import ModelInfo, ModelState
 from acestep.engine.renderer import Load, Loaded, OnLoading
+from acestep.engine.tasks import loaded
 from acestep.engine.threads import computing_thread
-from acestep.errors import AceStepError, CheckpointError, InvalidFieldError, ModelUnavailableError
+from acestep.errors import CheckpointError, InvalidFieldError, ModelUnavailableError
 from acestep.limits import choose_model
 
 log = logging.getLogger(__name__)
@@ -242,28 +242,24 @@ class ModelShelf:
         place.loading = asyncio.create_task(self._load(place))
 
     async def _load(self, place: _Place) -> None:
-        name, started = place.info.name, time.perf_counter()
         try:
-            if place.load is None:
-                raise ModelUnavailableError(place.info.detail)
-            loop = asyncio.get_running_loop()
-            place.loaded = await loop.run_in_executor(self._thread, _fetch, place.load, place.on_loading)
-        except AceStepError as error:
-            log.error("The model %s cannot be loaded. %s", name, error)
-            place.give_up(str(error))
-        except Exception as error:  # the server lives on and says so
-            log.exception("The model %s cannot be loaded", name)
-            place.give_up(f"{type(error).__name__} while loading; see the server's log")
-        else:
+            place.loaded = await loaded(f"The model {place.info.name}", self._fetch(place), place.give_up)
+            if place.loaded is None:
+                return
             place.info = replace(place.loaded.info, is_default=place.info.is_default)
             place.has_worked = True
-            log.info("%s is ready after %.1f s", name, time.perf_counter() - started)
             if place is self._slots[PRIMARY]:
                 self._ready.set()
         finally:
             place.settled.set()
             self._forget(place)
             self._changed.set()
+
+    async def _fetch(self, place: _Place) -> Loaded:
+        if place.load is None:
+            raise ModelUnavailableError(place.info.detail)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, _fetch, place.load, place.on_loading)
 
 
 def _is_bare(name: str | None) -> TypeGuard[str]:

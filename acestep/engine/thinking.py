@@ -6,13 +6,13 @@ the user gave always wins. Knows nothing of weights or files.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from acestep.domain import Draft, DraftRequest, Metadata, ModelInfo, SongPlan, SongRequest, is_instrumental
 from acestep.engine.plan import plan_songs
+from acestep.engine.tasks import all_of
 from acestep.errors import PlannerError
 from acestep.jobs.worker import Cancelled
 from acestep.limits import PLANNED_TASKS
@@ -142,12 +142,7 @@ async def _sketched(
         codes = await planner.sketch(request, decided, plan.duration, plan.seed, watch)
         return replace(plan, audio_codes=codes, instruction=request.instruction or HINTED_INSTRUCTION)
 
-    songs = [asyncio.create_task(sketch(song, plan)) for song, plan in enumerate(plans)]
-    try:
-        return tuple(await asyncio.gather(*songs))
-    finally:
-        for task in songs:  # where one fails, nobody waits for the others
-            task.cancel()
+    return tuple(await all_of(sketch(song, plan) for song, plan in enumerate(plans)))
 
 
 def _merged(request: SongRequest, told: Metadata) -> SongRequest:

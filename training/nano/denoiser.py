@@ -24,6 +24,7 @@ from acestep.codec.sine_bank import SineBankCodec, SineBankConfig
 from acestep.synthesizer.loading import MODULE_CLASSES, published_configs
 from training.nano.composer import Piece
 from training.nano.dataset import FRAME_RATE, RAW
+from training.nano.metronome import beat_angles
 from training.nano.model import CONFIG, TEXT_WIDTH, build_text_encoder, ticking_silence
 from training.nano.reading import FactHeads
 
@@ -108,11 +109,7 @@ class Denoiser(nn.Module):
         longer than all the rest; asked for outright it takes minutes.
         """
         seconds = (torch.arange(middle.shape[1]) + 0.5) * CONFIG["patch_size"] / FRAME_RATE
-        metre = torch.tensor([(piece.bpm / 60, int(piece.time_signature)) for piece in pieces])
-        beats = metre[:, :1] * seconds
-        turns = 2 * torch.pi * torch.stack([beats, beats / metre[:, 1:]], dim=-1)
-        wanted = torch.cat([turns.sin(), turns.cos()], dim=-1)
-        off = (self.metronome(middle) - wanted).square().mean(dim=(1, 2))
+        off = (self.metronome(middle) - beat_angles(seconds, pieces)).square().mean(dim=(1, 2))
         mean: Tensor = (off * counted).sum() / counted.sum().clamp_min(1)
         return mean
 

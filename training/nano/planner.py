@@ -29,6 +29,7 @@ from training.nano.clock import Clock
 from training.nano.composer import Piece
 from training.nano.dataset import FRAME_RATE, Clip, examples
 from training.nano.dialogues import Dialogue, dialogue
+from training.nano.metronome import beat_angles
 from training.nano.model import PAD, train_bpe
 from training.nano.optimise import descend
 from training.nano.pool import load_pool
@@ -146,10 +147,7 @@ class Metronome(nn.Module):
         counted = (batch.codes > 0) & (batch.labels != _NOT_LEARNED)
         if not counted.any():
             return hidden.new_zeros(())
-        metre = torch.tensor([(piece.bpm / 60, int(piece.time_signature)) for piece in batch.pieces])
-        beats = batch.codes / CODES_A_SECOND * metre[:, :1]
-        turns = 2 * torch.pi * torch.stack([beats, beats / metre[:, 1:]], dim=-1)
-        wanted = torch.cat([turns.sin(), turns.cos()], dim=-1)
+        wanted = beat_angles(batch.codes / CODES_A_SECOND, batch.pieces)
         off: Tensor = (self._read(hidden) - wanted).square().mean(dim=-1)[counted].mean()
         return off
 
