@@ -6,13 +6,12 @@ folders, never weights; knows nothing of torch, HTTP or the environment.
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from acestep import gpus
 from acestep.checkpoints import NANO_MODEL, PUBLISHED, find_folder, missing_files
 from acestep.errors import CheckpointError
 
@@ -79,15 +78,7 @@ def choose_planner(
 
 def gpu_memory_gb() -> float:
     """GB of the first NVIDIA GPU; 0 where there is none, or its driver does not say."""
-    lister = shutil.which("nvidia-smi")
-    if lister is None:
-        return 0.0
-    query = [lister, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    try:
-        told = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False).stdout
-        return float(told.split()[0]) / 1024
-    except (OSError, subprocess.TimeoutExpired, ValueError, IndexError):
-        return 0.0
+    return (gpus.memory_mib("total") or 0.0) / 1024
 
 
 def _fitting(dit: str, gpu_memory: Callable[[], float]) -> str:

@@ -11,7 +11,18 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "acestep"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-BASE = ("domain", "errors", "limits", "settings", "files", "checkpoints", "adapters", "findings", "parts")
+BASE = (
+    "domain",
+    "errors",
+    "limits",
+    "settings",
+    "files",
+    "checkpoints",
+    "adapters",
+    "findings",
+    "parts",
+    "gpus",
+)
 # room -> rooms of this package that it may import besides itself
 MAY_IMPORT = {
     **dict.fromkeys(BASE, BASE),

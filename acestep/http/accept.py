@@ -61,7 +61,19 @@ def accept(
     `UnknownModelError` if `strict_model`, and `ModelUnavailableError` or `PlannerUnavailableError` for what
     nothing here can run.
     """
-    task, ignored = read_task(body)
+    return accept_task(read_task(body), models, planner, strict, strict_model, beside)
+
+
+def accept_task(
+    read: tuple[GenerateTask, Sequence[str]],
+    models: Sequence[ModelInfo],
+    planner: PlannerInfo,
+    strict: bool = False,
+    strict_model: bool = False,
+    beside: Beside | None = None,
+) -> SongRequest:
+    """As `accept`, of what `read_task` read: the fields, and sentences about what they are not."""
+    task, ignored = read
     if models and (default := default_model(models)).state == "failed":
         raise ModelUnavailableError(f"{default.name} could not be loaded: {default.detail}")
     beside = beside or Beside()

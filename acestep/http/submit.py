@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from acestep.domain import SongRequest
-from acestep.http.accept import Beside, accept
+from acestep.http.accept import Beside, accept_task
 from acestep.http.deps import HttpServices
 from acestep.http.parse import Body, Sound, look_at, stored
-from acestep.http.schemas import read_task
+from acestep.http.schemas import GenerateTask, read_task
 from acestep.http.sources import PATHS, permitted
 from acestep.http.support import check_strict
 
@@ -35,18 +35,20 @@ async def submit(body: Body, services: HttpServices, warnings: tuple[str, ...] =
     config = services.config
     check_strict(warnings, config.strict)
     async with stored(body.files, services.uploads, services.probe) as uploads:
-        beside = Beside(services.lora, await _sounds(body, uploads, services))
+        read = read_task(body.fields)
+        beside = Beside(services.lora, await _sounds(read[0], uploads, services))
         models, planner = services.worker.models(), services.worker.planner()
-        request = accept(body.fields, models, planner, config.strict, config.strict_model, beside)
+        request = accept_task(read, models, planner, config.strict, config.strict_model, beside)
         request = replace(request, warnings=(*warnings, *request.warnings))
         _drop_unused(request, uploads)
         ticket = await services.queue.submit(request)
     return Submission(ticket.job_id, ticket.position, request)
 
 
-async def _sounds(body: Body, uploads: Mapping[str, Sound], services: HttpServices) -> dict[str, Sound]:
+async def _sounds(
+    task: GenerateTask, uploads: Mapping[str, Sound], services: HttpServices
+) -> dict[str, Sound]:
     """The audio that came along, and else what the fields name on this machine."""
-    task, _ = read_task(body.fields)
     sounds = dict(uploads)
     for kind, field in PATHS.items():
         named = getattr(task, field)

@@ -6,11 +6,11 @@ Owns the commands and files that say so. Everything in bytes; None where nobody 
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from acestep import gpus
 
 _CGROUP = Path("/sys/fs/cgroup/memory.max")  # what a container may have
 
@@ -25,15 +25,8 @@ class Probes:
 
 def gpu_free(number: int) -> int | None:
     """What is free on NVIDIA GPU `number`; None where there is none, or its driver does not say."""
-    lister = shutil.which("nvidia-smi")
-    if lister is None:
-        return None
-    query = [lister, f"--id={number}", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
-    try:
-        told = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False).stdout
-        return int(told.split()[0]) * 2**20
-    except (OSError, subprocess.TimeoutExpired, ValueError, IndexError):
-        return None
+    mib = gpus.memory_mib("free", number)
+    return None if mib is None else int(mib) * 2**20
 
 
 def main_memory() -> int | None:
