@@ -1,4 +1,4 @@
-"""From a conversation to token ids, such that nobody's words become special tokens.
+"""From a conversation to token ids, such that nobody's words become special tokens; and from ids to text.
 
 Owns the chat template and the border between what the program says with special tokens and plain text that
 spells one. Every backend makes its prompts here. Knows nothing of weights or of what is said.
@@ -43,6 +43,14 @@ class Chat:
         prompt = f"{prompt}{self._marked(open_turn, mark)}"
         encoding = self._encode(prompt)
         return tuple(self._unmarked(prompt, encoding, mark) if mark in prompt else encoding.ids)
+
+    def text(self, tokens: Sequence[int], end_of_turn: str) -> str:
+        """Tokens as text, special ones spelled out; an `end_of_turn` that closes them is left out."""
+        end = self._tokenizer.convert_tokens_to_ids(end_of_turn)
+        written = tokens[:-1] if tokens and tokens[-1] == end else tokens
+        return str(
+            self._tokenizer.decode(written, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        )
 
     def _encode(self, text: str) -> Encoding:
         return self._whole.encode(text, add_special_tokens=False)

@@ -37,6 +37,27 @@ class Choice:
         return id(self)
 
 
+def next_tokens(
+    writings: Sequence[Writing],
+    allowed: Sequence[Allowed | None],
+    logits_of: Callable[[Sequence[tuple[int, Allowed]]], Sequence[Tensor]],
+    index: Index,
+) -> list[int | None]:
+    """The next token of each text; None where its grammar allows none.
+
+    `logits_of` is asked once, for those that have a choice: their places in `writings`, and what is allowed.
+    """
+    tokens = [each.forced if each else None for each in allowed]
+    asked = [(place, each) for place, each in enumerate(allowed) if each and each.forced is None]
+    choices = [
+        Choice(writings[place], each, logits)
+        for (place, each), logits in zip(asked, logits_of(asked), strict=True)
+    ]
+    for (place, _), token in zip(asked, choose(choices, index), strict=True):
+        tokens[place] = token
+    return tokens
+
+
 def choose(choices: Sequence[Choice], index: Index) -> list[int]:
     """The next token of each."""
     together: dict[Hashable, list[int]] = {}

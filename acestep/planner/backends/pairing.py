@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from acestep.planner.backends.choosing import Choice, choose
+from acestep.planner.backends.choosing import next_tokens
 from acestep.planner.backends.constraints import Allowed, Grammars
 from acestep.planner.backends.writing import Spell, Writing
 from acestep.planner.language_model import Advance
@@ -123,12 +123,7 @@ class Pairing:
                 each.rows if isinstance(each.rows, slice) else torch.from_numpy(each.rows).to(logits.device)
             )
 
-        tokens = [each.forced if each else None for each in allowed]
-        choices = {
-            number: Choice(writing, each, logits[rows][:, index(each)])
-            for number, ((writing, rows), each) in enumerate(zip(whole, allowed, strict=True))
-            if each and each.forced is None
-        }
-        for number, token in zip(choices, choose(list(choices.values()), index), strict=True):
-            tokens[number] = token
-        return tokens
+        def logits_of(asked: Sequence[tuple[int, Allowed]]) -> list[Tensor]:
+            return [logits[whole[place][1]][:, index(each)] for place, each in asked]
+
+        return next_tokens([writing for writing, _ in whole], allowed, logits_of, index)

@@ -10,13 +10,14 @@ import itertools
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from acestep.planner.backends.chat import Chat
-from acestep.planner.backends.choosing import Choice, choose
+from acestep.planner.backends.choosing import next_tokens
 from acestep.planner.backends.constraints import Allowed, Grammars
 from acestep.planner.backends.decoder import Decoder
 from acestep.planner.backends.head import Head, Question
@@ -57,10 +58,9 @@ class TorchLanguageModel:
 
     def __init__(self, parts: LanguageModelParts, slots: int = 4, length: int = DEFAULT_LENGTH) -> None:
         self._name = parts.name
-        self._tokenizer = parts.tokenizer
         self._chat = Chat(parts.tokenizer)
         self._vocabulary = parts.vocabulary
-        self._end: int = parts.tokenizer.convert_tokens_to_ids(parts.vocabulary.end_of_turn)
+        self._spell = partial(self._chat.text, end_of_turn=parts.vocabulary.end_of_turn)
         length = min(length, parts.model.config.max_position_embeddings)
         self._decoder = Decoder(parts.model, rows=2 * slots, length=length)
         self._head = Head(parts.head)
@@ -88,9 +88,7 @@ class TorchLanguageModel:
     def add(self, generation: Generation) -> int:
         """See `LanguageModel.add`. Raises PlannerError for a grammar that cannot be read, too."""
         prompts = prompts_of(generation, self._decoder.length, self._name)
-        chance = torch.Generator("cpu").manual_seed(generation.seed)
-        constraint = self._grammars.read(generation.grammar)
-        writing = Writing(next(self._tickets), generation, constraint, chance)
+        writing = Writing.begin(next(self._tickets), generation, self._grammars)
         self._waiting.append(_Text(writing, prompts))
         return writing.ticket
 
@@ -132,31 +130,19 @@ class TorchLanguageModel:
                 self._decoder.prefill(row.place, prompt[:-1])
             self._rows.append(row)
             text.rows.append(row)
-        if text.writing.generation.sampling.repetition_penalty != 1:
-            seen = torch.zeros(self._head.size, dtype=torch.bool, device=self._device)
-            seen[list(text.prompts[0])] = True
-            text.writing.seen = seen
+        text.writing.remember(self._head.size, self._device)
         self._running.append(text)
 
     def _choose(self, hidden: Tensor, allowed: Sequence[Allowed | None]) -> list[int | None]:
         """The next token of each running text; None where its grammar allows none."""
-        tokens = [each.forced if each else None for each in allowed]
-        open_choices = [
-            (number, text, each)
-            for number, (text, each) in enumerate(zip(self._running, allowed, strict=True))
-            if each and each.forced is None
-        ]
-        questions = [Question([row.place for row in text.rows], each.rows) for _, text, each in open_choices]
-        choices = [
-            Choice(text.writing, each, logits)
-            for (_, text, each), logits in zip(
-                open_choices, self._head.logits(hidden, questions), strict=True
-            )
-        ]
-        chosen = choose(choices, lambda each: self._head.index(each.rows))
-        for (number, _, _), token in zip(open_choices, chosen, strict=True):
-            tokens[number] = token
-        return tokens
+
+        def logits_of(asked: Sequence[tuple[int, Allowed]]) -> Sequence[Tensor]:
+            rows = ([row.place for row in self._running[place].rows] for place, _ in asked)
+            questions = [Question(places, each.rows) for places, (_, each) in zip(rows, asked, strict=True)]
+            return self._head.logits(hidden, questions)
+
+        writings = [text.writing for text in self._running]
+        return next_tokens(writings, allowed, logits_of, lambda each: self._head.index(each.rows))
 
     def _advance(self, text: _Text, token: int | None) -> Advance:
         """Take the token, and where several are cheap at once those that must follow it."""
@@ -172,12 +158,6 @@ class TorchLanguageModel:
             row.position += len(row.feed)
             row.feed = fed
         return advance
-
-    def _spell(self, tokens: Sequence[int]) -> str:
-        written = tokens[:-1] if tokens and tokens[-1] == self._end else tokens
-        return str(
-            self._tokenizer.decode(written, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        )
 
     def _release(self, text: _Text) -> None:
         """Free a text's rows; the last rows move into the gaps."""

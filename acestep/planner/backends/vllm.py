@@ -12,6 +12,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -67,14 +68,15 @@ class VllmLanguageModel:
     ) -> None:
         """See `load_vllm_language_model`, which turns vLLM's errors into ours."""
         self._name = folder.name
-        self._tokenizer, self._vocabulary, config = read_facts(folder)
-        self._chat = Chat(self._tokenizer)
-        self._end: int = self._tokenizer.convert_tokens_to_ids(self._vocabulary.end_of_turn)
+        tokenizer, self._vocabulary, config = read_facts(folder)
+        self._chat = Chat(tokenizer)
+        self._end: int = tokenizer.convert_tokens_to_ids(self._vocabulary.end_of_turn)
         self._size: int = config.vocab_size
         self._device = device
         self._room = _Room(2 * slots, min(length, config.max_position_embeddings))
-        self._grammars = Grammars(self._tokenizer, self._vocabulary, self._size)
-        self._pairing = Pairing(self._grammars, self._spell)
+        self._grammars = Grammars(tokenizer, self._vocabulary, self._size)
+        spell = partial(self._chat.text, end_of_turn=self._vocabulary.end_of_turn)
+        self._pairing = Pairing(self._grammars, spell)
         self._engine = _start(folder, config, self._room, self._pairing)
         self._tickets = itertools.count()
         self._waiting: deque[_Waiting] = deque()
@@ -98,9 +100,7 @@ class VllmLanguageModel:
     def add(self, generation: Generation) -> int:
         """See `LanguageModel.add`. Raises PlannerError for a grammar that cannot be read, too."""
         prompts = prompts_of(generation, self._room.length, self._name)
-        constraint = self._grammars.read(generation.grammar)
-        chance = torch.Generator("cpu").manual_seed(generation.seed)
-        writing = Writing(next(self._tickets), generation, constraint, chance)
+        writing = Writing.begin(next(self._tickets), generation, self._grammars)
         self._waiting.append(_Waiting(writing, prompts))
         return writing.ticket
 
@@ -138,21 +138,13 @@ class VllmLanguageModel:
             return
         waiting = self._waiting.popleft()
         writing = waiting.writing
-        if writing.generation.sampling.repetition_penalty != 1:
-            writing.seen = torch.zeros(self._size, dtype=torch.bool, device=self._device)
-            writing.seen[list(waiting.prompts[0])] = True
+        writing.remember(self._size, self._device)
         self._pairing.enter(writing, len(waiting.prompts))
         self._running[writing.ticket] = rows = []
         for part, prompt in enumerate(waiting.prompts):
             rows.append(f"{writing.ticket}-{part}")
             params = _greedy(writing.generation.max_tokens, {_PLACE: [writing.ticket, part]})
             self._engine.add_request(rows[-1], {"prompt_token_ids": list(prompt)}, params)
-
-    def _spell(self, tokens: Sequence[int]) -> str:
-        written = tokens[:-1] if tokens and tokens[-1] == self._end else tokens
-        return str(
-            self._tokenizer.decode(written, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        )
 
 
 def why_not(device: torch.device) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from acestep.errors import PlannerError
-from acestep.planner.backends.constraints import Constraint
+from acestep.planner.backends.constraints import Constraint, Grammars
 from acestep.planner.language_model import Advance, Generation
 
 Spell = Callable[[Sequence[int]], str]
@@ -29,6 +29,18 @@ class Writing:
     chance: torch.Generator
     seen: Tensor | None = None
     tokens: list[int] = field(default_factory=list)
+
+    @classmethod
+    def begin(cls, ticket: int, generation: Generation, grammars: Grammars) -> Writing:
+        """Nothing is written yet. Raises PlannerError for a grammar that cannot be read."""
+        chance = torch.Generator("cpu").manual_seed(generation.seed)
+        return cls(ticket, generation, grammars.read(generation.grammar), chance)
+
+    def remember(self, size: int, device: torch.device) -> None:
+        """Note what the prompt says, if repetition is to cost; `size` is that of the vocabulary."""
+        if self.generation.sampling.repetition_penalty != 1:
+            self.seen = torch.zeros(size, dtype=torch.bool, device=device)
+            self.seen[list(self.generation.prompt)] = True
 
     def forced(self) -> list[int]:
         """The tokens that must come next, as far as there is room for them."""
