@@ -12,7 +12,6 @@ import os
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -75,8 +74,9 @@ class VllmLanguageModel:
         self._device = device
         self._room = _Room(2 * slots, min(length, config.max_position_embeddings))
         self._grammars = Grammars(tokenizer, self._vocabulary, self._size)
-        spell = partial(self._chat.text, end_of_turn=self._vocabulary.end_of_turn)
-        self._pairing = Pairing(self._grammars, spell)
+        # A method, so that this object and `pairing` hold each other: an engine that goes takes along what
+        # all engines of the process share, and must not do so the moment that one of two is let go.
+        self._pairing = Pairing(self._grammars, self._spell)
         self._engine = _start(folder, config, self._room, self._pairing)
         self._tickets = itertools.count()
         self._waiting: deque[_Waiting] = deque()
@@ -145,6 +145,9 @@ class VllmLanguageModel:
             rows.append(f"{writing.ticket}-{part}")
             params = _greedy(writing.generation.max_tokens, {_PLACE: [writing.ticket, part]})
             self._engine.add_request(rows[-1], {"prompt_token_ids": list(prompt)}, params)
+
+    def _spell(self, tokens: Sequence[int]) -> str:
+        return self._chat.text(tokens, self._vocabulary.end_of_turn)
 
 
 def why_not(device: torch.device) -> str:
