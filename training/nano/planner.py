@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +41,7 @@ CHAT_TEMPLATE = (
 )
 _WORDS = 2_048
 _BATCH = 8
+_SORTED = 8  # batches; a quarter of a batch was padding without
 _PEAK_RATE = 2e-3
 _SECONDS = (10, 15, 20, 30)
 _WORD_WEIGHT = 4.0  # of a token of facts or lyrics, to a code's 1
@@ -61,6 +62,14 @@ class Ears:
         example = next(examples(self.clips, seconds * FRAME_RATE, rng))
         codes = self.codes.tokenize(to_latents(example.decibels, self.scale))
         return dialogue(example.piece, seconds, codes, rng)
+
+    def dialogues(self, rng: random.Random) -> Iterator[list[Dialogue]]:
+        """Batches without end; dialogues of like length share one, so that little of it is padding."""
+        while True:
+            some = sorted((self.dialogue(rng) for _ in range(_BATCH * _SORTED)), key=_length)
+            batches = [some[start : start + _BATCH] for start in range(0, len(some), _BATCH)]
+            rng.shuffle(batches)
+            yield from batches
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,14 +92,20 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=HERE / "work", help="where rendered music is kept")
     parser.add_argument("--weights", type=Path, default=HERE.parents[1] / "acestep/nano/weights")
     parser.add_argument("--out", type=Path, default=NANO_PLANNER_FOLDER)
+    parser.add_argument("--resume", action="store_true", help="go on with the weights that are in --out")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     torch.set_flush_denormal(True)
     ears = listen(load_pool(arguments.work / "pool"), arguments.weights)
-    rng = random.Random(0)
-    tokenizer = train_tokenizer([ears.dialogue(rng) for _ in range(1500)], ears.codes.count)
-    model = build(len(tokenizer))
-    learn(model, tokenizer, ears, Clock(arguments.minutes))
+    if arguments.resume:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(arguments.out)
+        model = Qwen3ForCausalLM.from_pretrained(arguments.out, dtype=torch.float32)
+    else:
+        rng = random.Random(0)
+        tokenizer = train_tokenizer([ears.dialogue(rng) for _ in range(1500)], ears.codes.count)
+        model = build(len(tokenizer))
+    lessons = ears.dialogues(random.Random(2 if arguments.resume else 1))
+    learn(model, tokenizer, lessons, Clock(arguments.minutes))
     model.to(torch.bfloat16).save_pretrained(arguments.out)
     tokenizer.save_pretrained(arguments.out)
 
@@ -152,19 +167,30 @@ class Metronome(nn.Module):
         return off
 
 
-def learn(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, ears: Ears, clock: Clock) -> None:
-    """Run AdamW on dialogues until the time is up; only the answers are learned."""
+def learn(
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    lessons: Iterator[list[Dialogue]],
+    clock: Clock,
+) -> None:
+    """Run AdamW on batches of dialogues until the time is up; only the answers are learned."""
     metronome = Metronome(model.config.hidden_size)
     weights = [*model.parameters(), *metronome.parameters()]
     optimizer = torch.optim.AdamW(weights, _PEAK_RATE, betas=(0.9, 0.98), fused=True)
-    rng = random.Random(1)
     for step, done in clock.steps("planning"):
         rate = _PEAK_RATE * min(1.0, (step + 1) / 100) * min(1.0, max(0.02, (1.0 - done) / 0.5))
-        learned = batch(tokenizer, [ears.dialogue(rng) for _ in range(_BATCH)])
+        learned = batch(tokenizer, next(lessons))
         said = model(input_ids=learned.ids, output_hidden_states=True)
         middle = said.hidden_states[2 * len(said.hidden_states) // 3]
         loss = surprise(said.logits, learned) + metronome.off_beat(middle, learned)
         clock.show(descend(optimizer, loss, rate))
+
+
+def _length(said: Dialogue) -> int:
+    """Roughly, in tokens: a code is one of its own, of some 18 letters; a word takes 4."""
+    text = "".join(spelled(message.content) for message in said.messages) + said.answer
+    codes = text.count("<|audio_code_")
+    return codes + (len(text) - 18 * codes) // 4
 
 
 def surprise(logits: Tensor, batch: Batch) -> Tensor:
