@@ -1,8 +1,8 @@
 """What the operator decides: every `ACESTEP_*` variable, documented on its field.
 
 Owns names, defaults, ranges and where values come from: flags, then the environment, then `.env` in the
-project folder, then the default. The only module that reads the environment. Knows nothing of HTTP,
-models or torch. `docs/configuration.md` is written from this class by `python -m acestep.settings_docs`.
+project folder, then the default. The only module that reads the environment. How a value is read is its
+kind's affair (`setting_kinds`). Knows nothing of HTTP, models or torch. `docs/configuration.md` is written from this class by `python -m acestep.settings_docs`.
 """
 
 from __future__ import annotations
@@ -14,26 +14,36 @@ from typing import Annotated, Any, Literal, Self
 
 from dotenv import dotenv_values, load_dotenv
 from pydantic import (
-    AfterValidator,
     AliasGenerator,
     BeforeValidator,
-    Field,
-    JsonValue,
     PrivateAttr,
     SecretStr,
-    StringConstraints,
     ValidationError,
     model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from acestep.errors import SettingError
+from acestep.setting_kinds import (
+    DEVICES,
+    AutoSwitch,
+    Device,
+    DownloadSource,
+    Folder,
+    LmBackend,
+    LogLevel,
+    Origin,
+    Switch,
+    lower,
+    number,
+    setting,
+    split,
+    switch,
+    to_int,
+)
 
 PREFIX = "ACESTEP_"
 _ENCODING = "utf-8-sig"  # UTF-8, with or without the mark that some editors put in front
-_TRUE = ("1", "true", "yes", "y", "on")
-_FALSE = ("0", "false", "no", "n", "off")
-_DEVICES = "auto, cpu, cuda, cuda:N, mps, xpu"
 
 # Said of a variable that is read and checked but changes nothing yet.
 _DECODES_THERE = "No effect in this version, which decodes where the model is."
@@ -66,65 +76,6 @@ def export_dotenv(project: Path | None = None) -> None:
     load_dotenv((project or project_folder()) / ".env", encoding=_ENCODING)
 
 
-def _to_bool(value: object) -> object:
-    word = str(value).lower()
-    if word not in _TRUE + _FALSE:
-        raise ValueError
-    return word in _TRUE
-
-
-def _to_bool_or_auto(value: object) -> object:
-    return None if value is None or str(value).lower() == "auto" else _to_bool(value)
-
-
-def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
-
-
-def _to_int(value: object) -> object:
-    return int(value) if isinstance(value, str) and value.isdecimal() else value
-
-
-def _split(separator: str) -> BeforeValidator:
-    def parts(value: object) -> object:
-        return [part.strip() for part in value.split(separator)] if isinstance(value, str) else value
-
-    return BeforeValidator(parts)
-
-
-Switch = Annotated[bool, BeforeValidator(_to_bool)]
-AutoSwitch = Annotated[bool | None, BeforeValidator(_to_bool_or_auto)]  # None: auto
-Folder = Annotated[Path, AfterValidator(Path.expanduser)]
-Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?|mps|xpu)$")]
-Origin = Annotated[str, StringConstraints(pattern=r"^(local|\*|https?://[^/\s]+)$")]
-LogLevel = Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower)]
-DownloadSource = Annotated[Literal["auto", "huggingface", "modelscope"], BeforeValidator(_lower)]
-LmBackend = Annotated[Literal["vllm", "pt", "mlx"], BeforeValidator(_lower)]
-
-
-def _setting(
-    default: object, allowed: str, meaning: str, *, shown: str = "", pending: str = "", **rules: Any
-) -> Any:
-    """A documented field: `shown` is the default in words, `pending` says what an effect waits for."""
-    extra: dict[str, JsonValue] = {"allowed": allowed, "shown": shown, "pending": pending}
-    return Field(default, description=meaning, json_schema_extra=extra, **rules)
-
-
-def _switch(default: bool | None, meaning: str, pending: str = "") -> Any:
-    words = "true or false (1, yes, y, on, 0, no, n, off)"
-    if default is None:
-        return _setting(None, f"auto, {words}", meaning, shown="auto", pending=pending)
-    return _setting(default, words, meaning, shown=str(default).lower(), pending=pending)
-
-
-def _number(
-    default: float | None, low: float, high: float | None, unit: str, meaning: str, **more: Any
-) -> Any:
-    """A number from `low` to `high` (None: open), counted in `unit`."""
-    span = f"{low:g} or more" if high is None else f"{low:g} to {high:g}"
-    return _setting(default, f"{span} {unit}".rstrip(), meaning, ge=low, le=high, **more)
-
-
 class Settings(BaseSettings):
     """Everything that can be set. Build it with `Settings.load`, which reports what is wrong in one line."""
 
@@ -137,169 +88,165 @@ class Settings(BaseSettings):
         frozen=True,
     )
 
-    api_host: str = _setting(
-        "127.0.0.1", "a host name or address", "Address to listen on; 0.0.0.0 means all."
-    )
-    api_port: int = _number(8001, 0, 65535, "", "Port to listen on; 0 takes a free one.")
-    api_key: SecretStr | None = _setting(
+    api_host: str = setting("127.0.0.1", "a host name or address", "Address to listen on; 0.0.0.0 means all.")
+    api_port: int = number(8001, 0, 65535, "", "Port to listen on; 0 takes a free one.")
+    api_key: SecretStr | None = setting(
         None,
         "any text",
         "Key that clients must send. Empty or unset: everybody may use the server.",
         shown="unset",
     )
-    api_log_level: LogLevel = _setting(
+    api_log_level: LogLevel = setting(
         "info", "debug, info, warning, error, critical", "How much is logged. The launch scripts set debug."
     )
-    data_dir: Folder = _setting(
+    data_dir: Folder = setting(
         Path(".cache/acestep"),
         "a folder",
         "Holds the job database, finished songs and uploads. Relative folders count from the project folder.",
     )
-    tmpdir: Folder = _setting(
+    tmpdir: Folder = setting(
         Path(),
         "a folder",
         "Holds files that are needed for a moment only.",
         shown="`tmp` in ACESTEP_DATA_DIR",
     )
-    cors_origins: Annotated[tuple[Origin, ...], NoDecode, _split(",")] = _setting(
+    cors_origins: Annotated[tuple[Origin, ...], NoDecode, split(",")] = setting(
         (),
         "local, *, or origins as https://example.org, separated by commas",
         "Web pages that may call the server from a browser. local: pages on this machine. Unset: none.",
         shown="unset",
     )
-    audio_roots: Annotated[tuple[Folder, ...], NoDecode, _split(os.pathsep)] = _setting(
+    audio_roots: Annotated[tuple[Folder, ...], NoDecode, split(os.pathsep)] = setting(
         (),
         "folders, separated as in PATH",
         "Folders of this machine whose audio files a request may name by path. Unset: none, upload instead.",
         shown="unset",
     )
-    audio_needs_key: Switch = _switch(
+    audio_needs_key: Switch = switch(
         False, "Ask for the key at `/v1/audio` too. Otherwise the unguessable link is enough to fetch a song."
     )
-    max_body_mb: int = _number(4, 1, None, "MiB", "Largest request body, uploaded files not counted.")
-    max_upload_mb: int = _number(200, 1, None, "MiB", "Largest uploaded audio file.")
-    max_upload_seconds: float = _number(600, 1, 600, "s", "Longest audio that a request may bring or name.")
-    max_upload_channels: int = _number(8, 1, 64, "channels", "Most channels that such audio may have.")
-    strict: Switch = _switch(
+    max_body_mb: int = number(4, 1, None, "MiB", "Largest request body, uploaded files not counted.")
+    max_upload_mb: int = number(200, 1, None, "MiB", "Largest uploaded audio file.")
+    max_upload_seconds: float = number(600, 1, 600, "s", "Longest audio that a request may bring or name.")
+    max_upload_channels: int = number(8, 1, 64, "channels", "Most channels that such audio may have.")
+    strict: Switch = switch(
         False, "Refuse (422) what would otherwise be clamped or ignored with a warning in the answer."
     )
-    strict_model: Switch = _switch(
+    strict_model: Switch = switch(
         False, "Refuse a `model` that is not loaded. Otherwise the default model runs, with a warning."
     )
-    unknown_task_status: Annotated[Literal[0, 2], BeforeValidator(_to_int)] = _setting(
+    unknown_task_status: Annotated[Literal[0, 2], BeforeValidator(to_int)] = setting(
         2,
         "2 or 0",
         "Status that `/query_result` gives for an unknown id: 2 is failed, 0 (as once) is queued.",
     )
 
-    queue_maxsize: int = _number(200, 0, None, "jobs", "Waiting jobs before new ones get 429; 0 is no limit.")
-    queue_workers: int = _number(1, 1, None, "jobs", "Jobs that may run at the same time.")
-    api_workers: int = _number(1, 1, None, "", "Once the size of a thread pool.", pending=_COMPATIBLE)
-    keep_seconds: int = _number(604800, 60, None, "s", "How long results and their files are kept (7 days).")
-    avg_job_seconds: float = _number(
-        5.0, 0, None, "s", "Job time that `/v1/stats` assumes before it has any."
-    )
-    avg_window: int = _number(50, 1, None, "jobs", "Latest jobs of which `/v1/stats` gives the mean time.")
-    generation_timeout: float = _number(
+    queue_maxsize: int = number(200, 0, None, "jobs", "Waiting jobs before new ones get 429; 0 is no limit.")
+    queue_workers: int = number(1, 1, None, "jobs", "Jobs that may run at the same time.")
+    api_workers: int = number(1, 1, None, "", "Once the size of a thread pool.", pending=_COMPATIBLE)
+    keep_seconds: int = number(604800, 60, None, "s", "How long results and their files are kept (7 days).")
+    avg_job_seconds: float = number(5.0, 0, None, "s", "Job time that `/v1/stats` assumes before it has any.")
+    avg_window: int = number(50, 1, None, "jobs", "Latest jobs of which `/v1/stats` gives the mean time.")
+    generation_timeout: float = number(
         600, 1, None, "s", "How long `/v1/chat/completions` and `/v1/audio/generations` wait for their song."
     )
-    mp3_bitrate: Annotated[Literal[128, 160, 192, 224, 256, 320], BeforeValidator(_to_int)] = _setting(
+    mp3_bitrate: Annotated[Literal[128, 160, 192, 224, 256, 320], BeforeValidator(to_int)] = setting(
         256, "128, 160, 192, 224, 256 or 320 kbit/s", "Bit rate of MP3 files."
     )
 
-    config_path: str | None = _setting(
+    config_path: str | None = setting(
         None,
         "a published name, acestep-nano, or a folder",
         "Model to load. A model that is named is never replaced by another.",
         shown="acestep-v15-turbo if it is on disk or can be downloaded to a GPU machine, else acestep-nano",
     )
-    config_path2: str | None = _setting(
+    config_path2: str | None = setting(
         None, "as ACESTEP_CONFIG_PATH", "Second model, to be chosen by request.", shown="unset"
     )
-    config_path3: str | None = _setting(
+    config_path3: str | None = setting(
         None, "as ACESTEP_CONFIG_PATH", "Third model, to be chosen by request.", shown="unset"
     )
-    models: Annotated[tuple[str, ...], NoDecode, _split(",")] = _setting(
+    models: Annotated[tuple[str, ...], NoDecode, split(",")] = setting(
         (), "names or folders, separated by commas", "More models, to be chosen by request.", shown="unset"
     )
-    on_demand_model_load: Switch = _switch(
+    on_demand_model_load: Switch = switch(
         False, "Load a model that lies in ACESTEP_CHECKPOINTS_DIR when a request names it."
     )
-    models_in_memory: int = _number(
+    models_in_memory: int = number(
         2, 1, None, "models", "In memory at most when one is loaded on demand; the one idle longest leaves."
     )
-    checkpoints_dir: Folder = _setting(
+    checkpoints_dir: Folder = setting(
         Path("checkpoints"), "a folder", "Holds the published model folders as they are; downloads go here."
     )
-    lora_dir: Folder = _setting(
+    lora_dir: Folder = setting(
         Path(),
         "a folder",
         "Holds adapters (LoRA), a folder each, as PEFT or diffusers saves them. Requests name them.",
         shown="`lora` in ACESTEP_CHECKPOINTS_DIR",
     )
-    download_source: DownloadSource = _setting(
+    download_source: DownloadSource = setting(
         "auto",
         "auto, huggingface, modelscope",
         "Where models come from. This version knows Hugging Face alone: with modelscope downloads fail.",
     )
-    device: Device = _setting("auto", _DEVICES, "Where models run; auto takes a GPU if there is one.")
-    no_init: Switch = _switch(
+    device: Device = setting("auto", DEVICES, "Where models run; auto takes a GPU if there is one.")
+    no_init: Switch = switch(
         False,
         "Load models at the first request, not at the start.",
         "No effect in this version, which loads in the background right after the start.",
     )
-    use_flash_attention: Switch = _switch(
+    use_flash_attention: Switch = switch(
         True,
         "Use flash attention.",
         "No effect in this version: PyTorch chooses its attention kernel itself.",
     )
-    vram_budget: float | None = _number(
+    vram_budget: float | None = number(
         None, 1, None, "GB", "GPU memory that may be used, CUDA included.", shown="what is free at the start"
     )
-    max_cuda_vram: float | None = _number(
+    max_cuda_vram: float | None = number(
         None, 1, None, "GB", "As if the GPU had no more; ACESTEP_VRAM_BUDGET goes before it.", shown="unset"
     )
-    offload_to_cpu: AutoSwitch = _switch(
+    offload_to_cpu: AutoSwitch = switch(
         None, "Keep idle models in main memory. auto: as the memory plan needs. false, or empty: never."
     )
-    offload_dit_to_cpu: Switch = _switch(
+    offload_dit_to_cpu: Switch = switch(
         False, "Keep the DiT in main memory while it is idle. false: if the memory plan needs it."
     )
-    quantization: Annotated[Literal["none"], BeforeValidator(_lower)] = _setting(
+    quantization: Annotated[Literal["none"], BeforeValidator(lower)] = setting(
         "none", "none: this version does not quantize", "Store weights in fewer bits."
     )
-    vae_decode_chunk_size: int | None = _number(
+    vae_decode_chunk_size: int | None = number(
         None, 16, None, "latent frames", "Decode songs in pieces of this size.", shown="by the memory plan"
     )
-    mps_decode_offload: AutoSwitch = _switch(None, "Decode on the CPU on Apple machines.", _DECODES_THERE)
-    vae_on_cpu: Switch = _switch(False, "Decode on the CPU on AMD GPUs.", _DECODES_THERE)
+    mps_decode_offload: AutoSwitch = switch(None, "Decode on the CPU on Apple machines.", _DECODES_THERE)
+    vae_on_cpu: Switch = switch(False, "Decode on the CPU on AMD GPUs.", _DECODES_THERE)
 
-    init_llm: AutoSwitch = _switch(
+    init_llm: AutoSwitch = switch(
         None, "Load the planner (5 Hz language model). auto: if the GPU has room for it; not with nano."
     )
-    lm_model_path: str | None = _setting(
+    lm_model_path: str | None = setting(
         None,
         "a published name or a folder",
         "Planner to load.",
         shown="the largest that the GPU has room for",
     )
-    lm_backend: LmBackend = _setting(
+    lm_backend: LmBackend = setting(
         "vllm", "vllm, pt, mlx", "What runs the planner; pt (PyTorch) where another is not installed."
     )
-    lm_device: Device | None = _setting(None, _DEVICES, "Where the planner runs.", shown="as ACESTEP_DEVICE")
-    lm_offload_to_cpu: AutoSwitch = _switch(
+    lm_device: Device | None = setting(None, DEVICES, "Where the planner runs.", shown="as ACESTEP_DEVICE")
+    lm_offload_to_cpu: AutoSwitch = switch(
         None, "Keep the idle planner in main memory. This version cannot, and says so at the start."
     )
-    lm_timeout: float = _number(
+    lm_timeout: float = number(
         120.0, 1, None, "seconds", "How long format_input and understand may take before they give up."
     )
-    lm_closed_turn: Switch = _switch(
+    lm_closed_turn: Switch = switch(
         False,
         "Let audio codes follow a finished turn, as the original does; else they go on in the open one.",
     )
 
-    disable_tqdm: Switch = _switch(False, "Draw no progress bars.")
-    debug_stats: Switch = _switch(False, "Once printed timings; every result carries them now.", _COMPATIBLE)
+    disable_tqdm: Switch = switch(False, "Draw no progress bars.")
+    debug_stats: Switch = switch(False, "Once printed timings; every result carries them now.", _COMPATIBLE)
 
     _given: frozenset[str] = PrivateAttr(frozenset())
     _unknown: tuple[str, ...] = PrivateAttr(())

@@ -15,6 +15,7 @@ BASE = (
     "domain",
     "errors",
     "limits",
+    "setting_kinds",
     "settings",
     "files",
     "checkpoints",
