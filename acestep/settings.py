@@ -2,7 +2,8 @@
 
 Owns names, defaults, ranges and where values come from: flags, then the environment, then `.env` in the
 project folder, then the default. The only module that reads the environment. How a value is read is its
-kind's affair (`setting_kinds`). Knows nothing of HTTP, models or torch. `docs/configuration.md` is written from this class by `python -m acestep.settings_docs`.
+kind's affair (`setting_kinds`). Knows nothing of HTTP, models or torch. `docs/configuration.md` is written
+from this class by `python -m acestep.settings_docs`.
 """
 
 from __future__ import annotations
