@@ -96,8 +96,10 @@ class TaskOptions:
     ("": none); `source_seconds` is the source's length, as soon as it is known. `start` and `end` bound what
     repaint and lego write, in seconds of the source: below 0 or past its end, the song grows (`end` None: the
     source's end). `cover_strength` is the share of the steps that follow the source or the codes,
-    `noise_strength` how far a cover starts on the way from noise to its source. `tracks` are out of TRACKS.
-    Edges of the window cross-fade over `crossfade_frames` of latents and `crossfade_seconds` of sound.
+    `noise_strength` how far a cover starts on the way from noise to its source. `injection` is the share of
+    the steps after which what lies outside of the window is put back to the source. `tracks` are out of
+    TRACKS. Edges of the window cross-fade over `crossfade_frames` of latents and `crossfade_seconds` of
+    sound.
     """
 
     source: str = ""
@@ -107,6 +109,7 @@ class TaskOptions:
     end: float | None = None
     cover_strength: float = 1.0
     noise_strength: float = 0.0
+    injection: float = 0.0
     tracks: tuple[str, ...] = ()
     crossfade_frames: int = CROSSFADE_FRAMES
     crossfade_seconds: float = 0.0
@@ -217,7 +220,8 @@ class DraftRequest:
 class Sampling:
     """Decided sampler settings: every value concrete, valid for the model that runs.
 
-    `cover_strength` and `noise_strength` as in `TaskOptions`; 1 and 0 where there is nothing to follow.
+    `cover_strength`, `noise_strength` and `injection` as in `TaskOptions`; 1, 0 and 0 where there is nothing
+    to follow.
     """
 
     steps: int
@@ -229,6 +233,7 @@ class Sampling:
     use_adg: bool = False
     cover_strength: float = 1.0
     noise_strength: float = 0.0
+    injection: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ def stem_plan(plan: SongPlan, track: str) -> SongPlan:
         caption=f"{plan.caption} ({track})" if plan.caption else track,
         task_type=STEM_TASK,
         instruction=instruction(STEM_TASK, (track,)),
-        sampling=replace(plan.sampling, cover_strength=1.0, noise_strength=0.0),
+        sampling=replace(plan.sampling, cover_strength=1.0, noise_strength=0.0, injection=0.0),
         window=None,
         audio_codes=(),
         adapters=(),
@@ -121,6 +121,7 @@ def decide_sampling(request: SongRequest, model: ModelInfo) -> Sampling:
         use_adg=asked.use_adg,
         cover_strength=task.cover_strength if follows_hints(request) else 1.0,
         noise_strength=task.noise_strength if covers else 0.0,
+        injection=task.injection if request.task_type in WINDOW_TASKS else 0.0,
     )
 
 

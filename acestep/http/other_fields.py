@@ -17,6 +17,7 @@ from acestep.http.fields import (
     Number,
     Object,
     OptionalFlag,
+    OptionalNumber,
     OptionalText,
     Seconds,
     Support,
@@ -120,20 +121,19 @@ class SourceFields(BaseModel):
         about="For repaint and lego: either way the mask is explicit, since it is the window.",
         example="explicit",
     )
-    repaint_mode: Annotated[Literal["conservative", "balanced", "aggressive"], WORD] = wire(
-        "balanced",
-        support=UNSUPPORTED,
-        instead="what lies outside of the window always stays, and what lies inside is free",
-        about="How freely a repaint may move.",
-        example="aggressive",
+    repaint_mode: Annotated[Literal["conservative", "balanced", "aggressive"] | None, WORD] = wire(
+        None,
+        about="For repaint and lego: whether what lies outside of the window, which stays anyway, also leads "
+        "what is written inside. conservative: it is put back after each step. aggressive: it is not. "
+        "balanced: as repaint_strength says. Null: aggressive, unless a strength is sent.",
+        example="conservative",
     )
-    repaint_strength: Number = wire(
-        0.5,
-        support=UNSUPPORTED,
-        instead="what lies outside of the window always stays, and what lies inside is free",
+    repaint_strength: OptionalNumber = wire(
+        None,
         ge=0,
         le=1,
-        about="How strongly a repaint may move.",
+        about="For a balanced repaint or lego: the share of the steps, the last ones, in which it is free. "
+        "0: conservative. 1: aggressive. Null: 0.5.",
         example=0.7,
     )
     repaint_latent_crossfade_frames: Whole = wire(

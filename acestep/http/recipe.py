@@ -56,6 +56,8 @@ def _task(request: SongRequest) -> dict[str, Any]:
             "repaint_latent_crossfade_frames": task.crossfade_frames,
             "repaint_wav_crossfade_sec": task.crossfade_seconds,
         }
+        # A strength of 1 says the same as none.
+        fields |= {"repaint_strength": 1.0 - task.injection} if task.injection else {}
     if request.task_type == "complete":
         fields["track_classes"] = list(task.tracks)
     elif task.tracks:

@@ -7,6 +7,7 @@ nothing of how audio is stored or read.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ _USERS: Mapping[str, tuple[TaskType, ...]] = {
     "repaint_latent_crossfade_frames": WINDOW_TASKS,
     "repaint_wav_crossfade_sec": WINDOW_TASKS,
     "chunk_mask_mode": WINDOW_TASKS,
+    "repaint_mode": WINDOW_TASKS,
+    "repaint_strength": WINDOW_TASKS,
     "audio_cover_strength": _CODED,
     "cover_noise_strength": _COVER,
     "track_name": ("extract", "lego"),
@@ -54,6 +57,8 @@ _GOALS: Mapping[str, Goal] = {
     "analysis_only": "metadata",
     "full_analysis_only": "description",
 }
+_BALANCED = 0.5  # strength
+_INJECTION = {"conservative": 1.0, "aggressive": 0.0}
 _ON_BY_DEFAULT = ("use_cot_caption", "use_cot_language")
 _PLANNING = {*PlannerSamplingFields.model_fields, "lm_temperature", "seed", "use_random_seed"}
 _ALWAYS = {*_GOALS, "model", *PATHS.values()}
@@ -106,7 +111,7 @@ def task_options(
         reference = None
     if source is not None and task.task_type in WINDOW_TASKS:
         _check_window(task, source.seconds)
-    return _options(task, source, reference)
+    return replace(_options(task, source, reference), injection=_injection(task, warnings))
 
 
 def permitted(field: str, named: str, roots: Sequence[Path]) -> Path:
@@ -204,6 +209,18 @@ def _check_window(task: GenerateTask, seconds: float) -> None:
     if end is not None and end <= start:
         allowed = f"more than repainting_start, which is {start:g}"
         raise InvalidFieldError("repainting_end", end, allowed)
+
+
+def _injection(task: GenerateTask, warnings: list[str]) -> float:
+    """Return the share of the steps after which the source is put back outside of the window."""
+    mode, strength = task.repaint_mode, task.repaint_strength
+    if mode in _INJECTION:
+        if strength not in (None, _BALANCED):  # which clients send beside any mode
+            warnings.append(f"repaint_strength: {mode} repaints take none; {strength:g} is not used")
+        return _INJECTION[mode]
+    if mode is None and strength is None:
+        return 0.0
+    return 1.0 - (_BALANCED if strength is None else strength)
 
 
 def _options(task: GenerateTask, source: Sound | None, reference: Sound | None) -> TaskOptions:

@@ -55,6 +55,23 @@ def renoising(noise: Noise) -> Step:
     return step
 
 
+def held(step: Step, source: Tensor, free: Tensor, noise: Tensor, until: float) -> Step:
+    """Steps after which `source` `[B, T, C]` is back wherever `free` `[B, T]` is 0, as noisy as the rest.
+
+    So what is written anew sees its surroundings as they will be, on steps that begin above time `until`.
+    `noise` is where the songs started.
+    """
+    is_free = free[..., None] == 1
+
+    def hold(latents: Tensor, velocity: Tensor, t: float, t_next: float) -> Tensor:
+        latents = step(latents, velocity, t, t_next)
+        if t <= until:
+            return latents
+        return torch.where(is_free, latents, t_next * noise + (1.0 - t_next) * source)
+
+    return hold
+
+
 def sample(
     velocity: Velocity,
     step: Step,

@@ -25,7 +25,17 @@ from acestep.synthesizer.guidance import (
     GuidedVelocity,
 )
 from acestep.synthesizer.loading import SynthesizerModules
-from acestep.synthesizer.sampler import Cancelled, Noise, OnStep, Velocity, euler, renoising, sample
+from acestep.synthesizer.sampler import (
+    Cancelled,
+    Noise,
+    OnStep,
+    Step,
+    Velocity,
+    euler,
+    held,
+    renoising,
+    sample,
+)
 from acestep.synthesizer.schedule import begun, times
 from acestep.synthesizer.transformer import Heads, Transformer
 from acestep.synthesizer.windows import Span
@@ -85,8 +95,11 @@ class Synthesizer:
         ]
         velocity = self._velocity(plans, materials, sampling, schedule)
         noise = Noise([plan.seed for plan in plans], frames, self._facts.latent_channels, self._device)
+        first = noise.draw()
         step = renoising(noise) if sampling.infer_method == "sde" else euler
-        start = self._start(noise.draw(), sounds, schedule[0]) if sampling.noise_strength else noise.draw()
+        if sampling.injection:
+            step = self._held(step, materials, sounds, first, _time_after(schedule, sampling.injection))
+        start = self._start(first, sounds, schedule[0]) if sampling.noise_strength else first
         latents = sample(velocity, step, start, schedule, on_step, cancelled)
         return Rendered(latents, tuple(self._conditioner.warnings(plan) for plan in plans))
 
@@ -130,8 +143,24 @@ class Synthesizer:
 
     def _start(self, noise: Tensor, sounds: Sequence[Sounds], t: float) -> Tensor:
         """Noise that already holds something of each song's source, as of time `t`."""
-        sources = [self._conditioner.fitted(heard.source, noise.shape[1]) for heard in sounds]
-        return t * noise + (1.0 - t) * torch.stack(sources).to(noise.dtype)
+        return t * noise + (1.0 - t) * self._sources(sounds, noise)
+
+    def _held(
+        self,
+        step: Step,
+        materials: Sequence[SongMaterial],
+        sounds: Sequence[Sounds],
+        noise: Tensor,
+        until: float,
+    ) -> Step:
+        """Steps that put each song's source back outside of its window."""
+        free = torch.stack([material.chunk_mask for material in materials])
+        return held(step, self._sources(sounds, noise), free, noise, until)
+
+    def _sources(self, sounds: Sequence[Sounds], like: Tensor) -> Tensor:
+        """Each song's source, or silence, as long as `like` `[B, T, C]`."""
+        sources = [self._conditioner.fitted(heard.source, like.shape[1]) for heard in sounds]
+        return torch.stack(sources).to(like.dtype)
 
     def _velocity(
         self,
@@ -161,3 +190,8 @@ class Synthesizer:
             return partial(self._transformer.velocity, attended=self._transformer.attend(condition))
         attended = self._transformer.attend(self._conditioner.with_null(condition))
         return GuidedVelocity(self._transformer, attended, guidance, sampling.cfg_interval)
+
+
+def _time_after(schedule: Sequence[float], share: float) -> float:
+    """The time at which a share of the steps is done, rounded to whole steps."""
+    return schedule[round((len(schedule) - 1) * share)]

@@ -16,7 +16,8 @@ from acestep.domain import (
     Window,
     is_instrumental,
 )
-from acestep.engine.plan import guess_duration, plan_songs
+from acestep.engine.plan import guess_duration, plan_songs, stem_plan
+from acestep.limits import BASE_TASKS
 from acestep.synthesizer.prompts import HINTED_INSTRUCTION, TEXT2MUSIC_INSTRUCTION
 
 BASE = ModelInfo("base", is_turbo=False, steps=50, guidance_scale=7.0, shift=1.0, max_steps=200)
@@ -167,6 +168,18 @@ def test_a_window_lies_in_the_song(task, edges, window):
 def test_other_tasks_write_everything(task):
     (plan,) = plan_songs(on_source(task, start=5.0, end=8.0), BASE)
     assert plan.window is None
+
+
+def test_what_stays_leads_only_where_something_stays():
+    led = [plan_songs(on_source(task, injection=0.5), BASE)[0] for task in BASE_TASKS[1:]]
+    assert {plan.task_type: plan.sampling.injection for plan in led} == {
+        "cover": 0.0,
+        "repaint": 0.5,
+        "lego": 0.5,
+        "extract": 0.0,
+        "complete": 0.0,
+    }
+    assert stem_plan(led[1], "drums").sampling.injection == 0.0
 
 
 def test_strengths_reach_only_what_follows_something():

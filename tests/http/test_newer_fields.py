@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ NEWER: list[tuple[tuple[str, ...], list[Any], str, str]] = [
     (("cover_noise_strength", "coverNoiseStrength"), [0.5], "cover", "task.noise_strength"),
     (("audio_cover_strength", "audioCoverStrength"), [0.5], "cover", "task.cover_strength"),
     (("cover_strength", "coverStrength"), [0.5], "cover", "task.cover_strength"),
-    (("repaint_mode",), ["conservative", "aggressive"], "repaint", ""),
-    (("repaint_strength",), [0.7, 0, 1], "repaint", ""),
+    (("repaint_mode",), ["conservative", "balanced"], "repaint", "task.injection"),
+    (("repaint_strength",), [0.7, 0, 0.5], "repaint", "task.injection"),
     (("repaint_latent_crossfade_frames",), [5], "repaint", "task.crossfade_frames"),
     (("repaint_wav_crossfade_sec",), [0.5], "repaint", "task.crossfade_seconds"),
     (("extract_codes_only", "extractCodesOnly"), [True], "cover", "goal"),
@@ -52,8 +53,6 @@ NEWER: list[tuple[tuple[str, ...], list[Any], str, str]] = [
 DEFAULTS: dict[str, Any] = {
     "global_caption": "",
     "chunk_mask_mode": "auto",
-    "repaint_mode": "balanced",
-    "repaint_strength": 0.5,
     "repaint_latent_crossfade_frames": 10,
     "repaint_wav_crossfade_sec": 0.0,
     "guidance_variant": "apg_classic",
@@ -116,3 +115,29 @@ def test_a_mask_is_always_explicit(task: str, value: str):
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_what_a_client_sends_as_the_default_changes_nothing(task: str, name: str):
     assert accepted(task, seed=1, **{name: DEFAULTS[name]}) == accepted(task, seed=1)
+
+
+@pytest.mark.parametrize("task", ["repaint", "lego"])
+@pytest.mark.parametrize(
+    ("fields", "share"),
+    [
+        ({}, 0.0),
+        ({"repaint_mode": "aggressive"}, 0.0),
+        ({"repaint_mode": "conservative", "repaint_strength": 0.5}, 1.0),
+        ({"repaint_mode": "Balanced"}, 0.5),
+        ({"repaint_mode": "balanced", "repaint_strength": "0.25"}, 0.75),
+        ({"repaint_strength": 1}, 0.0),
+        ({"repaint_strength": 0}, 1.0),
+    ],
+)
+def test_how_long_a_repaint_is_led_by_its_surroundings(task: str, fields: dict[str, Any], share: float):
+    request = accepted(task, seed=1, **fields)
+    assert request.task.injection == share
+    assert request == replace(accepted(task, seed=1), task=request.task)
+
+
+@pytest.mark.parametrize("mode", ["conservative", "aggressive"])
+def test_a_strength_beside_a_mode_that_has_none_is_told_of(mode: str):
+    request = accepted("repaint", repaint_mode=mode, repaint_strength=0.2)
+    assert f"repaint_strength: {mode} repaints take none; 0.2 is not used" in request.warnings
+    assert request.task == accepted("repaint", repaint_mode=mode).task

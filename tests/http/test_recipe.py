@@ -111,7 +111,7 @@ def test_every_field_of_a_plan_is_in_a_test_above():
         field.name for field in fields(SongPlan) if getattr(PLAN, field.name) == getattr(bare, field.name)
     }
     assert same == of_audio | elsewhere
-    strengths = {"cover_strength", "noise_strength"}
+    strengths = {"cover_strength", "noise_strength", "injection"}
     same = {
         field.name
         for field in fields(Sampling)
@@ -132,6 +132,8 @@ REFERENCE = Sound(Path("/uploads/voice.wav"), "voice.wav", 5.0)
         {"task_type": "cover", "audio_duration": 15.5},
         {"task_type": "repaint", "repainting_start": 2.5, "repainting_end": 8.25},
         {"task_type": "repaint", "repainting_start": -3.0, "repaint_wav_crossfade_sec": 0.5},
+        {"task_type": "repaint", "repaint_mode": "conservative"},
+        {"task_type": "repaint", "repaint_strength": 0.3},
         {"task_type": "lego", "track_name": "drums", "repaint_latent_crossfade_frames": 3},
         {"task_type": "extract", "track_name": "vocals", "lyrics": "la la"},
         {"task_type": "complete", "track_classes": ["drums", "bass"], "bpm": 90},

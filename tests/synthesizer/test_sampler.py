@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from acestep.errors import JobCancelledError
-from acestep.synthesizer.sampler import Noise, euler, renoising, sample
+from acestep.synthesizer.sampler import Noise, euler, held, renoising, sample
 
 
 def never() -> bool:
@@ -122,3 +122,35 @@ def test_a_song_draws_the_same_noise_alone_and_among_others():
     together = streams(3, 7, 7)
     for first, second in zip(by_torch(3, 2), by_torch(7, 2), strict=True):
         assert torch.equal(together.draw(), torch.cat([first, second, second]))
+
+
+def test_held_steps_put_the_source_back_as_noisy_as_the_rest():
+    """Of two frames the second is free; the source is held on the steps that begin above 0.5."""
+    noise, source = torch.full((1, 2, 1), 8.0), torch.full((1, 2, 1), 4.0)
+    seen = []
+
+    def velocity(latents, t):
+        seen.append(latents.flatten().tolist())
+        return torch.full_like(latents, 10.0)
+
+    step = held(euler, source, torch.tensor([[0.0, 1.0]]), noise, 0.5)
+    out = sample(velocity, step, noise, (1.0, 0.75, 0.5, 0.25, 0.0), lambda done, of: None, never)
+
+    assert seen == [[8.0, 8.0], [7.0, 5.5], [6.0, 3.0], [3.5, 0.5]]
+    assert out.flatten().tolist() == [1.0, -2.0]
+
+
+def test_held_to_the_end_the_rest_is_the_source():
+    noise, source = streams(1).draw(), torch.randn(1, 6, 4)
+    free = torch.tensor([[0.0, 0.0, 1.0, 1.0, 0.0, 0.0]])
+    for first in (euler, renoising(streams(1))):
+        out = sample(
+            lambda x, t: x,
+            held(first, source, free, noise, 0.0),
+            noise,
+            (1.0, 0.5, 0.0),
+            lambda done, of: None,
+            never,
+        )
+        assert torch.equal(out[:, [0, 1, 4, 5]], source[:, [0, 1, 4, 5]])
+        assert not torch.isclose(out[:, 2:4], source[:, 2:4]).all()

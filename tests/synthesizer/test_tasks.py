@@ -41,7 +41,9 @@ def every_task(sampling: Sampling) -> tuple[list[SongPlan], list[Sounds]]:
     return plans, sounds
 
 
-@pytest.mark.parametrize("sampling", [PLAIN, GUIDED, replace(GUIDED, cover_strength=0.5)])
+@pytest.mark.parametrize(
+    "sampling", [PLAIN, GUIDED, replace(GUIDED, cover_strength=0.5), replace(PLAIN, injection=0.5)]
+)
 def test_a_song_of_any_task_in_a_batch_is_the_song_alone(synthesizer, sampling):
     plans, sounds = every_task(sampling)
     together = render(synthesizer, plans, sounds)
@@ -105,3 +107,25 @@ def test_a_reference_changes_the_song(synthesizer):
     without = render(synthesizer, [song()], [Sounds()])
     resembling = render(synthesizer, [song()], [Sounds(reference=noise(2, toy.REFERENCE_FRAMES))])
     assert not torch.allclose(without, resembling, atol=1e-4)
+
+
+@pytest.mark.parametrize("task", ["repaint", "lego"])
+def test_what_stays_leads_for_its_share_of_the_steps(synthesizer, task):
+    """Of 4 steps, shares of 0.4 and 0.5 are 2 steps; held in all of them, the rest ends as the source."""
+    source = noise(1)
+    never, some, half, always = (
+        render(
+            synthesizer,
+            [song(task_type=task, window=WINDOW, sampling=replace(PLAIN, injection=share))],
+            [Sounds(source)],
+        )[0]
+        for share in (0.0, 0.4, 0.5, 1.0)
+    )
+    assert torch.equal(some, half)
+    outside = torch.ones(FRAMES, dtype=torch.bool)
+    span = synthesizer.span(song(task_type=task, window=WINDOW))
+    outside[span.start : span.stop] = False
+    assert torch.equal(always[outside], source[outside])
+    for one, other in ((never, half), (half, always)):
+        assert not torch.allclose(one[~outside], other[~outside], atol=1e-4)
+    assert not torch.allclose(half[outside], source[outside], atol=1e-2)
