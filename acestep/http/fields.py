@@ -181,20 +181,21 @@ def read_time_signature(value: Any) -> str | None:
 
 
 def read_key_scale(value: Any) -> str | None:
-    """Read a key like "c♯ MINOR" or "B♭ major" as "C# minor", "Bb major"."""
+    """Read a key like "c♯ MINOR" or "B♭ major" as "C# minor", "Bb major"; "Am" is A minor."""
     if value in ("", UNDECIDED):
         return None
     text = read_text(value).replace("♯", "#").replace("♭", "b").strip()
-    found = re.fullmatch(r"([A-G])([#b]?)\s+(major|minor)", text, re.IGNORECASE)
+    # Of "CM" nobody knows whether a shift key was stuck, or C major is meant.
+    found = re.fullmatch(r"([A-Ga-g])([#bB]?)(?:m|\s+(?i:(major|minor)))", text)
     if found is None:
         raise ValueError
-    return f"{found[1].upper()}{found[2].lower()} {found[3].lower()}"
+    return f"{found[1].upper()}{found[2].lower()} {(found[3] or 'minor').lower()}"
 
 
 def read_seeds(value: Any) -> tuple[int, ...]:
     """Read one seed, a list, or "1,2,3"; -1 stands for a random one."""
-    parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [value]
-    seeds = tuple(read_whole(part) for part in parts)
+    parts = _parts(value)
+    seeds = tuple(read_whole(part) for part in (parts if isinstance(parts, list) else [parts]))
     if not 1 <= len(seeds) <= MAX_BATCH or not all(-1 <= seed <= MAX_SEED for seed in seeds):
         raise ValueError
     return seeds
@@ -202,8 +203,7 @@ def read_seeds(value: Any) -> tuple[int, ...]:
 
 def read_timesteps(value: Any) -> tuple[float, ...]:
     """Read a schedule from a list or from "0.97,0.76,…"; how many values a model takes is its own affair."""
-    parts = value.split(",") if isinstance(value, str) else value
-    times = tuple(read_number(part) for part in _list(parts))
+    times = tuple(read_number(part) for part in _list(_parts(value)))
     if not all(0.0 <= time <= 1.0 for time in times):
         raise ValueError
     return times
@@ -211,7 +211,7 @@ def read_timesteps(value: Any) -> tuple[float, ...]:
 
 def read_codes(value: Any) -> tuple[int, ...]:
     """Read audio codes: tokens or whole numbers in one text, in a list, or in a text that holds a list."""
-    parts = json.loads(value) if isinstance(value, str) and value.lstrip().startswith("[") else value
+    parts = json.loads(value) if _holds_list(value) else value
     codes = [code for part in (parts if isinstance(parts, list) else [parts]) for code in _codes_in(part)]
     if len(codes) > MAX_CODES:
         raise ValueError
@@ -235,8 +235,7 @@ def read_track(value: Any) -> str:
 
 def read_tracks(value: Any) -> tuple[str, ...]:
     """Read names of tracks from a list, or from a text with commas or `|` between them."""
-    names = re.split(r"[,|]", value) if isinstance(value, str) else _list(value)
-    tracks = tuple(read_track(name) for name in names)
+    tracks = tuple(read_track(name) for name in _list(_parts(value, r"[,|]")))
     return tuple(dict.fromkeys(track for track in tracks if track))
 
 
@@ -250,11 +249,23 @@ def read_object(value: Any) -> dict[str, Any]:
 
 def read_ids(value: Any) -> tuple[str, ...]:
     """Read task ids from a list, from a string that holds a JSON list, or from one bare id."""
-    ids = json.loads(value) if isinstance(value, str) and value.lstrip().startswith("[") else value
+    ids = json.loads(value) if _holds_list(value) else value
     ids = [ids] if isinstance(ids, str) else ids
     if not isinstance(ids, list) or len(ids) > MAX_IDS or not all(isinstance(item, str) for item in ids):
         raise TypeError
     return tuple(read_text(item) for item in ids)
+
+
+def _holds_list(value: Any) -> bool:
+    """Whether a text holds a list as JSON, which is how a form can send one."""
+    return isinstance(value, str) and value.lstrip().startswith("[")
+
+
+def _parts(value: Any, between: str = ",") -> Any:
+    """Return the parts of a text: of a list that it holds, or between commas; or else the value itself."""
+    if not isinstance(value, str):
+        return value
+    return json.loads(value) if _holds_list(value) else re.split(between, value)
 
 
 def _list(value: Any) -> list[Any]:

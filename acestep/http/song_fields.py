@@ -83,9 +83,9 @@ class MusicFields(BaseModel):
         "keyscale",
         "keyScale",
         "key",
-        about="Key. Letter case does not matter, ♯ and ♭ are understood.",
+        about="Key. ♯ and ♭ are understood, and Am as A minor.",
         example="F# minor",
-        allowed="a key like 'C major', 'F# minor' or 'Bb major'",
+        allowed="a key like 'C major', 'F# minor' or 'Bbm'",
     )
     time_signature: TimeSignature = wire(
         None,

@@ -276,6 +276,12 @@ class TestRefusals:
         body = {"messages": [{"role": "user", "content": "Piano"}], "sample_mode": True}
         assert_error(await server.client.post(CHAT, json=body), 503, "sample_query", "needs the planner")
 
+    @pytest.mark.parametrize(("count", "allowed"), [(0, "1 or more"), (1_001, "at most 1000")])
+    async def test_a_number_of_messages(self, server: Server, count: int, allowed: str):
+        answer = await server.client.post(CHAT, json={"messages": ASKED["messages"][:1] * count})
+        told = f"messages: '{count} entries' cannot be used; allowed: {allowed} of them"
+        assert_error(answer, 422, told)
+
     async def test_a_broken_body(self, server: Server):
         answer = await server.client.post(CHAT, content="{", headers={"Content-Type": "application/json"})
         assert_error(answer, 400, "Malformed JSON")

@@ -198,6 +198,9 @@ class TestValues:
             (" b♭  Major ", "Bb major"),
             ("bb minor", "Bb minor"),
             ("b minor", "B minor"),
+            ("Am", "A minor"),
+            ("c♯m", "C# minor"),
+            ("bbm", "Bb minor"),
         ],
     )
     def test_keys(self, value, key):
@@ -207,7 +210,7 @@ class TestValues:
     def test_what_our_answers_say_for_undecided_can_be_sent_back(self, name):
         assert getattr(read(**{name: "N/A"}), name) is None
 
-    @pytest.mark.parametrize("value", ["H major", "C", "Cm", "C dorian", "C##  major", 7])
+    @pytest.mark.parametrize("value", ["H major", "C", "CM", "C m", "Am7", "C dorian", "C##  major", 7])
     def test_what_is_no_key(self, value):
         with pytest.raises(InvalidFieldError, match=r"key_scale: .* allowed: a key like 'C major'"):
             read(key_scale=value)
@@ -225,6 +228,7 @@ class TestValues:
             (MAX_SEED, (MAX_SEED,)),
             ("1,2, 3", (1, 2, 3)),
             ([1, "2", -1], (1, 2, -1)),
+            ('[1, "2", -1]', (1, 2, -1)),
             (-1, (-1,)),
             (None, (-1,)),
         ],
@@ -233,20 +237,37 @@ class TestValues:
         assert read(seed=value).seed == seeds
 
     @pytest.mark.parametrize(
-        "value", [-2, MAX_SEED + 1, "1,x", "1,,2", [], [[1]], [1] * 9, "1,2,3,4,5,6,7,8,9"]
+        "value", [-2, MAX_SEED + 1, "1,x", "1,,2", [], "[]", "[1", [[1]], [1] * 9, "1,2,3,4,5,6,7,8,9"]
     )
     def test_what_is_no_seed(self, value):
         with pytest.raises(InvalidFieldError, match=r"seed: .* allowed: -1 \(random\)"):
             read(seed=value)
 
-    @pytest.mark.parametrize("value", ["0.9,0.5, 0", [0.9, "0.5", 0]])
+    @pytest.mark.parametrize("value", ["0.9,0.5, 0", [0.9, "0.5", 0], " [0.9, 0.5, 0]"])
     def test_timesteps(self, value):
         assert read(timesteps=value).timesteps == (0.9, 0.5, 0.0)
 
-    @pytest.mark.parametrize("value", ["1.5", "-0.1,0", [0.5] * 201, "0.5,nan", 5])
+    @pytest.mark.parametrize("value", ["1.5", "-0.1,0", [0.5] * 201, "0.5,nan", "[0.5", 5])
     def test_what_are_no_timesteps(self, value):
         with pytest.raises(InvalidFieldError, match="timesteps: "):
             read(timesteps=value)
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            ["drums", "Backing Vocals"],
+            "drums, backing_vocals",
+            "drums|backing-vocals",
+            '["drums", "backing vocals"]',
+        ],
+    )
+    def test_tracks(self, value):
+        assert read(track_classes=value).track_classes == ("drums", "backing_vocals")
+
+    @pytest.mark.parametrize("value", ["banjo", ["drums", "banjo"], '["drums"', '["drums", 1]', 5, {}])
+    def test_what_are_no_tracks(self, value):
+        with pytest.raises(InvalidFieldError, match=r"track_classes: .* allowed: one or more of woodwinds, "):
+            read(track_classes=value)
 
     def test_numbers_are_texts_too(self):
         assert read(prompt=1984).prompt == "1984"

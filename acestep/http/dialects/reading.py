@@ -15,6 +15,7 @@ from acestep.http.errors import InvalidFieldsError
 
 M = TypeVar("M", bound=BaseModel)
 
+_LENGTHS = {"too_short": "{min_length} or more of them", "too_long": "at most {max_length} of them"}
 _PREAMBLE = "Input should be "
 
 
@@ -32,6 +33,9 @@ def _invalid(item: Mapping[str, Any], fields: Mapping[str, Any]) -> InvalidField
         missing = f"{_path(item['loc'][:-1], fields)}.{item['loc'][-1]}".removeprefix(".")
         return InvalidFieldError(missing, None, "a value; the field is required")
     path = _path(item["loc"], fields)
+    if item["type"] in _LENGTHS:
+        allowed = _LENGTHS[item["type"]].format(**item["ctx"])
+        return InvalidFieldError(path, f"{item['ctx']['actual_length']} entries", allowed)
     return InvalidFieldError(path, item["input"], item["msg"].removeprefix(_PREAMBLE))
 
 
