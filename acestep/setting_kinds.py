@@ -31,6 +31,12 @@ def lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
+def _to_quantization(value: object) -> object:
+    """The names of torchao and of the original too; no is none."""
+    word = str(value).lower()
+    return "none" if word in FALSE else word.removesuffix("_weight_only")
+
+
 def to_int(value: object) -> object:
     """Digits as the number that a Literal lists."""
     return int(value) if isinstance(value, str) and value.isdecimal() else value
@@ -52,6 +58,7 @@ Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?|mps|x
 Origin = Annotated[str, StringConstraints(pattern=r"^(local|\*|https?://[^/\s]+)$")]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(lower)]
 DownloadSource = Annotated[Literal["auto", "huggingface", "modelscope"], BeforeValidator(lower)]
+Quantization = Annotated[Literal["none", "int8", "fp8"], BeforeValidator(_to_quantization)]
 LmBackend = Annotated[Literal["vllm", "pt", "mlx"], BeforeValidator(lower)]
 
 

@@ -17,16 +17,19 @@ from torch import Tensor, nn
 
 from acestep.checkpoints import read_json
 from acestep.errors import CheckpointError
+from acestep.quantization import Packer
+from acestep.setting_kinds import Quantization
 
 Rename = Callable[[str], str]
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where tensors go, and as what."""
+    """Where tensors go, and as what: of some models, the matrices of layers are packed in fewer bits."""
 
     device: torch.device
     dtype: torch.dtype
+    quantization: Quantization = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +79,21 @@ class DeviceMover:
         return home
 
 
-def fill(module: nn.Module, index: TensorIndex, place: Placement, stored_name: Rename = str) -> None:
+def fill(
+    module: nn.Module,
+    index: TensorIndex,
+    place: Placement,
+    stored_name: Rename = str,
+    packed: str = "",
+) -> None:
     """Give `module`, built on the meta device, the tensors of `index`, and make it ready for inference.
 
     `stored_name` turns a name of the module into the one in the files. What the module holds outside the
-    meta device already is kept as it is. Raises CheckpointError for a tensor that is missing, left over
-    or of another shape.
+    meta device already is kept as it is. Of what is in its part called `packed`, matrices are stored as
+    `place.quantization` has it. Raises CheckpointError for a tensor that is missing, left over or of another
+    shape.
     """
+    pack = Packer.of(place.quantization if packed else "none", module, packed)
     own_tensors = {name: tensor for name, tensor in module.state_dict().items() if tensor.is_meta}
     own_names = {stored_name(name): name for name in own_tensors}
     _check_names(index, own_names)
@@ -92,7 +103,7 @@ def fill(module: nn.Module, index: TensorIndex, place: Placement, stored_name: R
             for name in (name for name, holder in index.files.items() if holder == file):
                 tensor: Tensor = tensors.get_tensor(name)
                 _check_shape(file, name, tensor, own_tensors[own_names[name]].shape)
-                state[own_names[name]] = tensor.to(place.dtype)
+                state[own_names[name]] = pack(own_names[name], tensor.to(place.dtype))
     module.load_state_dict(state, strict=False, assign=True)
     module.to(place.device).eval().requires_grad_(False)
 

@@ -32,21 +32,30 @@ MAY_IMPORT = {
     "slots": BASE,
     "planners": BASE,
     "memory": (*BASE, "planners"),
-    "weights": BASE,
+    "quantization": BASE,
+    "weights": (*BASE, "quantization"),
     "jobs": BASE,
     "http": (*BASE, "jobs", "examples", "memory"),
     "examples": BASE,
     "audio": BASE,
     "codec": (*BASE, "weights", "memory"),
-    "synthesizer": (*BASE, "weights", "memory"),
+    "synthesizer": (*BASE, "weights", "quantization", "memory"),
     "planner": (*BASE, "weights"),
     "engine": (*BASE, "memory", "planner", "synthesizer", "codec", "audio", "weights", "jobs.worker"),
     "nano": BASE,
     "api_server": (*BASE, "memory", "http", "jobs", "engine", "audio", "download", "planners", "slots"),
 }
 # Only these may import torch and its kin, at all.
-HEAVY = ("torch", "diffusers", "transformers", "peft")
-MAY_BE_HEAVY = ("synthesizer", "codec", "weights", "engine.loading", "planner.loading", "planner.backends")
+HEAVY = ("torch", "torchao", "diffusers", "transformers", "peft")
+MAY_BE_HEAVY = (
+    "synthesizer",
+    "codec",
+    "weights",
+    "quantization",
+    "engine.loading",
+    "planner.loading",
+    "planner.backends",
+)
 
 
 def name_of(path: Path) -> str:

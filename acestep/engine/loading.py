@@ -39,7 +39,7 @@ from acestep.synthesizer.loading import load_synthesizer
 from acestep.synthesizer.lora import TransformerAdapters
 from acestep.synthesizer.synthesizer import Synthesizer
 from acestep.synthesizer.windows import Span, join
-from acestep.weights import DeviceMover
+from acestep.weights import DeviceMover, Placement
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +168,11 @@ def load_model(
     )
     home = torch.device("cpu") if moves(plan) else place
     modules = load_synthesizer(
-        checkpoint.dit, checkpoint.text_encoder, checkpoint.tokenizer, home, dtype, shared
+        checkpoint.dit,
+        checkpoint.text_encoder,
+        checkpoint.tokenizer,
+        Placement(home, dtype, plan.quantization if plan else "none"),
+        shared,
     )
     if modules.facts.latent_channels != codec.latent_channels:
         raise CheckpointError(

@@ -23,6 +23,8 @@ from acestep.memory.activations import (
     writing,
 )
 from acestep.memory.sizes import DitSize, QwenSize, VaeSize
+from acestep.memory.stored import Stored
+from acestep.setting_kinds import Quantization
 
 GB = 2**30
 Placement = Literal["resident", "offloaded", "streamed"]
@@ -75,17 +77,26 @@ class Wishes:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Where models run: bytes of a weight, what is used up before any is there, and the cache's span."""
+    """Where models run: bytes of a weight, what is used up before any is there, and the cache's span.
+
+    `quantization` is how the matrices of the DiT's and the planner's layers are stored.
+    """
 
     number: int = 2
     reserve: int = GPU_RESERVE
     span: int = 1024
     moves: bool = True  # whether there is another memory to move models to
+    quantization: Quantization = "none"
 
     @classmethod
     def cpu(cls) -> Device:
         """Main memory: float32, and nowhere to move anything."""
         return cls(number=4, reserve=CPU_RESERVE, span=32, moves=False)
+
+    @property
+    def stored(self) -> Stored:
+        """How the weights are stored that can be packed."""
+        return Stored(self.number, self.quantization)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +125,7 @@ class MemoryPlan:
     planner: str = ""
     slots: int = 0
     length: int = 0
+    quantization: Quantization = "none"
 
     def placement(self, name: str) -> Placement:
         """Where the weights called `name` are."""
@@ -122,13 +134,17 @@ class MemoryPlan:
 
 @dataclass(frozen=True, slots=True)
 class _Weights:
-    """Weights that are placed as one; `layer` is what is on the device at once where they are streamed."""
+    """Weights that are placed as one; `layer` is what is on the device at once where they are streamed.
+
+    `scratch` are those of `size` that are made on the device, not moved there.
+    """
 
     name: str
     placement: Placement
     size: int
     stage: Stage
     layer: int = 0
+    scratch: int = 0
 
     def held(self, stage: Stage) -> int:
         if self.placement == "resident":
@@ -216,10 +232,11 @@ def _placements(
     can: Abilities,
     device: Device,
 ) -> Iterator[tuple[_Weights, ...]]:
-    number = device.number
+    number, stored = device.number, device.stored
     largest = max(sizes.dits, key=lambda dit: dit.transformer)
-    dit = sum(dit.transformer for dit in sizes.dits) * number
-    one_layer = (largest.transformer_ends + largest.layer.crossed) * number
+    dit = sum(stored.size(dit.transformer, dit.matrices) for dit in sizes.dits)
+    layer = largest.layer
+    one_layer = stored.size(largest.transformer_ends + layer.crossed, layer.crossed_matrices)
     encoder = sum(dit.conditioning for dit in sizes.dits) * number
     text = sizes.text.trunk * number
     vae = sizes.vae.weights * number if sizes.vae else 0
@@ -236,8 +253,9 @@ def _placements(
         ]
         if planner:
             tokens = -(-room.length // device.span) * device.span
-            held = planner.weights * number + cache(planner, room.slots, tokens, number)
-            weights.append(_Weights("planner", lm, held, "write"))
+            held = stored.size(planner.weights, planner.matrices) + stored.bench(planner.largest_joined)
+            kept = cache(planner, room.slots, tokens, number)
+            weights.append(_Weights("planner", lm, held + kept, "write", scratch=kept))
         yield tuple(weights)
 
 
@@ -266,7 +284,10 @@ def _working(sizes: Sizes, limits: _Limits, device: Device) -> dict[Stage, int]:
         "write": 0,
         "read": reading(sizes.text, load),
         "condition": max(conditioning(dit, load) for dit in sizes.dits),
-        "render": max(rendering(dit, load) for dit in sizes.dits),
+        "render": max(
+            rendering(dit, load) + device.stored.unpacking(dit.layer.crossed_matrices.largest)
+            for dit in sizes.dits
+        ),
         "decode": decoding(sizes.vae, tile, load),
     }
 
@@ -297,6 +318,7 @@ def _plan(
         planner=planner.name if planner else "",
         slots=room.slots,
         length=room.length,
+        quantization=device.quantization,
     )
 
 
@@ -305,7 +327,7 @@ def _moved(part: _Weights, sizes: Sizes) -> int:
     if part.placement == "resident":
         return 0
     steps = _STEPS if all(dit.is_turbo for dit in sizes.dits) else _BASE_STEPS
-    return part.size * (steps if part.placement == "streamed" else 1)
+    return (part.size - part.scratch) * (steps if part.placement == "streamed" else 1)
 
 
 def _rank(plan: MemoryPlan, sizes: Sizes, moved: int) -> Rank:

@@ -118,4 +118,16 @@ class Places:
 
 def _weights(modules: Iterable[Any]) -> Iterator[Any]:
     for module in modules:
-        yield from module.parameters()
+        for weight in module.parameters():
+            if id(weight) not in seen:
+                seen.add(id(weight))
+                yield from _tensors(weight)
+
+
+def _tensors(weight: Any) -> Iterator[Any]:
+    """What a weight consists of: itself, or where it is packed in fewer bits the tensors in it."""
+    if not hasattr(weight, "__tensor_flatten__"):
+        yield weight
+        return
+    names, _ = weight.__tensor_flatten__()
+    yield from (getattr(weight, name) for name in names)

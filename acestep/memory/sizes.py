@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from acestep.memory.stored import Matrices
+
 _TIME_CHANNELS = 256  # sinusoids that the DiT's two time embeddings start from
 _SILENCE_FRAMES = 15_000  # of the silence that every published checkpoint holds
 
@@ -59,6 +61,26 @@ class Layer:
     def feed_forward(self) -> int:
         """Weights of the gated feed-forward part."""
         return 3 * self.width * self.inner
+
+    @property
+    def plain_matrices(self) -> Matrices:
+        """Those of a layer with self-attention."""
+        return self._matrices(attentions=1)
+
+    @property
+    def crossed_matrices(self) -> Matrices:
+        """Those of a layer of the DiT."""
+        return self._matrices(attentions=2)
+
+    def _matrices(self, attentions: int) -> Matrices:
+        queries = self.heads * self.head
+        attention = self.width * (2 * queries + self.keys_values)
+        rows = queries + self.keys_values + self.width
+        return Matrices(
+            weights=attentions * attention + self.feed_forward,
+            rows=attentions * rows + 2 * self.inner + self.width,
+            largest=self.width * max(self.inner, queries),
+        )
 
     @property
     def plain(self) -> int:
@@ -127,6 +149,11 @@ class DitSize:
         return self.layers * self.layer.crossed + self.transformer_ends
 
     @property
+    def matrices(self) -> Matrices:
+        """Those of its layers."""
+        return self.layer.crossed_matrices.times(self.layers)
+
+    @property
     def transformer_ends(self) -> int:
         """Those of them that belong to no layer."""
         width = self.layer.width
@@ -182,6 +209,17 @@ class QwenSize:
     def weights(self) -> int:
         """Weights of the language model."""
         return self.trunk if self.tied else self.trunk + self.vocabulary * self.layer.width
+
+    @property
+    def matrices(self) -> Matrices:
+        """Those of its layers."""
+        return self.layer.plain_matrices.times(self.layers)
+
+    @property
+    def largest_joined(self) -> int:
+        """Weights of its largest matrix once those that share an input are one, as the planner has them."""
+        layer = self.layer
+        return layer.width * max(2 * layer.inner, layer.heads * layer.head + layer.keys_values)
 
     @property
     def token(self) -> int:

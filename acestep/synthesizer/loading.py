@@ -103,16 +103,15 @@ def load_synthesizer(
     dit: Path,
     text_encoder: Path,
     tokenizer: Path,
-    device: torch.device,
-    dtype: torch.dtype,
+    place: Placement,
     shared: SharedParts | None = None,
 ) -> SynthesizerModules:
     """Load a DiT folder (either layout), a Qwen3 folder and the folder of its tokenizer.json.
 
-    What `shared` holds already is used as it is.
+    What `shared` holds already is used as it is; of the rest, the DiT alone is quantized, if `place` says so.
     Raises CheckpointError that names the file, and the tensor or setting, where something does not fit.
     """
-    place, shared = Placement(device, dtype), shared or SharedParts()
+    shared = shared or SharedParts()
     if (dit / "transformer").is_dir():
         parts, reference_frames = _load_diffusers(dit, place), _PUBLISHED_REFERENCE_FRAMES
     else:
@@ -145,7 +144,7 @@ def _load_published(folder: Path, place: Placement, shared: SharedParts) -> tupl
     parts["condition_encoder"].silence_latent = shared.get(
         path, (place, channels), lambda: _read_silence(path, channels).to(place.device, place.dtype)
     )
-    fill(nn.ModuleDict(parts), TensorIndex.of(folder), place, published_name)
+    fill(nn.ModuleDict(parts), TensorIndex.of(folder), place, published_name, packed="transformer.layers")
     return parts, int(config.get("timbre_fix_frame", _PUBLISHED_REFERENCE_FRAMES))
 
 
@@ -158,7 +157,7 @@ def _load_diffusers(folder: Path, place: Placement) -> dict[str, Any]:
         parts[name] = _build(cls, {key: value for key, value in config.items() if key in known}, place)
         if name == "condition_encoder":  # its length is the checkpoint's to choose
             parts[name].silence_latent = torch.empty(index.shape("silence_latent"), device="meta")
-        fill(parts[name], index, place)
+        fill(parts[name], index, place, packed="layers" if name == "transformer" else "")
     return parts
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from acestep.adapters import Adapter, AdapterFolder, Shape
 from acestep.domain import MAX_ADAPTERS, AdapterUse
 from acestep.errors import CheckpointError
+from acestep.quantization import lies_on
 from acestep.weights import Placement, read_tensors
 
 log = logging.getLogger(__name__)
@@ -105,16 +107,28 @@ class TransformerAdapters:
         for tensor in adapter.tensors:
             ending = "" if tensor.part == "lora_magnitude_vector" else ".weight"
             state[f"{tensor.layer}.{tensor.part}{ending}"] = stored[tensor.name]
-        inject_adapter_in_model(
-            _config(adapter), self._transformer, slot, low_cpu_mem_usage=True, state_dict=state
-        )
+        with warnings.catch_warnings():
+            # It concerns merging, which is not done here.
+            warnings.filterwarnings("ignore", "TorchaoLoraLinear was instantiated without")
+            inject_adapter_in_model(
+                _config(adapter), self._transformer, slot, low_cpu_mem_usage=True, state_dict=state
+            )
         result = set_peft_model_state_dict(self._transformer, state, slot, low_cpu_mem_usage=True)
         # PEFT gathers the settings of all adapters here; each layer knows its own.
         del self._transformer.peft_config
         if result.unexpected_keys:
             raise CheckpointError(f"{adapter.name}: tensor {result.unexpected_keys[0]!r} fits nowhere")
         self._transformer.eval().requires_grad_(False)
+        self._join(slot)
         log.info("Adapter %s is in memory", adapter.name)
+
+    def _join(self, slot: str) -> None:
+        """Put an adapter's weights where those of its layers are, which PEFT does not see in packed ones."""
+        for layer in self._adapted():
+            place = lies_on(layer.get_base_layer().weight)
+            for name, weight in layer.named_parameters():
+                if slot in name.split("."):
+                    weight.data = weight.data.to(place)
 
     def _switch(self, scales: Mapping[str, float]) -> None:
         for layer in self._adapted():

@@ -1,6 +1,7 @@
 """Counted weights against those of the real classes, which cost nothing on the meta device."""
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from transformers import Qwen3Config, Qwen3Model
 
 from acestep.checkpoints import NANO_FOLDER, PUBLISHED, read_json
 from acestep.memory.sizes import PLANNERS, TEXT_ENCODER, VAE, DitSize, QwenSize, VaeSize, published_dit
+from acestep.memory.stored import Matrices
 from acestep.synthesizer.loading import MODULE_CLASSES, published_configs
 from tests.synthesizer import toy
 
@@ -98,6 +100,27 @@ def test_published_dits_count_as_their_classes_do(size: DitSize) -> None:
     assert size.transformer == count(transformer)
     assert size.layers * size.layer.crossed == sum(map(count, transformer.layers))  # type: ignore[arg-type]
     assert size.conditioning == sum(map(count, modules.values()))
+
+
+def matrices(layers: Any) -> Matrices:
+    """What a packer packs of these layers."""
+    found = [layer.weight for layer in layers.modules() if type(layer) is nn.Linear]
+    return Matrices(
+        sum(weight.numel() for weight in found),
+        sum(len(weight) for weight in found),
+        max(weight.numel() for weight in found),
+    )
+
+
+@pytest.mark.parametrize("size", [TURBO, XL], ids=["2B", "XL"])
+def test_the_matrices_of_a_dit_are_counted(size: DitSize) -> None:
+    assert size.matrices == matrices(dit_modules(size)["transformer"].layers)
+    assert size.matrices.weights > 0.9 * size.transformer
+
+
+@pytest.mark.parametrize("size", PLANNERS, ids=lambda size: size.name)
+def test_the_matrices_of_a_planner_are_counted(size: QwenSize) -> None:
+    assert size.matrices == matrices(qwen(size).layers)
 
 
 @pytest.mark.parametrize("size", [*PLANNERS, TEXT_ENCODER], ids=lambda size: size.name)

@@ -7,6 +7,7 @@ from acestep.codec.oobleck import OobleckCodec
 from acestep.synthesizer.codes import AudioCodes
 from acestep.synthesizer.loading import load_synthesizer
 from acestep.synthesizer.synthesizer import Synthesizer
+from acestep.weights import Placement
 from tests.parity.cases import FOLDER, MISSING, TEXT_ENCODER, VAE, read_case, read_expected, relative_error
 
 pytestmark = pytest.mark.skipif(not (FOLDER / "cases.json").is_file(), reason=MISSING)
@@ -29,7 +30,7 @@ def codec() -> OobleckCodec:
 @pytest.mark.parametrize(("variant", "name"), CASES, ids=[".".join(case) for case in CASES])
 def test_render(variant: str, name: str, codec: OobleckCodec):
     case = read_case(variant, name)
-    modules = load_synthesizer(case.dit, TEXT_ENCODER, TEXT_ENCODER, CPU, torch.float32)
+    modules = load_synthesizer(case.dit, TEXT_ENCODER, TEXT_ENCODER, Placement(CPU, torch.float32))
     synthesizer = Synthesizer(modules, case.frame_rate)
 
     rendered = synthesizer.render(case.plans, lambda done, of: None, lambda: False, case.sounds)
@@ -43,7 +44,7 @@ def test_render(variant: str, name: str, codec: OobleckCodec):
 @pytest.mark.parametrize("variant", ["turbo", "base"])
 def test_codes(variant: str):
     modules = load_synthesizer(
-        FOLDER / f"acestep-v15-{variant}", TEXT_ENCODER, TEXT_ENCODER, CPU, torch.float32
+        FOLDER / f"acestep-v15-{variant}", TEXT_ENCODER, TEXT_ENCODER, Placement(CPU, torch.float32)
     )
     codes = AudioCodes(modules)
     heard, written = read_expected(f"{variant}.tokenize"), read_expected(f"{variant}.detokenize")

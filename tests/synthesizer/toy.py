@@ -22,7 +22,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
 from acestep.domain import Sampling, SongPlan
+from acestep.setting_kinds import Quantization
 from acestep.synthesizer.loading import SynthesizerModules, load_synthesizer
+from acestep.weights import Placement
 
 CHANNELS, MASK_CHANNELS, TEXT_WIDTH, REFERENCE_FRAMES, FRAME_RATE = 24, 10, 16, 20, 12.5
 
@@ -90,8 +92,11 @@ class Toy:
     parts: dict[str, Any]
     language_part: Any
 
-    def load(self, dtype: torch.dtype = torch.float32) -> SynthesizerModules:
-        return load_synthesizer(self.dit, self.text_encoder, self.tokenizer, torch.device("cpu"), dtype)
+    def load(
+        self, dtype: torch.dtype = torch.float32, quantization: Quantization = "none"
+    ) -> SynthesizerModules:
+        place = Placement(torch.device("cpu"), dtype, quantization)
+        return load_synthesizer(self.dit, self.text_encoder, self.tokenizer, place)
 
 
 def write_published(folder: Path, *, turbo: bool = False, xl: bool = False, shards: int = 1) -> Toy:

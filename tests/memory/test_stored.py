@@ -1,0 +1,58 @@
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+
+from acestep.errors import SettingError
+from acestep.memory import stored
+from acestep.memory.stored import Matrices, Stored, check_quantization
+
+TEN = Matrices(weights=1000, rows=10, largest=200)
+
+
+@pytest.mark.parametrize(
+    ("way", "expected"),
+    [
+        (Stored(2), 2400),
+        (Stored(2, "int8"), 1000 + 10 * 5 + 200 * 2),
+        (Stored(4, "int8"), 1000 + 10 * 5 + 200 * 4),
+        (Stored(2, "fp8"), 1000 + 10 * 4 + 200 * 2),
+    ],
+)
+def test_matrices_are_packed_and_the_rest_is_not(way: Stored, expected: int) -> None:
+    assert way.size(1200, TEN) == expected
+
+
+def test_as_many_matrices_in_each_layer() -> None:
+    assert TEN.times(3) == Matrices(3000, 30, 200)
+
+
+def test_nothing_is_unpacked_that_is_not_packed() -> None:
+    assert Stored(2).unpacking(100) == Stored(2).bench(100) == 0
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:1"])
+def test_what_can_be(device: str) -> None:
+    for quantization in ("none", "int8", "fp8"):
+        check_quantization(quantization, [device])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("device", ["mps", "xpu"])
+def test_fp8_is_refused_where_it_cannot_be(device: str) -> None:
+    check_quantization("int8", [device])
+    with pytest.raises(SettingError, match=rf"^ACESTEP_QUANTIZATION='fp8' .*: int8 or none on {device}$"):
+        check_quantization("fp8", ["cuda", device])
+
+
+def test_the_remedy_is_named_where_torchao_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(name: str, *rest: Any) -> Any:
+        return None if name == "torchao" else find_spec(name, *rest)
+
+    monkeypatch.setattr(stored, "find_spec", find)
+    check_quantization("none", ["auto"])
+    with pytest.raises(SettingError) as refusal:
+        check_quantization("int8", ["auto"])
+    assert str(refusal.value) == (
+        "ACESTEP_QUANTIZATION='int8' cannot be used; allowed: "
+        "none, or any after `uv sync --extra quantization`, which installs torchao"
+    )
