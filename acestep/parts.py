@@ -6,6 +6,7 @@ Keeps no part alive: it goes with the last model that uses it. Knows nothing of 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,9 +16,10 @@ T = TypeVar("T")
 
 
 class SharedParts:
-    """Parts in memory that are used by the models of one server. For one thread at a time."""
+    """Parts in memory that are used by the models of one server. For any thread."""
 
     def __init__(self) -> None:
+        self._door = threading.Lock()
         self._held: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
 
     def get(self, path: Path, place: Hashable, load: Callable[[], T]) -> T:
@@ -26,7 +28,8 @@ class SharedParts:
         Links lead to the same part as what they point to.
         """
         key = (path.resolve(), place)
-        held: T | None = self._held.get(key)
-        if held is None:
-            held = self._held[key] = load()
-        return held
+        with self._door:  # while one thread loads a part, none loads it again
+            held: T | None = self._held.get(key)
+            if held is None:
+                held = self._held[key] = load()
+            return held

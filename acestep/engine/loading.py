@@ -6,6 +6,7 @@ torch: whoever imports this module pays for it.
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,15 +24,15 @@ from acestep.codec.loading import load_codec
 from acestep.codec.oobleck import DEFAULT_TILE_FRAMES
 from acestep.domain import MAX_DURATION, AudioClip, ModelInfo, SongPlan, Window
 from acestep.engine.desk import LoadedPlanner
-from acestep.engine.placement import moves, settle
+from acestep.engine.placement import lodge, moves, settle
 from acestep.engine.renderer import Cancelled, Heard, Loaded, OnFraction, OnStep, Rendering
-from acestep.errors import CheckpointError, ModelUnavailableError
+from acestep.errors import CheckpointError, JobCancelledError, ModelUnavailableError
 from acestep.findings import LyricTimes
 from acestep.limits import tasks_of
 from acestep.memory.plan import MemoryPlan
 from acestep.memory.residency import Places, Residency
 from acestep.parts import SharedParts
-from acestep.planner.backends.pt import load_torch_language_model
+from acestep.planner.backends.pt import DEFAULT_LENGTH, DEFAULT_SLOTS, load_torch_language_model
 from acestep.planner.backends.vllm import load_vllm_language_model, why_not
 from acestep.synthesizer.alignment import time_lyrics
 from acestep.synthesizer.conditioning import Sounds
@@ -67,9 +68,10 @@ class TorchRenderer:
         """See `Renderer.encode`; silence fills the last frame up."""
         audio = torch.from_numpy(clip.samples)[None]
         audio = torch.nn.functional.pad(audio, (0, -audio.shape[-1] % self.codec.hop_length))
-        self.places.enter("VAE")
-        with torch.inference_mode():
-            return self.codec.encode(audio)[0]
+        with self.places.turn():
+            self.places.enter("VAE")
+            with torch.inference_mode():
+                return self.codec.encode(audio)[0]
 
     def render(
         self,
@@ -79,10 +81,11 @@ class TorchRenderer:
         heard: Sequence[Heard] = (),
     ) -> Sequence[Rendering]:
         """See `Renderer.render`."""
-        self._adapt(plans)
         heard = heard or [Heard()] * len(plans)
         sounds = [Sounds(each.source, each.reference) for each in heard]
-        rendered = self.synthesizer.render(plans, on_step, cancelled, sounds)
+        with self.places.turn(partial(_stop, cancelled)):
+            self._adapt(plans)
+            rendered = self.synthesizer.render(plans, on_step, cancelled, sounds)
         return [
             replace(self._kept(plan, rendered.latents[n : n + 1], each), warnings=rendered.warnings[n])
             for n, (plan, each) in enumerate(zip(plans, heard, strict=True))
@@ -107,8 +110,8 @@ class TorchRenderer:
     def decode(self, rendering: Rendering, seconds: float, on_fraction: OnFraction) -> AudioClip:
         """See `Renderer.decode`; the latents' last frame may reach past the end and is cut."""
         window, length = rendering.window, round(seconds * self.codec.sample_rate)
-        self.places.enter("VAE")
-        with torch.inference_mode():
+        with self.places.turn(partial(on_fraction, 0.0)), torch.inference_mode():
+            self.places.enter("VAE")
             if window is None:
                 return normalise_peak(
                     self._clip(self.codec.decode(rendering.latents, on_fraction)[0], length)
@@ -132,15 +135,34 @@ class TorchRenderer:
 
     def hear_words(self, plan: SongPlan, rendering: Rendering, heard: Heard) -> Callable[[], LyricTimes]:
         """See `Renderer.hear_words`."""
-        self._adapt([plan])
         sounds = Sounds(heard.source, heard.reference)
-        return partial(time_lyrics, self.synthesizer.attend_lyrics(plan, rendering.latents, sounds))
+        with self.places.turn():
+            self._adapt([plan])
+            return partial(time_lyrics, self.synthesizer.attend_lyrics(plan, rendering.latents, sounds))
 
     def listen(self, path: Path) -> tuple[int, ...]:
         """See `Renderer.listen`; silence fills the last frame and the last code up."""
         clip = read(path, self.codec.sample_rate, MAX_DURATION)
-        with torch.inference_mode():
-            return self.synthesizer.tokenize(self.encode(clip))
+        latents = self.encode(clip)
+        with self.places.turn(), torch.inference_mode():
+            return self.synthesizer.tokenize(latents)
+
+    def thrifty(self) -> TorchRenderer:
+        """See `Renderer.thrifty`."""
+        return replace(self, codec=self.codec.thrifty())
+
+
+def _stop(cancelled: Cancelled) -> None:
+    if cancelled():
+        raise JobCancelledError("The render was asked to stop before it began.")
+
+
+def free_memory() -> None:
+    """Give memory back to the devices that nothing uses any more."""
+    gc.collect()
+    for kind in (torch.cuda, torch.xpu, torch.mps):
+        if kind.is_available():
+            kind.empty_cache()
 
 
 def load_model(
@@ -166,7 +188,7 @@ def load_model(
     codec = shared.get(
         checkpoint.vae, (place, dtype, tile), lambda: load_codec(checkpoint.vae, place, dtype, tile)
     )
-    home = torch.device("cpu") if moves(plan) else place
+    home = torch.device("cpu") if plan and moves(plan) else place
     modules = load_synthesizer(
         checkpoint.dit,
         checkpoint.text_encoder,
@@ -179,10 +201,8 @@ def load_model(
             f"{checkpoint.vae} makes latents of {codec.latent_channels} channels, but {checkpoint.dit} "
             f"works on {modules.facts.latent_channels}: they do not belong together."
         )
-    if plan and moves(plan):
-        # One for all models on a device: who comes sends whoever is there home.
-        residency = shared.get(Path("/"), ("residency", place), lambda: Residency(DeviceMover(place)))
-        modules = settle(modules, codec, plan, place, residency)
+    if plan:
+        modules = settle(modules, codec, plan, place, _residency(place, shared))
     adapters = TransformerAdapters(checkpoint.name, modules.transformer, folder or AdapterFolder(None))
     synthesizer = Synthesizer(modules, frame_rate=codec.sample_rate / codec.hop_length)
     complete = replace(
@@ -200,26 +220,44 @@ def load_model(
     return Loaded(complete, TorchRenderer(synthesizer, codec, adapters, modules.places))
 
 
-def load_planner(folder: Path, device: str, backend: str, plan: MemoryPlan | None = None) -> LoadedPlanner:
+def _residency(place: torch.device, shared: SharedParts) -> Residency:
+    """The one for all models on a device: who comes sends whoever is there home."""
+    return shared.get(Path("/"), ("residency", place), lambda: Residency(DeviceMover(place)))
+
+
+def load_planner(
+    folder: Path,
+    device: str,
+    backend: str,
+    plan: MemoryPlan | None = None,
+    shared: SharedParts | None = None,
+) -> LoadedPlanner:
     """Load the language model in `folder` onto `device`; `backend` as ACESTEP_LM_BACKEND has it.
 
-    Where that cannot run it, PyTorch does, and `detail` says why. How many texts it writes at once, and how
-    long they may be, is in `plan`. Raises CheckpointError where files do not fit, ModelUnavailableError where
-    the device is not there, or vLLM is and does not start.
+    Where that cannot run it, PyTorch does, and `detail` says why. How many texts it writes at once, how
+    long they may be, and whether it makes way for the models of `shared`, is in `plan`. Raises
+    CheckpointError where files do not fit, ModelUnavailableError where the device is not there, or vLLM is
+    and does not start.
     """
     place = choose_device(device)
-    room = {"slots": plan.slots, "length": plan.length} if plan and plan.planner else {}
+    slots, length = (plan.slots, plan.length) if plan and plan.planner else (DEFAULT_SLOTS, DEFAULT_LENGTH)
     detail = ""
     if backend != "pt":
         reason = why_not(place) if backend == "vllm" else "nothing here runs it"
         if not reason:
             log.info("Loading %s on %s with vLLM", folder.name, place)
-            return LoadedPlanner(load_vllm_language_model(folder, place, **room), "vllm")
+            return LoadedPlanner(load_vllm_language_model(folder, place, slots, length), "vllm")
         detail = f"ACESTEP_LM_BACKEND={backend} is not available here: {reason}; pt is used"
         log.info("%s", detail)
     dtype = torch.float32 if place.type == "cpu" else torch.bfloat16
     log.info("Loading %s on %s in %s", folder.name, place, str(dtype).removeprefix("torch."))
-    return LoadedPlanner(load_torch_language_model(folder, place, dtype, **room), "pt", detail)
+    if plan and plan.planner and plan.placement("planner") == "offloaded":
+        home = torch.device("cpu")
+        model = load_torch_language_model(folder, place, dtype, slots, length, home)
+        model = lodge(model, _residency(place, shared or SharedParts()))
+    else:
+        model = load_torch_language_model(folder, place, dtype, slots, length)
+    return LoadedPlanner(model, "pt", detail)
 
 
 def choose_device(wish: str) -> torch.device:

@@ -11,21 +11,27 @@ from typing import Any
 
 from acestep.codec.codec import Codec
 from acestep.memory.plan import MemoryPlan
-from acestep.memory.residency import Places, Residency
+from acestep.memory.residency import Lodger, Places, Residency
+from acestep.planner.backends.pt import TorchLanguageModel
 from acestep.synthesizer.loading import SynthesizerModules
 
 
-def moves(plan: MemoryPlan | None) -> bool:
+def moves(plan: MemoryPlan) -> bool:
     """Whether the DiT, its encoders or the VAE are not always on the device."""
-    return plan is not None and any(
-        part.placement != "resident" for part in plan.parts if part.name != "planner"
-    )
+    return any(part.placement != "resident" for part in plan.parts if part.name != "planner")
+
+
+def lodge(model: TorchLanguageModel, residency: Residency) -> TorchLanguageModel:
+    """A planner whose weights lie in main memory, and which is on the device while it writes alone."""
+    decoder, _ = model.movable
+    model.lodge(Lodger(residency, residency.part("offloaded", model.movable, scratch=decoder)))
+    return model
 
 
 def settle(
     modules: SynthesizerModules, codec: Codec, plan: MemoryPlan, device: Any, residency: Residency
 ) -> SynthesizerModules:
-    """The modules with their places. They lie in main memory; the codec is on the device still."""
+    """The modules with their places. If some are to move, they lie in main memory; the codec does not yet."""
     vae = getattr(codec, "vae", None)  # a codec of fixed formulas has no weights
     parts = {
         "text encoder": [modules.text_encoder],

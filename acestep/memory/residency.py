@@ -1,16 +1,22 @@
 """Who is on the device: weights come when their stage begins, and go when another one does.
 
 Owns the rule that of all weights that are not to stay, those of one stage are on the device, and of streamed
-ones a layer. Which those are is the memory plan's decision; how a tensor moves is the mover's. Tensors are
-met by their `data` alone, so that nothing here needs torch. For one thread.
+ones a layer; and that whoever brings weights there has the device for itself meanwhile. Which those are is
+the memory plan's decision; how a tensor moves is the mover's. Tensors are met by their `data` alone, so that
+nothing here needs torch. For one thread at a time, by turns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
+from weakref import ReferenceType, ref
 
 from acestep.memory.plan import Placement
+from acestep.memory.turns import Turn, Turns
+
+_PATIENCE = 0.1  # seconds between two looks at whether the turn is still wanted
 
 
 class Mover(Protocol):
@@ -29,12 +35,31 @@ class Mover(Protocol):
         ...
 
 
+class Scratch(Protocol):
+    """What is on the device beside weights while these are, and means nothing later: a cache."""
+
+    def allocate(self) -> None:
+        """Make it, on the device."""
+        ...
+
+    def release(self) -> None:
+        """Let it go."""
+        ...
+
+
 class Part:
     """Weights that come and go as one. `layers` are those of its modules that come one by one if streamed."""
 
-    def __init__(self, placement: Placement, modules: Sequence[Any], layers: Sequence[Any] = ()) -> None:
+    def __init__(
+        self,
+        placement: Placement,
+        modules: Sequence[Any],
+        layers: Sequence[Any] = (),
+        scratch: Scratch | None = None,
+    ) -> None:
         self.placement = placement
         self.layers = layers
+        self.scratch = scratch
         self._modules = modules
 
     def weights(self) -> Iterator[Any]:
@@ -52,26 +77,64 @@ class Residency:
 
     def __init__(self, mover: Mover) -> None:
         self._mover = mover
-        self._inside: Part | None = None
+        self._turns = Turns()
+        self._inside: ReferenceType[Part] | None = None  # a model that left memory takes its part along
 
-    def part(self, placement: Placement, modules: Sequence[Any], layers: Sequence[Any] = ()) -> Part:
+    def part(
+        self,
+        placement: Placement,
+        modules: Sequence[Any],
+        layers: Sequence[Any] = (),
+        scratch: Scratch | None = None,
+    ) -> Part:
         """Take charge of loaded modules; what does not stay goes home at once."""
-        part = Part(placement, modules, layers)
+        part = Part(placement, modules, layers, scratch)
         if placement != "resident":
             # What another model shares may be at work at this moment, and is taken care of already.
             self._send(weight for weight in part.everything() if not hasattr(weight, "home"))
         return part
 
+    def ask(self) -> Turn:
+        """Stand in line for the device."""
+        return self._turns.ask()
+
+    @contextmanager
+    def turn(self, check: Callable[[], None]) -> Iterator[None]:
+        """Have the device; while others do, `check` is called now and then, and may raise."""
+        turn = self.ask()
+        try:
+            while not turn.came(_PATIENCE):
+                check()
+            yield
+        finally:
+            turn.end()
+
     def enter(self, part: Part) -> None:
-        """Begin the stage that these weights are for: whatever else came for its own stage goes."""
-        if part is self._inside:
+        """Begin the stage that these weights are for: whatever else came for its own stage goes.
+
+        Where there is no room for them, none of them is there.
+        """
+        inside = None if self._inside is None else self._inside()
+        if part is inside:
             return
-        if self._inside is not None:
-            self._send(self._inside.everything())
-            self._inside = None
-        if part.placement != "resident":
-            self._inside = part
+        if inside is not None:
+            self._leave(inside)
+        if part.placement == "resident":
+            return
+        self._inside = ref(part)
+        try:
             self._bring(part.weights())
+            if part.scratch is not None:
+                part.scratch.allocate()
+        except BaseException:
+            self._leave(part)
+            raise
+
+    def _leave(self, part: Part) -> None:
+        if part.scratch is not None:
+            part.scratch.release()
+        self._send(part.everything())
+        self._inside = None
 
     def layers(self, part: Part) -> Iterator[Any]:
         """The layers of a part that was entered, each of them on the device while it is looked at."""
@@ -97,12 +160,50 @@ class Residency:
             weight.data = self._mover.away(weight.home)
 
 
+class Lodger:
+    """A part that a thread of its own works with, for as long as it has something to do."""
+
+    def __init__(self, residency: Residency, part: Part) -> None:
+        self._residency = residency
+        self._part = part
+        self._turn: Turn | None = None
+
+    def come(self, seconds: float) -> bool:
+        """Whether the part is on the device, which is nobody else's until `go`; waits so long at most."""
+        if self._turn is None:
+            self._turn = self._residency.ask()
+        if not self._turn.came(seconds):
+            return False
+        self._residency.enter(self._part)
+        return True
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody else waits for the device."""
+        return self._turn is not None and self._turn.is_awaited
+
+    def go(self) -> None:
+        """Let others have the device. The part stays on it until one of them comes."""
+        if self._turn is not None:
+            self._turn.end()
+            self._turn = None
+
+
 class Places:
     """The parts of one model by their names in the memory plan; without any, all is where it is needed."""
 
     def __init__(self, residency: Residency | None = None, parts: Mapping[str, Part] | None = None) -> None:
         self._residency = residency
         self._parts = parts or {}
+
+    @contextmanager
+    def turn(self, check: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """See `Residency.turn`: to be had around all work with the model, once."""
+        if self._residency is None:
+            yield
+            return
+        with self._residency.turn(check):
+            yield
 
     def enter(self, name: str) -> None:
         """See `Residency.enter`."""
@@ -117,6 +218,8 @@ class Places:
 
 
 def _weights(modules: Iterable[Any]) -> Iterator[Any]:
+    """Each once, also where two modules share it."""
+    seen: set[int] = set()
     for module in modules:
         for weight in module.parameters():
             if id(weight) not in seen:

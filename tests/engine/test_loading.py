@@ -285,7 +285,7 @@ def test_pytorch_as_asked_for_needs_no_word(planner_folder: Path) -> None:
 def test_vllm_runs_the_planner_where_it_can(planner_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = WalkingModel()
     monkeypatch.setattr(loading, "why_not", lambda place: "")
-    monkeypatch.setattr(loading, "load_vllm_language_model", lambda folder, place: model)
+    monkeypatch.setattr(loading, "load_vllm_language_model", lambda folder, place, *room: model)
     assert load_planner(planner_folder, "cpu", "vllm") == LoadedPlanner(model, "vllm")
     assert load_planner(planner_folder, "cpu", "pt").backend == "pt"
 

@@ -21,8 +21,9 @@ from acestep.engine.loading import TorchRenderer, load_model
 from acestep.engine.placement import moves, settle
 from acestep.engine.renderer import Heard, Renderer
 from acestep.memory.plan import Abilities, Device, MemoryPlan, Sizes, Wishes, options
-from acestep.memory.residency import Residency
+from acestep.memory.residency import Part, Residency
 from acestep.memory.sizes import DitSize, QwenSize, VaeSize
+from acestep.setting_kinds import Quantization
 from acestep.synthesizer.loading import SynthesizerModules, load_synthesizer
 from acestep.synthesizer.lora import TransformerAdapters
 from acestep.synthesizer.synthesizer import Synthesizer
@@ -197,6 +198,39 @@ def test_loading_follows_the_plan(checkpoint: Checkpoint) -> None:
         moving = load_model(checkpoint, "cpu", EXPECTED, plan=plan)
         for song, same in zip(songs(plain.renderer), songs(moving.renderer), strict=True):
             np.testing.assert_array_equal(song, same)
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_quantized_weights_come_and_go(checkpoint: Checkpoint, kind: Quantization) -> None:
+    sizes = sizes_of(checkpoint)
+    device = Device(number=4, quantization=kind)
+    base = options(sizes, Wishes(offload=True, offload_dit=True), device, Abilities(offload=True))[0]
+    expected = None
+    for placement in ("resident", "offloaded", "streamed"):
+        parts = (replace(part, placement=placement) if part.name == "DiT" else part for part in base.parts)
+        plan, mover = replace(base, parts=tuple(parts)), Counting()
+        modules = load_synthesizer(
+            checkpoint.dit,
+            checkpoint.text_encoder,
+            checkpoint.tokenizer,
+            Placement(CPU, torch.float32, plan.quantization),
+        )
+        dit = sum(weight.nbytes for weight in Part("resident", [modules.transformer]).everything())
+        assert dit == next(part.size for part in plan.parts if part.name == "DiT")
+        codec = load_codec(checkpoint.vae, CPU, torch.float32)
+        modules = settle(modules, codec, plan, CPU, Residency(mover))
+        made = songs(replace(renderer(modules, checkpoint), codec=codec))
+        expected = expected or made
+        for song, same in zip(expected, made, strict=True):
+            np.testing.assert_array_equal(song, same)
+
+
+def test_quantized_songs_differ_a_little(checkpoint: Checkpoint) -> None:
+    plan = next(plans(sizes_of(checkpoint)))
+    plain = songs(load_model(checkpoint, "cpu", EXPECTED, plan=plan).renderer)
+    packed = songs(load_model(checkpoint, "cpu", EXPECTED, plan=replace(plan, quantization="int8")).renderer)
+    for song, other in zip(plain, packed, strict=True):
+        assert 0 < np.linalg.norm(song - other) < 0.05 * np.linalg.norm(song)
 
 
 def test_weights_are_kept_in_main_memory() -> None:

@@ -6,7 +6,7 @@ knows nothing of grammars, sampling or songs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
@@ -44,6 +44,11 @@ class _Norm:
             return functional.rms_norm(hidden, self._size, self._weight, self._eps)
         return functional.rms_norm(hidden, self._size, None, self._eps) * self._weight
 
+    @property
+    def weight(self) -> Tensor:
+        """What it multiplies by, in its own form."""
+        return self._weight
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Layer:
@@ -59,6 +64,11 @@ class _Layer:
     out: Tensor
     gate_up: Tensor
     down: Tensor
+
+    def weights(self) -> Iterator[Tensor]:
+        """All of them."""
+        yield from (norm.weight for norm in (self.norm_in, self.norm_out, self.qk_norm))
+        yield from (self.qkv, self.out, self.gate_up, self.down)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,7 +93,11 @@ class Decoder:
     The modules of `model` share their memory with it afterwards and stay usable. Not thread-safe.
     """
 
-    def __init__(self, model: Qwen3Model, rows: int, length: int) -> None:
+    def __init__(self, model: Qwen3Model, rows: int, length: int, device: torch.device | None = None) -> None:
+        """`device`: where the weights will be when there is work; None: where they are.
+
+        With a device, the cache is there between `allocate` and `release` alone.
+        """
         config = model.config
         self.rows = rows
         self.length = length
@@ -94,25 +108,54 @@ class Decoder:
         self._embedding: Tensor = model.embed_tokens.weight
         self._norm = _Norm(model.norm.weight, config.rms_norm_eps)
         self._layers = [_join(layer, config) for layer in model.layers]
-        self._device = self._embedding.device
+        self._device = device or self._embedding.device
         self._span = _CUDA_SPAN if self._device.type == "cuda" else _CPU_SPAN
         spans = -(-length // self._span)
         # An odd number: rows that begin a power of two apart compete for the same lines of a CPU's caches.
         self._stride = self._span * (spans if self._device.type == "cuda" else spans | 1)
-        shape = (len(self._layers), max(rows, EVEN_ROWS), 2 * self._kv_heads, self._stride, self._head_dim)
-        # Keys, then values of each row. Zeros: what a masked position holds is multiplied by 0, which must
-        # not be 0 times infinity.
-        self._cache = torch.zeros(shape, dtype=self._embedding.dtype, device=self._device)
+        # Layers, rows, keys and then values of each, places, numbers.
+        self._shape = (
+            len(self._layers),
+            max(rows, EVEN_ROWS),
+            2 * self._kv_heads,
+            self._stride,
+            self._head_dim,
+        )
+        self._dtype = self._embedding.dtype
+        self._cache = torch.empty(0)
+        if device is None:
+            self.allocate()
         # Read from `stride - 1 - position` on: 0 up to the position, then minus infinity. Added to scores.
-        self._ramp = torch.zeros(2 * self._stride, dtype=self._cache.dtype, device=self._device)
+        self._ramp = torch.zeros(2 * self._stride, dtype=self._dtype, device=self._device)
         self._ramp[self._stride :] = -torch.inf
         with torch.inference_mode():
             positions = torch.arange(self._stride, device=self._device)
-            cos, sin = model.rotary_emb(self._embedding, positions[None])
+            like = torch.empty(0, dtype=self._dtype, device=self._device)
+            cos, sin = model.rotary_emb.to(self._device)(like, positions[None])
         # The first half of a head turns against the second: x * cos + swapped(x) * signed sin.
         half = self._head_dim // 2
         self._cos, self._sin = cos[0], torch.cat((-sin[0, :, :half], sin[0, :, half:]), dim=-1)
         self._graphs: dict[tuple[int, int], _Graph] = {}
+
+    def parameters(self) -> Iterator[Tensor]:
+        """All weights, which may be elsewhere while there is nothing to do."""
+        yield self._embedding
+        yield self._norm.weight
+        for layer in self._layers:
+            yield from layer.weights()
+
+    def allocate(self) -> None:
+        """Make an empty cache on the device, where the weights are."""
+        # Zeros: what a masked position holds is multiplied by 0, which must not be 0 times infinity.
+        with torch.inference_mode(False):
+            self._cache = torch.zeros(self._shape, dtype=self._dtype, device=self._device)
+
+    def release(self) -> None:
+        """Let the cache go, and the graphs, which know weights and cache by their addresses."""
+        self._graphs.clear()
+        self._cache = torch.empty(0)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()  # the memory of a graph is of use to nobody else
 
     @property
     def takes_many(self) -> bool:
@@ -169,7 +212,7 @@ class Decoder:
         if self._device.type != "cuda":
             return max(count, EVEN_ROWS)
         # A graph is of one size: few sizes, few graphs.
-        return min(max(1 << (count - 1).bit_length(), EVEN_ROWS), self._cache.shape[1])
+        return min(max(1 << (count - 1).bit_length(), EVEN_ROWS), self._shape[1])
 
     def _decode_all(self, ids: Tensor, positions: Tensor, span: int) -> Tensor:
         rows = torch.arange(len(ids), device=self._device)
@@ -183,7 +226,7 @@ class Decoder:
         seen = seen.expand(-1, 1, groups[1], step.span)
         cached = self._cache[:, : step.count, :, : step.span]
         keys, values = (each.unbind() for each in cached.chunk(2, dim=2))
-        mixed = torch.zeros(len(step.ids), *groups, dtype=self._cache.dtype, device=self._device)
+        mixed = torch.zeros(len(step.ids), *groups, dtype=self._dtype, device=self._device)
         # Those ahead look at their row as if each had a copy of its own: a row's attention is always one
         # computation of one shape.
         ends = accumulate((many for _, many in step.ahead), initial=step.count)
@@ -237,7 +280,8 @@ class _Graph:
             step(self._ids, self._positions)
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # Other threads go on allocating, which by default no thread may while one records.
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._hidden = step(self._ids, self._positions)
 
     def __call__(self, ids: Tensor, positions: Tensor) -> Tensor:

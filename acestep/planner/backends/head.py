@@ -5,7 +5,7 @@ Knows hidden states and rows of its weight; knows nothing of texts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +32,10 @@ class Head:
 
     def __init__(self, weight: Tensor) -> None:
         self._weight = weight
+
+    def parameters(self) -> Iterator[Tensor]:
+        """Its weights, which may be elsewhere while there is nothing to do."""
+        yield self._weight
 
     @property
     def size(self) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -27,6 +28,25 @@ from acestep.planner.loading import LanguageModelParts, load_language_model
 
 # To understand 600 s of song are 3,000 codes to read, and up to 3,256 tokens of block and lyrics to write.
 DEFAULT_LENGTH = 6656
+DEFAULT_SLOTS = 4
+_PATIENCE = 0.1  # seconds of a step that waits for the device: so often is asked who was cancelled
+
+
+class Lodging(Protocol):
+    """Where the weights and the cache are while there is nothing to write, and whose the device is."""
+
+    def come(self, seconds: float) -> bool:
+        """Whether they are on the device, which is nobody else's until `go`; waits so long at most."""
+        ...
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody else waits for the device."""
+        ...
+
+    def go(self) -> None:
+        """There is nothing to write for the moment."""
+        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -56,20 +76,39 @@ class TorchLanguageModel:
     head size * bytes a number: for the published 1.7B in bfloat16 1.5 GB a slot of 6,656.
     """
 
-    def __init__(self, parts: LanguageModelParts, slots: int = 4, length: int = DEFAULT_LENGTH) -> None:
+    def __init__(
+        self,
+        parts: LanguageModelParts,
+        slots: int = DEFAULT_SLOTS,
+        length: int = DEFAULT_LENGTH,
+        device: torch.device | None = None,
+    ) -> None:
+        """`device`: where it writes, if it is not there yet; then it must `lodge` somewhere."""
         self._name = parts.name
         self._chat = Chat(parts.tokenizer)
         self._vocabulary = parts.vocabulary
         self._spell = partial(self._chat.text, end_of_turn=parts.vocabulary.end_of_turn)
         length = min(length, parts.model.config.max_position_embeddings)
-        self._decoder = Decoder(parts.model, rows=2 * slots, length=length)
+        self._decoder = Decoder(parts.model, rows=2 * slots, length=length, device=device)
         self._head = Head(parts.head)
-        self._device = parts.head.device
+        self._device = device or parts.head.device
         self._grammars = Grammars(parts.tokenizer, parts.vocabulary, self._head.size)
         self._tickets = itertools.count()
         self._waiting: deque[_Text] = deque()
         self._running: list[_Text] = []
         self._rows: list[_Row] = []  # by place, without gaps
+        self._slots = slots
+        self._lodging: Lodging | None = None
+        self._joined = 0  # texts that began since the device is ours
+
+    @property
+    def movable(self) -> tuple[Decoder, Head]:
+        """What has weights, which may be moved while there is nothing to write."""
+        return self._decoder, self._head
+
+    def lodge(self, lodging: Lodging) -> None:
+        """Be on the device by `lodging` alone from now on."""
+        self._lodging = lodging
 
     @property
     def name(self) -> str:
@@ -95,17 +134,37 @@ class TorchLanguageModel:
     def abort(self, ticket: int) -> None:
         """See `LanguageModel.abort`."""
         self._waiting = deque(text for text in self._waiting if text.writing.ticket != ticket)
-        for text in self._running:
-            if text.writing.ticket == ticket:
-                self._release(text)
-                break
+        try:
+            for text in self._running:
+                if text.writing.ticket == ticket:
+                    self._release(text)
+                    break
+        finally:
+            if not self._running and not self._waiting:
+                self._go()
+
+    def step(self) -> Sequence[Advance]:
+        """See `LanguageModel.step`. One waiting generation joins at most, lest the others wait long.
+
+        While the device is somebody else's, nothing advances.
+        """
+        if not self._running and not self._waiting:
+            return []
+        if self._lodging is not None and not self._lodging.come(_PATIENCE):
+            return []
+        self._admit()
+        advances = self._step() if self._running else []
+        if not self._running:
+            self._go()
+        return advances
+
+    def _go(self) -> None:
+        self._joined = 0
+        if self._lodging is not None:
+            self._lodging.go()
 
     @torch.inference_mode()
-    def step(self) -> Sequence[Advance]:
-        """See `LanguageModel.step`. One waiting generation joins at most, lest the others wait long."""
-        self._admit()
-        if not self._running:
-            return []
+    def _step(self) -> Sequence[Advance]:
         hidden = self._decoder.decode([row.feed for row in self._rows], [row.position for row in self._rows])
         # On CUDA the layers run while the masks are made.
         allowed = self._grammars.allowed([text.writing.constraint for text in self._running])
@@ -119,6 +178,9 @@ class TorchLanguageModel:
     def _admit(self) -> None:
         if not self._waiting or len(self._rows) + len(self._waiting[0].prompts) > self._decoder.rows:
             return
+        if self._joined >= self._slots and self._lodging is not None and self._lodging.is_awaited:
+            return  # or whoever waits for the device might wait for ever
+        self._joined += 1
         text = self._waiting.popleft()
         for prompt in text.prompts:
             # The last token is fed by the first step, like every later one.
@@ -171,7 +233,16 @@ class TorchLanguageModel:
 
 
 def load_torch_language_model(
-    folder: Path, device: torch.device, dtype: torch.dtype, slots: int = 4, length: int = DEFAULT_LENGTH
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    slots: int = DEFAULT_SLOTS,
+    length: int = DEFAULT_LENGTH,
+    home: torch.device | None = None,
 ) -> TorchLanguageModel:
-    """A published LM folder, ready to write. Raises CheckpointError where something does not fit."""
-    return TorchLanguageModel(load_language_model(folder, device, dtype), slots, length)
+    """A published LM folder, ready to write, or once it lodges somewhere: then its weights are at `home`.
+
+    Raises CheckpointError where something does not fit.
+    """
+    parts = load_language_model(folder, home or device, dtype)
+    return TorchLanguageModel(parts, slots, length, device if home else None)
