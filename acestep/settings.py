@@ -34,8 +34,8 @@ from acestep.setting_kinds import (
     LmBackend,
     LogLevel,
     Origin,
+    Quantization,
     Switch,
-    lower,
     number,
     setting,
     split,
@@ -213,8 +213,11 @@ class Settings(BaseSettings):
     offload_dit_to_cpu: Switch = switch(
         False, "Keep the DiT in main memory while it is idle. false: if the memory plan needs it."
     )
-    quantization: Annotated[Literal["none"], BeforeValidator(lower)] = setting(
-        "none", "none: this version does not quantize", "Store weights in fewer bits."
+    quantization: Quantization = setting(
+        "none",
+        "none, int8 (or int8_weight_only), fp8 (or fp8_weight_only)",
+        "Store the matrices of DiT and planner in 8 bits: about half the memory, and songs change a little. "
+        "Needs `uv sync --extra quantization`; the planner then runs on PyTorch.",
     )
     vae_decode_chunk_size: int | None = number(
         None, 16, None, "latent frames", "Decode songs in pieces of this size.", shown="by the memory plan"

@@ -26,7 +26,7 @@ def matrix(dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def relative(found: Tensor, expected: Tensor) -> float:
-    return ((found.float() - expected.float()).norm() / expected.float().norm()).item()
+    return float((found.float() - expected.float()).norm() / expected.float().norm())
 
 
 @kinds

@@ -166,6 +166,23 @@ def test_devices(tmp_path, device):
     assert Settings.load(tmp_path, device=device).device == device
 
 
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        (("none", "None", "false", ""), "none"),
+        (("int8", "int8_weight_only", "INT8"), "int8"),
+        (("fp8", "fp8_weight_only"), "fp8"),
+    ],
+)
+def test_quantization_has_several_names(tmp_path, monkeypatch, words, kind):
+    for word in words:
+        monkeypatch.setenv("ACESTEP_QUANTIZATION", word)
+        assert Settings.load(tmp_path).quantization == kind
+    monkeypatch.setenv("ACESTEP_QUANTIZATION", "w8a8_dynamic")
+    with pytest.raises(SettingError, match=r"^ACESTEP_QUANTIZATION='w8a8_dynamic' .*none, int8 \(or int8_w"):
+        Settings.load(tmp_path)
+
+
 def test_lists_and_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("ACESTEP_CORS_ORIGINS", "local, https://example.org")
     monkeypatch.setenv("ACESTEP_AUDIO_ROOTS", os.pathsep.join(["songs", "/srv/audio", "~/music"]))

@@ -24,7 +24,7 @@ def memory_of(decision: Decision | None) -> MemoryState | None:
             MemoryPart(name=part.name, placement=part.placement, bytes=part.size, bytes_at_peak=part.held)
             for part in plan.parts
         ],
-        quantization="none",
+        quantization=plan.quantization,
         max_batch_size=plan.max_batch,
         max_audio_duration=plan.max_duration,
         vae_decode_chunk_size=plan.tile,

@@ -18,6 +18,7 @@ from acestep.errors import CheckpointError, ModelUnavailableError, SettingError
 from acestep.memory.plan import GB, Abilities, Device, MemoryPlan, Sizes, Wishes, choose, least, options
 from acestep.memory.probes import Probes
 from acestep.memory.sizes import PLANNERS, TEXT_ENCODER, VAE, DitSize, QwenSize, VaeSize, published_dit
+from acestep.memory.stored import VARIABLE, check_quantization
 from acestep.planners import PlannerChoice
 from acestep.settings import Settings
 
@@ -81,7 +82,8 @@ def room_for_planner(settings: Settings, gpu_memory: Callable[[], float]) -> flo
 def decide_for_server(
     settings: Settings, choices: Sequence[Choice], planner: PlannerChoice, probes: Probes
 ) -> Decision | None:
-    """As `decide`, for what the server is about to load."""
+    """As `decide`, for what the server is about to load, and on what it is to run."""
+    check_quantization(settings.quantization, (settings.device, settings.lm_device or settings.device))
     on_gpu = gpu_present(settings.device)
     elsewhere = settings.lm_device not in (None, settings.device) and bool(planner.name)
     budget = find_budget(settings, on_gpu, probes)
@@ -105,6 +107,7 @@ def decide(
     except (KeyError, ValueError, TypeError, CheckpointError):
         return None  # loading says what is wrong with the folder
     device = Device() if budget.on_gpu else Device.cpu()
+    device = replace(device, quantization=settings.quantization)
     wishes, notes = _wishes(settings, planner, budget.on_gpu)
     plans = options(sizes, wishes, device, CARRIED_OUT)
     if budget.size is None:
@@ -140,6 +143,8 @@ def table(decision: Decision) -> list[str]:
         f"  peak in stage {plan.stage}; up to {plan.max_batch} songs of {plan.max_duration:g} s at once, "
         f"decoded by {plan.tile} frames"
     )
+    if plan.quantization != "none":
+        lines[-1] += f"; DiT and planner in {plan.quantization}"
     return lines
 
 
@@ -231,6 +236,15 @@ def _refusal(sizes: Sizes, wishes: Wishes, device: Device, budget: Budget) -> Ex
                 variable,
                 value,
                 f"{_other(variable)}, which takes {_gb(least(plans))}; with {value} at least {_gb(needed)} "
+                f"are needed, and there are {_gb(budget.size)} ({budget.source})",
+            )
+    if device.quantization == "none":
+        enough = least(options(sizes, wishes, replace(device, quantization="int8"), CARRIED_OUT))
+        if enough <= budget.size:
+            return SettingError(
+                VARIABLE,
+                "none",
+                f"int8, which takes {_gb(enough)} (songs change a little); with none at least {_gb(needed)} "
                 f"are needed, and there are {_gb(budget.size)} ({budget.source})",
             )
     names = ", ".join([dit.name for dit in sizes.dits] + [planner.name for planner in sizes.planners])

@@ -7,6 +7,7 @@ tables and convolutions stay. Knows nothing of torch; `acestep.quantization` doe
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -69,6 +70,7 @@ def check_quantization(quantization: Quantization, devices: Iterable[str]) -> No
         return
     if find_spec("torchao") is None:
         raise SettingError(VARIABLE, quantization, _REMEDY)
-    for device in devices:
+    for name in devices:
+        device = "mps" if name == "auto" and platform.system() == "Darwin" else name
         if quantization == "fp8" and device in _NO_FP8:
             raise SettingError(VARIABLE, quantization, f"int8 or none on {device}")

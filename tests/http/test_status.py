@@ -96,7 +96,7 @@ class TestHealth:
 
 async def test_stats_show_the_memory_plan(server: Server):
     part = Part("DiT", "offloaded", 3_000, 2_000)
-    plan = MemoryPlan((part,), "render", 2_000, 4, 240.0, 256, "acestep-5Hz-lm-0.6B", 2, 3328)
+    plan = MemoryPlan((part,), "render", 2_000, 4, 240.0, 256, "acestep-5Hz-lm-0.6B", 2, 3328, "int8")
     decision = Decision(plan, Budget(4_000, True, "ACESTEP_VRAM_BUDGET"), ("Said.",))
     provide(server.app, replace(server.app.state.services, memory=decision))
     body = (await server.client.get("/v1/stats")).json()
@@ -108,7 +108,7 @@ async def test_stats_show_the_memory_plan(server: Server):
         "peak_bytes": 2_000,
         "peak_stage": "render",
         "parts": [{"name": "DiT", "placement": "offloaded", "bytes": 3_000, "bytes_at_peak": 2_000}],
-        "quantization": "none",
+        "quantization": "int8",
         "max_batch_size": 4,
         "max_audio_duration": 240.0,
         "vae_decode_chunk_size": 256,

@@ -244,9 +244,36 @@ class TestRefusals:
         with pytest.raises(SettingError, match=r"^ACESTEP_VAE_DECODE_CHUNK_SIZE='9000'"):
             decide([turbo], NONE, settings, on_gpu(8))
 
-    def test_quantization_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(SettingError, match=r"^ACESTEP_QUANTIZATION='int8' .*does not quantize"):
-            Settings.load(tmp_path, quantization="int8")
+    def test_quantization_is_named_if_nothing_else_would_do(
+        self, tmp_path: Path, turbo: Choice, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(deciding, "CARRIED_OUT", Abilities())
+        with pytest.raises(
+            SettingError, match=r"^ACESTEP_QUANTIZATION='none' .*int8, which takes"
+        ) as refusal:
+            decide([turbo], NONE, Settings.load(tmp_path), on_gpu(6.5))
+        enough = float(str(refusal.value).split("takes ")[1].split()[0])
+        packed = Settings.load(tmp_path, quantization="int8")
+        assert decided(turbo, NONE, packed, on_gpu(enough + 0.01)).plan.peak / GB == pytest.approx(
+            enough, abs=0.01
+        )
+
+    def test_what_a_device_cannot_have_is_refused(self, tmp_path: Path, turbo: Choice) -> None:
+        settings = Settings.load(tmp_path, quantization="fp8", lm_device="mps")
+        with pytest.raises(SettingError, match=r"^ACESTEP_QUANTIZATION='fp8' .*int8 or none on mps$"):
+            decide_for_server(settings, [turbo], NONE, MACHINE)
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_quantized_weights_are_planned(tmp_path: Path, turbo: Choice, kind: str) -> None:
+    plain = decided(turbo, MIDDLE, Settings.load(tmp_path), on_gpu(24))
+    packed = decided(turbo, MIDDLE, Settings.load(tmp_path, quantization=kind), on_gpu(24))
+    before, after = ({part.name: part.size for part in each.plan.parts} for each in (plain, packed))
+    assert before["DiT"] / 2 < after["DiT"] < 0.55 * before["DiT"]
+    assert after["planner"] < before["planner"] - GB
+    assert before["text encoder"] == after["text encoder"] and before["VAE"] == after["VAE"]
+    assert (plain.plan.quantization, packed.plan.quantization) == ("none", kind)
+    assert table(packed)[-1].endswith(f"DiT and planner in {kind}") and "in none" not in table(plain)[-1]
 
 
 def test_the_table_adds_up(tmp_path: Path, turbo: Choice) -> None:

@@ -1,11 +1,12 @@
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from acestep.errors import SettingError
 from acestep.memory import stored
 from acestep.memory.stored import Matrices, Stored, check_quantization
+from acestep.setting_kinds import Quantization
 
 TEN = Matrices(weights=1000, rows=10, largest=200)
 
@@ -33,8 +34,8 @@ def test_nothing_is_unpacked_that_is_not_packed() -> None:
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:1"])
 def test_what_can_be(device: str) -> None:
-    for quantization in ("none", "int8", "fp8"):
-        check_quantization(quantization, [device])  # type: ignore[arg-type]
+    for quantization in get_args(get_args(Quantization)[0]):
+        check_quantization(quantization, [device])
 
 
 @pytest.mark.parametrize("device", ["mps", "xpu"])
@@ -42,6 +43,13 @@ def test_fp8_is_refused_where_it_cannot_be(device: str) -> None:
     check_quantization("int8", [device])
     with pytest.raises(SettingError, match=rf"^ACESTEP_QUANTIZATION='fp8' .*: int8 or none on {device}$"):
         check_quantization("fp8", ["cuda", device])
+
+
+def test_a_mac_chooses_its_gpu_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    check_quantization("fp8", ["cpu"])
+    with pytest.raises(SettingError, match=r"int8 or none on mps$"):
+        check_quantization("fp8", ["auto"])
 
 
 def test_the_remedy_is_named_where_torchao_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
