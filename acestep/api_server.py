@@ -23,21 +23,25 @@ from fastapi import FastAPI
 from rich.console import Console
 from rich.logging import RichHandler
 
-from acestep import checkpoints, download, slots
+from acestep import checkpoints, slots
 from acestep.adapters import AdapterFolder
 from acestep.audio.decode import AudioLimits, probe
 from acestep.checkpoints import Choice, as_choice
 from acestep.domain import ModelInfo, ModelState, PlannerInfo
+from acestep.download import fetch_for_server, order_for
 from acestep.engine.desk import LoadedPlanner, PlannerDesk
 from acestep.engine.engine import Engine
 from acestep.engine.models import PRIMARY, ModelShelf, Slot
 from acestep.engine.renderer import Loaded, OnLoading
+from acestep.engine.upkeep import Upkeep
+from acestep.engine.watchdog import Watchdog
 from acestep.engine.write import SongWriter
 from acestep.errors import AceStepError, DataFolderInUseError
 from acestep.files import AudioStore, DataFolder, FileStore, load_secret
 from acestep.http import app as http
 from acestep.http.deps import HttpConfig, HttpServices, provide
 from acestep.http.lora import ServerAdapters
+from acestep.hubs import any_reachable
 from acestep.jobs.cleaner import Cleaner
 from acestep.jobs.queue import JobQueue
 from acestep.jobs.runner import Runner
@@ -51,6 +55,7 @@ from acestep.slots import Secondaries
 
 log = logging.getLogger("acestep.api_server")  # also when this file is run as a script
 
+STUCK = 1  # exit code where a thread never came back from its work
 REFUSED = 2  # exit code where a setting, the data folder or the model keeps the server from starting
 _MB = 1024 * 1024
 
@@ -74,16 +79,17 @@ def prepare(**flags: str | None) -> Prepared:
     """
     settings = Settings.load(**flags)
     export_dotenv()
+    hub_reachable = partial(any_reachable, settings.download_source)
     choice = checkpoints.choose(
         settings.config_path,
         settings.checkpoints_dir,
         has_gpu=lambda: checkpoints.gpu_present(settings.device),
-        hub_reachable=download.hub_reachable,
+        hub_reachable=hub_reachable,
     )
-    secondaries = slots.secondaries(settings, choice.name, download.hub_reachable)
+    secondaries = slots.secondaries(settings, choice.name, hub_reachable)
     wish = PlannerWish(settings.init_llm, settings.lm_model_path, choice.name, settings.checkpoints_dir)
     there = partial(room_for_planner, settings, gpu_memory_gb)
-    planner = choose_planner(wish, there, download.hub_reachable)
+    planner = choose_planner(wish, there, hub_reachable)
     choices = [choice, *(each.choice for each in secondaries.models if each.choice)]
     memory = decide_for_server(settings, choices, planner, PROBES)
     planner = memory.admitted(planner) if memory else planner
@@ -106,8 +112,9 @@ def _lifespan(prepared: Prepared) -> Callable[[FastAPI], AbstractAsyncContextMan
         store = JobStore(folder.database)
         queue = JobQueue(store, settings.queue_maxsize, settings.avg_job_seconds, settings.avg_window)
         writer = SongWriter(audio, settings.mp3_bitrate)
-        shelf = _shelf(prepared)
-        engine = Engine(shelf, writer, _desk(prepared))
+        upkeep = _upkeep(settings)
+        shelf = _shelf(prepared, upkeep)
+        engine = Engine(shelf, writer, _desk(prepared, upkeep), upkeep)
         cleaner = Cleaner(store, audio, settings.keep_seconds, FileStore(folder.uploads))
         runner = Runner(queue, engine, cleaner, settings.queue_workers)
         limits = AudioLimits(settings.max_upload_seconds, settings.max_upload_channels)
@@ -122,15 +129,40 @@ def _lifespan(prepared: Prepared) -> Callable[[FastAPI], AbstractAsyncContextMan
         try:
             yield
         finally:
+            trouble = engine.trouble()
             await runner.stop()
             await engine.close()
             await store.close()
             folder.release()
+            if trouble:
+                _leave_stuck_threads(trouble)
 
     return lifespan
 
 
-def _shelf(prepared: Prepared) -> ModelShelf:
+def _leave_stuck_threads(trouble: str) -> None:
+    """End the process here: Python would wait for a thread that never comes back. All is saved."""
+    log.critical("Ending without the thread that is stuck. %s", trouble)
+    logging.shutdown()
+    os._exit(STUCK)
+
+
+def _upkeep(settings: Settings) -> Upkeep:
+    return Upkeep(
+        watchdog=Watchdog(settings.stage_timeout),
+        free=_free_memory,
+        idle_seconds=settings.idle_unload_seconds,
+        is_lazy=settings.no_init,
+    )
+
+
+def _free_memory() -> None:
+    from acestep.engine.loading import free_memory
+
+    free_memory()
+
+
+def _shelf(prepared: Prepared, upkeep: Upkeep) -> ModelShelf:
     """The shelf with every model that the server is set up with, none of them in memory yet."""
     settings = prepared.settings
     catalogue = _Catalogue(settings, prepared.memory)
@@ -138,7 +170,8 @@ def _shelf(prepared: Prepared) -> ModelShelf:
     for secondary in prepared.secondaries.models:
         choice = secondary.choice
         models[secondary.number] = catalogue.slot(choice) if choice else Slot(secondary.info)
-    return ModelShelf(models, catalogue, settings.models_in_memory if settings.on_demand_model_load else 0)
+    room = settings.models_in_memory if settings.on_demand_model_load else 0
+    return ModelShelf(models, catalogue, room, upkeep)
 
 
 class _Catalogue:
@@ -156,8 +189,10 @@ class _Catalogue:
 
     def find(self, name: str) -> Slot:
         """See `Catalogue.find`."""
-        checkpoints_dir = self._settings.checkpoints_dir
-        return self.slot(checkpoints.choose(name, checkpoints_dir, lambda: False, download.hub_reachable))
+        hub_reachable = partial(any_reachable, self._settings.download_source)
+        return self.slot(
+            checkpoints.choose(name, self._settings.checkpoints_dir, lambda: False, hub_reachable)
+        )
 
     def slot(self, choice: Choice, is_default: bool = False) -> Slot:
         """How a model that was chosen gets into memory: download it if need be, then load it."""
@@ -167,7 +202,8 @@ class _Catalogue:
         def load(on_loading: OnLoading) -> Loaded:
             checkpoint = choice.checkpoint
             if checkpoint is None:
-                checkpoint = download.fetch_for_server(choice.name, settings, on_loading)
+                fetch_for_server(order_for(choice.name, settings), on_loading)
+                checkpoint = checkpoints.require(choice.name, settings.checkpoints_dir)
             on_loading("loading", "")
             from acestep.engine.loading import load_model
 
@@ -178,16 +214,17 @@ class _Catalogue:
         return Slot(info, load)
 
 
-def _desk(prepared: Prepared) -> PlannerDesk:
+def _desk(prepared: Prepared, upkeep: Upkeep) -> PlannerDesk:
     """The planner's desk, which brings its model into memory once the server answers."""
     settings, choice = prepared.settings, prepared.planner
     if not choice.name:
-        return PlannerDesk(PlannerInfo(detail=choice.detail))
+        return PlannerDesk(PlannerInfo(detail=choice.detail), upkeep=upkeep)
 
     def load(on_loading: OnLoading) -> LoadedPlanner:
         folder = choice.folder
         if folder is None:
-            folder = download.fetch_planner(choice.name, settings, on_loading)
+            fetch_for_server(order_for(choice.name, settings), on_loading)
+            folder = settings.checkpoints_dir / choice.name
         on_loading("loading", "")
         from acestep.engine.loading import load_planner
 
@@ -195,7 +232,7 @@ def _desk(prepared: Prepared) -> PlannerDesk:
         return load_planner(folder, settings.lm_device or settings.device, settings.lm_backend, plan)
 
     state: ModelState = "loading" if choice.folder else "downloading"
-    return PlannerDesk(PlannerInfo(choice.name, state), load, settings.lm_closed_turn)
+    return PlannerDesk(PlannerInfo(choice.name, state), load, settings.lm_closed_turn, upkeep)
 
 
 def _http_config(settings: Settings) -> HttpConfig:
@@ -278,6 +315,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", dest="api_host", help="address to listen on (ACESTEP_API_HOST, 127.0.0.1)")
     parser.add_argument("--port", dest="api_port", help="port to listen on (ACESTEP_API_PORT, 8001)")
     parser.add_argument("--api-key", help="key that clients must send (ACESTEP_API_KEY, none)")
+    parser.add_argument("--download-source", help="where models come from (ACESTEP_DOWNLOAD_SOURCE, auto)")
+    parser.add_argument(
+        "--init-llm", nargs="?", const="true", help="load the planner: true, false (ACESTEP_INIT_LLM, auto)"
+    )
+    parser.add_argument("--lm-model-path", help="planner to load (ACESTEP_LM_MODEL_PATH)")
     return parser
 
 

@@ -1,8 +1,8 @@
-"""Gets published models from the hub into the checkpoints folder: `acestep-download`.
+"""Gets published models into the checkpoints folder: `acestep-download`.
 
 Owns which files are fetched, the check for disk space, progress in bytes, and the command. Knows nothing
-of the server; `checkpoints` says what is published and whether it lies on disk whole. huggingface_hub is
-imported late, because it reads its own environment variables when it is imported.
+of the server; `checkpoints` says what is published and whether it lies on disk whole, `hubs` how to ask
+for files.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -28,14 +27,11 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from acestep.checkpoints import DEFAULT_MODEL, MAIN_REPO, PUBLISHED, Checkpoint, Published, is_whole, require
+from acestep.checkpoints import DEFAULT_MODEL, MAIN_REPO, PUBLISHED, Published, is_whole, missing_files
 from acestep.domain import ModelState
-from acestep.errors import AceStepError, CheckpointError, SettingError
+from acestep.errors import CheckpointError, SettingError
+from acestep.hubs import Hub, Pull, hubs, is_offline, pull_from_any
 from acestep.settings import Settings, export_dotenv
-
-# Code is never fetched, let alone run; the rest is for readers of the hub's web page.
-_NEVER = ["*.py", "*.md", ".gitattributes"]
-_PROBE_TIMEOUT = 4.0  # seconds; a start without network must not wait longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,88 +52,55 @@ OnProgress = Callable[[DownloadProgress], None]
 OnLoading = Callable[[ModelState, str], None]
 
 
-class Snapshot(Protocol):
-    """The part of `huggingface_hub.snapshot_download` that is used here."""
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be fetched: a published `name` into a folder, from these hubs, one after the other.
 
-    def __call__(
-        self,
-        repo_id: str,
-        *,
-        local_dir: Path,
-        allow_patterns: list[str] | None,
-        ignore_patterns: list[str],
-        tqdm_class: Any,
-    ) -> Any:
-        """Fetch what matches into `local_dir`, leaving files that are there and whole."""
-        ...
-
-
-def hub_reachable() -> bool:
-    """Whether the hub answers within seconds. Honours HF_ENDPOINT, HF_HUB_OFFLINE and proxy variables."""
-    from huggingface_hub import constants, get_session
-
-    try:
-        answer = get_session().head(constants.ENDPOINT, timeout=_PROBE_TIMEOUT)
-    except Exception:  # noqa: BLE001 - the client's errors differ between its versions; all mean no
-        return False
-    # A proxy that refuses answers too.
-    return answer.status_code < 500 and answer.status_code not in (403, 407)
-
-
-def fetch(
-    name: str,
-    checkpoints_dir: Path,
-    on_progress: OnProgress | None = None,
-    source: str = "auto",
-    snapshot: Snapshot | None = None,
-) -> None:
-    """Bring `name`, and the parts that it needs beside it, into `checkpoints_dir` in the published layout.
-
-    Blocks until all is there; files that are whole are not fetched again. `source` is
-    ACESTEP_DOWNLOAD_SOURCE, `snapshot` stands in for huggingface_hub. `on_progress` may be called from any
-    thread and may raise an AceStepError to stop. Raises CheckpointError with what to do.
+    `alone` leaves out the parts that it needs beside it, `again` compares what is there with the hub.
     """
+
+    name: str
+    into: Path
+    hubs: Callable[[], Sequence[Hub]]
+    alone: bool = False
+    again: bool = False
+
+
+def fetch(order: Order, on_progress: OnProgress | None = None) -> None:
+    """Bring a published model, and the parts that it needs beside it, into a folder as they are published.
+
+    Blocks until all is there; files that are whole are not fetched again. `on_progress` may be called from
+    any thread and may raise an AceStepError to stop. Raises CheckpointError with what to do.
+    """
+    name, into = order.name, order.into
     if name not in PUBLISHED:
         raise CheckpointError(f"{name!r} is not published. Published are: {', '.join(PUBLISHED)}")
-    if source == "modelscope":
-        raise CheckpointError(
-            "ACESTEP_DOWNLOAD_SOURCE=modelscope is not supported yet. Unset it to use Hugging Face, or copy "
-            f"the model to {checkpoints_dir / name}"
-        )
     published = PUBLISHED[name]
-    if is_whole(published, checkpoints_dir):
+    wanted = (published,) if order.alone else published.needs
+    parts = [part for part in wanted if order.again or not _is_here(part, into)]
+    if not parts:
         return
-    parts = [part for part in published.needs if part is published or not is_whole(part, checkpoints_dir)]
-    _check_space(name, parts, checkpoints_dir)
-    tally = _Tally(name, sum(part.size - _finished(part, checkpoints_dir) for part in parts), on_progress)
-    with _explained(name):
-        snapshot = snapshot or _hub()
-        bar = _byte_bar(tally)
-        for repo, folder, patterns in _pulls(parts, checkpoints_dir):
-            snapshot(repo, local_dir=folder, allow_patterns=patterns, ignore_patterns=_NEVER, tqdm_class=bar)
-    if not is_whole(published, checkpoints_dir):
-        # The hub's client returns without an error if it cannot connect but finds a folder.
-        raise CheckpointError(f"{name} did not arrive whole; is the network up? {_resume(name)}")
+    _check_space(name, parts, into)
+    if is_offline():
+        raise CheckpointError("HF_HUB_OFFLINE is set, so nothing can be downloaded. Unset it and try again.")
+    tally = _Tally(name, sum(part.size - _finished(part, into) for part in parts), on_progress)
+    hubs = order.hubs()
+    for pull in _pulls(parts, into):
+        try:
+            pull_from_any(hubs, pull, tally.add)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{name} could not be downloaded. {error}. Is the network up, and HTTPS_PROXY set if you "
+                f"need one? {_resume(name)} Or copy it to {into / name}."
+            ) from error
+    if lost := [part.name for part in parts if not _is_here(part, into)]:
+        # A client may return without an error if it cannot connect but finds a folder.
+        raise CheckpointError(f"{', '.join(lost)} did not arrive whole; is the network up? {_resume(name)}")
     tally.finish()
 
 
-def fetch_for_server(
-    name: str, settings: Settings, on_loading: OnLoading, snapshot: Snapshot | None = None
-) -> Checkpoint:
-    """`fetch` a DiT for a server that waits for it, and return it; `on_loading` hears of every percent."""
-    _fetch_telling(name, settings, on_loading, snapshot)
-    return require(name, settings.checkpoints_dir)
-
-
-def fetch_planner(
-    name: str, settings: Settings, on_loading: OnLoading, snapshot: Snapshot | None = None
-) -> Path:
-    """`fetch` a planner likewise, and return its folder."""
-    _fetch_telling(name, settings, on_loading, snapshot)
-    return settings.checkpoints_dir / name
-
-
-def _fetch_telling(name: str, settings: Settings, on_loading: OnLoading, snapshot: Snapshot | None) -> None:
+def fetch_for_server(order: Order, on_loading: OnLoading) -> None:
+    """`fetch` for a server that waits for it; `on_loading` hears of every percent."""
     said = -1
 
     def report(progress: DownloadProgress) -> None:
@@ -147,7 +110,12 @@ def _fetch_telling(name: str, settings: Settings, on_loading: OnLoading, snapsho
             said = percent
             on_loading("downloading", f"{percent} % of {progress.total / 1e9:.1f} GB")
 
-    fetch(name, settings.checkpoints_dir, report, settings.download_source, snapshot)
+    fetch(order, report)
+
+
+def order_for(name: str, settings: Settings) -> Order:
+    """The order of a server, or of the command, with these settings."""
+    return Order(name, settings.checkpoints_dir, partial(hubs, settings.download_source))
 
 
 def run(argv: Sequence[str] | None = None) -> int:
@@ -155,7 +123,10 @@ def run(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(argv)
     console = Console(stderr=True)
     try:
-        settings = Settings.load(checkpoints_dir=arguments.dir and arguments.dir.absolute())
+        settings = Settings.load(
+            checkpoints_dir=arguments.dir and arguments.dir.absolute(),
+            download_source=arguments.download_source,
+        )
     except SettingError as error:
         console.print(str(error), markup=False, soft_wrap=True)
         return 2
@@ -163,9 +134,11 @@ def run(argv: Sequence[str] | None = None) -> int:
     if arguments.list:
         Console().print(_table(settings.checkpoints_dir))
         return 0
+    sources = partial(hubs, settings.download_source, arguments.token)
+    plain = Order("", settings.checkpoints_dir, sources, arguments.skip_main, arguments.force)
     for name in arguments.models or [DEFAULT_MODEL]:
         try:
-            _fetch_with_bar(name, settings, console)
+            _fetch_with_bar(replace(plain, name=name), settings, console)
         except CheckpointError as error:
             console.print(str(error), markup=False, soft_wrap=True)
             return 1
@@ -175,14 +148,22 @@ def run(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _pulls(parts: list[Published], into: Path) -> Iterator[tuple[str, Path, list[str] | None]]:
-    """Repository, folder to put it in, and what to take of it (None: all)."""
-    folders = [f"{part.name}/*" for part in parts if part.repo == MAIN_REPO]
+def _is_here(part: Published, into: Path) -> bool:
+    """Whether this folder is whole, whatever it needs beside it."""
+    if part.kind != "dit" or part.layout == "diffusers":
+        return is_whole(part, into)
+    folder = into / part.name
+    return not missing_files(folder) and (folder / "silence_latent.pt").is_file()
+
+
+def _pulls(parts: list[Published], into: Path) -> Iterator[Pull]:
+    """One for each repository."""
+    folders = tuple(f"{part.name}/*" for part in parts if part.repo == MAIN_REPO)
     if folders:
-        yield MAIN_REPO, into, folders
+        yield Pull(MAIN_REPO, into, folders)
     for part in parts:
         if part.repo != MAIN_REPO:
-            yield part.repo, into / part.name, None
+            yield Pull(part.repo, into / part.name)
 
 
 class _Tally:
@@ -205,55 +186,6 @@ class _Tally:
 
     def finish(self) -> None:
         self.add(self._total - self._done)
-
-
-def _byte_bar(tally: _Tally) -> Any:
-    """A progress bar class for huggingface_hub that draws nothing and counts bytes."""
-    from huggingface_hub.utils.tqdm import tqdm
-
-    class ByteBar(tqdm):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            # Other bars count files, or the same bytes on their way.
-            self.counts = kwargs.get("name") == "huggingface_hub.snapshot_download"
-            super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
-
-        def update(self, n: float | None = 1) -> None:
-            if self.counts and n:
-                tally.add(int(n))
-
-    return ByteBar
-
-
-def _hub() -> Snapshot:
-    from huggingface_hub import constants, snapshot_download
-
-    if constants.HF_HUB_OFFLINE:
-        raise CheckpointError("HF_HUB_OFFLINE is set, so nothing can be downloaded. Unset it and try again.")
-    return snapshot_download
-
-
-@contextmanager
-def _explained(name: str) -> Iterator[None]:
-    """Turn whatever the hub's client raises into one sentence with what to do."""
-    from huggingface_hub import constants
-    from huggingface_hub.errors import RepositoryNotFoundError
-
-    hub = constants.ENDPOINT
-    try:
-        yield
-    except AceStepError:
-        raise
-    except RepositoryNotFoundError:  # also what it says if access is restricted
-        raise CheckpointError(
-            f"{hub} shows no {PUBLISHED[name].repo}. A mirror (HF_ENDPOINT) may lack it; where access is "
-            "restricted, set HF_TOKEN."
-        ) from None
-    except Exception as error:  # its errors differ between its versions
-        cause = str(error.__cause__ or error).splitlines() or [type(error).__name__]
-        raise CheckpointError(
-            f"{name} could not be downloaded from {hub}: {cause[0]}. Is the network up, and HTTPS_PROXY set "
-            f"if you need one? {_resume(name)}"
-        ) from error
 
 
 def _resume(name: str) -> str:
@@ -283,10 +215,18 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     models = f"names as --list shows them (default: {DEFAULT_MODEL})"
     parser.add_argument("models", nargs="*", metavar="MODEL", help=models)
     parser.add_argument("--model", action="append", default=[], metavar="MODEL", help="the same, as a flag")
+    parser.add_argument("--all", action="store_true", help="all that is published (about 85 GB)")
+    parser.add_argument("--force", action="store_true", help="compare files that are here with the hub's too")
+    parser.add_argument(
+        "--skip-main", action="store_true", help="without the parts that a model needs beside it"
+    )
+    parser.add_argument("--token", help="for repositories that are not open to all")
+    sources = "huggingface, modelscope, or auto: the first that answers (default: ACESTEP_DOWNLOAD_SOURCE)"
+    parser.add_argument("--download-source", metavar="HUB", help=sources)
     parser.add_argument("--list", action="store_true", help="show what is published and what is here")
     parser.add_argument("--dir", type=Path, help="where models go (default: ACESTEP_CHECKPOINTS_DIR)")
     arguments = parser.parse_args(argv)
-    arguments.models += arguments.model
+    arguments.models += [*arguments.model, *(PUBLISHED if arguments.all else ())]
     if strange := [name for name in arguments.models if name not in PUBLISHED]:
         parser.error(f"not published: {', '.join(strange)}; published are {', '.join(PUBLISHED)}")
     return arguments
@@ -301,7 +241,7 @@ def _table(checkpoints_dir: Path) -> Table:
     return table
 
 
-def _fetch_with_bar(name: str, settings: Settings, console: Console) -> None:
+def _fetch_with_bar(order: Order, settings: Settings, console: Console) -> None:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -310,14 +250,9 @@ def _fetch_with_bar(name: str, settings: Settings, console: Console) -> None:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, disable=settings.disable_tqdm) as bar:
-        task = bar.add_task(name, total=None)
-        fetch(
-            name,
-            settings.checkpoints_dir,
-            lambda progress: bar.update(task, completed=progress.done, total=progress.total),
-            settings.download_source,
-        )
-    console.print(f"{name} is in {settings.checkpoints_dir}", markup=False, soft_wrap=True)
+        task = bar.add_task(order.name, total=None)
+        fetch(order, lambda progress: bar.update(task, completed=progress.done, total=progress.total))
+    console.print(f"{order.name} is in {order.into}", markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

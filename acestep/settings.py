@@ -188,13 +188,15 @@ class Settings(BaseSettings):
     download_source: DownloadSource = setting(
         "auto",
         "auto, huggingface, modelscope",
-        "Where models come from. This version knows Hugging Face alone: with modelscope downloads fail.",
+        "Where models come from first; the other is asked if that fails. auto: the first that answers.",
     )
     device: Device = setting("auto", DEVICES, "Where models run; auto takes a GPU if there is one.")
-    no_init: Switch = switch(
-        False,
-        "Load models at the first request, not at the start.",
-        "No effect in this version, which loads in the background right after the start.",
+    no_init: Switch = switch(False, "Load a model at the first request that needs it, not at the start.")
+    idle_unload_seconds: float = number(
+        0, 0, None, "s", "Models idle for so long leave memory, until a request needs them again; 0: never."
+    )
+    stage_timeout: float = number(
+        1800, 0, None, "s", "A stage without progress for so long fails its job, and /health; 0: never."
     )
     use_flash_attention: Switch = switch(
         True,

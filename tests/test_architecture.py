@@ -23,12 +23,14 @@ BASE = (
     "findings",
     "parts",
     "gpus",
+    "scarcity",
 )
 # room -> rooms of this package that it may import besides itself
 MAY_IMPORT = {
     **dict.fromkeys(BASE, BASE),
     "settings_docs": BASE,
-    "download": BASE,
+    "hubs": BASE,
+    "download": (*BASE, "hubs"),
     "slots": BASE,
     "planners": BASE,
     "memory": (*BASE, "planners"),
@@ -43,7 +45,18 @@ MAY_IMPORT = {
     "planner": (*BASE, "weights"),
     "engine": (*BASE, "memory", "planner", "synthesizer", "codec", "audio", "weights", "jobs.worker"),
     "nano": BASE,
-    "api_server": (*BASE, "memory", "http", "jobs", "engine", "audio", "download", "planners", "slots"),
+    "api_server": (
+        *BASE,
+        "memory",
+        "http",
+        "jobs",
+        "engine",
+        "audio",
+        "hubs",
+        "download",
+        "planners",
+        "slots",
+    ),
 }
 # Only these may import torch and its kin, at all.
 HEAVY = ("torch", "torchao", "diffusers", "transformers", "peft")

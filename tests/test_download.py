@@ -8,43 +8,18 @@ import shutil
 import subprocess
 import sys
 from collections import namedtuple
-from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 
 from acestep.checkpoints import MAIN_REPO, PUBLISHED, is_whole, require
-from acestep.download import DownloadProgress, fetch, fetch_for_server, hub_reachable, run
+from acestep.download import DownloadProgress, Order, fetch, fetch_for_server, run
 from acestep.errors import CheckpointError, JobCancelledError
-from acestep.settings import Settings
+from acestep.hubs import HuggingFace
 from tests.checkpoint_folders import write_diffusers, write_model, write_published, write_text_encoder
+from tests.fake_hub import FakeHub
 
 DiskUsage = namedtuple("DiskUsage", "total used free")
-
-
-class FakeHub:
-    """Stands in for `huggingface_hub.snapshot_download`, copying out of folders."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.calls: list[tuple[str, list[str] | None]] = []
-        self.lost: set[str] = set()
-
-    def __call__(self, repo_id, *, local_dir, allow_patterns, ignore_patterns, tqdm_class):
-        self.calls.append((repo_id, allow_patterns))
-        files_bar = tqdm_class(desc="Fetching files")
-        bytes_bar = tqdm_class(total=0, unit="B", name="huggingface_hub.snapshot_download")
-        for file in sorted((self.root / repo_id).rglob("*")):
-            path = file.relative_to(self.root / repo_id).as_posix()
-            wanted = allow_patterns is None or any(fnmatch(path, pattern) for pattern in allow_patterns)
-            if not wanted or any(fnmatch(path, pattern) for pattern in ignore_patterns):
-                continue
-            if not file.is_file() or path in self.lost or (local_dir / path).is_file():
-                continue
-            (local_dir / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(file, local_dir / path)
-            bytes_bar.update(file.stat().st_size)
-            files_bar.update(1)
 
 
 @pytest.fixture
@@ -58,7 +33,8 @@ def hub(tmp_path):
     for name in ("silence_latent.pt", "modeling_base.py", "README.md", ".gitattributes"):
         (base / name).write_bytes(b"x")
     write_diffusers(root / "ACE-Step" / "acestep-v15-xl-turbo-diffusers")
-    return FakeHub(root)
+    with FakeHub(root) as fake:
+        yield fake
 
 
 @pytest.fixture
@@ -66,12 +42,24 @@ def into(tmp_path):
     return tmp_path / "my checkpoints"
 
 
+@pytest.fixture
+def order(hub, into):
+    """An order of a model by its name, to Hugging Face alone."""
+    return lambda name, **more: Order(name, into, lambda: [HuggingFace(hub.url)], **more)
+
+
 def files(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    """What is in it, but for the client's notes."""
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return {path.as_posix() for path in paths if ".cache" not in path.parts}
 
 
-def test_the_default_model_comes_with_its_parts_and_nothing_else(hub, into):
-    fetch("acestep-v15-turbo", into, snapshot=hub)
+def sent(hub: FakeHub) -> set[str]:
+    return {path for path, _ in hub.asked}
+
+
+def test_the_default_model_comes_with_its_parts_and_nothing_else(order, hub, into):
+    fetch(order("acestep-v15-turbo"))
     assert files(into) == {
         "acestep-v15-turbo/config.json",
         "acestep-v15-turbo/model.safetensors",
@@ -83,52 +71,53 @@ def test_the_default_model_comes_with_its_parts_and_nothing_else(hub, into):
         "Qwen3-Embedding-0.6B/tokenizer.json",
     }
     assert require("acestep-v15-turbo", into).is_turbo
-    assert [repo for repo, _ in hub.calls] == [MAIN_REPO]
+    assert sent(hub) == files(into)
 
 
-def test_a_model_with_a_repository_of_its_own_goes_into_a_folder_of_its_name(hub, into):
-    fetch("acestep-v15-base", into, snapshot=hub)
+def test_a_model_with_a_repository_of_its_own_goes_into_a_folder_of_its_name(order, hub, into):
+    fetch(order("acestep-v15-base"))
     assert not require("acestep-v15-base", into).is_turbo
     assert files(into / "acestep-v15-base") == {"config.json", "model.safetensors", "silence_latent.pt"}
     assert not (into / "acestep-v15-turbo").exists()
 
 
-def test_parts_that_are_here_are_not_asked_for_again(hub, into):
+def test_parts_that_are_here_are_not_asked_for_again(order, hub, into):
     write_published(into)
-    fetch("acestep-v15-base", into, snapshot=hub)
-    assert hub.calls == [("ACE-Step/acestep-v15-base", None)]
+    fetch(order("acestep-v15-base"))
+    assert sent(hub) == {"config.json", "model.safetensors", "silence_latent.pt"}
 
 
-def test_diffusers_layout_needs_nothing_beside_it(hub, into):
-    fetch("acestep-v15-xl-turbo-diffusers", into, snapshot=hub)
+def test_diffusers_layout_needs_nothing_beside_it(order, hub, into):
+    fetch(order("acestep-v15-xl-turbo-diffusers"))
     assert require("acestep-v15-xl-turbo-diffusers", into).layout == "diffusers"
-    assert [path.name for path in into.iterdir()] == ["acestep-v15-xl-turbo-diffusers"]
+    assert {file.partition("/")[0] for file in files(into)} == {"acestep-v15-xl-turbo-diffusers"}
 
 
-def test_a_planner_comes_alone(hub, into):
-    fetch("acestep-5Hz-lm-1.7B", into, snapshot=hub)
+def test_a_planner_comes_alone(order, hub, into):
+    fetch(order("acestep-5Hz-lm-1.7B"))
     assert is_whole(PUBLISHED["acestep-5Hz-lm-1.7B"], into)
-    assert [path.name for path in into.iterdir()] == ["acestep-5Hz-lm-1.7B"]
+    assert {file.partition("/")[0] for file in files(into)} == {"acestep-5Hz-lm-1.7B"}
 
 
-def test_what_is_here_whole_needs_no_hub(into):
+def test_what_is_here_whole_needs_no_hub(order, hub, into):
     write_published(into)
-    fetch("acestep-v15-turbo", into, snapshot=None)
+    fetch(order("acestep-v15-turbo"))
+    assert sent(hub) == set()
 
 
-def test_what_was_interrupted_is_completed(hub, into):
+def test_what_was_interrupted_is_completed(order, hub, into):
     folder = write_published(into)
     (folder / "model.safetensors").unlink()
     (into / "vae" / "config.json").unlink()
-    fetch("acestep-v15-turbo", into, snapshot=hub)
-    ((_, patterns),) = hub.calls
-    assert patterns == ["acestep-v15-turbo/*", "vae/*"]
+    fetch(order("acestep-v15-turbo"))
+    assert {"acestep-v15-turbo/model.safetensors", "vae/config.json"} <= sent(hub)
+    assert not any(file.startswith("Qwen3") for file in sent(hub))
     assert require("acestep-v15-turbo", into)
 
 
-def test_progress_counts_bytes_up_to_the_end(hub, into):
+def test_progress_counts_bytes_up_to_the_end(order, hub, into):
     seen: list[DownloadProgress] = []
-    fetch("acestep-v15-base", into, seen.append, snapshot=hub)
+    fetch(order("acestep-v15-base"), seen.append)
     done = [progress.done for progress in seen]
     assert done == sorted(done)
     assert done[-2] == sum((into / file).stat().st_size for file in files(into))
@@ -136,63 +125,65 @@ def test_progress_counts_bytes_up_to_the_end(hub, into):
     assert (seen[-1].name, seen[-1].fraction) == ("acestep-v15-base", 1.0)
 
 
-def test_a_server_hears_of_every_percent_and_gets_the_checkpoint(hub, into):
+def test_a_server_hears_of_every_percent(order, into):
     heard: list[tuple[str, str]] = []
-    settings = Settings.load(into, checkpoints_dir=into)
-    checkpoint = fetch_for_server("acestep-v15-turbo", settings, lambda *said: heard.append(said), hub)
-    assert checkpoint == require("acestep-v15-turbo", into)
+    fetch_for_server(order("acestep-v15-turbo"), lambda *said: heard.append(said))
+    assert require("acestep-v15-turbo", into)
     assert heard == [("downloading", "0 % of 6.3 GB"), ("downloading", "100 % of 6.3 GB")]
 
 
-def test_progress_can_stop_a_download(hub, into):
+def test_progress_can_stop_a_download(order, hub, into):
     def stop(_progress):
         raise JobCancelledError("enough")
 
     with pytest.raises(JobCancelledError):
-        fetch("acestep-v15-turbo", into, stop, snapshot=hub)
+        fetch(order("acestep-v15-turbo"), stop)
 
 
-def test_a_full_disk_is_noticed_before_the_download(hub, into, monkeypatch):
+def test_a_full_disk_is_noticed_before_the_download(order, hub, into, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: DiskUsage(10**12, 10**12 - 5 * 10**9, 5 * 10**9))
     with pytest.raises(CheckpointError, match=r"needs about 6\.3 GB more .* 5\.0 GB are free"):
-        fetch("acestep-v15-turbo", into, snapshot=hub)
-    assert not hub.calls
-    fetch("acestep-5Hz-lm-1.7B", into, snapshot=hub)  # 3.7 GB fit
+        fetch(order("acestep-v15-turbo"))
+    assert not hub.asked
+    fetch(order("acestep-5Hz-lm-1.7B"))  # 3.7 GB fit
 
 
-def test_a_download_that_stays_incomplete_is_an_error(hub, into):
-    hub.lost.add("acestep-v15-turbo/model.safetensors")
-    with pytest.raises(CheckpointError, match=r"did not arrive whole.*acestep-download acestep-v15-turbo"):
-        fetch("acestep-v15-turbo", into, snapshot=hub)
+def test_a_download_that_stays_incomplete_is_an_error(order, hub, into):
+    hub.mischief.lost.add("acestep-v15-turbo/model.safetensors")
+    with pytest.raises(CheckpointError, match=r"could not be downloaded.*acestep-download acestep-v15-turbo"):
+        fetch(order("acestep-v15-turbo"))
 
 
-def test_an_error_of_the_client_becomes_one_sentence(into):
-    def broken(*_args, **_kwargs):
-        raise RuntimeError("line one\nline two")
-
-    with pytest.raises(CheckpointError) as caught:
-        fetch("acestep-v15-turbo", into, snapshot=broken)
-    assert "line one" in str(caught.value)
+def test_an_error_is_one_sentence_with_what_to_do(into):
+    nobody = Order("acestep-v15-turbo", into, lambda: [HuggingFace("http://127.0.0.1:9")])
+    with pytest.raises(CheckpointError, match=r"127\.0\.0\.1:9.*HTTPS_PROXY.*Or copy it to") as caught:
+        fetch(nobody)
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_not_published_is_refused(into):
+def test_a_model_without_what_it_needs_beside_it(order, hub, into):
+    fetch(order("acestep-v15-turbo", alone=True))
+    assert {file.partition("/")[0] for file in sent(hub)} == {"acestep-v15-turbo"}
+
+
+def test_what_is_here_can_be_compared_with_the_hub(order, hub, into):
+    fetch(order("acestep-v15-turbo"))
+    (into / "vae" / "config.json").write_text("{}")
+    hub.asked.clear()
+    fetch(order("acestep-v15-turbo"))
+    assert sent(hub) == set()
+    fetch(order("acestep-v15-turbo", again=True))
+    assert sent(hub) == {"vae/config.json"}
+
+
+def test_what_is_not_published_is_refused(order, into):
     with pytest.raises(CheckpointError, match="'my-model' is not published"):
-        fetch("my-model", into)
-
-
-def test_modelscope_is_refused_with_what_to_do(into):
-    with pytest.raises(CheckpointError, match="Unset it to use Hugging Face"):
-        fetch("acestep-v15-turbo", into, source="modelscope")
-
-
-def test_offline_the_hub_is_not_reachable(monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert not hub_reachable()
+        fetch(order("my-model"))
 
 
 def acestep_download(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    bare = {name: value for name, value in os.environ.items() if not name.startswith(("ACESTEP_", "HF_"))}
+    ours = ("ACESTEP_", "HF_", "MODELSCOPE_")
+    bare = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return subprocess.run(
         [sys.executable, "-m", "acestep.download", *arguments],
         env={**bare, **environment},
@@ -209,13 +200,24 @@ def test_the_real_client_offline_gives_one_clear_error(into):
     assert result.stderr == "HF_HUB_OFFLINE is set, so nothing can be downloaded. Unset it and try again.\n"
 
 
-def test_the_real_client_without_a_hub_gives_one_clear_error(into):
-    result = acestep_download(
-        "vae", "--dir", str(into), HF_ENDPOINT="http://127.0.0.1:9", ACESTEP_DISABLE_TQDM="1"
-    )
+def test_the_command_says_what_each_hub_said_in_one_line(hub, into):
+    name, one, other = "acestep-5Hz-lm-4B", "http://127.0.0.1:9", hub.url
+    environment = {"HF_ENDPOINT": one, "MODELSCOPE_ENDPOINT": other, "ACESTEP_DISABLE_TQDM": "1"}
+    result = acestep_download(name, "--dir", str(into), "--download-source", "huggingface", **environment)
     assert result.returncode == 1
-    assert result.stderr.startswith("vae could not be downloaded from http://127.0.0.1:9: ")
+    assert result.stderr.startswith(f"{name} could not be downloaded. {one}: ")
+    assert f"; {other} shows no ACE-Step/{name}; " in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("source", ["huggingface", "modelscope"])
+def test_the_command_fetches_from_either_hub(hub, into, source):
+    both = {"HF_ENDPOINT": hub.url, "MODELSCOPE_ENDPOINT": hub.url}
+    result = acestep_download("vae", "--dir", str(into), "--download-source", source, **both)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.splitlines()[-1] == f"vae is in {into}"
+    assert files(into) == {"vae/config.json", "vae/diffusion_pytorch_model.safetensors"}
+    assert (into / ".cache" / "huggingface").exists() == (source == "huggingface")
 
 
 def test_list_shows_what_is_here(into, capsys):
