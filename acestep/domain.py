@@ -324,7 +324,8 @@ class ModelInfo:
     this model allow. `notice` is what people must be told about the model (nano says that it is nano),
     `detail` says how far loading is, or why it failed. `code_count` is the size of the model's book of audio
     codes; 0: not known yet. `layers` are the shapes of the weights that adapters may sit on, by the layer's
-    name; empty: not known yet.
+    name; empty: not known yet. `comes_when_wanted`: it can be used though it may be out of memory, which a
+    request brings it into.
     """
 
     name: str
@@ -342,18 +343,23 @@ class ModelInfo:
     notice: str = ""
     code_count: int = 0
     layers: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False, hash=False)
+    comes_when_wanted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class PlannerInfo:
-    """What the server knows of its planner. `detail` says why it is absent or failed, and what to set."""
+    """What the server knows of its planner. `detail` says why it is absent or failed, and what to set.
+
+    `comes_when_wanted` as `ModelInfo` has it.
+    """
 
     name: str = ""
     state: ModelState = "absent"
     detail: str = ""
     backend: str = ""
+    comes_when_wanted: bool = False
 
     @property
     def is_usable(self) -> bool:
-        """Whether requests for it can be accepted: it is there, or on its way."""
-        return self.state in ("ready", "loading", "downloading")
+        """Whether requests for it can be accepted: it is there, on its way, or comes when it is wanted."""
+        return self.state in ("ready", "loading", "downloading", "on_disk")

@@ -98,3 +98,22 @@ class PlannerError(AceStepError):
 
 class PlannerUnavailableError(AceStepError):
     """A request needs the planner, and this server runs without one."""
+
+
+class NotEnoughMemoryError(AceStepError):
+    """Memory ran out at `stage`; `what` says what was too large, and what would fit."""
+
+    def __init__(self, stage: str, what: str) -> None:
+        self.stage = stage
+        super().__init__(f"Out of memory at stage {stage}: {what}.")
+
+
+class StageStuckError(AceStepError):
+    """`stage` made no progress for `seconds`, which is as long as it may be silent."""
+
+    def __init__(self, stage: str, seconds: float) -> None:
+        self.stage = stage
+        super().__init__(
+            f"Stage {stage} made no progress for {seconds:g} s, the limit of this server "
+            "(ACESTEP_STAGE_TIMEOUT), and was given up. Send the request again once GET /health is well."
+        )

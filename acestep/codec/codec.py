@@ -43,3 +43,7 @@ class Codec(Protocol):
         `on_tile` hears the fraction done (0..1) after each piece and may raise to stop.
         """
         ...
+
+    def thrifty(self) -> Codec:
+        """The same codec at work in smaller pieces, for less memory; itself where it has none smaller."""
+        ...

@@ -142,6 +142,10 @@ class SineBankCodec:
         half = self.hop_length // 2
         return torch.cat(pieces, dim=-1)[..., half : half + frames * self.hop_length]
 
+    def thrifty(self) -> SineBankCodec:
+        """See `Codec.thrifty`; its pieces are small already."""
+        return self
+
     def _kernel(self, low: int) -> Tensor:
         """Windowed complex sines of one octave as `[2 * notes, length]`: cosines, then sines."""
         hz = self._hz[low : low + 12]

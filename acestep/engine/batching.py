@@ -1,18 +1,21 @@
 """Take what is waiting: a stage that runs items of the same kind together.
 
-Owns the grouping, the order of the batches and the thread that the work runs in; knows nothing of songs.
+Owns the grouping, the order of the batches, and smaller ones where memory runs out; knows nothing of songs.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import Executor
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Generic, TypeVar
+
+from acestep.errors import NotEnoughMemoryError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Run = Callable[[Callable[[], Sequence[Result]]], Awaitable[Sequence[Result]]]
+Batch = list[tuple[Item, asyncio.Future[Result]]]
 
 # Batches that may go before the oldest item because they need what is in use already. To change over may cost
 # about as much as a batch, so that four of them leave a fifth for changing over; who waits hardly notices.
@@ -24,7 +27,8 @@ class BatchingStage(Generic[Item, Result]):
 
     The oldest item decides the kind of the next batch, unless others need the same `tool` as the last batch:
     these go first, but never more than PATIENCE batches before the oldest item, so none waits for ever.
-    Batches run one at a time in `executor`; an error fails every item of its batch.
+    Batches run one at a time by `run`. An error fails every item of its batch; but where memory runs out, its
+    halves run by themselves, down to single items.
     """
 
     def __init__(
@@ -32,13 +36,13 @@ class BatchingStage(Generic[Item, Result]):
         work: Callable[[Sequence[Item]], Sequence[Result]],
         kind: Callable[[Item], Hashable],
         limit: Callable[[Item], int],
-        executor: Executor,
+        run: Run[Result],
         tool: Callable[[Item], Hashable] = lambda item: None,
     ) -> None:
         self._work = work
         self._kind = kind
         self._limit = limit
-        self._executor = executor
+        self._run = run
         self._tool = tool
         self._in_use: Hashable = None
         self._passed = 0  # batches that went before the oldest item
@@ -64,7 +68,7 @@ class BatchingStage(Generic[Item, Result]):
         finally:
             self._draining = None
 
-    def _next_batch(self) -> list[tuple[Item, asyncio.Future[Result]]]:
+    def _next_batch(self) -> Batch[Item, Result]:
         waiting = [entry for entry in self._waiting if not entry[1].done()]
         if not waiting:
             self._waiting.clear()
@@ -85,18 +89,29 @@ class BatchingStage(Generic[Item, Result]):
         self._in_use = self._tool(first)
         return first
 
-    async def _run_batch(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
-        loop = asyncio.get_running_loop()
+    async def _run_batch(self, batch: Batch[Item, Result]) -> None:
+        items = [item for item, _ in batch]
         try:
-            results = await loop.run_in_executor(self._executor, self._work, [item for item, _ in batch])
+            results = await self._run(lambda: self._work(items))
             answers = list(zip(batch, results, strict=True))
         except BaseException as error:  # handed to whoever waits for it
-            for _, future in batch:
+            if isinstance(error, NotEnoughMemoryError) and len(batch) > 1:
+                halves = batch[: len(batch) // 2], batch[len(batch) // 2 :]
+            else:
+                _fail(batch, error)
+                if isinstance(error, asyncio.CancelledError):
+                    raise
+                return
+        else:
+            for (_, future), result in answers:
                 if not future.done():
-                    future.set_exception(error)
-            if isinstance(error, asyncio.CancelledError):
-                raise
+                    future.set_result(result)
             return
-        for (_, future), result in answers:
-            if not future.done():
-                future.set_result(result)
+        for half in halves:
+            await self._run_batch([entry for entry in half if not entry[1].done()])
+
+
+def _fail(batch: Batch[Item, Result], error: BaseException) -> None:
+    for _, future in batch:
+        if not future.done():
+            future.set_exception(error)

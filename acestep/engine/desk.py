@@ -1,22 +1,25 @@
 """The planner's desk: brings the language model into memory, and says who sits there.
 
-Owns the planner's loading and its thread. What the planner decides is `acestep.planner`'s; what becomes of
-it is `thinking`'s.
+Owns the planner's loading and its thread, and when it leaves memory. What the planner decides is
+`acestep.planner`'s; what becomes of it is `thinking`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from acestep.domain import Draft, DraftRequest, ModelState, PlannerInfo
 from acestep.engine.renderer import OnLoading
 from acestep.engine.tasks import loaded
-from acestep.errors import PlannerUnavailableError
-from acestep.planner.language_model import LanguageModel
-from acestep.planner.loop import GenerationLoop
+from acestep.engine.upkeep import Upkeep, leave_when_idle
+from acestep.errors import NotEnoughMemoryError, PlannerUnavailableError
+from acestep.planner.language_model import Generation, LanguageModel
+from acestep.planner.loop import Cancelled, GenerationLoop, OnTokens
 from acestep.planner.planner import Planner, Watch
 
 
@@ -34,48 +37,125 @@ LoadPlanner = Callable[[OnLoading], LoadedPlanner]
 
 
 class PlannerDesk:
-    """The planner of this process, or the reason why there is none."""
+    """The planner of this process, or the reason why there is none. Lives on one event loop."""
 
-    def __init__(self, info: PlannerInfo, load: LoadPlanner | None = None, closed_turn: bool = False) -> None:
+    def __init__(
+        self,
+        info: PlannerInfo,
+        load: LoadPlanner | None = None,
+        closed_turn: bool = False,
+        upkeep: Upkeep | None = None,
+    ) -> None:
         """`load` None: there is no planner, and `info` says why. `closed_turn` as `Planner` has it."""
         self._info = info
         self._load = load
         self._closed_turn = closed_turn
+        self._upkeep = upkeep or Upkeep()
         self._loading: asyncio.Task[None] | None = None
+        self._leaving: asyncio.Task[None] | None = None
         self._settled = asyncio.Event()
         self._loop: GenerationLoop | None = None
         self._planner: Planner | None = None
+        self._users = 0
+        self._last_use = 0.0
+        self._has_worked = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="load-planner")
+        self._upkeep.watchdog.add(self)
+
+    stage = "plan"
+
+    def silence(self) -> float:
+        """See `Pulse.silence`."""
+        loop = self._loop
+        return loop.silence() if loop else 0.0
 
     def info(self) -> PlannerInfo:
         """The planner, as far as it is known by now."""
         return self._info
 
     async def start(self) -> None:
-        """Begin to load; returns at once."""
+        """Begin to load, unless it is to come when it is wanted; returns at once."""
         if self._load is None:
             self._settled.set()
+            return
+        if self._upkeep.is_lazy:
+            how = "downloaded and loaded" if self._info.state == "downloading" else "loaded"
+            self._info = replace(
+                self._info,
+                state="on_disk",
+                detail=f"It is {how} when a request needs it.",
+                comes_when_wanted=True,
+            )
         else:
-            self._loading = asyncio.create_task(self._load_model(self._load))
+            self._begin(self._load)
+        if seconds := self._upkeep.idle_seconds:
+            self._leaving = asyncio.create_task(leave_when_idle(seconds, lambda: [self], _leave))
 
-    async def planner(self) -> Planner:
-        """The planner, once it is there. Raises PlannerUnavailableError if it never will be."""
-        await self._settled.wait()
-        if self._planner is None:
-            raise PlannerUnavailableError(f"There is no planner (5 Hz language model). {self._info.detail}")
-        return self._planner
+    @asynccontextmanager
+    async def borrow(self) -> AsyncIterator[Planner]:
+        """The planner, which stays in memory meanwhile; waits while it is loaded.
+
+        Raises PlannerUnavailableError if it cannot be had.
+        """
+        self._users += 1
+        try:
+            if self._load is not None and self._loading is None:
+                self._begin(self._load)
+            await self._settled.wait()
+            if self._planner is None:
+                raise PlannerUnavailableError(
+                    f"There is no planner (5 Hz language model). {self._info.detail}"
+                )
+            yield self._planner
+        finally:
+            self._users -= 1
+            self._last_use = time.monotonic()
 
     async def draft(self, request: DraftRequest, longest: float, watch: Watch) -> Draft:
-        """See `Planner.draft`."""
-        return await (await self.planner()).draft(request, longest, watch)
+        """See `Planner.draft`; where memory runs out, it is tried once more."""
+        async with self.borrow() as planner:
+            try:
+                return await planner.draft(request, longest, watch)
+            except NotEnoughMemoryError:
+                await self.free()
+            return await planner.draft(request, longest, watch)
+
+    async def free(self) -> None:
+        """Give memory back that nobody uses."""
+        await asyncio.to_thread(self._upkeep.free)
 
     async def close(self) -> None:
-        """Let the step at hand end and free the threads."""
-        if self._loading is not None:
-            self._loading.cancel()
+        """Let the step at hand end and free the threads; a step that is stuck is left alone."""
+        for task in (self._loading, self._leaving):
+            if task is not None:
+                task.cancel()
         self._thread.shutdown(wait=False, cancel_futures=True)
-        if self._loop is not None:
+        if self._loop is not None and not self._upkeep.watchdog.is_stuck(self):
             await asyncio.to_thread(self._loop.close)
+
+    @property
+    def idle_since(self) -> float | None:
+        """See `Idle`."""
+        return None if self._users or self._planner is None else self._last_use
+
+    async def leave(self) -> None:
+        """Leave memory; who wants the planner next waits until it is there again."""
+        loop = self._loop
+        if loop is None:
+            return
+        self._loop = self._planner = self._loading = None
+        self._settled.clear()
+        self._info = replace(self._info, state="on_disk", detail=_COMES_AGAIN, backend="")
+        held = [loop]
+        del loop
+        # On the thread that loads, so that it is gone before it comes again.
+        await asyncio.get_running_loop().run_in_executor(self._thread, _end, held, self._upkeep.free)
+
+    def _begin(self, load: LoadPlanner) -> None:
+        if self._info.state == "on_disk":
+            self._on_loading("loading", "")
+        self._settled.clear()
+        self._loading = asyncio.create_task(self._load_model(load))
 
     async def _load_model(self, load: LoadPlanner) -> None:
         try:
@@ -83,16 +163,45 @@ class PlannerDesk:
             if there is None:
                 return
             self._loop = GenerationLoop(there.model)
-            self._planner = Planner(there.model, self._loop.generate, self._closed_turn)
-            self._info = replace(self._info, state="ready", detail=there.detail, backend=there.backend)
+            self._planner = Planner(there.model, self._generate, self._closed_turn)
+            self._has_worked, self._last_use = True, time.monotonic()
+            self._info = replace(
+                self._info,
+                state="ready",
+                detail=there.detail,
+                backend=there.backend,
+                comes_when_wanted=self._upkeep.comes_when_wanted,
+            )
         finally:
             self._settled.set()
+
+    async def _generate(self, generation: Generation, on_tokens: OnTokens, cancelled: Cancelled) -> str:
+        """See `Generate`: by the loop, which is watched."""
+        assert self._loop is not None  # as long as anybody has the planner
+        writing = asyncio.ensure_future(self._loop.generate(generation, on_tokens, cancelled))
+        return await self._upkeep.watchdog.watch(writing, self)
 
     async def _fetch(self, load: LoadPlanner) -> LoadedPlanner:
         return await asyncio.get_running_loop().run_in_executor(self._thread, load, self._on_loading)
 
     def _give_up(self, reason: str) -> None:
-        self._on_loading("failed", reason)
+        """Loading failed. What was in memory once may be there again when there is more room."""
+        self._on_loading("on_disk" if self._has_worked else "failed", reason)
+        if self._has_worked:
+            self._loading = None
 
     def _on_loading(self, state: ModelState, detail: str) -> None:
         self._info = replace(self._info, state=state, detail=detail)
+
+
+_COMES_AGAIN = "It left memory while it was idle, and is loaded again when a request needs it."
+
+
+async def _leave(desk: PlannerDesk) -> None:
+    await desk.leave()
+
+
+def _end(held: list[GenerationLoop], free: Callable[[], None]) -> None:
+    """Close the loop in `held`, which nobody else has, and give its memory back."""
+    held.pop().close()
+    free()

@@ -7,7 +7,6 @@ through `Renderer`.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,10 +32,20 @@ from acestep.engine.hearing import hear
 from acestep.engine.models import ModelShelf
 from acestep.engine.plan import plan_songs, stem_plan
 from acestep.engine.progress import JobProgress
-from acestep.engine.renderer import Heard, Loaded, Rendering
+from acestep.engine.renderer import Heard, Loaded, Renderer, Rendering
 from acestep.engine.tasks import all_of
-from acestep.engine.thinking import Onlooker, Thought, needs_planner, think, uses_planner, with_draft
+from acestep.engine.thinking import (
+    Onlooker,
+    Thought,
+    needs_planner,
+    think_thriftily,
+    uses_planner,
+    with_draft,
+)
 from acestep.engine.threads import computing_thread
+from acestep.engine.thrift import Piece, Thrift
+from acestep.engine.upkeep import Upkeep
+from acestep.engine.watchdog import WatchedThread
 from acestep.engine.write import SongWriter
 from acestep.errors import JobCancelledError, PlannerUnavailableError
 from acestep.findings import Stem
@@ -72,14 +81,23 @@ class _Ticket:
 class Engine:
     """The `Worker` of this process: models on a shelf, one thread that computes, one that writes files."""
 
-    def __init__(self, shelf: ModelShelf, writer: SongWriter, desk: PlannerDesk) -> None:
+    def __init__(
+        self, shelf: ModelShelf, writer: SongWriter, desk: PlannerDesk, upkeep: Upkeep | None = None
+    ) -> None:
+        upkeep = upkeep or Upkeep()
         self._shelf = shelf
         self._desk = desk
         self._writer = writer
-        self._compute = computing_thread("compute")
-        self._files = ThreadPoolExecutor(1, thread_name_prefix="files")
+        self._watchdog = upkeep.watchdog
+        self._thrift = Thrift(upkeep.free)
+        self._executors = computing_thread("compute"), ThreadPoolExecutor(1, thread_name_prefix="files")
+        self._compute, self._files = (WatchedThread(each, self._watchdog) for each in self._executors)
         self._rendering = BatchingStage(
-            self._render, _kind, lambda ticket: ticket.model.info.max_batch, self._compute, _model
+            self._render,
+            _kind,
+            lambda ticket: ticket.model.info.max_batch,
+            partial(self._compute.run, "render"),
+            _model,
         )
 
     def models(self) -> tuple[ModelInfo, ...]:
@@ -99,10 +117,19 @@ class Engine:
             request = replace(request, audio_codes=codes)
         return await self._desk.draft(request, self._shelf.primary.max_duration, Watch(cancelled=cancelled))
 
+    def trouble(self) -> str:
+        """See `Worker.trouble`."""
+        return self._watchdog.trouble()
+
     async def _listen(self, path: Path, model: Loaded) -> tuple[int, ...]:
         """The audio codes of a file."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._compute, model.renderer.listen, path)
+        return await self._encode(model, None, lambda renderer: renderer.listen(path))
+
+    async def _encode(self, model: Loaded, seconds: float | None, work: Callable[[Renderer], T]) -> T:
+        """What `work` makes of so many seconds of audio."""
+        piece = Piece("encode", model.info.name, seconds, "audio")
+        whole, pieces = partial(work, model.renderer), lambda: work(model.renderer.thrifty())
+        return await self._compute.run("encode", lambda: self._thrift.twice(piece, whole, pieces))
 
     async def start(self) -> None:
         """Begin to load the models; returns at once."""
@@ -113,12 +140,13 @@ class Engine:
         """Let running work end and free the threads."""
         await self._shelf.close()
         await self._desk.close()
-        self._compute.shutdown(wait=False, cancel_futures=True)
-        self._files.shutdown(wait=False, cancel_futures=True)
+        for executor in self._executors:
+            executor.shutdown(wait=False, cancel_futures=True)
 
     async def wait_ready(self) -> None:
-        """Return once the default model is in memory; never, if it could not be loaded."""
+        """Return once the default model can be had and no thread is stuck; never, if it cannot be loaded."""
         await self._shelf.wait_ready()
+        await self._watchdog.wait_well()
 
     async def run(
         self, request: SongRequest, on_progress: OnProgress, cancelled: Cancelled
@@ -166,22 +194,26 @@ class Engine:
         """The request with what its audio decides, and that audio as latents."""
         if not (request.task.source or request.task.reference):
             return request, Heard()
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._compute, hear, request, model.info, model.renderer)
+        seconds = request.task.source_seconds
+        return await self._encode(model, seconds, lambda renderer: hear(request, model.info, renderer))
 
     async def _think(
         self, request: SongRequest, info: ModelInfo, onlooker: Onlooker
     ) -> tuple[Thought, tuple[str, ...]]:
         """The plans of a request, and what the client must hear of how they came about."""
         if needs_planner(request):
-            return await think(request, info, await self._desk.planner(), onlooker), ()
+            return await self._ask_planner(request, info, onlooker), ()
         state = self._desk.info().state
-        if state in ("loading", "ready") and uses_planner(request):
+        if state in ("on_disk", "loading", "ready") and uses_planner(request):
             try:
-                return await think(request, info, await self._desk.planner(), onlooker), ()
+                return await self._ask_planner(request, info, onlooker), ()
             except PlannerUnavailableError as error:
                 return self._plain(request, info), (f"use_cot_caption, use_cot_language: skipped. {error}",)
         return self._plain(request, info), ()
+
+    async def _ask_planner(self, request: SongRequest, info: ModelInfo, onlooker: Onlooker) -> Thought:
+        async with self._desk.borrow() as planner:
+            return await think_thriftily(request, info, planner, onlooker, self._desk.free)
 
     def _plain(self, request: SongRequest, info: ModelInfo) -> Thought:
         started = time.perf_counter()
@@ -191,9 +223,11 @@ class Engine:
     async def _make(self, ticket: _Ticket, request: SongRequest, planner: str) -> Song:
         info = ticket.model.info
         rendering = await self._rendering.run(ticket)
-        clip = await _timed(self._compute, ticket, "decode", lambda: self._decode(ticket, rendering))
+        clip = await self._sound(ticket, rendering)
         made = Made(ticket.plan, ticket.heard, rendering, clip)
-        threads = Threads(partial(_timed, self._compute, ticket), partial(_timed, self._files, ticket))
+        threads = Threads(
+            partial(self._timed, self._compute, ticket), partial(self._timed, self._files, ticket)
+        )
         findings, notes = await find_out(request.extras, made, ticket.model.renderer, threads)
         parts = await self._parts(ticket, clip, request.extras.stems)
         file = await self._write(ticket, clip, request)
@@ -218,8 +252,9 @@ class Engine:
         """A ticket for each stem of a song, which is heard in it."""
         if not tracks:
             return []
-        encode = partial(song.model.renderer.encode, clip)
-        heard = Heard(await _timed(self._compute, song, "encode", encode))
+        renderer = song.model.renderer
+        encode, in_pieces = partial(renderer.encode, clip), lambda: renderer.thrifty().encode(clip)
+        heard = Heard(await self._timed(self._compute, song, "encode", encode, in_pieces))
         return [
             _Ticket(
                 song.progress.stem(song.index, number),
@@ -234,36 +269,71 @@ class Engine:
 
     async def _make_part(self, part: _Ticket, request: SongRequest) -> str:
         rendering = await self._rendering.run(part)
-        clip = await _timed(self._compute, part, "decode", lambda: self._decode(part, rendering))
+        clip = await self._sound(part, rendering)
         return await self._write(part, clip, request)
 
     async def _write(self, ticket: _Ticket, clip: AudioClip, request: SongRequest) -> str:
         name = ticket.model.info.name
         write = partial(self._writer.write, clip, ticket.plan, request.audio_format, name)
-        file = await _timed(self._files, ticket, "write", write)
+        file = await self._timed(self._files, ticket, "write", write)
         ticket.report("write", 1.0)
         return file
 
     def _render(self, tickets: Sequence[_Ticket]) -> Sequence[Rendering]:
         def on_step(done: int, steps: int) -> None:
+            self._compute.beat()
             for ticket in tickets:  # stops nobody: the batch is shared with jobs that go on
                 ticket.progress.report(ticket.index, "render", done / steps, f"step {done} of {steps}")
 
         started = time.perf_counter()
-        renderings = tickets[0].model.renderer.render(
-            [ticket.plan for ticket in tickets],
+        model, plans = tickets[0].model, [ticket.plan for ticket in tickets]
+        render = partial(
+            model.renderer.render,
+            plans,
             on_step,
             lambda: all(ticket.cancelled() for ticket in tickets),
             [ticket.heard for ticket in tickets],
         )
+        # Of a batch that is too large, the stage makes smaller ones.
+        attempt = self._thrift.once if len(tickets) > 1 else self._thrift.twice
+        renderings = attempt(Piece("render", model.info.name, plans[0].duration), render)
         for ticket in tickets:
             ticket.timings["render"] = time.perf_counter() - started
         return renderings
 
-    def _decode(self, ticket: _Ticket, rendering: Rendering) -> AudioClip:
-        return ticket.model.renderer.decode(
-            rendering, ticket.plan.duration, lambda fraction: ticket.report("decode", fraction)
-        )
+    async def _sound(self, ticket: _Ticket, rendering: Rendering) -> AudioClip:
+        """The sound of a song; in smaller pieces, where memory runs out."""
+
+        def on_fraction(fraction: float) -> None:
+            self._compute.beat()
+            ticket.report("decode", fraction)
+
+        def decode(renderer: Renderer) -> AudioClip:
+            return renderer.decode(rendering, ticket.plan.duration, on_fraction)
+
+        renderer = ticket.model.renderer
+        whole, pieces = partial(decode, renderer), lambda: decode(renderer.thrifty())
+        return await self._timed(self._compute, ticket, "decode", whole, pieces)
+
+    async def _timed(
+        self,
+        thread: WatchedThread,
+        ticket: _Ticket,
+        stage: str,
+        work: Callable[[], T],
+        smaller: Callable[[], T] | None = None,
+    ) -> T:
+        """Run `work` in `thread` and note what it took, waiting not counted; `smaller` as `Thrift.twice`."""
+        piece = Piece(stage, ticket.model.info.name, ticket.plan.duration)
+
+        def measured() -> T:
+            ticket.report(stage, 0.0)
+            started = time.perf_counter()
+            result = self._thrift.twice(piece, work, smaller)
+            ticket.timings[stage] = time.perf_counter() - started
+            return result
+
+        return await thread.run(stage, measured)
 
 
 def _on_paper(request: SongRequest, thought: Thought, info: ModelInfo) -> Song:
@@ -292,16 +362,3 @@ def _kind(ticket: _Ticket) -> Hashable:
 
 def _model(ticket: _Ticket) -> Hashable:
     return id(ticket.model)  # of a name there may be two, while one takes the other's slot
-
-
-async def _timed(executor: ThreadPoolExecutor, ticket: _Ticket, stage: str, work: Callable[[], T]) -> T:
-    """Run `work` in `executor` and note what it took, waiting not counted."""
-
-    def measured() -> T:
-        ticket.report(stage, 0.0)
-        started = time.perf_counter()
-        result = work()
-        ticket.timings[stage] = time.perf_counter() - started
-        return result
-
-    return await asyncio.get_running_loop().run_in_executor(executor, measured)

@@ -1,6 +1,7 @@
 """What else is found out about a song once it is decoded: when its words are sung, its outline, its loudness.
 
-Owns the order of these and where each runs. How each is found out is the synthesizer's affair, or audio's.
+Owns the order of these and where each runs, and that no song is lost for what does not fit into memory. How
+each is found out is the synthesizer's affair, or audio's.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from acestep.audio.loudness import measure_loudness
 from acestep.audio.peaks import waveform_peaks
 from acestep.domain import AudioClip, Extras, SongPlan
 from acestep.engine.renderer import Heard, Renderer, Rendering
-from acestep.errors import UntimedLyricsError
+from acestep.errors import NotEnoughMemoryError, UntimedLyricsError
 from acestep.findings import Findings, LyricTimes
 
 T = TypeVar("T")
@@ -56,9 +57,15 @@ async def find_out(
     if wanted.lyric_times:
         lyric_times, notes = await _time_lyrics(made, renderer, threads)
     if wanted.peaks:
-        peaks = await threads.aside("peaks", partial(waveform_peaks, made.clip, wanted.peaks))
+        try:
+            peaks = await threads.aside("peaks", partial(waveform_peaks, made.clip, wanted.peaks))
+        except NotEnoughMemoryError as error:
+            notes += (f"waveform_peaks: left out. {error}",)
     if wanted.loudness:
-        loudness = await threads.aside("loudness", partial(measure_loudness, made.clip))
+        try:
+            loudness = await threads.aside("loudness", partial(measure_loudness, made.clip))
+        except NotEnoughMemoryError as error:
+            notes += (f"measure_loudness: left out. {error}",)
     return Findings(lyric_times, peaks, loudness), notes
 
 
@@ -71,3 +78,5 @@ async def _time_lyrics(
         return await threads.aside("align", work_out), ()
     except UntimedLyricsError as error:
         return None, (f"lyric_timestamps: {error}",)
+    except NotEnoughMemoryError as error:
+        return None, (f"lyric_timestamps: left out. {error}",)

@@ -7,11 +7,12 @@ affair; which model a request means is decided in `limits`. Lives on one event l
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from pathlib import PurePath
 from typing import Protocol, TypeGuard
@@ -20,6 +21,8 @@ from acestep.domain import ModelInfo, ModelState
 from acestep.engine.renderer import Load, Loaded, OnLoading
 from acestep.engine.tasks import loaded
 from acestep.engine.threads import computing_thread
+from acestep.engine.thrift import Free
+from acestep.engine.upkeep import Upkeep, leave_when_idle
 from acestep.errors import CheckpointError, InvalidFieldError, ModelUnavailableError
 from acestep.limits import choose_model
 
@@ -55,11 +58,19 @@ class ModelShelf:
     memory then: who was not used for longest leaves. Without, what is in the slots is all there is.
     """
 
-    def __init__(self, slots: Mapping[int, Slot], catalogue: Catalogue | None = None, room: int = 0) -> None:
+    def __init__(
+        self,
+        slots: Mapping[int, Slot],
+        catalogue: Catalogue | None = None,
+        room: int = 0,
+        upkeep: Upkeep | None = None,
+    ) -> None:
         self._slots = {number: _Place(slot) for number, slot in slots.items()}
         self._guests: dict[str, _Place] = {}  # loaded because a request named them
         self._catalogue = catalogue
         self._room = room
+        self._upkeep = upkeep or Upkeep()
+        self._leaving: asyncio.Task[None] | None = None
         self._thread = computing_thread("load-model")
         self._ready = asyncio.Event()
         self._door = asyncio.Lock()  # whoever needs room waits for it before those who came later
@@ -85,9 +96,16 @@ class ModelShelf:
         return self._slots[PRIMARY].info
 
     async def start(self) -> None:
-        """Begin to load what is in the slots, in their order; returns at once."""
+        """Begin to load what is in the slots, in their order, or say that it comes later; returns at once."""
         for place in tuple(self._places()):
-            self._begin(place)
+            if self._upkeep.is_lazy and place.load is not None:
+                place.wait_to_be_wanted()
+            else:
+                self._begin(place)
+        if self._upkeep.is_lazy:
+            self._ready.set()
+        if seconds := self._upkeep.idle_seconds:
+            self._leaving = asyncio.create_task(leave_when_idle(seconds, self._places, self._leave))
 
     async def wait_ready(self) -> None:
         """Return once the default model is in memory; never, if it cannot be loaded."""
@@ -95,6 +113,8 @@ class ModelShelf:
 
     async def close(self) -> None:
         """Stop loading and free the thread."""
+        if self._leaving is not None:
+            self._leaving.cancel()
         for place in self._places():
             if place.loading is not None:
                 place.loading.cancel()
@@ -194,6 +214,7 @@ class ModelShelf:
     def _put_back(self, place: _Place) -> None:
         place.users -= 1
         place.last_use = next(self._uses)
+        place.used_at = time.monotonic()
         self._forget(place)
         self._changed.set()
 
@@ -229,10 +250,15 @@ class ModelShelf:
                 self._changed.clear()
                 await self._changed.wait()
 
-    def _drop(self, place: _Place) -> None:
+    async def _leave(self, place: _Place) -> None:
+        """Let an idle model go, and the memory that it had."""
+        self._drop(place, "It left memory while it was idle, and is loaded again when a request needs it.")
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._upkeep.free)
+
+    def _drop(self, place: _Place, detail: str = "") -> None:
         log.info("%s leaves memory", place.info.name)
         place.loading = place.loaded = None
-        place.info = replace(place.info, state="on_disk")
+        place.info = replace(place.info, state="on_disk", detail=detail)
         self._guests.pop(place.info.name, None)
 
     def _begin(self, place: _Place) -> None:
@@ -246,8 +272,12 @@ class ModelShelf:
             place.loaded = await loaded(f"The model {place.info.name}", self._fetch(place), place.give_up)
             if place.loaded is None:
                 return
-            place.info = replace(place.loaded.info, is_default=place.info.is_default)
-            place.has_worked = True
+            place.info = replace(
+                place.loaded.info,
+                is_default=place.info.is_default,
+                comes_when_wanted=self._upkeep.comes_when_wanted,
+            )
+            place.has_worked, place.used_at = True, time.monotonic()
             if place is self._slots[PRIMARY]:
                 self._ready.set()
         finally:
@@ -259,7 +289,8 @@ class ModelShelf:
         if place.load is None:
             raise ModelUnavailableError(place.info.detail)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, _fetch, place.load, place.on_loading)
+        load = partial(_fetch, place.load, place.on_loading, self._upkeep.free)
+        return await loop.run_in_executor(self._thread, load)
 
 
 def _is_bare(name: str | None) -> TypeGuard[str]:
@@ -267,8 +298,8 @@ def _is_bare(name: str | None) -> TypeGuard[str]:
     return name is not None and PurePath(name).name == name and not name.startswith(".")
 
 
-def _fetch(load: Load, on_loading: OnLoading) -> Loaded:
-    gc.collect()  # a model that left may hold itself in a cycle
+def _fetch(load: Load, on_loading: OnLoading, free: Free) -> Loaded:
+    free()  # a model that left may hold itself in a cycle
     return load(on_loading)
 
 
@@ -283,12 +314,24 @@ class _Place:
         self.settled = asyncio.Event()
         self.users = 0
         self.last_use = -1
+        self.used_at = 0.0
         self.has_worked = False
 
     @property
     def takes_room(self) -> bool:
         """Whether the model is in memory, or on its way there."""
         return self.loaded is not None or (self.loading is not None and not self.settled.is_set())
+
+    @property
+    def idle_since(self) -> float | None:
+        """See `Idle`."""
+        return None if self.users or self.loaded is None else self.used_at
+
+    def wait_to_be_wanted(self) -> None:
+        """Come into memory at the first request alone."""
+        how = "downloaded and loaded" if self.info.state == "downloading" else "loaded"
+        detail = f"It is {how} when a request needs it."
+        self.info = replace(self.info, state="on_disk", detail=detail, comes_when_wanted=True)
 
     def on_loading(self, state: ModelState, detail: str) -> None:
         """How far loading is; called from its thread too."""

@@ -87,6 +87,10 @@ class Renderer(Protocol):
         """The audio codes of a file, whatever its format. Raises UnusableAudioError where it is none."""
         ...
 
+    def thrifty(self) -> Renderer:
+        """The same model at work with less memory where it can be: sound in smaller pieces. As good."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:

@@ -6,18 +6,23 @@ the user gave always wins. Knows nothing of weights or files.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 from acestep.domain import Draft, DraftRequest, Metadata, ModelInfo, SongPlan, SongRequest, is_instrumental
 from acestep.engine.plan import plan_songs
 from acestep.engine.tasks import all_of
-from acestep.errors import PlannerError
+from acestep.errors import NotEnoughMemoryError, PlannerError
 from acestep.jobs.worker import Cancelled
 from acestep.limits import PLANNED_TASKS
 from acestep.planner.planner import Planner, Watch, fixed_facts
 from acestep.synthesizer.prompts import HINTED_INSTRUCTION
+
+log = logging.getLogger(__name__)
 
 OnPhase = Callable[[float, str], None]
 
@@ -58,8 +63,36 @@ def uses_planner(request: SongRequest) -> bool:
     return needs_planner(request) or (may_fill_in and not request.audio_codes)
 
 
-async def think(request: SongRequest, model: ModelInfo, planner: Planner, onlooker: Onlooker) -> Thought:
-    """Plan the songs of a request that was fitted to `model`.
+async def think_thriftily(
+    request: SongRequest,
+    model: ModelInfo,
+    planner: Planner,
+    onlooker: Onlooker,
+    free: Callable[[], Awaitable[None]],
+) -> Thought:
+    """As `think`. Where memory runs out, `free` is called, and the songs are planned one after another.
+
+    Raises NotEnoughMemoryError where that is too much still.
+    """
+    try:
+        return await think(request, model, planner, onlooker)
+    except NotEnoughMemoryError:
+        log.info("Planning once more, one song after another")
+    await free()
+    try:
+        return await think(request, model, planner, onlooker, one_by_one=True)
+    except NotEnoughMemoryError as error:
+        raise NotEnoughMemoryError(
+            error.stage,
+            "the planner has no room for this request, not even with one song after another; ask for a "
+            "shorter song (audio_duration) or shorter lyrics, or send thinking=false",
+        ) from None
+
+
+async def think(
+    request: SongRequest, model: ModelInfo, planner: Planner, onlooker: Onlooker, one_by_one: bool = False
+) -> Thought:
+    """Plan the songs of a request that was fitted to `model`, all at once unless `one_by_one`.
 
     Raises as `Planner` does, and PlannerError where its audio codes are not those of `model`.
     """
@@ -81,7 +114,8 @@ async def think(request: SongRequest, model: ModelInfo, planner: Planner, onlook
     timings["metadata"] = time.perf_counter() - started
     if request.planner.thinking:
         started = time.perf_counter()
-        plans = await _sketched(request, plans, decided, planner, onlooker)
+        sketches = _sketches(request, plans, decided, planner, onlooker)
+        plans = tuple([await sketch() for sketch in sketches] if one_by_one else await _together(sketches))
         timings["codes"] = time.perf_counter() - started
     return Thought(plans, planner.name, timings)
 
@@ -122,14 +156,21 @@ async def _drafted(request: SongRequest, model: ModelInfo, planner: Planner, wat
     return replace(_merged(written, draft.metadata), planner=replace(asked, use_cot_caption=False))
 
 
-async def _sketched(
+Sketch = Callable[[], Coroutine[Any, Any, SongPlan]]
+
+
+async def _together(sketches: Sequence[Sketch]) -> list[SongPlan]:
+    return await all_of(sketch() for sketch in sketches)
+
+
+def _sketches(
     request: SongRequest,
     plans: tuple[SongPlan, ...],
     decided: Metadata,
     planner: Planner,
     onlooker: Onlooker,
-) -> tuple[SongPlan, ...]:
-    """The plans with audio codes, all songs at once."""
+) -> list[Sketch]:
+    """What makes the plans with audio codes, a song each."""
     done = [0.0] * len(plans)
 
     async def sketch(song: int, plan: SongPlan) -> SongPlan:
@@ -142,7 +183,7 @@ async def _sketched(
         codes = await planner.sketch(request, decided, plan.duration, plan.seed, watch)
         return replace(plan, audio_codes=codes, instruction=request.instruction or HINTED_INSTRUCTION)
 
-    return tuple(await all_of(sketch(song, plan) for song, plan in enumerate(plans)))
+    return [partial(sketch, song, plan) for song, plan in enumerate(plans)]
 
 
 def _merged(request: SongRequest, told: Metadata) -> SongRequest:

@@ -373,13 +373,17 @@ class ModelHealth(BaseModel):
 class Health(BaseModel):
     """Whether the server can work."""
 
-    status: str = Field(description="`error` if the default model could not be loaded, else `ok`.")
+    status: str = Field(
+        description="`error` if the default model could not be loaded or a stage is stuck, else `ok`."
+    )
     service: str = "ACE-Step API"
     version: str
-    ready: bool = Field(description="Whether the default model is loaded.")
+    ready: bool = Field(
+        description="Whether songs can be made: the default model is loaded, or will be by the next request."
+    )
     models_initialized: bool
     llm_initialized: bool
-    loaded_model: str | None
-    loaded_lm_model: str | None
+    loaded_model: str | None = Field(description="The default model, while it is in memory.")
+    loaded_lm_model: str | None = Field(description="The planner, while it is in memory.")
     models: list[ModelHealth]
     planner: PlannerState

@@ -20,9 +20,11 @@ from acestep.errors import (
     InvalidFieldError,
     JobCancelledError,
     ModelUnavailableError,
+    NotEnoughMemoryError,
     PlannerError,
     PlannerUnavailableError,
     QueueFullError,
+    StageStuckError,
     UnknownModelError,
     UnusableAudioError,
 )
@@ -37,6 +39,8 @@ STATUS: Mapping[type[AceStepError], int] = {
     PlannerError: 500,
     JobCancelledError: 503,
     DataFolderError: 503,
+    NotEnoughMemoryError: 503,
+    StageStuckError: 503,
 }
 INTERNAL = "Internal server error"
 # The error itself names a folder of the server, which is for its operator.

@@ -291,7 +291,7 @@ def model_list(models: Sequence[ModelInfo], planner: PlannerInfo) -> ModelList:
         default_model=_default_name(models),
         lm_models=[PlannerEntry(**state, is_loaded=loaded)] if planner.name else [],
         loaded_lm_model=planner.name if loaded else None,
-        llm_initialized=loaded,
+        llm_initialized=_can_be_had(planner),
     )
 
 
@@ -306,22 +306,30 @@ def openai_models(models: Sequence[ModelInfo]) -> OpenAiModels:
     return OpenAiModels(data=[openai_model(model) for model in models])
 
 
-def health(models: Sequence[ModelInfo], planner: PlannerInfo, version: str) -> Health:
-    """Return how far loading is."""
+def health(models: Sequence[ModelInfo], planner: PlannerInfo, version: str, trouble: str = "") -> Health:
+    """Return how far loading is; `trouble` is what keeps loaded models from working."""
     default = default_model(models) if models else None
-    ready = default is not None and default.state == "ready"
-    has_planner = planner.state == "ready"
+    has_failed = default is not None and default.state == "failed"
+    ready = default is not None and _can_be_had(default)
     return Health(
-        status="error" if default is not None and default.state == "failed" else "ok",
+        status="error" if has_failed or trouble else "ok",
         version=version,
-        ready=ready,
+        ready=ready and not trouble,
         models_initialized=ready,
-        llm_initialized=has_planner,
-        loaded_model=default.name if ready and default else None,
-        loaded_lm_model=planner.name if has_planner else None,
+        llm_initialized=_can_be_had(planner),
+        loaded_model=default.name if default and default.state == "ready" else None,
+        loaded_lm_model=planner.name if planner.state == "ready" else None,
         models=[ModelHealth(name=model.name, state=model.state, detail=model.detail) for model in models],
         planner=_planner_state(planner),
     )
+
+
+def _can_be_had(model: ModelInfo | PlannerInfo) -> bool:
+    """Whether it works for the next request, which may have to wait for it to be loaded again.
+
+    Who waits for a server to be ready would wait for ever for one that loads at the first request.
+    """
+    return model.state == "ready" or (model.comes_when_wanted and model.state != "failed")
 
 
 def _default_name(models: Sequence[ModelInfo]) -> str | None:

@@ -71,9 +71,9 @@ class Runner:
             log.info("%d jobs were put back and run again at the next start", released)
 
     async def _feed(self) -> None:
-        await self._worker.wait_ready()
         while True:
             await self._slots.acquire()
+            await self._worker.wait_ready()  # each time: a worker that got stuck fails no more jobs
             job = await _persist(self._queue.take)
             task = asyncio.create_task(self._run(job))
             self._running.add(task)

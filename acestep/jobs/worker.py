@@ -39,6 +39,10 @@ class Worker(Protocol):
         """Return when jobs can run; until then the queue holds them. Never returns if loading failed."""
         ...
 
+    def trouble(self) -> str:
+        """What keeps it from working though its models are there, and what to do; "" where nothing does."""
+        ...
+
     async def run(
         self, request: SongRequest, on_progress: OnProgress, cancelled: Cancelled
     ) -> tuple[Song, ...]:

@@ -9,13 +9,15 @@ import asyncio
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
-from acestep.errors import AceStepError, JobCancelledError, PlannerError
+from acestep.errors import AceStepError, JobCancelledError, NotEnoughMemoryError, PlannerError
 from acestep.planner.language_model import Advance, Generation, LanguageModel
+from acestep.scarcity import is_out_of_memory
 
 OnTokens = Callable[[int], None]
 Cancelled = Callable[[], bool]
@@ -51,6 +53,7 @@ class GenerationLoop:
         self._running: dict[int, _Run] = {}  # by ticket; the thread's alone
         self._lock = threading.Lock()
         self._closed = False
+        self._step_began: float | None = None
         self._thread = threading.Thread(target=self._drive, name="planner", daemon=True)
         self._thread.start()
 
@@ -68,6 +71,11 @@ class GenerationLoop:
             self._arrivals.put(run)
         return await asyncio.wrap_future(run.text)
 
+    def silence(self) -> float:
+        """Seconds that the model has been at the step at hand; 0 where it is at none. From any thread."""
+        began = self._step_began
+        return 0.0 if began is None else time.monotonic() - began
+
     def close(self) -> None:
         """End the thread after the step that it is at. Whoever still waits gets a `PlannerError`."""
         with self._lock:
@@ -78,13 +86,25 @@ class GenerationLoop:
 
     def _drive(self) -> None:
         while self._take_arrivals():
-            try:
-                self._drop_cancelled()
-                for advance in self._model.step():
-                    self._settle(advance)
-            except Exception as error:  # noqa: BLE001 - the jobs of this step end, the loop does not
-                self._fail_all(error)
+            if failure := self._step():
+                self._fail_all(failure)
         self._fail_all(PlannerError(_CLOSED))
+
+    def _step(self) -> AceStepError | None:
+        """One step of the model, or why not: then the jobs of this step end, the loop does not.
+
+        On return the error that the model raised is gone, if that was want of memory: it would keep some.
+        """
+        self._step_began = time.monotonic()
+        try:
+            self._drop_cancelled()
+            for advance in self._model.step():
+                self._settle(advance)
+        except Exception as error:  # noqa: BLE001 - whatever it is
+            return _readable(error)
+        finally:
+            self._step_began = None
+        return None
 
     def _take_arrivals(self) -> bool:
         """Start what has come; wait for it if there is nothing else to do. False: close."""
@@ -119,19 +139,22 @@ class GenerationLoop:
         del self._running[advance.ticket]
         run.finish(PlannerError(advance.error) if advance.text is None else advance.text)
 
-    def _fail_all(self, error: Exception) -> None:
+    def _fail_all(self, error: AceStepError) -> None:
         failed, self._running = self._running, {}
-        readable = _readable(error)
         for ticket, run in failed.items():
             with contextlib.suppress(Exception):  # a model that fails may fail at this as well
                 self._model.abort(ticket)
-            run.finish(readable)
+            run.finish(error)
 
 
 def _readable(error: Exception) -> AceStepError:
     """Whatever it was, as an error that people can read."""
     if isinstance(error, AceStepError):
         return error
+    if is_out_of_memory(error):
+        # Without its frames, which hold what did not fit.
+        _log.warning("The language model ran out of memory: %s", str(error).partition("\n")[0])
+        return NotEnoughMemoryError("plan", "the language model had no room for all that was being written")
     _log.error("The language model failed", exc_info=error)
     readable = PlannerError(f"The language model failed: {error or type(error).__name__}")
     readable.__cause__ = error

@@ -117,6 +117,9 @@ class FakeRenderer:
     def listen(self, path: Path) -> tuple[int, ...]:
         return tuple(path.read_bytes())
 
+    def thrifty(self) -> FakeRenderer:
+        return self
+
 
 def loudness(seed: int) -> float:
     return seed / 100

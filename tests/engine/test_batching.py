@@ -2,18 +2,21 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from acestep.engine.batching import PATIENCE, BatchingStage
+from acestep.errors import NotEnoughMemoryError
+
+Run = Callable[[Callable[[], Sequence[int]]], Awaitable[Sequence[int]]]
 
 
 @pytest.fixture
-def executor() -> Iterator[ThreadPoolExecutor]:
+def run() -> Iterator[Run]:
     with ThreadPoolExecutor(1) as executor:
-        yield executor
+        yield lambda work: asyncio.get_running_loop().run_in_executor(executor, work)
 
 
 class Doubler:
@@ -28,38 +31,38 @@ class Doubler:
 
 
 def stage(
-    work: Callable[[Sequence[int]], Sequence[int]], executor: ThreadPoolExecutor, limit: int = 8
+    work: Callable[[Sequence[int]], Sequence[int]], run: Run, limit: int = 8
 ) -> BatchingStage[int, int]:
     """Even numbers go with even ones."""
-    return BatchingStage(work, lambda item: item % 2, lambda item: limit, executor)
+    return BatchingStage(work, lambda item: item % 2, lambda item: limit, run)
 
 
-async def test_everybody_gets_the_answer_to_what_they_brought(executor):
+async def test_everybody_gets_the_answer_to_what_they_brought(run):
     doubler = Doubler()
-    doubling = stage(doubler, executor)
+    doubling = stage(doubler, run)
     answers = await asyncio.gather(*(doubling.run(item) for item in (1, 2, 3, 4, 5)))
     assert answers == [2, 4, 6, 8, 10]
     assert doubler.batches == [[1, 3, 5], [2, 4]]
 
 
 @pytest.mark.parametrize(("limit", "sizes"), [(2, [2, 2, 1]), (1, [1] * 5), (0, [1] * 5)])
-async def test_a_batch_holds_at_least_one_and_at_most_the_limit(executor, limit, sizes):
+async def test_a_batch_holds_at_least_one_and_at_most_the_limit(run, limit, sizes):
     doubler = Doubler()
-    doubling = stage(doubler, executor, limit)
+    doubling = stage(doubler, run, limit)
     await asyncio.gather(*(doubling.run(2 * item) for item in range(5)))
     assert [len(batch) for batch in doubler.batches] == sizes
 
 
-async def test_it_works_again_after_it_was_idle(executor):
+async def test_it_works_again_after_it_was_idle(run):
     doubler = Doubler()
-    doubling = stage(doubler, executor)
+    doubling = stage(doubler, run)
     assert await doubling.run(1) == 2
     await asyncio.sleep(0)
     assert await doubling.run(2) == 4
     assert doubler.batches == [[1], [2]]
 
 
-async def test_what_arrives_during_a_batch_waits_for_the_next(executor):
+async def test_what_arrives_during_a_batch_waits_for_the_next(run):
     begun, go_on, doubler = threading.Event(), threading.Event(), Doubler()
 
     def slow(items: Sequence[int]) -> list[int]:
@@ -67,7 +70,7 @@ async def test_what_arrives_during_a_batch_waits_for_the_next(executor):
         assert go_on.wait(20)
         return doubler(items)
 
-    doubling = stage(slow, executor)
+    doubling = stage(slow, run)
     first = asyncio.create_task(doubling.run(2))
     assert await asyncio.to_thread(begun.wait, 20)
     later = [asyncio.create_task(doubling.run(item)) for item in (4, 6)]
@@ -77,27 +80,54 @@ async def test_what_arrives_during_a_batch_waits_for_the_next(executor):
     assert doubler.batches == [[2], [4, 6]]
 
 
-async def test_an_error_fails_its_batch_and_no_other(executor):
+async def test_an_error_fails_its_batch_and_no_other(run):
     def picky(items: Sequence[int]) -> list[int]:
         if 3 in items:
             raise ArithmeticError("three")
         return list(items)
 
-    doubling = stage(picky, executor)
+    doubling = stage(picky, run)
     answers = await asyncio.gather(*(doubling.run(n) for n in (1, 3, 2)), return_exceptions=True)
     assert [type(answer) for answer in answers] == [ArithmeticError, ArithmeticError, int]
 
 
-async def test_work_that_answers_too_little_leaves_nobody_waiting(executor):
-    forgetful = stage(lambda items: items[:-1], executor)
+async def test_a_batch_that_memory_does_not_hold_is_split(run):
+    sizes: list[int] = []
+
+    def hungry(items: Sequence[int]) -> list[int]:
+        sizes.append(len(items))
+        if len(items) > 2:
+            raise NotEnoughMemoryError("doubling", "too many")
+        return [2 * item for item in items]
+
+    doubling = stage(hungry, run)
+    assert await asyncio.gather(*(doubling.run(2 * item) for item in range(5))) == [0, 4, 8, 12, 16]
+    assert sizes == [5, 2, 3, 1, 2]
+
+
+async def test_only_who_is_too_large_alone_is_lost(run):
+    def hungry(items: Sequence[int]) -> list[int]:
+        if 4 in items:
+            raise NotEnoughMemoryError("doubling", "four is too much")
+        return [2 * item for item in items]
+
+    doubling = stage(hungry, run)
+    answers = await asyncio.gather(*(doubling.run(n) for n in (2, 4, 6, 8)), return_exceptions=True)
+    assert [answers[0], answers[2], answers[3]] == [4, 12, 16]
+    assert isinstance(answers[1], NotEnoughMemoryError)
+    assert await doubling.run(10) == 20
+
+
+async def test_work_that_answers_too_little_leaves_nobody_waiting(run):
+    forgetful = stage(lambda items: items[:-1], run)
     async with asyncio.timeout(20):
         answers = await asyncio.gather(*(forgetful.run(n) for n in (1, 3)), return_exceptions=True)
     assert [type(answer) for answer in answers] == [ValueError, ValueError]
 
 
-async def test_who_left_is_not_worked_for(executor):
+async def test_who_left_is_not_worked_for(run):
     doubler = Doubler()
-    doubling = stage(doubler, executor)
+    doubling = stage(doubler, run)
     stays, leaves = (asyncio.create_task(doubling.run(item)) for item in (1, 3))
     asyncio.get_running_loop().call_soon(leaves.cancel)
     assert await stays == 2
@@ -108,21 +138,21 @@ async def test_who_left_is_not_worked_for(executor):
 class TestTools:
     """Items that need the tool that is in use go first, within bounds; here, tens need the same one."""
 
-    async def run(self, items: Sequence[int], executor: ThreadPoolExecutor) -> list[int]:
+    async def run(self, items: Sequence[int], run: Run) -> list[int]:
         order: list[int] = []
 
         def work(batch: Sequence[int]) -> Sequence[int]:
             order.extend(batch)
             return batch
 
-        one_by_one = BatchingStage(work, lambda item: item, lambda item: 1, executor, lambda item: item // 10)
+        one_by_one = BatchingStage(work, lambda item: item, lambda item: 1, run, lambda item: item // 10)
         await asyncio.gather(*(one_by_one.run(item) for item in items))
         return order
 
-    async def test_tools_are_changed_as_seldom_as_may_be(self, executor):
-        assert await self.run([1, 11, 2, 12, 3], executor) == [1, 2, 3, 11, 12]
+    async def test_tools_are_changed_as_seldom_as_may_be(self, run):
+        assert await self.run([1, 11, 2, 12, 3], run) == [1, 2, 3, 11, 12]
 
-    async def test_nobody_waits_for_more_than_a_few_batches(self, executor):
-        order = await self.run([1, 11, *range(2, 10), 12], executor)
+    async def test_nobody_waits_for_more_than_a_few_batches(self, run):
+        order = await self.run([1, 11, *range(2, 10), 12], run)
         assert order[: PATIENCE + 2] == [*range(1, PATIENCE + 2), 11]
         assert order[PATIENCE + 2] == 12

@@ -17,8 +17,8 @@ async def test_who_sits_there_is_known_once_loaded() -> None:
     at_work = desk(WalkingModel())
     assert at_work.info() == PlannerInfo("acestep-5Hz-lm-toy", "loading")
     await at_work.start()
-    planner = await at_work.planner()
-    assert planner.name == "acestep-5Hz-lm-toy"
+    async with at_work.borrow() as planner:
+        assert planner.name == "acestep-5Hz-lm-toy"
     assert at_work.info() == PlannerInfo("acestep-5Hz-lm-toy", "ready", "runs on a toy", "toy")
     await at_work.close()
 
@@ -28,7 +28,8 @@ async def test_an_empty_desk_says_why() -> None:
     await empty.start()
     assert not empty.info().is_usable
     with pytest.raises(PlannerUnavailableError, match="Set ACESTEP_INIT_LLM"):
-        await empty.planner()
+        async with empty.borrow():
+            pass
     await empty.close()
 
 

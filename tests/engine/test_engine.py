@@ -169,7 +169,7 @@ class TestBatches:
 
 
 class TestFailures:
-    @pytest.mark.parametrize("error", [AceStepError("Out of tune."), RuntimeError("out of memory")])
+    @pytest.mark.parametrize("error", [AceStepError("Out of tune."), RuntimeError("out of breath")])
     async def test_a_batch_that_fails_fails_its_jobs_and_no_other(self, engine, renderer, error):
         renderer.broken["bad"] = error
         failed, with_it, apart = await make_all(

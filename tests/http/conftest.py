@@ -79,6 +79,7 @@ class FakeWorker:
     drafter: Drafter = echo
     asked: list[DraftRequest] = field(default_factory=list)
     puts: list[tuple[int, str | None]] = field(default_factory=list)
+    in_trouble: str = ""
 
     def models(self) -> tuple[ModelInfo, ...]:
         return self.infos
@@ -92,6 +93,9 @@ class FakeWorker:
 
     async def wait_ready(self) -> None:
         """Ready at once."""
+
+    def trouble(self) -> str:
+        return self.in_trouble
 
     def inventory(self) -> tuple[ModelInfo, ...]:
         return (*self.infos, replace(BASE, name="acestep-v15-sft", state="on_disk"))

@@ -65,6 +65,9 @@ class FakeWorker:
     async def wait_ready(self) -> None:
         await self.ready.wait()
 
+    def trouble(self) -> str:
+        return "" if self.ready.is_set() else "It is not ready."
+
     async def run(
         self, request: SongRequest, on_progress: OnProgress, cancelled: Cancelled
     ) -> tuple[Song, ...]:

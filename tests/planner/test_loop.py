@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 import pytest_asyncio
 
-from acestep.errors import JobCancelledError, PlannerError
+from acestep.errors import JobCancelledError, NotEnoughMemoryError, PlannerError
 from acestep.planner.grammar import codes_grammar
 from acestep.planner.language_model import Advance, Generation, TokenSampling
 from acestep.planner.loop import GenerationLoop
@@ -51,6 +53,10 @@ class GatedModel(WalkingModel):
             else advance
             for advance in advances
         ]
+
+
+class ScarcityError(MemoryError):
+    """One that can be watched."""
 
 
 def codes(seed: int, count: int = STEPS - 1) -> Generation:
@@ -161,12 +167,37 @@ async def test_an_error_of_the_model_fails_what_runs_and_the_loop_lives_on(
     running = [start(loop, codes(1)), start(loop, codes(2))]
     model.let(2)
     await until(lambda: len(model.together) == 2)
-    model.broken = RuntimeError("out of memory")
+    model.broken = RuntimeError("out of words")
     model.let(100)
     for failed in await asyncio.gather(*running, return_exceptions=True):
-        assert isinstance(failed, PlannerError) and "out of memory" in str(failed)
+        assert isinstance(failed, PlannerError) and "out of words" in str(failed)
     assert sorted(model.aborted) == [0, 1]
     assert await start(loop, codes(3)) == write_now(WalkingModel(), codes(3))
+
+
+async def test_want_of_memory_is_said_and_what_it_holds_is_let_go(
+    model: GatedModel, loop: GenerationLoop
+) -> None:
+    running = start(loop, codes(1))
+    model.let(1)
+    await until(lambda: len(model.together) == 1)
+    model.broken = ScarcityError()
+    held = weakref.ref(model.broken)
+    model.let(100)
+    with pytest.raises(NotEnoughMemoryError, match="stage plan"):
+        await running
+    gc.collect()  # as whoever tries again does
+    assert held() is None
+    assert await start(loop, codes(3)) == write_now(WalkingModel(), codes(3))
+
+
+async def test_how_long_a_step_takes_is_known_while_it_lasts(model: GatedModel, loop: GenerationLoop) -> None:
+    assert loop.silence() == 0.0
+    writing = start(loop, codes(1))
+    await until(lambda: loop.silence() > 0.02)
+    model.let(1000)
+    await writing
+    await until(lambda: loop.silence() == 0.0)
 
 
 async def test_closing_ends_the_thread_and_whoever_waits_is_told(model: GatedModel) -> None:

@@ -24,13 +24,18 @@ async def stats(services: Services) -> Envelope[Stats]:
 
 @router.get(
     "/health",
-    responses={503: {"model": Envelope[Health], "description": "The default model could not be loaded"}},
+    responses={
+        503: {
+            "model": Envelope[Health],
+            "description": "The default model could not be loaded, or a stage is stuck",
+        }
+    },
 )
 async def get_health(response: Response, services: Services) -> Envelope[Health]:
-    """Say whether songs can be made; 503 only when the default model could not be loaded."""
-    models = services.worker.models()
-    found = health(models, services.worker.planner(), __version__)
+    """Say whether songs can be made; 503 when the default model could not be loaded, or a stage is stuck."""
+    models, trouble = services.worker.models(), services.worker.trouble()
+    found = health(models, services.worker.planner(), __version__, trouble)
     if found.status == "ok":
         return Envelope(data=found)
     response.status_code = 503
-    return Envelope(data=found, code=503, error=default_model(models).detail)
+    return Envelope(data=found, code=503, error=trouble or default_model(models).detail)

@@ -1,0 +1,85 @@
+"""Work for which memory runs out: let go of all that it held, and try once more with less.
+
+Owns the second try and the sentence if that fails too. Runs on the thread that computes, since what failed is
+let go only where nobody holds its frames any more. Knows nothing of models or of how less is done.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from acestep.errors import NotEnoughMemoryError
+from acestep.scarcity import is_out_of_memory
+
+T = TypeVar("T")
+Free = Callable[[], None]
+
+log = logging.getLogger(__name__)
+
+_WORTH_HALVING = 20.0  # seconds: half of it is the shortest song
+
+
+def collect() -> None:
+    """Give memory back that nobody uses, as far as Python alone can."""
+    gc.collect()
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What a stage works at: a song, or `what` else, of so many seconds (None: unknown), with `model`."""
+
+    stage: str
+    model: str
+    seconds: float | None
+    what: str = "a song"
+
+
+class Thrift:
+    """Runs the stages' work; `free` gives memory back to the device that nobody uses. Thread-safe."""
+
+    def __init__(self, free: Free = collect) -> None:
+        self._free = free
+        self._gone_through: dict[tuple[str, str], float] = {}  # the longest, by stage and model
+
+    def once(self, piece: Piece, work: Callable[[], T]) -> T:
+        """What `work` returns. Raises NotEnoughMemoryError where memory ran out; it is free again then."""
+        try:
+            done = work()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            log.warning("Out of memory at stage %s: %s", piece.stage, str(error).partition("\n")[0])
+        else:
+            self._remember(piece)
+            return done
+        # Only here, the error is gone, and with it the frames that hold what was computed so far.
+        self._free()
+        raise NotEnoughMemoryError(piece.stage, self._sentence(piece))
+
+    def twice(self, piece: Piece, work: Callable[[], T], smaller: Callable[[], T] | None = None) -> T:
+        """As `once`; where memory ran out, what `smaller` returns (None: `work`, which has all to itself)."""
+        try:
+            return self.once(piece, work)
+        except NotEnoughMemoryError:
+            log.info("Trying stage %s once more with less", piece.stage)
+        return self.once(piece, smaller or work)
+
+    def _remember(self, piece: Piece) -> None:
+        key = (piece.stage, piece.model)
+        self._gone_through[key] = max(self._gone_through.get(key, 0.0), piece.seconds or 0.0)
+
+    def _sentence(self, piece: Piece) -> str:
+        """What was too large, and what would fit, as far as anybody can know."""
+        if piece.seconds is None:
+            return f"{piece.what} is too large for this server; a shorter one needs less"
+        told = f"{piece.what} of {piece.seconds:g} s is too large for this server"
+        fitted = self._gone_through.get((piece.stage, piece.model), 0.0)
+        if 0.0 < fitted < piece.seconds:
+            return f"{told}; up to {fitted:g} s have gone through: ask for a shorter one"
+        if piece.seconds >= _WORTH_HALVING:
+            return f"{told}; half as long ({piece.seconds / 2:g} s) needs about half: ask for a shorter one"
+        return f"{told} at the moment; ask for fewer songs at once (batch_size), or later"

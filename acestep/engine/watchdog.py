@@ -1,0 +1,154 @@
+"""Whether the engine's threads get on with their work.
+
+Owns the time that a stage may take without any progress, what becomes of a job whose stage took longer, and
+what the operator is told. A thread cannot be killed: what it was at is given up, its outcome is nobody's, and
+until it comes back nothing else can run there. It is not replaced, as two threads must not use one model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
+from typing import Protocol, TypeVar
+
+from acestep.errors import JobCancelledError, StageStuckError
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 1.0  # how often a thread is looked after that is known to be stuck
+
+
+class Pulse(Protocol):
+    """A thread that makes progress, or does not. Callable from any thread."""
+
+    @property
+    def stage(self) -> str:
+        """What it is at, or was last."""
+        ...
+
+    def silence(self) -> float:
+        """Seconds since the work at hand made progress; 0 where there is none."""
+        ...
+
+
+class Watchdog:
+    """Watches threads, each of which may be silent for `patience` seconds (0: as long as it likes)."""
+
+    def __init__(self, patience: float = 0.0) -> None:
+        self._patience = patience
+        self._look = min(_LOOK_SECONDS, patience)
+        self._pulses: list[Pulse] = []
+
+    def add(self, pulse: Pulse) -> None:
+        """Watch this one from now on."""
+        self._pulses.append(pulse)
+
+    def is_stuck(self, pulse: Pulse) -> bool:
+        """Whether it has been silent for too long, and still is."""
+        return 0.0 < self._patience <= pulse.silence()
+
+    def trouble(self) -> str:
+        """What is stuck, and what the operator should do about it; "" where nothing is."""
+        return " ".join(
+            f"Stage {pulse.stage} has made no progress for {pulse.silence():.0f} s: its thread is stuck, and "
+            "jobs wait. Restart the server: waiting jobs are kept. If the stage is only slow, raise "
+            "ACESTEP_STAGE_TIMEOUT."
+            for pulse in self._pulses
+            if self.is_stuck(pulse)
+        )
+
+    async def wait_well(self) -> None:
+        """Return once nothing is stuck."""
+        while True:
+            if not self.trouble():
+                return
+            await asyncio.sleep(self._look)
+
+    async def watch(
+        self, work: asyncio.Future[T], pulse: Pulse, is_at_it: Callable[[], bool] = lambda: True
+    ) -> T:
+        """What `work` comes to, which the thread of `pulse` does, or will do when it `is_at_it`.
+
+        Raises StageStuckError when that thread is stuck at it; what becomes of it later, nobody hears.
+        """
+        try:
+            while self._patience and not work.done():
+                left = max(self._look, self._patience - pulse.silence())
+                await asyncio.wait({work}, timeout=left)
+                if not work.done() and is_at_it() and self.is_stuck(pulse):
+                    work.add_done_callback(_forget)
+                    log.critical("%s", self.trouble())
+                    raise StageStuckError(pulse.stage, self._patience)
+            return await work
+        except asyncio.CancelledError:
+            work.cancel()
+            raise
+
+
+def _forget(work: asyncio.Future[T]) -> None:
+    if not work.cancelled():
+        work.exception()
+
+
+class WatchedThread:
+    """Work for the one thread of `executor`. Lives on one event loop; `beat` is called from that thread."""
+
+    def __init__(self, executor: Executor, watchdog: Watchdog) -> None:
+        self._executor = executor
+        self._watchdog = watchdog
+        self._at_work: _Task | None = None
+        watchdog.add(self)
+
+    @property
+    def stage(self) -> str:
+        """See `Pulse.stage`."""
+        task = self._at_work
+        return task.stage if task else ""
+
+    def silence(self) -> float:
+        """See `Pulse.silence`."""
+        task = self._at_work
+        return time.monotonic() - task.last_beat if task else 0.0
+
+    async def run(self, stage: str, work: Callable[[], T]) -> T:
+        """What `work` returns, which is work for `stage`. Raises StageStuckError if it makes no progress."""
+        task = _Task(stage)
+        future = asyncio.get_running_loop().run_in_executor(self._executor, partial(self._do, task, work))
+        try:
+            return await self._watchdog.watch(future, self, lambda: self._at_work is task)
+        except StageStuckError:
+            task.given_up = True
+            raise
+
+    def beat(self) -> None:
+        """The work at hand made progress. Raises JobCancelledError where it has been given up."""
+        task = self._at_work
+        if task is not None:
+            if task.given_up:
+                raise JobCancelledError(f"Stage {task.stage} was given up.")
+            task.last_beat = time.monotonic()
+
+    def _do(self, task: _Task, work: Callable[[], T]) -> T:
+        task.last_beat = time.monotonic()
+        self._at_work = task
+        try:
+            return work()
+        finally:
+            self._at_work = None
+            if task.given_up:
+                log.warning("Stage %s came back after it was given up; the server works again", task.stage)
+
+
+class _Task:
+    """One piece of work; `given_up` as soon as nobody waits for it."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
+        self.last_beat = 0.0
+        self.given_up = False
