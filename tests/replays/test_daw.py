@@ -1,13 +1,15 @@
 """The workstation that belongs to the original: forms in which every value is text, and the inventory."""
 
+import json
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from tests.live_server import LiveServer
 from tests.replays.clients import poll, songs_of
-from tests.replays.conftest import SECONDS, assert_is_music
+from tests.replays.conftest import SECONDS, assert_is_music, decoded
 
 # A form carries no types: numbers, booleans and what was left empty are all text.
 SCALARS = {
@@ -35,6 +37,28 @@ SCALARS = {
 }
 
 
+# What a take becomes: the length is the take's own, and is not sent.
+ON_A_TAKE = {name: value for name, value in SCALARS.items() if name != "audio_duration"}
+COVER = {
+    **ON_A_TAKE,
+    "task_type": "cover",
+    "prompt": "Jazz trio",
+    "audio_cover_strength": "0.8",
+    "cover_noise_strength": "0.2",
+    "instruction": "Generate audio semantic tokens based on the given conditions:",
+}
+START, END = 3.0, 6.0
+REPAINT = {
+    **ON_A_TAKE,
+    "task_type": "repaint",
+    "repainting_start": str(START),
+    "repainting_end": str(END),
+    "repaint_mode": "balanced",
+    "repaint_strength": "0.5",
+    "chunk_mask_mode": "auto",
+}
+
+
 def submit(client: httpx.Client, scalars: dict[str, str], **files: tuple[str, bytes, str]) -> httpx.Response:
     """Send a multipart form, as it does even where there is no file."""
     parts: dict[str, Any] = {name: (None, value) for name, value in scalars.items()}
@@ -57,6 +81,80 @@ def test_a_form_without_files(client: httpx.Client):
     assert (metas["bpm"], metas["keyscale"], metas["timesignature"]) == (96, "D minor", "3")
     for song in (first, second):
         assert_is_music(client.get(song["file"]).content, "wav")
+
+
+def sung(client: httpx.Client, submitted: httpx.Response) -> list[dict[str, Any]]:
+    """See that a form was taken as it is, and wait for its songs."""
+    body = submitted.raise_for_status().json()
+    assert body.keys() == {"data", "code", "error", "timestamp", "extra"}
+    assert (body["code"], body["error"], body["extra"]) == (200, None, None)
+    data = body["data"]
+    assert (data["status"], data["warnings"]) == ("queued", [])
+    query = {"task_id_list": [data["task_id"]]}
+    return songs_of(poll(lambda: dict(client.post("/query_result", json=query).json()["data"][0])))
+
+
+def assert_made_of_a_take(songs: list[dict[str, Any]], form: dict[str, str]) -> None:
+    """See that results say what was asked, and how to make the songs again."""
+    assert [(song["status"], song["seed"], song["dit_model"]) for song in songs] == [
+        (1, 3, "acestep-nano"),
+        (1, 4, "acestep-nano"),
+    ]
+    for song in songs:
+        assert (song["prompt"], song["lyrics"], song["seed_value"]) == (
+            form["prompt"],
+            "[Instrumental]",
+            "3,4",
+        )
+        metas = song["metas"]
+        assert metas["duration"] == pytest.approx(SECONDS)
+        assert (metas["bpm"], metas["keyscale"], metas["timesignature"]) == (96, "D minor", "3")
+        recipe = song["recipe"]
+        assert (recipe["task_type"], recipe["seed"]) == (form["task_type"], song["seed"])
+
+
+@pytest.mark.parametrize("name", ["src_audio", "ctx_audio"])
+def test_a_cover_of_a_take(client: httpx.Client, take: bytes, name: str):
+    submitted = submit(client, COVER, **{name: ("take.wav", take, "audio/wav")})
+    songs = sung(client, submitted)
+    assert_made_of_a_take(songs, COVER)
+    recipe = songs[0]["recipe"]
+    assert (recipe["audio_cover_strength"], recipe["cover_noise_strength"]) == (0.8, 0.2)
+    first, second = (client.get(song["file"]).raise_for_status() for song in songs)
+    assert first.headers["content-type"] == "audio/wav"
+    assert first.content != second.content
+    for file in (first, second):
+        assert_is_music(file.content, "wav")
+
+
+def test_a_repaint_of_a_take(client: httpx.Client, take: bytes):
+    files = {
+        "src_audio": ("take.wav", take, "audio/wav"),
+        "reference_audio": ("style.wav", take, "audio/wav"),
+    }
+    songs = sung(client, submit(client, REPAINT, **files))
+    assert_made_of_a_take(songs, REPAINT)
+    recipe = songs[0]["recipe"]
+    assert (recipe["repainting_start"], recipe["repainting_end"]) == (START, END)
+    assert recipe["repaint_strength"] == 0.5
+    contents = [client.get(song["file"]).raise_for_status().content for song in songs]
+    for content in contents:
+        assert_is_music(content, "wav")
+    (first, rate), (second, _) = (decoded(content, "wav") for content in contents)
+    apart = np.abs(first - second).max(axis=0)
+    start, end = round(START * rate), round(END * rate)
+    assert apart[start:end].max() > 0.01  # two seeds
+    assert max(apart[:start].max(), apart[end:].max()) < 1e-3  # one take
+
+
+def test_a_cover_again_by_its_recipe(client: httpx.Client, take: bytes):
+    """As JSON in a form, since the take goes along."""
+    files = {"src_audio": ("take.wav", take, "audio/wav")}
+    (song,) = sung(client, submit(client, {**COVER, "batch_size": "1", "seed": "3"}, **files))
+    again = {"param_obj": json.dumps(song["recipe"])}
+    (copy,) = sung(client, submit(client, again, **files))
+    assert copy["recipe"] == song["recipe"]
+    assert client.get(copy["file"]).content == client.get(song["file"]).content
 
 
 def test_the_inventory_comes_before_the_models(client: httpx.Client):
