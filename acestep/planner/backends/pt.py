@@ -182,6 +182,7 @@ class TorchLanguageModel:
             return  # or whoever waits for the device might wait for ever
         self._joined += 1
         text = self._waiting.popleft()
+        self._running.append(text)  # from now on, to abort it frees its rows: memory may run out here
         for prompt in text.prompts:
             # The last token is fed by the first step, like every later one.
             row = _Row(len(self._rows), prompt, feed=[prompt[-1]], position=len(prompt) - 1)
@@ -193,7 +194,6 @@ class TorchLanguageModel:
             self._rows.append(row)
             text.rows.append(row)
         text.writing.remember(self._head.size, self._device)
-        self._running.append(text)
 
     def _choose(self, hidden: Tensor, allowed: Sequence[Allowed | None]) -> list[int | None]:
         """The next token of each running text; None where its grammar allows none."""
