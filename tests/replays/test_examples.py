@@ -15,6 +15,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 WRITES = {
     "release_task.sh": ["song-42.mp3", "song-43.mp3"],
     "release_task_form.sh": ["form.flac"],
+    "on_audio.sh": ["source.flac", "cover.flac", "repaint.flac"],
     "chat.sh": ["chat.mp3"],
     "chat_stream.sh": ["stream.flac"],
     "generations.sh": ["generation.flac"],
