@@ -70,6 +70,12 @@ def unpacked_parts(weight: Tensor) -> tuple[Tensor, Tensor] | None:
     return packed.qdata, packed.scale.flatten()
 
 
+def replace_parts(weight: Tensor, numbers: Tensor, scales: Tensor) -> None:
+    """Let a packed matrix consist of these from now on, which are equal to its `unpacked_parts`."""
+    packed: Any = weight
+    packed.qdata, packed.scale = numbers, scales[:, None]
+
+
 def lies_on(weight: Tensor) -> torch.device:
     """Where a weight's numbers are. A packed one whose parts were moved does not know it itself."""
     parts = unpacked_parts(weight)

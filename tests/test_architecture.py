@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "audio": BASE,
     "codec": (*BASE, "weights", "memory"),
     "synthesizer": (*BASE, "weights", "quantization", "memory"),
-    "planner": (*BASE, "weights"),
+    "planner": (*BASE, "weights", "quantization"),
     "engine": (*BASE, "memory", "planner", "synthesizer", "codec", "audio", "weights", "jobs.worker"),
     "nano": BASE,
     "api_server": (

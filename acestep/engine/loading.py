@@ -239,12 +239,14 @@ def load_planner(
     CheckpointError where files do not fit, ModelUnavailableError where the device is not there, or vLLM is
     and does not start.
     """
-    place = choose_device(device)
+    place, quantization = choose_device(device), plan.quantization if plan else "none"
     slots, length = (plan.slots, plan.length) if plan and plan.planner else (DEFAULT_SLOTS, DEFAULT_LENGTH)
     detail = ""
     if backend != "pt":
         reason = why_not(place) if backend == "vllm" else "nothing here runs it"
         if not reason:
+        if quantization != "none":
+            reason = reason or f"it does not quantize ({quantization})"
             log.info("Loading %s on %s with vLLM", folder.name, place)
             return LoadedPlanner(load_vllm_language_model(folder, place, slots, length), "vllm")
         detail = f"ACESTEP_LM_BACKEND={backend} is not available here: {reason}; pt is used"
@@ -252,11 +254,11 @@ def load_planner(
     dtype = torch.float32 if place.type == "cpu" else torch.bfloat16
     log.info("Loading %s on %s in %s", folder.name, place, str(dtype).removeprefix("torch."))
     if plan and plan.planner and plan.placement("planner") == "offloaded":
-        home = torch.device("cpu")
-        model = load_torch_language_model(folder, place, dtype, slots, length, home)
+        home = Placement(torch.device("cpu"), dtype, quantization)
+        model = load_torch_language_model(folder, home, slots, length, place)
         model = lodge(model, _residency(place, shared or SharedParts()))
     else:
-        model = load_torch_language_model(folder, place, dtype, slots, length)
+        model = load_torch_language_model(folder, Placement(place, dtype, quantization), slots, length)
     return LoadedPlanner(model, "pt", detail)
 
 

@@ -38,13 +38,14 @@ class LanguageModelParts:
     vocabulary: Vocabulary
 
 
-def load_language_model(folder: Path, device: torch.device, dtype: torch.dtype) -> LanguageModelParts:
+def load_language_model(folder: Path, place: Placement) -> LanguageModelParts:
     """Load a folder as published: config.json, model.safetensors (or shards), tokenizer, chat template.
 
+    The matrices of its layers are quantized if `place` says so.
     Raises CheckpointError that names the file, and the tensor or setting, where something does not fit.
     """
     tokenizer, vocabulary, config = read_facts(folder)
-    model, head = _load_weights(folder, config, Placement(device, dtype))
+    model, head = _load_weights(folder, config, place)
     return LanguageModelParts(folder.name, model, head, tokenizer, vocabulary)
 
 
@@ -120,6 +121,6 @@ def _load_weights(folder: Path, config: Qwen3Config, place: Placement) -> tuple[
     def stored_name(name: str) -> str:
         return prefix + name.removeprefix("model.") if name.startswith("model.") else name
 
-    fill(nn.ModuleDict(parts), index, place, stored_name)
+    fill(nn.ModuleDict(parts), index, place, stored_name, packed="model.layers")
     head = parts["lm_head"] if "lm_head" in parts else parts["model"].embed_tokens
     return parts["model"], head.weight

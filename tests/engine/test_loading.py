@@ -31,7 +31,10 @@ from acestep.errors import (
     UnusableAudioError,
 )
 from acestep.limits import BASE_TASKS
+from acestep.memory.plan import MemoryPlan
 from acestep.parts import SharedParts
+from acestep.planner.backends.pt import TorchLanguageModel
+from acestep.setting_kinds import Quantization
 from acestep.synthesizer import synthesizer
 from acestep.synthesizer.loading import SynthesizerModules, load_synthesizer
 from tests.planner.fakes import WalkingModel
@@ -280,6 +283,19 @@ def test_a_planner_runs_on_pytorch_where_another_backend_is_not(
 def test_pytorch_as_asked_for_needs_no_word(planner_folder: Path) -> None:
     planner = load_planner(planner_folder, "cpu", "pt")
     assert (planner.backend, planner.detail) == ("pt", "")
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_a_quantized_planner_runs_on_pytorch(
+    kind: Quantization, planner_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "why_not", lambda place: "")
+    plan = MemoryPlan((), "write", 0, 1, 60.0, 64, quantization=kind)
+    planner = load_planner(planner_folder, "cpu", "vllm", plan)
+    assert (planner.backend, kind in planner.detail) == ("pt", True)
+    assert isinstance(planner.model, TorchLanguageModel)
+    weights = [weight.dtype.itemsize for part in planner.model.movable for weight in part.parameters()]
+    assert weights.count(1) == 2 * 4  # the joined matrices of two layers
 
 
 def test_vllm_runs_the_planner_where_it_can(planner_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

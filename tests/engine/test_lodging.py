@@ -24,6 +24,8 @@ from acestep.parts import SharedParts
 from acestep.planner.backends.decoder import Decoder
 from acestep.planner.backends.pt import TorchLanguageModel, load_torch_language_model
 from acestep.planner.loop import GenerationLoop
+from acestep.setting_kinds import Quantization
+from acestep.weights import Placement
 from tests.engine.test_loading import EXPECTED, write_checkpoint, write_oobleck
 from tests.engine.test_placement import CPU, Counting, load, networks, promised, renderer, sizes_of, songs
 from tests.planner.backends.test_pt import run, song
@@ -103,8 +105,30 @@ def place(checkpoint: Checkpoint, folder: Path, plan: MemoryPlan, mover: Countin
     codec = load_codec(checkpoint.vae, CPU, torch.float32)
     modules = settle(modules, codec, plan, CPU, residency)
     model = replace(renderer(modules, checkpoint), codec=codec)
-    lm = load_torch_language_model(folder, CPU, torch.float32, plan.slots, plan.length, home=CPU)
+    lm = load_torch_language_model(
+        folder, Placement(CPU, torch.float32, plan.quantization), plan.slots, plan.length, CPU
+    )
     return Shared(mover, residency, lodge(lm, residency), model)
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_a_quantized_planner_makes_way(
+    checkpoint: Checkpoint, folder: Path, kind: Quantization, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = Device(number=4, span=32, quantization=kind)
+    wishes = Wishes(offload_planner=True, planner=True)
+    plan = options(sizes(checkpoint, folder), wishes, device, Abilities(offload_planner=True))[0]
+    stays = load_torch_language_model(
+        folder, Placement(CPU, torch.float32, kind), slots=plan.slots, length=plan.length
+    )
+    expected = [run(stays, song(stays, seed))[0].text for seed in range(2)]
+    mover = Counting()
+    count_caches(mover, monkeypatch)
+    goes = place(checkpoint, folder, plan, mover).planner
+    assert mover.now == 0
+    assert [run(goes, song(goes, seed))[0].text for seed in range(2)] == expected
+    (part,) = (part for part in plan.parts if part.name == "planner")
+    assert mover.most == pytest.approx(part.size, rel=0.05)
 
 
 @pytest.mark.parametrize(("toy", "number"), [("folder", 0), ("untied", 1), ("folder", 2)])
@@ -116,7 +140,7 @@ def test_texts_and_songs_are_the_same_and_memory_is_as_planned(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = request.getfixturevalue(toy)
-    plain = load_torch_language_model(folder, CPU, torch.float32)
+    plain = load_torch_language_model(folder, Placement(CPU, torch.float32))
     texts = [run(plain, song(plain, seed))[0].text for seed in range(2)]
     _, model = load(checkpoint)
     expected = songs(model)

@@ -10,6 +10,7 @@ import torch
 from acestep.planner.backends.pt import load_torch_language_model
 from acestep.planner.backends.vllm import load_vllm_language_model
 from acestep.planner.language_model import LanguageModel
+from acestep.weights import Placement
 
 CPU = torch.device("cpu")
 
@@ -19,7 +20,7 @@ class Load(Protocol):
 
 
 def load_on_torch(folder: Path, slots: int = 4, length: int = 512) -> LanguageModel:
-    return load_torch_language_model(folder, CPU, torch.float32, slots, length)
+    return load_torch_language_model(folder, Placement(CPU, torch.float32), slots, length)
 
 
 def load_on_vllm(folder: Path, slots: int = 4, length: int = 512) -> LanguageModel:

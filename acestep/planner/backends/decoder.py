@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import Qwen3Config, Qwen3Model
 
+from acestep.planner.backends.matrices import Bench, Matrix, join
+
 # A matrix product of fewer rows than this goes another way through the CPU's libraries and rounds
 # otherwise. With at least so many, a row's result does not depend on how many others there are (measured,
 # and held by a test): that is what makes a text the same alone and in company.
@@ -52,23 +54,21 @@ class _Norm:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Layer:
-    """One layer's weights, those that share an input joined: fewer, larger products.
-
-    Matrices are `[in, out]`, which a CPU multiplies faster for few rows.
-    """
+    """One layer's weights, those that share an input joined: fewer, larger products."""
 
     norm_in: _Norm
     norm_out: _Norm
-    qkv: Tensor
+    qkv: Matrix
     qk_norm: _Norm  # [heads + kv_heads, head_dim]
-    out: Tensor
-    gate_up: Tensor
-    down: Tensor
+    out: Matrix
+    gate_up: Matrix
+    down: Matrix
 
     def weights(self) -> Iterator[Tensor]:
         """All of them."""
         yield from (norm.weight for norm in (self.norm_in, self.norm_out, self.qk_norm))
-        yield from (self.qkv, self.out, self.gate_up, self.down)
+        for matrix in (self.qkv, self.out, self.gate_up, self.down):
+            yield from matrix.tensors()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,8 +107,9 @@ class Decoder:
         self._act: Callable[[Tensor], Tensor] = model.layers[0].mlp.act_fn
         self._embedding: Tensor = model.embed_tokens.weight
         self._norm = _Norm(model.norm.weight, config.rms_norm_eps)
-        self._layers = [_join(layer, config) for layer in model.layers]
         self._device = device or self._embedding.device
+        self._bench = Bench(self._device, self._embedding.dtype)
+        self._layers = [_join(layer, config, self._bench) for layer in model.layers]
         self._span = _CUDA_SPAN if self._device.type == "cuda" else _CPU_SPAN
         spans = -(-length // self._span)
         # An odd number: rows that begin a power of two apart compete for the same lines of a CPU's caches.
@@ -145,15 +146,17 @@ class Decoder:
             yield from layer.weights()
 
     def allocate(self) -> None:
-        """Make an empty cache on the device, where the weights are."""
+        """Make an empty cache and the bench on the device, where the weights are."""
         # Zeros: what a masked position holds is multiplied by 0, which must not be 0 times infinity.
         with torch.inference_mode(False):
             self._cache = torch.zeros(self._shape, dtype=self._dtype, device=self._device)
+            self._bench.allocate()
 
     def release(self) -> None:
-        """Let the cache go, and the graphs, which know weights and cache by their addresses."""
+        """Let cache and bench go, and the graphs, which know weights and these by their addresses."""
         self._graphs.clear()
         self._cache = torch.empty(0)
+        self._bench.release()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()  # the memory of a graph is of use to nobody else
 
@@ -252,15 +255,15 @@ class Decoder:
         hidden = functional.embedding(ids, self._embedding)
         half, rotated = self._head_dim // 2, self._heads + self._kv_heads
         for number, layer in enumerate(self._layers):
-            qkv = (layer.norm_in(hidden) @ layer.qkv).view(len(ids), -1, self._head_dim)
+            qkv = layer.qkv.times(layer.norm_in(hidden)).view(len(ids), -1, self._head_dim)
             qk = layer.qk_norm(qkv[:, :rotated])
             torch.addcmul(qk * cos, qk.roll(half, -1), sin, out=qkv[:, :rotated])
             mixed = attend(number, qkv[:, : self._heads], qkv[:, self._heads :])
             if not states and number == len(self._layers) - 1:
                 return hidden
-            hidden.addmm_(mixed, layer.out)
-            gate, up = (layer.norm_out(hidden) @ layer.gate_up).chunk(2, dim=-1)
-            hidden.addmm_(self._act(gate).mul_(up), layer.down)
+            layer.out.add_to(hidden, mixed)
+            gate, up = layer.gate_up.times(layer.norm_out(hidden)).chunk(2, dim=-1)
+            layer.down.add_to(hidden, self._act(gate).mul_(up))
         return self._norm(hidden)
 
 
@@ -291,26 +294,16 @@ class _Graph:
         return self._hidden
 
 
-def _join(layer: Any, config: Qwen3Config) -> _Layer:
+def _join(layer: Any, config: Qwen3Config, bench: Bench) -> _Layer:
     attention, mlp, eps = layer.self_attn, layer.mlp, config.rms_norm_eps
     q_norm = attention.q_norm.weight.expand(config.num_attention_heads, -1)
     k_norm = attention.k_norm.weight.expand(config.num_key_value_heads, -1)
     return _Layer(
         norm_in=_Norm(layer.input_layernorm.weight, eps),
         norm_out=_Norm(layer.post_attention_layernorm.weight, eps),
-        qkv=_stacked(attention.q_proj, attention.k_proj, attention.v_proj),
+        qkv=join(bench, attention.q_proj, attention.k_proj, attention.v_proj),
         qk_norm=_Norm(torch.cat((q_norm, k_norm)), eps),
-        out=_stacked(attention.o_proj),
-        gate_up=_stacked(mlp.gate_proj, mlp.up_proj),
-        down=_stacked(mlp.down_proj),
+        out=join(bench, attention.o_proj),
+        gate_up=join(bench, mlp.gate_proj, mlp.up_proj),
+        down=join(bench, mlp.down_proj),
     )
-
-
-def _stacked(*linears: Any) -> Tensor:
-    """The weights as one `[in, out]`; each module keeps a view of its part, so that nothing is held twice."""
-    joined = torch.cat([linear.weight.data.t() for linear in linears], dim=1)
-    start = 0
-    for linear in linears:
-        linear.weight.data = joined[:, start : start + linear.out_features].t()
-        start += linear.out_features
-    return joined

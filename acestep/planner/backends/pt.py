@@ -25,6 +25,7 @@ from acestep.planner.backends.head import Head, Question
 from acestep.planner.backends.writing import Writing, prompts_of
 from acestep.planner.language_model import Advance, Generation, Message, Text, Vocabulary
 from acestep.planner.loading import LanguageModelParts, load_language_model
+from acestep.weights import Placement
 
 # To understand 600 s of song are 3,000 codes to read, and up to 3,256 tokens of block and lyrics to write.
 DEFAULT_LENGTH = 6656
@@ -234,15 +235,13 @@ class TorchLanguageModel:
 
 def load_torch_language_model(
     folder: Path,
-    device: torch.device,
-    dtype: torch.dtype,
+    place: Placement,
     slots: int = DEFAULT_SLOTS,
     length: int = DEFAULT_LENGTH,
-    home: torch.device | None = None,
+    device: torch.device | None = None,
 ) -> TorchLanguageModel:
-    """A published LM folder, ready to write, or once it lodges somewhere: then its weights are at `home`.
+    """A published LM folder, ready to write; on `device`, once it lodges there, if that is not at `place`.
 
     Raises CheckpointError where something does not fit.
     """
-    parts = load_language_model(folder, home or device, dtype)
-    return TorchLanguageModel(parts, slots, length, device if home else None)
+    return TorchLanguageModel(load_language_model(folder, place), slots, length, device)

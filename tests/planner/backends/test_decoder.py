@@ -13,6 +13,7 @@ from transformers import Qwen3ForCausalLM
 
 from acestep.planner.backends.decoder import Decoder
 from acestep.planner.loading import load_language_model
+from acestep.weights import Placement
 from tests.planner.toy import Toy, write_toy
 
 ROWS, LENGTH = 12, 700
@@ -27,7 +28,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def decoder(wide: Path) -> Decoder:
-    parts = load_language_model(wide, torch.device("cpu"), torch.float32)
+    parts = load_language_model(wide, Placement(torch.device("cpu"), torch.float32))
     return Decoder(parts.model, ROWS, LENGTH)
 
 
@@ -65,7 +66,7 @@ def test_rows_of_all_lengths_are_what_transformers_computes(decoder: Decoder, re
 
 
 def test_the_modules_stay_usable(wide: Path, reference: Any) -> None:
-    parts = load_language_model(wide, torch.device("cpu"), torch.float32)
+    parts = load_language_model(wide, Placement(torch.device("cpu"), torch.float32))
     Decoder(parts.model, 2, 64)
     text = tokens(1, 30)
     torch.testing.assert_close(expected(parts.model, text, 3), expected(reference, text, 3))
@@ -123,3 +124,31 @@ def test_tokens_come_one_by_one_or_together(decoder: Decoder, many: int, threads
             if threads == 1:
                 assert torch.equal(found[step][row], singly[row][place])
             torch.testing.assert_close(found[step][row], singly[row][place], rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module", params=["int8", "fp8"])
+def packed(request: Any, wide: Path) -> tuple[Decoder, Any]:
+    """A quantized decoder, and transformers' own layers over the same weights."""
+    parts = load_language_model(wide, Placement(torch.device("cpu"), torch.float32, request.param))
+    return Decoder(parts.model, ROWS, LENGTH), parts.model
+
+
+def test_quantized_rows_are_what_transformers_computes(packed: tuple[Decoder, Any], reference: Any) -> None:
+    decoder, model = packed
+    texts = [tokens(n, count) for n, count in enumerate((5, 40, 131))]
+    for text, found in zip(texts, feed(decoder, texts, 5), strict=True):
+        torch.testing.assert_close(found, expected(model, text, 5), rtol=1e-4, atol=2e-5)
+        plain = expected(reference, text, 5)
+        assert 0 < (found - plain).norm() < 0.2 * plain.norm()
+
+
+@pytest.mark.parametrize("company", [1, 4, 11])
+def test_a_quantized_row_is_the_same_in_any_company(packed: tuple[Decoder, Any], company: int) -> None:
+    text, last = tokens(50, 60), 4
+    alone = feed(packed[0], [text], last)[0]
+    others = [tokens(60 + n, 20 + 15 * n) for n in range(company)]
+    usual = torch.get_num_threads()
+    torch.set_num_threads(1)
+    found = feed(packed[0], [*others, text], last)[company]
+    torch.set_num_threads(usual)
+    assert torch.equal(found, alone)

@@ -1,0 +1,79 @@
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from acestep.planner.backends.matrices import Bench, Matrix, join
+from acestep.quantization import packing
+from acestep.setting_kinds import Quantization
+
+CPU = torch.device("cpu")
+WIDTH = 512
+kinds = pytest.mark.parametrize("kind", ["none", "int8", "fp8"])
+
+
+def linears(kind: Quantization) -> list[Any]:
+    """Two that share an input; joined they are too large to be unpacked at once."""
+    torch.manual_seed(3)
+    made = [nn.Linear(WIDTH, out, bias=False).requires_grad_(False) for out in (700, 324)]
+    for linear in made if kind != "none" else []:
+        linear.weight = packing(kind)(linear.weight.data)
+    return made
+
+
+def joined(kind: Quantization) -> tuple[Matrix, list[Any]]:
+    bench, layers = Bench(CPU, torch.float32), linears(kind)
+    matrix = join(bench, *layers)
+    bench.allocate()
+    return matrix, layers
+
+
+def inputs(count: int) -> Tensor:
+    return torch.randn(count, WIDTH, generator=torch.Generator().manual_seed(count))
+
+
+@kinds
+def test_joined_layers_are_what_each_of_them_is(kind: Quantization) -> None:
+    x = inputs(5)
+    expected = torch.cat([functional.linear(x, linear.weight) for linear in linears(kind)], dim=1)
+    matrix, layers = joined(kind)
+    torch.testing.assert_close(matrix.times(x), expected, rtol=1e-4, atol=1e-4)
+    again = torch.cat([functional.linear(x, linear.weight) for linear in layers], dim=1)
+    torch.testing.assert_close(again, expected, rtol=1e-4, atol=1e-4)
+    sums = torch.ones_like(expected)
+    matrix.add_to(sums, x)
+    torch.testing.assert_close(sums, expected + 1, rtol=1e-4, atol=1e-4)
+
+
+@kinds
+def test_nothing_is_held_twice(kind: Quantization) -> None:
+    matrix, layers = joined(kind)
+    tensors = list(matrix.tensors())
+    assert sum(tensor.nbytes for tensor in tensors) == WIDTH * 1024 * (4 if kind == "none" else 1) + (
+        0 if kind == "none" else 1024 * 4
+    )
+    for linear in layers:
+        numbers = linear.weight if kind == "none" else linear.weight.qdata
+        assert numbers.untyped_storage().data_ptr() == tensors[0].untyped_storage().data_ptr()
+
+
+@kinds
+def test_its_tensors_can_be_moved(kind: Quantization) -> None:
+    matrix, _ = joined(kind)
+    x = inputs(4)
+    before = matrix.times(x)
+    for tensor in matrix.tensors():
+        tensor.data = tensor.data.clone()
+    assert torch.equal(matrix.times(x), before)
+
+
+def test_the_bench_is_as_large_as_the_largest_matrix_on_a_gpu_and_a_piece_on_a_cpu() -> None:
+    there, here = Bench(torch.device("meta"), torch.float32), Bench(CPU, torch.float32)
+    for bench in (there, here):
+        bench.reserve(WIDTH, 1024)
+        bench.reserve(8, 16)
+    assert there.rows(1024) == WIDTH
+    assert 1 <= here.rows(1024) < WIDTH
+    assert here.rows(10**9) == 1
