@@ -1,15 +1,12 @@
-"""Adapters of random weights, as those who train them write them; and headers alone, where they will do."""
+"""Adapters of random weights, as those who train them write them."""
 
 import copy
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
@@ -41,22 +38,3 @@ def _published(name: str) -> str:
     for ours, theirs in {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out.0": "o_proj"}.items():
         name = name.replace(ours, theirs)
     return name
-
-
-LAYER = "layers.0.self_attn.to_q"
-RANK, WIDE, DEEP = 2, 6, 4
-LAYERS = {LAYER: (WIDE, DEEP)}
-
-
-def write_header(folder: Path, names: Mapping[str, tuple[int, ...]] | None = None, **config: Any) -> Path:
-    """Write a PEFT folder for a model of one layer, without torch."""
-    tensors: Mapping[str, tuple[int, ...]] = names or {
-        f"base_model.model.{LAYER}.lora_A.weight": (RANK, DEEP),
-        f"base_model.model.{LAYER}.lora_B.weight": (WIDE, RANK),
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = {"peft_type": "LORA", "r": RANK, "lora_alpha": 4, "target_modules": ["to_q"]}
-    (folder / "adapter_config.json").write_text(json.dumps(settings | config))
-    arrays = {name: np.zeros(shape, np.float32) for name, shape in tensors.items()}
-    save_arrays(arrays, folder / "adapter_model.safetensors")
-    return folder

@@ -8,7 +8,7 @@ from safetensors.numpy import save_file
 
 from acestep.adapters import AdapterFolder
 from acestep.errors import CheckpointError
-from tests.adapter_folders import DEEP, LAYER, LAYERS, RANK, WIDE, write_header
+from tests.adapter_headers import DEEP, LAYER, LAYERS, RANK, WIDE, write_header
 
 OLD = "base_model.model.layers.0.self_attn.q_proj"
 

@@ -61,6 +61,7 @@ EXAMPLES: dict[type[BaseModel], dict[str, Any]] = {
         "lyrics": "City lights are calling",
         "param_obj": {"bpm": 112, "duration": 60},
     },
+    UnderstandTask: {"audio_code_string": "<|audio_code_12|><|audio_code_7|>", "seed": 42},
     SampleTask: {"sample_type": "custom_mode"},
     ChatRequest: {
         "model": "acestep/acestep-v15-turbo",

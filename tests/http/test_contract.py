@@ -10,7 +10,10 @@ import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -19,12 +22,16 @@ import schemathesis
 from fastapi import FastAPI
 from hypothesis import HealthCheck, settings
 
+from acestep.adapters import AdapterFolder
+from acestep.http import routes
 from acestep.http.app import create_app
 from acestep.http.deps import provide
+from acestep.http.lora import ServerAdapters
+from tests.adapter_headers import write_header
 from tests.http.conftest import PLANNER, TURBO, FakeWorker, Server, running
 
 USUAL = 50
-KNOWN: dict[str, str] = {}  # a job, its song and a model, as soon as the server runs
+KNOWN: dict[str, str] = {}  # a job, its song, a model and an adapter, as soon as the server runs
 EXAMPLES = int(os.environ.get("SCHEMATHESIS_EXAMPLES", USUAL))
 
 
@@ -33,7 +40,11 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """A server whose jobs are done as soon as they arrive, on the event loop that the requests run on."""
     with TemporaryDirectory() as folder:
         async with running(Path(folder), worker=FakeWorker(planner_info=PLANNER)) as server:
-            provide(app, server.app.state.services)
+            write_header(Path(folder) / "lora" / "pop")
+            adapters = ServerAdapters(AdapterFolder(Path(folder) / "lora"))
+            adapters.load("pop", None, TURBO)
+            provide(app, replace(server.app.state.services, lora=adapters))
+            KNOWN.update(lora_path="pop", adapter_name="pop")
             KNOWN.update(job_id=await server.release(prompt="pop"), name=TURBO.name)
             await server.finish_next()
             (entry,) = await server.query(KNOWN["job_id"])
@@ -65,8 +76,14 @@ def often_known(context: Any, parameters: dict[str, Any] | None) -> dict[str, An
     }
 
 
+def often_known_in_body(context: Any, body: Any) -> Any:
+    """As `often_known`, for bodies; forms may have become what is sent by now."""
+    return often_known(context, body) if isinstance(body, dict) else body
+
+
 schema.hook("map_path_parameters")(often_known)
 schema.hook("map_query")(often_known)
+schema.hook("map_body")(often_known_in_body)
 
 
 @schema.parametrize()
@@ -79,3 +96,16 @@ schema.hook("map_query")(often_known)
 )
 def test_answers_are_as_described(case: Any) -> None:
     case.call_and_validate()
+
+
+def test_no_route_is_left_out() -> None:
+    """What is asked above is all that there is; every path is there once more, below /api."""
+    rooms = [import_module(f"{routes.__name__}.{room.name}") for room in iter_modules(routes.__path__)]
+    there = {
+        (route.path.replace(":path}", "}"), method)
+        for room in rooms
+        for route in room.router.routes
+        for method in route.methods - {"HEAD"}
+    }
+    paths = app.openapi()["paths"]
+    assert there == {(path, method.upper()) for path, methods in paths.items() for method in methods}

@@ -12,7 +12,8 @@ from acestep.adapters import AdapterFolder
 from acestep.domain import AdapterUse, SongRequest
 from acestep.http.deps import HttpConfig, provide
 from acestep.http.lora import ServerAdapters
-from tests.adapter_folders import LAYER, LAYERS, write_header
+from acestep.memory.lora import AdapterRoom
+from tests.adapter_headers import LAYER, LAYERS, write_header
 from tests.http.conftest import BASE, TURBO, Serve, Server, assert_error
 
 FITTING = replace(TURBO, layers=LAYERS)
@@ -37,9 +38,9 @@ async def server(serve: Serve, folder: Path) -> AsyncIterator[Server]:
         yield started
 
 
-def adopt(server: Server, folder: Path) -> None:
+def adopt(server: Server, folder: Path, room: AdapterRoom | None = None) -> None:
     services = server.app.state.services
-    provide(server.app, replace(services, lora=ServerAdapters(AdapterFolder(folder))))
+    provide(server.app, replace(services, lora=ServerAdapters(AdapterFolder(folder), room)))
 
 
 async def post(server: Server, route: str, **fields: Any) -> dict[str, Any]:
@@ -299,3 +300,26 @@ class TestChosenByTheServer:
             headers = {"Authorization": "Bearer secret"}
             answer = await server.client.post("/v1/lora/unload", headers=headers)
             assert answer.json()["data"] == {"message": "No adapter acts any more"}
+
+
+class TestRoom:
+    """The memory plan keeps room for so many adapters; what is larger is refused before it is tried."""
+
+    async def test_what_does_not_fit_is_refused_with_the_numbers(self, server: Server, folder: Path):
+        size = 4 * AdapterFolder(folder).find("pop").weights
+        adopt(server, folder, AdapterRoom(size - 1, 4))
+        answer = await server.client.post("/release_task", json={"prompt": "a", "lora": "pop"})
+        error = assert_error(answer, 422, "lora", "memory plan keeps", "GB")
+        assert error["extra"]["field"] == "lora"
+        loaded = await server.client.post("/v1/lora/load", json={"lora_path": "pop"})
+        assert_error(loaded, 422, "lora_path", "memory plan keeps")
+
+    async def test_together_they_may_be_too_large(self, server: Server, folder: Path):
+        size = 4 * AdapterFolder(folder).find("pop").weights
+        adopt(server, folder, AdapterRoom(2 * size - 1, 4))
+        request = await server.submitted(lora="pop")
+        assert request.adapters == (POP,)
+        both = {"prompt": "a", "lora": ["pop", "jazz/final"]}
+        assert_error(await server.client.post("/release_task", json=both), 422, "fewer or smaller adapters")
+        silent = [{"name": "pop"}, {"name": "jazz/final", "scale": 0}]
+        assert len((await server.submitted(lora=silent)).adapters or ()) == 2
