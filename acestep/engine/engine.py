@@ -285,14 +285,14 @@ class Engine:
             for ticket in tickets:  # stops nobody: the batch is shared with jobs that go on
                 ticket.progress.report(ticket.index, "render", done / steps, f"step {done} of {steps}")
 
+        def cancelled() -> bool:
+            self._compute.beat()  # this is asked, too, while the device is somebody else's
+            return all(ticket.cancelled() for ticket in tickets)
+
         started = time.perf_counter()
         model, plans = tickets[0].model, [ticket.plan for ticket in tickets]
         render = partial(
-            model.renderer.render,
-            plans,
-            on_step,
-            lambda: all(ticket.cancelled() for ticket in tickets),
-            [ticket.heard for ticket in tickets],
+            model.renderer.render, plans, on_step, cancelled, [ticket.heard for ticket in tickets]
         )
         # Of a batch that is too large, the stage makes smaller ones.
         attempt = self._thrift.once if len(tickets) > 1 else self._thrift.twice

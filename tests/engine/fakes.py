@@ -18,6 +18,7 @@ from acestep.engine.desk import PlannerDesk
 from acestep.engine.engine import Engine
 from acestep.engine.models import PRIMARY, ModelShelf, Slot
 from acestep.engine.renderer import Cancelled, Heard, Load, Loaded, OnFraction, OnStep, Rendering
+from acestep.engine.upkeep import Upkeep
 from acestep.engine.write import SongWriter
 from acestep.errors import JobCancelledError, UntimedLyricsError
 from acestep.files import AudioStore
@@ -135,9 +136,16 @@ def loads(renderer: FakeRenderer, info: ModelInfo = INFO) -> Load:
 
 
 @asynccontextmanager
-async def running(files: AudioStore, load: Load, info: ModelInfo = INFO, desk: PlannerDesk | None = None):
+async def running(
+    files: AudioStore,
+    load: Load,
+    info: ModelInfo = INFO,
+    desk: PlannerDesk | None = None,
+    upkeep: Upkeep | None = None,
+):
     desk = desk or PlannerDesk(PlannerInfo(detail="Nobody plans in this test."))
-    engine = Engine(ModelShelf({PRIMARY: Slot(info, load)}), SongWriter(files, mp3_bitrate=128), desk)
+    shelf = ModelShelf({PRIMARY: Slot(info, load)}, upkeep=upkeep)
+    engine = Engine(shelf, SongWriter(files, mp3_bitrate=128), desk, upkeep)
     await engine.start()
     try:
         yield engine

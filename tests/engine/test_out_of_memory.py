@@ -1,0 +1,336 @@
+"""Memory that runs out at any stage: one more try with less, a sentence, and a server that lives on."""
+
+from __future__ import annotations
+
+import asyncio
+import wave
+import weakref
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from acestep.audio.encode import FileSpec, write
+from acestep.codec.oobleck import OobleckCodec
+from acestep.domain import AudioClip, DraftRequest, Extras, PlannerInfo, Song, SongRequest, TaskOptions
+from acestep.engine.desk import LoadedPlanner, PlannerDesk
+from acestep.engine.engine import Engine
+from acestep.engine.loading import TorchRenderer, load_model
+from acestep.engine.models import PRIMARY, ModelShelf, Slot
+from acestep.engine.renderer import Loaded
+from acestep.engine.write import SongWriter
+from acestep.errors import NotEnoughMemoryError
+from acestep.files import AudioStore
+from acestep.limits import BASE_TASKS
+from acestep.planner.language_model import Advance
+from tests.engine.fakes import RATE, FakeRenderer, loads, request, running, unheard, wanted
+from tests.engine.test_loading import EXPECTED, write_checkpoint, write_oobleck
+from tests.engine.test_thinking import MODEL, THINKING
+from tests.planner.fakes import WalkingModel
+
+ALWAYS = 1_000
+
+
+class Scarce:
+    """Lets what goes through `spend` fail so many times for want of memory; counts what was tried."""
+
+    def __init__(self) -> None:
+        self.failures: Counter[str] = Counter()
+        self.tries: Counter[str] = Counter()
+
+    def spend(self, stage: str) -> None:
+        self.tries[stage] += 1
+        if self.failures[stage]:
+            self.failures[stage] -= 1
+            raise torch.OutOfMemoryError(f"Tried to allocate 20.00 GiB for {stage}.")
+
+
+class ScarceRenderer(FakeRenderer):
+    """Hums as long as there is memory; in smaller pieces it says so in `thrift`."""
+
+    def __init__(self, scarce: Scarce) -> None:
+        super().__init__()
+        self.scarce = scarce
+        self.thrift = 0
+
+    def encode(self, clip: AudioClip) -> AudioClip:
+        self.scarce.spend("encode")
+        return super().encode(clip)
+
+    def render(self, *args: Any, **more: Any) -> Any:
+        self.scarce.spend("render")
+        return super().render(*args, **more)
+
+    def decode(self, *args: Any) -> AudioClip:
+        self.scarce.spend("decode")
+        return super().decode(*args)
+
+    def hear_words(self, *args: Any) -> Any:
+        self.scarce.spend("listen")
+        return super().hear_words(*args)
+
+    def listen(self, path: Path) -> tuple[int, ...]:
+        self.scarce.spend("encode")
+        return super().listen(path)
+
+    def thrifty(self) -> ScarceRenderer:
+        self.thrift += 1
+        return self
+
+
+class ScarceModel(WalkingModel):
+    def __init__(self, scarce: Scarce) -> None:
+        super().__init__()
+        self.scarce = scarce
+
+    def step(self) -> Sequence[Advance]:
+        self.scarce.spend("plan")
+        return super().step()
+
+
+class ScarceWriter(SongWriter):
+    def __init__(self, store: AudioStore, scarce: Scarce) -> None:
+        super().__init__(store, 128)
+        self.scarce = scarce
+
+    def write(self, *args: Any) -> str:
+        self.scarce.spend("write")
+        return super().write(*args)
+
+
+@pytest.fixture
+def scarce() -> Scarce:
+    return Scarce()
+
+
+@asynccontextmanager
+async def hungry(files: AudioStore, scarce: Scarce) -> AsyncIterator[tuple[Engine, ScarceRenderer]]:
+    renderer, info = ScarceRenderer(scarce), replace(MODEL, tasks=BASE_TASKS)
+    desk = PlannerDesk(
+        PlannerInfo("toy", "loading"), lambda on_loading: LoadedPlanner(ScarceModel(scarce), "toy")
+    )
+    shelf = ModelShelf({PRIMARY: Slot(info, loads(renderer, info))})
+    engine = Engine(shelf, ScarceWriter(files, scarce), desk)
+    await engine.start()
+    await engine.wait_ready()
+    try:
+        yield engine, renderer
+    finally:
+        await engine.close()
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> str:
+    path = tmp_path / "recording.wav"
+    write(AudioClip(np.full((2, 12 * RATE), 0.1, np.float32), RATE), path, FileSpec("wav", 128))
+    return str(path)
+
+
+def asked(stage: str, recording: str) -> SongRequest:
+    """A request that goes through `stage`."""
+    special: dict[str, Any] = {
+        "plan": {"planner": THINKING},
+        "encode": {"task_type": "cover", "task": TaskOptions(source=recording, source_seconds=12.0)},
+        "stems": {"extras": Extras(stems=("drums",))},
+    }
+    return request(seeds=(50, 51), **special.get(stage, {}))
+
+
+STAGES = ("plan", "encode", "render", "decode", "write")
+
+
+class TestEveryStage:
+    @pytest.mark.parametrize("stage", STAGES)
+    async def test_a_second_try_with_less_saves_the_job(self, files, scarce, recording, stage):
+        async with hungry(files, scarce) as (engine, renderer):
+            scarce.failures[stage] = 1
+            songs = await engine.run(asked(stage, recording), unheard, wanted)
+            assert [song.plan.seed for song in songs] == [50, 51]
+            assert renderer.thrift == (1 if stage in ("encode", "decode") else 0)
+
+    @pytest.mark.parametrize("stage", STAGES)
+    async def test_a_job_that_does_not_fit_hears_so_and_the_next_one_is_made(
+        self, files, scarce, recording, stage
+    ):
+        async with hungry(files, scarce) as (engine, _):
+            scarce.failures[stage] = ALWAYS
+            with pytest.raises(NotEnoughMemoryError, match=f"Out of memory at stage {stage}") as caught:
+                await engine.run(asked(stage, recording), unheard, wanted)
+            assert any(way in str(caught.value) for way in ("shorter", "fewer songs"))
+            assert scarce.tries[stage] <= 5
+            scarce.failures.clear()
+            assert len(await engine.run(asked(stage, recording), unheard, wanted)) == 2
+
+    async def test_stems_are_as_dear_as_songs(self, files, scarce, recording):
+        async with hungry(files, scarce) as (engine, renderer):
+            scarce.failures["encode"] = 1
+            songs = await engine.run(asked("stems", recording), unheard, wanted)
+            assert [len(song.findings.stems) for song in songs] == [1, 1] and renderer.thrift == 1
+
+    async def test_songs_are_not_lost_for_what_is_found_out_besides(self, files, scarce):
+        extras = Extras(lyric_times=True, loudness=True)
+        async with hungry(files, scarce) as (engine, _):
+            scarce.failures["listen"] = ALWAYS
+            (song,) = await engine.run(request(lyrics="la", extras=extras), unheard, wanted)
+        assert song.findings.lyric_times is None and song.findings.loudness is not None
+        assert any("lyric_timestamps: left out. Out of memory" in warning for warning in song.warnings)
+        assert scarce.tries["listen"] == 2
+
+    async def test_a_draft_gets_a_second_try(self, files, scarce):
+        async with hungry(files, scarce) as (engine, _):
+            scarce.failures["plan"] = 1
+            draft = await engine.draft(DraftRequest("format", caption="a song", seed=3), wanted)
+            assert draft.metadata.caption
+
+
+class TestBatches:
+    async def test_a_batch_is_split_and_every_song_is_made(self, files, scarce):
+        async with hungry(files, scarce) as (engine, renderer):
+            scarce.failures["render"] = 1
+            songs = await engine.run(request(seeds=(1, 2, 3, 4)), unheard, wanted)
+        assert [song.plan.seed for song in songs] == [1, 2, 3, 4]
+        assert [len(batch) for batch in renderer.batches] == [2, 2]
+
+    async def test_songs_of_other_jobs_are_not_lost(self, files):
+        renderer = FakeRenderer()
+        renderer.broken["too large"] = MemoryError()
+        async with running(files, loads(renderer)) as engine:
+            await engine.wait_ready()
+            results = await _all(engine, request("too large"), request("good"), request("as good"))
+        assert isinstance(results[0], NotEnoughMemoryError)
+        assert [len(songs) for songs in results[1:]] == [1, 1]
+
+    async def test_songs_are_planned_one_after_another_then(self, files, scarce):
+        async with hungry(files, scarce) as (engine, _):
+            scarce.failures["plan"] = 1
+            facts = {"bpm": 90, "key_scale": "C major", "time_signature": "3", "duration": 10.0}
+            songs = await engine.run(request(seeds=(3, 4), planner=THINKING, **facts), unheard, wanted)
+            alone = [
+                await engine.run(request(seeds=(seed,), planner=THINKING, **facts), unheard, wanted)
+                for seed in (3, 4)
+            ]
+        assert [song.plan.audio_codes for song in songs] == [one[0].plan.audio_codes for one in alone]
+
+
+async def _all(engine: Engine, *requests: SongRequest) -> list[Any]:
+    jobs = (engine.run(each, unheard, wanted) for each in requests)
+    return await asyncio.gather(*jobs, return_exceptions=True)
+
+
+TILE = 100  # frames; a quarter of it is less than the smallest, which is 64
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    model = load_model(
+        write_checkpoint(tmp_path_factory.mktemp("toy"), write_oobleck), "cpu", replace(EXPECTED, max_batch=4)
+    )
+    renderer = model.renderer
+    assert isinstance(renderer, TorchRenderer) and isinstance(renderer.codec, OobleckCodec)
+    return Loaded(model.info, replace(renderer, codec=OobleckCodec(renderer.codec.vae, TILE)))
+
+
+@contextmanager
+def lacking(kind: str, failures: int) -> Iterator[list[weakref.ref[torch.Tensor]]]:
+    """Modules of this kind run out of memory so many times, at work on tensors that are yielded.
+
+    The modules' inputs and one tensor more, which nobody but the failing frame holds.
+    """
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def fail(module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+        if type(module).__name__ == kind and len(held) < 2 * failures:
+            partial_result = torch.zeros(1000)
+            tensor = next((each for each in inputs if isinstance(each, torch.Tensor)), partial_result)
+            held.extend([weakref.ref(partial_result), weakref.ref(tensor)])
+            raise torch.OutOfMemoryError("Tried to allocate 20.00 GiB.")
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(fail)
+    try:
+        yield held
+    finally:
+        hook.remove()
+
+
+KINDS = {
+    "conditioning": ("Qwen3Model", "render"),
+    "render": ("AceStepTimestepEmbedding", "render"),
+    "decode": ("OobleckDecoder", "decode"),
+    "encode": ("OobleckEncoder", "encode"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+class TestToyWeights:
+    """The same with real modules, whose activations must be gone when a job has failed."""
+
+    @pytest.mark.parametrize("seam", KINDS)
+    async def test_second_tries_make_the_same_songs(self, files, toy, recording, seam):
+        kind, _ = KINDS[seam]
+        async with running(files, lambda on_loading: toy, toy.info) as engine:
+            as_ever = await _sounds(files, engine, seam, recording)
+            with lacking(kind, 1) as held:
+                again = await _sounds(files, engine, seam, recording)
+            assert len(held) == 2
+        for one, other in zip(as_ever, again, strict=True):
+            np.testing.assert_allclose(one, other, atol=2e-4)
+
+    @pytest.mark.parametrize("seam", KINDS)
+    async def test_memory_is_back_when_a_job_has_failed(self, files, toy, recording, seam):
+        kind, stage = KINDS[seam]
+        async with running(files, lambda on_loading: toy, toy.info) as engine:
+            with (
+                lacking(kind, ALWAYS) as held,
+                pytest.raises(NotEnoughMemoryError, match=f"stage {stage}") as caught,
+            ):
+                await engine.run(_request(seam, recording), unheard, wanted)
+            assert len(held) >= 4
+            assert [ref() for ref in held if ref() is not None] == []
+            assert caught.value.__context__ is None
+            assert len(await engine.run(_request(seam, recording), unheard, wanted)) == 2
+
+    def test_smaller_pieces_are_smaller(self, toy):
+        sizes = {name: _tiles(codec) for name, codec in _codecs(toy).items()}
+        assert max(sizes["whole"]) > max(sizes["pieces"]) and sum(sizes["pieces"]) >= sum(sizes["whole"])
+
+
+def _codecs(toy: Loaded) -> dict[str, Any]:
+    renderer = toy.renderer
+    assert isinstance(renderer, TorchRenderer)
+    return {"whole": renderer.codec, "pieces": renderer.thrifty().codec}
+
+
+def _tiles(codec: OobleckCodec) -> list[int]:
+    """The frames that the decoder is given at a time, of 200."""
+    sizes: list[int] = []
+    hook = codec.vae.decoder.register_forward_pre_hook(
+        lambda module, inputs: sizes.append(inputs[0].shape[-1])
+    )
+    codec.decode(torch.zeros(1, 200, codec.latent_channels))
+    hook.remove()
+    return sizes
+
+
+def _request(seam: str, recording: str) -> SongRequest:
+    more: dict[str, Any] = {}
+    if seam == "encode":
+        more = {"task_type": "cover", "task": TaskOptions(source=recording, source_seconds=12.0)}
+    return request(seeds=(1, 2), **more)
+
+
+async def _sounds(files: AudioStore, engine: Engine, seam: str, recording: str) -> list[Any]:
+    songs: tuple[Song, ...] = await engine.run(_request(seam, recording), unheard, wanted)
+    paths = [files.path(song.file) for song in songs]
+    return [_samples(path) for path in paths if path is not None]
+
+
+def _samples(path: Path) -> Any:
+    """What is in a WAV file of 16 bits, whose sample rate may be a toy's."""
+    with wave.open(str(path)) as file:
+        return np.frombuffer(file.readframes(file.getnframes()), np.int16) / 2**15

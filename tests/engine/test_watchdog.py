@@ -1,0 +1,156 @@
+"""Threads that get stuck: what their jobs, others, and the operator hear of it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+import pytest
+
+from acestep.domain import PlannerInfo, Progress, SongPlan
+from acestep.engine.desk import LoadedPlanner, PlannerDesk
+from acestep.engine.engine import Engine
+from acestep.engine.upkeep import Upkeep
+from acestep.engine.watchdog import Watchdog, WatchedThread
+from acestep.errors import JobCancelledError, StageStuckError
+from acestep.files import AudioStore
+from tests.engine.fakes import PATIENCE, FakeRenderer, loads, request, running, unheard, until, wanted
+from tests.engine.test_thinking import MODEL, THINKING
+from tests.planner.test_loop import GatedModel
+
+SILENCE = 0.4  # seconds that a stage may be silent in these tests
+
+
+@asynccontextmanager
+async def guarded(
+    files: AudioStore, renderer: FakeRenderer, seconds: float = SILENCE
+) -> AsyncIterator[Engine]:
+    async with running(files, loads(renderer), upkeep=Upkeep(Watchdog(seconds))) as engine:
+        await engine.wait_ready()
+        yield engine
+
+
+class TestSongs:
+    async def test_a_stage_that_is_stuck_fails_its_job_by_name(self, files, renderer):
+        renderer.hold()
+        async with guarded(files, renderer) as engine:
+            with pytest.raises(StageStuckError, match=r"Stage render made no progress for 0\.4 s"):
+                await engine.run(request(), unheard, wanted)
+            assert "Stage render" in engine.trouble() and "Restart" in engine.trouble()
+            renderer.release()
+            await until(lambda: not engine.trouble())
+
+    async def test_what_comes_back_late_is_nobodys_and_the_engine_works_again(self, files, renderer):
+        told: list[Progress] = []
+        renderer.hold()
+        async with guarded(files, renderer) as engine:
+            with pytest.raises(StageStuckError):
+                await engine.run(request(seeds=(1,)), told.append, wanted)
+            heard = len(told)
+            renderer.release()
+            (song,) = await engine.run(request(seeds=(2,)), unheard, wanted)
+            assert song.plan.seed == 2
+        assert len(told) == heard
+        assert [plan.seed for plan in renderer.decoded] == [2]
+
+    async def test_no_job_is_to_begin_while_a_thread_is_stuck(self, files, renderer):
+        renderer.hold()
+        async with guarded(files, renderer) as engine:
+            with pytest.raises(StageStuckError):
+                await engine.run(request(), unheard, wanted)
+            ready = asyncio.create_task(engine.wait_ready())
+            await asyncio.sleep(0.05)
+            assert not ready.done()
+            renderer.release()
+            async with asyncio.timeout(PATIENCE):
+                await ready
+
+    async def test_who_waits_behind_it_is_not_failed(self, files, renderer):
+        renderer.hold()
+        async with guarded(files, renderer) as engine:
+            stuck = asyncio.create_task(engine.run(request(duration=10.0), unheard, wanted))
+            await renderer.wait_begun()
+            behind = asyncio.create_task(engine.run(request(duration=20.0), unheard, wanted))
+            with pytest.raises(StageStuckError):
+                await stuck
+            await asyncio.sleep(2 * SILENCE)
+            assert not behind.done()
+            renderer.release()
+            assert len(await behind) == 1
+
+    async def test_slow_is_not_stuck(self, files, renderer):
+        def slow(plan: SongPlan) -> None:
+            time.sleep(0.5 * SILENCE)
+
+        renderer.on_decode = slow
+        async with guarded(files, renderer) as engine:
+            songs = await engine.run(request(seeds=(1, 2, 3, 4)), unheard, wanted)
+        assert len(songs) == 4  # each of them waited for the others for longer than a stage may be silent
+
+    async def test_without_a_limit_nothing_is_stuck(self, files, renderer):
+        renderer.hold()
+        async with guarded(files, renderer, seconds=0.0) as engine:
+            job = asyncio.create_task(engine.run(request(), unheard, wanted))
+            await asyncio.sleep(2 * SILENCE)
+            assert not job.done() and not engine.trouble()
+            renderer.release()
+            assert len(await job) == 1
+
+
+async def test_a_planner_that_is_stuck_fails_its_job(files: AudioStore) -> None:
+    model, upkeep = GatedModel(), Upkeep(Watchdog(SILENCE))
+    desk = PlannerDesk(
+        PlannerInfo("toy", "loading"), lambda on_loading: LoadedPlanner(model, "toy"), upkeep=upkeep
+    )
+    async with running(files, loads(FakeRenderer(), MODEL), MODEL, desk, upkeep) as engine:
+        with pytest.raises(StageStuckError, match="Stage plan"):
+            await engine.run(request(planner=THINKING), unheard, wanted)
+        assert "Stage plan" in engine.trouble()
+        model.let(10_000)
+        await until(lambda: not engine.trouble())
+        assert len(await engine.run(request(planner=THINKING), unheard, wanted)) == 1
+
+
+class TestThreads:
+    async def test_beats_keep_work_alive_and_end_what_was_given_up(self):
+        executor, go_on = ThreadPoolExecutor(1), threading.Event()
+        thread = WatchedThread(executor, Watchdog(SILENCE))
+        ended: list[Exception] = []
+
+        def steady() -> str:
+            for _ in range(6):
+                time.sleep(SILENCE / 3)
+                thread.beat()
+            return "done"
+
+        def stuck() -> None:
+            assert go_on.wait(PATIENCE)
+            try:
+                thread.beat()
+            except JobCancelledError as error:
+                ended.append(error)
+                raise
+
+        assert await thread.run("steady", steady) == "done"
+        with pytest.raises(StageStuckError, match="Stage stuck"):
+            await thread.run("stuck", stuck)
+        go_on.set()
+        assert await thread.run("next", lambda: "works") == "works"
+        assert len(ended) == 1 and thread.silence() == 0.0
+        executor.shutdown()
+
+    async def test_who_is_stuck_is_known_though_nobody_waits_for_it(self):
+        executor, go_on, watchdog = ThreadPoolExecutor(1), threading.Event(), Watchdog(SILENCE)
+        thread = WatchedThread(executor, watchdog)
+        left = asyncio.create_task(thread.run("left alone", lambda: go_on.wait(PATIENCE)))
+        await until(lambda: thread.stage == "left alone")
+        left.cancel()
+        await until(lambda: "left alone" in watchdog.trouble())
+        go_on.set()
+        async with asyncio.timeout(PATIENCE):
+            await watchdog.wait_well()
+        executor.shutdown()
