@@ -88,6 +88,38 @@ class TestHealth:
             answer = await server.client.get("/health")
             assert (answer.status_code, answer.json()["data"]["status"]) == (200, "ok")
 
+    @pytest.mark.parametrize("state", ["on_disk", "loading"])
+    async def test_models_that_come_when_they_are_wanted(self, serve: Serve, state: ModelState):
+        worker = FakeWorker(
+            infos=(replace(TURBO, state=state, comes_when_wanted=True), BASE),
+            planner_info=replace(PLANNER, state=state, comes_when_wanted=True),
+        )
+        async with serve(worker=worker) as server:
+            answer = await server.client.get("/health")
+            data = answer.json()["data"]
+            # Who waits for a server to be ready would wait for ever if it had to be in memory.
+            assert (answer.status_code, data["status"], data["ready"]) == (200, "ok", True)
+            assert (data["models_initialized"], data["llm_initialized"]) == (True, True)
+            assert (data["loaded_model"], data["loaded_lm_model"]) == (None, None)
+            models = (await server.client.get("/v1/models")).json()["data"]
+            assert (models["models"][0]["is_loaded"], models["models"][0]["state"]) == (False, state)
+            assert (models["llm_initialized"], models["loaded_lm_model"]) == (True, None)
+
+    async def test_one_that_was_to_come_and_failed(self, serve: Serve):
+        broken = replace(failed(TURBO), comes_when_wanted=True)
+        async with serve(models=(broken, BASE)) as server:
+            answer = await server.client.get("/health")
+            assert (answer.status_code, answer.json()["data"]["ready"]) == (503, False)
+
+    async def test_a_thread_is_stuck(self, serve: Serve):
+        worker = FakeWorker(in_trouble="Stage render has made no progress for 1800 s. Restart the server.")
+        async with serve(worker=worker) as server:
+            answer = await server.client.get("/health")
+            body = answer.json()
+            assert (answer.status_code, body["code"], body["error"]) == (503, 503, worker.in_trouble)
+            assert (body["data"]["status"], body["data"]["ready"]) == ("error", False)
+            assert body["data"]["loaded_model"] == TURBO.name
+
     async def test_no_model(self, serve: Serve):
         async with serve(models=()) as server:
             data = (await server.client.get("/health")).json()["data"]

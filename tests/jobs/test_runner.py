@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from acestep.domain import Progress, Song, SongRequest
-from acestep.errors import DataFolderError, JobCancelledError, ModelUnavailableError
+from acestep.errors import DataFolderError, JobCancelledError, ModelUnavailableError, StageStuckError
 from acestep.files import AudioStore
 from acestep.jobs import runner as module
 from acestep.jobs.cleaner import Cleaner
@@ -115,6 +115,25 @@ class TestRunning:
             assert (await view(queue, ticket.job_id)).position == 1
             worker.ready.set()
             await ended(queue, ticket.job_id)
+
+    async def test_jobs_stay_in_the_queue_while_the_worker_is_in_trouble(
+        self, queue: JobQueue, running, writes: Run
+    ):
+        async def stuck(asked: SongRequest, on_progress: OnProgress, cancelled: Cancelled):
+            if asked.caption != "stuck":
+                return await writes(asked, on_progress, cancelled)
+            worker.ready.clear()
+            raise StageStuckError("render", 1800)
+
+        worker = FakeWorker(stuck)
+        async with running(worker):
+            failed = await ended(queue, (await queue.submit(request("stuck"))).job_id)
+            assert (failed.job.state, "Stage render" in str(failed.job.error)) == ("failed", True)
+            waiting = await queue.submit(request("next"))
+            await asyncio.sleep(0.05)
+            assert (await view(queue, waiting.job_id)).job.state == "queued"
+            worker.ready.set()
+            assert (await ended(queue, waiting.job_id)).job.state == "succeeded"
 
     @pytest.mark.parametrize("concurrency", [1, 3])
     async def test_as_many_run_at_once_as_may(self, queue: JobQueue, running, writes: Run, concurrency: int):

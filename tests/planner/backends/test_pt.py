@@ -164,6 +164,28 @@ def test_abort_works_within_a_step_and_frees_the_place(toy: Path, load: Load) ->
     assert model.step() == []
 
 
+def test_a_text_for_which_there_was_no_memory_leaves_its_place_free(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_on_torch(toy, slots=1)
+    alone = run(model, song(model))
+    prefill, calls = Decoder.prefill, 0
+
+    def fails_at_the_second(self: Decoder, *args: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise torch.OutOfMemoryError("Tried to allocate 20.00 GiB.")
+        prefill(self, *args)
+
+    monkeypatch.setattr(Decoder, "prefill", fails_at_the_second)
+    ticket = model.add(song(model))
+    with pytest.raises(torch.OutOfMemoryError):
+        model.step()
+    model.abort(ticket)
+    assert [advance.text for advance in run(model, song(model))] == [advance.text for advance in alone]
+
+
 def test_a_text_that_does_not_end_in_time_ends_with_an_error(model: LanguageModel) -> None:
     late, whole = run(model, replace(song(model), max_tokens=9), song(model, seed=1))
     assert (late.text, late.tokens) == (None, 9)
