@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 TaskType = Literal["text2music", "cover", "repaint", "extract", "lego", "complete"]
 AudioFormat = Literal["mp3", "wav", "wav32", "flac", "opus", "aac"]
 InferMethod = Literal["ode", "sde"]
+Integrator = Literal["euler", "heun"]
 # "on_disk" is not in memory, but comes there when a request names it; "absent" never does.
 ModelState = Literal["absent", "on_disk", "downloading", "loading", "ready", "failed"]
 Goal = Literal["song", "codes", "metadata", "description"]
@@ -57,6 +58,23 @@ def is_instrumental(lyrics: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Tuning:
+    """What may be changed of a render beyond what the models were published with, which are the defaults.
+
+    `momentum` and `eta` (the share of the push along the prediction that is kept) are adaptive projected
+    guidance's. `smoothing` is the share of a velocity that is the one before. The finished latents are
+    multiplied by `latent_scale`, then `latent_shift` is added.
+    """
+
+    integrator: Integrator = "euler"
+    momentum: float = -0.75
+    eta: float = 0.0
+    smoothing: float = 0.0
+    latent_scale: float = 1.0
+    latent_shift: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class SamplerOptions:
     """How to integrate from noise to music. None means: what the model recommends."""
 
@@ -68,6 +86,7 @@ class SamplerOptions:
     timesteps: tuple[float, ...] | None = None
     infer_method: InferMethod = "ode"
     use_adg: bool = False
+    tuning: Tuning = field(default_factory=Tuning)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +253,7 @@ class Sampling:
     cover_strength: float = 1.0
     noise_strength: float = 0.0
     injection: float = 0.0
+    tuning: Tuning = field(default_factory=Tuning)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,12 +21,14 @@ from acestep.domain import (
     SongRequest,
     TaskOptions,
     TaskType,
+    Tuning,
 )
 from acestep.errors import InvalidFieldError, ModelUnavailableError, UnknownModelError
 
 DEFAULT_BATCH = 2  # what the original renders when batch_size is not sent
 TURBO_SHIFTS = (1.0, 2.0, 3.0)  # the timestep tables that the turbo models were distilled on
 _UNSHIFTED = 1.0
+_AS_PUBLISHED = Tuning()
 _PADDING_SECONDS = 0.2  # that an encoder may have added to a source
 MAX_TURBO_TIMESTEPS = 20  # distinct values in those tables
 _OUT_OF_REACH = ("absent", "downloading", "failed")
@@ -159,6 +161,9 @@ def _fit_sampler(options: SamplerOptions, model: ModelInfo, warnings: list[str])
     if start > end:
         raise InvalidFieldError("cfg_interval_start", start, f"at most cfg_interval_end, which is {end}")
     options = _fit_timesteps(options, model, warnings)
+    if options.infer_method == "sde" and options.tuning.integrator != _AS_PUBLISHED.integrator:
+        warnings.append(f"sampler_mode: sde has steps of its own; {options.tuning.integrator} is not used")
+        options = replace(options, tuning=replace(options.tuning, integrator=_AS_PUBLISHED.integrator))
     return _fit_turbo(options, model, warnings) if model.is_turbo else _fit_base(options, model, warnings)
 
 
@@ -195,9 +200,9 @@ def _fit_base(options: SamplerOptions, model: ModelInfo, warnings: list[str]) ->
             warnings.append(f"shift: sde steps over equal times; {options.shift:g} became {_UNSHIFTED:g}")
         options = replace(options, shift=_UNSHIFTED)
     scale = model.guidance_scale if options.guidance_scale is None else options.guidance_scale
-    if scale > 1.0:
-        return options
-    return _without_guidance(options, f"guidance_scale {scale:g} is none", warnings)
+    if scale <= 1.0:
+        return _without_guidance(options, f"guidance_scale {scale:g} is none", warnings)
+    return _without_projection(options, "use_adg is without it", warnings) if options.use_adg else options
 
 
 def _without_guidance(options: SamplerOptions, why: str, warnings: list[str]) -> SamplerOptions:
@@ -206,7 +211,21 @@ def _without_guidance(options: SamplerOptions, why: str, warnings: list[str]) ->
         warnings.append(f"use_adg: {why}; it is not used")
     if (options.cfg_interval_start, options.cfg_interval_end) != (0.0, 1.0):
         warnings.append(f"cfg_interval_start: {why}; its interval is not used")
+    options = _without_projection(options, why, warnings)
     return replace(options, use_adg=False, cfg_interval_start=0.0, cfg_interval_end=1.0)
+
+
+def _without_projection(options: SamplerOptions, why: str, warnings: list[str]) -> SamplerOptions:
+    """Make neutral what only matters to adaptive projected guidance."""
+    asked = options.tuning
+    for name, value, usual in (
+        ("momentum", asked.momentum, _AS_PUBLISHED.momentum),
+        ("eta", asked.eta, _AS_PUBLISHED.eta),
+    ):
+        if value != usual:
+            warnings.append(f"{name}: {why}; {value:g} is not used")
+    kept = replace(asked, momentum=_AS_PUBLISHED.momentum, eta=_AS_PUBLISHED.eta)
+    return replace(options, tuning=kept)
 
 
 def _fit_turbo(options: SamplerOptions, model: ModelInfo, warnings: list[str]) -> SamplerOptions:

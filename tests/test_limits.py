@@ -3,7 +3,16 @@ from typing import Any
 
 import pytest
 
-from acestep.domain import MAX_SEED, Extras, ModelInfo, SamplerOptions, SongRequest, TaskOptions, TaskType
+from acestep.domain import (
+    MAX_SEED,
+    Extras,
+    ModelInfo,
+    SamplerOptions,
+    SongRequest,
+    TaskOptions,
+    TaskType,
+    Tuning,
+)
 from acestep.errors import InvalidFieldError, ModelUnavailableError, UnknownModelError
 from acestep.limits import BASE_TASKS, TURBO_TASKS, check_stems, check_task, choose_model, fit, tasks_of
 
@@ -116,6 +125,8 @@ class TestSampler:
             ({"use_adg": True}, "use_adg"),
             ({"cfg_interval_start": 0.2}, "cfg_interval_start"),
             ({"cfg_interval_end": 0.8}, "cfg_interval_start"),
+            ({"tuning": Tuning(momentum=-0.5)}, "momentum"),
+            ({"tuning": Tuning(eta=0.1)}, "eta"),
         ],
     )
     def test_turbo_says_what_it_changes(self, sent, field):
@@ -146,6 +157,7 @@ class TestSampler:
             use_adg=True,
             cfg_interval_start=0.1,
             cfg_interval_end=0.5,
+            tuning=Tuning("heun", smoothing=0.1, latent_scale=0.9, latent_shift=0.1),
         )
         fitted = fit(request, BASE)
         assert (fitted.sampler, fitted.warnings) == (request.sampler, ())
@@ -345,6 +357,23 @@ class TestGuidance:
         )
         assert fitted.sampler == SamplerOptions(guidance_scale=scale)
         assert fit(fitted, BASE) == fitted
+
+    def test_projection_has_settings_of_its_own(self):
+        tuning = Tuning(momentum=-0.5, eta=0.25, smoothing=0.1)
+        assert fit(asked(tuning=tuning), replace(BASE, guidance_scale=7.0)).warnings == ()
+        fitted = fit(asked(guidance_scale=7.0, use_adg=True, tuning=tuning), BASE)
+        assert fitted.warnings == (
+            "momentum: use_adg is without it; -0.5 is not used",
+            "eta: use_adg is without it; 0.25 is not used",
+        )
+        assert fitted.sampler.tuning == Tuning(smoothing=0.1)
+        assert fit(fitted, BASE) == fitted
+
+    @pytest.mark.parametrize("model", [TURBO, BASE])
+    def test_stochastic_steps_have_no_integrator(self, model):
+        fitted = fit(asked(infer_method="sde", tuning=Tuning("heun")), model)
+        assert fitted.warnings == ("sampler_mode: sde has steps of its own; heun is not used",)
+        assert fitted.sampler.tuning == Tuning()
 
     def test_the_model_s_own_scale_counts(self):
         guided = replace(BASE, guidance_scale=7.0)

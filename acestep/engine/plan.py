@@ -122,6 +122,7 @@ def decide_sampling(request: SongRequest, model: ModelInfo) -> Sampling:
         cover_strength=task.cover_strength if follows_hints(request) else 1.0,
         noise_strength=task.noise_strength if covers else 0.0,
         injection=task.injection if request.task_type in WINDOW_TASKS else 0.0,
+        tuning=asked.tuning,
     )
 
 

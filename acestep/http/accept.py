@@ -22,6 +22,7 @@ from acestep.domain import (
     PlannerOptions,
     SamplerOptions,
     SongRequest,
+    Tuning,
 )
 from acestep.errors import InvalidFieldError, ModelUnavailableError
 from acestep.http.extras_fields import extras_of
@@ -176,6 +177,14 @@ def _sampler(task: GenerateTask) -> SamplerOptions:
         timesteps=task.timesteps,
         infer_method=task.infer_method,
         use_adg=task.use_adg,
+        tuning=Tuning(
+            integrator=task.sampler_mode,
+            momentum=task.momentum,
+            eta=task.eta,
+            smoothing=task.velocity_ema_factor,
+            latent_scale=task.latent_rescale,
+            latent_shift=task.latent_shift,
+        ),
     )
 
 

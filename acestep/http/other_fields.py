@@ -10,10 +10,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel
 
-from acestep.domain import CROSSFADE_FRAMES, MAX_DURATION, TRACKS
+from acestep.domain import CROSSFADE_FRAMES, MAX_DURATION, TRACKS, Integrator
 from acestep.http.fields import (
     WORD,
     Flag,
+    Models,
     Number,
     Object,
     OptionalFlag,
@@ -30,6 +31,7 @@ from acestep.http.fields import (
 from acestep.http.song_fields import MAX_CAPTION
 
 UNSUPPORTED, INERT = Support.UNSUPPORTED, Support.INERT
+NO_WAVELETS = "it is no part of how the models were published"
 _TRACKS = ", ".join(TRACKS)
 
 
@@ -165,6 +167,7 @@ class NewerSamplerFields(BaseModel):
         "apg_classic",
         "guidanceVariant",
         support=UNSUPPORTED,
+        instead="guidance is adaptive and projected (APG), or by angles with use_adg",
         max_length=100,
         about="Kind of guidance.",
         example="cfg",
@@ -173,50 +176,70 @@ class NewerSamplerFields(BaseModel):
         {},
         "guidanceParams",
         support=UNSUPPORTED,
+        instead="send guidance_scale, momentum and eta",
         about="Settings of that kind.",
         example={"eta": 0.5},
         allowed="an object, or a string that holds one as JSON",
     )
-    sampler_mode: Annotated[Literal["euler", "heun"], WORD] = wire(
+    sampler_mode: Annotated[Integrator, WORD] = wire(
         "euler",
         "samplerMode",
-        support=UNSUPPORTED,
-        about="Integrator.",
+        about="How ode integrates: heun looks ahead at each step but the last, and takes twice as long. sde "
+        "has steps of its own, and ignores it, with a warning.",
         example="heun",
     )
     velocity_norm_threshold: Number = wire(
         0.0,
         "velocityNormThreshold",
         support=UNSUPPORTED,
+        instead="nothing that came with the models says which norm that is",
         about="Cap on the velocity's norm.",
         example=1.0,
     )
     velocity_ema_factor: Number = wire(
         0.0,
         "velocityEmaFactor",
-        support=UNSUPPORTED,
-        about="Smoothing of the velocity.",
+        ge=0,
+        le=0.9,
+        about="The share of each step's velocity that is the one before (a running average).",
         example=0.1,
     )
     latent_shift: Number = wire(
         0.0,
         "latentShift",
-        support=UNSUPPORTED,
-        about="Added to the latents before decoding.",
+        ge=-1,
+        le=1,
+        about="Added to what was written, before it is decoded.",
         example=0.1,
     )
     latent_rescale: Number = wire(
         1.0,
         "latentRescale",
-        support=UNSUPPORTED,
-        about="Multiplies the latents before decoding.",
+        ge=0.1,
+        le=2,
+        about="Multiplies what was written, before latent_shift is added.",
         example=0.9,
     )
-    eta: Number = wire(0.0, support=UNSUPPORTED, about="Parallel part kept by the guidance.", example=0.1)
-    momentum: Number = wire(-0.75, support=UNSUPPORTED, about="Momentum of the guidance.", example=-0.5)
+    eta: Number = wire(
+        0.0,
+        models=Models.GUIDED,
+        ge=0,
+        le=1,
+        about="How much of itself the guidance keeps where it only makes the song louder. Not with use_adg.",
+        example=0.1,
+    )
+    momentum: Number = wire(
+        -0.75,
+        models=Models.GUIDED,
+        ge=-1,
+        le=1,
+        about="How much the guidance of the steps before weighs; below 0 it is taken off. Not with use_adg.",
+        example=-0.5,
+    )
     dcw_enabled: OptionalFlag = wire(
         None,
         support=UNSUPPORTED,
+        instead=NO_WAVELETS,
         neutral=(False,),
         about="Correction in the wavelet domain.",
         example=True,
@@ -224,14 +247,28 @@ class NewerSamplerFields(BaseModel):
     dcw_mode: Annotated[Literal["low", "high", "double", "pix"], WORD] = wire(
         "double",
         support=UNSUPPORTED,
+        instead=NO_WAVELETS,
         about="Bands that are corrected.",
         example="low",
     )
-    dcw_scaler: Number = wire(0.05, support=UNSUPPORTED, about="Strength.", example=0.1)
-    dcw_high_scaler: Number = wire(0.02, support=UNSUPPORTED, about="Strength in the high band.", example=0.1)
+    dcw_scaler: Number = wire(
+        0.05,
+        support=UNSUPPORTED,
+        instead=NO_WAVELETS,
+        about="Strength.",
+        example=0.1,
+    )
+    dcw_high_scaler: Number = wire(
+        0.02,
+        support=UNSUPPORTED,
+        instead=NO_WAVELETS,
+        about="Strength in the high band.",
+        example=0.1,
+    )
     dcw_wavelet: Annotated[str, WORD] = wire(
         "haar",
         support=UNSUPPORTED,
+        instead=NO_WAVELETS,
         max_length=100,
         about="Wavelet.",
         example="db4",

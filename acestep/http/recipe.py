@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from acestep.domain import Sampling, Song, SongRequest
+from acestep.domain import Sampling, Song, SongRequest, Tuning
 from acestep.limits import WINDOW_TASKS
 
 
@@ -82,4 +82,18 @@ def _sampling(sampling: Sampling) -> dict[str, Any]:
         "infer_method": sampling.infer_method,
         "audio_cover_strength": sampling.cover_strength,
         "cover_noise_strength": sampling.noise_strength,
+        **_tuning(sampling.tuning),
     }
+
+
+def _tuning(tuning: Tuning) -> dict[str, Any]:
+    """What was changed of what the models were published with; mostly nothing."""
+    fields = {
+        "sampler_mode": tuning.integrator,
+        "momentum": tuning.momentum,
+        "eta": tuning.eta,
+        "velocity_ema_factor": tuning.smoothing,
+        "latent_rescale": tuning.latent_scale,
+        "latent_shift": tuning.latent_shift,
+    }
+    return fields if tuning != Tuning() else {}

@@ -16,7 +16,6 @@ from torch.nn.functional import normalize
 from acestep.synthesizer.transformer import Attended, Transformer
 
 # What the published base models were tuned with: APG ...
-_MOMENTUM = -0.75
 _LARGEST_NORM = 2.5
 # ... and ADG.
 _LARGEST_ANGLE = 3.14 / 6
@@ -38,21 +37,24 @@ class Guidance(Protocol):
 class AdaptiveProjectedGuidance:
     """APG. Remembers the steps before, so each render needs its own."""
 
-    def __init__(self, scale: float) -> None:
+    def __init__(self, scale: float, momentum: float, eta: float) -> None:
+        """`eta` is how much is kept of what only makes it louder."""
         self._scale = scale
+        self._momentum = momentum
+        self._eta = eta
         self._running: Tensor | None = None
 
     def __call__(self, conditional: Tensor, null: Tensor, latents: Tensor, t: float) -> Tensor:
         """Push along the difference, damped by its past, capped, without what only makes it louder."""
         push = conditional - null
         if self._running is not None:
-            push = push + _MOMENTUM * self._running
+            push = push + self._momentum * self._running
         self._running = push
         # Norms and projections run over time, for each song and channel.
         norm = torch.linalg.vector_norm(push, dim=1, keepdim=True)
         push = push / (norm / _LARGEST_NORM).clamp_min(1.0)
         along: Tensor = normalize(conditional, dim=1)
-        push = push - (push * along).sum(dim=1, keepdim=True) * along
+        push = push - (1.0 - self._eta) * (push * along).sum(dim=1, keepdim=True) * along
         guided: Tensor = conditional + (self._scale - 1.0) * push
         return guided
 

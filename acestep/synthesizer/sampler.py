@@ -55,6 +55,34 @@ def renoising(noise: Noise) -> Step:
     return step
 
 
+def heun(velocity_at: Velocity) -> Step:
+    """Deterministic steps of second order: along the mean of the velocity here and where it leads.
+
+    The last one is Euler's, since no model was trained at time 0.
+    """
+
+    def step(latents: Tensor, velocity: Tensor, t: float, t_next: float) -> Tensor:
+        ahead = euler(latents, velocity, t, t_next)
+        if t_next == 0.0:
+            return ahead
+        return euler(latents, (velocity + velocity_at(ahead, t_next)) / 2.0, t, t_next)
+
+    return step
+
+
+def smoothed(velocity_at: Velocity, share: float) -> Velocity:
+    """Velocities with a share of the one before in each, which has the same of its own; for one render."""
+    last: Tensor | None = None
+
+    def smooth(latents: Tensor, t: float) -> Tensor:
+        nonlocal last
+        velocity = velocity_at(latents, t)
+        last = velocity if last is None else torch.lerp(velocity, last, share)
+        return last
+
+    return smooth
+
+
 def held(step: Step, source: Tensor, free: Tensor, noise: Tensor, until: float) -> Step:
     """Steps after which `source` `[B, T, C]` is back wherever `free` `[B, T]` is 0, as noisy as the rest.
 

@@ -33,8 +33,10 @@ from acestep.synthesizer.sampler import (
     Velocity,
     euler,
     held,
+    heun,
     renoising,
     sample,
+    smoothed,
 )
 from acestep.synthesizer.schedule import begun, times
 from acestep.synthesizer.transformer import Heads, Transformer
@@ -94,13 +96,16 @@ class Synthesizer:
             for plan, heard in zip(plans, sounds, strict=True)
         ]
         velocity = self._velocity(plans, materials, sampling, schedule)
+        if sampling.tuning.smoothing:
+            velocity = smoothed(velocity, sampling.tuning.smoothing)
         noise = Noise([plan.seed for plan in plans], frames, self._facts.latent_channels, self._device)
         first = noise.draw()
-        step = renoising(noise) if sampling.infer_method == "sde" else euler
+        step = _stepping(sampling, velocity, noise)
         if sampling.injection:
             step = self._held(step, materials, sounds, first, _time_after(schedule, sampling.injection))
         start = self._start(first, sounds, schedule[0]) if sampling.noise_strength else first
         latents = sample(velocity, step, start, schedule, on_step, cancelled)
+        latents = latents * sampling.tuning.latent_scale + sampling.tuning.latent_shift
         return Rendered(latents, tuple(self._conditioner.warnings(plan) for plan in plans))
 
     def span(self, plan: SongPlan) -> Span | None:
@@ -182,14 +187,22 @@ class Synthesizer:
         # Turbo models have guidance distilled into their weights and take none on top.
         if self._facts.is_turbo or sampling.guidance_scale <= 1.0:
             return None
-        kind = AngleDomainGuidance if sampling.use_adg else AdaptiveProjectedGuidance
-        return kind(sampling.guidance_scale)
+        if sampling.use_adg:
+            return AngleDomainGuidance(sampling.guidance_scale)
+        tuning = sampling.tuning
+        return AdaptiveProjectedGuidance(sampling.guidance_scale, tuning.momentum, tuning.eta)
 
     def _directed(self, condition: Condition, sampling: Sampling, guidance: Guidance | None) -> Velocity:
         if guidance is None:
             return partial(self._transformer.velocity, attended=self._transformer.attend(condition))
         attended = self._transformer.attend(self._conditioner.with_null(condition))
         return GuidedVelocity(self._transformer, attended, guidance, sampling.cfg_interval)
+
+
+def _stepping(sampling: Sampling, velocity: Velocity, noise: Noise) -> Step:
+    if sampling.infer_method == "sde":
+        return renoising(noise)
+    return heun(velocity) if sampling.tuning.integrator == "heun" else euler
 
 
 def _time_after(schedule: Sequence[float], share: float) -> float:

@@ -188,14 +188,12 @@ class TestSupport:
         assert accepted(**{name: value}).warnings == ()
 
     def test_all_that_is_not_supported_is_told(self):
-        with pytest.raises(
-            InvalidFieldError, match=r"sampler_mode.*; repaint_mode|repaint_mode.*; sampler_mode"
-        ):
-            accepted(sampler_mode="heun", repaint_mode="aggressive")
+        with pytest.raises(InvalidFieldError, match=r"dcw_mode.*; global_caption|global_caption.*; dcw_mode"):
+            accepted(dcw_mode="low", global_caption="pop")
 
     def test_a_task_is_refused_before_its_fields(self):
         with pytest.raises(InvalidFieldError) as caught:
-            accepted(task_type="lego", sampler_mode="heun", thinking=True)
+            accepted(task_type="lego", dcw_mode="low", thinking=True)
         assert str(caught.value) == (
             "task_type: 'lego' cannot be used with model acestep-v15-turbo; allowed: text2music, cover, "
             "repaint. Models that do lego: acestep-v15-base"

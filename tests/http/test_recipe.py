@@ -15,6 +15,7 @@ from acestep.domain import (
     Song,
     SongPlan,
     SongRequest,
+    Tuning,
 )
 from acestep.engine.plan import plan_songs, with_source
 from acestep.engine.thinking import uses_planner
@@ -58,6 +59,15 @@ VARIANTS = {
     "plain": (PLAN, BASE),
     "timesteps": (replace(PLAN, sampling=replace(PLAN.sampling, steps=50, shift=1.0, timesteps=TIMES)), BASE),
     "stochastic": (replace(PLAN, sampling=replace(PLAN.sampling, shift=1.0, infer_method="sde")), BASE),
+    "tuned": (
+        replace(
+            PLAN,
+            sampling=replace(
+                PLAN.sampling, use_adg=False, tuning=Tuning("heun", -0.5, 0.25, 0.125, 0.9, -0.125)
+            ),
+        ),
+        BASE,
+    ),
     "codes": (replace(PLAN, duration=10.1, audio_codes=tuple(range(50, 0, -1))), BASE),
     "nothing decided": (
         replace(PLAN, caption="", lyrics="[Instrumental]", bpm=None, key_scale=None, time_signature=None),
@@ -117,7 +127,7 @@ def test_every_field_of_a_plan_is_in_a_test_above():
         for field in fields(Sampling)
         if getattr(PLAN.sampling, field.name) == getattr(bare.sampling, field.name)
     }
-    assert same == {"timesteps", "infer_method"} | strengths
+    assert same == {"timesteps", "infer_method", "tuning"} | strengths
 
 
 SOURCE = Sound(Path("/uploads/song.wav"), "song.wav", 20.25)

@@ -17,46 +17,59 @@ def random(seed: int) -> torch.Tensor:
     return torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed))
 
 
-def apg_by_hand(pairs: list[Pair], scale: float) -> torch.Tensor:
+def apg(scale: float, momentum: float = -0.75, eta: float = 0.0) -> AdaptiveProjectedGuidance:
+    """As the models were published, unless told otherwise."""
+    return AdaptiveProjectedGuidance(scale, momentum, eta)
+
+
+def apg_by_hand(pairs: list[Pair], scale: float, momentum: float = -0.75, eta: float = 0.0) -> torch.Tensor:
     """The published rule, song by song and channel by channel, for the last of several steps."""
     running = np.zeros(SHAPE)
     for conditional, null in pairs:
-        running = (conditional - null).double().numpy() - 0.75 * running
+        running = (conditional - null).double().numpy() + momentum * running
     out = conditional.double().numpy().copy()
     for song in range(SHAPE[0]):
         for channel in range(SHAPE[2]):
             push, line = running[song, :, channel], out[song, :, channel]
             push = push * min(1.0, 2.5 / float(np.linalg.norm(push)))
             unit = line / np.linalg.norm(line)
-            out[song, :, channel] = line + (scale - 1.0) * (push - (push @ unit) * unit)
+            out[song, :, channel] = line + (scale - 1.0) * (push - (1.0 - eta) * (push @ unit) * unit)
     return torch.from_numpy(out).float()
 
 
-def test_steps_follow_the_published_rule():
-    guidance = AdaptiveProjectedGuidance(7.0)
+@pytest.mark.parametrize(("momentum", "eta"), [(-0.75, 0.0), (-0.5, 0.0), (0.0, 0.3), (0.5, 1.0)])
+def test_steps_follow_the_published_rule(momentum: float, eta: float):
+    guidance = apg(7.0, momentum, eta)
     pairs = [(random(step), random(step + 10)) for step in range(3)]
     for count, (conditional, null) in enumerate(pairs, start=1):
         guided = guidance(conditional, null, *ANYWHERE)
-        torch.testing.assert_close(guided, apg_by_hand(pairs[:count], 7.0))
+        torch.testing.assert_close(guided, apg_by_hand(pairs[:count], 7.0, momentum, eta))
+
+
+def test_all_of_a_push_is_plain_guidance():
+    conditional = random(1)
+    null = conditional - 0.1 * random(2)
+    guided = apg(3.0, momentum=0.0, eta=1.0)(conditional, null, *ANYWHERE)
+    torch.testing.assert_close(guided, null + 3.0 * (conditional - null))
 
 
 def test_a_small_push_is_not_stretched_to_the_cap():
     conditional = random(1)
     null = conditional + 1e-3 * random(2)
-    guided = AdaptiveProjectedGuidance(3.0)(conditional, null, *ANYWHERE)
+    guided = apg(3.0)(conditional, null, *ANYWHERE)
     torch.testing.assert_close(guided, apg_by_hand([(conditional, null)], 3.0))
     assert (guided - conditional).abs().max() < 0.02
 
 
 def test_what_only_makes_it_louder_is_left_out():
     conditional = random(1)
-    guided = AdaptiveProjectedGuidance(7.0)(conditional, 0.8 * conditional, *ANYWHERE)
+    guided = apg(7.0)(conditional, 0.8 * conditional, *ANYWHERE)
     torch.testing.assert_close(guided, conditional, atol=1e-5, rtol=1e-5)
 
 
 def test_silence_on_both_sides_stays_silence():
     zeros = torch.zeros(SHAPE)
-    assert torch.equal(AdaptiveProjectedGuidance(7.0)(zeros, zeros, *ANYWHERE), zeros)
+    assert torch.equal(apg(7.0)(zeros, zeros, *ANYWHERE), zeros)
 
 
 def turned(conditional: torch.Tensor, null: torch.Tensor, scale: float, t: float = 0.5) -> torch.Tensor:

@@ -1,8 +1,10 @@
+import math
+
 import pytest
 import torch
 
 from acestep.errors import JobCancelledError
-from acestep.synthesizer.sampler import Noise, euler, held, renoising, sample
+from acestep.synthesizer.sampler import Noise, Step, euler, held, heun, renoising, sample, smoothed
 
 
 def never() -> bool:
@@ -154,3 +156,37 @@ def test_held_to_the_end_the_rest_is_the_source():
         )
         assert torch.equal(out[:, [0, 1, 4, 5]], source[:, [0, 1, 4, 5]])
         assert not torch.isclose(out[:, 2:4], source[:, 2:4]).all()
+
+
+def growth(latents: torch.Tensor, t: float) -> torch.Tensor:
+    return latents
+
+
+def arrival(step: Step, steps: int) -> float:
+    """Where dx/dt = x leads, from 1 at time 1 to time 0.2."""
+    times = [1.0 - 0.8 * number / steps for number in range(steps + 1)]
+    start = torch.ones(1, 1, 1, dtype=torch.float64)
+    return sample(growth, step, start, times, lambda done, of: None, never).item()
+
+
+@pytest.mark.parametrize(("step", "ratio"), [(euler, 2.0), (heun(growth), 4.0)], ids=["euler", "heun"])
+def test_half_the_step_is_half_the_error_or_at_second_order_a_quarter(step: Step, ratio: float):
+    coarse, fine = (abs(arrival(step, steps) - math.exp(-0.8)) for steps in (8, 16))
+    assert coarse / fine == pytest.approx(ratio, rel=0.15)
+
+
+def test_the_last_step_does_not_look_ahead():
+    asked = []
+
+    def velocity(latents, t):
+        asked.append(t)
+        return latents
+
+    sample(velocity, heun(velocity), torch.ones(1, 1, 1), (1.0, 0.5, 0.0), lambda done, of: None, never)
+    assert asked == [1.0, 0.5, 0.5]
+
+
+def test_velocities_are_a_running_average():
+    smooth = smoothed(torch.full_like, 0.25)
+    found = [smooth(torch.zeros(1), t).item() for t in (1.0, 0.5, 0.0)]
+    assert found == [1.0, 0.75 * 0.5 + 0.25 * 1.0, 0.25 * 0.625]

@@ -4,7 +4,7 @@ from itertools import combinations
 import pytest
 import torch
 
-from acestep.domain import Sampling, SongPlan
+from acestep.domain import Sampling, SongPlan, Tuning
 from acestep.errors import InvalidFieldError, JobCancelledError
 from acestep.synthesizer.synthesizer import Rendered, Synthesizer
 from tests.synthesizer import toy
@@ -21,6 +21,7 @@ METHODS = {
     "angular": ANGULAR,
     "stochastic": STOCHASTIC,
     "all": replace(ANGULAR, infer_method="sde"),
+    "tuned": replace(GUIDED, tuning=Tuning("heun", -0.5, 0.2, 0.1, 0.9, 0.1)),
 }
 
 
@@ -139,3 +140,27 @@ def test_sampling_that_the_model_cannot_do_is_refused(synthesizer):
     with pytest.raises(InvalidFieldError) as refused:
         render(synthesizer, song(sampling=Sampling(0, 1.0, 1.0)))
     assert refused.value.field == "inference_steps"
+
+
+def tuned(synthesizer: Synthesizer, sampling: Sampling, **changes) -> torch.Tensor:
+    return render(synthesizer, song(sampling=replace(sampling, tuning=Tuning(**changes)))).latents
+
+
+@pytest.mark.parametrize(
+    "changes", [{"integrator": "heun"}, {"momentum": -0.5}, {"eta": 0.5}, {"smoothing": 0.2}]
+)
+def test_whatever_is_tuned_is_heard(synthesizer, changes):
+    plain = tuned(synthesizer, GUIDED)
+    assert not torch.allclose(tuned(synthesizer, GUIDED, **changes), plain, atol=1e-4)
+
+
+def test_latents_are_scaled_and_shifted_at_the_end(synthesizer):
+    plain = tuned(synthesizer, GUIDED)
+    torch.testing.assert_close(
+        tuned(synthesizer, GUIDED, latent_scale=0.9, latent_shift=0.1), 0.9 * plain + 0.1
+    )
+
+
+def test_stochastic_steps_have_no_integrator(synthesizer):
+    plain = tuned(synthesizer, STOCHASTIC)
+    assert torch.equal(tuned(synthesizer, STOCHASTIC, integrator="heun"), plain)
