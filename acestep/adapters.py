@@ -8,6 +8,7 @@ adapter is in use.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -79,6 +80,11 @@ class Adapter:
     alphas: Mapping[str, float]
     use_rslora: bool = False
     use_dora: bool = False
+
+    @property
+    def weights(self) -> int:
+        """How many there are in its tensors."""
+        return sum(math.prod(tensor.shape) for tensor in self.tensors)
 
     def check_fit(self, model: str, layers: Mapping[str, Shape]) -> None:
         """Raise CheckpointError that names the first tensor without a place among `layers` of `model`.

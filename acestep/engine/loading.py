@@ -203,7 +203,8 @@ def load_model(
         )
     if plan:
         modules = settle(modules, codec, plan, place, _residency(place, shared))
-    adapters = TransformerAdapters(checkpoint.name, modules.transformer, folder or AdapterFolder(None))
+    room = plan.adapter_room if plan else None
+    adapters = TransformerAdapters(checkpoint.name, modules.transformer, folder or AdapterFolder(None), room)
     synthesizer = Synthesizer(modules, frame_rate=codec.sample_rate / codec.hop_length)
     complete = replace(
         info,
@@ -244,9 +245,9 @@ def load_planner(
     detail = ""
     if backend != "pt":
         reason = why_not(place) if backend == "vllm" else "nothing here runs it"
-        if not reason:
         if quantization != "none":
             reason = reason or f"it does not quantize ({quantization})"
+        if not reason:
             log.info("Loading %s on %s with vLLM", folder.name, place)
             return LoadedPlanner(load_vllm_language_model(folder, place, slots, length), "vllm")
         detail = f"ACESTEP_LM_BACKEND={backend} is not available here: {reason}; pt is used"

@@ -12,6 +12,7 @@ from acestep.adapters import AdapterFolder
 from acestep.domain import AdapterUse, ModelInfo
 from acestep.errors import CheckpointError, InvalidFieldError
 from acestep.http.answers import LoraStatus
+from acestep.memory.lora import AdapterRoom
 
 FIRST = "Load an adapter with POST /v1/lora/load first"
 
@@ -19,8 +20,10 @@ FIRST = "Load an adapter with POST /v1/lora/load first"
 class ServerAdapters:
     """Loaded adapters by the names that clients gave them; at most one is active. Lives on the event loop."""
 
-    def __init__(self, folder: AdapterFolder) -> None:
+    def __init__(self, folder: AdapterFolder, room: AdapterRoom | None = None) -> None:
+        """`room` is what the adapters of a song may take up in memory; None: as much as they like."""
         self._folder = folder
+        self._room = room
         self._loaded: dict[str, AdapterUse] = {}
         self._active: str | None = None
         self._use = False
@@ -101,6 +104,10 @@ class ServerAdapters:
         if len({use.name for use in uses}) < len(uses):
             sent_names = ", ".join(use.name for use in asked)
             raise InvalidFieldError("lora", sent_names, "each adapter once")
+        acting = [self._folder.find(use.name) for use in uses if use.scale]
+        if self._room and (reason := self._room.flaw(acting)):
+            sent_names = ", ".join(use.name for use in asked)
+            raise InvalidFieldError("lora", sent_names, "fewer or smaller adapters", reason)
         return uses, ()
 
     def _default(self, model: ModelInfo) -> tuple[tuple[AdapterUse, ...], tuple[str, ...]]:
@@ -122,4 +129,4 @@ class ServerAdapters:
                 adapter.check_fit(model.name, model.layers)
         except CheckpointError as error:
             return str(error)
-        return ""
+        return self._room.flaw([adapter]) if self._room else ""

@@ -12,27 +12,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from acestep.adapters import AdapterFolder
 from acestep.checkpoints import Checkpoint, Choice, gpu_present, read_json
 from acestep.domain import ModelInfo
-from acestep.errors import CheckpointError, ModelUnavailableError, SettingError
-from acestep.memory.plan import GB, Abilities, Device, MemoryPlan, Sizes, Wishes, choose, least, options
+from acestep.errors import CheckpointError, InvalidFieldError
+from acestep.memory.lora import AdapterRoom, adapter_weights, no_room, with_adapters
+from acestep.memory.plan import GB, Abilities, Device, MemoryPlan, Sizes, Wishes, choose
 from acestep.memory.probes import Probes
+from acestep.memory.refusals import BUDGET, refusal
+from acestep.memory.situation import Budget, Situation, gb
 from acestep.memory.sizes import PLANNERS, TEXT_ENCODER, VAE, DitSize, QwenSize, VaeSize, published_dit
-from acestep.memory.stored import VARIABLE, check_quantization
+from acestep.memory.stored import check_quantization
 from acestep.planners import PlannerChoice
 from acestep.settings import Settings
 
-CARRIED_OUT = Abilities(offload=True, stream=True)  # by `residency`; the planner stays where it is
-_BUDGET = "ACESTEP_VRAM_BUDGET"
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """Bytes that there are (None: nobody knows), on what, and who says so."""
-
-    size: int | None
-    on_gpu: bool
-    source: str
+CARRIED_OUT = Abilities(offload=True, stream=True, offload_planner=True)  # by `residency`
+_LM_OFFLOAD = "ACESTEP_LM_OFFLOAD_TO_CPU"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +35,21 @@ class Decision:
     """The plan and what it was made for. `notes` are sentences for people who read the log or the stats."""
 
     plan: MemoryPlan
-    budget: Budget
+    situation: Situation
+    sizes: Sizes
     notes: tuple[str, ...] = ()
     planner_elsewhere: bool = False  # on another device, of which this plan knows nothing
+
+    @property
+    def budget(self) -> Budget:
+        """What there is."""
+        return self.situation.budget
+
+    @property
+    def adapters(self) -> AdapterRoom | None:
+        """What the adapters of a song may take up; None: as much as they like."""
+        room = self.plan.adapter_room
+        return None if room is None else AdapterRoom(room, self.situation.device.number)
 
     def limited(self, info: ModelInfo) -> ModelInfo:
         """A model with no larger limits than the plan has."""
@@ -63,7 +70,7 @@ def find_budget(settings: Settings, on_gpu: bool, probes: Probes) -> Budget:
     if not on_gpu:
         return Budget(probes.main_memory(), on_gpu, "main memory of this machine")
     if settings.vram_budget is not None:
-        return Budget(int(settings.vram_budget * GB), on_gpu, _BUDGET)
+        return Budget(int(settings.vram_budget * GB), on_gpu, BUDGET)
     kind, _, number = settings.device.partition(":")
     free = probes.gpu_free(int(number or 0)) if kind in ("auto", "cuda") else None
     if settings.max_cuda_vram is not None and (free is None or settings.max_cuda_vram * GB < free):
@@ -85,71 +92,126 @@ def decide_for_server(
     """As `decide`, for what the server is about to load, and on what it is to run."""
     check_quantization(settings.quantization, (settings.device, settings.lm_device or settings.device))
     on_gpu = gpu_present(settings.device)
-    elsewhere = settings.lm_device not in (None, settings.device) and bool(planner.name)
+    elsewhere = settings.lm_device not in (None, settings.device)
     budget = find_budget(settings, on_gpu, probes)
     # Who comes because a request names it is taken to be as large as the default model.
     guests = settings.models_in_memory - len(choices) if settings.on_demand_model_load else 0
     choices = [*choices, *[choices[0]] * guests]
-    decision = decide(choices, PlannerChoice() if elsewhere else planner, settings, budget)
+    can = replace(CARRIED_OUT, offload_planner=not (settings.lm_backend == "vllm" and probes.has_vllm()))
+    decision = decide(choices, PlannerChoice() if elsewhere else planner, settings, budget, can)
+    if decision and elsewhere and planner.name and settings.lm_offload_to_cpu:
+        note = (
+            f"{_LM_OFFLOAD}=true: the planner is on {settings.lm_device} (ACESTEP_LM_DEVICE), and stays so."
+        )
+        decision = replace(decision, notes=(*decision.notes, note))
     return decision and replace(decision, planner_elsewhere=elsewhere)
 
 
 def decide(
-    choices: Sequence[Choice], planner: PlannerChoice, settings: Settings, budget: Budget
+    choices: Sequence[Choice],
+    planner: PlannerChoice,
+    settings: Settings,
+    budget: Budget,
+    can: Abilities | None = None,
 ) -> Decision | None:
     """The plan for these models; None where a config does not say how large its model is.
 
+    `can`: what can be carried out; None: all that this version can.
     Raises SettingError for a setting that cannot be kept within the budget, ModelUnavailableError where the
     models do not fit whatever is set.
     """
+    can = can or CARRIED_OUT
     try:
         sizes = _sizes(choices, planner)
     except (KeyError, ValueError, TypeError, CheckpointError):
         return None  # loading says what is wrong with the folder
     device = Device() if budget.on_gpu else Device.cpu()
     device = replace(device, quantization=settings.quantization)
-    wishes, notes = _wishes(settings, planner, budget.on_gpu)
-    plans = options(sizes, wishes, device, CARRIED_OUT)
+    situation = Situation(budget, device, can)
+    wishes, notes = _wishes(settings, planner, budget.on_gpu, can)
     if budget.size is None:
-        notes.append(f"Nobody says how much memory there is, so nothing is limited: set {_BUDGET}.")
-        return Decision(plans[0], budget, tuple(notes))
+        notes.append(f"Nobody says how much memory there is, so nothing is limited: set {BUDGET}.")
+        return Decision(situation.options(sizes, wishes)[0], situation, sizes, tuple(notes))
+    if budget.on_gpu and (kept := adapter_weights(AdapterFolder(settings.lora_dir))):
+        roomy = replace(sizes, adapters=kept)
+        if choose(situation.options(roomy, wishes), budget.size):
+            sizes = roomy
+        else:
+            notes.append(no_room(kept, situation))
+    plans = situation.options(sizes, wishes)
     plan = choose(plans, budget.size)
     if plan is None and budget.on_gpu:
-        raise _refusal(sizes, wishes, device, budget)
+        raise refusal(sizes, wishes, situation)
     if plan is None:
         plan = min(plans, key=lambda each: each.peak)
         notes.append(
-            f"The models take up about {_gb(plan.peak)} of main memory, and there are {_gb(budget.size)}: "
+            f"The models take up about {gb(plan.peak)} of main memory, and there are {gb(budget.size)}: "
             "expect a slow server, or its end."
         )
     if planner.name and not plan.planner:
         notes.append(
-            f"There is no room for the planner {planner.name} within {_gb(budget.size)}; to have it, set "
+            f"There is no room for the planner {planner.name} within {gb(budget.size)}; to have it, set "
             "ACESTEP_INIT_LLM=true, which may make the rest slower."
         )
-    return Decision(plan, budget, tuple(notes))
+    if budget.on_gpu:
+        plan, sizes = with_adapters(plan, sizes, situation)
+    return Decision(plan, situation, sizes, tuple(notes))
+
+
+def with_planner(decision: Decision, planner: PlannerChoice, settings: Settings) -> Decision:
+    """What was decided, with this planner instead of the one that it has: models stay where they are.
+
+    Raises InvalidFieldError where there is no room for it beside them, with the number that would do,
+    CheckpointError where its config does not say how large it is.
+    """
+    if decision.planner_elsewhere:
+        return decision
+    situation, plan = decision.situation, decision.plan
+    try:
+        sizes = replace(decision.sizes, planners=(_planner(planner),))
+    except (KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"The config of {planner.name} does not say how large it is: {error}"
+        ) from error
+    offload = settings.lm_offload_to_cpu if situation.can.offload_planner else None
+    if settings.offload_to_cpu is False:
+        offload = offload or False
+    plans = situation.beside(plan, sizes, Wishes(offload_planner=offload, tile=plan.tile, planner=True))
+    size = decision.budget.size
+    if not decision.budget.on_gpu or size is None:
+        found = plans[0]
+    elif (fitting := choose(plans, size)) is not None:
+        found = fitting
+    else:
+        needed = min(other.peak for other in plans)
+        raise InvalidFieldError(
+            "lm_model_path",
+            planner.name,
+            f"a planner that fits beside the models: with this one {gb(needed)} are needed, and there are "
+            f"{decision.budget}",
+            "Set ACESTEP_INIT_LLM=true and ACESTEP_LM_MODEL_PATH, and start the server again, which may then "
+            "place the models otherwise",
+        )
+    return replace(decision, plan=replace(found, adapter_room=plan.adapter_room), sizes=sizes)
 
 
 def table(decision: Decision) -> list[str]:
     """The plan, line by line, for the log."""
     plan, budget = decision.plan, decision.budget
-    there = "unknown" if budget.size is None else _gb(budget.size)
-    lines = [f"Memory plan: {_gb(plan.peak)} at most, of {there} ({budget.source})"]
+    lines = [f"Memory plan: {gb(plan.peak)} at most, of {budget}"]
     lines += [
-        f"  {part.name:<18} {part.placement:<10} {_gb(part.size):>9}  at the peak {_gb(part.held):>9}"
+        f"  {part.name:<18} {part.placement:<10} {gb(part.size):>9}  at the peak {gb(part.held):>9}"
         for part in plan.parts
     ]
     lines.append(
         f"  peak in stage {plan.stage}; up to {plan.max_batch} songs of {plan.max_duration:g} s at once, "
         f"decoded by {plan.tile} frames"
     )
+    if plan.planner:
+        lines[-1] += f"; the planner writes {plan.slots} texts of {plan.length} tokens"
     if plan.quantization != "none":
         lines[-1] += f"; DiT and planner in {plan.quantization}"
     return lines
-
-
-def _gb(size: int) -> str:
-    return f"{size / GB:.2f} GB"
 
 
 def _sizes(choices: Sequence[Choice], planner: PlannerChoice) -> Sizes:
@@ -190,7 +252,9 @@ def _planner(choice: PlannerChoice) -> QwenSize:
     return next(planner for planner in PLANNERS if planner.name == choice.name)
 
 
-def _wishes(settings: Settings, planner: PlannerChoice, on_gpu: bool) -> tuple[Wishes, list[str]]:
+def _wishes(
+    settings: Settings, planner: PlannerChoice, on_gpu: bool, can: Abilities
+) -> tuple[Wishes, list[str]]:
     """What the settings ask of the plan, and a sentence for each that this version cannot do."""
     notes: list[str] = []
 
@@ -200,79 +264,17 @@ def _wishes(settings: Settings, planner: PlannerChoice, on_gpu: bool) -> tuple[W
         notes.append(f"{field}=true: this version cannot do that; it keeps those models on the GPU.")
         return None
 
-    offload = granted("ACESTEP_OFFLOAD_TO_CPU", settings.offload_to_cpu, CARRIED_OUT.offload)
+    offload = granted("ACESTEP_OFFLOAD_TO_CPU", settings.offload_to_cpu, can.offload)
     # False is the default and means no more than "need not".
-    dit = granted("ACESTEP_OFFLOAD_DIT_TO_CPU", settings.offload_dit_to_cpu or None, CARRIED_OUT.offload)
-    lm = granted("ACESTEP_LM_OFFLOAD_TO_CPU", settings.lm_offload_to_cpu, CARRIED_OUT.offload_planner)
+    dit = granted("ACESTEP_OFFLOAD_DIT_TO_CPU", settings.offload_dit_to_cpu or None, can.offload)
+    lm = settings.lm_offload_to_cpu if on_gpu else None
+    if lm and planner.name and not can.offload_planner:
+        notes.append(
+            f"{_LM_OFFLOAD}=true: vLLM, which is installed, keeps the planner on the GPU. Set "
+            "ACESTEP_LM_BACKEND=pt to have it in main memory while it is idle."
+        )
+        lm = None
     if offload is False:
         dit, lm = dit or False, lm or False
     must = None if planner.name and settings.init_llm is None else bool(planner.name)
     return Wishes(offload, dit, lm, settings.vae_decode_chunk_size, must), notes
-
-
-def _refusal(sizes: Sizes, wishes: Wishes, device: Device, budget: Budget) -> Exception:
-    """Why nothing fits: the first setting without which something would, or else the budget."""
-    assert budget.size is not None
-    needed = least(options(sizes, wishes, device, CARRIED_OUT))
-    if smaller := _smaller_planner(sizes, wishes, device, budget.size):
-        name, enough = smaller
-        return SettingError(
-            "ACESTEP_LM_MODEL_PATH",
-            sizes.planners[0].name,
-            f"{name}, which takes {_gb(enough)}; with this one at least {_gb(needed)} are needed, and there "
-            f"are {_gb(budget.size)} ({budget.source})",
-        )
-    loosened = {
-        "ACESTEP_OFFLOAD_TO_CPU": replace(wishes, offload=None, offload_dit=None, offload_planner=None),
-        "ACESTEP_LM_OFFLOAD_TO_CPU": replace(wishes, offload_planner=None),
-        "ACESTEP_VAE_DECODE_CHUNK_SIZE": replace(wishes, tile=None),
-        "ACESTEP_INIT_LLM": replace(wishes, planner=False),
-    }
-    for variable, looser in loosened.items():
-        plans = options(sizes, looser, device, CARRIED_OUT)
-        if looser != wishes and least(plans) <= budget.size:
-            value = _value(variable, wishes)
-            return SettingError(
-                variable,
-                value,
-                f"{_other(variable)}, which takes {_gb(least(plans))}; with {value} at least {_gb(needed)} "
-                f"are needed, and there are {_gb(budget.size)} ({budget.source})",
-            )
-    if device.quantization == "none":
-        enough = least(options(sizes, wishes, replace(device, quantization="int8"), CARRIED_OUT))
-        if enough <= budget.size:
-            return SettingError(
-                VARIABLE,
-                "none",
-                f"int8, which takes {_gb(enough)} (songs change a little); with none at least {_gb(needed)} "
-                f"are needed, and there are {_gb(budget.size)} ({budget.source})",
-            )
-    names = ", ".join([dit.name for dit in sizes.dits] + [planner.name for planner in sizes.planners])
-    if budget.source == _BUDGET:
-        return SettingError(
-            _BUDGET, f"{budget.size / GB:g}", f"{-(-needed * 10 // GB) / 10:g} GB or more for {names}"
-        )
-    return ModelUnavailableError(
-        f"{names}: at least {_gb(needed)} of GPU memory are needed, and there are {_gb(budget.size)} "
-        f"({budget.source}). Set ACESTEP_DEVICE=cpu, or ACESTEP_CONFIG_PATH to a smaller model."
-    )
-
-
-def _smaller_planner(sizes: Sizes, wishes: Wishes, device: Device, budget: int) -> tuple[str, int] | None:
-    """The largest published planner that would fit in place of the one that does not, and its bytes."""
-    for planner in reversed(PLANNERS):
-        if wishes.planner and planner.weights < sizes.planners[0].weights:
-            enough = least(options(replace(sizes, planners=(planner,)), wishes, device, CARRIED_OUT))
-            if enough <= budget:
-                return planner.name, enough
-    return None
-
-
-def _value(variable: str, wishes: Wishes) -> str:
-    if variable == "ACESTEP_VAE_DECODE_CHUNK_SIZE":
-        return str(wishes.tile)
-    return "true" if variable == "ACESTEP_INIT_LLM" else "false"
-
-
-def _other(variable: str) -> str:
-    return "false" if variable == "ACESTEP_INIT_LLM" else "auto"

@@ -38,6 +38,7 @@ TILES = (512, 256, 128, 64)
 # Texts that the planner writes at once, and tokens of each: 6,656 are a song of 600 s with the longest words
 # (planner.backends.pt); half of that is enough for 240 s (1,200 codes) with 2,128 tokens of words.
 ROOMS = ((4, 6656, MAX_DURATION), (2, 6656, MAX_DURATION), (2, 3328, _COMMON_DURATION))
+_MODELS = ("text encoder", "condition encoder", "DiT", "VAE")
 _STEPS = 8  # how often a streamed DiT is moved for one song of a turbo model
 _BASE_STEPS = 50
 # CUDA's context with its kernels, and the libraries' workspaces: 0.45 GB on cards seen, rounded up.
@@ -62,6 +63,7 @@ class Sizes:
     text: QwenSize
     vae: VaeSize | None
     planners: tuple[QwenSize, ...] = ()  # to choose from; the smallest first
+    adapters: int = 0  # weights of the adapters that each DiT may have in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +128,22 @@ class MemoryPlan:
     slots: int = 0
     length: int = 0
     quantization: Quantization = "none"
+    adapter_room: int | None = None  # bytes of the adapters of one DiT; None: as many as there are
 
     def placement(self, name: str) -> Placement:
         """Where the weights called `name` are."""
         return next(part.placement for part in self.parts if part.name == name)
+
+    @property
+    def settled(self) -> tuple[object, ...]:
+        """What cannot change once models are loaded: where they are, and what they allow."""
+        places = tuple(self.placement(name) for name in _MODELS)
+        return (*places, self.max_batch, self.max_duration, self.tile)
+
+    @property
+    def writer(self) -> tuple[object, ...]:
+        """The planner, where it is, and its room."""
+        return (self.planner, self.planner and self.placement("planner"), self.slots, self.length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +193,18 @@ Rank = tuple[float, ...]
 
 def options(sizes: Sizes, wishes: Wishes, device: Device, abilities: Abilities) -> list[MemoryPlan]:
     """Every plan that keeps the wishes, the best first; none where they cannot be kept at any budget."""
+    return _useful(_ranked(sizes, wishes, device, abilities))
+
+
+def beside(
+    plan: MemoryPlan, sizes: Sizes, wishes: Wishes, device: Device, abilities: Abilities
+) -> list[MemoryPlan]:
+    """Every plan that differs from `plan` in its planner and its adapters alone, the best first."""
+    ranked = _ranked(sizes, wishes, device, abilities)
+    return [other for other in ranked if other.settled == plan.settled]
+
+
+def _ranked(sizes: Sizes, wishes: Wishes, device: Device, abilities: Abilities) -> Iterator[MemoryPlan]:
     ranked: list[tuple[Rank, MemoryPlan]] = []
     working = {limits: _working(sizes, limits, device) for limits in _limits(sizes, wishes)}
     for planner, room in _planners(sizes, wishes):
@@ -190,7 +216,7 @@ def options(sizes: Sizes, wishes: Wishes, device: Device, abilities: Abilities) 
                     ranked.append((_rank(plan, sizes, moved), plan))
     # Of plans that are equally good, the smaller.
     ranked.sort(key=lambda each: (each[0], -each[1].peak), reverse=True)
-    return _useful(plan for _, plan in ranked)
+    return (plan for _, plan in ranked)
 
 
 def choose(plans: Sequence[MemoryPlan], budget: int) -> MemoryPlan | None:
@@ -251,6 +277,9 @@ def _placements(
             _Weights("DiT", core, dit, "render", one_layer),
             _Weights("VAE", side, vae, "decode"),
         ]
+        if sizes.adapters:  # beside the layers that they sit on; of a streamed DiT's, all may be in one layer
+            adapters = len(sizes.dits) * sizes.adapters * number
+            weights.append(_Weights("adapters", core, adapters, "render", adapters))
         if planner:
             tokens = -(-room.length // device.span) * device.span
             held = stored.size(planner.weights, planner.matrices) + stored.bench(planner.largest_joined)

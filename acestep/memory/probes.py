@@ -1,4 +1,4 @@
-"""How much memory this machine has, asked without torch.
+"""How much memory this machine has, and what is installed that does not share it; asked without torch.
 
 Owns the commands and files that say so. Everything in bytes; None where nobody says.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from acestep import gpus
@@ -17,10 +18,14 @@ _CGROUP = Path("/sys/fs/cgroup/memory.max")  # what a container may have
 
 @dataclass(frozen=True, slots=True)
 class Probes:
-    """How to ask the machine, in bytes; None where it does not say. The GPU is asked by its number."""
+    """How to ask the machine, in bytes; None where it does not say. The GPU is asked by its number.
+
+    `has_vllm`: whether vLLM is installed, whose planner stays where it is.
+    """
 
     gpu_free: Callable[[int], int | None]
     main_memory: Callable[[], int | None]
+    has_vllm: Callable[[], bool] = lambda: find_spec("vllm") is not None
 
 
 def gpu_free(number: int) -> int | None:

@@ -11,7 +11,7 @@ import logging
 import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from diffusers import AceStepTransformer1DModel
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from acestep.adapters import Adapter, AdapterFolder, Shape
 from acestep.domain import MAX_ADAPTERS, AdapterUse
 from acestep.errors import CheckpointError
-from acestep.quantization import lies_on
+from acestep.quantization import seat
 from acestep.weights import Placement, read_tensors
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ KEPT = 2 * MAX_ADAPTERS
 class _Resident:
     slot: str  # PEFT's name for it; ours may hold dots, which module names may not
     version: tuple[int, ...]
+    size: int  # bytes
 
 
 def adaptable_layers(transformer: AceStepTransformer1DModel) -> dict[str, Shape]:
@@ -56,11 +57,18 @@ class TransformerAdapters:
     update's own price, two thin products a layer, was lost in the noise there (8 steps of 30 s, on a CPU).
     """
 
-    def __init__(self, name: str, transformer: AceStepTransformer1DModel, folder: AdapterFolder) -> None:
-        """`name` is the model's, for what people get to read."""
+    def __init__(
+        self,
+        name: str,
+        transformer: AceStepTransformer1DModel,
+        folder: AdapterFolder,
+        room: int | None = None,
+    ) -> None:
+        """`name` is the model's, for what people get to read; `room` bytes is what all may take up."""
         self._name = name
         self._transformer = transformer
         self._folder = folder
+        self._room = room
         self._layers = adaptable_layers(transformer)
         self._residents: OrderedDict[str, _Resident] = OrderedDict()  # the latest used last
         self._loads = 0
@@ -81,19 +89,24 @@ class TransformerAdapters:
         Raises CheckpointError where one is not there, cannot be read, or does not fit; then none acts.
         """
         self._switch({})
-        scales = {self._slot(use.name): use.scale for use in uses if use.scale}
-        self._evict()
+        acting = {use.name: use.scale for use in uses if use.scale}
+        scales: dict[str, float] = {}
+        for name, scale in acting.items():
+            scales[self._slot(name, kept=acting)] = scale
         self._switch(scales)
 
-    def _slot(self, name: str) -> str:
+    def _slot(self, name: str, kept: Collection[str]) -> str:
+        """PEFT's name for an adapter, which is in memory then; those that are `kept` do not leave for it."""
         adapter = self._folder.find(name)
         resident = self._residents.get(name)
         if resident is not None and resident.version != adapter.version:
             self._drop(name)  # somebody trained it again
             resident = None
         if resident is None:
+            size = adapter.weights * self._number
+            self._make_room(adapter, size, kept)
             self._loads += 1
-            resident = _Resident(f"adapter{self._loads}", adapter.version)
+            resident = _Resident(f"adapter{self._loads}", adapter.version, size)
             self._load(adapter, resident.slot)
             self._residents[name] = resident
         self._residents.move_to_end(name)
@@ -107,6 +120,9 @@ class TransformerAdapters:
         for tensor in adapter.tensors:
             ending = "" if tensor.part == "lora_magnitude_vector" else ".weight"
             state[f"{tensor.layer}.{tensor.part}{ending}"] = stored[tensor.name]
+        for module in self._transformer.modules():
+            if type(module) is nn.Linear:
+                seat(module)  # PEFT puts an adapter where its layer is
         with warnings.catch_warnings():
             # It concerns merging, which is not done here.
             warnings.filterwarnings("ignore", "TorchaoLoraLinear was instantiated without")
@@ -119,16 +135,7 @@ class TransformerAdapters:
         if result.unexpected_keys:
             raise CheckpointError(f"{adapter.name}: tensor {result.unexpected_keys[0]!r} fits nowhere")
         self._transformer.eval().requires_grad_(False)
-        self._join(slot)
         log.info("Adapter %s is in memory", adapter.name)
-
-    def _join(self, slot: str) -> None:
-        """Put an adapter's weights where those of its layers are, which PEFT does not see in packed ones."""
-        for layer in self._adapted():
-            place = lies_on(layer.get_base_layer().weight)
-            for name, weight in layer.named_parameters():
-                if slot in name.split("."):
-                    weight.data = weight.data.to(place)
 
     def _switch(self, scales: Mapping[str, float]) -> None:
         for layer in self._adapted():
@@ -138,9 +145,25 @@ class TransformerAdapters:
             for slot in slots:
                 layer.set_scale(slot, scales[slot])
 
-    def _evict(self) -> None:
-        while len(self._residents) > KEPT:
-            self._drop(next(iter(self._residents)))
+    def _make_room(self, adapter: Adapter, size: int, kept: Collection[str]) -> None:
+        """Let those go that were not used for longest, until there is room for one more of `size` bytes."""
+        while not self._has_room(size):
+            idle = next((name for name in self._residents if name not in kept), None)
+            if idle is None:
+                raise CheckpointError(
+                    f"{adapter.name}: there is no room for its {size / 1e6:.1f} MB: adapters may take up "
+                    f"{(self._room or 0) / 1e6:.1f} MB together"
+                )
+            self._drop(idle)
+
+    def _has_room(self, size: int) -> bool:
+        taken = sum(each.size for each in self._residents.values())
+        return len(self._residents) < KEPT and (self._room is None or taken + size <= self._room)
+
+    @property
+    def _number(self) -> int:
+        """Bytes of an adapter's weight in memory."""
+        return int(next(self._transformer.parameters()).dtype.itemsize)
 
     def _drop(self, name: str) -> None:
         slot = self._residents.pop(name).slot

@@ -7,8 +7,10 @@ from acestep.domain import ModelState
 from acestep.http.answers import Health, Stats
 from acestep.http.deps import provide
 from acestep.http.envelope import Envelope
-from acestep.memory.decide import Budget, Decision
-from acestep.memory.plan import MemoryPlan, Part
+from acestep.memory.decide import Decision
+from acestep.memory.plan import Abilities, Device, MemoryPlan, Part, Sizes
+from acestep.memory.situation import Budget, Situation
+from acestep.memory.sizes import TEXT_ENCODER, VAE, published_dit
 from tests.http.conftest import BASE, NO_PLANNER, PLANNER, TURBO, FakeWorker, Serve, Server, failed
 
 
@@ -129,7 +131,9 @@ class TestHealth:
 async def test_stats_show_the_memory_plan(server: Server):
     part = Part("DiT", "offloaded", 3_000, 2_000)
     plan = MemoryPlan((part,), "render", 2_000, 4, 240.0, 256, "acestep-5Hz-lm-0.6B", 2, 3328, "int8")
-    decision = Decision(plan, Budget(4_000, True, "ACESTEP_VRAM_BUDGET"), ("Said.",))
+    situation = Situation(Budget(4_000, True, "ACESTEP_VRAM_BUDGET"), Device(), Abilities())
+    sizes = Sizes((published_dit(TURBO.name, is_turbo=True),), TEXT_ENCODER, VAE)
+    decision = Decision(plan, situation, sizes, ("Said.",))
     provide(server.app, replace(server.app.state.services, memory=decision))
     body = (await server.client.get("/v1/stats")).json()
     Envelope[Stats].model_validate(body, strict=True)

@@ -5,24 +5,28 @@ from pathlib import Path
 
 import pytest
 
+from acestep.adapters import AdapterFolder
 from acestep.checkpoints import NANO_MODEL, Choice, choose, require
 from acestep.domain import ModelInfo
-from acestep.errors import ModelUnavailableError, SettingError
+from acestep.errors import CheckpointError, InvalidFieldError, ModelUnavailableError, SettingError
 from acestep.memory import decide as deciding
 from acestep.memory.decide import (
-    Budget,
     Decision,
     decide,
     decide_for_server,
     find_budget,
     room_for_planner,
     table,
+    with_planner,
 )
+from acestep.memory.lora import SPARE, adapter_weights
 from acestep.memory.plan import GB, Abilities
 from acestep.memory.probes import PROBES as MACHINE
 from acestep.memory.probes import Probes
+from acestep.memory.situation import Budget
 from acestep.planners import PlannerChoice
 from acestep.settings import Settings
+from tests.adapter_headers import write_header
 
 NONE = PlannerChoice()
 MIDDLE = PlannerChoice("acestep-5Hz-lm-1.7B")
@@ -138,6 +142,43 @@ class TestWishes:
             "resident",
         ]
 
+    @pytest.mark.parametrize(("budget", "fits"), [(6, True), (5, False)])
+    def test_turbo_and_the_planner_of_1_7_b_in_six_gb(
+        self, tmp_path: Path, turbo: Choice, budget: float, fits: bool
+    ) -> None:
+        settings = Settings.load(tmp_path, init_llm=True, vram_budget=budget, device="cuda")
+        if not fits:
+            with pytest.raises(SettingError, match="ACESTEP_LM_MODEL_PATH"):
+                decide_for_server(settings, [turbo], MIDDLE, PROBES)
+            return
+        decision = decide_for_server(settings, [turbo], MIDDLE, PROBES)
+        assert decision is not None
+        assert (decision.plan.planner, decision.plan.placement("planner")) == (MIDDLE.name, "offloaded")
+        assert decision.plan.max_duration >= 240
+        assert decision.plan.peak <= 6 * GB
+
+    def test_what_vllm_cannot_do_is_said(self, tmp_path: Path, turbo: Choice) -> None:
+        probes = replace(PROBES, has_vllm=lambda: True)
+        wish = Settings.load(tmp_path, init_llm=True, lm_offload_to_cpu=True, vram_budget=16, device="cuda")
+        decision = decide_for_server(wish, [turbo], MIDDLE, probes)
+        assert decision is not None and decision.plan.placement("planner") == "resident"
+        assert any("ACESTEP_LM_OFFLOAD_TO_CPU=true: vLLM" in note for note in decision.notes)
+        small = Settings.load(tmp_path, init_llm=True, vram_budget=6, device="cuda")
+        with pytest.raises(SettingError, match=r"^ACESTEP_LM_BACKEND='vllm' .*pt, which takes"):
+            decide_for_server(small, [turbo], MIDDLE, probes)
+        on_pytorch = Settings.load(
+            tmp_path, init_llm=True, vram_budget=6, device="cuda", lm_backend="pt", lm_offload_to_cpu=True
+        )
+        decision = decide_for_server(on_pytorch, [turbo], MIDDLE, probes)
+        assert decision is not None and decision.notes == ()
+
+    def test_a_planner_on_another_device_does_not_make_way(self, tmp_path: Path, turbo: Choice) -> None:
+        settings = Settings.load(
+            tmp_path, init_llm=True, device="cuda", lm_device="cuda:1", lm_offload_to_cpu=True
+        )
+        decision = decide_for_server(settings, [turbo], MIDDLE, PROBES)
+        assert decision is not None and "on cuda:1 (ACESTEP_LM_DEVICE), and stays" in decision.notes[-1]
+
     def test_a_planner_that_was_not_asked_for_gives_way(self, tmp_path: Path, turbo: Choice) -> None:
         decision = decided(turbo, MIDDLE, Settings.load(tmp_path), on_gpu(9))
         assert decision.plan.planner == ""
@@ -205,6 +246,101 @@ class TestServer:
         assert (decision.budget.size, decision.budget.on_gpu) == (32 * GB, False)
 
 
+class TestAdapters:
+    """A song may use four; the largest four of those that lie there are counted, and some of what is left."""
+
+    @pytest.fixture
+    def settings(self, tmp_path: Path) -> Settings:
+        for number in range(5):
+            write_header(tmp_path / "lora" / f"a{number}")
+        return Settings.load(tmp_path, lora_dir=tmp_path / "lora", vram_budget=8, device="cuda")
+
+    def test_room_is_kept_for_those_that_are_there(self, settings: Settings, turbo: Choice) -> None:
+        kept = adapter_weights(AdapterFolder(settings.lora_dir))
+        assert kept == 4 * AdapterFolder(settings.lora_dir).find("a0").weights > 0
+        decision = decide_for_server(settings, [turbo], NONE, PROBES)
+        assert decision is not None and decision.adapters is not None
+        assert 2 * kept <= decision.adapters.size <= 2 * kept + SPARE
+        (part,) = (part for part in decision.plan.parts if part.name == "adapters")
+        assert part.size == decision.adapters.size
+        assert decision.plan.peak <= 8 * GB
+
+    def test_each_model_has_its_own(self, settings: Settings, turbo: Choice) -> None:
+        settings = settings.model_copy(update={"vram_budget": 40.0})
+        decision = decide_for_server(settings, [turbo, turbo], NONE, PROBES)
+        assert decision is not None and decision.adapters is not None
+        (part,) = (part for part in decision.plan.parts if part.name == "adapters")
+        assert part.size == 2 * decision.adapters.size
+
+    def test_models_go_before_adapters(
+        self, settings: Settings, turbo: Choice, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(deciding, "adapter_weights", lambda folder: 4 * GB)
+        decision = decide_for_server(settings, [turbo], NONE, PROBES)
+        assert decision is not None and decision.adapters is not None
+        assert decision.adapters.size < 8 * GB
+        assert "ACESTEP_LORA_DIR" in decision.notes[0] and "8.00 GB" in decision.notes[0]
+
+    def test_nothing_is_limited_on_a_cpu(self, settings: Settings, turbo: Choice) -> None:
+        settings = settings.model_copy(update={"device": "cpu"})
+        decision = decide_for_server(settings, [turbo], NONE, PROBES)
+        assert decision is not None and decision.adapters is None
+
+
+class TestAnotherPlanner:
+    """While the server runs: models stay where they are, so the planner must fit beside them."""
+
+    def at(self, tmp_path: Path, turbo: Choice, budget: float) -> tuple[Decision, Settings]:
+        settings = Settings.load(tmp_path, vram_budget=budget, device="cuda", init_llm=False)
+        decision = decide_for_server(settings, [turbo], NONE, PROBES)
+        assert decision is not None and decision.plan.planner == ""
+        return decision, settings
+
+    def test_one_that_fits_changes_nothing_else(self, tmp_path: Path, turbo: Choice) -> None:
+        before, settings = self.at(tmp_path, turbo, 24)
+        after = with_planner(before, MIDDLE, settings)
+        assert (after.plan.planner, after.plan.placement("planner")) == (MIDDLE.name, "resident")
+        assert after.plan.settled == before.plan.settled
+        assert after.plan.peak <= 24 * GB
+        assert after.adapters == before.adapters
+        smaller = with_planner(after, PlannerChoice("acestep-5Hz-lm-0.6B"), settings)
+        assert smaller.plan.peak < after.plan.peak
+
+    def test_it_makes_way_where_there_is_no_room_for_both(self, tmp_path: Path, turbo: Choice) -> None:
+        before, settings = self.at(tmp_path, turbo, 14)
+        after = with_planner(before, MIDDLE, settings)
+        assert after.plan.placement("planner") == "offloaded"
+        assert after.plan.peak <= 14 * GB
+
+    def test_one_without_room_is_refused_with_the_number(self, tmp_path: Path, turbo: Choice) -> None:
+        before, settings = self.at(tmp_path, turbo, 8)
+        with pytest.raises(InvalidFieldError, match=r"^lm_model_path: .*-4B.* (\S+) GB are needed") as caught:
+            with_planner(before, PlannerChoice("acestep-5Hz-lm-4B"), settings)
+        needed = float(caught.value.allowed.partition("this one ")[2].split()[0])
+        assert needed > 8
+        roomy = replace(before.situation, budget=replace(before.budget, size=int((needed + 0.01) * GB)))
+        after = with_planner(replace(before, situation=roomy), PlannerChoice("acestep-5Hz-lm-4B"), settings)
+        assert after.plan.peak == pytest.approx(needed * GB, abs=0.01 * GB)
+
+    def test_one_on_another_device_takes_no_room(self, tmp_path: Path, turbo: Choice) -> None:
+        settings = Settings.load(tmp_path, device="cuda", lm_device="cpu", init_llm=False)
+        before = decide_for_server(settings, [turbo], NONE, PROBES)
+        assert before is not None
+        assert with_planner(before, MIDDLE, settings) == before
+
+    def test_a_cpu_refuses_none(self, tmp_path: Path, turbo: Choice) -> None:
+        settings = Settings.load(tmp_path, device="cpu", init_llm=False)
+        before = decide_for_server(settings, [turbo], NONE, PROBES)
+        assert before is not None
+        assert with_planner(before, MIDDLE, settings).plan.planner == MIDDLE.name
+
+    def test_a_folder_that_does_not_say(self, tmp_path: Path, turbo: Choice) -> None:
+        before, settings = self.at(tmp_path, turbo, 24)
+        (tmp_path / "config.json").write_text("{}")
+        with pytest.raises(CheckpointError, match="does not say"):
+            with_planner(before, PlannerChoice("lm", tmp_path), settings)
+
+
 class TestRefusals:
     def test_a_budget_is_refused_with_one_that_would_do(self, tmp_path: Path, turbo: Choice) -> None:
         settings = Settings.load(tmp_path, vram_budget=2)
@@ -237,7 +373,7 @@ class TestRefusals:
         with pytest.raises(
             SettingError, match=r"^ACESTEP_LM_MODEL_PATH='acestep-5Hz-lm-1.7B' .*lm-0.6B, which"
         ):
-            decide([turbo], MIDDLE, settings, on_gpu(7))
+            decide([turbo], MIDDLE, settings, on_gpu(5))
 
     def test_a_tile_that_is_too_long_is_named(self, tmp_path: Path, turbo: Choice) -> None:
         settings = Settings.load(tmp_path, vae_decode_chunk_size=9000)

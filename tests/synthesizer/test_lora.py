@@ -6,12 +6,14 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from torch import Tensor
 
 from acestep.adapters import AdapterFolder
 from acestep.domain import AdapterUse
 from acestep.errors import CheckpointError
+from acestep.quantization import unpacked_parts
 from acestep.synthesizer.loading import SynthesizerModules
 from acestep.synthesizer.lora import KEPT, TransformerAdapters
 from acestep.synthesizer.synthesizer import Synthesizer
@@ -173,6 +175,26 @@ def test_the_least_recently_used_gives_way(modules, adapters, write):
     assert torch.equal(render(modules), before)
 
 
+def test_only_so_many_bytes_are_in_memory(pristine, modules, write, tmp_path):
+    write("pop", 1, r=2, target_modules=["to_q"])
+    write("jazz", 2, r=2, target_modules=["to_q"])
+    write("large", 3, r=8, target_modules=["to_q"])
+    folder = AdapterFolder(tmp_path)
+    size = 4 * folder.find("pop").weights
+    adapters = TransformerAdapters("toy", modules.transformer, folder, room=2 * size)
+    adapters.apply([AdapterUse("pop")])
+    adapters.apply([AdapterUse("jazz"), AdapterUse("pop")])
+    assert set(adapters.resident) == {"pop", "jazz"}
+    with pytest.raises(CheckpointError, match=r"^large: there is no room for its .* MB"):
+        adapters.apply([AdapterUse("large")])
+    adapters = TransformerAdapters("toy", copy.deepcopy(pristine.transformer), folder, room=size)
+    for name in ("pop", "jazz"):
+        adapters.apply([AdapterUse(name)])
+        assert adapters.resident == (name,)
+    with pytest.raises(CheckpointError, match="no room"):
+        adapters.apply([AdapterUse("pop"), AdapterUse("jazz")])
+
+
 def test_an_adapter_that_was_trained_again_is_loaded_again(modules, adapters, write, tmp_path):
     write("pop", 1)
     adapters.apply([AdapterUse("pop")])
@@ -216,3 +238,52 @@ def test_the_layers_that_adapters_may_sit_on(modules, adapters):
     assert adapters.layers["layers.0.cross_attn.to_k"] == (16, 32)
     assert adapters.layers["proj_in_conv"] == (32, 2 * toy.CHANNELS + toy.MASK_CHANNELS, 2)
     assert "proj_out_conv" not in adapters.layers  # transposed, which no adapter of PEFT's is for
+
+
+class TestQuantized:
+    """Adapters on layers that are packed in 8 bits, against the same layers unpacked."""
+
+    @pytest.fixture(scope="class", params=["int8", "fp8"])
+    def packed(self, request, tmp_path_factory):
+        return toy.write_published(tmp_path_factory.mktemp("base")).load(quantization=request.param)
+
+    @pytest.fixture
+    def modules(self, packed) -> SynthesizerModules:
+        return replace(packed, transformer=copy.deepcopy(packed.transformer))
+
+    @pytest.fixture
+    def unpacked(self, packed, pristine) -> Any:
+        transformer = copy.deepcopy(pristine.transformer)
+        weights = dict(packed.transformer.named_parameters())
+        for name, weight in transformer.named_parameters():
+            if parts := unpacked_parts(weights[name]):
+                weight.data = parts[0].float() * parts[1][:, None]
+        return transformer
+
+    @pytest.mark.parametrize("kind", ["attention", "every layer", "convolution", "dora"])
+    def test_they_do_what_they_do_unpacked(self, kind, modules, adapters, unpacked, tmp_path, recwarn):
+        plain = render(modules)
+        adapted = write_lora(tmp_path / "pop", unpacked, 0, **KINDS[kind])
+        recwarn.clear()
+        adapters.apply([AdapterUse("pop", 0.5)])
+        adapters.apply([AdapterUse("pop")])
+        song = render(modules)
+        torch.testing.assert_close(song, render(modules, merged(adapted)), atol=1e-4, rtol=1e-4)
+        assert not torch.allclose(song, plain, atol=1e-2)
+        adapters.apply([])
+        assert torch.equal(render(modules), plain)
+        assert not [each for each in recwarn if "merge" in str(each.message)]
+
+    def test_they_lie_where_their_layers_do(self, modules, adapters, unpacked, tmp_path):
+        write_lora(tmp_path / "pop", unpacked, 0, target_modules=["to_q"])
+        away: Any = modules.transformer.layers[1].self_attn.to_q.weight
+        for name in away.__tensor_flatten__()[0]:
+            setattr(away, name, getattr(away, name).to("meta"))
+        adapters.apply([AdapterUse("pop")])
+        found = {
+            layer: {weight.device.type for name, weight in module.named_parameters() if "lora_" in name}
+            for layer, module in modules.transformer.named_modules()
+            if isinstance(module, LoraLayer)
+        }
+        assert found.pop("layers.1.self_attn.to_q") == {"meta"}
+        assert set(map(tuple, found.values())) == {("cpu",)}
