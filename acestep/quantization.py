@@ -44,6 +44,11 @@ class Packer:
         """`tensor`, packed if it is to be."""
         return self.pack(tensor) if name in self.names else tensor
 
+    def finish(self, module: nn.Module) -> None:
+        """Let the layers of `module`, which holds all tensors now, find what moved."""
+        for name in self.names:
+            module.get_submodule(name.removesuffix(".weight")).register_forward_pre_hook(_seat_before)
+
 
 def packing(quantization: Quantization) -> Pack:
     """What packs a matrix `[rows, columns]`; the parameter behaves as if it still had its dtype."""
@@ -76,7 +81,23 @@ def replace_parts(weight: Tensor, numbers: Tensor, scales: Tensor) -> None:
     packed.qdata, packed.scale = numbers, scales[:, None]
 
 
-def lies_on(weight: Tensor) -> torch.device:
-    """Where a weight's numbers are. A packed one whose parts were moved does not know it itself."""
-    parts = unpacked_parts(weight)
-    return weight.device if parts is None else parts[0].device
+def seat(linear: nn.Module) -> None:
+    """Let a packed matrix know where its parts are, which may have been moved one by one.
+
+    torchao computes on what it believes; and who asks for the device of a layer is told that.
+    """
+    weight: Any = linear.weight
+    if unpacked_parts(weight) is None or weight.device == weight.qdata.device:
+        return
+    names, attributes = weight.__tensor_flatten__()
+    parts = {name: getattr(weight, name) for name in names}
+    with torch.inference_mode(False):
+        again = type(weight).__tensor_unflatten__(parts, attributes, weight.shape, weight.stride())
+        seated = nn.Parameter(again, requires_grad=False)
+    for name, part in parts.items():
+        setattr(seated, name, part)  # the parameter has made others of them, which nobody would move
+    linear.weight = seated
+
+
+def _seat_before(linear: nn.Module, inputs: object) -> None:
+    seat(linear)

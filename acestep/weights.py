@@ -106,6 +106,7 @@ def fill(
                 state[own_names[name]] = pack(own_names[name], tensor.to(place.dtype))
     module.load_state_dict(state, strict=False, assign=True)
     module.to(place.device).eval().requires_grad_(False)
+    pack.finish(module)
 
 
 def read_tensors(file: Path, place: Placement) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from acestep.memory.residency import Part
 from acestep.memory.stored import Matrices, Stored
-from acestep.quantization import Packer, lies_on, packing, unpacked_parts
+from acestep.quantization import Packer, packing, unpacked_parts
 from acestep.setting_kinds import Quantization
 from tests.memory.peaks import Peak
 
@@ -88,9 +88,27 @@ def test_a_packer_packs_linear_layers_of_its_part_alone(kind: Quantization) -> N
     assert Packer.of("none", model, "layers")("layers.0.up.weight", weight) is weight
 
 
-def test_where_it_lies_is_where_its_parts_are() -> None:
-    packed: Any = packing("int8")(matrix())
-    assert lies_on(packed) == torch.device("cpu")
-    packed.qdata, packed.scale = packed.qdata.to("meta"), packed.scale.to("meta")
-    assert lies_on(packed) == torch.device("meta")
-    assert lies_on(matrix()) == torch.device("cpu")
+@kinds
+def test_a_layer_finds_its_weight_wherever_it_moves(kind: Quantization) -> None:
+    layers = nn.ModuleDict({"up": nn.Linear(COLUMNS, ROWS, bias=False)})
+    layer: Any = layers["up"]
+    packer = Packer(frozenset({"up.weight"}), packing(kind))
+    layer.weight = packer("up.weight", matrix())
+    packer.finish(layers)
+    x = torch.randn(2, COLUMNS)
+    names, _ = layer.weight.__tensor_flatten__()
+    homes = [getattr(layer.weight, name) for name in names]
+
+    def move(parts: list[Tensor]) -> Tensor:
+        for name, part in zip(names, parts, strict=True):
+            setattr(layer.weight, name, part)
+        with torch.inference_mode():
+            found: Tensor = layer(x.to(parts[0].device))
+        # What will be moved next is what was moved before.
+        assert list(map(id, Part("offloaded", [layer]).everything())) == list(map(id, parts))
+        assert layer.weight.device == parts[0].device == found.device
+        return found
+
+    before = move(homes)
+    move([part.to("meta") for part in homes])
+    assert torch.equal(move(homes), before)

@@ -244,7 +244,7 @@ class TestQuantized:
     """Adapters on layers that are packed in 8 bits, against the same layers unpacked."""
 
     @pytest.fixture(scope="class", params=["int8", "fp8"])
-    def packed(self, request, tmp_path_factory):
+    def packed(self, request, tmp_path_factory) -> Any:
         return toy.write_published(tmp_path_factory.mktemp("base")).load(quantization=request.param)
 
     @pytest.fixture
