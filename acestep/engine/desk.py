@@ -12,10 +12,12 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 from acestep.domain import Draft, DraftRequest, ModelState, PlannerInfo
 from acestep.engine.renderer import OnLoading
 from acestep.engine.tasks import loaded
+from acestep.engine.thrift import load_thriftily
 from acestep.engine.upkeep import Upkeep, leave_when_idle
 from acestep.errors import NotEnoughMemoryError, PlannerUnavailableError
 from acestep.planner.language_model import Generation, LanguageModel
@@ -182,7 +184,9 @@ class PlannerDesk:
         return await self._upkeep.watchdog.watch(writing, self)
 
     async def _fetch(self, load: LoadPlanner) -> LoadedPlanner:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, load, self._on_loading)
+        what, work = f"the planner {self._info.name}", partial(load, self._on_loading)
+        fetch = partial(load_thriftily, what, work, self._upkeep.free)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, fetch)
 
     def _give_up(self, reason: str) -> None:
         """Loading failed. What was in memory once may be there again when there is more room."""

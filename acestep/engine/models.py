@@ -18,10 +18,10 @@ from pathlib import PurePath
 from typing import Protocol, TypeGuard
 
 from acestep.domain import ModelInfo, ModelState
-from acestep.engine.renderer import Load, Loaded, OnLoading
+from acestep.engine.renderer import Load, Loaded
 from acestep.engine.tasks import loaded
 from acestep.engine.threads import computing_thread
-from acestep.engine.thrift import Free
+from acestep.engine.thrift import Free, load_thriftily
 from acestep.engine.upkeep import Upkeep, leave_when_idle
 from acestep.errors import CheckpointError, InvalidFieldError, ModelUnavailableError
 from acestep.limits import choose_model
@@ -289,8 +289,7 @@ class ModelShelf:
         if place.load is None:
             raise ModelUnavailableError(place.info.detail)
         loop = asyncio.get_running_loop()
-        load = partial(_fetch, place.load, place.on_loading, self._upkeep.free)
-        return await loop.run_in_executor(self._thread, load)
+        return await loop.run_in_executor(self._thread, _fetch, place, place.load, self._upkeep.free)
 
 
 def _is_bare(name: str | None) -> TypeGuard[str]:
@@ -298,9 +297,9 @@ def _is_bare(name: str | None) -> TypeGuard[str]:
     return name is not None and PurePath(name).name == name and not name.startswith(".")
 
 
-def _fetch(load: Load, on_loading: OnLoading, free: Free) -> Loaded:
+def _fetch(place: _Place, load: Load, free: Free) -> Loaded:
     free()  # a model that left may hold itself in a cycle
-    return load(on_loading)
+    return load_thriftily(f"the model {place.info.name}", partial(load, place.on_loading), free)
 
 
 class _Place:

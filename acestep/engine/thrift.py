@@ -30,12 +30,22 @@ def collect() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What a stage works at: a song, or `what` else, of so many seconds (None: unknown), with `model`."""
+    """What a stage works at: a song, or `what` else, of so many seconds, with `model`.
+
+    Where `seconds` are unknown, or mean nothing, `remedy` says what would fit.
+    """
 
     stage: str
     model: str
     seconds: float | None
     what: str = "a song"
+    remedy: str = "a shorter one needs less"
+
+
+def load_thriftily(what: str, load: Callable[[], T], free: Free) -> T:
+    """What `load` brings into memory; what came is freed where it does not fit: NotEnoughMemoryError."""
+    remedy = "choose a smaller one, have fewer models in memory, or let them leave it when idle"
+    return Thrift(free).once(Piece("load", what, None, what, remedy), load)
 
 
 class Thrift:
@@ -75,7 +85,7 @@ class Thrift:
     def _sentence(self, piece: Piece) -> str:
         """What was too large, and what would fit, as far as anybody can know."""
         if piece.seconds is None:
-            return f"{piece.what} is too large for this server; a shorter one needs less"
+            return f"{piece.what} is too large for this server; {piece.remedy}"
         told = f"{piece.what} of {piece.seconds:g} s is too large for this server"
         fitted = self._gone_through.get((piece.stage, piece.model), 0.0)
         if 0.0 < fitted < piece.seconds:

@@ -86,6 +86,18 @@ class TestIdleModels:
             async with shelf.borrow(None) as (model, _):
                 assert model.info.name == "turbo"
 
+    async def test_a_model_without_room_says_so_and_frees_what_came(self):
+        freed: list[int] = []
+
+        def load(on_loading: OnLoading) -> Loaded:
+            raise MemoryError
+
+        shelf = ModelShelf({PRIMARY: Slot(INFO, load)}, upkeep=Upkeep(free=lambda: freed.append(1)))
+        async with opened(shelf):
+            await until(lambda: states(shelf) == {"hum": "failed"})
+            assert "Out of memory at stage load: the model hum is too large" in shelf.primary.detail
+        assert len(freed) == 2  # before it came, and after
+
     async def test_without_a_time_they_stay(self, folder):
         async with opened(ModelShelf(folder.slots("turbo"))) as shelf:
             await shelf.wait_ready()
