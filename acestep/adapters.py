@@ -196,7 +196,7 @@ def _version(folder: Path) -> tuple[int, ...]:
 
 def _why_not(folder: Path) -> str:
     if (folder / _LOKR_WEIGHTS).is_file():
-        return "it is a LoKr, which this server cannot apply; LoRA adapters can be used"
+        return "it is a LoKr, whose Kronecker products this server does not compute; train a LoRA"
     if (folder / _PICKLE).is_file():
         return f"{_PICKLE} may run code when it is read; save the adapter as {_PEFT_WEIGHTS}"
     return f"{_PEFT_WEIGHTS} is missing"
