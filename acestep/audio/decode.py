@@ -74,7 +74,8 @@ def probe(path: Path, limits: AudioLimits) -> AudioFacts:
         source.check_end(seconds)
         channels = first.layout.nb_channels
         if channels > limits.max_channels:
-            raise _unusable(path, f"it has {channels} channels, more than {limits.max_channels}: send stereo")
+            most, remedy = limits.max_channels, "mono" if limits.max_channels == 1 else "stereo"
+            raise _unusable(path, f"it has {channels} channels, more than {most}: send {remedy}")
         codec = source.stream.codec_context.codec.canonical_name
         return AudioFacts(seconds, first.sample_rate, channels, codec)
 

@@ -77,7 +77,7 @@ class LoraFields(BaseModel):
         "loras",
         about="Adapters that act on the songs: a name (GET /v1/lora/status lists them), an object with a "
         "scale, or a list of either. []: none. Null: what POST /v1/lora/load has loaded, if anything. LoRA "
-        "and DoRA alone: LoKr adapters (Kronecker products, which nothing here computes) are refused with 422.",
+        "and DoRA alone: LoKr adapters (Kronecker products, which nothing here computes) are refused (422).",
         example=[{"name": "city-pop", "scale": 0.8}],
         allowed=f"the name of an adapter, or a list of at most {MAX_ADAPTERS} different names or objects "
         f"{{name, scale}}, scale from 0 to {MAX_ADAPTER_SCALE:g}",
