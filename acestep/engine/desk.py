@@ -19,7 +19,7 @@ from acestep.engine.renderer import OnLoading
 from acestep.engine.tasks import loaded
 from acestep.engine.thrift import load_thriftily
 from acestep.engine.upkeep import Upkeep, leave_when_idle
-from acestep.errors import NotEnoughMemoryError, PlannerUnavailableError
+from acestep.errors import ModelUnavailableError, NotEnoughMemoryError, PlannerUnavailableError
 from acestep.planner.language_model import Generation, LanguageModel
 from acestep.planner.loop import Cancelled, GenerationLoop, OnTokens
 from acestep.planner.planner import Planner, Watch
@@ -61,6 +61,13 @@ class PlannerDesk:
         self._users = 0
         self._last_use = 0.0
         self._has_worked = False
+        self._has_started = False
+        self._at_work = 0  # of the users, those that have the planner
+        self._ended = asyncio.Event()  # one of them has done with it
+        self._putting = asyncio.Lock()
+        self._replacing: asyncio.Task[PlannerInfo] | None = None
+        self._open = asyncio.Event()  # not while it is being replaced
+        self._open.set()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="load-planner")
         self._upkeep.watchdog.add(self)
 
@@ -76,7 +83,15 @@ class PlannerDesk:
         return self._info
 
     async def start(self) -> None:
-        """Begin to load, unless it is to come when it is wanted; returns at once."""
+        """Begin to load, unless it is to come when it is wanted; returns at once.
+
+        Engines may share a desk: it begins with the first.
+        """
+        if self._has_started:
+            return
+        self._has_started = True
+        if seconds := self._upkeep.idle_seconds:
+            self._leaving = asyncio.create_task(leave_when_idle(seconds, lambda: [self], _leave))
         if self._load is None:
             self._settled.set()
             return
@@ -90,8 +105,46 @@ class PlannerDesk:
             )
         else:
             self._begin(self._load)
-        if seconds := self._upkeep.idle_seconds:
-            self._leaving = asyncio.create_task(leave_when_idle(seconds, lambda: [self], _leave))
+
+    async def put(self, info: PlannerInfo, load: LoadPlanner) -> PlannerInfo:
+        """Have another planner from now on; returns once it is there.
+
+        What is being planned ends first, with the planner that is there; who comes meanwhile waits for the
+        other. Where that cannot be loaded, the one that was there comes again, and ModelUnavailableError is
+        raised.
+        """
+        # Whoever asked for it may leave, but half of it would leave no planner at all.
+        self._replacing = asyncio.create_task(self._put(info, load))
+        return await asyncio.shield(self._replacing)
+
+    async def _put(self, info: PlannerInfo, load: LoadPlanner) -> PlannerInfo:
+        async with self._putting:
+            return await self._replace(info, load)
+
+    async def _replace(self, info: PlannerInfo, load: LoadPlanner) -> PlannerInfo:
+        self._open.clear()
+        try:
+            if self._loading is not None:
+                await self._settled.wait()
+            while self._at_work:
+                self._ended.clear()
+                await self._ended.wait()
+            before, was_there = (self._info, self._load, self._has_worked), self._planner is not None
+            await self.leave()
+            self._info, self._load, self._has_worked = info, load, False
+            self._begin(load)
+            await self._settled.wait()
+            if self._planner is not None:
+                return self._info
+            reason = self._info.detail
+            self._info, self._load, self._has_worked = before
+            self._loading = None
+            if was_there and self._load is not None:
+                self._info = replace(self._info, state="on_disk")
+                self._begin(self._load)
+            raise ModelUnavailableError(f"The planner {info.name} could not be loaded: {reason}")
+        finally:
+            self._open.set()
 
     @asynccontextmanager
     async def borrow(self) -> AsyncIterator[Planner]:
@@ -101,17 +154,30 @@ class PlannerDesk:
         """
         self._users += 1
         try:
-            if self._load is not None and self._loading is None:
-                self._begin(self._load)
-            await self._settled.wait()
+            await self._settle()
             if self._planner is None:
                 raise PlannerUnavailableError(
                     f"There is no planner (5 Hz language model). {self._info.detail}"
                 )
-            yield self._planner
+            self._at_work += 1
+            try:
+                yield self._planner
+            finally:
+                self._at_work -= 1
+                self._ended.set()
         finally:
             self._users -= 1
             self._last_use = time.monotonic()
+
+    async def _settle(self) -> None:
+        """Return once the planner is there, or it is known that there is none."""
+        while True:
+            await self._open.wait()
+            if self._load is not None and self._loading is None:
+                self._begin(self._load)
+            await self._settled.wait()
+            if self._open.is_set() and self._settled.is_set():  # still
+                return
 
     async def draft(self, request: DraftRequest, longest: float, watch: Watch) -> Draft:
         """See `Planner.draft`; where memory runs out, it is tried once more."""
@@ -128,7 +194,7 @@ class PlannerDesk:
 
     async def close(self) -> None:
         """Let the step at hand end and free the threads; a step that is stuck is left alone."""
-        for task in (self._loading, self._leaving):
+        for task in (self._replacing, self._loading, self._leaving):
             if task is not None:
                 task.cancel()
         self._thread.shutdown(wait=False, cancel_futures=True)

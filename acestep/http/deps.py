@@ -20,7 +20,7 @@ from acestep.http import auth
 from acestep.http.lora import ServerAdapters
 from acestep.http.parse import AudioProbe, Body, BodyReader
 from acestep.jobs.queue import JobQueue
-from acestep.jobs.worker import ModelKeeper, Worker
+from acestep.jobs.worker import ModelKeeper, PlannerKeeper, Worker
 from acestep.memory.decide import Decision
 
 
@@ -49,7 +49,7 @@ class HttpConfig:
 class HttpServices:
     """What routes need: `worker` never runs a job here; `uploads` is a folder that exists.
 
-    Without a `keeper` the models stay what they are.
+    Without a `keeper` the models stay what they are, without `planners` the planner does.
     """
 
     queue: JobQueue
@@ -62,6 +62,7 @@ class HttpServices:
     lora: ServerAdapters = field(default_factory=lambda: ServerAdapters(AdapterFolder(None)))
     memory: Decision | None = None
     keeper: ModelKeeper | None = None
+    planners: PlannerKeeper | None = None
 
 
 def provide(app: FastAPI, services: HttpServices) -> None:

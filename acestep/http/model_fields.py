@@ -33,9 +33,11 @@ class InitModel(BaseModel):
     init_llm: Flag = wire(
         False,
         example=True,
-        about="Whether the planner (5 Hz language model) has to be there as well. One that is not cannot be "
-        "loaded while the server runs.",
+        about="Load a planner (5 Hz language model) too, if there is none: the one that the settings mean.",
     )
     lm_model_path: OptionalText = wire(
-        None, max_length=_MAX_NAME, example="acestep-5Hz-lm-1.7B", about="Planner that has to be there."
+        None,
+        max_length=_MAX_NAME,
+        example="acestep-5Hz-lm-1.7B",
+        about="Planner to load in place of the one that is there, by its name.",
     )

@@ -1,8 +1,8 @@
 """The seam between the queue and whatever makes music.
 
-Owns the `Worker` protocol, and `ModelKeeper` for who may change its models. The engine implements them in
-this process, scale-out implements the first over other machines, tests fake both. Knows nothing of SQL, HTTP
-or torch.
+Owns the `Worker` protocol, and `ModelKeeper` and `PlannerKeeper` for who may change what it works with. The
+engine implements them in this process, scale-out implements the first over other machines, tests fake all.
+Knows nothing of SQL, HTTP or torch.
 """
 
 from __future__ import annotations
@@ -72,4 +72,24 @@ class ModelKeeper(Protocol):
 
     async def reload(self) -> tuple[str, ...]:
         """Load again what could not be loaded; returns the names of those that are there now."""
+        ...
+
+
+class PlannerKeeper(Protocol):
+    """Keeps the planner of a worker. None as a name: the one that is there, or that the settings mean."""
+
+    async def check(self, name: str | None) -> None:
+        """Whether `put` may work. Raises InvalidFieldError for a name that cannot be had, or has no room."""
+        ...
+
+    async def put(self, name: str | None) -> PlannerInfo:
+        """Have the planner called `name` from now on, and return it once it is there.
+
+        What is being planned ends first; what comes meanwhile waits. Raises as `check` does, and
+        ModelUnavailableError where it cannot be loaded: then the one that was there comes again.
+        """
+        ...
+
+    async def reload(self) -> tuple[str, ...]:
+        """Load it again if it could not be loaded; returns its name then."""
         ...

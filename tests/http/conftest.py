@@ -122,6 +122,29 @@ class FakeWorker:
         raise NotImplementedError
 
 
+@dataclass
+class FakePlanners:
+    """A `PlannerKeeper` of two names, of which the first comes where none is named."""
+
+    worker: FakeWorker
+    puts: list[str | None] = field(default_factory=list)
+    names = (PLANNER.name, "acestep-5Hz-lm-0.6B")
+
+    async def check(self, name: str | None) -> None:
+        if name not in (None, *self.names):
+            raise InvalidFieldError("lm_model_path", name, ", ".join(self.names))
+
+    async def put(self, name: str | None) -> PlannerInfo:
+        await self.check(name)
+        self.puts.append(name)
+        self.worker.planner_info = replace(PLANNER, name=name or self.names[0])
+        return self.worker.planner_info
+
+    async def reload(self) -> tuple[str, ...]:
+        failed = self.worker.planner_info.state == "failed"
+        return ((await self.put(self.worker.planner_info.name)).name,) if failed else ()
+
+
 @dataclass(frozen=True)
 class Facts:
     seconds: float = 20.0
@@ -221,7 +244,16 @@ async def running(
     uploads = folder / "uploads"
     uploads.mkdir()
     worker = worker or FakeWorker(models)
-    services = HttpServices(queue, worker, audio, riff_only, uploads, config or HttpConfig(), keeper=worker)
+    services = HttpServices(
+        queue,
+        worker,
+        audio,
+        riff_only,
+        uploads,
+        config or HttpConfig(),
+        keeper=worker,
+        planners=FakePlanners(worker),
+    )
     app = create_app(replace(services, examples=examples) if examples else services)
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:

@@ -6,7 +6,17 @@ from acestep.http.answers import ModelInit, ModelList, Reinitialized
 from acestep.http.deps import provide
 from acestep.http.envelope import Envelope
 from acestep.limits import TURBO_TASKS
-from tests.http.conftest import BASE, PLANNER, TURBO, FakeWorker, Serve, Server, assert_error, failed
+from tests.http.conftest import (
+    BASE,
+    NO_PLANNER,
+    PLANNER,
+    TURBO,
+    FakeWorker,
+    Serve,
+    Server,
+    assert_error,
+    failed,
+)
 
 
 class TestWrapped:
@@ -130,8 +140,8 @@ class TestInit:
             ({"slot": 4}, "slot"),
             ({"slot": 0}, "slot"),
             ({"model": "gpt"}, "model"),
-            ({"init_llm": True}, "init_llm"),
             ({"lm_model_path": "acestep-5Hz-lm-4B"}, "lm_model_path"),
+            ({"model": "acestep-v15-sft", "slot": 2, "lm_model_path": "acestep-5Hz-lm-4B"}, "lm_model_path"),
         ],
     )
     async def test_what_cannot_be(self, serve: Serve, asked: dict[str, object], field: str):
@@ -139,13 +149,43 @@ class TestInit:
         async with serve(worker=worker) as server:
             error = assert_error(await server.client.post("/v1/init", json=asked), 422, field)
         assert error["extra"]["field"] == field
-        assert worker.infos == (TURBO, BASE)
+        assert (worker.infos, worker.planner_info) == ((TURBO, BASE), NO_PLANNER)
 
-    async def test_a_planner_that_is_there_may_be_asked_for(self, serve: Serve):
-        async with serve(worker=FakeWorker(planner_info=PLANNER)) as server:
-            asked = {"init_llm": True, "lm_model_path": PLANNER.name}
+    @pytest.mark.parametrize(
+        ("asked", "put", "name"),
+        [
+            ({"init_llm": True}, None, PLANNER.name),
+            ({"lm_model_path": "acestep-5Hz-lm-0.6B"}, "acestep-5Hz-lm-0.6B", "acestep-5Hz-lm-0.6B"),
+            ({"init_llm": "true", "lm_model_path": PLANNER.name}, PLANNER.name, PLANNER.name),
+        ],
+    )
+    async def test_a_planner_alone_leaves_the_models(
+        self, serve: Serve, asked: dict[str, object], put: str | None, name: str
+    ):
+        worker = FakeWorker()
+        async with serve(worker=worker) as server:
+            body = (await server.client.post("/v1/init", json=asked)).json()
+            Envelope[ModelInit].model_validate(body, strict=True)
+            assert server.app.state.services.planners.puts == [put]
+        data = body["data"]
+        assert (data["loaded_lm_model"], data["llm_initialized"]) == (name, True)
+        assert (data["loaded_model"], worker.puts) == (TURBO.name, [])
+
+    async def test_a_model_and_a_planner(self, serve: Serve):
+        worker = FakeWorker()
+        async with serve(worker=worker) as server:
+            asked = {"model": "acestep-v15-sft", "slot": 2, "init_llm": True}
             data = (await server.client.post("/v1/init", json=asked)).json()["data"]
-        assert (data["loaded_lm_model"], data["llm_initialized"]) == (PLANNER.name, True)
+            again = await server.client.post("/v1/init", json={"slot": 1, "init_llm": True})
+        assert (data["loaded_model"], data["loaded_lm_model"]) == ("acestep-v15-sft", PLANNER.name)
+        assert again.status_code == 200
+        assert worker.puts == [(2, "acestep-v15-sft"), (1, None)]
+
+    async def test_a_server_whose_planner_stays(self, server: Server):
+        provide(server.app, replace(server.app.state.services, planners=None))
+        answer = await server.client.post("/v1/init", json={"init_llm": True})
+        assert_error(answer, 503, "cannot be changed")
+        assert (await server.client.post("/v1/reinitialize")).status_code == 200
 
     async def test_reinitialize(self, serve: Serve):
         async with serve(worker=FakeWorker((TURBO, failed(BASE)))) as server:
@@ -153,6 +193,16 @@ class TestInit:
                 body = (await server.client.post("/v1/reinitialize")).json()
                 Envelope[Reinitialized].model_validate(body, strict=True)
                 assert (body["data"]["reloaded"], body["data"]["message"]) == (expected, "All is loaded")
+
+    async def test_reinitialize_with_a_planner(self, serve: Serve):
+        worker = FakeWorker((TURBO,), replace(PLANNER, state="failed", detail="no room"))
+        async with serve(worker=worker) as server:
+            data = (await server.client.post("/v1/reinitialize")).json()["data"]
+            assert (data["reloaded"], data["message"]) == ([PLANNER.name], "All is loaded")
+            provide(server.app, replace(server.app.state.services, planners=None))
+            worker.planner_info = replace(PLANNER, state="failed", detail="no room")
+            data = (await server.client.post("/v1/reinitialize")).json()["data"]
+            assert (data["reloaded"], PLANNER.name in data["message"]) == ([], True)
 
     @pytest.mark.parametrize("route", ["/v1/init", "/v1/reinitialize"])
     async def test_a_server_whose_models_stay(self, server: Server, route: str):

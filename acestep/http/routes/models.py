@@ -6,8 +6,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
 
-from acestep.domain import PlannerInfo
-from acestep.errors import InvalidFieldError, ModelUnavailableError, UnknownModelError
+from acestep.domain import ModelInfo, PlannerInfo
+from acestep.errors import ModelUnavailableError, UnknownModelError
 from acestep.http.answers import ModelInit, ModelList, OpenAiModel, OpenAiModels, Reinitialized
 from acestep.http.deps import HttpServices, RequestBody, Services, require_key
 from acestep.http.envelope import Envelope
@@ -15,8 +15,8 @@ from acestep.http.model_fields import InitModel
 from acestep.http.openapi import body_of
 from acestep.http.schemas import read_plain
 from acestep.http.wire import model_list, openai_model, openai_models
-from acestep.jobs.worker import ModelKeeper
-from acestep.limits import NAME_PREFIX
+from acestep.jobs.worker import ModelKeeper, PlannerKeeper
+from acestep.limits import NAME_PREFIX, default_model
 
 router = APIRouter(tags=["models"])
 KEY = [Depends(require_key)]
@@ -60,15 +60,24 @@ async def model_inventory(services: Services) -> Envelope[ModelList]:
 
 @router.post("/v1/init", openapi_extra=body_of(InitModel))
 async def init(body: RequestBody, services: Services) -> Envelope[ModelInit]:
-    """Load a model into a slot while the server runs; answers once it is there.
+    """Load a model into a slot, or a planner, while the server runs; answers once it is there.
 
-    It is loaded beside the one that was there, which leaves when its songs end. Songs that wait run on the
-    model that they name, or on the default one with a warning.
+    A model is loaded beside the one that was there, which leaves when its songs end. Songs that wait run on
+    the model that they name, or on the default one with a warning. A planner comes when the one that was
+    there has ended its texts and left; songs that need one wait. Where only a planner is asked for, models
+    stay as they are.
     """
     asked = read_plain(InitModel, body.fields)
-    _check_planner(asked, services.worker.planner())
-    name = asked.model.removeprefix(NAME_PREFIX) if asked.model else None
-    loaded = await _keeper(services).put(asked.slot, name)
+    wants_planner = asked.init_llm or bool(asked.lm_model_path)
+    planner = asked.lm_model_path or None
+    if wants_planner:
+        await _planners(services).check(planner)
+    loaded = default_model(services.worker.models())
+    if asked.model or not wants_planner or "slot" in asked.model_fields_set:
+        name = asked.model.removeprefix(NAME_PREFIX) if asked.model else None
+        loaded = await _keeper(services).put(asked.slot, name)
+    if wants_planner:
+        await _planners(services).put(planner)
     models = model_list(services.worker.models(), services.worker.planner())
     changed = ModelInit(
         message="Model initialization completed",
@@ -83,7 +92,10 @@ async def init(body: RequestBody, services: Services) -> Envelope[ModelInit]:
 async def reinitialize(services: Services) -> Envelope[Reinitialized]:
     """Load again what could not be loaded. Whatever is in the body is not read."""
     reloaded = await _keeper(services).reload()
-    failed = [model.name for model in services.worker.models() if model.state == "failed"]
+    if services.planners is not None:
+        reloaded = (*reloaded, *await services.planners.reload())
+    infos: list[ModelInfo | PlannerInfo] = [*services.worker.models(), services.worker.planner()]
+    failed = [info.name for info in infos if info.state == "failed"]
     message = f"Still not loaded: {', '.join(failed)}; GET /v1/models says why" if failed else "All is loaded"
     return Envelope(data=Reinitialized(message=message, reloaded=list(reloaded)))
 
@@ -94,10 +106,7 @@ def _keeper(services: HttpServices) -> ModelKeeper:
     return services.keeper
 
 
-def _check_planner(asked: InitModel, planner: PlannerInfo) -> None:
-    """Raise `InvalidFieldError` if a planner is wanted that is not the one of this server."""
-    remedy = "Set ACESTEP_INIT_LLM=true and ACESTEP_LM_MODEL_PATH, and start the server again"
-    if asked.init_llm and not planner.is_usable:
-        raise InvalidFieldError("init_llm", True, "false", remedy)
-    if asked.lm_model_path not in (None, "", planner.name):
-        raise InvalidFieldError("lm_model_path", asked.lm_model_path, planner.name or "null", remedy)
+def _planners(services: HttpServices) -> PlannerKeeper:
+    if services.planners is None:
+        raise ModelUnavailableError("The planner of this server cannot be changed while it runs.")
+    return services.planners
