@@ -5,6 +5,7 @@ Owns switches, numbers with ranges, lists, folders, devices. Knows no setting by
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -51,10 +52,22 @@ def split(separator: str) -> BeforeValidator:
     return BeforeValidator(parts)
 
 
+def _one_or_several(value: str) -> str:
+    """Devices, separated by commas: `cpu`, or each with its number, so that none is there twice."""
+    devices = [device.strip() for device in value.split(",")]
+    alone = len(devices) == 1
+    pattern = r"auto|cpu|cuda(:\d+)?|mps|xpu" if alone else r"cpu|cuda:\d+"
+    on_gpus = [device for device in devices if device != "cpu"]
+    if not all(re.fullmatch(pattern, device) for device in devices) or len(set(on_gpus)) < len(on_gpus):
+        raise ValueError
+    return ",".join(devices)
+
+
 Switch = Annotated[bool, BeforeValidator(_to_bool)]
 AutoSwitch = Annotated[bool | None, BeforeValidator(_to_bool_or_auto)]  # None: auto
 Folder = Annotated[Path, AfterValidator(Path.expanduser)]
 Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?|mps|xpu)$")]
+Devices = Annotated[str, AfterValidator(_one_or_several)]
 Origin = Annotated[str, StringConstraints(pattern=r"^(local|\*|https?://[^/\s]+)$")]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(lower)]
 DownloadSource = Annotated[Literal["auto", "huggingface", "modelscope"], BeforeValidator(lower)]

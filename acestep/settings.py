@@ -29,6 +29,7 @@ from acestep.setting_kinds import (
     DEVICES,
     AutoSwitch,
     Device,
+    Devices,
     DownloadSource,
     Folder,
     LmBackend,
@@ -143,7 +144,13 @@ class Settings(BaseSettings):
     )
 
     queue_maxsize: int = number(200, 0, None, "jobs", "Waiting jobs before new ones get 429; 0 is no limit.")
-    queue_workers: int = number(1, 1, None, "jobs", "Jobs that may run at the same time.")
+    queue_workers: int = number(
+        1,
+        1,
+        None,
+        "jobs",
+        "Jobs that may run at the same time; at least one for each device.",
+    )
     api_workers: int = number(1, 1, None, "", "Once the size of a thread pool.", pending=_COMPATIBLE)
     keep_seconds: int = number(604800, 60, None, "s", "How long results and their files are kept (7 days).")
     avg_job_seconds: float = number(5.0, 0, None, "s", "Job time that `/v1/stats` assumes before it has any.")
@@ -190,7 +197,12 @@ class Settings(BaseSettings):
         "auto, huggingface, modelscope",
         "Where models come from first; the other is asked if that fails. auto: the first that answers.",
     )
-    device: Device = setting("auto", DEVICES, "Where models run; auto takes a GPU if there is one.")
+    device: Devices = setting(
+        "auto",
+        f"{DEVICES}; or several, as cuda:0,cuda:1",
+        "Where models run; auto takes a GPU if there is one. Each of several has all models, and takes songs "
+        "from the one queue.",
+    )
     no_init: Switch = switch(False, "Load a model at the first request that needs it, not at the start.")
     idle_unload_seconds: float = number(
         0, 0, None, "s", "Models idle for so long leave memory, until a request needs them again; 0: never."
@@ -275,6 +287,15 @@ class Settings(BaseSettings):
         except UnicodeDecodeError:
             raise SettingError(".env", str(project / ".env"), "a text file in UTF-8") from None
         return settings._rooted(project)
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices that models run on, at least one."""
+        return tuple(self.device.split(","))
+
+    def on(self, device: str) -> Self:
+        """The settings of what runs on one of the devices."""
+        return self.model_copy(update={"device": device})
 
     @property
     def unknown(self) -> tuple[str, ...]:

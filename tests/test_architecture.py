@@ -45,18 +45,8 @@ MAY_IMPORT = {
     "planner": (*BASE, "weights", "quantization"),
     "engine": (*BASE, "memory", "planner", "synthesizer", "codec", "audio", "weights", "jobs.worker"),
     "nano": BASE,
-    "api_server": (
-        *BASE,
-        "memory",
-        "http",
-        "jobs",
-        "engine",
-        "audio",
-        "hubs",
-        "download",
-        "planners",
-        "slots",
-    ),
+    "assembly": (*BASE, "memory", "engine", "hubs", "download", "planners", "slots", "jobs.worker"),
+    "api_server": (*BASE, "assembly", "memory", "http", "jobs", "engine", "audio", "slots"),
 }
 # Only these may import torch and its kin, at all.
 HEAVY = ("torch", "torchao", "diffusers", "transformers", "peft")

@@ -166,6 +166,20 @@ def test_devices(tmp_path, device):
     assert Settings.load(tmp_path, device=device).device == device
 
 
+def test_several_devices_are_a_list(tmp_path):
+    settings = Settings.load(tmp_path, device="cuda:0, cuda:2")
+    assert settings.devices == ("cuda:0", "cuda:2")
+    assert settings.on("cuda:2").devices == ("cuda:2",)
+    assert Settings.load(tmp_path).devices == ("auto",)
+    assert Settings.load(tmp_path, device="cpu,cpu").devices == ("cpu", "cpu")
+
+
+@pytest.mark.parametrize("devices", ["cuda:0,cuda:0", "cuda,cuda:1", "auto,cpu", "cpu,", "cuda:0 cuda:1"])
+def test_a_list_names_each_gpu_once_and_by_its_number(tmp_path, devices):
+    with pytest.raises(SettingError, match="ACESTEP_DEVICE"):
+        Settings.load(tmp_path, device=devices)
+
+
 @pytest.mark.parametrize(
     ("words", "kind"),
     [

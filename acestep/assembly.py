@@ -1,0 +1,210 @@
+"""What the server is made of, by its settings: models, planner, memory plan, and an engine for each device.
+
+Owns the order in which this is settled, and how models come into memory. Knows nothing of HTTP or the queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from acestep import checkpoints, slots
+from acestep.adapters import AdapterFolder
+from acestep.checkpoints import Choice, as_choice
+from acestep.domain import ModelInfo, ModelState, PlannerInfo
+from acestep.download import fetch_for_server, order_for
+from acestep.engine.desk import LoadedPlanner, PlannerDesk
+from acestep.engine.engine import Engine
+from acestep.engine.fleet import Fleet, FleetKeeper
+from acestep.engine.models import PRIMARY, ModelShelf, Slot
+from acestep.engine.renderer import Loaded, OnLoading
+from acestep.engine.upkeep import Upkeep
+from acestep.engine.watchdog import Watchdog
+from acestep.engine.write import SongWriter
+from acestep.files import DataFolder
+from acestep.hubs import any_reachable
+from acestep.jobs.worker import ModelKeeper, Worker
+from acestep.memory.decide import Decision, decide_for_server, room_for_planner
+from acestep.memory.probes import PROBES
+from acestep.parts import SharedParts
+from acestep.planners import PlannerChoice, PlannerWish, choose_planner, gpu_memory_gb
+from acestep.settings import Settings, export_dotenv
+from acestep.slots import Secondaries
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What is settled before the server starts: settings, the models, the data folder (locked).
+
+    `memories` are the memory plans of the devices, in their order; None where it is not known what a model
+    takes up.
+    """
+
+    settings: Settings
+    choice: Choice
+    secondaries: Secondaries
+    planner: PlannerChoice
+    folder: DataFolder
+    memories: tuple[Decision | None, ...]
+
+    @property
+    def memory(self) -> Decision | None:
+        """The plan that allows least: what a request may ask for wherever it is made."""
+        known = [memory for memory in self.memories if memory]
+        return min(known, key=lambda each: (each.plan.max_duration, each.plan.max_batch), default=None)
+
+
+def prepare(**flags: str | None) -> Prepared:
+    """Settle what can refuse the start; `flags` are settings by name and win, None is not given.
+
+    Raises AceStepError; takes the lock on the data folder last.
+    """
+    settings = Settings.load(**flags)
+    export_dotenv()
+    hub_reachable = partial(any_reachable, settings.download_source)
+    choice = checkpoints.choose(
+        settings.config_path,
+        settings.checkpoints_dir,
+        has_gpu=lambda: checkpoints.gpu_present(settings.devices[0]),
+        hub_reachable=hub_reachable,
+    )
+    secondaries = slots.secondaries(settings, choice.name, hub_reachable)
+    wish = PlannerWish(settings.init_llm, settings.lm_model_path, choice.name, settings.checkpoints_dir)
+    there = partial(room_for_planner, settings, gpu_memory_gb)
+    planner = choose_planner(wish, there, hub_reachable)
+    choices = [choice, *(each.choice for each in secondaries.models if each.choice)]
+    memories = tuple(
+        decide_for_server(settings.on(device), choices, planner, PROBES) for device in settings.devices
+    )
+    for memory in filter(None, memories):  # all of them have the planner, or none
+        planner = memory.admitted(planner)
+    folder = DataFolder(settings.data_dir)
+    folder.acquire()
+    return Prepared(settings, choice, secondaries, planner, folder, memories)
+
+
+class Engines:
+    """An engine for each device, behind one `worker` and one `keeper` of their models."""
+
+    def __init__(self, engines: Sequence[Engine], shelves: Sequence[ModelShelf]) -> None:
+        self._engines = tuple(engines)
+        one = len(engines) == 1
+        self.worker: Worker = engines[0] if one else Fleet(engines)
+        self.keeper: ModelKeeper = shelves[0] if one else FleetKeeper(shelves)
+
+    async def start(self) -> None:
+        """Begin to load the models; returns at once."""
+        for engine in self._engines:
+            await engine.start()
+
+    async def close(self) -> None:
+        """Let running work end and free the threads."""
+        for engine in self._engines:
+            await engine.close()
+
+    def trouble(self) -> str:
+        """What is wrong with any of them."""
+        return " ".join(filter(None, (engine.trouble() for engine in self._engines)))
+
+
+def build_engines(prepared: Prepared, writer: SongWriter) -> Engines:
+    """The engines, with every model that the server is set up with; none of them is in memory yet."""
+    engines, shelves = [], []
+    desk = None
+    for device, memory in zip(prepared.settings.devices, prepared.memories, strict=True):
+        settings = prepared.settings.on(device)
+        upkeep = _upkeep(settings)
+        if (
+            desk is None or settings.lm_device is None
+        ):  # a planner that has a device of its own is one for all
+            desk = _desk(settings, prepared.planner, memory, upkeep)
+        shelf = _shelf(prepared, _Catalogue(settings, memory), upkeep)
+        shelves.append(shelf)
+        engines.append(Engine(shelf, writer, desk, upkeep))
+    return Engines(engines, shelves)
+
+
+def _upkeep(settings: Settings) -> Upkeep:
+    return Upkeep(
+        watchdog=Watchdog(settings.stage_timeout),
+        free=_free_memory,
+        idle_seconds=settings.idle_unload_seconds,
+        is_lazy=settings.no_init,
+    )
+
+
+def _free_memory() -> None:
+    from acestep.engine.loading import free_memory
+
+    free_memory()
+
+
+def _shelf(prepared: Prepared, catalogue: _Catalogue, upkeep: Upkeep) -> ModelShelf:
+    settings = prepared.settings
+    models = {PRIMARY: catalogue.slot(prepared.choice, is_default=True)}
+    for secondary in prepared.secondaries.models:
+        choice = secondary.choice
+        models[secondary.number] = catalogue.slot(choice) if choice else Slot(secondary.info)
+    room = settings.models_in_memory if settings.on_demand_model_load else 0
+    return ModelShelf(models, catalogue, room, upkeep)
+
+
+class _Catalogue:
+    """See `Catalogue`: the checkpoints folder, and how what is there is loaded."""
+
+    def __init__(self, settings: Settings, memory: Decision | None) -> None:
+        self._settings = settings
+        self._memory = memory
+        self._shared = SharedParts()
+
+    def on_disk(self) -> tuple[ModelInfo, ...]:
+        """See `Catalogue.on_disk`."""
+        found = slots.on_disk(self._settings.checkpoints_dir)
+        return tuple(replace(slots.expect(as_choice(each)), state="on_disk") for each in found)
+
+    def find(self, name: str) -> Slot:
+        """See `Catalogue.find`."""
+        hub_reachable = partial(any_reachable, self._settings.download_source)
+        return self.slot(
+            checkpoints.choose(name, self._settings.checkpoints_dir, lambda: False, hub_reachable)
+        )
+
+    def slot(self, choice: Choice, is_default: bool = False) -> Slot:
+        """How a model that was chosen gets into memory: download it if need be, then load it."""
+        settings, memory, info = self._settings, self._memory, slots.expect(choice, is_default)
+        info = memory.limited(info) if memory else info
+
+        def load(on_loading: OnLoading) -> Loaded:
+            checkpoint = choice.checkpoint
+            if checkpoint is None:
+                fetch_for_server(order_for(choice.name, settings), on_loading)
+                checkpoint = checkpoints.require(choice.name, settings.checkpoints_dir)
+            on_loading("loading", "")
+            from acestep.engine.loading import load_model
+
+            adapters = AdapterFolder(settings.lora_dir)
+            plan = memory.plan if memory else None
+            return load_model(checkpoint, settings.device, info, adapters, self._shared, plan)
+
+        return Slot(info, load)
+
+
+def _desk(settings: Settings, choice: PlannerChoice, memory: Decision | None, upkeep: Upkeep) -> PlannerDesk:
+    """The planner's desk, which brings its model into memory once the server answers."""
+    if not choice.name:
+        return PlannerDesk(PlannerInfo(detail=choice.detail), upkeep=upkeep)
+
+    def load(on_loading: OnLoading) -> LoadedPlanner:
+        folder = choice.folder
+        if folder is None:
+            fetch_for_server(order_for(choice.name, settings), on_loading)
+            folder = settings.checkpoints_dir / choice.name
+        on_loading("loading", "")
+        from acestep.engine.loading import load_planner
+
+        plan = memory.plan if memory else None
+        return load_planner(folder, settings.lm_device or settings.device, settings.lm_backend, plan)
+
+    state: ModelState = "loading" if choice.folder else "downloading"
+    return PlannerDesk(PlannerInfo(choice.name, state), load, settings.lm_closed_turn, upkeep)

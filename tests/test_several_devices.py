@@ -1,0 +1,29 @@
+"""Several devices behind one queue; the same processor stands in for each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.live_server import LiveServer
+
+LONG = {"prompt": "piano", "audio_duration": 120, "batch_size": 1, "seed": 3, "audio_format": "wav"}
+
+
+def test_each_device_makes_songs_from_the_one_queue(tmp_path: Path) -> None:
+    with LiveServer(tmp_path, {"ACESTEP_DEVICE": "cpu,cpu"}) as server:
+        server.wait_ready()
+        ids = [server.submit(**LONG, inference_steps=steps) for steps in (20, 20, 1)]
+        most = 0
+        while any(entry["status"] == 0 for entry in server.query(ids)):
+            most = max(most, server.client.get("/v1/stats").json()["data"]["jobs"]["running"])
+        ((one,), (other,), _) = server.wait_for(ids)
+        assert most == 2
+        assert server.download(one) == server.download(other)
+        (model,) = server.client.get("/v1/models").json()["data"]["models"]
+        assert (model["name"], model["state"]) == ("acestep-nano", "ready")
+        answer = server.client.post("/v1/reinitialize")
+        assert answer.status_code == 200, answer.text
+        log = server.log.read_text()
+        assert log.count("acestep-nano is ready after") == 2
+        assert log.count("Device cpu:") == 2
+    assert "Traceback" not in log
