@@ -1,6 +1,6 @@
 """What is planned for cards of common sizes, with models of published sizes.
 
-    uv run python -m benchmarks.memory [--dit acestep-v15-xl-turbo] [--all]
+    uv run python -m benchmarks.memory [--dit acestep-v15-xl-turbo] [--quantization int8] [--all]
 
 Nothing is loaded: weights are counted, and tests hold the counts, and what the models need beside their
 weights, against the real classes on the meta device. Plans are those that the server makes.
@@ -24,7 +24,7 @@ _LETTER = {"resident": "on", "offloaded": "offloaded", "streamed": "streamed"}
 _HEAD = "| GB | planner | text enc. | cond. enc. | DiT | VAE | planner is | texts | tile | batch | s | peak |"
 
 
-def rows(dit: str, init: bool | None, can: Abilities) -> Iterator[str]:
+def rows(dit: str, init: bool | None, can: Abilities, device: Device) -> Iterator[str]:
     """A row of Markdown for each card; `init` as ACESTEP_INIT_LLM."""
     model = published_dit(dit, is_turbo="turbo" in dit)
     for card in CARDS:
@@ -32,7 +32,7 @@ def rows(dit: str, init: bool | None, can: Abilities) -> Iterator[str]:
         name = choose_planner(wish, partial(float, card), hub_reachable=lambda: True).name
         planners = tuple(planner for planner in PLANNERS if planner.name == name)
         sizes = Sizes((model,), TEXT_ENCODER, VAE, planners)
-        plan = choose(options(sizes, Wishes(planner=init if planners else False), Device(), can), card * GB)
+        plan = choose(options(sizes, Wishes(planner=init if planners else False), device, can), card * GB)
         yield f"| {card} | {'does not fit' if plan is None else _row(plan)} |"
 
 
@@ -50,15 +50,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dit", default="acestep-v15-turbo", help="a published name")
     parser.add_argument("--all", action="store_true", help="also placements that this version cannot do")
+    parser.add_argument("--quantization", choices=("none", "int8", "fp8"), default="none")
     flags = parser.parse_args()
+    device = Device(quantization=flags.quantization)
     for title, init in (
         ("with ACESTEP_INIT_LLM unset", None),
         ("with a planner (ACESTEP_INIT_LLM=true)", True),
         ("without a planner (ACESTEP_INIT_LLM=false)", False),
     ):
         can = EVERYTHING if flags.all else CARRIED_OUT
-        print(f"\n{flags.dit}, {title}\n\n{_HEAD}\n|{'---|' * (_HEAD.count('|') - 1)}")
-        for row in rows(flags.dit, init, can):
+        print(
+            f"\n{flags.dit}, {title}, quantization {flags.quantization}\n\n{_HEAD}\n|{'---|' * (_HEAD.count('|') - 1)}"
+        )
+        for row in rows(flags.dit, init, can, device):
             print(row)
 
 

@@ -1,5 +1,6 @@
 """What must hold of every plan, over all budgets and models."""
 
+from dataclasses import replace
 from itertools import pairwise, product
 
 import pytest
@@ -16,6 +17,7 @@ from acestep.memory.plan import (
     options,
 )
 from acestep.memory.sizes import PLANNERS, TEXT_ENCODER, VAE, published_dit
+from acestep.setting_kinds import Quantization
 
 TURBO = published_dit("acestep-v15-turbo", is_turbo=True)
 DITS = {
@@ -137,3 +139,28 @@ def test_no_plan_is_there_for_nothing() -> None:
     """Each is the best for some budget: the list falls in peaks as it falls in worth."""
     plans = options(sizes(), Wishes(), GPU, ABILITIES["all"])
     assert all(better.peak > worse.peak for better, worse in pairwise(plans))
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+@pytest.mark.parametrize("dits", DITS)
+def test_quantized_models_keep_their_budget_and_fit_where_others_do(dits: str, kind: Quantization) -> None:
+    packed = options(sizes(dits), Wishes(), replace(GPU, quantization=kind), ABILITIES["all"])
+    plain = options(sizes(dits), Wishes(), GPU, ABILITIES["all"])
+    assert {plan.quantization for plan in packed} == {kind}
+    assert least(packed) <= least(plain)
+    for budget in BUDGETS:
+        plan, other = choose(packed, budget), choose(plain, budget)
+        assert plan is None or plan.peak <= budget
+        if other is not None:
+            assert plan is not None and worth(plan) >= worth(other)
+            assert [part.size for part in plan.parts if part.name == "text encoder"] == [
+                part.size for part in other.parts if part.name == "text encoder"
+            ]
+
+
+def test_int8_keeps_in_six_gb_what_would_have_to_move() -> None:
+    plain = choose(options(sizes(planners=()), Wishes(), GPU, ABILITIES["all"]), 6 * GB)
+    device = replace(GPU, quantization="int8")
+    packed = choose(options(sizes(planners=()), Wishes(), device, ABILITIES["all"]), 6 * GB)
+    assert plain is not None and "offloaded" in {part.placement for part in plain.parts}
+    assert packed is not None and {part.placement for part in packed.parts} == {"resident"}

@@ -248,7 +248,7 @@ class TestQuantized:
         return toy.write_published(tmp_path_factory.mktemp("base")).load(quantization=request.param)
 
     @pytest.fixture
-    def modules(self, packed) -> SynthesizerModules:
+    def modules(self, packed: SynthesizerModules) -> SynthesizerModules:
         return replace(packed, transformer=copy.deepcopy(packed.transformer))
 
     @pytest.fixture

@@ -1,0 +1,143 @@
+"""What quantized weights save, what they change, and what they cost, against the same weights in float.
+
+    uv run python -m benchmarks.quantization [--seconds 60] [--rounds 3] [--dtype float32]
+
+The models are real classes with random weights, half as wide as the published ones and four layers deep. A
+DiT predicts a velocity for one song; a planner decodes a token for each of four rows. Ratios are of one run,
+taken in turns, on the CPU: a GPU has other kernels, and other ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AceStepTransformer1DModel
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from acestep.memory.residency import Part
+from acestep.planner.backends.decoder import Decoder
+from acestep.planner.loading import load_language_model
+from acestep.quantization import Packer
+from acestep.setting_kinds import Quantization
+from acestep.synthesizer.conditioning import Condition
+from acestep.synthesizer.transformer import Transformer
+from acestep.weights import Placement
+from tests.planner.toy import Toy, write_toy
+
+KINDS: tuple[Quantization, ...] = ("none", "int8", "fp8")
+CPU = torch.device("cpu")
+_WIDTH, _INNER, _LAYERS, _HEADS, _KV_HEADS, _HEAD = 1024, 3072, 4, 8, 4, 128
+_CHANNELS, _FRAMES_A_SECOND, _WORDS, _PROMPT = 64, 25, 256, 200
+_LM = Toy(
+    hidden=_WIDTH, intermediate=_INNER, layers=_LAYERS, heads=_HEADS, kv_heads=_KV_HEADS, head_dim=_HEAD
+)
+
+Run = Callable[[], Tensor]
+
+
+def dit(kind: Quantization, seconds: float, dtype: torch.dtype) -> tuple[int, Run]:
+    """Bytes of a DiT's layers, and what predicts a velocity with it."""
+    torch.manual_seed(0)
+    module: Any = AceStepTransformer1DModel(
+        hidden_size=_WIDTH,
+        intermediate_size=_INNER,
+        num_hidden_layers=_LAYERS,
+        num_attention_heads=_HEADS,
+        num_key_value_heads=_KV_HEADS,
+        head_dim=_HEAD,
+        in_channels=3 * _CHANNELS,
+        audio_acoustic_hidden_dim=_CHANNELS,
+        encoder_hidden_size=_WIDTH,
+        is_turbo=True,
+    )
+    module = module.to(dtype).eval().requires_grad_(False)
+    packer = Packer.of(kind, module, "layers")
+    for name in packer.names:
+        layer = module.get_submodule(name.removesuffix(".weight"))
+        layer.weight = packer(name, layer.weight.data)
+    frames = round(seconds * _FRAMES_A_SECOND)
+    transformer, random = Transformer(module), torch.Generator().manual_seed(1)
+    condition = Condition(
+        states=torch.randn(1, _WORDS, _WIDTH, generator=random).to(dtype),
+        mask=torch.ones(1, _WORDS, dtype=torch.bool),
+        context=torch.randn(1, frames, 2 * _CHANNELS, generator=random).to(dtype),
+    )
+    latents = torch.randn(1, frames, _CHANNELS, generator=random)
+
+    @torch.inference_mode()
+    def run() -> Tensor:
+        return transformer.velocity(latents, 0.5, transformer.attend(condition))
+
+    return held(module.layers), run
+
+
+def planner(kind: Quantization, folder: Path, dtype: torch.dtype) -> tuple[int, Run]:
+    """Bytes of a planner's layers, and what decodes a token for four rows with it."""
+    model = load_language_model(folder, Placement(CPU, dtype, kind)).model
+    decoder, rows = Decoder(model, 4, 2 * _PROMPT), range(4)
+    random = torch.Generator().manual_seed(2)
+    for row in rows:
+        decoder.prefill(row, torch.randint(0, _LM.words, (_PROMPT,), generator=random).tolist())
+
+    def run() -> Tensor:
+        return decoder.decode([[7 * row] for row in rows], [_PROMPT] * 4).clone()
+
+    return held(model.layers), run
+
+
+def held(module: nn.Module) -> int:
+    """Bytes of its weights."""
+    return sum(tensor.nbytes for tensor in Part("resident", [module]).everything())
+
+
+def compare(table: Table, name: str, made: dict[Quantization, tuple[int, Run]], rounds: int) -> None:
+    """Add a row for each kind; the first is what the others are held against."""
+    times: dict[Quantization, list[float]] = {kind: [] for kind in made}
+    results = {kind: run().float() for kind, (_, run) in made.items()}
+    for _ in range(rounds):
+        for kind, (_, run) in made.items():
+            start = time.process_time()
+            run()
+            times[kind].append(time.process_time() - start)
+    whole, best, right = made["none"][0], min(times["none"]), results["none"]
+    for kind, (size, _) in made.items():
+        error = float((results[kind] - right).norm() / right.norm())
+        table.add_row(
+            name,
+            kind,
+            f"{size / 2**20:.1f}",
+            f"{size / whole:.3f}",
+            f"{error:.4f}",
+            f"{min(times[kind]) / best:.2f}",
+        )
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=60, help="length of the song")
+    parser.add_argument("--rounds", type=int, default=3, help="the best of so many counts")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    flags = parser.parse_args()
+    torch.set_num_threads(1)
+    dtype = torch.float32 if flags.dtype == "float32" else torch.bfloat16
+    columns = ("model", "stored as", "MiB of layers", "of float", "relative error", "time of float")
+    table = Table(*columns, title=f"quantized against {flags.dtype}")
+    compare(table, "DiT", {kind: dit(kind, flags.seconds, dtype) for kind in KINDS}, flags.rounds)
+    with tempfile.TemporaryDirectory() as name:
+        folder = write_toy(Path(name) / "toy", _LM)
+        made = {kind: planner(kind, folder, dtype) for kind in KINDS}
+        compare(table, "planner", made, 10 * flags.rounds)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
