@@ -25,7 +25,7 @@ from rich.logging import RichHandler
 
 from acestep import slots
 from acestep.adapters import AdapterFolder
-from acestep.assembly import Prepared, build_engines, prepare
+from acestep.assembly import Prepared, build_engines, prepare, tightest
 from acestep.audio.decode import AudioLimits, probe
 from acestep.engine.write import SongWriter
 from acestep.errors import AceStepError, DataFolderInUseError
@@ -37,7 +37,7 @@ from acestep.jobs.cleaner import Cleaner
 from acestep.jobs.queue import JobQueue
 from acestep.jobs.runner import Runner
 from acestep.jobs.store import JobStore
-from acestep.memory.decide import table
+from acestep.memory.decide import Decision, table
 from acestep.settings import Settings
 
 log = logging.getLogger("acestep.api_server")  # also when this file is run as a script
@@ -60,16 +60,20 @@ def _lifespan(prepared: Prepared) -> Callable[[FastAPI], AbstractAsyncContextMan
         audio = AudioStore(folder.audio, load_secret(folder.secret))
         store = JobStore(folder.database)
         queue = JobQueue(store, settings.queue_maxsize, settings.avg_job_seconds, settings.avg_window)
-        engines = build_engines(prepared, SongWriter(audio, settings.mp3_bitrate))
+
+        def changed(memories: Sequence[Decision | None]) -> None:
+            provide(app, replace(app.state.services, memory=tightest(memories)))
+
+        engines = build_engines(prepared, SongWriter(audio, settings.mp3_bitrate), changed)
         worker = engines.worker
         cleaner = Cleaner(store, audio, settings.keep_seconds, FileStore(folder.uploads))
         runner = Runner(queue, worker, cleaner, max(settings.queue_workers, len(settings.devices)))
         limits = AudioLimits(settings.max_upload_seconds, settings.max_upload_channels)
         look = partial(probe, limits=limits)
-        lora = ServerAdapters(AdapterFolder(settings.lora_dir))
         config, memory = _http_config(settings), prepared.memory
+        lora = ServerAdapters(AdapterFolder(settings.lora_dir), memory.adapters if memory else None)
         services = HttpServices(queue, worker, audio, look, folder.uploads, config, lora=lora, memory=memory)
-        provide(app, replace(services, keeper=engines.keeper))
+        provide(app, replace(services, keeper=engines.keeper, planners=engines.planners))
         _say_what_is_up(prepared)
         await runner.start()
         await engines.start()

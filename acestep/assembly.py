@@ -5,16 +5,15 @@ Owns the order in which this is settled, and how models come into memory. Knows 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from acestep import checkpoints, slots
 from acestep.adapters import AdapterFolder
 from acestep.checkpoints import Choice, as_choice
-from acestep.domain import ModelInfo, ModelState, PlannerInfo
+from acestep.domain import ModelInfo
 from acestep.download import fetch_for_server, order_for
-from acestep.engine.desk import LoadedPlanner, PlannerDesk
 from acestep.engine.engine import Engine
 from acestep.engine.fleet import Fleet, FleetKeeper
 from acestep.engine.models import PRIMARY, ModelShelf, Slot
@@ -24,10 +23,11 @@ from acestep.engine.watchdog import Watchdog
 from acestep.engine.write import SongWriter
 from acestep.files import DataFolder
 from acestep.hubs import any_reachable
-from acestep.jobs.worker import ModelKeeper, Worker
+from acestep.jobs.worker import ModelKeeper, PlannerKeeper, Worker
 from acestep.memory.decide import Decision, decide_for_server, room_for_planner
 from acestep.memory.probes import PROBES
 from acestep.parts import SharedParts
+from acestep.planner_supply import Changed, PlannerSupplies, PlannerSupply
 from acestep.planners import PlannerChoice, PlannerWish, choose_planner, gpu_memory_gb
 from acestep.settings import Settings, export_dotenv
 from acestep.slots import Secondaries
@@ -51,8 +51,13 @@ class Prepared:
     @property
     def memory(self) -> Decision | None:
         """The plan that allows least: what a request may ask for wherever it is made."""
-        known = [memory for memory in self.memories if memory]
-        return min(known, key=lambda each: (each.plan.max_duration, each.plan.max_batch), default=None)
+        return tightest(self.memories)
+
+
+def tightest(memories: Iterable[Decision | None]) -> Decision | None:
+    """The plan that allows least."""
+    known = [memory for memory in memories if memory]
+    return min(known, key=lambda each: (each.plan.max_duration, each.plan.max_batch), default=None)
 
 
 def prepare(**flags: str | None) -> Prepared:
@@ -85,9 +90,12 @@ def prepare(**flags: str | None) -> Prepared:
 
 
 class Engines:
-    """An engine for each device, behind one `worker` and one `keeper` of their models."""
+    """An engine for each device, behind one `worker`, one `keeper` of their models and one of `planners`."""
 
-    def __init__(self, engines: Sequence[Engine], shelves: Sequence[ModelShelf]) -> None:
+    def __init__(
+        self, engines: Sequence[Engine], shelves: Sequence[ModelShelf], planners: PlannerSupplies
+    ) -> None:
+        self.planners: PlannerKeeper = planners
         self._engines = tuple(engines)
         one = len(engines) == 1
         self.worker: Worker = engines[0] if one else Fleet(engines)
@@ -108,21 +116,24 @@ class Engines:
         return " ".join(filter(None, (engine.trouble() for engine in self._engines)))
 
 
-def build_engines(prepared: Prepared, writer: SongWriter) -> Engines:
-    """The engines, with every model that the server is set up with; none of them is in memory yet."""
+def build_engines(prepared: Prepared, writer: SongWriter, changed: Changed) -> Engines:
+    """The engines, with every model that the server is set up with; none of them is in memory yet.
+
+    `changed` is called with the memory plans of the devices when the planner has become another.
+    """
     engines, shelves = [], []
-    desk = None
+    supplies: list[PlannerSupply] = []
     for device, memory in zip(prepared.settings.devices, prepared.memories, strict=True):
         settings = prepared.settings.on(device)
         upkeep = _upkeep(settings)
-        if (
-            desk is None or settings.lm_device is None
-        ):  # a planner that has a device of its own is one for all
-            desk = _desk(settings, prepared.planner, memory, upkeep)
-        shelf = _shelf(prepared, _Catalogue(settings, memory), upkeep)
+        shared = SharedParts()
+        if not supplies or settings.lm_device is None:  # one that has a device of its own is one for all
+            supplies.append(PlannerSupply(settings, prepared.planner, memory, shared, upkeep))
+        shelf = _shelf(prepared, _Catalogue(settings, memory, shared), upkeep)
         shelves.append(shelf)
-        engines.append(Engine(shelf, writer, desk, upkeep))
-    return Engines(engines, shelves)
+        engines.append(Engine(shelf, writer, supplies[-1].desk, upkeep))
+    planners = PlannerSupplies(prepared.settings, prepared.choice.name, supplies, changed)
+    return Engines(engines, shelves, planners)
 
 
 def _upkeep(settings: Settings) -> Upkeep:
@@ -153,10 +164,10 @@ def _shelf(prepared: Prepared, catalogue: _Catalogue, upkeep: Upkeep) -> ModelSh
 class _Catalogue:
     """See `Catalogue`: the checkpoints folder, and how what is there is loaded."""
 
-    def __init__(self, settings: Settings, memory: Decision | None) -> None:
+    def __init__(self, settings: Settings, memory: Decision | None, shared: SharedParts) -> None:
         self._settings = settings
         self._memory = memory
-        self._shared = SharedParts()
+        self._shared = shared
 
     def on_disk(self) -> tuple[ModelInfo, ...]:
         """See `Catalogue.on_disk`."""
@@ -188,23 +199,3 @@ class _Catalogue:
             return load_model(checkpoint, settings.device, info, adapters, self._shared, plan)
 
         return Slot(info, load)
-
-
-def _desk(settings: Settings, choice: PlannerChoice, memory: Decision | None, upkeep: Upkeep) -> PlannerDesk:
-    """The planner's desk, which brings its model into memory once the server answers."""
-    if not choice.name:
-        return PlannerDesk(PlannerInfo(detail=choice.detail), upkeep=upkeep)
-
-    def load(on_loading: OnLoading) -> LoadedPlanner:
-        folder = choice.folder
-        if folder is None:
-            fetch_for_server(order_for(choice.name, settings), on_loading)
-            folder = settings.checkpoints_dir / choice.name
-        on_loading("loading", "")
-        from acestep.engine.loading import load_planner
-
-        plan = memory.plan if memory else None
-        return load_planner(folder, settings.lm_device or settings.device, settings.lm_backend, plan)
-
-    state: ModelState = "loading" if choice.folder else "downloading"
-    return PlannerDesk(PlannerInfo(choice.name, state), load, settings.lm_closed_turn, upkeep)

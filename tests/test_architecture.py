@@ -45,7 +45,11 @@ MAY_IMPORT = {
     "planner": (*BASE, "weights", "quantization"),
     "engine": (*BASE, "memory", "planner", "synthesizer", "codec", "audio", "weights", "jobs.worker"),
     "nano": BASE,
-    "assembly": (*BASE, "memory", "engine", "hubs", "download", "planners", "slots", "jobs.worker"),
+    "planner_supply": (*BASE, "memory", "engine", "hubs", "download", "planners"),
+    "assembly": (
+        *(*BASE, "memory", "engine", "hubs", "download", "planners", "planner_supply", "slots"),
+        "jobs.worker",
+    ),
     "api_server": (*BASE, "assembly", "memory", "http", "jobs", "engine", "audio", "slots"),
 }
 # Only these may import torch and its kin, at all.

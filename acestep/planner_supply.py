@@ -1,0 +1,184 @@
+"""How planners (5 Hz language models) come into memory: at the start, and others while the server runs.
+
+Owns which planner a name means then, that it fits beside the models of its device, and that it is fetched
+before the one that is there has to leave. Knows nothing of HTTP or of how a planner works.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import PurePath
+
+from acestep.checkpoints import PUBLISHED
+from acestep.domain import ModelState, PlannerInfo
+from acestep.download import fetch_for_server, order_for
+from acestep.engine.desk import LoadedPlanner, LoadPlanner, PlannerDesk
+from acestep.engine.renderer import OnLoading
+from acestep.engine.upkeep import Upkeep
+from acestep.errors import AceStepError, CheckpointError, InvalidFieldError
+from acestep.hubs import any_reachable
+from acestep.memory.decide import Decision, room_for_planner, with_planner
+from acestep.parts import SharedParts
+from acestep.planners import NANO_PLANNER, PlannerChoice, PlannerWish, choose_planner, gpu_memory_gb
+from acestep.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_FIELD = "lm_model_path"
+
+Changed = Callable[[Sequence[Decision | None]], None]
+"""Hears of the devices' memory plans, in their order."""
+
+
+class PlannerSupply:
+    """The planner of one device. It takes turns there with the models that have the same `shared` parts."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        choice: PlannerChoice,
+        memory: Decision | None,
+        shared: SharedParts,
+        upkeep: Upkeep,
+    ) -> None:
+        self._settings = settings
+        self._shared = shared
+        self.memory = memory
+        self.choice = choice
+        load = self._loader(choice, memory) if choice.name else None
+        self.desk = PlannerDesk(_expect(choice), load, settings.lm_closed_turn, upkeep)
+
+    def planned(self, choice: PlannerChoice) -> Decision | None:
+        """The memory plan with this planner. Raises as `with_planner` does."""
+        return with_planner(self.memory, choice, self._settings) if self.memory else None
+
+    async def put(self, choice: PlannerChoice) -> PlannerInfo:
+        """See `PlannerDesk.put`; once it is there, the memory plan is the one with it."""
+        memory = await asyncio.to_thread(self.planned, choice)
+        info = await self.desk.put(_expect(choice), self._loader(choice, memory))
+        self.memory, self.choice = memory, choice
+        return info
+
+    def _loader(self, choice: PlannerChoice, memory: Decision | None) -> LoadPlanner:
+        settings, plan = self._settings, memory.plan if memory else None
+
+        def load(on_loading: OnLoading) -> LoadedPlanner:
+            folder = choice.folder or _fetched(choice, settings, on_loading).folder
+            assert folder is not None
+            on_loading("loading", "")
+            from acestep.engine.loading import load_planner
+
+            device = settings.lm_device or settings.device
+            return load_planner(folder, device, settings.lm_backend, plan, self._shared)
+
+        return load
+
+
+class PlannerSupplies:
+    """See `PlannerKeeper`: all devices have the same planner."""
+
+    def __init__(
+        self, settings: Settings, dit: str, supplies: Sequence[PlannerSupply], changed: Changed
+    ) -> None:
+        """`dit` is the default model's name, by which a planner is chosen that was not named."""
+        self._settings = settings
+        self._dit = dit
+        self._supplies = tuple(supplies)
+        self._changed = changed
+
+    async def check(self, name: str | None) -> None:
+        """See `PlannerKeeper.check`."""
+        if not self._is_there(name):
+            await asyncio.to_thread(self._choose, name)
+
+    async def put(self, name: str | None) -> PlannerInfo:
+        """See `PlannerKeeper.put`."""
+        if self._is_there(name):
+            for supply in self._supplies:
+                async with supply.desk.borrow():  # it may be on its way
+                    pass
+            return self._info
+        choice = await asyncio.to_thread(self._choose, name)
+        if choice.folder is None and any(supply.desk.info().is_usable for supply in self._supplies):
+            choice = await asyncio.to_thread(_fetched, choice, self._settings, _log_progress)
+        before, done = self._memories, []
+        try:
+            for supply in self._supplies:
+                old = supply.choice
+                await supply.put(choice)
+                done.append((supply, old))
+        except AceStepError:
+            for supply, old in done:
+                if old.name:
+                    await supply.put(old)
+            raise
+        if self._memories != before:
+            self._changed(self._memories)
+        return self._info
+
+    async def reload(self) -> tuple[str, ...]:
+        """See `PlannerKeeper.reload`."""
+        if self._info.state != "failed":
+            return ()
+        return ((await self.put(self._info.name)).name,)
+
+    @property
+    def _memories(self) -> tuple[Decision | None, ...]:
+        return tuple(supply.memory for supply in self._supplies)
+
+    @property
+    def _info(self) -> PlannerInfo:
+        return self._supplies[0].desk.info()
+
+    def _is_there(self, name: str | None) -> bool:
+        infos = [supply.desk.info() for supply in self._supplies]
+        return all(info.is_usable and name in (None, info.name) for info in infos)
+
+    def _choose(self, name: str | None) -> PlannerChoice:
+        """The planner of this name, or where none is named the one that the settings mean.
+
+        Raises InvalidFieldError where it cannot be had, or has no room beside the models.
+        """
+        settings = self._settings
+        wanted = name or self._info.name or settings.lm_model_path
+        known = [each for each, published in PUBLISHED.items() if published.kind == "planner"]
+        allowed = f"the name of a planner, such as {', '.join([*known, NANO_PLANNER])}"
+        if name is not None and (PurePath(name).name != name or name.startswith(".")):
+            raise InvalidFieldError(_FIELD, name, allowed)  # paths would lead anywhere on this machine
+        if settings.lm_model_path and wanted == PurePath(settings.lm_model_path).name:
+            wanted = settings.lm_model_path
+        wish = PlannerWish(True, wanted, self._dit, settings.checkpoints_dir)
+        try:
+            choice = choose_planner(
+                wish,
+                partial(room_for_planner, settings, gpu_memory_gb),
+                partial(any_reachable, settings.download_source),
+            )
+            for supply in self._supplies:
+                supply.planned(choice)
+        except CheckpointError as error:
+            log.warning("The planner stays as it is. %s", error)
+            raise InvalidFieldError(_FIELD, wanted, allowed) from error
+        return choice
+
+
+def _expect(choice: PlannerChoice) -> PlannerInfo:
+    """What is known of a planner before it is loaded."""
+    if not choice.name:
+        return PlannerInfo(detail=choice.detail)
+    state: ModelState = "loading" if choice.folder else "downloading"
+    return PlannerInfo(choice.name, state)
+
+
+def _fetched(choice: PlannerChoice, settings: Settings, on_loading: OnLoading) -> PlannerChoice:
+    """The planner once its files are there."""
+    fetch_for_server(order_for(choice.name, settings), on_loading)
+    return replace(choice, folder=settings.checkpoints_dir / choice.name)
+
+
+def _log_progress(state: ModelState, detail: str) -> None:
+    log.info("%s %s", state, detail)
