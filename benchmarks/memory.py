@@ -59,9 +59,8 @@ def main() -> None:
         ("without a planner (ACESTEP_INIT_LLM=false)", False),
     ):
         can = EVERYTHING if flags.all else CARRIED_OUT
-        print(
-            f"\n{flags.dit}, {title}, quantization {flags.quantization}\n\n{_HEAD}\n|{'---|' * (_HEAD.count('|') - 1)}"
-        )
+        print(f"\n{flags.dit}, {title}, quantization {flags.quantization}\n")
+        print(f"{_HEAD}\n|{'---|' * (_HEAD.count('|') - 1)}")
         for row in rows(flags.dit, init, can, device):
             print(row)
 
