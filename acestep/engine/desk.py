@@ -203,8 +203,8 @@ class PlannerDesk:
 
     @property
     def idle_since(self) -> float | None:
-        """See `Idle`."""
-        return None if self._users or self._planner is None else self._last_use
+        """See `Idle`; a step that nobody waits for any more is work as well."""
+        return None if self._users or self._planner is None or self.silence() else self._last_use
 
     async def leave(self) -> None:
         """Leave memory; who wants the planner next waits until it is there again."""

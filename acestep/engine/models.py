@@ -275,7 +275,7 @@ class ModelShelf:
             place.info = replace(
                 place.loaded.info,
                 is_default=place.info.is_default,
-                comes_when_wanted=self._upkeep.comes_when_wanted,
+                comes_when_wanted=self._upkeep.comes_when_wanted or bool(self._room),
             )
             place.has_worked, place.used_at = True, time.monotonic()
             if place is self._slots[PRIMARY]:

@@ -55,6 +55,12 @@ class TestIdleModels:
                 assert model.info.name == "sft"
             await until(lambda: set(states(shelf).values()) == {"on_disk"})
 
+    async def test_the_default_can_be_had_when_it_made_room_for_a_guest(self, folder):
+        async with opened(ModelShelf(folder.slots("turbo"), folder, room=1)) as shelf:
+            await shelf.wait_ready()
+            async with shelf.borrow("sft"):
+                assert (shelf.primary.state, shelf.primary.comes_when_wanted) == ("on_disk", True)
+
     async def test_nothing_is_left_of_them_when_memory_is_freed(self):
         there: list[weakref.ref[FakeRenderer]] = []
         seen: list[int] = []
