@@ -260,7 +260,7 @@ def _fit_to_source(request: SongRequest, model: ModelInfo, warnings: list[str]) 
     seconds = song_seconds(task_type, request.task)
     most = f"at most {model.max_duration:g} s"
     if task_type in AS_LONG_AS_SOURCE:
-        if duration is not None:
+        if duration is not None and abs(duration - seconds) > _PADDING_SECONDS:
             warnings.append(
                 f"audio_duration: {task_type} makes a song as long as its source; {duration:g} is not used"
             )

@@ -322,6 +322,7 @@ class TestSources:
         assert fitted.duration is None
         (warning,) = fitted.warnings
         assert warning.startswith("audio_duration: ") and "60 is not used" in warning
+        assert fit(on_source(task, 20.0, duration=20.1), ALL_TASKS).warnings == ()  # it is as long anyway
         assert fit(fitted, ALL_TASKS) == fitted
 
     def test_a_cover_is_as_long_as_is_asked(self):

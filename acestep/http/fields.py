@@ -48,7 +48,7 @@ def wire(default: Any, *aliases: str, **options: Any) -> Any:
     """Declare a wire field: its default, its other names in the order in which they are looked up, the rest.
 
     `options` are pydantic's (`ge`, `le`, `max_length`, …) and besides: `about` (the description), `example`,
-    `support`, `models` (that use it), `instead` (what to do rather than send what is not supported),
+    `support`, `models` (that use it), `instead` (why it is not supported, or what to do rather),
     `neutral` (values that mean the same as the default), `allowed` (the range in words, where the schema
     cannot say it) and `free_text` (an empty string is a value, not an omission).
     """

@@ -96,11 +96,11 @@ class SourceFields(BaseModel):
     )
     global_caption: Text = wire(
         "",
-        support=UNSUPPORTED,
-        instead="no model that this server runs was trained with one: put it into prompt",
+        support=Support.IGNORED,
+        instead="no published model was trained with one: put it into prompt",
         free_text=True,
         max_length=MAX_CAPTION,
-        about="Caption of the whole for lego.",
+        about="Caption of the whole song, which some workstations send beside the one of the track.",
         example="a rock song",
     )
     track_name: Track = wire(

@@ -17,7 +17,7 @@ from acestep.http.parse import Sound
 from acestep.http.planner_fields import CodeFields, PlannerFields, PlannerSamplingFields
 from acestep.http.schemas import GenerateTask
 from acestep.http.song_fields import MusicFields
-from acestep.http.support import is_neutral
+from acestep.http.support import is_neutral, shown
 from acestep.limits import AS_LONG_AS_SOURCE, BASE_TASKS, PLANNED_TASKS, SOURCE_TASKS, WINDOW_TASKS
 
 SOURCE, REFERENCE = "src_audio", "reference_audio"
@@ -156,7 +156,7 @@ def _without_unused(task: GenerateTask, goal: Goal, warnings: list[str]) -> Gene
         # What is on by default is off for such a task; nobody need be told who did not ask for it.
         told = (value and name in task.model_fields_set) if optional else not is_neutral(task, name)
         if told:
-            warnings.append(f"{name}: {asker} does not take it; {_shown(value)} is not used")
+            warnings.append(f"{name}: {asker} does not take it; {shown(value)} is not used")
         neutral[name] = False if optional else info.get_default(call_default_factory=True)
     return task.model_copy(update=neutral)
 
@@ -165,11 +165,6 @@ def _is_used(task: GenerateTask, name: str) -> bool:
     if name == "audio_cover_strength" and task.task_type == "text2music":
         return bool(task.audio_code_string) or task.thinking
     return name not in _USERS or task.task_type in _USERS[name]
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def _without_needless_thinking(task: GenerateTask, warnings: list[str]) -> GenerateTask:

@@ -14,6 +14,7 @@ from acestep.errors import InvalidFieldError, PlannerUnavailableError
 from acestep.http.errors import InvalidFieldsError, StrictError
 from acestep.http.fields import Support, notes_of
 
+MAX_SHOWN = 60  # characters
 _ABSENT = "None is loaded on this server"
 
 
@@ -32,7 +33,7 @@ def check_support(task: BaseModel, planner: PlannerInfo) -> list[str]:
         remedy = f"Or leave it out, or send {_default(task, planned[0])}."
         require_planner(planner, ", ".join(planned), remedy)
     warnings = [
-        f"{name}: the server decides this; {sent[name]!r} is not used"
+        f"{name}: {_instead(task, name) or 'the server decides this'}; {shown(sent[name])} is not used"
         for name in by_support[Support.IGNORED]
         if (name, sent[name]) != ("lm_backend", planner.backend)
     ]
@@ -88,8 +89,18 @@ def is_neutral(task: BaseModel, name: str) -> bool:
     return value == info.default or value in notes_of(info)["x-neutral"]
 
 
+def shown(value: object) -> str:
+    """Return a value as warnings show it."""
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+
+
+def _instead(task: BaseModel, name: str) -> str:
+    return str(notes_of(type(task).model_fields[name])["x-instead"])
+
+
 def _unsupported(task: BaseModel, name: str) -> InvalidFieldError:
-    instead = notes_of(type(task).model_fields[name])["x-instead"]
+    instead = _instead(task, name)
     remedy = "It is not supported by this server yet" + (f"; {instead}" if instead else "")
     return InvalidFieldError(name, getattr(task, name), _default(task, name), remedy)
 

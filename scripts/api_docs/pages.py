@@ -31,6 +31,7 @@ PAGES: Mapping[Language, Path] = {"en": DOCS / "api.md", "ja": DOCS / "api.ja.md
 _SUPPORT = {
     Support.INERT: "no_effect",
     Support.IGNORED: "ignored",
+    Support.UNSUPPORTED: "unsupported",
     Support.OPTIONAL: "optional",
     Support.PLANNER: "planner",
 }
@@ -164,11 +165,9 @@ class _Tables:
     def _elsewhere(self, name: str) -> str:
         said: list[str] = []
         support = _support(name)
-        if support is Support.UNSUPPORTED:
+        if support in _SUPPORT:
             instead = self._instead(name)
-            said.append(self._words["unsupported"].format(instead=f": {instead}" if instead else ""))
-        elif support in _SUPPORT:
-            said.append(self._words[_SUPPORT[support]])
+            said.append(self._words[_SUPPORT[support]].format(instead=f": {instead}" if instead else ""))
         if support not in _UNUSED and users(name) and len(users(name)) < len(BASE_TASKS):
             said.append(self._words["other_tasks"])
         if _models_of(name) in _MODELS:

@@ -19,7 +19,6 @@ from tests.http.values import FIELDS, aliases
 CODES = [1, 2] * 50
 # Each name, what may be sent under it, the task that it is for, and where its value comes out; "": refused.
 NEWER: list[tuple[tuple[str, ...], list[Any], str, str]] = [
-    (("global_caption",), ["a rock song"], "lego", ""),
     (("track_name", "trackName"), ["drums"], "extract", "task.tracks"),
     (("track_classes", "trackClasses", "instruments"), [["drums"], "drums|bass"], "complete", "task.tracks"),
     (("audio_code_string", "audioCodeString", "audio_codes"), [CODES], "text2music", "audio_codes"),
@@ -141,3 +140,13 @@ def test_a_strength_beside_a_mode_that_has_none_is_told_of(mode: str):
     request = accepted("repaint", repaint_mode=mode, repaint_strength=0.2)
     assert f"repaint_strength: {mode} repaints take none; 0.2 is not used" in request.warnings
     assert request.task == accepted("repaint", repaint_mode=mode).task
+
+
+@pytest.mark.parametrize("task", ["lego", "repaint", "text2music"])
+def test_a_caption_of_the_whole_is_told_not_to_count(task: str):
+    whole = "a rock song " * 10
+    request = accepted(task, seed=1, global_caption=whole)
+    (warning,) = request.warnings
+    assert warning.startswith("global_caption: no published model was trained with one: put it into prompt; ")
+    assert warning.endswith("… is not used") and len(warning) < 200
+    assert replace(request, warnings=()) == accepted(task, seed=1)
