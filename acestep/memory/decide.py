@@ -97,7 +97,9 @@ def decide_for_server(
     # Who comes because a request names it is taken to be as large as the default model.
     guests = settings.models_in_memory - len(choices) if settings.on_demand_model_load else 0
     choices = [*choices, *[choices[0]] * guests]
-    can = replace(CARRIED_OUT, offload_planner=not (settings.lm_backend == "vllm" and probes.has_vllm()))
+    # Whoever is quantized runs on PyTorch, which can let it go; vLLM cannot.
+    on_vllm = settings.quantization == "none" and settings.lm_backend == "vllm" and probes.has_vllm()
+    can = replace(CARRIED_OUT, offload_planner=not on_vllm)
     decision = decide(choices, PlannerChoice() if elsewhere else planner, settings, budget, can)
     if decision and elsewhere and planner.name and settings.lm_offload_to_cpu:
         note = (

@@ -171,6 +171,17 @@ class TestWishes:
         )
         decision = decide_for_server(on_pytorch, [turbo], MIDDLE, probes)
         assert decision is not None and decision.notes == ()
+        packed = Settings.load(
+            tmp_path,
+            init_llm=True,
+            vram_budget=16,
+            device="cuda",
+            lm_offload_to_cpu=True,
+            quantization="int8",
+        )
+        decision = decide_for_server(packed, [turbo], MIDDLE, probes)
+        assert decision is not None and decision.notes == ()
+        assert decision.plan.placement("planner") == "offloaded", "the planner runs on PyTorch, quantized"
 
     def test_a_planner_on_another_device_does_not_make_way(self, tmp_path: Path, turbo: Choice) -> None:
         settings = Settings.load(
