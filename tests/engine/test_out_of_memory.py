@@ -31,7 +31,7 @@ from acestep.limits import BASE_TASKS
 from acestep.planner.language_model import Advance
 from tests.engine.fakes import RATE, FakeRenderer, loads, request, running, unheard, wanted
 from tests.engine.test_loading import EXPECTED, write_checkpoint, write_oobleck
-from tests.engine.test_thinking import MODEL, THINKING
+from tests.engine.test_thinking import GIVEN, MODEL, THINKING
 from tests.planner.fakes import WalkingModel
 
 ALWAYS = 1_000
@@ -43,6 +43,7 @@ class Scarce:
     def __init__(self) -> None:
         self.failures: Counter[str] = Counter()
         self.tries: Counter[str] = Counter()
+        self.together: list[int] = []  # texts of each step of the planner
 
     def spend(self, stage: str) -> None:
         self.tries[stage] += 1
@@ -91,7 +92,9 @@ class ScarceModel(WalkingModel):
 
     def step(self) -> Sequence[Advance]:
         self.scarce.spend("plan")
-        return super().step()
+        advances = super().step()
+        self.scarce.together.append(len(advances))
+        return advances
 
 
 class ScarceWriter(SongWriter):
@@ -209,12 +212,12 @@ class TestBatches:
     async def test_songs_are_planned_one_after_another_then(self, files, scarce):
         async with hungry(files, scarce) as (engine, _):
             scarce.failures["plan"] = 1
-            facts = {"bpm": 90, "key_scale": "C major", "time_signature": "3", "duration": 10.0}
-            songs = await engine.run(request(seeds=(3, 4), planner=THINKING, **facts), unheard, wanted)
+            songs = await engine.run(request(seeds=(3, 4), planner=THINKING, **GIVEN), unheard, wanted)
             alone = [
-                await engine.run(request(seeds=(seed,), planner=THINKING, **facts), unheard, wanted)
+                await engine.run(request(seeds=(seed,), planner=THINKING, **GIVEN), unheard, wanted)
                 for seed in (3, 4)
             ]
+        assert max(scarce.together) == 1
         assert [song.plan.audio_codes for song in songs] == [one[0].plan.audio_codes for one in alone]
 
 

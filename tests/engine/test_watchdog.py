@@ -22,7 +22,8 @@ from tests.engine.fakes import PATIENCE, FakeRenderer, loads, request, running, 
 from tests.engine.test_thinking import MODEL, THINKING
 from tests.planner.test_loop import GatedModel
 
-SILENCE = 0.4  # seconds that a stage may be silent in these tests
+# Seconds that a stage may be silent in these tests; a busy machine holds up what is not stuck for less.
+SILENCE = 0.8
 
 
 @asynccontextmanager
@@ -38,7 +39,7 @@ class TestSongs:
     async def test_a_stage_that_is_stuck_fails_its_job_by_name(self, files, renderer):
         renderer.hold()
         async with guarded(files, renderer) as engine:
-            with pytest.raises(StageStuckError, match=r"Stage render made no progress for 0\.4 s"):
+            with pytest.raises(StageStuckError, match=r"Stage render made no progress for 0\.8 s"):
                 await engine.run(request(), unheard, wanted)
             assert "Stage render" in engine.trouble() and "Restart" in engine.trouble()
             renderer.release()
@@ -84,7 +85,7 @@ class TestSongs:
 
     async def test_slow_is_not_stuck(self, files, renderer):
         def slow(plan: SongPlan) -> None:
-            time.sleep(0.5 * SILENCE)
+            time.sleep(0.3 * SILENCE)
 
         renderer.on_decode = slow
         async with guarded(files, renderer) as engine:
@@ -123,7 +124,7 @@ class TestThreads:
 
         def steady() -> str:
             for _ in range(6):
-                time.sleep(SILENCE / 3)
+                time.sleep(SILENCE / 4)
                 thread.beat()
             return "done"
 
