@@ -6,6 +6,7 @@ model needs, and where they are, is `checkpoints`' affair.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import count
@@ -97,9 +98,35 @@ def _without(name: str, reason: str) -> ModelInfo:
     return replace(expect(Choice(name, None, is_turbo, defaults)), state="failed", detail=reason)
 
 
-def on_disk(checkpoints_dir: Path) -> tuple[Checkpoint, ...]:
-    """The models in this folder that are whole, by name. Reads headers, no weights: a few milliseconds."""
-    return tuple(checkpoint for folder in _dit_folders(checkpoints_dir) if (checkpoint := _whole(folder)))
+class OnDisk:
+    """The models in a folder that are whole, by name; looked at again when something came or went there."""
+
+    def __init__(self, checkpoints_dir: Path) -> None:
+        self._folder = checkpoints_dir
+        self._seen: tuple[tuple[str, int], ...] | None = None
+        self._found: tuple[Checkpoint, ...] = ()
+
+    def models(self) -> tuple[Checkpoint, ...]:
+        """Cheap where nothing changed; else reads headers, no weights: some milliseconds."""
+        seen = tuple(_changes(self._folder))
+        if seen != self._seen:
+            folders = _dit_folders(self._folder)
+            self._found = tuple(checkpoint for folder in folders if (checkpoint := _whole(folder)))
+            self._seen = seen
+        return self._found
+
+
+def _changes(folder: Path, depth: int = 2) -> Iterator[tuple[str, int]]:
+    """The folders in here, two levels deep, and when something last came or went in each."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:  # not there, or gone meanwhile
+        return
+    for entry in entries:
+        if entry.is_dir():
+            yield entry.path, entry.stat().st_mtime_ns
+            if depth > 1:
+                yield from _changes(Path(entry.path), depth - 1)
 
 
 def _dit_folders(checkpoints_dir: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from acestep.checkpoints import as_choice, require
 from acestep.limits import BASE_TASKS, TURBO_TASKS
 from acestep.settings import Settings
-from acestep.slots import Secondaries, expect, on_disk, secondaries
+from acestep.slots import OnDisk, Secondaries, expect, secondaries
 from tests.checkpoint_folders import write_dit, write_nano, write_published
 
 TURBO, BASE, SFT = "acestep-v15-turbo", "acestep-v15-base", "acestep-v15-sft"
@@ -81,5 +82,18 @@ def test_only_whole_models_lie_on_disk(folder: Path) -> None:
     (folder / SFT / "config.json").unlink()
     (folder / "lora").mkdir()
     (folder / "notes.txt").write_text("mine")
-    assert [checkpoint.name for checkpoint in on_disk(folder)] == [BASE, TURBO]
-    assert on_disk(folder / "none") == ()
+    assert [checkpoint.name for checkpoint in OnDisk(folder).models()] == [BASE, TURBO]
+    assert OnDisk(folder / "none").models() == ()
+
+
+def test_what_lies_on_disk_is_read_again_when_something_came_or_went(folder: Path, monkeypatch) -> None:
+    there = OnDisk(folder)
+    assert [checkpoint.name for checkpoint in there.models()] == [BASE, SFT, TURBO]
+    with monkeypatch.context() as patch:
+        patch.setattr("acestep.slots.checkpoints.find", None)  # nothing is opened
+        assert len(there.models()) == 3
+    (folder / SFT / "model.safetensors").rename(folder / "elsewhere.safetensors")
+    assert [checkpoint.name for checkpoint in there.models()] == [BASE, TURBO]
+    (folder / "elsewhere.safetensors").rename(folder / SFT / "model.safetensors")
+    shutil.rmtree(folder / TURBO)
+    assert [checkpoint.name for checkpoint in there.models()] == [BASE, SFT]
