@@ -45,8 +45,8 @@ class SourceFields(BaseModel):
         "refAudioPath",
         max_length=1_000,
         example="reference.wav",
-        about="Audio on the server, in a folder of ACESTEP_AUDIO_ROOTS, whose timbre is taken. Or upload it "
-        "as reference_audio.",
+        about="Audio on the server whose timbre is taken: the `file` of an earlier song, or a file in a "
+        "folder of ACESTEP_AUDIO_ROOTS. Or upload it as reference_audio.",
     )
     src_audio_path: OptionalText = wire(
         None,
@@ -56,8 +56,8 @@ class SourceFields(BaseModel):
         "ctxAudioPath",
         max_length=1_000,
         example="source.wav",
-        about="Audio on the server, in a folder of ACESTEP_AUDIO_ROOTS, that is worked on. Or upload it as "
-        "src_audio.",
+        about="Audio on the server that is worked on: the `file` of an earlier song, or a file in a folder "
+        "of ACESTEP_AUDIO_ROOTS. Or upload it as src_audio.",
     )
     repainting_start: Number = wire(
         0.0,

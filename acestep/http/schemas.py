@@ -65,7 +65,8 @@ class UnderstandTask(DraftFields, CodeFields):
         None,
         max_length=1_000,
         example="song.wav",
-        about="Audio on the server, in a folder of ACESTEP_AUDIO_ROOTS. Or upload it as src_audio.",
+        about="Audio on the server: the `file` of a song, or a file in a folder of ACESTEP_AUDIO_ROOTS. Or "
+        "upload it as src_audio.",
     )
 
 

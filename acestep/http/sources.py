@@ -6,10 +6,11 @@ nothing of how audio is stored or read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from acestep.domain import Goal, TaskOptions, TaskType
 from acestep.errors import InvalidFieldError
@@ -18,6 +19,7 @@ from acestep.http.planner_fields import CodeFields, PlannerFields, PlannerSampli
 from acestep.http.schemas import GenerateTask
 from acestep.http.song_fields import MusicFields
 from acestep.http.support import is_neutral, shown
+from acestep.http.wire import split_link
 from acestep.limits import AS_LONG_AS_SOURCE, BASE_TASKS, PLANNED_TASKS, SOURCE_TASKS, WINDOW_TASKS
 
 SOURCE, REFERENCE = "src_audio", "reference_audio"
@@ -114,6 +116,18 @@ def task_options(
     return replace(_options(task, source, reference), injection=_injection(task, warnings))
 
 
+def finished_song(named: str, open_token: Callable[[str], Path | None]) -> Path | None:
+    """Return the file of a song that is named by its `file`, or by what that carries; None: it is no song.
+
+    `open_token` gives the file that a token was made for. The token is the permission, as for who fetches it.
+    """
+    try:
+        carried = parse_qs(urlsplit(named).query).get("path", [named])[0]
+    except ValueError:  # what looks like an address, and is none
+        return None
+    return open_token(split_link(carried)[1])
+
+
 def permitted(field: str, named: str, roots: Sequence[Path]) -> Path:
     """Return the file that a request names in one of `roots`; a relative path counts from each of them.
 
@@ -134,7 +148,10 @@ def path_refused(field: str, named: str) -> InvalidFieldError:
     """Return what is told of a path that may not be read, or names no file."""
     kind = field.removesuffix("_path")
     return InvalidFieldError(
-        field, named, f"a file in a folder of {ROOTS}", f"Upload the file as {kind} instead, or set {ROOTS}"
+        field,
+        named,
+        f"the `file` of a song that is still here, or a file in a folder of {ROOTS}",
+        f"Upload the file as {kind} instead, or set {ROOTS}",
     )
 
 

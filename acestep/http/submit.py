@@ -14,7 +14,7 @@ from acestep.http.accept import Beside, accept_task
 from acestep.http.deps import HttpServices
 from acestep.http.parse import Body, Sound, look_at, stored
 from acestep.http.schemas import GenerateTask, read_task
-from acestep.http.sources import PATHS, permitted
+from acestep.http.sources import PATHS, finished_song, permitted
 from acestep.http.support import check_strict
 
 
@@ -53,9 +53,18 @@ async def _sounds(
     for kind, field in PATHS.items():
         named = getattr(task, field)
         if named and kind not in sounds:
-            path = permitted(field, named, services.config.audio_roots)
-            sounds[kind] = await look_at(field, named, path, services.probe)
+            sounds[kind] = await named_sound(field, named, services)
     return sounds
+
+
+async def named_sound(field: str, named: str, services: HttpServices) -> Sound:
+    """The audio that a request names in `field`: a song that was made here, or a file of this machine.
+
+    Raises `InvalidFieldError` for what it may not name, `UnusableAudioError` for what is no audio.
+    """
+    song = finished_song(named, services.audio.open_token)
+    path = song or permitted(field, named, services.config.audio_roots)
+    return await look_at(field, named, path, services.probe)
 
 
 def _drop_unused(request: SongRequest, uploads: Mapping[str, Sound]) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -139,3 +142,45 @@ async def test_base_models_do_all_tasks_in_a_form(server: Server):
     fields = {"task_type": "complete", "model": BASE.name, "track_classes": ["drums", "bass"]}
     submitted = await send(server, {"src_audio": ("song.wav", RIFF)}, **fields)
     assert (await task_of(server, submitted["task_id"])).tracks == ("drums", "bass")
+
+
+async def finished(server: Server) -> str:
+    """Make a song of the server's own; returns its `file`."""
+    task_id = await server.release(prompt="pop", batch_size=1)
+    await server.finish_next("wav", RIFF)
+    (entry,) = await server.query(task_id)
+    return str(json.loads(entry["result"])[0]["file"])
+
+
+@pytest.mark.parametrize("field", ["src_audio_path", "reference_audio_path"])
+@pytest.mark.parametrize(
+    "spell",
+    [
+        lambda link: link,
+        lambda link: f"https://music.example.org/api{link}",
+        lambda link: parse_qs(urlsplit(link).query)["path"][0],
+        lambda link: link.rpartition("_")[2],
+    ],
+    ids=["link", "address", "what the link carries", "token"],
+)
+async def test_a_song_that_was_made_here_is_named_by_its_link(
+    server: Server, field: str, spell: Callable[[str], str]
+):
+    named = {"src_audio_path": await finished(server), field: spell(await finished(server))}
+    task = (await server.submitted(task_type="cover", **named)).task
+    path = task.source if field == "src_audio_path" else task.reference
+    assert (content(path), Path(path).parent) == (RIFF, server.uploads.parent / "audio")
+    assert list(server.uploads.iterdir()) == []
+
+
+@pytest.mark.parametrize("change", [lambda link: link[:-5] + "0.wav", lambda link: "http://[" + link])
+async def test_a_link_that_was_not_given_out_opens_nothing(server: Server, change: Callable[[str], str]):
+    link = await finished(server)
+    body = {"task_type": "cover", "src_audio_path": change(link)}
+    refused = assert_error(
+        await server.client.post("/release_task", json=body),
+        422,
+        "src_audio_path: ",
+        "the `file` of a song that is still here",
+    )
+    assert refused["extra"]["field"] == "src_audio_path"

@@ -2,6 +2,7 @@
 
 import json
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import numpy as np
@@ -170,6 +171,19 @@ def test_a_track_for_a_take(client: httpx.Client, take: bytes):
         assert song["recipe"]["track_name"] == "drums"
         assert any(repr(WHOLE) in warning for warning in song["warnings"])
         assert_is_music(client.get(song["file"]).raise_for_status().content, "wav")
+
+
+def test_a_track_for_what_was_just_made(client: httpx.Client, take: bytes):
+    """Where a link carries no absolute path, it is sent back instead of the audio."""
+    one = {**LEGO, "batch_size": "1", "seed": "3", "global_caption": ""}
+    (drums,) = sung(client, submit(client, one, src_audio=("src_audio.wav", take, "audio/wav")))
+    (path,) = parse_qs(urlsplit(drums["file"]).query)["path"]
+    assert not path.startswith("/")
+    asked = {**one, "track_name": "bass", "src_audio_path": path}
+    (bass,) = sung(client, submit(client, asked))
+    contents = [client.get(song["file"]).raise_for_status().content for song in (drums, bass)]
+    assert contents[0] != contents[1]
+    assert_is_music(contents[1], "wav")
 
 
 def test_a_cover_again_by_its_recipe(client: httpx.Client, take: bytes):

@@ -12,10 +12,11 @@ from acestep.http.deps import RequestBody, Services
 from acestep.http.drafts import formatted, to_format, to_understand, understood
 from acestep.http.envelope import Envelope
 from acestep.http.openapi import body_of
-from acestep.http.parse import Body, lent, look_at
+from acestep.http.parse import Body, lent
 from acestep.http.patience import wait_for_draft
 from acestep.http.schemas import FormatTask, SampleTask, UnderstandTask, read_draft, read_sample
-from acestep.http.sources import PATHS, SOURCE, permitted
+from acestep.http.sources import PATHS, SOURCE
+from acestep.http.submit import named_sound
 from acestep.http.support import check_strict, check_support, require_planner
 from acestep.http.wire import custom_sample, simple_sample
 
@@ -70,8 +71,7 @@ async def _named(path: str, uploaded: Path | None, services: Services) -> Path:
     field = PATHS[SOURCE]
     if uploaded is not None:
         raise InvalidFieldError(field, path, "no path beside an uploaded file", "Send one of the two")
-    found = permitted(field, path, services.config.audio_roots)
-    return (await look_at(field, path, found, services.probe)).path
+    return (await named_sound(field, path, services)).path
 
 
 def _extra(warnings: tuple[str, ...]) -> dict[str, list[str]] | None:
