@@ -151,6 +151,8 @@ def configure_logging(level: str) -> None:
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     for name in ("acestep", "uvicorn"):
         logging.getLogger(name).setLevel(level.upper())
+    # It warns of checkpoints that torchao has written, where torchao is there; this server reads none.
+    logging.getLogger("diffusers.quantizers").setLevel(logging.ERROR)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -140,6 +140,19 @@ def test_a_budget_that_holds_nothing_refuses_the_start(tmp_path: Path) -> None:
     assert "GB or more for huge" in refused.stderr
 
 
+@pytest.mark.parametrize(
+    ("kind", "device", "allowed"),
+    [("fp8", "mps", "int8 or none on mps"), ("int4", "cpu", "none, int8 (or int8_weight_only), fp8 (or")],
+)
+def test_a_quantization_that_cannot_be_refuses_the_start(
+    tmp_path: Path, kind: str, device: str, allowed: str
+) -> None:
+    env = {"ACESTEP_CONFIG_PATH": "acestep-nano", "ACESTEP_DATA_DIR": str(tmp_path / "data")}
+    refused = start(cwd=tmp_path, ACESTEP_QUANTIZATION=kind, ACESTEP_DEVICE=device, **env)
+    assert (refused.returncode, refused.stderr.count("\n")) == (api_server.REFUSED, 1)
+    assert f"ACESTEP_QUANTIZATION={kind!r} cannot be used; allowed: {allowed}" in refused.stderr
+
+
 def test_a_second_server_on_the_same_data_is_refused(server: LiveServer, tmp_path: Path) -> None:
     data = server.log.parent
     second = start("--port", str(free_port()), cwd=tmp_path, ACESTEP_DATA_DIR=str(data))

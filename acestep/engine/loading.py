@@ -34,6 +34,7 @@ from acestep.memory.residency import Places, Residency
 from acestep.parts import SharedParts
 from acestep.planner.backends.pt import DEFAULT_LENGTH, DEFAULT_SLOTS, load_torch_language_model
 from acestep.planner.backends.vllm import load_vllm_language_model, why_not
+from acestep.setting_kinds import Quantization
 from acestep.synthesizer.alignment import time_lyrics
 from acestep.synthesizer.conditioning import Sounds
 from acestep.synthesizer.loading import load_synthesizer
@@ -182,7 +183,8 @@ def load_model(
     place = choose_device(device)
     # The published weights are bfloat16; a CPU computes float32 faster, and exactly as the tests do.
     dtype = torch.float32 if place.type == "cpu" else torch.bfloat16
-    log.info("Loading %s on %s in %s", checkpoint.name, place, str(dtype).removeprefix("torch."))
+    quantization = plan.quantization if plan else "none"
+    log.info("Loading %s on %s in %s", checkpoint.name, place, _numbers(dtype, quantization))
     shared = shared or SharedParts()
     tile = plan.tile if plan else DEFAULT_TILE_FRAMES
     codec = shared.get(
@@ -193,7 +195,7 @@ def load_model(
         checkpoint.dit,
         checkpoint.text_encoder,
         checkpoint.tokenizer,
-        Placement(home, dtype, plan.quantization if plan else "none"),
+        Placement(home, dtype, quantization),
         shared,
     )
     if modules.facts.latent_channels != codec.latent_channels:
@@ -253,7 +255,7 @@ def load_planner(
         detail = f"ACESTEP_LM_BACKEND={backend} is not available here: {reason}; pt is used"
         log.info("%s", detail)
     dtype = torch.float32 if place.type == "cpu" else torch.bfloat16
-    log.info("Loading %s on %s in %s", folder.name, place, str(dtype).removeprefix("torch."))
+    log.info("Loading %s on %s in %s", folder.name, place, _numbers(dtype, quantization))
     if plan and plan.planner and plan.placement("planner") == "offloaded":
         home = Placement(torch.device("cpu"), dtype, quantization)
         model = load_torch_language_model(folder, home, slots, length, place)
@@ -261,6 +263,11 @@ def load_planner(
     else:
         model = load_torch_language_model(folder, Placement(place, dtype, quantization), slots, length)
     return LoadedPlanner(model, "pt", detail)
+
+
+def _numbers(dtype: torch.dtype, quantization: Quantization) -> str:
+    name = str(dtype).removeprefix("torch.")
+    return name if quantization == "none" else f"{name}, matrices in {quantization}"
 
 
 def choose_device(wish: str) -> torch.device:
