@@ -1,0 +1,187 @@
+"""Planners that come while the server runs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from acestep.checkpoints import choose
+from acestep.engine.upkeep import Upkeep
+from acestep.errors import InvalidFieldError, ModelUnavailableError, PlannerUnavailableError
+from acestep.memory.decide import Decision, decide_for_server
+from acestep.memory.probes import Probes
+from acestep.parts import SharedParts
+from acestep.planner_supply import PlannerSupplies, PlannerSupply
+from acestep.planners import NANO_PLANNER, NANO_PLANNER_FOLDER, PlannerChoice
+from acestep.settings import Settings
+from tests.live_server import LiveServer
+from tests.planner.toy import Toy, rewrite_json, write_toy
+
+GB = 2**30
+PROBES = Probes(gpu_free=lambda _: 10 * GB, main_memory=lambda: 32 * GB, has_vllm=lambda: False)
+NONE = PlannerChoice(detail="none is wanted")
+
+
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for field in Settings.model_fields:
+        monkeypatch.delenv(f"ACESTEP_{field.upper()}", raising=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    write_toy(folder / "one")
+    write_toy(folder / "two", Toy(seed=1))
+    rewrite_json(write_toy(folder / "broken") / "config.json", intermediate_size=32)
+    (folder / "partial").mkdir()
+    (folder / "partial" / "config.json").write_text("{}")
+    return folder
+
+
+class Server:
+    """One device with a planner, if any, and what is heard of its memory plan."""
+
+    def __init__(self, settings: Settings, choice: PlannerChoice = NONE, devices: int = 1) -> None:
+        self.settings = settings
+        nano = choose("acestep-nano", settings.checkpoints_dir, lambda: False, lambda: False)
+        self.heard: list[Decision | None] = []
+        self.supplies = [
+            PlannerSupply(
+                settings,
+                choice,
+                decide_for_server(settings, [nano], choice, PROBES),
+                SharedParts(),
+                Upkeep(),
+            )
+            for _ in range(devices)
+        ]
+        self.planners = PlannerSupplies(settings, "acestep-nano", self.supplies, self.hear)
+
+    def hear(self, memories: Sequence[Decision | None]) -> None:
+        self.heard.extend(memories)
+
+    def states(self) -> list[tuple[str, str]]:
+        return [(supply.desk.info().name, supply.desk.info().state) for supply in self.supplies]
+
+    async def __aenter__(self) -> "Server":
+        for supply in self.supplies:
+            await supply.desk.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for supply in self.supplies:
+            await supply.desk.close()
+
+
+def at(folder: Path, **given: object) -> Settings:
+    return Settings.load(folder, checkpoints_dir=folder, device="cpu", **given)
+
+
+async def test_a_planner_comes_and_the_memory_plan_has_it(folder: Path) -> None:
+    async with Server(at(folder)) as server:
+        info = await server.planners.put("one")
+        assert (info.name, info.state, info.backend) == ("one", "ready", "pt")
+        assert [memory.plan.planner for memory in server.heard if memory] == ["one"]
+        assert (await server.planners.put("two")).name == "two"
+        assert [memory.plan.planner for memory in server.heard if memory] == ["one", "two"]
+        assert await server.planners.put(None) == await server.planners.put("two")
+        assert len(server.heard) == 2, "nothing had to be done"
+        assert await server.planners.reload() == ()
+
+
+async def test_all_devices_have_the_same(folder: Path) -> None:
+    async with Server(at(folder), devices=2) as server:
+        await server.planners.put("one")
+        assert server.states() == [("one", "ready")] * 2
+        assert len(server.heard) == 2
+
+
+@pytest.mark.parametrize("name", ["nobody", "partial", "/etc", "../one", ".", "one/"])
+async def test_what_cannot_be_had_changes_nothing(folder: Path, name: str) -> None:
+    async with Server(at(folder), PlannerChoice("one", folder / "one")) as server:
+        for attempt in (server.planners.check, server.planners.put):
+            with pytest.raises(InvalidFieldError, match=f"^lm_model_path: .*{NANO_PLANNER}") as caught:
+                await attempt(name)
+            assert str(folder) not in str(caught.value), "clients learn no paths of this machine"
+        async with server.supplies[0].desk.borrow() as planner:
+            assert planner.name == "one"
+        assert server.heard == []
+
+
+async def test_what_cannot_be_loaded_leaves_the_one_that_was_there(folder: Path) -> None:
+    async with Server(at(folder), PlannerChoice("one", folder / "one"), devices=2) as server:
+        await server.planners.check("broken")
+        with pytest.raises(ModelUnavailableError, match=r"broken could not be loaded: .*shape"):
+            await server.planners.put("broken")
+        for supply in server.supplies:
+            async with supply.desk.borrow() as planner:
+                assert planner.name == "one"
+            assert supply.memory is not None and supply.memory.plan.planner == "one"
+        assert server.heard == []
+
+
+async def test_none_named_is_the_one_of_the_settings(folder: Path) -> None:
+    path = str(folder / "two")
+    async with Server(at(folder, lm_model_path=path, init_llm=False)) as server:
+        assert (await server.planners.put(None)).name == "two"
+        assert (await server.planners.put("one")).name == "one"
+        assert (await server.planners.put("two")).name == "two"
+    async with Server(at(folder)) as server:
+        await server.planners.check(None)
+        assert (await server.planners.put(None)).name == NANO_PLANNER
+
+
+async def test_one_without_room_is_refused(folder: Path) -> None:
+    settings = Settings.load(folder, checkpoints_dir=folder, device="cuda", vram_budget=3)
+    server = Server(settings)
+    with pytest.raises(InvalidFieldError, match=r"acestep-5Hz-lm-4B.* GB are needed, and there are 3\.00 GB"):
+        server.supplies[0].planned(PlannerChoice("acestep-5Hz-lm-4B"))
+    await server.planners.check("one")
+
+
+async def test_a_planner_that_failed_is_loaded_again(tmp_path: Path) -> None:
+    config = write_toy(tmp_path / "one") / "config.json"
+    rewrite_json(config, intermediate_size=32)
+    async with Server(at(tmp_path), PlannerChoice("one", tmp_path / "one")) as server:
+        with pytest.raises(PlannerUnavailableError):
+            async with server.supplies[0].desk.borrow():
+                pass
+        with pytest.raises(ModelUnavailableError):
+            await server.planners.reload()
+        assert server.states() == [("one", "failed")]
+        rewrite_json(config, intermediate_size=Toy().intermediate)
+        assert await server.planners.reload() == ("one",)
+        assert server.states() == [("one", "ready")]
+
+
+def test_queued_songs_live_through_it(tmp_path: Path) -> None:
+    """Over HTTP: songs wait, planners come and go, and all songs are made."""
+    (tmp_path / "other").symlink_to(NANO_PLANNER_FOLDER)
+    env = {"ACESTEP_CHECKPOINTS_DIR": str(tmp_path), "ACESTEP_INIT_LLM": "false"}
+    song = {"prompt": "a piano", "audio_duration": 10, "inference_steps": 1, "batch_size": 1}
+    with LiveServer(tmp_path / "data", env) as live:
+        waiting = [live.submit(**song)]
+        data = init(live, lm_model_path=NANO_PLANNER)
+        assert (data["loaded_lm_model"], data["llm_initialized"]) == (NANO_PLANNER, True)
+        assert data["loaded_model"] == "acestep-nano"
+        memory = live.client.get("/v1/stats").json()["data"]["memory"]
+        assert memory["lm_model"] == NANO_PLANNER
+        assert "planner" in [part["name"] for part in memory["parts"]]
+        live.wait_ready()
+        waiting += [live.submit(**song, thinking=True) for _ in range(2)]
+        assert init(live, init_llm=True, lm_model_path="other")["loaded_lm_model"] == "other"
+        refused = live.client.post("/v1/init", json={"lm_model_path": "nobody"})
+        assert (refused.status_code, refused.json()["extra"]["field"]) == (422, "lm_model_path")
+        songs = [made for (made,) in live.wait_for(waiting)]
+        assert [made["status"] for made in songs] == [1, 1, 1]
+        assert {made["lm_model"] for made in songs[1:]} <= {NANO_PLANNER, "other"}
+        assert live.client.post("/v1/reinitialize").json()["data"]["reloaded"] == []
+
+
+def init(live: LiveServer, **fields: object) -> dict[str, Any]:
+    answer = live.client.post("/v1/init", json=fields)
+    assert answer.status_code == 200, answer.text
+    data: dict[str, Any] = answer.json()["data"]
+    return data
