@@ -66,7 +66,7 @@ class TestUses:
 
     def test_every_state_is_usable_or_not(self):
         usable = {state for state in get_args(ModelState) if replace(PLANNER, state=state).is_usable}
-        assert usable == {"ready", "loading", "downloading"}
+        assert usable == {"ready", "loading", "downloading", "on_disk"}
 
 
 class TestWhichPlanner:
