@@ -18,6 +18,7 @@ from acestep.errors import CheckpointError
 NANO_PLANNER = "acestep-nano-lm"
 NANO_PLANNER_FOLDER = Path(__file__).resolve().parent / "nano" / NANO_PLANNER
 SMALLEST = "acestep-5Hz-lm-0.6B"
+_TO_HAVE_IT = "set it to true and start again, or send POST /v1/init with init_llm=true."
 # GB of GPU memory from which a planner is loaded without being asked for, and the largest that fits beside
 # a DiT of 2 B (the original's tiers).
 _BY_MEMORY = ((24.5, "acestep-5Hz-lm-4B"), (12.5, "acestep-5Hz-lm-1.7B"))
@@ -52,18 +53,16 @@ def choose_planner(
     """
     gpu_memory = cache(gpu_memory)  # asking starts a process
     if wish.init is False:
-        return PlannerChoice(detail="ACESTEP_INIT_LLM is off; set it to true, and start again.")
+        return PlannerChoice(detail=f"ACESTEP_INIT_LLM is off; {_TO_HAVE_IT}")
     if wish.init is None and wish.dit == NANO_MODEL and wish.name is None:
         # It hears tempi well, keys less so, and rewrites captions: songs are truer to what was asked without.
         left_out = f"ACESTEP_INIT_LLM is auto, which leaves {NANO_PLANNER} out"
-        return PlannerChoice(detail=f"{left_out}; set it to true, and start again.")
+        return PlannerChoice(detail=f"{left_out}; {_TO_HAVE_IT}")
     if wish.init is None and wish.dit != NANO_MODEL:
         memory = gpu_memory()
         if memory < _BY_MEMORY[-1][0]:
             found = f"a GPU of {memory:.0f} GB" if memory else "no GPU"
-            return PlannerChoice(
-                detail=f"ACESTEP_INIT_LLM is auto, and found {found}; set it to true, and start again."
-            )
+            return PlannerChoice(detail=f"ACESTEP_INIT_LLM is auto, and found {found}; {_TO_HAVE_IT}")
     name = wish.name or _fitting(wish.dit, gpu_memory)
     try:
         folder = _find(name, wish.checkpoints_dir)

@@ -254,7 +254,9 @@ class Settings(BaseSettings):
     )
     lm_device: Device | None = setting(None, DEVICES, "Where the planner runs.", shown="as ACESTEP_DEVICE")
     lm_offload_to_cpu: AutoSwitch = switch(
-        None, "Keep the idle planner in main memory. This version cannot, and says so at the start."
+        None,
+        "Keep the idle planner in main memory, where PyTorch runs it; songs wait while it writes. "
+        "auto: as the memory plan needs.",
     )
     lm_timeout: float = number(
         120.0, 1, None, "seconds", "How long format_input and understand may take before they give up."

@@ -1,6 +1,7 @@
 """What is planned for cards of common sizes, with models of published sizes.
 
-    uv run python -m benchmarks.memory [--dit acestep-v15-xl-turbo] [--quantization int8] [--all]
+    uv run python -m benchmarks.memory [--dit acestep-v15-xl-turbo] [--planner acestep-5Hz-lm-4B]
+        [--quantization int8]
 
 Nothing is loaded: weights are counted, and tests hold the counts, and what the models need beside their
 weights, against the real classes on the meta device. Plans are those that the server makes.
@@ -14,25 +15,25 @@ from functools import partial
 from pathlib import Path
 
 from acestep.memory.decide import CARRIED_OUT
-from acestep.memory.plan import GB, Abilities, Device, MemoryPlan, Sizes, Wishes, choose, options
+from acestep.memory.plan import GB, Device, MemoryPlan, Sizes, Wishes, choose, options
 from acestep.memory.sizes import PLANNERS, TEXT_ENCODER, VAE, published_dit
 from acestep.planners import PlannerWish, choose_planner
 
 CARDS = (24, 16, 12, 8, 6, 4)
-EVERYTHING = Abilities(offload=True, stream=True, offload_planner=True)
 _LETTER = {"resident": "on", "offloaded": "offloaded", "streamed": "streamed"}
 _HEAD = "| GB | planner | text enc. | cond. enc. | DiT | VAE | planner is | texts | tile | batch | s | peak |"
 
 
-def rows(dit: str, init: bool | None, can: Abilities, device: Device) -> Iterator[str]:
-    """A row of Markdown for each card; `init` as ACESTEP_INIT_LLM."""
+def rows(dit: str, init: bool | None, planner: str | None, device: Device) -> Iterator[str]:
+    """A row of Markdown for each card; `init` as ACESTEP_INIT_LLM, `planner` as ACESTEP_LM_MODEL_PATH."""
     model = published_dit(dit, is_turbo="turbo" in dit)
     for card in CARDS:
-        wish = PlannerWish(init, None, dit, Path("no-such-folder"))
+        wish = PlannerWish(init, planner, dit, Path("no-such-folder"))
         name = choose_planner(wish, partial(float, card), hub_reachable=lambda: True).name
-        planners = tuple(planner for planner in PLANNERS if planner.name == name)
+        planners = tuple(each for each in PLANNERS if each.name == name)
         sizes = Sizes((model,), TEXT_ENCODER, VAE, planners)
-        plan = choose(options(sizes, Wishes(planner=init if planners else False), device, can), card * GB)
+        wishes = Wishes(planner=init if planners else False)
+        plan = choose(options(sizes, wishes, device, CARRIED_OUT), card * GB)
         yield f"| {card} | {'does not fit' if plan is None else _row(plan)} |"
 
 
@@ -49,7 +50,7 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dit", default="acestep-v15-turbo", help="a published name")
-    parser.add_argument("--all", action="store_true", help="also placements that this version cannot do")
+    parser.add_argument("--planner", help="a published name; without, whichever the server would choose")
     parser.add_argument("--quantization", choices=("none", "int8", "fp8"), default="none")
     flags = parser.parse_args()
     device = Device(quantization=flags.quantization)
@@ -58,10 +59,9 @@ def main() -> None:
         ("with a planner (ACESTEP_INIT_LLM=true)", True),
         ("without a planner (ACESTEP_INIT_LLM=false)", False),
     ):
-        can = EVERYTHING if flags.all else CARRIED_OUT
         print(f"\n{flags.dit}, {title}, quantization {flags.quantization}\n")
         print(f"{_HEAD}\n|{'---|' * (_HEAD.count('|') - 1)}")
-        for row in rows(flags.dit, init, can, device):
+        for row in rows(flags.dit, init, flags.planner, device):
             print(row)
 
 
