@@ -166,12 +166,13 @@ class _Catalogue:
 
     def __init__(self, settings: Settings, memory: Decision | None, shared: SharedParts) -> None:
         self._settings = settings
+        self._on_disk = slots.OnDisk(settings.checkpoints_dir)
         self._memory = memory
         self._shared = shared
 
     def on_disk(self) -> tuple[ModelInfo, ...]:
         """See `Catalogue.on_disk`."""
-        found = slots.on_disk(self._settings.checkpoints_dir)
+        found = self._on_disk.models()
         return tuple(replace(slots.expect(as_choice(each)), state="on_disk") for each in found)
 
     def find(self, name: str) -> Slot:
