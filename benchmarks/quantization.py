@@ -2,9 +2,10 @@
 
     uv run python -m benchmarks.quantization [--seconds 60] [--rounds 3] [--dtype float32]
 
-The models are real classes with random weights, half as wide as the published ones and four layers deep. A
-DiT predicts a velocity for one song; a planner decodes a token for each of four rows. Ratios are of one run,
-taken in turns, on the CPU: a GPU has other kernels, and other ratios.
+DiT and planner are real classes with random weights, half as wide as the published ones and four layers deep:
+one predicts a velocity for a song, the other decodes a token for each of four rows. Nano, whose weights are
+trained, renders 20 s in 16 guided steps. Ratios are of one run, taken in turns, on the CPU: a GPU has other
+kernels, and other ratios.
 """
 
 from __future__ import annotations
@@ -22,12 +23,16 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from acestep.checkpoints import NANO_MODEL, require
+from acestep.domain import Sampling, SongPlan
 from acestep.memory.residency import Part
 from acestep.planner.backends.decoder import Decoder
 from acestep.planner.loading import load_language_model
 from acestep.quantization import Packer
 from acestep.setting_kinds import Quantization
 from acestep.synthesizer.conditioning import Condition
+from acestep.synthesizer.loading import load_synthesizer
+from acestep.synthesizer.synthesizer import Synthesizer
 from acestep.synthesizer.transformer import Transformer
 from acestep.weights import Placement
 from tests.planner.toy import Toy, write_toy
@@ -93,6 +98,29 @@ def planner(kind: Quantization, folder: Path, dtype: torch.dtype) -> tuple[int, 
     return held(model.layers), run
 
 
+def nano(kind: Quantization, dtype: torch.dtype) -> tuple[int, Run]:
+    """Bytes of nano's layers, and what renders the latents of a song with it."""
+    where = require(NANO_MODEL, Path("checkpoints"))
+    place = Placement(CPU, dtype, kind)
+    modules = load_synthesizer(where.dit, where.text_encoder, where.tokenizer, place)
+    synthesizer = Synthesizer(modules, _FRAMES_A_SECOND)
+    plan = SongPlan(
+        caption="house with piano",
+        lyrics="[Instrumental]",
+        language="unknown",
+        duration=20.0,
+        seed=1,
+        instruction="Fill the audio semantic mask based on the given conditions:",
+        sampling=Sampling(steps=16, guidance_scale=4.0, shift=1.0),
+        bpm=120,
+    )
+
+    def run() -> Tensor:
+        return synthesizer.render([plan], lambda done, of: None, lambda: False).latents
+
+    return held(modules.transformer.layers), run
+
+
 def held(module: nn.Module) -> int:
     """Bytes of its weights."""
     return sum(tensor.nbytes for tensor in Part("resident", [module]).everything())
@@ -132,6 +160,7 @@ def main() -> None:
     columns = ("model", "stored as", "MiB of layers", "of float", "relative error", "time of float")
     table = Table(*columns, title=f"quantized against {flags.dtype}")
     compare(table, "DiT", {kind: dit(kind, flags.seconds, dtype) for kind in KINDS}, flags.rounds)
+    compare(table, "nano's DiT", {kind: nano(kind, dtype) for kind in KINDS}, flags.rounds)
     with tempfile.TemporaryDirectory() as name:
         folder = write_toy(Path(name) / "toy", _LM)
         made = {kind: planner(kind, folder, dtype) for kind in KINDS}
