@@ -282,8 +282,8 @@ def _placements(
             weights.append(_Weights("adapters", core, adapters, "render", adapters))
         if planner:
             tokens = -(-room.length // device.span) * device.span
-            held = stored.size(planner.weights, planner.matrices) + stored.bench(planner.largest_joined)
-            kept = cache(planner, room.slots, tokens, number)
+            held = stored.size(planner.weights, planner.matrices)
+            kept = cache(planner, room.slots, tokens, number) + stored.bench(planner.largest_joined)
             weights.append(_Weights("planner", lm, held + kept, "write", scratch=kept))
         yield tuple(weights)
 
