@@ -210,7 +210,9 @@ class MemoryState(BaseModel):
     peak_bytes: int = Field(description="What is used at most; the sum of `bytes_at_peak`.")
     peak_stage: str = Field(description="When that is: `write`, `read`, `condition`, `render` or `decode`.")
     parts: list[MemoryPart]
-    quantization: str
+    quantization: str = Field(
+        description="How the matrices of DiT and planner are stored: `none`, `int8` or `fp8`."
+    )
     max_batch_size: int = Field(description="More songs are clamped, or refused if the server is strict.")
     max_audio_duration: float = Field(description="Seconds; as `max_batch_size`.")
     vae_decode_chunk_size: int = Field(description="Latent frames.")
