@@ -31,6 +31,7 @@ from tests.adapter_headers import write_header
 from tests.http.conftest import PLANNER, TURBO, FakeWorker, Server, running
 
 USUAL = 50
+SHORT = 100
 KNOWN: dict[str, str] = {}  # a job, its song, a model and an adapter, as soon as the server runs
 EXAMPLES = int(os.environ.get("SCHEMATHESIS_EXAMPLES", USUAL))
 
@@ -77,8 +78,12 @@ def often_known(context: Any, parameters: dict[str, Any] | None) -> dict[str, An
 
 
 def often_known_in_body(context: Any, body: Any) -> Any:
-    """As `often_known`, for bodies; forms may have become what is sent by now."""
-    return often_known(context, body) if isinstance(body, dict) else body
+    """As `often_known`, for bodies; other values than short texts and numbers may be meant to be refused."""
+    if not isinstance(body, dict):
+        return body  # a form that has become what is sent
+    plain = {name: value for name, value in body.items() if type(value) in (str, int, float)}
+    short = {name: value for name, value in plain.items() if len(str(value)) < SHORT}
+    return {**body, **(often_known(context, short) or {})}
 
 
 schema.hook("map_path_parameters")(often_known)
