@@ -24,7 +24,7 @@ from acestep.engine.write import SongWriter
 from acestep.files import DataFolder
 from acestep.hubs import any_reachable
 from acestep.jobs.worker import ModelKeeper, PlannerKeeper, Worker
-from acestep.memory.decide import Decision, decide_for_server, room_for_planner
+from acestep.memory.decide import Decision, decide_for_server, limited_by, room_for_planner, why_not_together
 from acestep.memory.probes import PROBES
 from acestep.parts import SharedParts
 from acestep.planner_supply import Changed, PlannerSupplies, PlannerSupply
@@ -169,6 +169,7 @@ class _Catalogue:
         self._on_disk = slots.OnDisk(settings.checkpoints_dir)
         self._memory = memory
         self._shared = shared
+        self._chosen: dict[str, Choice] = {}
 
     def on_disk(self) -> tuple[ModelInfo, ...]:
         """See `Catalogue.on_disk`."""
@@ -182,10 +183,16 @@ class _Catalogue:
             checkpoints.choose(name, self._settings.checkpoints_dir, lambda: False, hub_reachable)
         )
 
+    def no_room(self, names: Sequence[str]) -> str:
+        """See `Catalogue.no_room`."""
+        chosen = [self._chosen[name] for name in names if name in self._chosen]
+        return why_not_together(self._memory, chosen) if self._memory and chosen else ""
+
     def slot(self, choice: Choice, is_default: bool = False) -> Slot:
         """How a model that was chosen gets into memory: download it if need be, then load it."""
         settings, memory, info = self._settings, self._memory, slots.expect(choice, is_default)
-        info = memory.limited(info) if memory else info
+        self._chosen[info.name] = choice
+        info = limited_by(memory, choice, info) if memory else info
 
         def load(on_loading: OnLoading) -> Loaded:
             checkpoint = choice.checkpoint

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -48,6 +48,10 @@ class Catalogue(Protocol):
 
     def find(self, name: str) -> Slot:
         """The model of this name or folder. Raises CheckpointError that says how to get it."""
+        ...
+
+    def no_room(self, names: Sequence[str]) -> str:
+        """Why these models cannot be in memory at once, as far as is known; "" if they can."""
         ...
 
 
@@ -126,9 +130,15 @@ class ModelShelf:
             old = self._slots.get(number)
             new = _Place(await self._wished(number, name))
             new.info = replace(new.info, is_default=number == PRIMARY)
-            if old is None or old.info.state == "failed":
-                self._slots[number] = new  # so that all see how far it is
-            self._begin(new)
+            leaves = await self._leaves_first(old, new)
+            if leaves and old is not None:
+                self._slots[number] = new
+                new.on_failure = partial(self._bring_back, number, old)
+                self._begin(new, after=old)
+            else:
+                if old is None or old.info.state == "failed":
+                    self._slots[number] = new  # so that all see how far it is
+                self._begin(new)
             await new.settled.wait()
             if new.loaded is None:
                 raise ModelUnavailableError(f"{new.info.name} could not be loaded: {new.info.detail}")
@@ -137,6 +147,37 @@ class ModelShelf:
             if number == PRIMARY:
                 self._ready.set()
             return new.info
+
+    async def _leaves_first(self, old: _Place | None, new: _Place) -> bool:
+        """Whether the model in a slot must leave before another comes there.
+
+        Raises InvalidFieldError where there is no room for the other even then.
+        """
+        if self._catalogue is None:
+            return False
+        others = [place.info.name for place in self._places() if place.takes_room and place is not old]
+        others = [name for name in others if name != new.info.name]  # a guest that moves into the slot
+        reason = await asyncio.to_thread(self._catalogue.no_room, [*others, new.info.name])
+        if reason:
+            remedy = "Set ACESTEP_CONFIG_PATH, ACESTEP_CONFIG_PATH2 and ACESTEP_CONFIG_PATH3, and start again"
+            raise InvalidFieldError("model", new.info.name, "models that fit together", f"{reason}. {remedy}")
+        if old is None or not old.takes_room:
+            return False
+        together = [*others, old.info.name, new.info.name]
+        return bool(await asyncio.to_thread(self._catalogue.no_room, together))
+
+    async def _load_after(self, old: _Place, new: _Place) -> None:
+        """Load a model once the songs of another have ended, which leaves then."""
+        while old.users or (old.loading is not None and not old.settled.is_set()):
+            self._changed.clear()
+            await self._changed.wait()
+        self._drop(old)
+        await self._load(new)
+
+    def _bring_back(self, number: int, old: _Place) -> None:
+        """Load a model again that left for one that did not come."""
+        self._slots[number] = old
+        self._begin(old)
 
     async def reload(self) -> tuple[str, ...]:
         """See `ModelKeeper.reload`."""
@@ -261,11 +302,13 @@ class ModelShelf:
         place.info = replace(place.info, state="on_disk", detail=detail)
         self._guests.pop(place.info.name, None)
 
-    def _begin(self, place: _Place) -> None:
+    def _begin(self, place: _Place, after: _Place | None = None) -> None:
+        """Load a model; `after` another has left."""
         if place.info.state == "on_disk":
             place.info = replace(place.info, state="loading", detail="")
         place.settled.clear()
-        place.loading = asyncio.create_task(self._load(place))
+        loading = self._load_after(after, place) if after else self._load(place)
+        place.loading = asyncio.create_task(loading)
 
     async def _load(self, place: _Place) -> None:
         try:
@@ -278,6 +321,7 @@ class ModelShelf:
                 comes_when_wanted=self._upkeep.comes_when_wanted or bool(self._room),
             )
             place.has_worked, place.used_at = True, time.monotonic()
+            place.on_failure = _nothing
             if place is self._slots[PRIMARY]:
                 self._ready.set()
         finally:
@@ -290,6 +334,10 @@ class ModelShelf:
             raise ModelUnavailableError(place.info.detail)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, _fetch, place, place.load, self._upkeep.free)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _is_bare(name: str | None) -> TypeGuard[str]:
@@ -315,6 +363,7 @@ class _Place:
         self.last_use = -1
         self.used_at = 0.0
         self.has_worked = False
+        self.on_failure: Callable[[], None] = _nothing
 
     @property
     def takes_room(self) -> bool:
@@ -338,6 +387,7 @@ class _Place:
 
     def give_up(self, reason: str) -> None:
         """Loading failed. What was in memory once may be there again when there is more room."""
+        self.on_failure()
         self.on_loading("on_disk" if self.has_worked else "failed", reason)
         if self.has_worked:
             self.loading = None

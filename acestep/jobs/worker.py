@@ -64,9 +64,10 @@ class ModelKeeper(Protocol):
     async def put(self, number: int, name: str | None = None) -> ModelInfo:
         """Load the model `name` (None: the one that is there, again) into slot `number`, and return it.
 
-        It is loaded beside the one that is there, which leaves when its songs end; where that fails, all
-        stays as it was. Raises InvalidFieldError for a name that cannot be had, ModelUnavailableError where
-        it cannot be loaded.
+        It is loaded beside the one that is there, which leaves when its songs end; where there is no room for
+        both, that one leaves first. Where loading fails, all is as it was. Raises InvalidFieldError for a
+        name that cannot be had, or has no room beside the other slots; ModelUnavailableError where it cannot
+        be loaded.
         """
         ...
 

@@ -160,6 +160,38 @@ def decide(
     return Decision(plan, situation, sizes, tuple(notes))
 
 
+def limited_by(decision: Decision, choice: Choice, info: ModelInfo) -> ModelInfo:
+    """A model with no larger limits than the plan has, and than there is room for when it is there alone."""
+    info, size = decision.limited(info), decision.budget.size
+    plans = _in_place(decision, [choice])
+    plan = choose(plans, size) if decision.budget.on_gpu and size is not None else None
+    return replace(decision, plan=plan).limited(info) if plan else info
+
+
+def why_not_together(decision: Decision, choices: Sequence[Choice]) -> str:
+    """Why these models cannot be in memory at once, placed as was decided; "" if they can.
+
+    Of a model whose config says nothing of its size, loading says what is wrong.
+    """
+    budget, plans = decision.budget, _in_place(decision, choices)
+    if not budget.on_gpu or budget.size is None or not plans:
+        return ""
+    needed = min(plan.peak for plan in plans)
+    if needed <= budget.size:
+        return ""
+    names = ", ".join(choice.name for choice in choices)
+    return f"{names}: at least {gb(needed)} are needed, and there are {budget}"
+
+
+def _in_place(decision: Decision, choices: Sequence[Choice]) -> list[MemoryPlan]:
+    """The plans that have these models in place of those that were decided on."""
+    try:
+        sizes = replace(decision.sizes, dits=_sizes(choices, PlannerChoice()).dits)
+    except (KeyError, ValueError, TypeError, CheckpointError):
+        return []
+    return decision.situation.in_place_of(decision.plan, sizes)
+
+
 def with_planner(decision: Decision, planner: PlannerChoice, settings: Settings) -> Decision:
     """What was decided, with this planner instead of the one that it has: models stay where they are.
 

@@ -137,8 +137,12 @@ class MemoryPlan:
     @property
     def settled(self) -> tuple[object, ...]:
         """What cannot change once models are loaded: where they are, and what they allow."""
-        places = tuple(self.placement(name) for name in _MODELS)
-        return (*places, self.max_batch, self.max_duration, self.tile)
+        return (*self.places, self.max_batch, self.max_duration)
+
+    @property
+    def places(self) -> tuple[object, ...]:
+        """Where models are, and the tile of the VAE."""
+        return (*(self.placement(name) for name in _MODELS), self.tile)
 
     @property
     def writer(self) -> tuple[object, ...]:
@@ -148,16 +152,17 @@ class MemoryPlan:
 
 @dataclass(frozen=True, slots=True)
 class _Weights:
-    """Weights that are placed as one; `layer` is what is on the device at once where they are streamed.
+    """Weights that are placed as one; `most` is what is on the device at once where they do not stay.
 
-    `scratch` are those of `size` that are made on the device, not moved there.
+    That is a layer, or of several models' weights those of one. `scratch` are those of `size` that are made
+    on the device, not moved there.
     """
 
     name: str
     placement: Placement
     size: int
     stage: Stage
-    layer: int = 0
+    most: int = 0
     scratch: int = 0
 
     def held(self, stage: Stage) -> int:
@@ -165,7 +170,7 @@ class _Weights:
             return self.size
         if stage != self.stage:
             return 0
-        return self.layer if self.placement == "streamed" else self.size
+        return self.most or self.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +207,14 @@ def beside(
     """Every plan that differs from `plan` in its planner and its adapters alone, the best first."""
     ranked = _ranked(sizes, wishes, device, abilities)
     return [other for other in ranked if other.settled == plan.settled]
+
+
+def in_place_of(
+    plan: MemoryPlan, sizes: Sizes, wishes: Wishes, device: Device, abilities: Abilities
+) -> list[MemoryPlan]:
+    """Every plan that has other models where those of `plan` are, beside its planner, the best first."""
+    ranked = _ranked(sizes, wishes, device, abilities)
+    return [other for other in ranked if (other.places, other.writer) == (plan.places, plan.writer)]
 
 
 def _ranked(sizes: Sizes, wishes: Wishes, device: Device, abilities: Abilities) -> Iterator[MemoryPlan]:
@@ -260,10 +273,10 @@ def _placements(
 ) -> Iterator[tuple[_Weights, ...]]:
     number, stored = device.number, device.stored
     largest = max(sizes.dits, key=lambda dit: dit.transformer)
-    dit = sum(stored.size(dit.transformer, dit.matrices) for dit in sizes.dits)
+    dits = [stored.size(dit.transformer, dit.matrices) for dit in sizes.dits]
     layer = largest.layer
     one_layer = stored.size(largest.transformer_ends + layer.crossed, layer.crossed_matrices)
-    encoder = sum(dit.conditioning for dit in sizes.dits) * number
+    encoders = [dit.conditioning * number for dit in sizes.dits]
     text = sizes.text.trunk * number
     vae = sizes.vae.weights * number if sizes.vae else 0
     for side, core, lm in product(
@@ -273,13 +286,13 @@ def _placements(
     ):
         weights = [
             _Weights("text encoder", side, text, "read"),
-            _Weights("condition encoder", side, encoder, "condition"),
-            _Weights("DiT", core, dit, "render", one_layer),
+            _Weights("condition encoder", side, sum(encoders), "condition", max(encoders)),
+            _Weights("DiT", core, sum(dits), "render", one_layer if core == "streamed" else max(dits)),
             _Weights("VAE", side, vae, "decode"),
         ]
         if sizes.adapters:  # beside the layers that they sit on; of a streamed DiT's, all may be in one layer
-            adapters = len(sizes.dits) * sizes.adapters * number
-            weights.append(_Weights("adapters", core, adapters, "render", adapters))
+            adapters = sizes.adapters * number
+            weights.append(_Weights("adapters", core, len(sizes.dits) * adapters, "render", adapters))
         if planner:
             tokens = -(-room.length // device.span) * device.span
             held = stored.size(planner.weights, planner.matrices)
@@ -355,8 +368,9 @@ def _moved(part: _Weights, sizes: Sizes) -> int:
     """Bytes that go to the device for one song."""
     if part.placement == "resident":
         return 0
-    steps = _STEPS if all(dit.is_turbo for dit in sizes.dits) else _BASE_STEPS
-    return (part.size - part.scratch) * (steps if part.placement == "streamed" else 1)
+    if part.placement == "offloaded":
+        return (part.most or part.size) - part.scratch
+    return part.size * (_STEPS if all(dit.is_turbo for dit in sizes.dits) else _BASE_STEPS)
 
 
 def _rank(plan: MemoryPlan, sizes: Sizes, moved: int) -> Rank:

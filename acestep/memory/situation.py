@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from acestep.memory.plan import GB, Abilities, Device, MemoryPlan, Sizes, Wishes, beside, options
+from acestep.memory.plan import GB, Abilities, Device, MemoryPlan, Sizes, Wishes, beside, in_place_of, options
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,11 @@ class Situation:
     def beside(self, plan: MemoryPlan, sizes: Sizes, wishes: Wishes) -> list[MemoryPlan]:
         """See `plan.beside`."""
         return beside(plan, sizes, wishes, self.device, self.can)
+
+    def in_place_of(self, plan: MemoryPlan, sizes: Sizes) -> list[MemoryPlan]:
+        """See `plan.in_place_of`."""
+        wishes = Wishes(tile=plan.tile, planner=bool(plan.planner))
+        return in_place_of(plan, sizes, wishes, self.device, self.can)
 
     def with_planner_moved(self) -> Situation:
         """The same, where a planner can make way."""

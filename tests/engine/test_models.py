@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -40,6 +40,10 @@ class Folder:
         self.loads: list[str] = []
         self.go_on = threading.Event()
         self.go_on.set()
+        self.room = len(infos) + 1  # models that may be in memory at once
+
+    def no_room(self, names: Sequence[str]) -> str:
+        return "" if len(names) <= self.room else f"{len(names)} are too many"
 
     def on_disk(self) -> tuple[ModelInfo, ...]:
         return tuple(replace(info, state="on_disk") for info in self.infos.values())
@@ -306,6 +310,47 @@ class TestPutting:
                 await shelf.put(PRIMARY, "base")
             assert states(shelf) == {"turbo": "ready"}
             assert await _borrowed(shelf, None) == ("turbo", ())
+
+    async def test_where_there_is_no_room_for_both_the_first_leaves_first(self, files, folder):
+        folder.room = 1
+        async with working(files, ModelShelf(folder.slots("turbo"), folder)) as engine:
+            shelf = engine._shelf
+            folder.renderers["turbo"].hold()
+            job = asyncio.create_task(engine.run(request(), unheard, wanted))
+            await folder.renderers["turbo"].wait_begun()
+            putting = asyncio.create_task(shelf.put(PRIMARY, "base"))
+            await until(lambda: states(shelf) == {"base": "loading"})
+            queued = asyncio.create_task(engine.run(request(), unheard, wanted))
+            await asyncio.sleep(0.01)
+            assert folder.loads == ["turbo"], "it waits for the song that is being made"
+            folder.renderers["turbo"].release()
+            assert (await putting).name == "base"
+            assert [(await each)[0].dit_model for each in (job, queued)] == ["turbo", "base"]
+            assert folder.loads == ["turbo", "base"]
+
+    async def test_one_that_left_for_nothing_comes_back(self, files, folder):
+        folder.room, folder.broken = 1, {"base": "Cut short."}
+        async with working(files, ModelShelf(folder.slots("turbo"), folder)) as engine:
+            shelf = engine._shelf
+            folder.go_on.clear()
+            putting = asyncio.create_task(shelf.put(PRIMARY, "base"))
+            await until(lambda: states(shelf) == {"base": "loading"})
+            queued = asyncio.create_task(engine.run(request(), unheard, wanted))
+            await asyncio.sleep(0.01)
+            folder.go_on.set()
+            with pytest.raises(ModelUnavailableError, match=r"base could not be loaded: Cut short\."):
+                await putting
+            assert (await queued)[0].dit_model == "turbo"
+            assert states(shelf) == {"turbo": "ready"}
+            assert folder.loads == ["turbo", "base", "turbo"]
+
+    async def test_what_has_no_room_beside_the_other_slots_is_refused(self, folder):
+        folder.room = 1
+        async with opened(ModelShelf(folder.slots("turbo"), folder)) as shelf:
+            await shelf.wait_ready()
+            with pytest.raises(InvalidFieldError, match=r"^model: 'base' .*2 are too many"):
+                await shelf.put(2, "base")
+            assert states(shelf) == {"turbo": "ready"}
 
     @pytest.mark.parametrize(
         ("number", "name"), [(2, "turbo"), (2, None), (1, "../base"), (1, "/base"), (1, "..")]

@@ -1,5 +1,6 @@
 """Where sizes and budgets come from, and what is said when they do not go together."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from acestep.memory.decide import (
     decide,
     decide_for_server,
     find_budget,
+    limited_by,
     room_for_planner,
     table,
+    why_not_together,
     with_planner,
 )
 from acestep.memory.lora import SPARE, adapter_weights
@@ -350,6 +353,47 @@ class TestAnotherPlanner:
         (tmp_path / "config.json").write_text("{}")
         with pytest.raises(CheckpointError, match="does not say"):
             with_planner(before, PlannerChoice("lm", tmp_path), settings)
+
+
+class TestOtherModels:
+    """While the server runs: another model has to have room beside those that are there."""
+
+    @pytest.mark.parametrize(
+        ("budget", "moved", "fits"), [(24, False, True), (10, False, False), (10, True, True)]
+    )
+    def test_two_fit_where_there_is_room_or_both_are_moved(
+        self, tmp_path: Path, turbo: Choice, budget: float, moved: bool, fits: bool
+    ) -> None:
+        base = choose("acestep-v15-base", tmp_path, lambda: True, lambda: True)
+        settings = Settings.load(
+            tmp_path,
+            vram_budget=budget,
+            device="cuda",
+            init_llm=False,
+            offload_to_cpu=moved or None,
+            offload_dit_to_cpu=moved,
+        )
+        decision = decide_for_server(settings, [turbo], NONE, PROBES)
+        assert decision is not None
+        assert why_not_together(decision, [turbo]) == ""
+        found = why_not_together(decision, [turbo, base])
+        said = r"acestep-v15-turbo, acestep-v15-base: at least \S+ GB are needed, and there are 10\.00 GB .*"
+        assert re.fullmatch("" if fits else said, found)
+
+    def test_a_model_that_comes_later_may_have_smaller_limits(self, tmp_path: Path, turbo: Choice) -> None:
+        base = choose("acestep-v15-base", tmp_path, lambda: True, lambda: True)
+        settings = Settings.load(tmp_path, vram_budget=12, device="cuda", init_llm=False)
+        decision = decide_for_server(settings, [turbo], NONE, PROBES)
+        assert decision is not None
+        info = ModelInfo("any", is_turbo=True, steps=8, guidance_scale=1, shift=3, max_steps=8)
+        assert limited_by(decision, turbo, info) == decision.limited(info)
+        smaller = limited_by(decision, base, info)
+        assert (smaller.max_batch, smaller.max_duration) < (info.max_batch, 600.1)
+        assert smaller.max_duration >= 240 and smaller.max_batch >= 2
+
+    def test_nothing_is_too_large_for_main_memory(self, tmp_path: Path, turbo: Choice) -> None:
+        decision = decide_for_server(Settings.load(tmp_path, device="cpu"), [turbo], NONE, PROBES)
+        assert decision is not None and why_not_together(decision, [turbo] * 9) == ""
 
 
 class TestRefusals:
