@@ -62,8 +62,9 @@ async def model_inventory(services: Services) -> Envelope[ModelList]:
 async def init(body: RequestBody, services: Services) -> Envelope[ModelInit]:
     """Load a model into a slot, or a planner, while the server runs; answers once it is there.
 
-    A model is loaded beside the one that was there, which leaves when its songs end. Songs that wait run on
-    the model that they name, or on the default one with a warning. A planner comes when the one that was
+    A model is loaded beside the one that was there, which leaves when its songs end, or leaves first where
+    there is no room for both. Songs that wait run on the model that they name, or on the default one with a
+    warning. A planner comes when the one that was
     there has ended its texts and left; songs that need one wait. Where only a planner is asked for, models
     stay as they are.
     """
