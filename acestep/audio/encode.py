@@ -94,15 +94,20 @@ def media_type(extension: str) -> str:
     return _MEDIA_TYPES[extension]
 
 
+_LOSSY = ("mp3", "opus", "aac")
+
+
 def write(clip: AudioClip, path: Path, spec: FileSpec) -> None:
     """Encode `clip` (one or two channels) into the file `path`.
 
     A file that is read again by `decode.read` has exactly the clip's length. The clip's sample rate is kept
-    where the format has it. Raises `OSError` if the file cannot be written; what was written until then
-    is left to the caller.
+    where the format has it, and what is beyond 1 in wav32. Raises `OSError` if the file cannot be written;
+    what was written until then is left to the caller.
     """
     encoding = _ENCODINGS[spec.audio_format]
     clip = _at_rate_of(encoding, clip)
+    if spec.audio_format in _LOSSY:  # LAME ends the process at what is far too loud
+        clip = AudioClip(np.clip(clip.samples, -1.0, 1.0), clip.sample_rate)
     options = dict(encoding.container_options)
     if encoding.container == "ipod":
         # Edit lists count in this clock; the default of 1/1000 s would round the song's end.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from threading import Lock
@@ -20,9 +20,13 @@ from acestep.jobs.model import Job, JobView, QueueStats, Ticket
 from acestep.jobs.store import JobStore
 from acestep.jobs.worker import OnProgress
 
+PATIENCE = 8  # jobs; a load costs about as much as a few songs
+
 
 class JobQueue:
-    """First in, first out. Lives on one event loop; what `reporter` returns may be called from any thread.
+    """First in, first out, nearly (see `take`). Lives on one event loop.
+
+    What `reporter` returns may be called from any thread.
 
     At most `max_waiting` jobs wait (0: any number). A job is said to take the mean of the last
     `average_window` that succeeded, or `average_default` seconds before there are any.
@@ -36,6 +40,7 @@ class JobQueue:
         self._average_default = average_default
         self._average_window = average_window
         self._arrived = asyncio.Event()
+        self._passed_over = 0  # jobs in a row that went before an older one
         self._live: dict[str, _LiveProgress] = {}
         # An event lives as long as somebody waits for it.
         self._ends: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
@@ -80,12 +85,19 @@ class JobQueue:
         """Settle what an earlier process left running; returns how many were put back and how many failed."""
         return await self._store.recover()
 
-    async def take(self) -> Job:
-        """The oldest queued job, now running; waits until there is one. For one caller at a time."""
+    async def take(self, at_hand: Callable[[], Collection[str | None]] = tuple) -> Job:
+        """The next queued job, now running; waits until there is one. For one caller at a time.
+
+        It is the oldest, unless there is one for a model `at_hand`, which need not be loaded first: such go
+        before, but no more than PATIENCE in a row. None is the model of a request that names none.
+        """
         while True:
             self._arrived.clear()  # before looking, so that what arrives meanwhile wakes us
-            job = await self._store.claim()
+            models = at_hand() if self._passed_over < PATIENCE else ()
+            job = await self._store.claim(models)
             if job is not None:
+                is_oldest = not models or await self._store.is_oldest(job.id)
+                self._passed_over = 0 if is_oldest else self._passed_over + 1
                 self._live[job.id] = _LiveProgress()
                 return job
             await self._arrived.wait()

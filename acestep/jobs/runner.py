@@ -74,11 +74,19 @@ class Runner:
         while True:
             await self._slots.acquire()
             await self._worker.wait_ready()  # each time: a worker that got stuck fails no more jobs
-            job = await _persist(self._queue.take)
+            job = await _persist(partial(self._queue.take, self._at_hand))
             task = asyncio.create_task(self._run(job))
             self._running.add(task)
             task.add_done_callback(self._leave)
             task.add_done_callback(_report_death)
+
+    def _at_hand(self) -> list[str | None]:
+        """The models in memory by name, None for the default; nothing where that is all there are."""
+        infos = self._worker.models()
+        ready = [info for info in infos if info.state == "ready"]
+        if len(ready) == len(infos):
+            return []
+        return [*(info.name for info in ready), *(None for info in ready if info is infos[0])]
 
     def _leave(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)

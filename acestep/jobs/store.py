@@ -10,7 +10,7 @@ import asyncio
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial, wraps
 from pathlib import Path
@@ -95,18 +95,33 @@ class JobStore:
         return Ticket(job_id, waiting + 1)
 
     @_on_store_thread
-    def claim(self) -> Job | None:
-        """Mark the oldest queued job as running; None if there is none."""
+    def claim(self, models: Collection[str | None] = ()) -> Job | None:
+        """Mark the oldest queued job as running, of those for one of these models if there are any.
+
+        None among `models` is a request that names none. Returns None if there is no job.
+        """
+        names = json.dumps([model for model in models if model is not None])
         while rows := self._db.execute(
             "UPDATE jobs SET state = 'running', started_at = ?, attempts = attempts + 1 WHERE seq ="
-            " (SELECT seq FROM jobs WHERE state = 'queued' ORDER BY seq LIMIT 1) RETURNING *",
-            (self._clock(),),
+            " (SELECT seq FROM jobs WHERE state = 'queued' ORDER BY CASE WHEN json_valid(request) THEN"
+            " COALESCE(json_extract(request, '$.model') IN (SELECT value FROM json_each(?)), ?) END DESC,"
+            " seq LIMIT 1) RETURNING *",
+            (self._clock(), names, None in models),
         ).fetchall():
             job = _job(rows[0])
             if job.state == "running":
                 return job
             self._end(job.id, "failed", error=job.error)
         return None
+
+    @_on_store_thread
+    def is_oldest(self, job_id: str) -> bool:
+        """Whether nothing waits that was there before this job."""
+        (older,) = self._db.execute(
+            "SELECT COUNT(*) FROM jobs WHERE state = 'queued' AND seq < (SELECT seq FROM jobs WHERE id = ?)",
+            (job_id,),
+        ).fetchone()
+        return bool(older == 0)
 
     @_on_store_thread
     def finish(self, job_id: str, songs: tuple[Song, ...]) -> None:

@@ -158,6 +158,15 @@ def test_what_is_too_loud_for_integers_is_clipped(tmp_path: Path, audio_format: 
     assert np.allclose(again.samples[:, :3], [1.0, -1.0, 0.5], atol=1e-4)
 
 
+@pytest.mark.parametrize("audio_format", ["mp3", "opus", "aac"])
+def test_what_is_far_too_loud_is_clipped_too(tmp_path: Path, audio_format: AudioFormat) -> None:
+    loud, full = music(48000), music(48000)
+    loud.samples[:] = 1e7 * np.sign(full.samples)
+    full.samples[:] = np.sign(full.samples)
+    sounds = [read(written(tmp_path, clip, audio_format)).samples for clip in (loud, full)]
+    assert np.array_equal(*sounds)
+
+
 def test_wav32_keeps_every_bit(tmp_path: Path) -> None:
     clip = music(48000)
     assert np.array_equal(read(written(tmp_path, clip, "wav32")).samples, clip.samples)

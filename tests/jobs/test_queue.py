@@ -1,17 +1,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from acestep.domain import Progress
 from acestep.errors import QueueFullError
 from acestep.jobs.model import Job, JobView, QueueStats, Ticket
-from acestep.jobs.queue import JobQueue
+from acestep.jobs.queue import PATIENCE, JobQueue
 from acestep.jobs.store import JobStore
 from tests.jobs.conftest import Clock
 from tests.jobs.fakes import request, song
+from tests.jobs.test_store import edit
 
 
 async def view(queue: JobQueue, job_id: str) -> JobView:
@@ -70,8 +74,8 @@ class TestTake:
         look = store.claim
         tickets: list[Ticket] = []
 
-        async def look_just_too_early() -> Job | None:
-            found = await look()
+        async def look_just_too_early(models: Collection[str | None]) -> Job | None:
+            found = await look(models)
             if not tickets:
                 tickets.append(await queue.submit(request()))
             return found
@@ -83,6 +87,26 @@ class TestTake:
         tickets = await asyncio.gather(*(queue.submit(request()) for _ in range(5)))
         taken = [await queue.take() for _ in range(5)]
         assert [job.id for job in taken] == [ticket.job_id for ticket in tickets]
+
+    async def test_jobs_for_models_at_hand_go_first(self, queue: JobQueue):
+        for caption, model in (("1", "away"), ("2", None), ("3", "near"), ("4", "away"), ("5", "near")):
+            await queue.submit(replace(request(caption), model=model))
+        taken = [(await queue.take(lambda: ("near",))).request.caption for _ in range(3)]
+        assert taken == ["3", "5", "1"]
+        assert (await queue.take(lambda: (None,))).request.caption == "2"
+        assert (await queue.take(lambda: ())).request.caption == "4"
+
+    async def test_the_oldest_waits_for_so_many_only(self, queue: JobQueue):
+        for caption, model in [("first", "away"), ("second", "away"), *[("near", "near")] * 2 * PATIENCE]:
+            await queue.submit(replace(request(caption), model=model))
+        taken = [(await queue.take(lambda: ("near",))).request.caption for _ in range(2 * PATIENCE + 2)]
+        assert taken == [*["near"] * PATIENCE, "first", *["near"] * PATIENCE, "second"]
+
+    async def test_a_job_that_cannot_be_read_is_in_nobodys_way(self, queue: JobQueue, tmp_path: Path):
+        spoilt = await queue.submit(request("spoilt"))
+        await queue.submit(replace(request("whole"), model="near"))
+        edit(tmp_path / "jobs.sqlite3", "UPDATE jobs SET request = '{' WHERE id = ?", spoilt.job_id)
+        assert (await queue.take(lambda: ("near",))).request.caption == "whole"
 
 
 class TestProgress:

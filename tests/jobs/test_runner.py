@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -18,6 +19,7 @@ from acestep.jobs.queue import JobQueue
 from acestep.jobs.runner import Runner
 from acestep.jobs.store import JobStore
 from acestep.jobs.worker import Cancelled, OnProgress
+from tests.engine.fakes import INFO
 from tests.jobs.fakes import FakeWorker, Run, request, write_songs
 
 # Long enough for a job that ends by itself on the busiest machine; a job that hangs is given less.
@@ -98,6 +100,16 @@ class TestRunning:
         assert (done.job.state, done.job.error, done.progress) == ("succeeded", None, None)
         paths = [files.path(song.file) for song in done.job.songs]
         assert [path and path.read_text() for path in paths] == ["hello 0", "hello 1"]
+
+    async def test_jobs_for_models_in_memory_go_first(self, queue: JobQueue, running, writes: Run):
+        worker = FakeWorker(writes)
+        infos = (replace(INFO, name="default"), replace(INFO, name="other", state="ready"))
+        worker.models = lambda: infos  # type: ignore[method-assign]
+        for caption, model in (("default", None), ("default by name", "default"), ("other", "other")):
+            await queue.submit(replace(request(caption), model=model))
+        async with running(worker):
+            await begun(worker, 3)
+        assert worker.begun == ["other", "default", "default by name"]
 
     async def test_what_waited_before_the_start_runs_in_order(self, queue: JobQueue, running, writes: Run):
         tickets = [await queue.submit(request(str(number))) for number in range(5)]
