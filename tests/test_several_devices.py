@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from tests.live_server import LiveServer
 
-LONG = {"prompt": "piano", "audio_duration": 120, "batch_size": 1, "seed": 3, "audio_format": "wav"}
+LONG = {"prompt": "piano", "audio_duration": 60, "batch_size": 1, "seed": 3, "audio_format": "wav"}
 
 
 def test_each_device_makes_songs_from_the_one_queue(tmp_path: Path) -> None:
     with LiveServer(tmp_path, {"ACESTEP_DEVICE": "cpu,cpu"}) as server:
         server.wait_ready()
-        ids = [server.submit(**LONG, inference_steps=steps) for steps in (20, 20, 1)]
+        ids = [server.submit(**LONG, inference_steps=steps) for steps in (8, 8, 1)]
         most = 0
         while any(entry["status"] == 0 for entry in server.query(ids)):
             most = max(most, server.client.get("/v1/stats").json()["data"]["jobs"]["running"])
+            time.sleep(0.05)
         ((one,), (other,), _) = server.wait_for(ids)
         assert most == 2
         assert server.download(one) == server.download(other)
