@@ -163,8 +163,8 @@ def test_what_is_far_too_loud_is_clipped_too(tmp_path: Path, audio_format: Audio
     loud, full = music(48000), music(48000)
     loud.samples[:] = 1e7 * np.sign(full.samples)
     full.samples[:] = np.sign(full.samples)
-    sounds = [read(written(tmp_path, clip, audio_format)).samples for clip in (loud, full)]
-    assert np.array_equal(*sounds)
+    clipped, as_loud_as_can_be = (read(written(tmp_path, clip, audio_format)) for clip in (loud, full))
+    assert np.array_equal(clipped.samples, as_loud_as_can_be.samples)
 
 
 def test_wav32_keeps_every_bit(tmp_path: Path) -> None:
