@@ -55,7 +55,7 @@ def choose_planner(
     if wish.init is False:
         return PlannerChoice(detail=f"ACESTEP_INIT_LLM is off; {_TO_HAVE_IT}")
     if wish.init is None and wish.dit == NANO_MODEL and wish.name is None:
-        # It hears tempi well, keys less so, and rewrites captions: songs are truer to what was asked without.
+        # Songs are no truer to what was asked with it (decision 0007), and take longer.
         left_out = f"ACESTEP_INIT_LLM is auto, which leaves {NANO_PLANNER} out"
         return PlannerChoice(detail=f"{left_out}; {_TO_HAVE_IT}")
     if wish.init is None and wish.dit != NANO_MODEL:

@@ -89,7 +89,7 @@ class Batch:
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--minutes", type=float, default=50.0, help="time for learning")
+    parser.add_argument("--minutes", type=float, default=120.0, help="time for learning")
     parser.add_argument("--work", type=Path, default=HERE / "work", help="where rendered music is kept")
     parser.add_argument("--weights", type=Path, default=HERE.parents[1] / "acestep/nano/weights")
     parser.add_argument("--out", type=Path, default=NANO_PLANNER_FOLDER)
