@@ -18,7 +18,9 @@ def raised(work: Callable[[], object]) -> Exception:
 
 
 @pytest.mark.parametrize(
-    "work", [lambda: torch.empty(HUGE), lambda: np.empty(HUGE), lambda: bytearray(HUGE)], ids=str
+    "work",
+    [lambda: torch.empty(HUGE), lambda: np.empty(HUGE), lambda: bytearray(HUGE)],
+    ids=["torch", "numpy", "python"],
 )
 def test_what_allocators_say(work: Callable[[], object]) -> None:
     assert is_out_of_memory(raised(work))
