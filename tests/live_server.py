@@ -1,8 +1,12 @@
-"""A real server process on a free port, for tests and benchmarks that must see what a client sees."""
+"""A real server process on a free port, for tests and benchmarks that must see what a client sees.
+
+Most of a start is importing: a `WarmServer` has that behind it.
+"""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -10,14 +14,28 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 
 # What a test must not inherit from whoever runs it.
 _OWN = "ACESTEP_"
+
+
+class Process(Protocol):
+    """What is used of a process here; `subprocess.Popen` is one."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def returncode(self) -> int | Any: ...
+    def poll(self) -> int | None: ...
+    def send_signal(self, sig: int, /) -> None: ...
+    def terminate(self) -> None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
 
 
 class LiveServer:
@@ -33,7 +51,7 @@ class LiveServer:
         self._data = data
         self._env = dict(env or {})
         self.command = [sys.executable, "-m", "acestep.api_server", "--port", str(self.port)]
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Process | None = None
         self.client = httpx.Client(base_url=self.url, timeout=60)
 
     def start(self) -> None:
@@ -42,9 +60,12 @@ class LiveServer:
         env = {name: value for name, value in os.environ.items() if not name.startswith(_OWN)}
         own = {"ACESTEP_DATA_DIR": str(self._data), "ACESTEP_CONFIG_PATH": "acestep-nano"} | self._env
         env |= {name: value for name, value in own.items() if value is not None}
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self.command, env=env, stdout=log, stderr=log)
+        self.process = self._launch(env)
         self._wait(lambda: self.client.get("/health").status_code == 200, 60)
+
+    def _launch(self, env: dict[str, str]) -> Process:
+        with self.log.open("ab") as log:
+            return subprocess.Popen(self.command, env=env, stdout=log, stderr=log)
 
     def wait_ready(self, seconds: float = 300) -> None:
         """Wait until the model is loaded."""
@@ -113,6 +134,61 @@ class LiveServer:
         self.client.close()
         if self.process is not None and self.process.poll() is None:
             self.stop()
+
+
+class WarmServer(LiveServer):
+    """The same server, forked off a process that has imported all that it needs; `command` is not used."""
+
+    def _launch(self, env: dict[str, str]) -> Process:
+        context = multiprocessing.get_context("forkserver")
+        # That process is started by the first of these servers; this is without effect for the others.
+        context.set_forkserver_preload(["acestep.api_server", "acestep.engine.loading", __name__])
+        process = context.Process(target=_serve, args=(self.command[3:], env, self.log))
+        process.start()
+        return _Forked(process)
+
+
+class _Forked:
+    """A process of multiprocessing, as those of subprocess are."""
+
+    def __init__(self, process: BaseProcess) -> None:
+        self._process = process
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def send_signal(self, sig: int, /) -> None:
+        os.kill(self.pid, sig)
+
+    def terminate(self) -> None:
+        self._process.terminate()
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired("a forked server", timeout or 0.0)
+        return self._process.exitcode
+
+
+def _serve(arguments: Sequence[str], env: Mapping[str, str], log: Path) -> None:
+    """What a forked process does."""
+    os.environ.clear()
+    os.environ.update(env)
+    with log.open("ab", buffering=0) as file:
+        for number in (1, 2):
+            os.dup2(file.fileno(), number)
+    from acestep.api_server import main
+
+    sys.exit(main(arguments))
 
 
 def free_port() -> int:

@@ -15,7 +15,7 @@ import pytest
 
 from acestep import api_server
 from acestep.checkpoints import NANO_FOLDER
-from tests.live_server import LiveServer, free_port
+from tests.live_server import LiveServer, WarmServer, free_port
 
 # As short and as coarse as songs may be: these tests are about the server.
 QUICK = {"prompt": "piano", "audio_duration": 10, "inference_steps": 1, "guidance_scale": 1, "batch_size": 1}
@@ -215,7 +215,7 @@ def test_help_names_the_flags(tmp_path: Path) -> None:
 
 
 def test_nothing_is_lost_when_the_process_is_killed(tmp_path: Path) -> None:
-    live = LiveServer(tmp_path / "data")
+    live = WarmServer(tmp_path / "data")
     live.start()
     live.wait_ready()
     ids = [live.submit(**QUICK, seed=seed) for seed in range(20)]
@@ -240,7 +240,7 @@ def until(is_so: Callable[[], bool], seconds: float = 120) -> None:
 
 
 def test_an_orderly_stop_puts_the_running_job_back(tmp_path: Path) -> None:
-    live = LiveServer(tmp_path / "data")
+    live = WarmServer(tmp_path / "data")
     live.start()
     live.wait_ready()
     long = QUICK | {"audio_duration": 120, "inference_steps": 60, "guidance_scale": 7}

@@ -15,7 +15,7 @@ from acestep.parts import SharedParts
 from acestep.planner_supply import PlannerSupplies, PlannerSupply
 from acestep.planners import NANO_PLANNER, NANO_PLANNER_FOLDER, PlannerChoice
 from acestep.settings import Settings
-from tests.live_server import LiveServer
+from tests.live_server import LiveServer, WarmServer
 from tests.planner.toy import Toy, rewrite_json, write_toy
 
 GB = 2**30
@@ -161,7 +161,7 @@ def test_queued_songs_live_through_it(tmp_path: Path) -> None:
     (tmp_path / "other").symlink_to(NANO_PLANNER_FOLDER)
     env = {"ACESTEP_CHECKPOINTS_DIR": str(tmp_path), "ACESTEP_INIT_LLM": "false"}
     song = {"prompt": "a piano", "audio_duration": 10, "inference_steps": 1, "batch_size": 1}
-    with LiveServer(tmp_path / "data", env) as live:
+    with WarmServer(tmp_path / "data", env) as live:
         waiting = [live.submit(**song)]
         data = init(live, lm_model_path=NANO_PLANNER)
         assert (data["loaded_lm_model"], data["llm_initialized"]) == (NANO_PLANNER, True)

@@ -11,12 +11,12 @@ import pytest
 
 from acestep.audio.decode import read
 from acestep.domain import AudioClip
-from tests.live_server import LiveServer
+from tests.live_server import LiveServer, WarmServer
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    with LiveServer(tmp_path_factory.mktemp("recipes")) as started:
+    with WarmServer(tmp_path_factory.mktemp("recipes")) as started:
         started.wait_ready()
         yield started
 

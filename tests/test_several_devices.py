@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from tests.live_server import LiveServer
+from tests.live_server import WarmServer
 
 LONG = {"prompt": "piano", "audio_duration": 60, "batch_size": 1, "seed": 3, "audio_format": "wav"}
 
 
 def test_each_device_makes_songs_from_the_one_queue(tmp_path: Path) -> None:
-    with LiveServer(tmp_path, {"ACESTEP_DEVICE": "cpu,cpu"}) as server:
+    with WarmServer(tmp_path, {"ACESTEP_DEVICE": "cpu,cpu"}) as server:
         server.wait_ready()
         ids = [server.submit(**LONG, inference_steps=steps) for steps in (8, 8, 1)]
         most = 0

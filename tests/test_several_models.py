@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.checkpoint_folders import link_nano
-from tests.live_server import LiveServer
+from tests.live_server import LiveServer, WarmServer
 
 ROOT = Path(__file__).resolve().parents[1]
 TURBO, BASE, SFT = "acestep-v15-turbo", "acestep-v15-base", "acestep-v15-sft"
@@ -105,7 +105,7 @@ def test_lowvram_loads_one_model_whatever_is_inherited(tmp_path: Path, checkpoin
 
 def test_a_model_on_disk_is_loaded_when_a_request_names_it(tmp_path: Path, checkpoints: Path) -> None:
     on_demand = {"ACESTEP_CHECKPOINTS_DIR": str(checkpoints), "ACESTEP_ON_DEMAND_MODEL_LOAD": "true"}
-    with LiveServer(tmp_path / "data", on_demand | {"ACESTEP_MODELS": "missing"}) as live:
+    with WarmServer(tmp_path / "data", on_demand | {"ACESTEP_MODELS": "missing"}) as live:
         live.wait_ready()
         found = states(live)
         assert [found[name][0] for name in ("acestep-nano", "missing", BASE)] == [
@@ -122,7 +122,7 @@ def test_a_model_on_disk_is_loaded_when_a_request_names_it(tmp_path: Path, check
 
 
 def test_models_change_without_a_restart(tmp_path: Path, checkpoints: Path) -> None:
-    with LiveServer(tmp_path / "data", {"ACESTEP_CHECKPOINTS_DIR": str(checkpoints)}) as live:
+    with WarmServer(tmp_path / "data", {"ACESTEP_CHECKPOINTS_DIR": str(checkpoints)}) as live:
         waiting = live.submit(**QUICK)
         live.wait_ready()
         found = states(live, "/v1/model_inventory")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from acestep.api_server import STUCK
-from tests.live_server import LiveServer
+from tests.live_server import LiveServer, WarmServer
 
 QUICK = {"prompt": "piano", "audio_duration": 10, "batch_size": 1}
 
@@ -36,7 +36,7 @@ def health(live: LiveServer) -> dict[str, Any]:
 
 def test_models_come_when_they_are_wanted_and_leave_when_they_are_idle(tmp_path: Path) -> None:
     env = {"ACESTEP_NO_INIT": "true", "ACESTEP_IDLE_UNLOAD_SECONDS": "1", "ACESTEP_INIT_LLM": "true"}
-    with LiveServer(tmp_path / "data", env) as live:
+    with WarmServer(tmp_path / "data", env) as live:
         live.wait_ready(10)  # nothing is loaded for it
         found = health(live)
         assert (found["loaded_model"], found["loaded_lm_model"]) == (None, None)
@@ -66,6 +66,6 @@ def test_a_stuck_stage_fails_its_job_and_a_restart_goes_on_with_the_next(tmp_pat
         began = time.monotonic()
         assert live.stop() == STUCK
         assert time.monotonic() - began < 20  # it does not wait for the thread
-    with LiveServer(tmp_path / "data") as well:
+    with WarmServer(tmp_path / "data") as well:
         ((song,),) = well.wait_for([waiting])
         assert song["status"] == 1

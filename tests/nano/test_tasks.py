@@ -22,7 +22,7 @@ from acestep.checkpoints import NANO_FOLDER
 from acestep.codec.sine_bank import SineBankCodec
 from acestep.domain import AudioClip
 from tests.checkpoint_folders import link_nano
-from tests.live_server import LiveServer
+from tests.live_server import LiveServer, WarmServer
 
 RATE = 48_000
 SECONDS = 10
@@ -121,7 +121,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     own: dict[str, Any] = {"acestep_notice": "", "acestep_defaults": {"shift": 3.0}}
     link_nano(folder / "checkpoints", TURBO, is_turbo=True, **own)
     models = {"ACESTEP_CHECKPOINTS_DIR": str(folder / "checkpoints"), "ACESTEP_CONFIG_PATH2": TURBO}
-    with LiveServer(folder / "data", models) as server:
+    with WarmServer(folder / "data", models) as server:
         server.wait_ready()
         yield Studio(server, folder)
 

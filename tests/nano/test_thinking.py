@@ -8,13 +8,13 @@ import pytest
 
 from acestep.planner import codes as audio_codes
 from acestep.planners import NANO_PLANNER
-from tests.live_server import LiveServer
+from tests.live_server import LiveServer, WarmServer
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     data = tmp_path_factory.mktemp("thinking")
-    with LiveServer(data, {"ACESTEP_INIT_LLM": "true"}) as live:
+    with WarmServer(data, {"ACESTEP_INIT_LLM": "true"}) as live:
         live.wait_ready()
         yield live
 

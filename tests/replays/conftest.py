@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from acestep.audio.encode import FileSpec, write
 from tests.audio.sounds import music
-from tests.live_server import LiveServer
+from tests.live_server import LiveServer, WarmServer
 
 SECONDS = 10
 # As short and as coarse as songs may be.
@@ -20,7 +20,7 @@ QUICK: dict[str, Any] = {"audio_duration": SECONDS, "inference_steps": 1, "batch
 
 @pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    with LiveServer(tmp_path_factory.mktemp("replays") / "data") as live:
+    with WarmServer(tmp_path_factory.mktemp("replays") / "data") as live:
         live.wait_ready()
         yield live
 
