@@ -5,5 +5,16 @@ Sums in another order are other floats: with one thread, what is compared bit by
 
 import os
 
+import pytest
+
 # Read when torch is imported, here and in the servers that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+_SERVERS = {"LiveServer", "WarmServer"}  # by whose names such files are known
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with files that start servers, which take long: at the end no process waits for another."""
+    items.sort(
+        key=lambda item: not (isinstance(item, pytest.Function) and _SERVERS & vars(item.module).keys())
+    )
