@@ -3,6 +3,7 @@
 Sums in another order are other floats: with one thread, what is compared bit by bit is the same everywhere.
 """
 
+import gc
 import os
 
 import pytest
@@ -18,3 +19,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(
         key=lambda item: not (isinstance(item, pytest.Function) and _SERVERS & vars(item.module).keys())
     )
+
+
+def pytest_collection_finish() -> None:
+    """Count what was imported as alive for ever: to look for garbage in all of PyTorch takes a second."""
+    gc.freeze()
