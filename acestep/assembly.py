@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 
 from acestep import checkpoints, slots
 from acestep.adapters import AdapterFolder
@@ -67,7 +67,7 @@ def prepare(**flags: str | None) -> Prepared:
     """
     settings = Settings.load(**flags)
     export_dotenv()
-    hub_reachable = partial(any_reachable, settings.download_source)
+    hub_reachable = cache(partial(any_reachable, settings.download_source))  # a start asks once
     choice = checkpoints.choose(
         settings.config_path,
         settings.checkpoints_dir,

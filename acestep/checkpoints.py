@@ -14,7 +14,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
@@ -241,6 +241,11 @@ def find_folder(name: str, checkpoints_dir: Path, bundled: Path | None = None) -
         if candidate.is_dir() and any(candidate.iterdir()):
             return Path(os.path.abspath(candidate))  # noqa: PTH100 - a link keeps its own name, "a/.." goes
     return None
+
+
+def is_bare(name: str) -> bool:
+    """Whether this is a name, and no path, which would lead anywhere on this machine."""
+    return PurePath(name).name == name and not name.startswith(".")
 
 
 def missing_files(folder: Path, *, tokenizer: bool = False) -> list[str]:

@@ -66,18 +66,20 @@ def hubs(source: Source, token: str | None = None) -> tuple[Hub, ...]:
 
     `token` is for repositories that are not open to all.
     """
-    both: tuple[Hub, Hub] = (HuggingFace(token=token), ModelScope(token=token))
-    if source == "auto":
-        return tuple(sorted(both, key=lambda hub: not hub.reachable()))
-    return both if source == "huggingface" else both[::-1]
+    both = _wished_first(source, token)
+    return tuple(sorted(both, key=lambda hub: not hub.reachable())) if source == "auto" else both
 
 
 def any_reachable(source: Source) -> bool:
     """Whether there is a hub to download from. Honours HF_HUB_OFFLINE."""
     if is_offline():
         return False
-    in_order = (HuggingFace(), ModelScope()) if source != "modelscope" else (ModelScope(), HuggingFace())
-    return any(hub.reachable() for hub in in_order)
+    return any(hub.reachable() for hub in _wished_first(source))
+
+
+def _wished_first(source: Source, token: str | None = None) -> tuple[Hub, Hub]:
+    one, other = HuggingFace(token=token), ModelScope(token=token)
+    return (other, one) if source == "modelscope" else (one, other)
 
 
 def is_offline() -> bool:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import PurePath
 
-from acestep.checkpoints import PUBLISHED
+from acestep.checkpoints import PUBLISHED, is_bare
 from acestep.domain import ModelState, PlannerInfo
 from acestep.download import fetch_for_server, order_for
 from acestep.engine.desk import LoadedPlanner, LoadPlanner, PlannerDesk
@@ -147,8 +147,8 @@ class PlannerSupplies:
         wanted = name or self._info.name or settings.lm_model_path
         known = [each for each, published in PUBLISHED.items() if published.kind == "planner"]
         allowed = f"the name of a planner, such as {', '.join([*known, NANO_PLANNER])}"
-        if name is not None and (PurePath(name).name != name or name.startswith(".")):
-            raise InvalidFieldError(_FIELD, name, allowed)  # paths would lead anywhere on this machine
+        if name is not None and not is_bare(name):
+            raise InvalidFieldError(_FIELD, name, allowed)
         if settings.lm_model_path and wanted == PurePath(settings.lm_model_path).name:
             wanted = settings.lm_model_path
         wish = PlannerWish(True, wanted, self._dit, settings.checkpoints_dir)

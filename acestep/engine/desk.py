@@ -18,7 +18,7 @@ from acestep.domain import Draft, DraftRequest, ModelState, PlannerInfo
 from acestep.engine.renderer import OnLoading
 from acestep.engine.tasks import loaded
 from acestep.engine.thrift import load_thriftily
-from acestep.engine.upkeep import Upkeep, leave_when_idle
+from acestep.engine.upkeep import LEFT, Upkeep, leave_when_idle, when_wanted
 from acestep.errors import ModelUnavailableError, NotEnoughMemoryError, PlannerUnavailableError
 from acestep.planner.language_model import Generation, LanguageModel
 from acestep.planner.loop import Cancelled, GenerationLoop, OnTokens
@@ -96,13 +96,7 @@ class PlannerDesk:
             self._settled.set()
             return
         if self._upkeep.is_lazy:
-            how = "downloaded and loaded" if self._info.state == "downloading" else "loaded"
-            self._info = replace(
-                self._info,
-                state="on_disk",
-                detail=f"It is {how} when a request needs it.",
-                comes_when_wanted=True,
-            )
+            self._info = when_wanted(self._info)
         else:
             self._begin(self._load)
 
@@ -213,7 +207,7 @@ class PlannerDesk:
             return
         self._loop = self._planner = self._loading = None
         self._settled.clear()
-        self._info = replace(self._info, state="on_disk", detail=_COMES_AGAIN, backend="")
+        self._info = replace(self._info, state="on_disk", detail=LEFT, backend="")
         held = [loop]
         del loop
         # On the thread that loads, so that it is gone before it comes again.
@@ -262,9 +256,6 @@ class PlannerDesk:
 
     def _on_loading(self, state: ModelState, detail: str) -> None:
         self._info = replace(self._info, state=state, detail=detail)
-
-
-_COMES_AGAIN = "It left memory while it was idle, and is loaded again when a request needs it."
 
 
 async def _leave(desk: PlannerDesk) -> None:

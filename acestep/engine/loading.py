@@ -181,8 +181,7 @@ def load_model(
     Raises CheckpointError where files do not fit, ModelUnavailableError where the device is not there.
     """
     place = choose_device(device)
-    # The published weights are bfloat16; a CPU computes float32 faster, and exactly as the tests do.
-    dtype = torch.float32 if place.type == "cpu" else torch.bfloat16
+    dtype = _dtype(place)
     quantization = plan.quantization if plan else "none"
     log.info("Loading %s on %s in %s", checkpoint.name, place, _numbers(dtype, quantization))
     shared = shared or SharedParts()
@@ -254,7 +253,7 @@ def load_planner(
             return LoadedPlanner(load_vllm_language_model(folder, place, slots, length), "vllm")
         detail = f"ACESTEP_LM_BACKEND={backend} is not available here: {reason}; pt is used"
         log.info("%s", detail)
-    dtype = torch.float32 if place.type == "cpu" else torch.bfloat16
+    dtype = _dtype(place)
     log.info("Loading %s on %s in %s", folder.name, place, _numbers(dtype, quantization))
     if plan and plan.planner and plan.placement("planner") == "offloaded":
         home = Placement(torch.device("cpu"), dtype, quantization)
@@ -263,6 +262,11 @@ def load_planner(
     else:
         model = load_torch_language_model(folder, Placement(place, dtype, quantization), slots, length)
     return LoadedPlanner(model, "pt", detail)
+
+
+def _dtype(place: torch.device) -> torch.dtype:
+    """The published weights are bfloat16; a CPU computes float32 faster, and exactly as the tests do."""
+    return torch.float32 if place.type == "cpu" else torch.bfloat16
 
 
 def _numbers(dtype: torch.dtype, quantization: Quantization) -> str:

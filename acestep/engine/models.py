@@ -14,15 +14,15 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
-from pathlib import PurePath
-from typing import Protocol, TypeGuard
+from typing import Protocol
 
+from acestep.checkpoints import is_bare
 from acestep.domain import ModelInfo, ModelState
 from acestep.engine.renderer import Load, Loaded
 from acestep.engine.tasks import loaded
 from acestep.engine.threads import computing_thread
 from acestep.engine.thrift import Free, load_thriftily
-from acestep.engine.upkeep import Upkeep, leave_when_idle
+from acestep.engine.upkeep import LEFT, Upkeep, leave_when_idle, when_wanted
 from acestep.errors import CheckpointError, InvalidFieldError, ModelUnavailableError
 from acestep.limits import choose_model
 
@@ -103,7 +103,7 @@ class ModelShelf:
         """Begin to load what is in the slots, in their order, or say that it comes later; returns at once."""
         for place in tuple(self._places()):
             if self._upkeep.is_lazy and place.load is not None:
-                place.wait_to_be_wanted()
+                place.info = when_wanted(place.info)
             else:
                 self._begin(place)
         if self._upkeep.is_lazy:
@@ -200,7 +200,7 @@ class ModelShelf:
             raise InvalidFieldError("model", name, f"a model that is not in slot {elsewhere[0]} already")
         names = ", ".join(info.name for info in self.inventory())
         allowed = f"a published name, or one of {names}"
-        if not _is_bare(name) or self._catalogue is None:
+        if name is None or not is_bare(name) or self._catalogue is None:
             raise InvalidFieldError("model", name, allowed)
         try:
             return await asyncio.to_thread(self._catalogue.find, name)
@@ -293,7 +293,7 @@ class ModelShelf:
 
     async def _leave(self, place: _Place) -> None:
         """Let an idle model go, and the memory that it had."""
-        self._drop(place, "It left memory while it was idle, and is loaded again when a request needs it.")
+        self._drop(place, LEFT)
         await asyncio.get_running_loop().run_in_executor(self._thread, self._upkeep.free)
 
     def _drop(self, place: _Place, detail: str = "") -> None:
@@ -340,11 +340,6 @@ def _nothing() -> None:
     pass
 
 
-def _is_bare(name: str | None) -> TypeGuard[str]:
-    """Whether this is a name, and no path, which would lead anywhere on this machine."""
-    return name is not None and PurePath(name).name == name and not name.startswith(".")
-
-
 def _fetch(place: _Place, load: Load, free: Free) -> Loaded:
     free()  # a model that left may hold itself in a cycle
     return load_thriftily(f"the model {place.info.name}", partial(load, place.on_loading), free)
@@ -374,12 +369,6 @@ class _Place:
     def idle_since(self) -> float | None:
         """See `Idle`."""
         return None if self.users or self.loaded is None else self.used_at
-
-    def wait_to_be_wanted(self) -> None:
-        """Come into memory at the first request alone."""
-        how = "downloaded and loaded" if self.info.state == "downloading" else "loaded"
-        detail = f"It is {how} when a request needs it."
-        self.info = replace(self.info, state="on_disk", detail=detail, comes_when_wanted=True)
 
     def on_loading(self, state: ModelState, detail: str) -> None:
         """How far loading is; called from its thread too."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
+from acestep.domain import ModelInfo, PlannerInfo
 from acestep.engine.thrift import Free, collect
 from acestep.engine.watchdog import Watchdog
 
@@ -32,6 +33,18 @@ class Upkeep:
     def comes_when_wanted(self) -> bool:
         """Whether a model may be out of memory though it can be used."""
         return self.is_lazy or self.idle_seconds > 0.0
+
+
+LEFT = "It left memory while it was idle, and is loaded again when a request needs it."
+
+Info = TypeVar("Info", ModelInfo, PlannerInfo)
+
+
+def when_wanted(info: Info) -> Info:
+    """What is known of a model, or planner, that comes into memory at the first request alone."""
+    how = "downloaded and loaded" if info.state == "downloading" else "loaded"
+    detail = f"It is {how} when a request needs it."
+    return replace(info, state="on_disk", detail=detail, comes_when_wanted=True)
 
 
 class Idle(Protocol):

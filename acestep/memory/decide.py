@@ -123,10 +123,9 @@ def decide(
     models do not fit whatever is set.
     """
     can = can or CARRIED_OUT
-    try:
-        sizes = _sizes(choices, planner)
-    except (KeyError, ValueError, TypeError, CheckpointError):
-        return None  # loading says what is wrong with the folder
+    sizes = _sizes(choices, planner)
+    if sizes is None:
+        return None
     device = Device() if budget.on_gpu else Device.cpu()
     device = replace(device, quantization=settings.quantization)
     situation = Situation(budget, device, can)
@@ -185,11 +184,10 @@ def why_not_together(decision: Decision, choices: Sequence[Choice]) -> str:
 
 def _in_place(decision: Decision, choices: Sequence[Choice]) -> list[MemoryPlan]:
     """The plans that have these models in place of those that were decided on."""
-    try:
-        sizes = replace(decision.sizes, dits=_sizes(choices, PlannerChoice()).dits)
-    except (KeyError, ValueError, TypeError, CheckpointError):
+    sizes = _sizes(choices, PlannerChoice())
+    if sizes is None:
         return []
-    return decision.situation.in_place_of(decision.plan, sizes)
+    return decision.situation.in_place_of(decision.plan, replace(decision.sizes, dits=sizes.dits))
 
 
 def with_planner(decision: Decision, planner: PlannerChoice, settings: Settings) -> Decision:
@@ -248,7 +246,15 @@ def table(decision: Decision) -> list[str]:
     return lines
 
 
-def _sizes(choices: Sequence[Choice], planner: PlannerChoice) -> Sizes:
+def _sizes(choices: Sequence[Choice], planner: PlannerChoice) -> Sizes | None:
+    """The sizes of these models; None where a config does not say, and loading what is wrong with it."""
+    try:
+        return _read_sizes(choices, planner)
+    except (KeyError, ValueError, TypeError, CheckpointError):
+        return None
+
+
+def _read_sizes(choices: Sequence[Choice], planner: PlannerChoice) -> Sizes:
     found = [_on_disk(choice.checkpoint) if choice.checkpoint else _published(choice) for choice in choices]
     return Sizes(
         dits=tuple(dit for dit, _, _ in found),
