@@ -10,7 +10,6 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
-from typing import Any
 
 from acestep.adapters import AdapterFolder
 from acestep.domain import (
@@ -30,7 +29,7 @@ from acestep.http.fields import MAX_CODES
 from acestep.http.lora import ServerAdapters
 from acestep.http.parse import Sound
 from acestep.http.planner_fields import PlannerSamplingFields
-from acestep.http.schemas import GenerateTask, read_task
+from acestep.http.schemas import GenerateTask
 from acestep.http.song_fields import DEFAULT_INSTRUCTION, MusicFields
 from acestep.http.sources import relevant, task_options
 from acestep.http.support import check_strict, check_support
@@ -48,23 +47,6 @@ class Beside:
     sounds: Mapping[str, Sound] = field(default_factory=dict)
 
 
-def accept(
-    body: Mapping[str, Any],
-    models: Sequence[ModelInfo],
-    planner: PlannerInfo,
-    strict: bool = False,
-    strict_model: bool = False,
-    beside: Beside | None = None,
-) -> SongRequest:
-    """Return the request in a body, fitted to the model that will run it.
-
-    Raises `InvalidFieldError` for what cannot be done (and, if `strict`, for what would be changed),
-    `UnknownModelError` if `strict_model`, and `ModelUnavailableError` or `PlannerUnavailableError` for what
-    nothing here can run.
-    """
-    return accept_task(read_task(body), models, planner, strict, strict_model, beside)
-
-
 def accept_task(
     read: tuple[GenerateTask, Sequence[str]],
     models: Sequence[ModelInfo],
@@ -73,7 +55,12 @@ def accept_task(
     strict_model: bool = False,
     beside: Beside | None = None,
 ) -> SongRequest:
-    """As `accept`, of what `read_task` read: the fields, and sentences about what they are not."""
+    """Return the request in what `read_task` read, fitted to the model that will run it.
+
+    Raises `InvalidFieldError` for what cannot be done (and, if `strict`, for what would be changed),
+    `UnknownModelError` if `strict_model`, and `ModelUnavailableError` or `PlannerUnavailableError` for what
+    nothing here can run.
+    """
     task, ignored = read
     if models and (default := default_model(models)).state == "failed":
         raise ModelUnavailableError(f"{default.name} could not be loaded: {default.detail}")

@@ -30,7 +30,7 @@ class Submission:
 async def submit(body: Body, services: HttpServices, warnings: tuple[str, ...] = ()) -> Submission:
     """Queue what `body` asks for in the fields of `/release_task`; `warnings` are told first.
 
-    Raises as `accept` does, `UnusableAudioError` for a file that is no audio, and `QueueFullError`.
+    Raises as `accept_task` does, `UnusableAudioError` for a file that is no audio, and `QueueFullError`.
     """
     config = services.config
     check_strict(warnings, config.strict)

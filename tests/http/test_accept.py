@@ -10,10 +10,10 @@ from acestep.errors import (
     PlannerUnavailableError,
     UnknownModelError,
 )
-from acestep.http.accept import accept
 from acestep.http.errors import StrictError
 from acestep.http.fields import Support, notes_of
 from acestep.http.schemas import GenerateTask
+from tests.http.accepting import accept
 from tests.http.conftest import BASE, NO_PLANNER, PLANNER, TURBO, failed
 from tests.http.values import FIELDS, example
 

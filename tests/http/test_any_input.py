@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from acestep.domain import MAX_SEED, AudioFormat, PlannerInfo
 from acestep.errors import InvalidFieldError, ModelUnavailableError, PlannerUnavailableError
-from acestep.http.accept import accept
 from acestep.http.schemas import METAS, PARAM_OBJ
 from acestep.limits import choose_model, fit
+from tests.http.accepting import accept
 from tests.http.conftest import BASE, NO_PLANNER, PLANNER, TURBO
 from tests.http.values import FIELDS, aliases, example
 

@@ -10,9 +10,10 @@ import pytest
 
 from acestep.domain import SongRequest
 from acestep.errors import InvalidFieldError
-from acestep.http.accept import Beside, accept
+from acestep.http.accept import Beside
 from acestep.http.parse import Sound
 from acestep.http.sources import SOURCE
+from tests.http.accepting import accept
 from tests.http.conftest import BASE, PLANNER
 from tests.http.values import FIELDS, aliases
 

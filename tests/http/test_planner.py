@@ -7,11 +7,11 @@ import pytest
 
 from acestep.domain import ModelState, PlannerInfo, PlannerOptions, SongRequest
 from acestep.errors import InvalidFieldError, PlannerUnavailableError
-from acestep.http.accept import accept
 from acestep.http.errors import StrictError
 from acestep.http.fields import Support, notes_of
 from acestep.http.schemas import GenerateTask, read_task
 from acestep.http.wire import code_string
+from tests.http.accepting import accept
 from tests.http.conftest import BASE, NO_PLANNER, PLANNER, TURBO, FakeWorker, Serve, assert_error
 from tests.http.test_tasks import only_item
 from tests.http.values import FIELDS, example

@@ -19,10 +19,11 @@ from acestep.domain import (
 )
 from acestep.engine.plan import plan_songs, with_source
 from acestep.engine.thinking import uses_planner
-from acestep.http.accept import Beside, accept
+from acestep.http.accept import Beside
 from acestep.http.parse import Sound
 from acestep.http.recipe import recipe
 from acestep.limits import BASE_TASKS
+from tests.http.accepting import accept
 from tests.http.conftest import BASE, NO_PLANNER, PLANNER, TURBO, Server
 from tests.http.test_tasks import only_item
 

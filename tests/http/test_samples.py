@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 
 from acestep.examples import Examples, load_custom, load_simple
-from acestep.http.accept import accept
 from acestep.http.deps import HttpConfig
 from acestep.http.wire import custom_sample
+from tests.http.accepting import accept
 from tests.http.conftest import BASE, NO_PLANNER, PLANNER, TURBO, Serve, Server, assert_error
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -9,10 +9,11 @@ import pytest
 
 from acestep.domain import SongRequest, TaskOptions
 from acestep.errors import InvalidFieldError, PlannerUnavailableError
-from acestep.http.accept import Beside, accept
+from acestep.http.accept import Beside
 from acestep.http.errors import StrictError
 from acestep.http.parse import Sound
 from acestep.http.sources import permitted
+from tests.http.accepting import accept
 from tests.http.conftest import BASE, NO_PLANNER, PLANNER, TURBO
 
 SONG = Sound(Path("/uploads/song.wav"), "my song.wav", 20.0)

@@ -11,13 +11,14 @@ import pytest
 from acestep.adapters import AdapterFolder
 from acestep.domain import AdapterUse, ModelInfo, PlannerInfo, SongRequest
 from acestep.errors import InvalidFieldError, PlannerUnavailableError
-from acestep.http.accept import Beside, accept
+from acestep.http.accept import Beside
 from acestep.http.fields import Models, Support, notes_of
 from acestep.http.lora import ServerAdapters
 from acestep.http.parse import Sound
 from acestep.http.schemas import GenerateTask
 from acestep.http.sources import PATHS, SOURCE, users
 from acestep.limits import BASE_TASKS
+from tests.http.accepting import accept
 from tests.http.conftest import BASE, NO_PLANNER, PLANNER, TURBO
 from tests.http.values import FIELDS, example
 

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acestep.errors import InvalidFieldError, ModelUnavailableError, PlannerUnavailableError
-from acestep.http.accept import accept
 from acestep.http.dialects.chat_fields import ChatRequest
 from acestep.http.dialects.chat_input import decode, read_chat
 from acestep.http.dialects.generations import AudioGeneration, read_generation
+from tests.http.accepting import accept
 from tests.http.conftest import BASE, NO_PLANNER, PLANNER, TURBO
 from tests.http.values import FIELDS
 
