@@ -370,7 +370,8 @@ class ModelInfo:
 class PlannerInfo:
     """What the server knows of its planner. `detail` says why it is absent or failed, and what to set.
 
-    `comes_when_wanted` as `ModelInfo` has it.
+    `comes_when_wanted` as `ModelInfo` has it. `only_if_needed`: it does what cannot be done without it, and
+    fills in nothing else.
     """
 
     name: str = ""
@@ -378,8 +379,14 @@ class PlannerInfo:
     detail: str = ""
     backend: str = ""
     comes_when_wanted: bool = False
+    only_if_needed: bool = False
 
     @property
     def is_usable(self) -> bool:
         """Whether requests for it can be accepted: it is there, on its way, or comes when it is wanted."""
         return self.state in ("ready", "loading", "downloading", "on_disk")
+
+    @property
+    def fills_in(self) -> bool:
+        """Whether it completes captions of requests that could do without it."""
+        return self.is_usable and not self.only_if_needed

@@ -136,7 +136,8 @@ class PlannerSupplies:
 
     def _is_there(self, name: str | None) -> bool:
         infos = [supply.desk.info() for supply in self._supplies]
-        return all(info.is_usable and name in (None, info.name) for info in infos)
+        # One that keeps to what cannot be done without it becomes one that fills in as well.
+        return all(info.fills_in and name in (None, info.name) for info in infos)
 
     def _choose(self, name: str | None) -> PlannerChoice:
         """The planner of this name, or where none is named the one that the settings mean.
@@ -171,7 +172,7 @@ def _expect(choice: PlannerChoice) -> PlannerInfo:
     if not choice.name:
         return PlannerInfo(detail=choice.detail)
     state: ModelState = "loading" if choice.folder else "downloading"
-    return PlannerInfo(choice.name, state)
+    return PlannerInfo(choice.name, state, only_if_needed=choice.only_if_needed)
 
 
 def _fetched(choice: PlannerChoice, settings: Settings, on_loading: OnLoading) -> PlannerChoice:

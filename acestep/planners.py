@@ -36,11 +36,15 @@ class PlannerWish:
 
 @dataclass(frozen=True, slots=True)
 class PlannerChoice:
-    """The planner to load. No `name`: none, and `detail` says why; no `folder`: it must be downloaded."""
+    """The planner to load. No `name`: none, and `detail` says why; no `folder`: it must be downloaded.
+
+    `only_if_needed` as `PlannerInfo` has it.
+    """
 
     name: str = ""
     folder: Path | None = None
     detail: str = ""
+    only_if_needed: bool = False
 
 
 def choose_planner(
@@ -54,10 +58,6 @@ def choose_planner(
     gpu_memory = cache(gpu_memory)  # asking starts a process
     if wish.init is False:
         return PlannerChoice(detail=f"ACESTEP_INIT_LLM is off; {_TO_HAVE_IT}")
-    if wish.init is None and wish.dit == NANO_MODEL and wish.name is None:
-        # Songs are no truer to what was asked with it (decision 0007), and take longer.
-        left_out = f"ACESTEP_INIT_LLM is auto, which leaves {NANO_PLANNER} out"
-        return PlannerChoice(detail=f"{left_out}; {_TO_HAVE_IT}")
     if wish.init is None and wish.dit != NANO_MODEL:
         memory = gpu_memory()
         if memory < _BY_MEMORY[-1][0]:
@@ -67,7 +67,9 @@ def choose_planner(
     try:
         folder = _find(name, wish.checkpoints_dir)
         if folder or _can_be_fetched(name, hub_reachable):
-            return PlannerChoice(Path(name).name, folder)
+            # Songs are no truer to what was asked with nano's (decision 0007), and take longer.
+            aside = wish.init is None and wish.name is None and wish.dit == NANO_MODEL
+            return PlannerChoice(Path(name).name, folder, only_if_needed=aside)
         raise CheckpointError(f"There is no planner {name!r}. {_how_to_get(name, wish.checkpoints_dir)}")
     except CheckpointError as error:
         if wish.init:

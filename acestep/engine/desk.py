@@ -95,7 +95,7 @@ class PlannerDesk:
         if self._load is None:
             self._settled.set()
             return
-        if self._upkeep.is_lazy:
+        if self._upkeep.is_lazy or self._info.only_if_needed:
             self._info = when_wanted(self._info)
         else:
             self._begin(self._load)

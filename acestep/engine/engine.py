@@ -203,8 +203,8 @@ class Engine:
         """The plans of a request, and what the client must hear of how they came about."""
         if needs_planner(request):
             return await self._ask_planner(request, info, onlooker), ()
-        state = self._desk.info().state
-        if state in ("on_disk", "loading", "ready") and uses_planner(request):
+        planner = self._desk.info()
+        if planner.fills_in and planner.state != "downloading" and uses_planner(request):
             try:
                 return await self._ask_planner(request, info, onlooker), ()
             except PlannerUnavailableError as error:

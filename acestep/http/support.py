@@ -18,9 +18,10 @@ MAX_SHOWN = 60  # characters
 _ABSENT = "None is loaded on this server"
 
 
-def check_support(task: BaseModel, planner: PlannerInfo) -> list[str]:
+def check_support(task: BaseModel, planner: PlannerInfo, is_for_planner: bool = False) -> list[str]:
     """Refuse what is not supported, or needs a planner that is not there; return warnings about the rest.
 
+    `is_for_planner`: nobody else answers the request, whatever is in its fields.
     Raises `InvalidFieldError` or `PlannerUnavailableError`, naming every such field.
     """
     sent = {name: getattr(task, name) for name in type(task).model_fields if not is_neutral(task, name)}
@@ -38,7 +39,8 @@ def check_support(task: BaseModel, planner: PlannerInfo) -> list[str]:
         if (name, sent[name]) != ("lm_backend", planner.backend)
     ]
     warnings += _other_planner(getattr(task, "lm_model_path", None), planner)
-    return warnings if planner.is_usable else [*warnings, *_skipped(task)]
+    answers = planner.is_usable if planned or is_for_planner else planner.fills_in
+    return warnings if answers else [*warnings, *_skipped(task, planner)]
 
 
 def require_planner(planner: PlannerInfo, what: str, remedy: str = "") -> None:
@@ -63,9 +65,14 @@ def _other_planner(path: str | None, planner: PlannerInfo) -> list[str]:
     return [f"lm_model_path: {path!r} is not loaded here; {runs}"]
 
 
-def _skipped(task: BaseModel) -> list[str]:
+def _skipped(task: BaseModel, planner: PlannerInfo) -> list[str]:
+    why = "no planner is loaded on this server"
+    if planner.is_usable:
+        why = (
+            f"{planner.name} only does what cannot be done without it (ACESTEP_INIT_LLM=true has it fill in)"
+        )
     return [
-        f"{name}: skipped, since no planner is loaded on this server"
+        f"{name}: skipped, since {why}"
         for name in type(task).model_fields
         if _support(task, name) is Support.OPTIONAL and name in task.model_fields_set and _asks(task, name)
     ]
