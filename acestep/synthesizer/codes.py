@@ -35,7 +35,7 @@ class AudioCodes:
         self._places.enter("condition encoder")
         at_home = latents[None].to(self._silence)
         _, indices = self._tokenizer.tokenize(at_home, self._silence)
-        return tuple(int(code) for code in indices.flatten())
+        return tuple(indices.flatten().tolist())  # at once: a GPU is waited for each time
 
     @torch.inference_mode()
     def hints(self, codes: Sequence[int]) -> Tensor:
