@@ -197,13 +197,13 @@ class _Catalogue:
         def load(on_loading: OnLoading) -> Loaded:
             checkpoint = choice.checkpoint
             if checkpoint is None:
-                fetch_for_server(order_for(choice.name, settings), on_loading)
+                fetch_for_server(order_for(choice.name, settings), on_loading, on_loading.beat)
                 checkpoint = checkpoints.require(choice.name, settings.checkpoints_dir)
             on_loading("loading", "")
-            from acestep.engine.loading import load_model
+            from acestep.engine.loading import Surroundings, load_model
 
-            adapters = AdapterFolder(settings.lora_dir)
-            plan = memory.plan if memory else None
-            return load_model(checkpoint, settings.device, info, adapters, self._shared, plan)
+            adapters, plan = AdapterFolder(settings.lora_dir), memory.plan if memory else None
+            around = Surroundings(adapters, self._shared, plan, on_loading.beat)
+            return load_model(checkpoint, settings.device, info, around)
 
         return Slot(info, load)

@@ -99,12 +99,13 @@ def fetch(order: Order, on_progress: OnProgress | None = None) -> None:
     tally.finish()
 
 
-def fetch_for_server(order: Order, on_loading: OnLoading) -> None:
-    """`fetch` for a server that waits for it; `on_loading` hears of every percent."""
+def fetch_for_server(order: Order, on_loading: OnLoading, beat: Callable[[], None]) -> None:
+    """`fetch` for a server that waits for it: `on_loading` hears of every percent, `beat` of bytes."""
     said = -1
 
     def report(progress: DownloadProgress) -> None:
         nonlocal said
+        beat()
         percent = int(100 * progress.fraction)
         if percent > said:
             said = percent

@@ -115,5 +115,6 @@ class StageStuckError(AceStepError):
         self.stage = stage
         super().__init__(
             f"Stage {stage} made no progress for {seconds:g} s, the limit of this server "
-            "(ACESTEP_STAGE_TIMEOUT), and was given up. Send the request again once GET /health is well."
+            "(ACESTEP_STAGE_TIMEOUT): its thread is stuck. Send the request again once GET /health is well; "
+            "if that does not come by itself, restart the server."
         )

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from acestep.checkpoints import PUBLISHED, is_bare
 from acestep.domain import ModelState, PlannerInfo
@@ -19,6 +20,7 @@ from acestep.download import fetch_for_server, order_for
 from acestep.engine.desk import LoadedPlanner, LoadPlanner, PlannerDesk
 from acestep.engine.renderer import OnLoading
 from acestep.engine.upkeep import Upkeep
+from acestep.engine.watchdog import WatchedThread
 from acestep.errors import AceStepError, CheckpointError, InvalidFieldError
 from acestep.hubs import any_reachable
 from acestep.memory.decide import Decision, room_for_planner, with_planner
@@ -47,6 +49,11 @@ class PlannerSupply:
     ) -> None:
         self._settings = settings
         self._shared = shared
+        self._watchdog = upkeep.watchdog
+        self._thread = WatchedThread(
+            ThreadPoolExecutor(1, thread_name_prefix="fetch-planner"), self._watchdog
+        )
+        self._fetching = asyncio.Lock()
         self.memory = memory
         self.choice = choice
         load = self._loader(choice, memory) if choice.name else None
@@ -55,6 +62,18 @@ class PlannerSupply:
     def planned(self, choice: PlannerChoice) -> Decision | None:
         """The memory plan with this planner. Raises as `with_planner` does."""
         return with_planner(self.memory, choice, self._settings) if self.memory else None
+
+    def check(self) -> None:
+        """Raises StageStuckError where a thread of this device is stuck."""
+        self._watchdog.check()
+
+    async def fetched(self, choice: PlannerChoice) -> PlannerChoice:
+        """The planner once its files are there. Raises StageStuckError where no more bytes come."""
+        async with self._fetching:
+            self.check()
+            heard = OnLoading(_log_progress, self._thread.beat)
+            work = partial(_fetch, choice, self._settings, heard)
+            return replace(choice, folder=await self._thread.run(f"download {choice.name}", work))
 
     async def put(self, choice: PlannerChoice) -> PlannerInfo:
         """See `PlannerDesk.put`; once it is there, the memory plan is the one with it."""
@@ -67,13 +86,12 @@ class PlannerSupply:
         settings, plan = self._settings, memory.plan if memory else None
 
         def load(on_loading: OnLoading) -> LoadedPlanner:
-            folder = choice.folder or _fetched(choice, settings, on_loading).folder
-            assert folder is not None
+            folder = choice.folder or _fetch(choice, settings, on_loading)
             on_loading("loading", "")
             from acestep.engine.loading import load_planner
 
             device = settings.lm_device or settings.device
-            return load_planner(folder, device, settings.lm_backend, plan, self._shared)
+            return load_planner(folder, device, settings.lm_backend, plan, self._shared, on_loading.beat)
 
         return load
 
@@ -102,9 +120,10 @@ class PlannerSupplies:
                 async with supply.desk.borrow():  # it may be on its way
                     pass
             return self._info
+        self._check_threads()
         choice = await asyncio.to_thread(self._choose, name)
         if choice.folder is None and any(supply.desk.info().is_usable for supply in self._supplies):
-            choice = await asyncio.to_thread(_fetched, choice, self._settings, _log_progress)
+            choice = await self._supplies[0].fetched(choice)
         before, done = self._memories, []
         try:
             for supply in self._supplies:
@@ -122,6 +141,7 @@ class PlannerSupplies:
 
     async def reload(self) -> tuple[str, ...]:
         """See `PlannerKeeper.reload`."""
+        self._check_threads()
         if self._info.state != "failed":
             return ()
         return ((await self.put(self._info.name)).name,)
@@ -133,6 +153,10 @@ class PlannerSupplies:
     @property
     def _info(self) -> PlannerInfo:
         return self._supplies[0].desk.info()
+
+    def _check_threads(self) -> None:
+        for supply in self._supplies:
+            supply.check()
 
     def _is_there(self, name: str | None) -> bool:
         infos = [supply.desk.info() for supply in self._supplies]
@@ -175,10 +199,10 @@ def _expect(choice: PlannerChoice) -> PlannerInfo:
     return PlannerInfo(choice.name, state, only_if_needed=choice.only_if_needed)
 
 
-def _fetched(choice: PlannerChoice, settings: Settings, on_loading: OnLoading) -> PlannerChoice:
-    """The planner once its files are there."""
-    fetch_for_server(order_for(choice.name, settings), on_loading)
-    return replace(choice, folder=settings.checkpoints_dir / choice.name)
+def _fetch(choice: PlannerChoice, settings: Settings, on_loading: OnLoading) -> Path:
+    """The folder of a planner once its files are there."""
+    fetch_for_server(order_for(choice.name, settings), on_loading, on_loading.beat)
+    return settings.checkpoints_dir / choice.name
 
 
 def _log_progress(state: ModelState, detail: str) -> None:

@@ -7,7 +7,7 @@ shape as expected. Knows nothing of particular models.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,15 @@ Rename = Callable[[str], str]
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where tensors go, and as what: of some models, the matrices of layers are packed in fewer bits."""
+    """Where tensors go, and as what: of some models, the matrices of layers are packed in fewer bits.
+
+    `beat` is called with each tensor that was read. It is how, not where: places are alike without it.
+    """
 
     device: torch.device
     dtype: torch.dtype
     quantization: Quantization = "none"
+    beat: Callable[[], None] = field(default=lambda: None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,7 @@ def fill(
                 tensor: Tensor = tensors.get_tensor(name)
                 _check_shape(file, name, tensor, own_tensors[own_names[name]].shape)
                 state[own_names[name]] = pack(own_names[name], tensor.to(place.dtype))
+                place.beat()
     module.load_state_dict(state, strict=False, assign=True)
     module.to(place.device).eval().requires_grad_(False)
     pack.finish(module)

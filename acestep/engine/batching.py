@@ -27,8 +27,8 @@ class BatchingStage(Generic[Item, Result]):
 
     The oldest item decides the kind of the next batch, unless others need the same `tool` as the last batch:
     these go first, but never more than PATIENCE batches before the oldest item, so none waits for ever.
-    Batches run one at a time by `run`. An error fails every item of its batch; but where memory runs out, its
-    halves run by themselves, down to single items.
+    Batches run one at a time by `run`. An error fails every item of its batch; but where memory runs out, it
+    runs again in halves, down to single items, and `learn` hears of the items that were too many.
     """
 
     def __init__(
@@ -38,12 +38,14 @@ class BatchingStage(Generic[Item, Result]):
         limit: Callable[[Item], int],
         run: Run[Result],
         tool: Callable[[Item], Hashable] = lambda item: None,
+        learn: Callable[[Sequence[Item]], None] = lambda items: None,
     ) -> None:
         self._work = work
         self._kind = kind
         self._limit = limit
         self._run = run
         self._tool = tool
+        self._learn = learn
         self._in_use: Hashable = None
         self._passed = 0  # batches that went before the oldest item
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
@@ -90,25 +92,39 @@ class BatchingStage(Generic[Item, Result]):
         return first
 
     async def _run_batch(self, batch: Batch[Item, Result]) -> None:
+        size = len(batch)
+        try:
+            while batch := [entry for entry in batch if not entry[1].done()]:
+                part = batch[:size]
+                if not await self._has_run(part):
+                    size = halved(len(part))
+        except asyncio.CancelledError as error:
+            _fail(batch, error)
+            raise
+
+    async def _has_run(self, batch: Batch[Item, Result]) -> bool:
+        """Run a batch, and hand out what came of it; False: memory does not hold so many at once."""
         items = [item for item, _ in batch]
         try:
             results = await self._run(lambda: self._work(items))
             answers = list(zip(batch, results, strict=True))
-        except BaseException as error:  # handed to whoever waits for it
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - handed to whoever waits for it
             if isinstance(error, NotEnoughMemoryError) and len(batch) > 1:
-                halves = batch[: len(batch) // 2], batch[len(batch) // 2 :]
-            else:
-                _fail(batch, error)
-                if isinstance(error, asyncio.CancelledError):
-                    raise
-                return
-        else:
-            for (_, future), result in answers:
-                if not future.done():
-                    future.set_result(result)
-            return
-        for half in halves:
-            await self._run_batch([entry for entry in half if not entry[1].done()])
+                self._learn(items)
+                return False
+            _fail(batch, error)
+            return True
+        for (_, future), result in answers:
+            if not future.done():
+                future.set_result(result)
+        return True
+
+
+def halved(count: int) -> int:
+    """How many are run at once of `count` that were too many: the larger half."""
+    return -(-count // 2)
 
 
 def _fail(batch: Batch[Item, Result], error: BaseException) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -19,7 +19,13 @@ from acestep.engine.renderer import OnLoading
 from acestep.engine.tasks import loaded
 from acestep.engine.thrift import load_thriftily
 from acestep.engine.upkeep import LEFT, Upkeep, leave_when_idle, when_wanted
-from acestep.errors import ModelUnavailableError, NotEnoughMemoryError, PlannerUnavailableError
+from acestep.engine.watchdog import WatchedThread
+from acestep.errors import (
+    ModelUnavailableError,
+    NotEnoughMemoryError,
+    PlannerUnavailableError,
+    StageStuckError,
+)
 from acestep.planner.language_model import Generation, LanguageModel
 from acestep.planner.loop import Cancelled, GenerationLoop, OnTokens
 from acestep.planner.planner import Planner, Watch
@@ -36,6 +42,16 @@ class LoadedPlanner:
 
 LoadPlanner = Callable[[OnLoading], LoadedPlanner]
 """Brings a language model into memory, from any thread. Raises AceStepError if it cannot."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Who sat at the desk before another came."""
+
+    info: PlannerInfo
+    load: LoadPlanner | None
+    has_worked: bool
+    was_there: bool
 
 
 class PlannerDesk:
@@ -68,8 +84,10 @@ class PlannerDesk:
         self._replacing: asyncio.Task[PlannerInfo] | None = None
         self._open = asyncio.Event()  # not while it is being replaced
         self._open.set()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="load-planner")
-        self._upkeep.watchdog.add(self)
+        self._watchdog = self._upkeep.watchdog
+        executor = ThreadPoolExecutor(1, thread_name_prefix="load-planner")
+        self._thread = WatchedThread(executor, self._watchdog)
+        self._watchdog.add(self)
 
     stage = "plan"
 
@@ -105,7 +123,7 @@ class PlannerDesk:
 
         What is being planned ends first, with the planner that is there; who comes meanwhile waits for the
         other. Where that cannot be loaded, the one that was there comes again, and ModelUnavailableError is
-        raised.
+        raised; StageStuckError where a thread is stuck that has to come to an end first, or loads the other.
         """
         # Whoever asked for it may leave, but half of it would leave no planner at all.
         self._replacing = asyncio.create_task(self._put(info, load))
@@ -118,33 +136,50 @@ class PlannerDesk:
     async def _replace(self, info: PlannerInfo, load: LoadPlanner) -> PlannerInfo:
         self._open.clear()
         try:
-            if self._loading is not None:
-                await self._settled.wait()
-            while self._at_work:
-                self._ended.clear()
-                await self._ended.wait()
-            before, was_there = (self._info, self._load, self._has_worked), self._planner is not None
+            await self._rest()
+            before = _Place(self._info, self._load, self._has_worked, self._planner is not None)
             await self.leave()
             self._info, self._load, self._has_worked = info, load, False
             self._begin(load)
-            await self._settled.wait()
+            try:
+                await self._watchdog.until(self._settled, self._thread)
+            except StageStuckError:
+                await self._bring_back(before)
+                raise
             if self._planner is not None:
                 return self._info
             reason = self._info.detail
-            self._info, self._load, self._has_worked = before
-            self._loading = None
-            if was_there and self._load is not None:
-                self._info = replace(self._info, state="on_disk")
-                self._begin(self._load)
+            await self._bring_back(before)
             raise ModelUnavailableError(f"The planner {info.name} could not be loaded: {reason}")
         finally:
             self._open.set()
+
+    async def _rest(self) -> None:
+        """Return once nothing is loaded and nobody writes. Raises StageStuckError where that does not end."""
+        self._watchdog.check()
+        if self._loading is not None:
+            await self._watchdog.until(self._settled, self._thread)
+        while self._at_work:
+            self._ended.clear()
+            await self._ended.wait()
+        await self._watchdog.until_quiet(self)  # a step that nobody waits for any more
+
+    async def _bring_back(self, before: _Place) -> None:
+        """Have the planner again that left for one that did not come."""
+        if self._loading is not None and not self._loading.done():
+            self._loading.cancel()
+            await asyncio.wait([self._loading])
+        self._info, self._load, self._has_worked = before.info, before.load, before.has_worked
+        self._loading = None
+        if before.was_there and self._load is not None:
+            self._info = replace(self._info, state="on_disk")
+            self._begin(self._load)
 
     @asynccontextmanager
     async def borrow(self) -> AsyncIterator[Planner]:
         """The planner, which stays in memory meanwhile; waits while it is loaded.
 
-        Raises PlannerUnavailableError if it cannot be had.
+        Raises PlannerUnavailableError if it cannot be had, StageStuckError where loading does not get on.
         """
         self._users += 1
         try:
@@ -169,9 +204,13 @@ class PlannerDesk:
             await self._open.wait()
             if self._load is not None and self._loading is None:
                 self._begin(self._load)
-            await self._settled.wait()
+            await self._watchdog.until(self._settled, self._thread, self._is_loading)
             if self._open.is_set() and self._settled.is_set():  # still
                 return
+
+    def _is_loading(self) -> bool:
+        """Whether the thread is at the planner that is wanted now."""
+        return self._thread.stage == f"load {self._info.name}"
 
     async def draft(self, request: DraftRequest, longest: float, watch: Watch) -> Draft:
         """See `Planner.draft`; where memory runs out, it is tried once more."""
@@ -191,8 +230,8 @@ class PlannerDesk:
         for task in (self._replacing, self._loading, self._leaving):
             if task is not None:
                 task.cancel()
-        self._thread.shutdown(wait=False, cancel_futures=True)
-        if self._loop is not None and not self._upkeep.watchdog.is_stuck(self):
+        self._thread.close()
+        if self._loop is not None and not self._watchdog.is_stuck(self):
             await asyncio.to_thread(self._loop.close)
 
     @property
@@ -211,7 +250,7 @@ class PlannerDesk:
         held = [loop]
         del loop
         # On the thread that loads, so that it is gone before it comes again.
-        await asyncio.get_running_loop().run_in_executor(self._thread, _end, held, self._upkeep.free)
+        await self._thread.run("end planner", partial(_end, held, self._upkeep.free))
 
     def _begin(self, load: LoadPlanner) -> None:
         if self._info.state == "on_disk":
@@ -241,12 +280,12 @@ class PlannerDesk:
         """See `Generate`: by the loop, which is watched."""
         assert self._loop is not None  # as long as anybody has the planner
         writing = asyncio.ensure_future(self._loop.generate(generation, on_tokens, cancelled))
-        return await self._upkeep.watchdog.watch(writing, self)
+        return await self._watchdog.watch(writing, self)
 
     async def _fetch(self, load: LoadPlanner) -> LoadedPlanner:
-        what, work = f"the planner {self._info.name}", partial(load, self._on_loading)
-        fetch = partial(load_thriftily, what, work, self._upkeep.free)
-        return await asyncio.get_running_loop().run_in_executor(self._thread, fetch)
+        name, heard = self._info.name, OnLoading(self._on_loading, self._thread.beat)
+        fetch = partial(load_thriftily, f"the planner {name}", partial(load, heard), self._upkeep.free)
+        return await self._thread.see_through(f"load {name}", fetch)
 
     def _give_up(self, reason: str) -> None:
         """Loading failed. What was in memory once may be there again when there is more room."""
@@ -259,7 +298,8 @@ class PlannerDesk:
 
 
 async def _leave(desk: PlannerDesk) -> None:
-    await desk.leave()
+    with suppress(StageStuckError):  # which is in the log, and at /health
+        await desk.leave()
 
 
 def _end(held: list[GenerationLoop], free: Callable[[], None]) -> None:

@@ -43,7 +43,7 @@ from acestep.engine.thinking import (
     with_draft,
 )
 from acestep.engine.threads import computing_thread
-from acestep.engine.thrift import Piece, Thrift
+from acestep.engine.thrift import Bounds, Piece, Thrift
 from acestep.engine.upkeep import Upkeep
 from acestep.engine.watchdog import WatchedThread
 from acestep.engine.write import SongWriter
@@ -92,12 +92,14 @@ class Engine:
         self._thrift = Thrift(upkeep.free)
         self._executors = computing_thread("compute"), ThreadPoolExecutor(1, thread_name_prefix="files")
         self._compute, self._files = (WatchedThread(each, self._watchdog) for each in self._executors)
+        bounds = Bounds()
         self._rendering = BatchingStage(
             self._render,
             _kind,
-            lambda ticket: ticket.model.info.max_batch,
+            lambda ticket: bounds.most(ticket.model, ticket.plan.duration),
             partial(self._compute.run, "render"),
             _model,
+            lambda tickets: bounds.learn(tickets[0].model, tickets[0].plan.duration, len(tickets)),
         )
 
     def models(self) -> tuple[ModelInfo, ...]:

@@ -166,35 +166,49 @@ def free_memory() -> None:
             kind.empty_cache()
 
 
+def _unheard() -> None:
+    """For loading that nobody watches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a model meets where it is loaded.
+
+    Adapters come out of `folder` when songs need them; parts that `shared` holds are not loaded again. Songs
+    are decoded by pieces as `plan` has it. `beat` hears that loading gets on.
+    """
+
+    folder: AdapterFolder = field(default_factory=lambda: AdapterFolder(None))
+    shared: SharedParts = field(default_factory=SharedParts)
+    plan: MemoryPlan | None = None
+    beat: Callable[[], None] = _unheard
+
+
 def load_model(
-    checkpoint: Checkpoint,
-    device: str,
-    info: ModelInfo,
-    folder: AdapterFolder | None = None,
-    shared: SharedParts | None = None,
-    plan: MemoryPlan | None = None,
+    checkpoint: Checkpoint, device: str, info: ModelInfo, around: Surroundings | None = None
 ) -> Loaded:
     """Load `checkpoint` onto `device` (as ACESTEP_DEVICE has it); `info` is completed by what it says.
 
-    Adapters come out of `folder` when songs need them; parts that `shared` holds are not loaded again.
-    Songs are decoded by pieces as `plan` has it.
     Raises CheckpointError where files do not fit, ModelUnavailableError where the device is not there.
     """
+    around = around or Surroundings()
+    plan, shared = around.plan, around.shared
     place = choose_device(device)
+    around.beat()  # a driver may have taken its time
     dtype = _dtype(place)
     quantization = plan.quantization if plan else "none"
     log.info("Loading %s on %s in %s", checkpoint.name, place, _numbers(dtype, quantization))
-    shared = shared or SharedParts()
     tile = plan.tile if plan else DEFAULT_TILE_FRAMES
     codec = shared.get(
         checkpoint.vae, (place, dtype, tile), lambda: load_codec(checkpoint.vae, place, dtype, tile)
     )
+    around.beat()
     home = torch.device("cpu") if plan and moves(plan) else place
     modules = load_synthesizer(
         checkpoint.dit,
         checkpoint.text_encoder,
         checkpoint.tokenizer,
-        Placement(home, dtype, quantization),
+        Placement(home, dtype, quantization, around.beat),
         shared,
     )
     if modules.facts.latent_channels != codec.latent_channels:
@@ -205,7 +219,7 @@ def load_model(
     if plan:
         modules = settle(modules, codec, plan, place, _residency(place, shared))
     room = plan.adapter_room if plan else None
-    adapters = TransformerAdapters(checkpoint.name, modules.transformer, folder or AdapterFolder(None), room)
+    adapters = TransformerAdapters(checkpoint.name, modules.transformer, around.folder, room)
     synthesizer = Synthesizer(modules, frame_rate=codec.sample_rate / codec.hop_length)
     complete = replace(
         info,
@@ -233,11 +247,13 @@ def load_planner(
     backend: str,
     plan: MemoryPlan | None = None,
     shared: SharedParts | None = None,
+    beat: Callable[[], None] = _unheard,
 ) -> LoadedPlanner:
     """Load the language model in `folder` onto `device`; `backend` as ACESTEP_LM_BACKEND has it.
 
     Where that cannot run it, PyTorch does, and `detail` says why. How many texts it writes at once, how
-    long they may be, and whether it makes way for the models of `shared`, is in `plan`. Raises
+    long they may be, and whether it makes way for the models of `shared`, is in `plan`; `beat` hears that
+    loading gets on (vLLM tells of nothing until it is there). Raises
     CheckpointError where files do not fit, ModelUnavailableError where the device is not there, or vLLM is
     and does not start.
     """
@@ -256,11 +272,12 @@ def load_planner(
     dtype = _dtype(place)
     log.info("Loading %s on %s in %s", folder.name, place, _numbers(dtype, quantization))
     if plan and plan.planner and plan.placement("planner") == "offloaded":
-        home = Placement(torch.device("cpu"), dtype, quantization)
+        home = Placement(torch.device("cpu"), dtype, quantization, beat)
         model = load_torch_language_model(folder, home, slots, length, place)
         model = lodge(model, _residency(place, shared or SharedParts()))
     else:
-        model = load_torch_language_model(folder, Placement(place, dtype, quantization), slots, length)
+        where = Placement(place, dtype, quantization, beat)
+        model = load_torch_language_model(folder, where, slots, length)
     return LoadedPlanner(model, "pt", detail)
 
 

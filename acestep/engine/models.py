@@ -17,13 +17,15 @@ from itertools import count
 from typing import Protocol
 
 from acestep.checkpoints import is_bare
-from acestep.domain import ModelInfo, ModelState
-from acestep.engine.renderer import Load, Loaded
+from acestep.domain import ModelInfo
+from acestep.engine.place import Place, nothing
+from acestep.engine.renderer import Load, Loaded, OnLoading
 from acestep.engine.tasks import loaded
 from acestep.engine.threads import computing_thread
 from acestep.engine.thrift import Free, load_thriftily
 from acestep.engine.upkeep import LEFT, Upkeep, leave_when_idle, when_wanted
-from acestep.errors import CheckpointError, InvalidFieldError, ModelUnavailableError
+from acestep.engine.watchdog import WatchedThread
+from acestep.errors import CheckpointError, InvalidFieldError, ModelUnavailableError, StageStuckError
 from acestep.limits import choose_model
 
 log = logging.getLogger(__name__)
@@ -69,13 +71,13 @@ class ModelShelf:
         room: int = 0,
         upkeep: Upkeep | None = None,
     ) -> None:
-        self._slots = {number: _Place(slot) for number, slot in slots.items()}
-        self._guests: dict[str, _Place] = {}  # loaded because a request named them
+        self._slots = {number: Place(slot.info, slot.load) for number, slot in slots.items()}
+        self._guests: dict[str, Place] = {}  # loaded because a request named them
         self._catalogue = catalogue
         self._room = room
         self._upkeep = upkeep or Upkeep()
         self._leaving: asyncio.Task[None] | None = None
-        self._thread = computing_thread("load-model")
+        self._thread = WatchedThread(computing_thread("load-model"), self._upkeep.watchdog)
         self._ready = asyncio.Event()
         self._door = asyncio.Lock()  # whoever needs room waits for it before those who came later
         self._changed = asyncio.Event()
@@ -122,14 +124,15 @@ class ModelShelf:
         for place in self._places():
             if place.loading is not None:
                 place.loading.cancel()
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._thread.close()
 
     async def put(self, number: int, name: str | None = None) -> ModelInfo:
         """See `ModelKeeper.put`."""
         async with self._putting:
             old = self._slots.get(number)
-            new = _Place(await self._wished(number, name))
-            new.info = replace(new.info, is_default=number == PRIMARY)
+            self._upkeep.watchdog.check()
+            wished = await self._wished(number, name)
+            new = Place(replace(wished.info, is_default=number == PRIMARY), wished.load)
             leaves = await self._leaves_first(old, new)
             if leaves and old is not None:
                 self._slots[number] = new
@@ -139,7 +142,7 @@ class ModelShelf:
                 if old is None or old.info.state == "failed":
                     self._slots[number] = new  # so that all see how far it is
                 self._begin(new)
-            await new.settled.wait()
+            await self._arrival(number, new)
             if new.loaded is None:
                 raise ModelUnavailableError(f"{new.info.name} could not be loaded: {new.info.detail}")
             self._slots[number] = new
@@ -148,7 +151,19 @@ class ModelShelf:
                 self._ready.set()
             return new.info
 
-    async def _leaves_first(self, old: _Place | None, new: _Place) -> bool:
+    async def _arrival(self, number: int, new: Place) -> None:
+        """Return once a model for a slot is settled. Raises StageStuckError where the thread is stuck before.
+
+        A model that has its slot already may come late; of another, nobody would know.
+        """
+        try:
+            await self._upkeep.watchdog.until(new.settled, self._thread)
+        except StageStuckError:
+            if self._slots.get(number) is not new and new.loading is not None:
+                new.loading.cancel()
+            raise
+
+    async def _leaves_first(self, old: Place | None, new: Place) -> bool:
         """Whether the model in a slot must leave before another comes there.
 
         Raises InvalidFieldError where there is no room for the other even then.
@@ -166,7 +181,7 @@ class ModelShelf:
         together = [*others, old.info.name, new.info.name]
         return bool(await asyncio.to_thread(self._catalogue.no_room, together))
 
-    async def _load_after(self, old: _Place, new: _Place) -> None:
+    async def _load_after(self, old: Place, new: Place) -> None:
         """Load a model once the songs of another have ended, which leaves then."""
         while old.users or (old.loading is not None and not old.settled.is_set()):
             self._changed.clear()
@@ -174,13 +189,14 @@ class ModelShelf:
         self._drop(old)
         await self._load(new)
 
-    def _bring_back(self, number: int, old: _Place) -> None:
+    def _bring_back(self, number: int, old: Place) -> None:
         """Load a model again that left for one that did not come."""
         self._slots[number] = old
         self._begin(old)
 
     async def reload(self) -> tuple[str, ...]:
         """See `ModelKeeper.reload`."""
+        self._upkeep.watchdog.check()
         failed = [number for number, place in sorted(self._slots.items()) if place.info.state == "failed"]
         again = []
         for number in failed:
@@ -213,7 +229,7 @@ class ModelShelf:
         """The model that runs a request for `name`, which stays in memory meanwhile, and sentences about it.
 
         Waits while it is loaded. Where that fails, it is the default; raises ModelUnavailableError where that
-        one is not to be had.
+        one is not to be had, StageStuckError where loading does not get on.
         """
         place, notes = await self._take(name)
         if place.loaded is None and place is not self._slots[PRIMARY]:
@@ -229,7 +245,7 @@ class ModelShelf:
         finally:
             self._put_back(place)
 
-    async def _take(self, name: str | None) -> tuple[_Place, tuple[str, ...]]:
+    async def _take(self, name: str | None) -> tuple[Place, tuple[str, ...]]:
         """The place of the model for `name`, once it is settled if it can be used, and why it is that one.
 
         It counts as in use from now on.
@@ -246,26 +262,27 @@ class ModelShelf:
                 self._put_back(place)
                 raise
         try:
-            await place.settled.wait()
+            watchdog, thread = self._upkeep.watchdog, self._thread
+            await watchdog.until(place.settled, thread, lambda: thread.stage == place.stage)
         except BaseException:
             self._put_back(place)
             raise
         return place, notes
 
-    def _put_back(self, place: _Place) -> None:
+    def _put_back(self, place: Place) -> None:
         place.users -= 1
         place.last_use = next(self._uses)
         place.used_at = time.monotonic()
         self._forget(place)
         self._changed.set()
 
-    def _forget(self, place: _Place) -> None:
+    def _forget(self, place: Place) -> None:
         """Let a guest go that did not come, so that the next request for it tries again."""
         name = place.info.name
         if not place.users and not place.takes_room and self._guests.get(name) is place:
             del self._guests[name]
 
-    def _places(self) -> Iterator[_Place]:
+    def _places(self) -> Iterator[Place]:
         yield from (self._slots[number] for number in sorted(self._slots))
         yield from self._guests.values()
 
@@ -273,12 +290,13 @@ class ModelShelf:
         known = {place.info.name for place in self._places()}
         yield from (info for info in catalogue.on_disk() if info.name not in known)
 
-    def _find(self, name: str) -> _Place:
+    def _find(self, name: str) -> Place:
         for place in self._places():
             if place.info.name == name:
                 return place
         assert self._catalogue is not None  # who told of it
-        self._guests[name] = _Place(self._catalogue.find(name))
+        slot = self._catalogue.find(name)
+        self._guests[name] = Place(slot.info, slot.load)
         return self._guests[name]
 
     async def _make_room(self) -> None:
@@ -291,18 +309,18 @@ class ModelShelf:
                 self._changed.clear()
                 await self._changed.wait()
 
-    async def _leave(self, place: _Place) -> None:
+    async def _leave(self, place: Place) -> None:
         """Let an idle model go, and the memory that it had."""
         self._drop(place, LEFT)
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._upkeep.free)
+        await self._thread.see_through("free memory", self._upkeep.free)
 
-    def _drop(self, place: _Place, detail: str = "") -> None:
+    def _drop(self, place: Place, detail: str = "") -> None:
         log.info("%s leaves memory", place.info.name)
         place.loading = place.loaded = None
         place.info = replace(place.info, state="on_disk", detail=detail)
         self._guests.pop(place.info.name, None)
 
-    def _begin(self, place: _Place, after: _Place | None = None) -> None:
+    def _begin(self, place: Place, after: Place | None = None) -> None:
         """Load a model; `after` another has left."""
         if place.info.state == "on_disk":
             place.info = replace(place.info, state="loading", detail="")
@@ -310,7 +328,7 @@ class ModelShelf:
         loading = self._load_after(after, place) if after else self._load(place)
         place.loading = asyncio.create_task(loading)
 
-    async def _load(self, place: _Place) -> None:
+    async def _load(self, place: Place) -> None:
         try:
             place.loaded = await loaded(f"The model {place.info.name}", self._fetch(place), place.give_up)
             if place.loaded is None:
@@ -321,7 +339,7 @@ class ModelShelf:
                 comes_when_wanted=self._upkeep.comes_when_wanted or bool(self._room),
             )
             place.has_worked, place.used_at = True, time.monotonic()
-            place.on_failure = _nothing
+            place.on_failure = nothing
             if place is self._slots[PRIMARY]:
                 self._ready.set()
         finally:
@@ -329,54 +347,13 @@ class ModelShelf:
             self._forget(place)
             self._changed.set()
 
-    async def _fetch(self, place: _Place) -> Loaded:
+    async def _fetch(self, place: Place) -> Loaded:
         if place.load is None:
             raise ModelUnavailableError(place.info.detail)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, _fetch, place, place.load, self._upkeep.free)
+        load = partial(place.load, OnLoading(place.on_loading, self._thread.beat))
+        return await self._thread.see_through(place.stage, partial(_fetch, place, load, self._upkeep.free))
 
 
-def _nothing() -> None:
-    pass
-
-
-def _fetch(place: _Place, load: Load, free: Free) -> Loaded:
+def _fetch(place: Place, load: Callable[[], Loaded], free: Free) -> Loaded:
     free()  # a model that left may hold itself in a cycle
-    return load_thriftily(f"the model {place.info.name}", partial(load, place.on_loading), free)
-
-
-class _Place:
-    """Where a model is, or will be. `loading` is its task, done or not; without one it is on disk alone."""
-
-    def __init__(self, slot: Slot) -> None:
-        self.info = slot.info
-        self.load = slot.load
-        self.loaded: Loaded | None = None
-        self.loading: asyncio.Task[None] | None = None
-        self.settled = asyncio.Event()
-        self.users = 0
-        self.last_use = -1
-        self.used_at = 0.0
-        self.has_worked = False
-        self.on_failure: Callable[[], None] = _nothing
-
-    @property
-    def takes_room(self) -> bool:
-        """Whether the model is in memory, or on its way there."""
-        return self.loaded is not None or (self.loading is not None and not self.settled.is_set())
-
-    @property
-    def idle_since(self) -> float | None:
-        """See `Idle`."""
-        return None if self.users or self.loaded is None else self.used_at
-
-    def on_loading(self, state: ModelState, detail: str) -> None:
-        """How far loading is; called from its thread too."""
-        self.info = replace(self.info, state=state, detail=detail)
-
-    def give_up(self, reason: str) -> None:
-        """Loading failed. What was in memory once may be there again when there is more room."""
-        self.on_failure()
-        self.on_loading("on_disk" if self.has_worked else "failed", reason)
-        if self.has_worked:
-            self.loading = None
+    return load_thriftily(f"the model {place.info.name}", load, free)

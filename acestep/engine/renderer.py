@@ -92,14 +92,29 @@ class Renderer(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Loaded:
-    """What loading gives: the model's facts, now that all of them are known, and the model."""
+    """What loading gives: the model's facts, now that all of them are known, and the model.
+
+    Each loading gives another, which is itself alone: others may remember something of it as long as it is.
+    """
 
     info: ModelInfo
     renderer: Renderer
 
 
-OnLoading = Callable[[ModelState, str], None]
+@dataclass(frozen=True, slots=True)
+class OnLoading:
+    """Hears of a model on its way, from any thread: how far it is, and by `beat` that it gets on at all."""
+
+    tell: Callable[[ModelState, str], None]
+    beat: Callable[[], None]
+
+    def __call__(self, state: ModelState, detail: str) -> None:
+        """It is so far now. Raises as `beat` does."""
+        self.beat()
+        self.tell(state, detail)
+
+
 Load = Callable[[OnLoading], Loaded]
 """Brings a model into memory, from any thread; says how far it is. Raises AceStepError if it cannot."""

@@ -1,7 +1,8 @@
 """Work for which memory runs out: let go of all that it held, and try once more with less.
 
-Owns the second try and the sentence if that fails too. Runs on the thread that computes, since what failed is
-let go only where nobody holds its frames any more. Knows nothing of models or of how less is done.
+Owns the second try, the sentence if that fails too, and what was learned of batches. Runs on the thread that
+computes, since what failed is let go only where nobody holds its frames any more. Knows nothing of models, or
+of how less is done.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
+from acestep.engine.batching import halved
+from acestep.engine.renderer import Loaded
 from acestep.errors import NotEnoughMemoryError
 from acestep.scarcity import is_out_of_memory
 
@@ -20,6 +24,7 @@ Free = Callable[[], None]
 
 log = logging.getLogger(__name__)
 
+_ROUNDING = 1e-6  # songs: three times a length may be a little less than three of it
 _WORTH_HALVING = 20.0  # seconds: half of it is the shortest song
 
 
@@ -40,6 +45,32 @@ class Piece:
     seconds: float | None
     what: str = "a song"
     remedy: str = "a shorter one needs less"
+
+
+class Bounds:
+    """How much music fits into a batch of a model, learned from batches that did not fit.
+
+    Memory for songs grows with their number times their length, so that one bound is good for all lengths. It
+    is forgotten with the model: what is loaded anew may find more room.
+    """
+
+    def __init__(self) -> None:
+        self._seconds: WeakKeyDictionary[Loaded, float] = WeakKeyDictionary()
+
+    def most(self, model: Loaded, seconds: float) -> int:
+        """How many songs of so many seconds may be in a batch: at least one."""
+        most = model.info.max_batch
+        bound = self._seconds.get(model)
+        return most if bound is None else max(1, min(most, int(bound / seconds + _ROUNDING)))
+
+    def learn(self, model: Loaded, seconds: float, too_many: int) -> None:
+        """So many songs of so many seconds ran out of memory; half of them are tried from now on."""
+        most = halved(too_many)
+        self._seconds[model] = most * seconds
+        log.warning(
+            "%d songs of %g s at once are too many for %s here: no more than %d (%g s in all) from now on",
+            *(too_many, seconds, model.info.name, most, most * seconds),
+        )
 
 
 def load_thriftily(what: str, load: Callable[[], T], free: Free) -> T:

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
+from contextlib import suppress
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -22,6 +23,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 1.0  # how often a thread is looked after that is known to be stuck
+_GLANCE_SECONDS = 0.05  # and one that is expected to end
 
 
 class Pulse(Protocol):
@@ -63,6 +65,12 @@ class Watchdog:
             if self.is_stuck(pulse)
         )
 
+    def check(self) -> None:
+        """Raise StageStuckError where anything is stuck: nothing is to be changed then."""
+        for pulse in self._pulses:
+            if self.is_stuck(pulse):
+                raise StageStuckError(pulse.stage, self._patience)
+
     async def wait_well(self) -> None:
         """Return once nothing is stuck."""
         while True:
@@ -89,6 +97,23 @@ class Watchdog:
         except asyncio.CancelledError:
             work.cancel()
             raise
+
+    async def until(
+        self, event: asyncio.Event, pulse: Pulse, is_at_it: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Wait for what the thread of `pulse` brings about, as `watch` does."""
+        coming = asyncio.ensure_future(event.wait())
+        try:
+            await self.watch(coming, pulse, is_at_it)
+        finally:
+            coming.cancel()
+
+    async def until_quiet(self, pulse: Pulse) -> None:
+        """Return once its thread has no work at hand. Raises StageStuckError if that does not end."""
+        while pulse.silence():
+            if self.is_stuck(pulse):
+                raise StageStuckError(pulse.stage, self._patience)
+            await asyncio.sleep(_GLANCE_SECONDS)
 
 
 def _forget(work: asyncio.Future[T]) -> None:
@@ -126,23 +151,49 @@ class WatchedThread:
             task.given_up = True
             raise
 
+    async def see_through(self, stage: str, work: Callable[[], T]) -> T:
+        """As `run`, but where it is stuck it is not given up: what it returns is used, however late.
+
+        Only who cancels this gives it up.
+        """
+        task = _Task(stage)
+        future = asyncio.get_running_loop().run_in_executor(self._executor, partial(self._do, task, work))
+        try:
+            with suppress(StageStuckError):
+                return await self._watchdog.watch(future, self, lambda: self._at_work is task)
+            return await future
+        except asyncio.CancelledError:
+            task.given_up = True
+            raise
+
+    def close(self) -> None:
+        """Begin nothing more; does not wait for what is at work."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
     def beat(self) -> None:
         """The work at hand made progress. Raises JobCancelledError where it has been given up."""
         task = self._at_work
         if task is not None:
             if task.given_up:
                 raise JobCancelledError(f"Stage {task.stage} was given up.")
+            self._say_if_back(task)
             task.last_beat = time.monotonic()
 
     def _do(self, task: _Task, work: Callable[[], T]) -> T:
         task.last_beat = time.monotonic()
         self._at_work = task
         try:
-            return work()
+            done = work()
+            if task.given_up:  # not held until the event loop drops it
+                raise JobCancelledError(f"Stage {task.stage} was given up.")
+            return done
         finally:
+            self._say_if_back(task)
             self._at_work = None
-            if task.given_up:
-                log.warning("Stage %s came back after it was given up; the server works again", task.stage)
+
+    def _say_if_back(self, task: _Task) -> None:
+        if self._watchdog.is_stuck(self):
+            log.warning("Stage %s goes on after it was stuck; the server works again", task.stage)
 
 
 class _Task:

@@ -67,12 +67,15 @@ class ModelKeeper(Protocol):
         It is loaded beside the one that is there, which leaves when its songs end; where there is no room for
         both, that one leaves first. Where loading fails, all is as it was. Raises InvalidFieldError for a
         name that cannot be had, or has no room beside the other slots; ModelUnavailableError where it cannot
-        be loaded.
+        be loaded; StageStuckError where a thread is stuck, or loading does not get on.
         """
         ...
 
     async def reload(self) -> tuple[str, ...]:
-        """Load again what could not be loaded; returns the names of those that are there now."""
+        """Load again what could not be loaded; returns the names of those that are there now.
+
+        Raises StageStuckError as `put` does.
+        """
         ...
 
 
@@ -87,7 +90,8 @@ class PlannerKeeper(Protocol):
         """Have the planner called `name` from now on, and return it once it is there.
 
         What is being planned ends first; what comes meanwhile waits. Raises as `check` does, and
-        ModelUnavailableError where it cannot be loaded: then the one that was there comes again.
+        ModelUnavailableError where it cannot be loaded, and StageStuckError where a thread is stuck: then the
+        one that was there stays, or comes again.
         """
         ...
 

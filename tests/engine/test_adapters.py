@@ -12,7 +12,7 @@ import pytest
 from acestep.adapters import AdapterFolder
 from acestep.domain import AdapterUse, ModelInfo
 from acestep.engine.engine import Engine
-from acestep.engine.loading import load_model
+from acestep.engine.loading import Surroundings, load_model
 from acestep.engine.plan import plan_songs
 from acestep.engine.renderer import Loaded
 from acestep.errors import CheckpointError
@@ -29,7 +29,7 @@ POP, JAZZ = (AdapterUse("pop"),), (AdapterUse("jazz", 0.5),)
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     folder = tmp_path_factory.mktemp("toy")
     checkpoint = write_checkpoint(folder, write_sine_bank)
-    loaded = load_model(checkpoint, "cpu", EXPECTED, AdapterFolder(folder / "lora"))
+    loaded = load_model(checkpoint, "cpu", EXPECTED, Surroundings(AdapterFolder(folder / "lora")))
     transformer: Any = toy.write_published(tmp_path_factory.mktemp("again")).load().transformer
     write_lora(folder / "lora" / "pop", transformer, 1)
     write_lora(folder / "lora" / "jazz", transformer, 2)

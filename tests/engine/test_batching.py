@@ -102,7 +102,24 @@ async def test_a_batch_that_memory_does_not_hold_is_split(run):
 
     doubling = stage(hungry, run)
     assert await asyncio.gather(*(doubling.run(2 * item) for item in range(5))) == [0, 4, 8, 12, 16]
-    assert sizes == [5, 2, 3, 1, 2]
+    assert sizes == [5, 3, 2, 2, 1], "what two threes need is not tried twice"
+
+
+async def test_it_is_told_which_items_were_too_many(run):
+    learned: list[Sequence[int]] = []
+
+    def hungry(items: Sequence[int]) -> list[int]:
+        if len(items) > 1:
+            raise NotEnoughMemoryError("doubling", "too many")
+        return list(items)
+
+    doubling = BatchingStage(
+        hungry, lambda item: item % 2, lambda item: 1 if learned else 8, run, learn=learned.append
+    )
+    await asyncio.gather(*(doubling.run(n) for n in (2, 4, 6)))
+    assert learned == [[2, 4, 6], [2, 4]]
+    await asyncio.gather(*(doubling.run(n) for n in (2, 4, 6)))
+    assert len(learned) == 2, "the limit is asked again for every batch"
 
 
 async def test_only_who_is_too_large_alone_is_lost(run):

@@ -1,19 +1,29 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from acestep.domain import DraftRequest, Metadata, PlannerInfo
+from acestep.domain import Draft, DraftRequest, Metadata, PlannerInfo
 from acestep.engine.desk import LoadedPlanner, LoadPlanner, PlannerDesk
 from acestep.engine.renderer import OnLoading
-from acestep.errors import CheckpointError, ModelUnavailableError, PlannerUnavailableError
+from acestep.engine.upkeep import Upkeep
+from acestep.engine.watchdog import Watchdog
+from acestep.errors import (
+    CheckpointError,
+    ModelUnavailableError,
+    PlannerUnavailableError,
+    StageStuckError,
+)
 from acestep.files import AudioStore
-from tests.engine.fakes import FakeRenderer, loads, running, wanted
+from acestep.planner.planner import Watch
+from tests.engine.fakes import PATIENCE, FakeRenderer, loads, running, until, wanted
 from tests.engine.test_thinking import MODEL, desk
 from tests.planner.fakes import WalkingModel, read
+from tests.planner.test_loop import GatedModel
 
 
 async def test_who_sits_there_is_known_once_loaded() -> None:
@@ -139,6 +149,111 @@ async def test_a_client_that_left_does_not_stop_it_half_way(swapping: Swapping) 
         putting.cancel()
         await asyncio.sleep(0.01)
     assert await named(swapping.desk) == "other"
+
+
+SILENCE = 0.8  # seconds that a stage may be silent; a busy machine holds up what is not stuck for less
+FORMAT = DraftRequest("format", caption="a song", metadata=Metadata(bpm=90))
+
+
+class Stuck:
+    """A desk whose planner takes no step until it is let, and which loads others when `go_on` is set."""
+
+    def __init__(self) -> None:
+        self.model = GatedModel()
+        self.go_on = threading.Event()
+        self.go_on.set()
+        self.loads: list[str] = []
+        self.watchdog = Watchdog(SILENCE)
+        info, load = self.planner("first", self.model)
+        self.desk = PlannerDesk(info, load, upkeep=Upkeep(self.watchdog))
+
+    def planner(self, name: str, model: WalkingModel | None = None) -> tuple[PlannerInfo, LoadPlanner]:
+        there = model or WalkingModel()
+        there.name = name
+
+        def load(on_loading: OnLoading) -> LoadedPlanner:
+            self.loads.append(name)
+            assert self.go_on.wait(PATIENCE)
+            return LoadedPlanner(there, "toy")
+
+        return PlannerInfo(name, "loading"), load
+
+    async def draft(self) -> Draft:
+        return await self.desk.draft(FORMAT, 600.0, Watch())
+
+
+@pytest.fixture
+async def stuck() -> AsyncIterator[Stuck]:
+    there = Stuck()
+    await there.desk.start()
+    yield there
+    there.go_on.set()
+    there.model.let(10_000)
+    await until(lambda: not there.watchdog.trouble())
+    await there.desk.close()
+
+
+class TestStuck:
+    async def test_who_waits_for_a_planner_that_does_not_come_hears_so(self, stuck: Stuck) -> None:
+        assert await named(stuck.desk) == "first"
+        await stuck.desk.leave()
+        stuck.go_on.clear()
+        with pytest.raises(StageStuckError, match="Stage load first made no progress"):
+            await named(stuck.desk)
+        assert "Stage load first" in stuck.watchdog.trouble()
+        stuck.go_on.set()
+        await until(lambda: not stuck.watchdog.trouble())
+        assert await named(stuck.desk) == "first"
+        assert stuck.loads == ["first", "first"], "it came late, and is used"
+
+    async def test_a_planner_whose_thread_is_stuck_is_not_replaced(self, stuck: Stuck) -> None:
+        with pytest.raises(StageStuckError, match="Stage plan"):
+            await stuck.draft()
+        with pytest.raises(StageStuckError, match=r"Stage plan .* restart the server"):
+            async with asyncio.timeout(SILENCE / 2):
+                await stuck.desk.put(*stuck.planner("other"))
+        assert (stuck.desk.info().name, stuck.desk.info().state) == ("first", "ready")
+        stuck.model.let(10_000)
+        await until(lambda: not stuck.watchdog.trouble())
+        assert (await stuck.draft()).metadata.bpm == 90
+        assert stuck.loads == ["first"]
+        assert (await stuck.desk.put(*stuck.planner("other"))).name == "other"
+
+    @pytest.mark.parametrize("left", [False, True], ids=["somebody waits", "nobody waits any more"])
+    async def test_one_that_gets_stuck_before_it_is_replaced_stays(self, stuck: Stuck, left: bool) -> None:
+        writing = asyncio.create_task(stuck.draft())
+        await until(lambda: stuck.model.entered > 0)
+        if left:
+            writing.cancel()
+        with pytest.raises(StageStuckError, match="Stage plan"):
+            async with asyncio.timeout(PATIENCE / 2):
+                await stuck.desk.put(*stuck.planner("other"))
+        await asyncio.wait([writing])
+        assert await named(stuck.desk) == "first"
+        assert stuck.loads == ["first"]
+
+    async def test_a_step_that_nobody_waits_for_ends_before_another_planner_comes(self, stuck: Stuck) -> None:
+        writing = asyncio.create_task(stuck.draft())
+        await until(lambda: stuck.model.entered > 0)
+        writing.cancel()
+        putting = asyncio.create_task(stuck.desk.put(*stuck.planner("other")))
+        await asyncio.sleep(0.1)
+        assert not putting.done() and stuck.desk.info().name == "first"
+        stuck.model.let(10_000)
+        assert (await putting).name == "other"
+
+    async def test_where_another_does_not_come_the_first_is_wanted_again(self, stuck: Stuck) -> None:
+        assert await named(stuck.desk) == "first"
+        stuck.go_on.clear()
+        putting = asyncio.create_task(stuck.desk.put(*stuck.planner("other")))
+        with pytest.raises(StageStuckError, match="Stage load other"):
+            await putting
+        waiting = asyncio.create_task(named(stuck.desk))
+        await asyncio.sleep(SILENCE)
+        assert not waiting.done(), "who waits behind it is not failed"
+        stuck.go_on.set()
+        assert await waiting == "first"
+        assert stuck.loads == ["first", "other", "first"]
 
 
 async def named(desk: PlannerDesk) -> str:

@@ -20,7 +20,7 @@ from acestep.codec.sine_bank import SineBankConfig
 from acestep.domain import AudioClip, ModelInfo, Window
 from acestep.engine import loading
 from acestep.engine.desk import LoadedPlanner
-from acestep.engine.loading import choose_device, load_model, load_planner
+from acestep.engine.loading import Surroundings, choose_device, load_model, load_planner
 from acestep.engine.renderer import Heard, Loaded, Rendering
 from acestep.errors import (
     AceStepError,
@@ -370,7 +370,7 @@ def test_what_two_models_have_in_common_is_loaded_once(
     stranger = write_checkpoint(tmp_path / "stranger", write_codec)
     shared = SharedParts()
     codecs = [
-        codec_of(load_model(checkpoint, "cpu", EXPECTED, shared=shared))
+        codec_of(load_model(checkpoint, "cpu", EXPECTED, Surroundings(shared=shared)))
         for checkpoint in (first, twin, stranger)
     ]
     one, two, three = modules
@@ -385,7 +385,7 @@ def test_what_two_models_have_in_common_is_loaded_once(
 def test_a_part_leaves_memory_with_the_last_model_that_used_it(tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path, write_sine_bank)
     shared = SharedParts()
-    codec = weakref.ref(codec_of(load_model(checkpoint, "cpu", EXPECTED, shared=shared)))
+    codec = weakref.ref(codec_of(load_model(checkpoint, "cpu", EXPECTED, Surroundings(shared=shared))))
     gc.collect()
     assert codec() is None
 

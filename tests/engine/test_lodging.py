@@ -14,7 +14,7 @@ import torch
 
 from acestep.checkpoints import Checkpoint, read_json
 from acestep.codec.loading import load_codec
-from acestep.engine.loading import TorchRenderer, load_model, load_planner
+from acestep.engine.loading import Surroundings, TorchRenderer, load_model, load_planner
 from acestep.engine.placement import lodge, settle
 from acestep.errors import JobCancelledError, PlannerError
 from acestep.memory.plan import Abilities, Device, MemoryPlan, Sizes, Wishes, options
@@ -271,7 +271,7 @@ def test_a_planner_that_is_gone_takes_its_weights_along(shared: Shared) -> None:
 
 def test_loading_follows_the_plan(checkpoint: Checkpoint, folder: Path, plan: MemoryPlan) -> None:
     parts = SharedParts()
-    model = load_model(checkpoint, "cpu", EXPECTED, shared=parts, plan=plan)
+    model = load_model(checkpoint, "cpu", EXPECTED, Surroundings(shared=parts, plan=plan))
     moving = load_planner(folder, "cpu", "pt", plan, parts).model
     plain = load_planner(folder, "cpu", "pt").model
     assert run(moving, song(moving)) == run(plain, song(plain))

@@ -85,6 +85,21 @@ class ScarceRenderer(FakeRenderer):
         return self
 
 
+class CrowdedRenderer(FakeRenderer):
+    """Has memory for so many songs at once; `tried` is how many it was given."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+        self.tried: list[int] = []
+
+    def render(self, plans: Any, *args: Any, **more: Any) -> Any:
+        self.tried.append(len(plans))
+        if len(plans) > self.most:
+            raise torch.OutOfMemoryError("Tried to allocate 20.00 GiB.")
+        return super().render(plans, *args, **more)
+
+
 class ScarceModel(WalkingModel):
     def __init__(self, scarce: Scarce) -> None:
         super().__init__()
@@ -199,6 +214,19 @@ class TestBatches:
             songs = await engine.run(request(seeds=(1, 2, 3, 4)), unheard, wanted)
         assert [song.plan.seed for song in songs] == [1, 2, 3, 4]
         assert [len(batch) for batch in renderer.batches] == [2, 2]
+
+    async def test_what_was_too_many_is_not_tried_again_until_the_model_is_loaded_anew(self, files):
+        renderer = CrowdedRenderer(2)
+        async with running(files, loads(renderer)) as engine:
+            await engine.wait_ready()
+            for _ in range(2):
+                await engine.run(request(seeds=(1, 2, 3, 4)), unheard, wanted)
+            assert renderer.tried == [4, 2, 2, 2, 2]
+            await engine.run(request(seeds=(1, 2, 3), duration=20.0), unheard, wanted)
+            assert renderer.tried[5:] == [1, 1, 1], "twice as long, half as many"
+            await engine._shelf.put(PRIMARY)
+            await engine.run(request(seeds=(1, 2, 3, 4)), unheard, wanted)
+            assert renderer.tried[8:] == [4, 2, 2]
 
     async def test_songs_of_other_jobs_are_not_lost(self, files):
         renderer = FakeRenderer()

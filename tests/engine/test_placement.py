@@ -17,7 +17,7 @@ from acestep.adapters import AdapterFolder
 from acestep.checkpoints import Checkpoint, read_json
 from acestep.codec.loading import load_codec
 from acestep.domain import AudioClip, Sampling
-from acestep.engine.loading import TorchRenderer, load_model
+from acestep.engine.loading import Surroundings, TorchRenderer, load_model
 from acestep.engine.placement import moves, settle
 from acestep.engine.renderer import Heard, Renderer
 from acestep.memory.plan import Abilities, Device, MemoryPlan, Sizes, Wishes, options
@@ -195,7 +195,7 @@ def test_loading_follows_the_plan(checkpoint: Checkpoint) -> None:
     assert [moves(plan) for plan in every] == [False, *[True] * (len(every) - 1)]
     plain = load_model(checkpoint, "cpu", EXPECTED)
     for plan in every[1:]:
-        moving = load_model(checkpoint, "cpu", EXPECTED, plan=plan)
+        moving = load_model(checkpoint, "cpu", EXPECTED, Surroundings(plan=plan))
         for song, same in zip(songs(plain.renderer), songs(moving.renderer), strict=True):
             np.testing.assert_array_equal(song, same)
 
@@ -227,8 +227,12 @@ def test_quantized_weights_come_and_go(checkpoint: Checkpoint, kind: Quantizatio
 
 def test_quantized_songs_differ_a_little(checkpoint: Checkpoint) -> None:
     plan = next(plans(sizes_of(checkpoint)))
-    plain = songs(load_model(checkpoint, "cpu", EXPECTED, plan=plan).renderer)
-    packed = songs(load_model(checkpoint, "cpu", EXPECTED, plan=replace(plan, quantization="int8")).renderer)
+    plain = songs(load_model(checkpoint, "cpu", EXPECTED, Surroundings(plan=plan)).renderer)
+    packed = songs(
+        load_model(
+            checkpoint, "cpu", EXPECTED, Surroundings(plan=replace(plan, quantization="int8"))
+        ).renderer
+    )
     for song, other in zip(plain, packed, strict=True):
         assert 0 < np.linalg.norm(song - other) < 0.05 * np.linalg.norm(song)
 

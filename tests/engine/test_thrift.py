@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from acestep.engine.thrift import Piece, Thrift
+from acestep.engine.renderer import Loaded
+from acestep.engine.thrift import Bounds, Piece, Thrift
 from acestep.errors import NotEnoughMemoryError
+from tests.engine.fakes import INFO, FakeRenderer
 
 SONG = Piece("decode", "hum", 240.0)
 
@@ -86,3 +88,35 @@ class TestSentences:
 
     def test_nobody_knows_how_long_it_is(self) -> None:
         assert "audio is too large" in self.told(Thrift(), Piece("encode", "hum", None, "audio"))
+
+
+class TestBounds:
+    def model(self) -> Loaded:
+        return Loaded(replace(INFO, max_batch=8), FakeRenderer())
+
+    def test_batches_are_half_of_what_was_too_many(self, caplog: pytest.LogCaptureFixture) -> None:
+        bounds, model = Bounds(), self.model()
+        assert bounds.most(model, 240.0) == 8
+        bounds.learn(model, 240.0, 7)
+        assert bounds.most(model, 240.0) == 4
+        assert [record.getMessage() for record in caplog.records] == [
+            "7 songs of 240 s at once are too many for hum here: no more than 4 (960 s in all) from now on"
+        ]
+
+    def test_shorter_songs_may_be_more_and_one_goes_always(self) -> None:
+        bounds, model = Bounds(), self.model()
+        bounds.learn(model, 60.1, 6)
+        counts = {seconds: bounds.most(model, seconds) for seconds in (10.0, 30.0, 60.1, 90.0, 600.0)}
+        assert counts == {10.0: 8, 30.0: 6, 60.1: 3, 90.0: 2, 600.0: 1}
+
+    def test_a_model_that_is_loaded_anew_has_all_its_chances(self) -> None:
+        bounds, model = Bounds(), self.model()
+        bounds.learn(model, 60.0, 4)
+        assert bounds.most(self.model(), 60.0) == 8
+
+    def test_it_keeps_no_model_in_memory(self) -> None:
+        bounds, model = Bounds(), self.model()
+        bounds.learn(model, 60.0, 4)
+        there = weakref.ref(model)
+        del model
+        assert there() is None

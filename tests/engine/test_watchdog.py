@@ -14,11 +14,15 @@ import pytest
 from acestep.domain import PlannerInfo, Progress, SongPlan
 from acestep.engine.desk import LoadedPlanner, PlannerDesk
 from acestep.engine.engine import Engine
+from acestep.engine.models import PRIMARY, ModelShelf, Slot
+from acestep.engine.renderer import Loaded, OnLoading
 from acestep.engine.upkeep import Upkeep
 from acestep.engine.watchdog import Watchdog, WatchedThread
+from acestep.engine.write import SongWriter
 from acestep.errors import JobCancelledError, StageStuckError
 from acestep.files import AudioStore
-from tests.engine.fakes import PATIENCE, FakeRenderer, loads, request, running, unheard, until, wanted
+from tests.engine.fakes import INFO, PATIENCE, FakeRenderer, loads, request, running, unheard, until, wanted
+from tests.engine.test_models import BASE, SFT, TURBO, Folder, opened, states
 from tests.engine.test_thinking import MODEL, THINKING
 from tests.planner.test_loop import GatedModel
 
@@ -155,3 +159,120 @@ class TestThreads:
         async with asyncio.timeout(PATIENCE):
             await watchdog.wait_well()
         executor.shutdown()
+
+
+class TestLoading:
+    @pytest.fixture
+    def folder(self) -> Folder:
+        return Folder(TURBO, BASE, SFT)
+
+    def shelf(self, folder: Folder, *names: str, room: int = 3) -> ModelShelf:
+        upkeep = Upkeep(Watchdog(SILENCE))
+        return ModelShelf(folder.slots(*names or ("turbo",)), folder, room=room, upkeep=upkeep)
+
+    async def test_who_waits_for_a_model_that_does_not_come_hears_so(self, files, folder):
+        upkeep = Upkeep(Watchdog(SILENCE))
+        shelf = ModelShelf(folder.slots("turbo"), folder, room=2, upkeep=upkeep)
+        desk = PlannerDesk(PlannerInfo(detail="Nobody plans here."))
+        engine = Engine(shelf, SongWriter(files, 128), desk, upkeep)
+        await engine.start()
+        await engine.wait_ready()
+        folder.go_on.clear()
+        with pytest.raises(StageStuckError, match=r"Stage load base made no progress for 0\.8 s"):
+            await engine.run(request(model="base"), unheard, wanted)
+        assert "Stage load base" in engine.trouble() and "Restart" in engine.trouble()
+        ready = asyncio.create_task(engine.wait_ready())
+        (song,) = await engine.run(request(), unheard, wanted)
+        assert song.dit_model == "turbo", "songs that have begun, of a model that is there, are made"
+        assert not ready.done(), "but none begins"
+        folder.go_on.set()
+        async with asyncio.timeout(PATIENCE):
+            await ready
+        (song,) = await engine.run(request(model="base"), unheard, wanted)
+        assert (song.dit_model, folder.loads) == ("base", ["turbo", "base"]), "it came late, and is used"
+        await engine.close()
+
+    async def test_a_default_model_that_comes_late_makes_the_server_ready(self, files, folder):
+        folder.go_on.clear()
+        upkeep = Upkeep(Watchdog(SILENCE))
+        async with running(files, folder.find("turbo").load, TURBO, upkeep=upkeep) as engine:
+            ready = asyncio.create_task(engine.wait_ready())
+            await until(lambda: "Stage load turbo" in engine.trouble())
+            assert not ready.done()
+            folder.go_on.set()
+            async with asyncio.timeout(PATIENCE):
+                await ready
+            assert not engine.trouble()
+
+    async def test_slow_is_not_stuck_as_long_as_something_is_read(self, files):
+        def slow(on_loading: OnLoading) -> Loaded:
+            for percent in range(6):
+                time.sleep(SILENCE / 4)
+                on_loading("downloading", f"{percent} %") if percent % 2 else on_loading.beat()
+            return loads(FakeRenderer())(on_loading)
+
+        async with running(files, slow, upkeep=Upkeep(Watchdog(SILENCE))) as engine:
+            assert len(await engine.run(request(), unheard, wanted)) == 1
+
+    async def test_who_waits_for_another_model_is_not_failed(self, folder):
+        shelf = self.shelf(folder)
+        async with opened(shelf):
+            await shelf.wait_ready()
+            folder.go_on.clear()
+            base, sft = (asyncio.create_task(self.borrowed(shelf, name)) for name in ("base", "sft"))
+            with pytest.raises(StageStuckError, match="load base"):
+                await base
+            await asyncio.sleep(SILENCE)
+            assert not sft.done()
+            folder.go_on.set()
+            assert await sft == "sft"
+
+    async def test_a_model_that_nobody_has_told_of_is_not_put_late(self, folder):
+        shelf = self.shelf(folder)
+        async with opened(shelf):
+            await shelf.wait_ready()
+            folder.go_on.clear()
+            with pytest.raises(StageStuckError, match=r"load base .* restart the server"):
+                await shelf.put(PRIMARY, "base")
+            for change in (shelf.put(PRIMARY, "sft"), shelf.reload()):
+                with pytest.raises(StageStuckError, match="load base"):
+                    async with asyncio.timeout(SILENCE / 2):  # at once, and nothing is changed
+                        await change
+            folder.go_on.set()
+            await until(lambda: not shelf._upkeep.watchdog.trouble())
+            assert shelf.primary.name == "turbo" and states(shelf)["base"] == "on_disk"
+            assert (await shelf.put(PRIMARY, "base")).name == "base"
+        assert folder.loads == ["turbo", "base", "base"]
+
+    async def test_a_model_that_has_its_slot_may_come_late(self, folder):
+        folder.room = 1
+        shelf = self.shelf(folder, room=0)
+        async with opened(shelf):
+            await shelf.wait_ready()
+            folder.go_on.clear()
+            with pytest.raises(StageStuckError, match="load base"):
+                await shelf.put(PRIMARY, "base")
+            assert states(shelf) == {"base": "loading"}
+            folder.go_on.set()
+            assert await self.borrowed(shelf, None) == "base"
+        assert folder.loads == ["turbo", "base"]
+
+    async def test_what_the_server_does_not_wait_for_ends_at_its_next_sign(self):
+        begun, ended = threading.Event(), threading.Event()
+
+        def load(on_loading: OnLoading) -> Loaded:
+            begun.set()
+            try:
+                while True:
+                    time.sleep(0.01)
+                    on_loading.beat()
+            finally:
+                ended.set()
+
+        async with opened(ModelShelf({PRIMARY: Slot(INFO, load)})):
+            assert await asyncio.to_thread(begun.wait, PATIENCE)
+        assert await asyncio.to_thread(ended.wait, PATIENCE)
+
+    async def borrowed(self, shelf: ModelShelf, name: str | None) -> str:
+        async with shelf.borrow(name) as (loaded, _):
+            return loaded.info.name
