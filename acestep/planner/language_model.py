@@ -138,6 +138,11 @@ class LanguageModel(Protocol):
         """One more token at least for every running generation; empty where there is nothing to do.
 
         Texts have special tokens spelled out and the end-of-turn token left out. A generation whose
-        grammar has not ended after `max_tokens` ends with an error.
+        grammar has not ended after `max_tokens` ends with an error. Whatever it raises, what was running is
+        to be aborted; where that was want of memory, it goes on afterwards.
         """
+        ...
+
+    def close(self) -> None:
+        """Let go of what it holds; nothing is asked of it afterwards."""
         ...

@@ -1,6 +1,7 @@
 """Many texts at once from one language model: tasks wait here, one thread drives it.
 
-Owns that thread and the order add, step, abort. Knows nothing of what the texts say.
+Owns that thread and the order add, step, abort, close; and whether a model that failed is asked again. Knows
+nothing of what the texts say.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ OnTokens = Callable[[int], None]
 Cancelled = Callable[[], bool]
 
 _CLOSED = "The planner has been shut down."
+_REMEDY = "It is loaded again when a request needs it: send this one again."
 _log = logging.getLogger(__name__)
 
 
@@ -45,7 +47,11 @@ class _Run:
 
 
 class GenerationLoop:
-    """Runs the generations of many tasks together on one model. Close it when done."""
+    """Runs the generations of many tasks together on one model, which is its own. Close it when done.
+
+    Want of memory passes. Anything else that a step raises leaves the model in a state that nobody knows:
+    what is written then and what comes later fails, and it has to be loaded again (`failure`).
+    """
 
     def __init__(self, model: LanguageModel) -> None:
         self._model = model
@@ -53,6 +59,7 @@ class GenerationLoop:
         self._running: dict[int, _Run] = {}  # by ticket; the thread's alone
         self._lock = threading.Lock()
         self._closed = False
+        self._failure = ""
         self._step_began: float | None = None
         self._thread = threading.Thread(target=self._drive, name="planner", daemon=True)
         self._thread.start()
@@ -71,13 +78,21 @@ class GenerationLoop:
             self._arrivals.put(run)
         return await asyncio.wrap_future(run.text)
 
+    @property
+    def failure(self) -> str:
+        """Why the model cannot be used any more; "" as long as it can. From any thread."""
+        return self._failure
+
     def silence(self) -> float:
         """Seconds that the model has been at the step at hand; 0 where it is at none. From any thread."""
         began = self._step_began
         return 0.0 if began is None else time.monotonic() - began
 
     def close(self) -> None:
-        """End the thread after the step that it is at. Whoever still waits gets a `PlannerError`."""
+        """End the thread after the step that it is at, and let the model go.
+
+        Whoever still waits gets a `PlannerError`.
+        """
         with self._lock:
             if not self._closed:
                 self._closed = True
@@ -89,11 +104,15 @@ class GenerationLoop:
             if failure := self._step():
                 self._fail_all(failure)
         self._fail_all(PlannerError(_CLOSED))
+        try:
+            self._model.close()
+        except Exception:  # noqa: BLE001 - what is left of it goes with the last who holds it
+            _log.exception("The language model could not be closed")
 
     def _step(self) -> AceStepError | None:
         """One step of the model, or why not: then the jobs of this step end, the loop does not.
 
-        On return the error that the model raised is gone, if that was want of memory: it would keep some.
+        On return the error that the model raised is gone: it would keep memory.
         """
         self._step_began = time.monotonic()
         try:
@@ -101,7 +120,11 @@ class GenerationLoop:
             for advance in self._model.step():
                 self._settle(advance)
         except Exception as error:  # noqa: BLE001 - whatever it is
-            return _readable(error)
+            readable = _readable(error)
+            if isinstance(error, AceStepError) or isinstance(readable, NotEnoughMemoryError):
+                return readable
+            self._failure = f"{readable}. {_REMEDY}"
+            return PlannerError(self._failure)
         finally:
             self._step_began = None
         return None
@@ -117,6 +140,9 @@ class GenerationLoop:
         return True
 
     def _start(self, run: _Run) -> None:
+        if self._failure:
+            run.finish(PlannerError(self._failure))
+            return
         try:
             self._running[self._model.add(run.generation)] = run
         except Exception as error:  # noqa: BLE001 - this job ends
@@ -156,6 +182,4 @@ def _readable(error: Exception) -> AceStepError:
         _log.warning("The language model ran out of memory: %s", str(error).partition("\n")[0])
         return NotEnoughMemoryError("plan", "the language model had no room for all that was being written")
     _log.error("The language model failed", exc_info=error)
-    readable = PlannerError(f"The language model failed: {error or type(error).__name__}")
-    readable.__cause__ = error
-    return readable
+    return PlannerError(f"The language model failed: {str(error) or type(error).__name__}")

@@ -95,7 +95,7 @@ class WalkingModel:
 
     Where free text may end, it does with a chance of `haste`; None: only where nothing else is allowed.
     What was asked of it stands in `generations`; `together` is how many texts each step wrote, `aborted` the
-    tickets given up.
+    tickets given up, `closed` how often it was let go.
     """
 
     name = "acestep-5Hz-lm-toy"
@@ -105,6 +105,7 @@ class WalkingModel:
         self.generations: list[Generation] = []
         self.together: list[int] = []
         self.aborted: list[int] = []
+        self.closed = 0
         self._walks: dict[int, _Walk] = {}
 
     @property
@@ -125,6 +126,9 @@ class WalkingModel:
     def abort(self, ticket: int) -> None:
         self.aborted.append(ticket)
         self._walks.pop(ticket, None)
+
+    def close(self) -> None:
+        self.closed += 1
 
     def step(self) -> Sequence[Advance]:
         self.together.append(len(self._walks))

@@ -59,6 +59,10 @@ class ScarcityError(MemoryError):
     """One that can be watched."""
 
 
+class OddError(Exception):
+    """Another."""
+
+
 def codes(seed: int, count: int = STEPS - 1) -> Generation:
     """A text that takes `count` steps and one more to end."""
     form = codes_grammar(count, WalkingModel().vocabulary)
@@ -161,18 +165,38 @@ async def test_a_text_that_cannot_be_had_fails_alone(model: GatedModel, loop: Ge
     assert good == write_now(WalkingModel(), codes(3))
 
 
-async def test_an_error_of_the_model_fails_what_runs_and_the_loop_lives_on(
-    model: GatedModel, loop: GenerationLoop
-) -> None:
+async def test_a_model_that_fails_is_not_asked_again(model: GatedModel, loop: GenerationLoop) -> None:
     running = [start(loop, codes(1)), start(loop, codes(2))]
     model.let(2)
-    await until(lambda: len(model.together) == 2)
+    await until(lambda: model.entered == 3)
     model.broken = RuntimeError("out of words")
     model.let(100)
+    running.append(start(loop, codes(3)))
     for failed in await asyncio.gather(*running, return_exceptions=True):
-        assert isinstance(failed, PlannerError) and "out of words" in str(failed)
+        assert isinstance(failed, PlannerError)
+        assert str(failed) == loop.failure
+    assert loop.failure == (
+        "The language model failed: out of words. It is loaded again when a request needs it: "
+        "send this one again."
+    )
     assert sorted(model.aborted) == [0, 1]
-    assert await start(loop, codes(3)) == write_now(WalkingModel(), codes(3))
+    assert len(model.generations) == 2, "nothing more was asked of it"
+
+
+async def test_the_error_of_a_model_that_fails_is_let_go(
+    model: GatedModel, loop: GenerationLoop, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("CRITICAL", "acestep.planner.loop")  # as what captures records keeps their errors
+    running = start(loop, codes(1))
+    model.let(1)
+    await until(lambda: len(model.together) == 1)
+    model.broken = OddError()
+    held = weakref.ref(model.broken)
+    model.let(100)
+    with pytest.raises(PlannerError, match="failed: OddError"):
+        await running
+    gc.collect()  # as whoever loads it again does
+    assert held() is None, "its frames hold the model"
 
 
 async def test_want_of_memory_is_said_and_what_it_holds_is_let_go(
@@ -188,6 +212,7 @@ async def test_want_of_memory_is_said_and_what_it_holds_is_let_go(
         await running
     gc.collect()  # as whoever tries again does
     assert held() is None
+    assert not loop.failure
     assert await start(loop, codes(3)) == write_now(WalkingModel(), codes(3))
 
 
@@ -200,7 +225,7 @@ async def test_how_long_a_step_takes_is_known_while_it_lasts(model: GatedModel, 
     await until(lambda: loop.silence() == 0.0)
 
 
-async def test_closing_ends_the_thread_and_whoever_waits_is_told(model: GatedModel) -> None:
+async def test_closing_ends_the_thread_lets_the_model_go_and_tells_whoever_waits(model: GatedModel) -> None:
     loop = GenerationLoop(model)
     waiting = start(loop, codes(1))
     model.let(1)
@@ -214,3 +239,4 @@ async def test_closing_ends_the_thread_and_whoever_waits_is_told(model: GatedMod
     with pytest.raises(PlannerError, match="shut down"):
         await start(loop, codes(2))
     loop.close()  # again, which is no error
+    assert model.closed == 1

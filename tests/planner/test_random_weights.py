@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -32,6 +33,13 @@ def model(tmp_path_factory: pytest.TempPathFactory, load: Load) -> LanguageModel
     return load(write_toy(tmp_path_factory.mktemp("lm") / "toy", toy), length=4096)
 
 
+@pytest.fixture(scope="module")
+def loop(model: LanguageModel) -> Iterator[GenerationLoop]:
+    made = GenerationLoop(model)
+    yield made
+    made.close()
+
+
 @settings(
     max_examples=EXAMPLES,
     deadline=None,
@@ -39,8 +47,9 @@ def model(tmp_path_factory: pytest.TempPathFactory, load: Load) -> LanguageModel
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(requests=st.lists(REQUESTS, min_size=TOGETHER, max_size=TOGETHER))
-def test_every_answer_is_in_form(model: LanguageModel, requests: list[SongRequest]) -> None:
-    loop = GenerationLoop(model)
+def test_every_answer_is_in_form(
+    model: LanguageModel, loop: GenerationLoop, requests: list[SongRequest]
+) -> None:
     planner = Planner(model, loop.generate)
 
     async def plan(request: SongRequest) -> tuple[Metadata, tuple[int, ...]]:
@@ -51,14 +60,11 @@ def test_every_answer_is_in_form(model: LanguageModel, requests: list[SongReques
     async def plan_all() -> list[tuple[Metadata, tuple[int, ...]]]:
         return await asyncio.gather(*map(plan, requests))
 
-    try:
-        for request, (decided, codes) in zip(requests, asyncio.run(plan_all()), strict=True):
-            check(request, decided)
-            seconds = request.duration or min(30.0, float(decided.duration or 30))
-            assert len(codes) == int(5 * seconds)
-            assert all(0 <= code < CODES for code in codes)
-    finally:
-        loop.close()
+    for request, (decided, codes) in zip(requests, asyncio.run(plan_all()), strict=True):
+        check(request, decided)
+        seconds = request.duration or min(30.0, float(decided.duration or 30))
+        assert len(codes) == int(5 * seconds)
+        assert all(0 <= code < CODES for code in codes)
 
 
 def check(request: SongRequest, decided: Metadata) -> None:

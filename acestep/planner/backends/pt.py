@@ -144,6 +144,9 @@ class TorchLanguageModel:
             if not self._running and not self._waiting:
                 self._go()
 
+    def close(self) -> None:
+        """See `LanguageModel.close`: all of it goes with the last who holds it."""
+
     def step(self) -> Sequence[Advance]:
         """See `LanguageModel.step`. One waiting generation joins at most, lest the others wait long.
 

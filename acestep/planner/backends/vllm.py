@@ -7,8 +7,11 @@ prefilled in the same step, and a logits processor leaves each of them the one t
 
 from __future__ import annotations
 
+import gc
 import itertools
+import logging
 import os
+import re
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -27,6 +30,9 @@ from acestep.planner.backends.pt import DEFAULT_LENGTH
 from acestep.planner.backends.writing import Writing, prompts_of
 from acestep.planner.language_model import Advance, Generation, Message, Text, TokenSampling, Vocabulary
 from acestep.planner.loading import read_facts
+from acestep.scarcity import is_out_of_memory
+
+_log = logging.getLogger(__name__)
 
 _PLACE = "acestep"  # our key in the extra arguments of vLLM's requests; under it, ticket and part
 _ARCHITECTURE = "AceStepPlanner"
@@ -37,7 +43,13 @@ _ENVIRONMENT = {
     "VLLM_USE_V2_MODEL_RUNNER": "0",  # it has logits processors of another kind
     "VLLM_NO_USAGE_STATS": "1",  # or it tells its makers of this machine
 }
+_CACHE_SPACE = "VLLM_CPU_KVCACHE_SPACE"
 _REMEDY = "Set ACESTEP_LM_BACKEND=pt to run the planner on PyTorch."
+# What vLLM and torch are known to raise; AttributeError where vLLM's compiled part does not fit torch.
+_RAISED = (ImportError, OSError, RuntimeError, ValueError, AttributeError, AssertionError)
+# vLLM looks at what is free before it takes it, and words want of it in many ways. It is told nothing that it
+# could find wrong with memory otherwise; its settings (`gpu_memory_utilization`) are no words of their own.
+_SCARCITY = re.compile(r"\bmemory\b", re.IGNORECASE)
 _SPARE = 2 * 256  # tokens of room for each row, as the cache is handed out in blocks of up to 256
 
 
@@ -75,13 +87,18 @@ class VllmLanguageModel:
         self._room = _Room(2 * slots, min(length, config.max_position_embeddings))
         self._grammars = Grammars(tokenizer, self._vocabulary, self._size)
         # A method, so that this object and `pairing` hold each other: an engine that goes takes along what
-        # all engines of the process share, and must not do so the moment that one of two is let go.
+        # all engines of the process share, and must not do so the moment that one of two is let go. Who wants
+        # it gone at once says `close`.
         self._pairing = Pairing(self._grammars, self._spell)
         self._engine = _start(folder, config, self._room, self._pairing)
         self._tickets = itertools.count()
         self._waiting: deque[_Waiting] = deque()
         self._running: dict[int, list[str]] = {}  # by ticket, what vLLM calls its rows
-        self._warm_up()
+        try:
+            self._warm_up()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def name(self) -> str:
@@ -123,6 +140,12 @@ class VllmLanguageModel:
                 self.abort(advance.ticket)
         return advances
 
+    def close(self) -> None:
+        """See `LanguageModel.close`. Of two in one process, this ends both: they share what goes."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.engine_core.shutdown()
+
     def _warm_up(self) -> None:
         """Write a text of one token: whatever vLLM puts off until then happens now, or fails now."""
         prompt = (self._end,)
@@ -159,7 +182,7 @@ def why_not(device: torch.device) -> str:
         return "vLLM is not installed (`uv sync --extra vllm` installs it)"
     if device.index:
         return f"vLLM runs on the first GPU alone, not on {device}"
-    os.environ |= _ENVIRONMENT
+    _prepare_environment()
     try:
         from vllm.platforms import current_platform
     except (ImportError, OSError, RuntimeError) as error:
@@ -176,22 +199,31 @@ def load_vllm_language_model(
 ) -> VllmLanguageModel:
     """A published LM folder, ready to write; where `why_not(device)` is empty.
 
-    Raises CheckpointError where a file does not fit, ModelUnavailableError where vLLM does not start.
+    Raises CheckpointError where a file does not fit, ModelUnavailableError where vLLM does not start, and as
+    `is_out_of_memory` knows it where it has no room.
     """
     try:
         return VllmLanguageModel(folder, device, slots, length)
-    except (
-        ImportError,
-        OSError,
-        RuntimeError,
-        ValueError,
-    ) as error:  # what vLLM and torch are known to raise
-        raise ModelUnavailableError(f"vLLM could not start {folder.name}: {error}. {_REMEDY}") from error
+    except _RAISED as error:
+        if is_out_of_memory(error):
+            raise
+        if isinstance(error, ValueError) and _SCARCITY.search(str(error)):
+            raise MemoryError(str(error)) from None
+        reason = str(error) or type(error).__name__
+        raise ModelUnavailableError(f"vLLM could not start {folder.name}: {reason}. {_REMEDY}") from error
+
+
+def _prepare_environment() -> None:
+    """What vLLM reads of the environment, such that it does as it is told."""
+    os.environ |= _ENVIRONMENT
+    # It would go before the size that is asked for. In a cache that is too small, one of a pair is put off.
+    if os.environ.pop(_CACHE_SPACE, ""):
+        _log.warning("%s has no effect: the planner's cache is as large as its texts need", _CACHE_SPACE)
 
 
 def _start(folder: Path, config: Qwen3Config, room: _Room, pairing: Pairing) -> Any:
     """A `vllm.LLMEngine` in this process, on this thread, that asks `pairing` for every token."""
-    os.environ |= _ENVIRONMENT
+    _prepare_environment()
     from vllm import EngineArgs, LLMEngine, ModelRegistry
     from vllm.platforms import current_platform
     from vllm.v1.executor.uniproc_executor import UniProcExecutor
@@ -219,7 +251,12 @@ def _start(folder: Path, config: Qwen3Config, room: _Room, pairing: Pairing) -> 
         logits_processors=[_processor(pairing)],
         disable_log_stats=True,
     )
-    return LLMEngine.from_engine_args(arguments)
+    try:
+        return LLMEngine.from_engine_args(arguments)
+    finally:
+        # vLLM exempts whatever there is from the garbage collection, as if the process were its own. The
+        # rings in which this engine hangs would never be found, nor anything else that the server lets go.
+        gc.unfreeze()
 
 
 def _cache_bytes(config: Qwen3Config, room: _Room, dtype: torch.dtype) -> int:

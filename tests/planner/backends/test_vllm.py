@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from acestep.errors import CheckpointError, ModelUnavailableError
+from acestep.engine.thrift import collect, load_thriftily
+from acestep.errors import CheckpointError, ModelUnavailableError, NotEnoughMemoryError
 from acestep.planner.backends import vllm
 from acestep.planner.backends.vllm import load_vllm_language_model, why_not
 
 CPU = torch.device("cpu")
 
 
+class Failing:
+    """Raises this, whatever is asked of it."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __call__(self, *_: object) -> None:
+        raise self.error
+
+
 @pytest.fixture
 def absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("vllm.")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "vllm", None)
 
 
@@ -46,6 +60,50 @@ def test_a_broken_installation_is_an_error() -> None:
 def test_what_does_not_start_names_the_model_and_the_way_out(toy: Path) -> None:
     with pytest.raises(ModelUnavailableError, match=r"could not start acestep-5Hz-lm-toy: .*BACKEND=pt"):
         load_vllm_language_model(toy, CPU)
+
+
+@pytest.mark.parametrize("error", [AttributeError("'_C' object has no attribute"), AssertionError()])
+def test_whatever_it_stumbles_over_is_said(
+    toy: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm, "_start", Failing(error))
+    reason = str(error) or "AssertionError"
+    with pytest.raises(ModelUnavailableError, match=rf"toy: {reason}\. Set ACESTEP_LM_BACKEND=pt"):
+        load_vllm_language_model(toy, CPU)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        ValueError("Free memory on device cuda:0 (0.3/79.2 GiB) on startup is less than desired"),
+        ValueError("4.0 GiB KV cache is needed, which is larger than the available KV cache memory"),
+    ],
+)
+def test_want_of_memory_is_no_broken_installation(
+    toy: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm, "_start", Failing(error))
+    with pytest.raises(NotEnoughMemoryError, match=r"the planner toy is too large for this server"):
+        load_thriftily("the planner toy", lambda: load_vllm_language_model(toy, CPU), collect)
+
+
+def test_a_setting_that_is_no_matter_of_memory_is_not_taken_for_want_of_it(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm, "_start", Failing(ValueError("gpu_memory_utilization must be positive")))
+    with pytest.raises(ModelUnavailableError, match="must be positive"):
+        load_vllm_language_model(toy, CPU)
+
+
+def test_the_operators_size_of_the_cache_does_not_go_before_the_planned_one(
+    absent: None, broken: None, toy: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    with pytest.raises(ModelUnavailableError):
+        load_vllm_language_model(toy, CPU)
+    assert "VLLM_CPU_KVCACHE_SPACE" not in os.environ
+    assert "VLLM_CPU_KVCACHE_SPACE has no effect" in caplog.text
 
 
 def test_a_folder_is_read_before_vllm_is_started(tmp_path: Path) -> None:
