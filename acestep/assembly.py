@@ -24,7 +24,8 @@ from acestep.engine.write import SongWriter
 from acestep.files import DataFolder
 from acestep.hubs import any_reachable
 from acestep.jobs.worker import ModelKeeper, PlannerKeeper, Worker
-from acestep.memory.decide import Decision, decide_for_server, limited_by, room_for_planner, why_not_together
+from acestep.memory.account import Account
+from acestep.memory.decide import Decision, decide_for_server, planner_for_server, room_for_planner
 from acestep.memory.probes import PROBES
 from acestep.parts import SharedParts
 from acestep.planner_supply import Changed, PlannerSupplies, PlannerSupply
@@ -77,8 +78,9 @@ def prepare(**flags: str | None) -> Prepared:
     secondaries = slots.secondaries(settings, choice.name, hub_reachable)
     wish = PlannerWish(settings.init_llm, settings.lm_model_path, choice.name, settings.checkpoints_dir)
     there = partial(room_for_planner, settings, gpu_memory_gb)
-    planner = choose_planner(wish, there, hub_reachable)
     choices = [choice, *(each.choice for each in secondaries.models if each.choice)]
+    planned = partial(planner_for_server, settings, choices, PROBES)
+    planner = choose_planner(wish, there, hub_reachable, planned)
     memories = tuple(
         decide_for_server(settings.on(device), choices, planner, PROBES) for device in settings.devices
     )
@@ -127,9 +129,11 @@ def build_engines(prepared: Prepared, writer: SongWriter, changed: Changed) -> E
         settings = prepared.settings.on(device)
         upkeep = _upkeep(settings)
         shared = SharedParts()
+        account = Account(memory)
+        shelf = _shelf(prepared, _Catalogue(settings, account, shared), upkeep)
         if not supplies or settings.lm_device is None:  # one that has a device of its own is one for all
-            supplies.append(PlannerSupply(settings, prepared.planner, memory, shared, upkeep))
-        shelf = _shelf(prepared, _Catalogue(settings, memory, shared), upkeep)
+            supply = PlannerSupply(settings, prepared.planner, account, shared, upkeep, shelf.occupants)
+            supplies.append(supply)
         shelves.append(shelf)
         engines.append(Engine(shelf, writer, supplies[-1].desk, upkeep))
     planners = PlannerSupplies(prepared.settings, prepared.choice.name, supplies, changed)
@@ -164,35 +168,39 @@ def _shelf(prepared: Prepared, catalogue: _Catalogue, upkeep: Upkeep) -> ModelSh
 class _Catalogue:
     """See `Catalogue`: the checkpoints folder, and how what is there is loaded."""
 
-    def __init__(self, settings: Settings, memory: Decision | None, shared: SharedParts) -> None:
+    def __init__(self, settings: Settings, account: Account, shared: SharedParts) -> None:
         self._settings = settings
         self._on_disk = slots.OnDisk(settings.checkpoints_dir)
-        self._memory = memory
+        self._account = account
         self._shared = shared
-        self._chosen: dict[str, Choice] = {}
 
     def on_disk(self) -> tuple[ModelInfo, ...]:
         """See `Catalogue.on_disk`."""
-        found = self._on_disk.models()
-        return tuple(replace(slots.expect(as_choice(each)), state="on_disk") for each in found)
+        found = [as_choice(each) for each in self._on_disk.models()]
+        for choice in found:
+            self._account.know(choice)
+        return tuple(self._account.limited(replace(slots.expect(each), state="on_disk")) for each in found)
 
-    def find(self, name: str) -> Slot:
+    def find(self, name: str, beside: Sequence[ModelInfo] | None = None) -> Slot:
         """See `Catalogue.find`."""
         hub_reachable = partial(any_reachable, self._settings.download_source)
-        return self.slot(
-            checkpoints.choose(name, self._settings.checkpoints_dir, lambda: False, hub_reachable)
-        )
+        choice = checkpoints.choose(name, self._settings.checkpoints_dir, lambda: False, hub_reachable)
+        self._account.know(choice)
+        return self._slot(choice, self._account.limited(slots.expect(choice), beside))
 
-    def no_room(self, names: Sequence[str]) -> str:
+    def no_room(self, infos: Sequence[ModelInfo]) -> str:
         """See `Catalogue.no_room`."""
-        chosen = [self._chosen[name] for name in names if name in self._chosen]
-        return why_not_together(self._memory, chosen) if self._memory and chosen else ""
+        return self._account.why_not_together(infos)
 
     def slot(self, choice: Choice, is_default: bool = False) -> Slot:
+        """A model that the server starts with: the plan was made for all of these together."""
+        self._account.know(choice)
+        memory, info = self._account.decision, slots.expect(choice, is_default)
+        return self._slot(choice, memory.limited(info) if memory else info)
+
+    def _slot(self, choice: Choice, info: ModelInfo) -> Slot:
         """How a model that was chosen gets into memory: download it if need be, then load it."""
-        settings, memory, info = self._settings, self._memory, slots.expect(choice, is_default)
-        self._chosen[info.name] = choice
-        info = limited_by(memory, choice, info) if memory else info
+        settings, memory = self._settings, self._account.decision
 
         def load(on_loading: OnLoading) -> Loaded:
             checkpoint = choice.checkpoint

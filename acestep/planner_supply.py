@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path, PurePath
 
 from acestep.checkpoints import PUBLISHED, is_bare
-from acestep.domain import ModelState, PlannerInfo
+from acestep.domain import ModelInfo, ModelState, PlannerInfo
 from acestep.download import fetch_for_server, order_for
 from acestep.engine.desk import LoadedPlanner, LoadPlanner, PlannerDesk
 from acestep.engine.renderer import OnLoading
@@ -23,7 +23,9 @@ from acestep.engine.upkeep import Upkeep
 from acestep.engine.watchdog import WatchedThread
 from acestep.errors import AceStepError, CheckpointError, InvalidFieldError
 from acestep.hubs import any_reachable
-from acestep.memory.decide import Decision, room_for_planner, with_planner
+from acestep.memory.account import Account
+from acestep.memory.by_itself import on_all_devices
+from acestep.memory.decide import Decision, room_for_planner
 from acestep.parts import SharedParts
 from acestep.planners import NANO_PLANNER, PlannerChoice, PlannerWish, choose_planner, gpu_memory_gb
 from acestep.settings import Settings
@@ -43,25 +45,37 @@ class PlannerSupply:
         self,
         settings: Settings,
         choice: PlannerChoice,
-        memory: Decision | None,
+        account: Account,
         shared: SharedParts,
         upkeep: Upkeep,
+        models: Callable[[], Sequence[ModelInfo]] = tuple,
     ) -> None:
+        """`models` says which ones are in memory on the device, or may come back."""
         self._settings = settings
+        self._account = account
+        self._models = models
         self._shared = shared
         self._watchdog = upkeep.watchdog
         self._thread = WatchedThread(
             ThreadPoolExecutor(1, thread_name_prefix="fetch-planner"), self._watchdog
         )
         self._fetching = asyncio.Lock()
-        self.memory = memory
         self.choice = choice
-        load = self._loader(choice, memory) if choice.name else None
+        load = self._loader(choice, account.decision) if choice.name else None
         self.desk = PlannerDesk(_expect(choice), load, settings.lm_closed_turn, upkeep)
+
+    @property
+    def memory(self) -> Decision | None:
+        """The memory plan with the planner that is there."""
+        return self._account.decision
+
+    def by_itself(self, documented: str) -> str | None:
+        """The published planner that comes by itself, see `largest_planner`; None where no plan can say."""
+        return self._account.planner_by_itself(self._settings, documented, self._models())
 
     def planned(self, choice: PlannerChoice) -> Decision | None:
         """The memory plan with this planner. Raises as `with_planner` does."""
-        return with_planner(self.memory, choice, self._settings) if self.memory else None
+        return self._account.with_planner(choice, self._settings, self._models())
 
     def check(self) -> None:
         """Raises StageStuckError where a thread of this device is stuck."""
@@ -78,8 +92,13 @@ class PlannerSupply:
     async def put(self, choice: PlannerChoice) -> PlannerInfo:
         """See `PlannerDesk.put`; once it is there, the memory plan is the one with it."""
         memory = await asyncio.to_thread(self.planned, choice)
-        info = await self.desk.put(_expect(choice), self._loader(choice, memory))
-        self.memory, self.choice = memory, choice
+        before, self._account.decision = self._account.decision, memory  # models that come meanwhile see it
+        try:
+            info = await self.desk.put(_expect(choice), self._loader(choice, memory))
+        except BaseException:
+            self._account.decision = before
+            raise
+        self.choice = choice
         return info
 
     def _loader(self, choice: PlannerChoice, memory: Decision | None) -> LoadPlanner:
@@ -182,6 +201,7 @@ class PlannerSupplies:
                 wish,
                 partial(room_for_planner, settings, gpu_memory_gb),
                 partial(any_reachable, settings.download_source),
+                lambda documented: on_all_devices(each.by_itself(documented) for each in self._supplies),
             )
             for supply in self._supplies:
                 supply.planned(choice)

@@ -6,8 +6,8 @@ folders, never weights; knows nothing of torch, HTTP or the environment.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -20,8 +20,13 @@ NANO_PLANNER_FOLDER = Path(__file__).resolve().parent / "nano" / NANO_PLANNER
 SMALLEST = "acestep-5Hz-lm-0.6B"
 _TO_HAVE_IT = "set it to true and start again, or send POST /v1/init with init_llm=true."
 # GB of GPU memory from which a planner is loaded without being asked for, and the largest that fits beside
-# a DiT of 2 B (the original's tiers).
+# a DiT of 2 B (the original's tiers): what holds where no memory plan can be made.
 _BY_MEMORY = ((24.5, "acestep-5Hz-lm-4B"), (12.5, "acestep-5Hz-lm-1.7B"))
+_LARGEST_FIRST = (*(name for _, name in _BY_MEMORY), SMALLEST)
+
+Planned = Callable[[str], str | None]
+"""The published planner that comes by itself by the memory plan, "" for none, where the original's tiers have
+this one; None where no plan can say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,34 +52,40 @@ class PlannerChoice:
     only_if_needed: bool = False
 
 
+def _no_plan(_documented: str) -> None:
+    return None
+
+
 def choose_planner(
-    wish: PlannerWish, gpu_memory: Callable[[], float], hub_reachable: Callable[[], bool]
+    wish: PlannerWish,
+    gpu_memory: Callable[[], float],
+    hub_reachable: Callable[[], bool],
+    planned: Planned = _no_plan,
 ) -> PlannerChoice:
     """Decide; the probes (GB of the GPU, 0 for none) are asked only when their answer matters.
 
     A planner that was asked for is found, downloaded, or CheckpointError says how to get it. With auto,
-    what cannot be had is left out.
+    what cannot be had is left out. Where none is named, and the one that fits is not to be had, a smaller one
+    that lies on disk does.
     """
     gpu_memory = cache(gpu_memory)  # asking starts a process
+    planned = cache(planned)  # so does this, and counts many plans
     if wish.init is False:
         return PlannerChoice(detail=f"ACESTEP_INIT_LLM is off; {_TO_HAVE_IT}")
-    if wish.init is None and wish.dit != NANO_MODEL:
+    if wish.init is None and wish.dit != NANO_MODEL and not _has_room(wish, gpu_memory(), planned):
         memory = gpu_memory()
-        if memory < _BY_MEMORY[-1][0]:
-            found = f"a GPU of {memory:.0f} GB" if memory else "no GPU"
-            return PlannerChoice(detail=f"ACESTEP_INIT_LLM is auto, and found {found}; {_TO_HAVE_IT}")
-    name = wish.name or _fitting(wish.dit, gpu_memory)
+        there = f"no room for one on a GPU of {memory:.0f} GB" if memory else "no GPU"
+        return PlannerChoice(detail=f"ACESTEP_INIT_LLM is auto, and found {there}; {_TO_HAVE_IT}")
     try:
-        folder = _find(name, wish.checkpoints_dir)
-        if folder or _can_be_fetched(name, hub_reachable):
-            # Songs are no truer to what was asked with nano's (decision 0007), and take longer.
-            aside = wish.init is None and wish.name is None and wish.dit == NANO_MODEL
-            return PlannerChoice(Path(name).name, folder, only_if_needed=aside)
-        raise CheckpointError(f"There is no planner {name!r}. {_how_to_get(name, wish.checkpoints_dir)}")
+        names = _candidates(wish, gpu_memory, planned)
+        found = _first_to_be_had(names, wish.checkpoints_dir, hub_reachable)
     except CheckpointError as error:
         if wish.init:
             raise
         return PlannerChoice(detail=str(error))
+    # Songs are no truer to what was asked with nano's (decision 0007), and take longer.
+    aside = wish.init is None and wish.name is None and wish.dit == NANO_MODEL
+    return replace(found, only_if_needed=aside)
 
 
 def gpu_memory_gb() -> float:
@@ -82,11 +93,38 @@ def gpu_memory_gb() -> float:
     return (gpus.memory_mib("total") or 0.0) / 1024
 
 
-def _fitting(dit: str, gpu_memory: Callable[[], float]) -> str:
-    if dit == NANO_MODEL:
-        return NANO_PLANNER
-    memory = gpu_memory()
+def _has_room(wish: PlannerWish, memory: float, planned: Planned) -> bool:
+    """Whether a planner comes that was not asked for; whether one that is named fits, its plan will say."""
+    by_plan = planned(_documented(memory))
+    if by_plan is None:
+        return memory >= _BY_MEMORY[-1][0]
+    return bool(wish.name or by_plan)
+
+
+def _candidates(wish: PlannerWish, gpu_memory: Callable[[], float], planned: Planned) -> tuple[str, ...]:
+    """The planners that would do, the best first."""
+    if wish.name:
+        return (wish.name,)
+    if wish.dit == NANO_MODEL:
+        return (NANO_PLANNER,)
+    documented = _documented(gpu_memory())
+    largest = planned(documented) or documented
+    return _LARGEST_FIRST[_LARGEST_FIRST.index(largest) :]
+
+
+def _documented(memory: float) -> str:
+    """The largest planner that the original has on a GPU of so many GB."""
     return next((name for least, name in _BY_MEMORY if memory >= least), SMALLEST)
+
+
+def _first_to_be_had(
+    names: Sequence[str], checkpoints_dir: Path, hub_reachable: Callable[[], bool]
+) -> PlannerChoice:
+    for name in names:
+        folder = _find(name, checkpoints_dir)
+        if folder or _can_be_fetched(name, hub_reachable):
+            return PlannerChoice(Path(name).name, folder)
+    raise CheckpointError(f"There is no planner {names[0]!r}. {_how_to_get(names[0], checkpoints_dir)}")
 
 
 def _find(name: str, checkpoints_dir: Path) -> Path | None:

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from functools import partial
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 
+from acestep.memory.by_itself import largest_planner
 from acestep.memory.decide import CARRIED_OUT
-from acestep.memory.plan import GB, Device, MemoryPlan, Sizes, Wishes, choose, options
-from acestep.memory.sizes import PLANNERS, TEXT_ENCODER, VAE, published_dit
+from acestep.memory.plan import GB, Device, MemoryPlan, Sizes, Wishes
+from acestep.memory.search import choose, options
+from acestep.memory.sizes import PLANNERS, TEXT_ENCODER, VAE, QwenSize, published_dit
 from acestep.planners import PlannerWish, choose_planner
 
 CARDS = (24, 16, 12, 8, 6, 4)
@@ -26,14 +29,18 @@ _HEAD = "| GB | planner | text enc. | cond. enc. | DiT | VAE | planner is | text
 
 def rows(dit: str, init: bool | None, planner: str | None, device: Device) -> Iterator[str]:
     """A row of Markdown for each card; `init` as ACESTEP_INIT_LLM, `planner` as ACESTEP_LM_MODEL_PATH."""
-    model = published_dit(dit, is_turbo="turbo" in dit)
+    sizes = Sizes((published_dit(dit, is_turbo="turbo" in dit),), TEXT_ENCODER, VAE)
+
+    @cache
+    def plans(planners: tuple[QwenSize, ...]) -> list[MemoryPlan]:
+        wishes = Wishes(planner=init if planners else False)
+        return options(replace(sizes, planners=planners), wishes, device, CARRIED_OUT)
+
     for card in CARDS:
         wish = PlannerWish(init, planner, dit, Path("no-such-folder"))
-        name = choose_planner(wish, partial(float, card), hub_reachable=lambda: True).name
-        planners = tuple(each for each in PLANNERS if each.name == name)
-        sizes = Sizes((model,), TEXT_ENCODER, VAE, planners)
-        wishes = Wishes(planner=init if planners else False)
-        plan = choose(options(sizes, wishes, device, CARRIED_OUT), card * GB)
+        by_plan = partial(largest_planner, plans, card * GB)
+        name = choose_planner(wish, partial(float, card), lambda: True, by_plan).name
+        plan = choose(plans(tuple(each for each in PLANNERS if each.name == name)), card * GB)
         yield f"| {card} | {'does not fit' if plan is None else _row(plan)} |"
 
 

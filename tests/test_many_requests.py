@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -42,8 +42,8 @@ class Watched(Folder):
     def ready(self) -> list[str]:
         return [info.name for info in self.shelf.infos() if info.state == "ready"] if self.shelf else []
 
-    def find(self, name: str) -> Slot:
-        slot = super().find(name)
+    def find(self, name: str, beside: Sequence[ModelInfo] | None = None) -> Slot:
+        slot = super().find(name, beside)
 
         def load(on_loading: OnLoading) -> Loaded:
             self.together.append(len(self.ready()) + 1)

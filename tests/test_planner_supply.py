@@ -9,6 +9,7 @@ import pytest
 from acestep.checkpoints import choose
 from acestep.engine.upkeep import Upkeep
 from acestep.errors import InvalidFieldError, ModelUnavailableError, PlannerUnavailableError
+from acestep.memory.account import Account
 from acestep.memory.decide import Decision, decide_for_server
 from acestep.memory.probes import Probes
 from acestep.parts import SharedParts
@@ -51,7 +52,7 @@ class Server:
             PlannerSupply(
                 settings,
                 choice,
-                decide_for_server(settings, [nano], choice, PROBES),
+                Account(decide_for_server(settings, [nano], choice, PROBES)),
                 SharedParts(),
                 Upkeep(),
             )

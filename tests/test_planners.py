@@ -1,6 +1,7 @@
 """Which planner is loaded: asked for, fitting, or none with a reason."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from acestep import planners
 from acestep.checkpoints import NANO_MODEL
 from acestep.errors import CheckpointError
 from acestep.planners import NANO_PLANNER, PlannerChoice, PlannerWish, choose_planner
+
+PUBLISHED = ("acestep-5Hz-lm-0.6B", "acestep-5Hz-lm-1.7B", "acestep-5Hz-lm-4B")
 
 
 def put(name: str, checkpoints_dir: Path, *, tokenizer: bool = True) -> Path:
@@ -30,8 +33,10 @@ def choose(
     dit: str = "acestep-v15-turbo",
     memory: float = 0.0,
     hub: bool = False,
+    planned: str | None = None,
 ) -> PlannerChoice:
-    return choose_planner(PlannerWish(init, name, dit, folder), lambda: memory, lambda: hub)
+    wish = PlannerWish(init, name, dit, folder)
+    return choose_planner(wish, lambda: memory, lambda: hub, lambda documented: planned)
 
 
 def test_off_is_off(tmp_path):
@@ -42,22 +47,61 @@ def test_off_is_off(tmp_path):
 
 
 @pytest.mark.parametrize(("memory", "found"), [(0.0, "no GPU"), (8.0, "a GPU of 8 GB")])
-def test_auto_leaves_it_out_where_there_is_no_room(tmp_path, memory, found):
+@pytest.mark.parametrize("planned", [None, ""])
+def test_auto_leaves_it_out_where_there_is_no_room(tmp_path, memory, found, planned):
     put("acestep-5Hz-lm-1.7B", tmp_path)
-    choice = choose(tmp_path, memory=memory)
+    choice = choose(tmp_path, memory=memory, planned=planned)
     assert (choice.name, choice.folder) == ("", None)
     assert found in choice.detail
     assert "set it to true" in choice.detail
 
 
-@pytest.mark.parametrize(
-    ("memory", "name"),
-    [(80.0, "acestep-5Hz-lm-4B"), (24.0, "acestep-5Hz-lm-1.7B"), (16.0, "acestep-5Hz-lm-1.7B")],
-)
-def test_auto_takes_the_largest_that_fits(tmp_path, memory, name):
-    for each in ("4B", "1.7B", "0.6B"):
-        put(f"acestep-5Hz-lm-{each}", tmp_path)
-    assert choose(tmp_path, memory=memory) == PlannerChoice(name, (tmp_path / name))
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("published")
+    for each in PUBLISHED:
+        put(each, folder)
+    return folder
+
+
+@pytest.mark.parametrize("quarters", range(8, 321))
+def test_without_a_plan_it_goes_by_the_documented_tiers(published, quarters):
+    memory = quarters / 4
+    tier = 2 if memory >= 24.5 else 1 if memory >= 12.5 else 0
+    asked = choose(published, init=True, memory=memory)
+    assert asked == PlannerChoice(PUBLISHED[tier], published / PUBLISHED[tier])
+    by_itself = choose(published, memory=memory)
+    assert by_itself.name == (PUBLISHED[tier] if tier else "")
+
+
+@pytest.mark.parametrize("quarters", range(8, 321, 4))
+@pytest.mark.parametrize("init", [None, True])
+@pytest.mark.parametrize("planned", PUBLISHED)
+def test_the_plan_goes_before_the_tiers(published, init, quarters, planned):
+    assert choose(published, init=init, memory=quarters / 4, planned=planned).name == planned
+
+
+@pytest.mark.parametrize(("memory", "documented"), [(0, 0), (12, 0), (16, 1), (24, 1), (24.5, 2), (80, 2)])
+def test_the_plan_is_told_what_is_documented(tmp_path, memory, documented):
+    told: list[str] = []
+    for init in (None, True):
+        wish = PlannerWish(init, None, "acestep-v15-turbo", tmp_path)
+        choose_planner(wish, lambda: memory, lambda: True, told.append)
+    assert told == [PUBLISHED[documented]] * 2, "asked once each, since it is much to count"
+
+
+@pytest.mark.parametrize("planned", PUBLISHED)
+def test_a_named_one_that_was_not_asked_for_is_left_to_its_plan(published, planned):
+    assert choose(published, name=PUBLISHED[2], memory=8, planned=planned).name == PUBLISHED[2]
+    assert choose(published, name=PUBLISHED[2], memory=8).name == ""
+
+
+def test_a_smaller_one_on_disk_does_where_the_one_that_fits_is_not_to_be_had(tmp_path):
+    folder = put(PUBLISHED[1], tmp_path)
+    assert choose(tmp_path, planned=PUBLISHED[2]) == PlannerChoice(PUBLISHED[1], folder)
+    assert choose(tmp_path, init=True, planned=PUBLISHED[2]).folder == folder
+    assert choose(tmp_path, planned=PUBLISHED[2], hub=True) == PlannerChoice(PUBLISHED[2])
+    assert choose(tmp_path, planned=PUBLISHED[0], memory=80).name == "", "a larger one has no room"
 
 
 def test_the_gpu_is_asked_once(tmp_path):
@@ -104,9 +148,7 @@ def test_nano_has_a_planner_of_its_own_for_who_asks(tmp_path):
     bundled = PlannerChoice(NANO_PLANNER, planners.NANO_PLANNER_FOLDER)
     assert choose(tmp_path, init=True, dit=NANO_MODEL) == bundled
     assert choose(tmp_path, name=NANO_PLANNER, dit=NANO_MODEL) == bundled
-    choice = choose(tmp_path, dit=NANO_MODEL)
-    assert choice.name == ""
-    assert "set it to true" in choice.detail
+    assert choose(tmp_path, dit=NANO_MODEL) == replace(bundled, only_if_needed=True)
 
 
 def test_a_bundle_that_is_missing_is_said_to_be(tmp_path, monkeypatch):

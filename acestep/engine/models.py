@@ -48,12 +48,15 @@ class Catalogue(Protocol):
         """All that are whole, as far as they are known without loading them; cheap."""
         ...
 
-    def find(self, name: str) -> Slot:
-        """The model of this name or folder. Raises CheckpointError that says how to get it."""
+    def find(self, name: str, beside: Sequence[ModelInfo] | None = None) -> Slot:
+        """The model of this name or folder, with the limits that hold while those `beside` are in memory.
+
+        None: others leave for it. Raises CheckpointError that says how to get it.
+        """
         ...
 
-    def no_room(self, names: Sequence[str]) -> str:
-        """Why these models cannot be in memory at once, as far as is known; "" if they can."""
+    def no_room(self, infos: Sequence[ModelInfo]) -> str:
+        """Why these models cannot be in memory at once, with their limits; "" if they can, as is known."""
         ...
 
 
@@ -95,6 +98,10 @@ class ModelShelf:
         """See `ModelKeeper.inventory`."""
         shelved = tuple(place.info for place in self._places())
         return (*shelved, *self._others(self._catalogue)) if self._catalogue else shelved
+
+    def occupants(self) -> tuple[ModelInfo, ...]:
+        """The models that take up memory, or come back into it without asking who else is there."""
+        return tuple(place.info for place in self._occupied())
 
     @property
     def primary(self) -> ModelInfo:
@@ -170,16 +177,14 @@ class ModelShelf:
         """
         if self._catalogue is None:
             return False
-        others = [place.info.name for place in self._places() if place.takes_room and place is not old]
-        others = [name for name in others if name != new.info.name]  # a guest that moves into the slot
-        reason = await asyncio.to_thread(self._catalogue.no_room, [*others, new.info.name])
+        others = self._neighbours(old, new.info.name)
+        reason = await asyncio.to_thread(self._catalogue.no_room, [*others, new.info])
         if reason:
             remedy = "Set ACESTEP_CONFIG_PATH, ACESTEP_CONFIG_PATH2 and ACESTEP_CONFIG_PATH3, and start again"
             raise InvalidFieldError("model", new.info.name, "models that fit together", f"{reason}. {remedy}")
         if old is None or not old.takes_room:
             return False
-        together = [*others, old.info.name, new.info.name]
-        return bool(await asyncio.to_thread(self._catalogue.no_room, together))
+        return bool(await asyncio.to_thread(self._catalogue.no_room, [*others, old.info, new.info]))
 
     async def _load_after(self, old: Place, new: Place) -> None:
         """Load a model once the songs of another have ended, which leaves then."""
@@ -219,7 +224,7 @@ class ModelShelf:
         if name is None or not is_bare(name) or self._catalogue is None:
             raise InvalidFieldError("model", name, allowed)
         try:
-            return await asyncio.to_thread(self._catalogue.find, name)
+            return await asyncio.to_thread(self._catalogue.find, name, self._neighbours(old, name))
         except CheckpointError as error:
             log.warning("Slot %d stays as it is. %s", number, error)
             raise InvalidFieldError("model", name, allowed) from error
@@ -256,7 +261,7 @@ class ModelShelf:
             place.users += 1
             try:
                 if place.loading is None:
-                    await self._make_room()
+                    await self._make_room(place)
                     self._begin(place)
             except BaseException:
                 self._put_back(place)
@@ -286,6 +291,17 @@ class ModelShelf:
         yield from (self._slots[number] for number in sorted(self._slots))
         yield from self._guests.values()
 
+    def _occupied(self) -> Iterator[Place]:
+        """Those in memory, or on their way; and those that come back there without asking who else is."""
+        for place in self._places():
+            comes_back = not self._room and place.load is not None and place.info.state == "on_disk"
+            if place.takes_room or comes_back:
+                yield place
+
+    def _neighbours(self, old: Place | None, name: str) -> list[ModelInfo]:
+        """Whom the model `name` meets in memory in place of `old`; it may be there as a guest already."""
+        return [each.info for each in self._occupied() if each is not old and each.info.name != name]
+
     def _others(self, catalogue: Catalogue) -> Iterator[ModelInfo]:
         known = {place.info.name for place in self._places()}
         yield from (info for info in catalogue.on_disk() if info.name not in known)
@@ -299,10 +315,19 @@ class ModelShelf:
         self._guests[name] = Place(slot.info, slot.load)
         return self._guests[name]
 
-    async def _make_room(self) -> None:
-        """Let models leave until one more may be in memory; waits while all of them are in use."""
-        while self._room and sum(place.takes_room for place in self._places()) >= self._room:
-            idle = [place for place in self._places() if place.loaded is not None and not place.users]
+    async def _make_room(self, new: Place) -> None:
+        """Let models leave until this one may be in memory too; waits while all of them are in use.
+
+        Raises ModelUnavailableError where there is no room even for it alone.
+        """
+        while self._room and self._catalogue is not None:
+            there = [place for place in self._places() if place.takes_room]
+            reason = self._catalogue.no_room([*(place.info for place in there), new.info])
+            if len(there) < self._room and not reason:
+                return
+            if not there:
+                raise ModelUnavailableError(reason)
+            idle = [place for place in there if place.loaded is not None and not place.users]
             if idle:
                 self._drop(min(idle, key=lambda place: place.last_use))
             else:

@@ -1,27 +1,27 @@
-"""From settings and folders to the memory plan of this server.
+"""From settings and chosen models to the memory plan that a server starts with.
 
-Owns where sizes and the budget come from, what settings wish, and the sentences: why there is no plan, and
-what would make one. Reads small JSON files; asks the machine by probes that it is given. Knows nothing of
-torch or HTTP.
+Owns where the budget comes from, what settings wish, and what is said of them in the log. Asks the machine by
+probes that it is given. What comes while the server runs is the affair of `joining`. Knows nothing of torch
+or HTTP.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 from acestep.adapters import AdapterFolder
-from acestep.checkpoints import Checkpoint, Choice, gpu_present, read_json
+from acestep.checkpoints import Choice, gpu_present
 from acestep.domain import ModelInfo
-from acestep.errors import CheckpointError, InvalidFieldError
+from acestep.memory.by_itself import largest_planner, on_all_devices
+from acestep.memory.folders import sizes_of
 from acestep.memory.lora import AdapterRoom, adapter_weights, no_room, with_adapters
-from acestep.memory.plan import GB, Abilities, Device, MemoryPlan, Sizes, Wishes, choose
+from acestep.memory.plan import GB, Abilities, Device, MemoryPlan, Sizes, Wishes
 from acestep.memory.probes import Probes
 from acestep.memory.refusals import BUDGET, refusal
+from acestep.memory.search import choose
 from acestep.memory.situation import Budget, Situation, gb
-from acestep.memory.sizes import PLANNERS, TEXT_ENCODER, VAE, DitSize, QwenSize, VaeSize, published_dit
+from acestep.memory.sizes import PLANNERS, QwenSize
 from acestep.memory.stored import check_quantization
 from acestep.planners import PlannerChoice
 from acestep.settings import Settings
@@ -79,11 +79,39 @@ def find_budget(settings: Settings, on_gpu: bool, probes: Probes) -> Budget:
 
 
 def room_for_planner(settings: Settings, gpu_memory: Callable[[], float]) -> float:
-    """GB of the GPU by which a planner is chosen that was not named; `gpu_memory` says what there is."""
+    """GB of the GPU by which a planner is chosen that was not named, where no plan can be made.
+
+    `gpu_memory` says what there is.
+    """
+    if (settings.lm_device or settings.device) == "cpu":
+        return 0.0
     if settings.vram_budget is not None:
         return settings.vram_budget
     there = gpu_memory()
     return there if settings.max_cuda_vram is None else min(there, settings.max_cuda_vram)
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """What a server is about to load beside its planner, and on what."""
+
+    choices: tuple[Choice, ...]
+    budget: Budget
+    can: Abilities
+    planner_elsewhere: bool
+
+
+def _start(settings: Settings, choices: Sequence[Choice], probes: Probes) -> _Start:
+    # Who comes because a request names it is taken to be as large as the default model.
+    guests = settings.models_in_memory - len(choices) if settings.on_demand_model_load else 0
+    # Whoever is quantized runs on PyTorch, which can let it go; vLLM cannot.
+    on_vllm = settings.quantization == "none" and settings.lm_backend == "vllm" and probes.has_vllm()
+    return _Start(
+        choices=(*choices, *[choices[0]] * guests),
+        budget=find_budget(settings, gpu_present(settings.device), probes),
+        can=replace(CARRIED_OUT, offload_planner=not on_vllm),
+        planner_elsewhere=settings.lm_device not in (None, settings.device),
+    )
 
 
 def decide_for_server(
@@ -91,22 +119,43 @@ def decide_for_server(
 ) -> Decision | None:
     """As `decide`, for what the server is about to load, and on what it is to run."""
     check_quantization(settings.quantization, (settings.device, settings.lm_device or settings.device))
-    on_gpu = gpu_present(settings.device)
-    elsewhere = settings.lm_device not in (None, settings.device)
-    budget = find_budget(settings, on_gpu, probes)
-    # Who comes because a request names it is taken to be as large as the default model.
-    guests = settings.models_in_memory - len(choices) if settings.on_demand_model_load else 0
-    choices = [*choices, *[choices[0]] * guests]
-    # Whoever is quantized runs on PyTorch, which can let it go; vLLM cannot.
-    on_vllm = settings.quantization == "none" and settings.lm_backend == "vllm" and probes.has_vllm()
-    can = replace(CARRIED_OUT, offload_planner=not on_vllm)
-    decision = decide(choices, PlannerChoice() if elsewhere else planner, settings, budget, can)
+    start = _start(settings, choices, probes)
+    elsewhere = start.planner_elsewhere
+    here = PlannerChoice() if elsewhere else planner
+    decision = decide(start.choices, here, settings, start.budget, start.can)
     if decision and elsewhere and planner.name and settings.lm_offload_to_cpu:
         note = (
             f"{_LM_OFFLOAD}=true: the planner is on {settings.lm_device} (ACESTEP_LM_DEVICE), and stays so."
         )
         decision = replace(decision, notes=(*decision.notes, note))
     return decision and replace(decision, planner_elsewhere=elsewhere)
+
+
+def planner_for_server(
+    settings: Settings, choices: Sequence[Choice], probes: Probes, documented: str
+) -> str | None:
+    """The published planner that comes by itself on all devices; None where no plan can say."""
+    return on_all_devices(
+        _planner_by_itself(settings.on(device), choices, probes, documented) for device in settings.devices
+    )
+
+
+def _planner_by_itself(
+    settings: Settings, choices: Sequence[Choice], probes: Probes, documented: str
+) -> str | None:
+    """See `largest_planner`; None also for one that has a device of its own, and on a CPU."""
+    start = _start(settings, choices, probes)
+    sizes, budget = sizes_of(start.choices, PlannerChoice()), start.budget
+    if sizes is None or start.planner_elsewhere or not budget.on_gpu or budget.size is None:
+        return None
+    situation = _situation(settings, budget, start.can)
+    wishes, _ = _wishes(settings, PlannerChoice(documented), situation)
+
+    def plans(planners: tuple[QwenSize, ...]) -> list[MemoryPlan]:
+        return situation.options(replace(counted, planners=planners), wishes)
+
+    counted, _ = _with_kept(replace(sizes, planners=PLANNERS), wishes, situation, settings)
+    return largest_planner(plans, budget.size, documented)
 
 
 def decide(
@@ -122,23 +171,16 @@ def decide(
     Raises SettingError for a setting that cannot be kept within the budget, ModelUnavailableError where the
     models do not fit whatever is set.
     """
-    can = can or CARRIED_OUT
-    sizes = _sizes(choices, planner)
+    sizes = sizes_of(choices, planner)
     if sizes is None:
         return None
-    device = Device() if budget.on_gpu else Device.cpu()
-    device = replace(device, quantization=settings.quantization)
-    situation = Situation(budget, device, can)
-    wishes, notes = _wishes(settings, planner, budget.on_gpu, can)
+    situation = _situation(settings, budget, can or CARRIED_OUT)
+    wishes, notes = _wishes(settings, planner, situation)
     if budget.size is None:
         notes.append(f"Nobody says how much memory there is, so nothing is limited: set {BUDGET}.")
         return Decision(situation.options(sizes, wishes)[0], situation, sizes, tuple(notes))
-    if budget.on_gpu and (kept := adapter_weights(AdapterFolder(settings.lora_dir))):
-        roomy = replace(sizes, adapters=kept)
-        if choose(situation.options(roomy, wishes), budget.size):
-            sizes = roomy
-        else:
-            notes.append(no_room(kept, situation))
+    sizes, left_out = _with_kept(sizes, wishes, situation, settings)
+    notes += left_out
     plans = situation.options(sizes, wishes)
     plan = choose(plans, budget.size)
     if plan is None and budget.on_gpu:
@@ -159,72 +201,21 @@ def decide(
     return Decision(plan, situation, sizes, tuple(notes))
 
 
-def limited_by(decision: Decision, choice: Choice, info: ModelInfo) -> ModelInfo:
-    """A model with no larger limits than the plan has, and than there is room for when it is there alone."""
-    info, size = decision.limited(info), decision.budget.size
-    plans = _in_place(decision, [choice])
-    plan = choose(plans, size) if decision.budget.on_gpu and size is not None else None
-    return replace(decision, plan=plan).limited(info) if plan else info
+def _situation(settings: Settings, budget: Budget, can: Abilities) -> Situation:
+    device = Device() if budget.on_gpu else Device.cpu()
+    return Situation(budget, replace(device, quantization=settings.quantization), can)
 
 
-def why_not_together(decision: Decision, choices: Sequence[Choice]) -> str:
-    """Why these models cannot be in memory at once, placed as was decided; "" if they can.
-
-    Of a model whose config says nothing of its size, loading says what is wrong.
-    """
-    budget, plans = decision.budget, _in_place(decision, choices)
-    if not budget.on_gpu or budget.size is None or not plans:
-        return ""
-    needed = min(plan.peak for plan in plans)
-    if needed <= budget.size:
-        return ""
-    names = ", ".join(choice.name for choice in choices)
-    return f"{names}: at least {gb(needed)} are needed, and there are {budget}"
-
-
-def _in_place(decision: Decision, choices: Sequence[Choice]) -> list[MemoryPlan]:
-    """The plans that have these models in place of those that were decided on."""
-    sizes = _sizes(choices, PlannerChoice())
-    if sizes is None:
-        return []
-    return decision.situation.in_place_of(decision.plan, replace(decision.sizes, dits=sizes.dits))
-
-
-def with_planner(decision: Decision, planner: PlannerChoice, settings: Settings) -> Decision:
-    """What was decided, with this planner instead of the one that it has: models stay where they are.
-
-    Raises InvalidFieldError where there is no room for it beside them, with the number that would do,
-    CheckpointError where its config does not say how large it is.
-    """
-    if decision.planner_elsewhere:
-        return decision
-    situation, plan = decision.situation, decision.plan
-    try:
-        sizes = replace(decision.sizes, planners=(_planner(planner),))
-    except (KeyError, ValueError, TypeError) as error:
-        raise CheckpointError(
-            f"The config of {planner.name} does not say how large it is: {error}"
-        ) from error
-    offload = settings.lm_offload_to_cpu if situation.can.offload_planner else None
-    if settings.offload_to_cpu is False:
-        offload = offload or False
-    plans = situation.beside(plan, sizes, Wishes(offload_planner=offload, tile=plan.tile, planner=True))
-    size = decision.budget.size
-    if not decision.budget.on_gpu or size is None:
-        found = plans[0]
-    elif (fitting := choose(plans, size)) is not None:
-        found = fitting
-    else:
-        needed = min(other.peak for other in plans)
-        raise InvalidFieldError(
-            "lm_model_path",
-            planner.name,
-            f"a planner that fits beside the models: with this one {gb(needed)} are needed, and there are "
-            f"{decision.budget}",
-            "Set ACESTEP_INIT_LLM=true and ACESTEP_LM_MODEL_PATH, and start the server again, which may then "
-            "place the models otherwise",
-        )
-    return replace(decision, plan=replace(found, adapter_room=plan.adapter_room), sizes=sizes)
+def _with_kept(
+    sizes: Sizes, wishes: Wishes, situation: Situation, settings: Settings
+) -> tuple[Sizes, list[str]]:
+    """The sizes with the adapters that lie in the folder, or a sentence where these have no room."""
+    budget = situation.budget
+    kept = adapter_weights(AdapterFolder(settings.lora_dir)) if budget.on_gpu else 0
+    roomy = replace(sizes, adapters=kept)
+    if not kept or choose(situation.options(roomy, wishes), budget.size or 0):
+        return roomy, []
+    return sizes, [no_room(kept, situation)]
 
 
 def table(decision: Decision) -> list[str]:
@@ -246,56 +237,9 @@ def table(decision: Decision) -> list[str]:
     return lines
 
 
-def _sizes(choices: Sequence[Choice], planner: PlannerChoice) -> Sizes | None:
-    """The sizes of these models; None where a config does not say, and loading what is wrong with it."""
-    try:
-        return _read_sizes(choices, planner)
-    except (KeyError, ValueError, TypeError, CheckpointError):
-        return None
-
-
-def _read_sizes(choices: Sequence[Choice], planner: PlannerChoice) -> Sizes:
-    found = [_on_disk(choice.checkpoint) if choice.checkpoint else _published(choice) for choice in choices]
-    return Sizes(
-        dits=tuple(dit for dit, _, _ in found),
-        text=max((text for _, text, _ in found), key=lambda text: text.trunk),
-        vae=next((vae for _, _, vae in found if vae), None),
-        planners=(_planner(planner),) if planner.name else (),
-    )
-
-
-def _published(choice: Choice) -> tuple[DitSize, QwenSize, VaeSize | None]:
-    return published_dit(choice.name, choice.is_turbo), TEXT_ENCODER, VAE
-
-
-def _on_disk(checkpoint: Checkpoint) -> tuple[DitSize, QwenSize, VaeSize | None]:
-    config = read_json(checkpoint.dit / "config.json") if checkpoint.layout == "published" else None
-    dit = DitSize.of(checkpoint.name, config or _merged(checkpoint.dit), checkpoint.is_turbo)
-    text = QwenSize.of("text encoder", read_json(checkpoint.text_encoder / "config.json"))
-    vae = read_json(checkpoint.vae / "config.json")
-    return dit, text, VaeSize.of(vae) if vae.get("_class_name") == "AutoencoderOobleck" else None
-
-
-def _merged(folder: Path) -> dict[str, Any]:
-    """The configs of a diffusers folder as a published folder has them in one."""
-    transformer, encoder, tokenizer = (
-        read_json(folder / part / "config.json")
-        for part in ("transformer", "condition_encoder", "audio_tokenizer")
-    )
-    sizes = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
-    return tokenizer | encoder | transformer | {f"encoder_{size}": encoder[size] for size in sizes}
-
-
-def _planner(choice: PlannerChoice) -> QwenSize:
-    if choice.folder is not None:
-        return QwenSize.of(choice.name, read_json(choice.folder / "config.json"))
-    return next(planner for planner in PLANNERS if planner.name == choice.name)
-
-
-def _wishes(
-    settings: Settings, planner: PlannerChoice, on_gpu: bool, can: Abilities
-) -> tuple[Wishes, list[str]]:
+def _wishes(settings: Settings, planner: PlannerChoice, situation: Situation) -> tuple[Wishes, list[str]]:
     """What the settings ask of the plan, and a sentence for each that this version cannot do."""
+    on_gpu, can = situation.budget.on_gpu, situation.can
     notes: list[str] = []
 
     def granted(field: str, wish: bool | None, able: bool) -> bool | None:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from acestep.adapters import Adapter, AdapterFolder
 from acestep.domain import MAX_ADAPTERS
 from acestep.errors import CheckpointError
-from acestep.memory.plan import GB, MemoryPlan, Sizes, Wishes, choose
+from acestep.memory.plan import GB, MemoryPlan, Sizes, Wishes
+from acestep.memory.search import choose
 from acestep.memory.situation import Situation, gb
 
 # Of what is left over, for a DiT: four adapters of rank 64 on all attention of a 2 B model take 0.36 GB.

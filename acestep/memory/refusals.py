@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from acestep.errors import ModelUnavailableError, SettingError
-from acestep.memory.plan import GB, Sizes, Wishes, least
+from acestep.memory.plan import GB, Sizes, Wishes
+from acestep.memory.search import least
 from acestep.memory.situation import Situation, gb
 from acestep.memory.sizes import PLANNERS
 from acestep.memory.stored import VARIABLE

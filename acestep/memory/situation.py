@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from acestep.memory.plan import GB, Abilities, Device, MemoryPlan, Sizes, Wishes, beside, in_place_of, options
+from acestep.memory.plan import GB, Abilities, Device, MemoryPlan, Sizes, Wishes
+from acestep.memory.search import beside, options
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +33,12 @@ class Situation:
     can: Abilities
 
     def options(self, sizes: Sizes, wishes: Wishes) -> list[MemoryPlan]:
-        """See `plan.options`."""
+        """See `search.options`."""
         return options(sizes, wishes, self.device, self.can)
 
     def beside(self, plan: MemoryPlan, sizes: Sizes, wishes: Wishes) -> list[MemoryPlan]:
-        """See `plan.beside`."""
+        """See `search.beside`."""
         return beside(plan, sizes, wishes, self.device, self.can)
-
-    def in_place_of(self, plan: MemoryPlan, sizes: Sizes) -> list[MemoryPlan]:
-        """See `plan.in_place_of`."""
-        wishes = Wishes(tile=plan.tile, planner=bool(plan.planner))
-        return in_place_of(plan, sizes, wishes, self.device, self.can)
 
     def with_planner_moved(self) -> Situation:
         """The same, where a planner can make way."""

@@ -17,8 +17,9 @@ from acestep.codec.loading import load_codec
 from acestep.engine.loading import Surroundings, TorchRenderer, load_model, load_planner
 from acestep.engine.placement import lodge, settle
 from acestep.errors import JobCancelledError, PlannerError
-from acestep.memory.plan import Abilities, Device, MemoryPlan, Sizes, Wishes, options
+from acestep.memory.plan import Abilities, Device, MemoryPlan, Sizes, Wishes
 from acestep.memory.residency import Residency
+from acestep.memory.search import options
 from acestep.memory.sizes import QwenSize
 from acestep.parts import SharedParts
 from acestep.planner.backends.decoder import Decoder

@@ -16,6 +16,7 @@ from acestep.engine.desk import PlannerDesk
 from acestep.engine.engine import Engine
 from acestep.engine.models import PRIMARY, ModelShelf, Slot
 from acestep.engine.renderer import Loaded, OnLoading
+from acestep.engine.upkeep import Upkeep
 from acestep.engine.write import SongWriter
 from acestep.errors import CheckpointError, InvalidFieldError, ModelUnavailableError
 from acestep.files import AudioStore
@@ -41,14 +42,16 @@ class Folder:
         self.go_on = threading.Event()
         self.go_on.set()
         self.room = len(infos) + 1  # models that may be in memory at once
+        self.asked: list[tuple[str, list[str] | None]] = []  # for which model, beside which others
 
-    def no_room(self, names: Sequence[str]) -> str:
-        return "" if len(names) <= self.room else f"{len(names)} are too many"
+    def no_room(self, infos: Sequence[ModelInfo]) -> str:
+        return "" if len(infos) <= self.room else f"{len(infos)} are too many"
 
     def on_disk(self) -> tuple[ModelInfo, ...]:
         return tuple(replace(info, state="on_disk") for info in self.infos.values())
 
-    def find(self, name: str) -> Slot:
+    def find(self, name: str, beside: Sequence[ModelInfo] | None = None) -> Slot:
+        self.asked.append((name, None if beside is None else [info.name for info in beside]))
         if name not in self.infos:
             raise CheckpointError(f"There is no model {name!r}.")
 
@@ -204,6 +207,18 @@ class TestOnDemand:
             assert states(shelf) == {"turbo": "on_disk", "base": "ready", "sft": "ready"}
             assert await _borrowed(shelf, None) == ("turbo", ())
 
+    async def test_so_does_one_where_memory_is_short_before_its_number_is_full(self, folder):
+        folder.room = 1
+        async with opened(ModelShelf(folder.slots("turbo"), folder, room=3)) as shelf:
+            await shelf.wait_ready()
+            assert await _borrowed(shelf, "base") == ("base", ())
+            assert states(shelf) == {"turbo": "on_disk", "base": "ready", "sft": "on_disk"}
+            assert await _borrowed(shelf, None) == ("turbo", ())
+            assert states(shelf) == {"turbo": "ready", "base": "on_disk", "sft": "on_disk"}
+            folder.room = 0
+            with pytest.raises(ModelUnavailableError, match="1 are too many"):
+                await _borrowed(shelf, "sft")
+
     async def test_the_default_that_left_is_tried_again_too(self, folder):
         async with opened(ModelShelf(folder.slots("turbo"), folder, room=1)) as shelf:
             assert await _borrowed(shelf, "base") == ("base", ())
@@ -351,6 +366,18 @@ class TestPutting:
             with pytest.raises(InvalidFieldError, match=r"^model: 'base' .*2 are too many"):
                 await shelf.put(2, "base")
             assert states(shelf) == {"turbo": "ready"}
+
+    async def test_limits_are_those_beside_whoever_is_or_comes_back_into_memory(self, folder):
+        lazy = Upkeep(is_lazy=True)
+        async with opened(ModelShelf(folder.slots("turbo", "base"), folder, upkeep=lazy)) as shelf:
+            folder.asked.clear()
+            assert await _borrowed(shelf, "base") == ("base", ())
+            assert states(shelf) == {"turbo": "on_disk", "base": "ready"}
+            assert [info.name for info in shelf.occupants()] == ["turbo", "base"]
+            await shelf.put(2, "sft")
+            await shelf.put(1, "base")
+            assert folder.asked == [("sft", ["turbo"]), ("base", ["sft"])]
+            assert [info.name for info in shelf.occupants()] == ["base", "sft"]
 
     @pytest.mark.parametrize(
         ("number", "name"), [(2, "turbo"), (2, None), (1, "../base"), (1, "/base"), (1, "..")]

@@ -20,8 +20,9 @@ from acestep.domain import AudioClip, Sampling
 from acestep.engine.loading import Surroundings, TorchRenderer, load_model
 from acestep.engine.placement import moves, settle
 from acestep.engine.renderer import Heard, Renderer
-from acestep.memory.plan import Abilities, Device, MemoryPlan, Sizes, Wishes, options
+from acestep.memory.plan import Abilities, Device, MemoryPlan, Sizes, Wishes
 from acestep.memory.residency import Part, Residency
+from acestep.memory.search import options
 from acestep.memory.sizes import DitSize, QwenSize, VaeSize
 from acestep.setting_kinds import Quantization
 from acestep.synthesizer.loading import SynthesizerModules, load_synthesizer

@@ -1,6 +1,5 @@
 """Where sizes and budgets come from, and what is said when they do not go together."""
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,25 +8,24 @@ import pytest
 from acestep.adapters import AdapterFolder
 from acestep.checkpoints import NANO_MODEL, Choice, choose, require
 from acestep.domain import ModelInfo
-from acestep.errors import CheckpointError, InvalidFieldError, ModelUnavailableError, SettingError
+from acestep.errors import ModelUnavailableError, SettingError
 from acestep.memory import decide as deciding
 from acestep.memory.decide import (
     Decision,
     decide,
     decide_for_server,
     find_budget,
-    limited_by,
+    planner_for_server,
     room_for_planner,
     table,
-    why_not_together,
-    with_planner,
 )
 from acestep.memory.lora import SPARE, adapter_weights
 from acestep.memory.plan import GB, Abilities
 from acestep.memory.probes import PROBES as MACHINE
 from acestep.memory.probes import Probes
 from acestep.memory.situation import Budget
-from acestep.planners import PlannerChoice
+from acestep.memory.sizes import PLANNERS
+from acestep.planners import SMALLEST, PlannerChoice
 from acestep.settings import Settings
 from tests.adapter_headers import write_header
 
@@ -246,10 +244,18 @@ class TestServer:
 
     @pytest.mark.parametrize(
         ("given", "room"),
-        [({}, 24), ({"max_cuda_vram": 8}, 8), ({"max_cuda_vram": 48}, 24), ({"vram_budget": 6}, 6)],
+        [
+            ({}, 24),
+            ({"max_cuda_vram": 8}, 8),
+            ({"max_cuda_vram": 48}, 24),
+            ({"vram_budget": 6}, 6),
+            ({"device": "cpu"}, 0),
+            ({"lm_device": "cpu", "vram_budget": 6}, 0),
+            ({"device": "cpu", "lm_device": "cuda"}, 24),
+        ],
     )
     def test_a_planner_is_chosen_by_what_may_be_used(
-        self, tmp_path: Path, given: dict[str, float], room: float
+        self, tmp_path: Path, given: dict[str, object], room: float
     ) -> None:
         assert room_for_planner(Settings.load(tmp_path, **given), lambda: 24) == room
 
@@ -301,99 +307,56 @@ class TestAdapters:
         assert decision is not None and decision.adapters is None
 
 
-class TestAnotherPlanner:
-    """While the server runs: models stay where they are, so the planner must fit beside them."""
+class TestPlannerByItself:
+    """The plan says which published planner has room; `largest_planner` has the rule."""
 
-    def at(self, tmp_path: Path, turbo: Choice, budget: float) -> tuple[Decision, Settings]:
-        settings = Settings.load(tmp_path, vram_budget=budget, device="cuda", init_llm=False)
-        decision = decide_for_server(settings, [turbo], NONE, PROBES)
-        assert decision is not None and decision.plan.planner == ""
-        return decision, settings
+    def named(self, folder: Path, budget: float, models: list[Choice], **given: object) -> str | None:
+        settings = Settings.load(folder, **({"device": "cuda", "vram_budget": budget} | given))
+        return planner_for_server(settings, models, PROBES, SMALLEST)
 
-    def test_one_that_fits_changes_nothing_else(self, tmp_path: Path, turbo: Choice) -> None:
-        before, settings = self.at(tmp_path, turbo, 24)
-        after = with_planner(before, MIDDLE, settings)
-        assert (after.plan.planner, after.plan.placement("planner")) == (MIDDLE.name, "resident")
-        assert after.plan.settled == before.plan.settled
-        assert after.plan.peak <= 24 * GB
-        assert after.adapters == before.adapters
-        smaller = with_planner(after, PlannerChoice("acestep-5Hz-lm-0.6B"), settings)
-        assert smaller.plan.peak < after.plan.peak
+    def test_quantization_makes_room_for_a_larger_one(self, tmp_path: Path, turbo: Choice) -> None:
+        plain = [self.named(tmp_path, budget, [turbo]) for budget in (8, 12, 16, 24)]
+        packed = [self.named(tmp_path, budget, [turbo], quantization="int8") for budget in (8, 12, 16, 24)]
+        assert plain == ["", PLANNERS[0].name, PLANNERS[1].name, PLANNERS[2].name]
+        assert packed == ["", PLANNERS[1].name, PLANNERS[2].name, PLANNERS[2].name]
 
-    def test_it_makes_way_where_there_is_no_room_for_both(self, tmp_path: Path, turbo: Choice) -> None:
-        before, settings = self.at(tmp_path, turbo, 14)
-        after = with_planner(before, MIDDLE, settings)
-        assert after.plan.placement("planner") == "offloaded"
-        assert after.plan.peak <= 14 * GB
+    def test_models_have_their_room_first(self, tmp_path: Path, turbo: Choice) -> None:
+        xl = choose("acestep-v15-xl-turbo", tmp_path, lambda: True, lambda: True)
+        assert self.named(tmp_path, 16, [xl]) == PLANNERS[0].name
+        assert self.named(tmp_path, 16, [turbo, xl]) == ""
+        assert self.named(tmp_path, 18, [turbo]) == PLANNERS[2].name
+        on_demand = self.named(tmp_path, 18, [turbo], on_demand_model_load=True, models_in_memory=2)
+        assert on_demand == PLANNERS[1].name
 
-    def test_one_without_room_is_refused_with_the_number(self, tmp_path: Path, turbo: Choice) -> None:
-        before, settings = self.at(tmp_path, turbo, 8)
-        with pytest.raises(InvalidFieldError, match=r"^lm_model_path: .*-4B.* (\S+) GB are needed") as caught:
-            with_planner(before, PlannerChoice("acestep-5Hz-lm-4B"), settings)
-        needed = float(caught.value.allowed.partition("this one ")[2].split()[0])
-        assert needed > 8
-        roomy = replace(before.situation, budget=replace(before.budget, size=int((needed + 0.01) * GB)))
-        after = with_planner(replace(before, situation=roomy), PlannerChoice("acestep-5Hz-lm-4B"), settings)
-        assert after.plan.peak == pytest.approx(needed * GB, abs=0.01 * GB)
+    def test_one_that_is_to_be_moved_comes_as_well(self, tmp_path: Path, turbo: Choice) -> None:
+        assert self.named(tmp_path, 17, [turbo]) == PLANNERS[1].name
+        assert self.named(tmp_path, 17, [turbo], lm_offload_to_cpu=True) == PLANNERS[2].name
+        settings = Settings.load(tmp_path, lm_offload_to_cpu=True)
+        plan = decided(turbo, PlannerChoice(PLANNERS[2].name), settings, on_gpu(17)).plan
+        assert (plan.planner, plan.placement("planner")) == (PLANNERS[2].name, "offloaded")
 
-    def test_one_on_another_device_takes_no_room(self, tmp_path: Path, turbo: Choice) -> None:
-        settings = Settings.load(tmp_path, device="cuda", lm_device="cpu", init_llm=False)
-        before = decide_for_server(settings, [turbo], NONE, PROBES)
-        assert before is not None
-        assert with_planner(before, MIDDLE, settings) == before
-
-    def test_a_cpu_refuses_none(self, tmp_path: Path, turbo: Choice) -> None:
-        settings = Settings.load(tmp_path, device="cpu", init_llm=False)
-        before = decide_for_server(settings, [turbo], NONE, PROBES)
-        assert before is not None
-        assert with_planner(before, MIDDLE, settings).plan.planner == MIDDLE.name
-
-    def test_a_folder_that_does_not_say(self, tmp_path: Path, turbo: Choice) -> None:
-        before, settings = self.at(tmp_path, turbo, 24)
-        (tmp_path / "config.json").write_text("{}")
-        with pytest.raises(CheckpointError, match="does not say"):
-            with_planner(before, PlannerChoice("lm", tmp_path), settings)
-
-
-class TestOtherModels:
-    """While the server runs: another model has to have room beside those that are there."""
-
-    @pytest.mark.parametrize(
-        ("budget", "moved", "fits"), [(24, False, True), (10, False, False), (10, True, True)]
-    )
-    def test_two_fit_where_there_is_room_or_both_are_moved(
-        self, tmp_path: Path, turbo: Choice, budget: float, moved: bool, fits: bool
+    def test_adapters_have_their_room_first(
+        self, tmp_path: Path, turbo: Choice, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        base = choose("acestep-v15-base", tmp_path, lambda: True, lambda: True)
-        settings = Settings.load(
-            tmp_path,
-            vram_budget=budget,
-            device="cuda",
-            init_llm=False,
-            offload_to_cpu=moved or None,
-            offload_dit_to_cpu=moved,
-        )
-        decision = decide_for_server(settings, [turbo], NONE, PROBES)
-        assert decision is not None
-        assert why_not_together(decision, [turbo]) == ""
-        found = why_not_together(decision, [turbo, base])
-        said = r"acestep-v15-turbo, acestep-v15-base: at least \S+ GB are needed, and there are 10\.00 GB .*"
-        assert re.fullmatch("" if fits else said, found)
+        monkeypatch.setattr(deciding, "adapter_weights", lambda folder: GB)
+        assert self.named(tmp_path, 12, [turbo]) == ""
 
-    def test_a_model_that_comes_later_may_have_smaller_limits(self, tmp_path: Path, turbo: Choice) -> None:
-        base = choose("acestep-v15-base", tmp_path, lambda: True, lambda: True)
-        settings = Settings.load(tmp_path, vram_budget=12, device="cuda", init_llm=False)
-        decision = decide_for_server(settings, [turbo], NONE, PROBES)
-        assert decision is not None
-        info = ModelInfo("any", is_turbo=True, steps=8, guidance_scale=1, shift=3, max_steps=8)
-        assert limited_by(decision, turbo, info) == decision.limited(info)
-        smaller = limited_by(decision, base, info)
-        assert (smaller.max_batch, smaller.max_duration) < (info.max_batch, 600.1)
-        assert smaller.max_duration >= 240 and smaller.max_batch >= 2
+    def test_it_fits_on_every_device(self, tmp_path: Path, turbo: Choice) -> None:
+        settings = Settings.load(tmp_path, device="cuda:4,cuda:14")  # PROBES: 14 and 24 GB
+        assert planner_for_server(settings, [turbo], PROBES, SMALLEST) == PLANNERS[1].name
 
-    def test_nothing_is_too_large_for_main_memory(self, tmp_path: Path, turbo: Choice) -> None:
-        decision = decide_for_server(Settings.load(tmp_path, device="cpu"), [turbo], NONE, PROBES)
-        assert decision is not None and why_not_together(decision, [turbo] * 9) == ""
+    @pytest.mark.parametrize("given", [{"device": "cpu"}, {"lm_device": "cuda:1"}, {"device": "mps"}])
+    def test_where_nobody_knows_no_plan_says(
+        self, tmp_path: Path, turbo: Choice, given: dict[str, object]
+    ) -> None:
+        assert self.named(tmp_path, 24, [turbo], **({"vram_budget": None} | given)) is None
+
+    def test_the_planner_that_comes_is_the_one_that_is_planned(self, tmp_path: Path, turbo: Choice) -> None:
+        for budget in (10.5, 13, 18, 24):
+            name = self.named(tmp_path, budget, [turbo])
+            decision = decided(turbo, PlannerChoice(name or ""), Settings.load(tmp_path), on_gpu(budget))
+            assert decision.plan.planner == name != ""
+            assert {part.placement for part in decision.plan.parts} == {"resident"}
 
 
 class TestRefusals:

@@ -5,17 +5,8 @@ from itertools import pairwise, product
 
 import pytest
 
-from acestep.memory.plan import (
-    GB,
-    Abilities,
-    Device,
-    MemoryPlan,
-    Sizes,
-    Wishes,
-    choose,
-    least,
-    options,
-)
+from acestep.memory.plan import GB, Abilities, Device, MemoryPlan, Sizes, Wishes
+from acestep.memory.search import choose, least, options
 from acestep.memory.sizes import PLANNERS, TEXT_ENCODER, VAE, published_dit
 from acestep.setting_kinds import Quantization
 

@@ -1,0 +1,41 @@
+"""Which published planner comes by itself, where none is named.
+
+Owns the rule: the largest that has room beside the models, by the plans that there are. Knows nothing of
+settings, folders, or whether the planner is to be had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from acestep.memory.plan import MemoryPlan
+from acestep.memory.search import choose
+from acestep.memory.sizes import PLANNERS, QwenSize
+
+PlansWith = Callable[[tuple[QwenSize, ...]], Sequence[MemoryPlan]]
+"""The plans that may have one of these planners, the smallest first; the best plan is the first."""
+
+
+def largest_planner(plans: PlansWith, budget: int, documented: str) -> str:
+    """The name of the planner in the best plan within `budget` bytes; "" where it has none.
+
+    So it is the largest for which nothing has to be moved that would stay without it. It is `documented`
+    instead if that is larger and fits in any way; or if none fits and there must be one: whoever loads it
+    says then what would.
+    """
+    best = choose(plans(PLANNERS), budget)
+    if best is None or best.planner in ("", documented):
+        return documented if best is None else best.planner
+    names = [planner.name for planner in PLANNERS]
+    if names.index(best.planner) > names.index(documented):
+        return best.planner
+    other = choose(plans(tuple(planner for planner in PLANNERS if planner.name == documented)), budget)
+    return documented if other is not None and other.planner else best.planner
+
+
+def on_all_devices(found: Iterable[str | None]) -> str | None:
+    """The planner that has room on each device, where these come by themselves on one of them each."""
+    names = ["", *(planner.name for planner in PLANNERS)]
+    places = [None if name is None else names.index(name) for name in found]
+    known = [place for place in places if place is not None]
+    return names[min(known)] if known and len(known) == len(places) else None

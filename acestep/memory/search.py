@@ -1,0 +1,150 @@
+"""The search for the best memory plan within a budget.
+
+Owns what there is to choose from, and the order in which plans are better than one another. Pure: sizes,
+wishes and a budget in, a plan or none out. As every budget picks the best of those that fit, and a larger
+budget fits all that a smaller one does, more memory never gives a worse plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
+
+from acestep.domain import MAX_BATCH, MAX_DURATION
+from acestep.memory.count import Limits, Room, Ways, Weights, Writer, counted, weights, working
+from acestep.memory.plan import Abilities, Device, MemoryPlan, Placement, Sizes, Wishes
+
+_DURATIONS = (MAX_DURATION, 480.0, 360.0, 240.0, 120.0, 60.0)
+_COMMON_DURATION = 240.0  # what a plan gives up other things for
+_BATCHES = (MAX_BATCH, 4, 2, 1)
+_COMMON_BATCH = 2  # what is rendered when a request does not say
+_TILES = (512, 256, 128, 64)
+# Texts that the planner writes at once, and tokens of each: 6,656 are a song of 600 s with the longest words
+# (planner.backends.pt); half of that is enough for 240 s (1,200 codes) with 2,128 tokens of words.
+_ROOMS = (Room(4, 6656), Room(2, 6656), Room(2, 3328, _COMMON_DURATION))
+_STEPS = 8  # how often a streamed DiT is moved for one song of a turbo model
+_BASE_STEPS = 50
+
+Rank = tuple[float, ...]
+
+
+def options(sizes: Sizes, wishes: Wishes, device: Device, abilities: Abilities) -> list[MemoryPlan]:
+    """Every plan that keeps the wishes, the best first; none where they cannot be kept at any budget."""
+    return _useful(_ranked(sizes, wishes, device, abilities))
+
+
+def beside(
+    plan: MemoryPlan, sizes: Sizes, wishes: Wishes, device: Device, abilities: Abilities
+) -> list[MemoryPlan]:
+    """Every plan that differs from `plan` in its planner and its adapters alone, the best first."""
+    ranked = _ranked(sizes, wishes, device, abilities)
+    return [other for other in ranked if other.settled == plan.settled]
+
+
+def choose(plans: Sequence[MemoryPlan], budget: int) -> MemoryPlan | None:
+    """The best plan within `budget` bytes, of `options`; None: there is none."""
+    return next((plan for plan in plans if plan.peak <= budget), None)
+
+
+def least(plans: Sequence[MemoryPlan]) -> int:
+    """Bytes from which on one of `options` fits."""
+    return min(plan.peak for plan in plans)
+
+
+def requests(seconds: float, batch: int, tile: int) -> list[Limits]:
+    """The largest requests that a model may be held to, none larger than this, the best first."""
+    found = [
+        Limits(min(seconds, longest), min(batch, most), tile)
+        for longest, most in product(_DURATIONS, _BATCHES)
+    ]
+    return sorted(set(found), key=lambda each: _usefulness(each.seconds, each.batch), reverse=True)
+
+
+def common_part(seconds: float, batch: int) -> Rank:
+    """What counts most of the largest request: as much of it as is usually asked for."""
+    return (min(seconds, _COMMON_DURATION), min(batch, _COMMON_BATCH))
+
+
+def _ranked(sizes: Sizes, wishes: Wishes, device: Device, abilities: Abilities) -> Iterator[MemoryPlan]:
+    def counts(part: Weights) -> bool:
+        """Whether it is a loss that a part is moved: a planner that is to be moved is better than none."""
+        return not (part.name == "planner" and wishes.offload_planner)
+
+    ranked: list[tuple[Rank, MemoryPlan]] = []
+    can = abilities if device.moves else Abilities()
+    needs = {limits: working(sizes, limits, device) for limits in _limits(sizes, wishes)}
+    for writer in _writers(sizes, wishes):
+        for ways in _ways(wishes, can, bool(writer.planner)):
+            placed = weights(sizes, writer, ways, device)
+            moved = sum(part.moved * _times(part.placement, sizes) for part in placed if counts(part))
+            for limits, need in needs.items():
+                if limits.seconds <= writer.room.seconds:
+                    plan = counted(placed, limits, need, writer, device)
+                    ranked.append((_rank(plan, sizes, moved), plan))
+    # Of plans that are equally good, the smaller.
+    ranked.sort(key=lambda each: (each[0], -each[1].peak), reverse=True)
+    return (plan for _, plan in ranked)
+
+
+def _useful(plans: Iterable[MemoryPlan]) -> list[MemoryPlan]:
+    """Without those that are worse than another and no smaller: no budget chooses them."""
+    kept: list[MemoryPlan] = []
+    for plan in plans:
+        if not kept or plan.peak < kept[-1].peak:
+            kept.append(plan)
+    return kept
+
+
+def _writers(sizes: Sizes, wishes: Wishes) -> Iterator[Writer]:
+    if wishes.planner is not True:
+        yield Writer()
+    if wishes.planner is not False:
+        for planner, room in product(sizes.planners, _ROOMS):
+            yield Writer(planner, room)
+
+
+def _ways(wishes: Wishes, can: Abilities, has_planner: bool) -> Iterator[Ways]:
+    core = _placements(wishes.offload_dit, can.offload)
+    if can.stream and wishes.offload_dit is not False:
+        core = (*core, "streamed")
+    planner: tuple[Placement, ...] = ("resident",)
+    if has_planner:
+        planner = _placements(wishes.offload_planner, can.offload_planner)
+    for ways in product(_placements(wishes.offload, can.offload), core, planner):
+        yield Ways(*ways)
+
+
+def _placements(wish: bool | None, can: bool) -> tuple[Placement, ...]:
+    ways: tuple[Placement, ...] = ("resident", "offloaded") if can else ("resident",)
+    if wish is None:
+        return ways
+    return tuple(way for way in ways if (way != "resident") == wish)
+
+
+def _limits(sizes: Sizes, wishes: Wishes) -> Iterator[Limits]:
+    tiles = (wishes.tile,) if wishes.tile else _TILES if sizes.vae else _TILES[:1]
+    for seconds, batch, tile in product(_DURATIONS, _BATCHES, tiles):
+        yield Limits(seconds, batch, tile)
+
+
+def _times(placement: Placement, sizes: Sizes) -> int:
+    """How often weights so placed are moved for one song."""
+    if placement != "streamed":
+        return 1
+    return _STEPS if all(dit.is_turbo for dit in sizes.dits) else _BASE_STEPS
+
+
+def _rank(plan: MemoryPlan, sizes: Sizes, moved: int) -> Rank:
+    """What counts, the most important first: larger is better.
+
+    Songs of a common length, two at once; then nothing moved; then a planner, and a large one; then the rest.
+    """
+    names = [planner.name for planner in sizes.planners]
+    duration, batch, *rest = _usefulness(plan.max_duration, plan.max_batch)
+    planner = names.index(plan.planner) + 1 if plan.planner else 0
+    return (duration, batch, -moved, planner, *rest, plan.slots, plan.tile)
+
+
+def _usefulness(seconds: float, batch: int) -> Rank:
+    """What counts of the largest request: first that it is a common one."""
+    return (*common_part(seconds, batch), seconds, batch)
