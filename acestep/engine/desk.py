@@ -82,6 +82,7 @@ class PlannerDesk:
         self._ended = asyncio.Event()  # one of them has done with it
         self._putting = asyncio.Lock()
         self._replacing: asyncio.Task[PlannerInfo] | None = None
+        self._dropping: asyncio.Task[None] | None = None
         self._open = asyncio.Event()  # not while it is being replaced
         self._open.set()
         self._watchdog = self._upkeep.watchdog
@@ -227,7 +228,7 @@ class PlannerDesk:
 
     async def close(self) -> None:
         """Let the step at hand end and free the threads; a step that is stuck is left alone."""
-        for task in (self._replacing, self._loading, self._leaving):
+        for task in (self._replacing, self._dropping, self._loading, self._leaving):
             if task is not None:
                 task.cancel()
         self._thread.close()
@@ -278,9 +279,32 @@ class PlannerDesk:
 
     async def _generate(self, generation: Generation, on_tokens: OnTokens, cancelled: Cancelled) -> str:
         """See `Generate`: by the loop, which is watched."""
-        assert self._loop is not None  # as long as anybody has the planner
-        writing = asyncio.ensure_future(self._loop.generate(generation, on_tokens, cancelled))
-        return await self._watchdog.watch(writing, self)
+        loop = self._loop
+        assert loop is not None  # as long as anybody has the planner
+        writing = asyncio.ensure_future(loop.generate(generation, on_tokens, cancelled))
+        try:
+            return await self._watchdog.watch(writing, self)
+        finally:
+            if loop.failure and (self._dropping is None or self._dropping.done()):
+                self._dropping = asyncio.create_task(self._drop())
+
+    async def _drop(self) -> None:
+        """Let go of a planner that failed, once nobody has it; who wants it next waits until it is loaded."""
+        async with self._putting:
+            failure = self._loop.failure if self._loop else ""
+            if not failure:  # another came meanwhile
+                return
+            self._open.clear()
+            try:
+                await self._rest()
+                await self.leave()
+                self._info = replace(self._info, detail=failure)
+            except (
+                StageStuckError
+            ):  # which is in the log, and at /health; whoever writes next brings this here
+                return
+            finally:
+                self._open.set()
 
     async def _fetch(self, load: LoadPlanner) -> LoadedPlanner:
         name, heard = self._info.name, OnLoading(self._on_loading, self._thread.beat)

@@ -24,7 +24,7 @@ OnTokens = Callable[[int], None]
 Cancelled = Callable[[], bool]
 
 _CLOSED = "The planner has been shut down."
-_REMEDY = "It is loaded again when a request needs it: send this one again."
+_AGAIN = "It is loaded again when a request needs it."
 _log = logging.getLogger(__name__)
 
 
@@ -123,8 +123,8 @@ class GenerationLoop:
             readable = _readable(error)
             if isinstance(error, AceStepError) or isinstance(readable, NotEnoughMemoryError):
                 return readable
-            self._failure = f"{readable}. {_REMEDY}"
-            return PlannerError(self._failure)
+            self._failure = f"{readable}. {_AGAIN}"
+            return self._refusal()
         finally:
             self._step_began = None
         return None
@@ -141,12 +141,15 @@ class GenerationLoop:
 
     def _start(self, run: _Run) -> None:
         if self._failure:
-            run.finish(PlannerError(self._failure))
+            run.finish(self._refusal())
             return
         try:
             self._running[self._model.add(run.generation)] = run
         except Exception as error:  # noqa: BLE001 - this job ends
             run.finish(_readable(error))
+
+    def _refusal(self) -> PlannerError:
+        return PlannerError(f"{self._failure} Send the request once more.")
 
     def _drop_cancelled(self) -> None:
         for ticket, run in list(self._running.items()):

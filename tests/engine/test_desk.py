@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,13 +15,16 @@ from acestep.engine.watchdog import Watchdog
 from acestep.errors import (
     CheckpointError,
     ModelUnavailableError,
+    NotEnoughMemoryError,
+    PlannerError,
     PlannerUnavailableError,
     StageStuckError,
 )
 from acestep.files import AudioStore
+from acestep.planner.language_model import Advance
 from acestep.planner.planner import Watch
-from tests.engine.fakes import PATIENCE, FakeRenderer, loads, running, until, wanted
-from tests.engine.test_thinking import MODEL, desk
+from tests.engine.fakes import PATIENCE, FakeRenderer, loads, request, running, unheard, until, wanted
+from tests.engine.test_thinking import MODEL, PLAIN, THINKING, desk
 from tests.planner.fakes import WalkingModel, read
 from tests.planner.test_loop import GatedModel
 
@@ -254,6 +257,112 @@ class TestStuck:
         stuck.go_on.set()
         assert await waiting == "first"
         assert stuck.loads == ["first", "other", "first"]
+
+
+class FragileModel(WalkingModel):
+    """Raises `broken` at every step from the one on that it is set at."""
+
+    broken: Exception | None = None
+
+    def step(self) -> Sequence[Advance]:
+        if self.broken is not None and self.generations:
+            raise self.broken
+        return super().step()
+
+
+class Fragile:
+    """A desk whose planner may break; `models` are those that were loaded."""
+
+    def __init__(self) -> None:
+        self.models: list[FragileModel] = []
+        self.reason = ""
+        self.desk = PlannerDesk(PlannerInfo("fragile", "loading"), self._load)
+
+    async def draft(self) -> Draft:
+        asked = DraftRequest("format", caption="a song", metadata=Metadata(bpm=90), seed=3)
+        return await self.desk.draft(asked, 60.0, Watch(cancelled=wanted))
+
+    async def until_dropped(self) -> None:
+        await until(lambda: self.desk.info().state == "on_disk")
+
+    def _load(self, _: OnLoading) -> LoadedPlanner:
+        if self.reason:
+            raise ModelUnavailableError(self.reason)
+        self.models.append(FragileModel())
+        return LoadedPlanner(self.models[-1], "toy")
+
+
+@pytest.fixture
+async def fragile() -> AsyncIterator[Fragile]:
+    there = Fragile()
+    await there.desk.start()
+    await named(there.desk)
+    yield there
+    await there.desk.close()
+
+
+class TestFailed:
+    """A language model that fails at its work, as an engine does that has died."""
+
+    async def test_a_planner_that_failed_is_loaded_again_for_the_next_request(self, fragile: Fragile) -> None:
+        first = await fragile.draft()
+        fragile.models[0].broken = RuntimeError("the engine is dead")
+        with pytest.raises(PlannerError, match=r"failed: the engine is dead\. .* Send the request once more"):
+            await fragile.draft()
+        await fragile.until_dropped()
+        assert fragile.desk.info().is_usable
+        assert fragile.desk.info().detail == (
+            "The language model failed: the engine is dead. It is loaded again when a request needs it."
+        )
+        assert (fragile.models[0].closed, len(fragile.models)) == (1, 1), "nobody has asked for it yet"
+        assert await fragile.draft() == first
+        assert (len(fragile.models), fragile.desk.info().detail) == (2, "")
+
+    async def test_all_that_it_wrote_fails_at_once_and_who_comes_meanwhile_waits(
+        self, fragile: Fragile
+    ) -> None:
+        async with fragile.desk.borrow() as planner:
+            fragile.models[0].broken = RuntimeError("the engine is dead")
+            failed = await asyncio.gather(*(fragile.draft() for _ in range(3)), return_exceptions=True)
+            assert {type(each) for each in failed} == {PlannerError}
+            with pytest.raises(PlannerError, match="the engine is dead"):  # which has been told it before
+                await planner.draft(DraftRequest("format", caption="a song"))
+            later = asyncio.create_task(fragile.draft())
+            await asyncio.sleep(0.01)
+            assert not later.done() and len(fragile.models) == 1
+        assert (await later).metadata.bpm == 90
+        assert len(fragile.models) == 2
+
+    async def test_one_that_does_not_come_again_says_why_and_is_tried_each_time(
+        self, fragile: Fragile
+    ) -> None:
+        fragile.models[0].broken = RuntimeError("the engine is dead")
+        fragile.reason = "the driver is gone"
+        with pytest.raises(PlannerError):
+            await fragile.draft()
+        await fragile.until_dropped()
+        with pytest.raises(PlannerUnavailableError, match="the driver is gone"):
+            await fragile.draft()
+        fragile.reason = ""
+        assert (await fragile.draft()).metadata.bpm == 90
+
+    async def test_want_of_memory_passes_without_loading(self, fragile: Fragile) -> None:
+        fragile.models[0].broken = MemoryError()
+        with pytest.raises(NotEnoughMemoryError):
+            await fragile.draft()
+        fragile.models[0].broken = None
+        assert (await fragile.draft()).metadata.bpm == 90
+        assert len(fragile.models) == 1
+
+    async def test_songs_without_a_planner_go_on(self, files: AudioStore, fragile: Fragile) -> None:
+        fragile.models[0].broken = RuntimeError("the engine is dead")
+        async with running(files, loads(FakeRenderer(), MODEL), MODEL, fragile.desk) as engine:
+            thought = asyncio.create_task(engine.run(request(planner=THINKING), unheard, wanted))
+            plain = await engine.run(request(planner=PLAIN), unheard, wanted)
+            assert len(plain) == 1
+            with pytest.raises(PlannerError, match="the engine is dead"):
+                await thought
+            assert len(await engine.run(request(planner=THINKING), unheard, wanted)) == 1
 
 
 async def named(desk: PlannerDesk) -> str:
