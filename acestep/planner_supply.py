@@ -56,9 +56,9 @@ class PlannerSupply:
         self._models = models
         self._shared = shared
         self._watchdog = upkeep.watchdog
-        self._thread = WatchedThread(
-            ThreadPoolExecutor(1, thread_name_prefix="fetch-planner"), self._watchdog
-        )
+        self._patrol = upkeep.watchdog.apart()  # songs are made while this thread is stuck
+        executor = ThreadPoolExecutor(1, thread_name_prefix="fetch-planner")
+        self._thread = WatchedThread(executor, self._patrol)
         self._fetching = asyncio.Lock()
         self.choice = choice
         load = self._loader(choice, account.decision) if choice.name else None
@@ -84,7 +84,7 @@ class PlannerSupply:
     async def fetched(self, choice: PlannerChoice) -> PlannerChoice:
         """The planner once its files are there. Raises StageStuckError where no more bytes come."""
         async with self._fetching:
-            self.check()
+            self._patrol.check()
             heard = OnLoading(_log_progress, self._thread.beat)
             work = partial(_fetch, choice, self._settings, heard)
             return replace(choice, folder=await self._thread.run(f"download {choice.name}", work))

@@ -1,14 +1,19 @@
 """Planners that come while the server runs."""
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from acestep import planner_supply
 from acestep.checkpoints import choose
+from acestep.download import Order
 from acestep.engine.upkeep import Upkeep
-from acestep.errors import InvalidFieldError, ModelUnavailableError, PlannerUnavailableError
+from acestep.engine.watchdog import Watchdog
+from acestep.errors import InvalidFieldError, ModelUnavailableError, PlannerUnavailableError, StageStuckError
+from acestep.hubs import OnBytes, Pull
 from acestep.memory.account import Account
 from acestep.memory.decide import Decision, decide_for_server
 from acestep.memory.probes import Probes
@@ -44,7 +49,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Server:
     """One device with a planner, if any, and what is heard of its memory plan."""
 
-    def __init__(self, settings: Settings, choice: PlannerChoice = NONE, devices: int = 1) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        choice: PlannerChoice = NONE,
+        devices: int = 1,
+        upkeep: Upkeep | None = None,
+    ) -> None:
         self.settings = settings
         nano = choose("acestep-nano", settings.checkpoints_dir, lambda: False, lambda: False)
         self.heard: list[Decision | None] = []
@@ -54,7 +65,7 @@ class Server:
                 choice,
                 Account(decide_for_server(settings, [nano], choice, PROBES)),
                 SharedParts(),
-                Upkeep(),
+                upkeep or Upkeep(),
             )
             for _ in range(devices)
         ]
@@ -155,6 +166,40 @@ async def test_a_planner_that_failed_is_loaded_again(tmp_path: Path) -> None:
         rewrite_json(config, intermediate_size=Toy().intermediate)
         assert await server.planners.reload() == ("one",)
         assert server.states() == [("one", "ready")]
+
+
+class SilentHub:
+    """A hub that no byte comes from until it is let."""
+
+    address = "a hub"
+
+    def __init__(self) -> None:
+        self.go_on = threading.Event()
+
+    def reachable(self) -> bool:
+        return True
+
+    def pull(self, pull: Pull, on_bytes: OnBytes) -> None:
+        assert self.go_on.wait(20)
+        on_bytes(1)
+
+
+async def test_a_planner_that_is_not_sent_changes_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub, far = SilentHub(), PlannerChoice("acestep-5Hz-lm-0.6B")
+    order = Order(far.name, folder / "far", lambda: [hub])
+    monkeypatch.setattr(planner_supply, "order_for", lambda *_: order)
+    upkeep = Upkeep(Watchdog(0.8))
+    async with Server(at(folder), PlannerChoice("one", folder / "one"), upkeep=upkeep) as server:
+        (supply,) = server.supplies
+        for _ in range(2):  # at once the second time
+            with pytest.raises(StageStuckError, match="Stage download acestep-5Hz-lm"):
+                await supply.fetched(far)
+        assert not upkeep.watchdog.trouble(), "songs are made"
+        async with supply.desk.borrow() as planner:
+            assert planner.name == "one"
+        hub.go_on.set()
 
 
 def test_queued_songs_live_through_it(tmp_path: Path) -> None:

@@ -299,9 +299,7 @@ class PlannerDesk:
                 await self._rest()
                 await self.leave()
                 self._info = replace(self._info, detail=failure)
-            except (
-                StageStuckError
-            ):  # which is in the log, and at /health; whoever writes next brings this here
+            except StageStuckError:  # which the log and /health say; whoever writes next brings this here
                 return
             finally:
                 self._open.set()

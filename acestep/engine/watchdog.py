@@ -47,6 +47,10 @@ class Watchdog:
         self._look = min(_LOOK_SECONDS, patience)
         self._pulses: list[Pulse] = []
 
+    def apart(self) -> Watchdog:
+        """Another one as patient, for a thread whose work nobody else's waits for: it is no trouble here."""
+        return Watchdog(self._patience)
+
     def add(self, pulse: Pulse) -> None:
         """Watch this one from now on."""
         self._pulses.append(pulse)
@@ -102,6 +106,8 @@ class Watchdog:
         self, event: asyncio.Event, pulse: Pulse, is_at_it: Callable[[], bool] = lambda: True
     ) -> None:
         """Wait for what the thread of `pulse` brings about, as `watch` does."""
+        if event.is_set():
+            return
         coming = asyncio.ensure_future(event.wait())
         try:
             await self.watch(coming, pulse, is_at_it)

@@ -26,7 +26,7 @@ from acestep.planner.backends.decoder import Decoder
 from acestep.planner.backends.pt import TorchLanguageModel, load_torch_language_model
 from acestep.planner.loop import GenerationLoop
 from acestep.setting_kinds import Quantization
-from acestep.weights import Placement
+from acestep.weights import Placement, TensorIndex
 from tests.engine.test_loading import EXPECTED, write_checkpoint, write_oobleck
 from tests.engine.test_placement import CPU, Counting, load, networks, promised, renderer, sizes_of, songs
 from tests.planner.backends.test_pt import run, song
@@ -268,6 +268,16 @@ def test_a_planner_that_is_gone_takes_its_weights_along(shared: Shared) -> None:
     del shared.planner
     gc.collect()
     assert shared.mover.now == 0
+
+
+def test_every_tensor_that_is_read_is_a_sign_of_life(checkpoint: Checkpoint, folder: Path) -> None:
+    signs: list[int] = []
+    load_model(checkpoint, "cpu", EXPECTED, Surroundings(beat=lambda: signs.append(1)))
+    parts = checkpoint.dit, checkpoint.text_encoder
+    assert len(signs) > sum(len(TensorIndex.of(part).files) for part in parts)
+    signs.clear()
+    load_planner(folder, "cpu", "pt", beat=lambda: signs.append(1))
+    assert len(signs) == len(TensorIndex.of(folder).files)
 
 
 def test_loading_follows_the_plan(checkpoint: Checkpoint, folder: Path, plan: MemoryPlan) -> None:
