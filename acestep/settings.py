@@ -208,7 +208,11 @@ class Settings(BaseSettings):
         0, 0, None, "s", "Models idle for so long leave memory, until a request needs them again; 0: never."
     )
     stage_timeout: float = number(
-        1800, 0, None, "s", "A stage or load without progress for so long fails its jobs, and /health; 0: never."
+        1800,
+        0,
+        None,
+        "s",
+        "A stage or load without progress for so long fails its jobs, and /health; 0: never.",
     )
     use_flash_attention: Switch = switch(
         True,
