@@ -102,7 +102,8 @@ def weights(sizes: Sizes, writer: Writer, ways: Ways, device: Device) -> tuple[W
     if planner := writer.planner:
         tokens = -(-writer.room.length // device.span) * device.span
         held = stored.size(planner.weights, planner.matrices)
-        kept = cache(planner, writer.room.slots, tokens, number) + stored.bench(planner.largest_joined)
+        kept = cache(planner, writer.room.slots, tokens, number)
+        kept += stored.bench(planner.joined, by_pieces=device.is_cpu)
         found.append(Weights("planner", ways.planner, held + kept, "write", scratch=kept))
     return tuple(found)
 

@@ -64,13 +64,13 @@ class Device:
     number: int = 2
     reserve: int = GPU_RESERVE
     span: int = 1024
-    moves: bool = True  # whether there is another memory to move models to
+    is_cpu: bool = False
     quantization: Quantization = "none"
 
     @classmethod
     def cpu(cls) -> Device:
         """Main memory: float32, and nowhere to move anything."""
-        return cls(number=4, reserve=CPU_RESERVE, span=32, moves=False)
+        return cls(number=4, reserve=CPU_RESERVE, span=32, is_cpu=True)
 
     @property
     def stored(self) -> Stored:

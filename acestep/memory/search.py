@@ -71,7 +71,7 @@ def _ranked(sizes: Sizes, wishes: Wishes, device: Device, abilities: Abilities) 
         return not (part.name == "planner" and wishes.offload_planner)
 
     ranked: list[tuple[Rank, MemoryPlan]] = []
-    can = abilities if device.moves else Abilities()
+    can = Abilities() if device.is_cpu else abilities  # there is no other memory to move anything to
     needs = {limits: working(sizes, limits, device) for limits in _limits(sizes, wishes)}
     for writer in _writers(sizes, wishes):
         for ways in _ways(wishes, can, bool(writer.planner)):

@@ -216,10 +216,16 @@ class QwenSize:
         return self.layer.plain_matrices.times(self.layers)
 
     @property
-    def largest_joined(self) -> int:
-        """Weights of its largest matrix once those that share an input are one, as the planner has them."""
+    def joined(self) -> tuple[tuple[int, int], ...]:
+        """Rows and columns of a layer's matrices as the planner has them: joined if they share an input."""
         layer = self.layer
-        return layer.width * max(2 * layer.inner, layer.heads * layer.head + layer.keys_values)
+        queries = layer.heads * layer.head
+        return (
+            (layer.width, queries + layer.keys_values),
+            (queries, layer.width),
+            (layer.width, 2 * layer.inner),
+            (layer.inner, layer.width),
+        )
 
     @property
     def token(self) -> int:

@@ -20,6 +20,7 @@ _REMEDY = "none, or any after `uv sync --extra quantization`, which installs tor
 # A row has a scale in float32, and in int8 a zero point, which is 0, of one byte.
 _PER_ROW = {"int8": 5, "fp8": 4}
 _FLOAT = 4
+_PIECE = 2**18  # numbers that the planner unpacks at a time on a CPU (planner.backends.matrices)
 _NO_FP8 = ("mps", "xpu")  # Metal knows no such number; on Intel's GPUs nobody has tried it
 
 
@@ -59,9 +60,18 @@ class Stored:
         # To float32, there with the scales in it, and the result.
         return weights * (2 * _FLOAT + (self.number if self.number != _FLOAT else 0))
 
-    def bench(self, weights: int) -> int:
-        """Bytes in which the planner unpacks its matrices one by one, the largest of so many weights."""
-        return 0 if self.quantization == "none" else weights * self.number
+    def bench(self, matrices: Iterable[tuple[int, int]], by_pieces: bool) -> int:
+        """Bytes in which the planner unpacks matrices of so many rows and columns, one by one.
+
+        It unpacks them whole, or on a CPU by pieces of whole rows.
+        """
+        if self.quantization == "none":
+            return 0
+        numbers = (
+            columns * (min(rows, max(1, _PIECE // columns)) if by_pieces else rows)
+            for rows, columns in matrices
+        )
+        return max(numbers) * self.number
 
 
 def check_quantization(quantization: Quantization, devices: Iterable[str]) -> None:

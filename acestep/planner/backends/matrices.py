@@ -54,6 +54,11 @@ class Bench:
         )
         self._size = max(self._size, numbers)
 
+    @property
+    def nbytes(self) -> int:
+        """Its bytes, now."""
+        return self._room.nbytes
+
     def unpack(self, piece: Tensor) -> Tensor:
         """The numbers of `piece` as they are computed with, until the next is unpacked."""
         return self._room[: piece.numel()].view(piece.shape).copy_(piece)

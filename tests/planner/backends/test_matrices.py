@@ -5,6 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from acestep.memory.sizes import Layer, QwenSize
+from acestep.memory.stored import Stored
 from acestep.planner.backends.matrices import Bench, Matrix, join
 from acestep.quantization import packing
 from acestep.setting_kinds import Quantization
@@ -14,13 +16,18 @@ WIDTH = 512
 kinds = pytest.mark.parametrize("kind", ["none", "int8", "fp8"])
 
 
+def packed(kind: Quantization, columns: int, rows: int) -> Any:
+    """A linear layer in this way."""
+    linear = nn.Linear(columns, rows, bias=False).requires_grad_(False)
+    if kind != "none":
+        linear.weight = packing(kind)(linear.weight.data)
+    return linear
+
+
 def linears(kind: Quantization) -> list[Any]:
     """Two that share an input; joined they are too large to be unpacked at once."""
     torch.manual_seed(3)
-    made = [nn.Linear(WIDTH, out, bias=False).requires_grad_(False) for out in (700, 324)]
-    for linear in made if kind != "none" else []:
-        linear.weight = packing(kind)(linear.weight.data)
-    return made
+    return [packed(kind, WIDTH, out) for out in (700, 324)]
 
 
 def joined(kind: Quantization) -> tuple[Matrix, list[Any]]:
@@ -77,3 +84,18 @@ def test_the_bench_is_as_large_as_the_largest_matrix_on_a_gpu_and_a_piece_on_a_c
     assert there.rows(1024) == WIDTH
     assert 1 <= here.rows(1024) < WIDTH
     assert here.rows(10**9) == 1
+
+
+@kinds
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_the_bench_is_as_large_as_the_memory_plan_has_it(kind: Quantization, device: str) -> None:
+    size = QwenSize("any", Layer(256, 768, 8, 2, 64), layers=1, vocabulary=10)
+    bench = Bench(torch.device(device), torch.float32)
+    for widths in ([512, 128, 128], [768, 768]):
+        join(bench, *(packed(kind, 256, width) for width in widths))
+    join(bench, packed(kind, 512, 256))
+    join(bench, packed(kind, 768, 256))
+    bench.allocate()
+    assert bench.nbytes == Stored(4, kind).bench(size.joined, by_pieces=device == "cpu")
+    bench.release()
+    assert bench.nbytes == 0
