@@ -1,5 +1,6 @@
 """Planners that come while the server runs."""
 
+import asyncio
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -231,3 +232,25 @@ def init(live: LiveServer, **fields: object) -> dict[str, Any]:
     assert answer.status_code == 200, answer.text
     data: dict[str, Any] = answer.json()["data"]
     return data
+
+
+@pytest.mark.parametrize(("budget", "name"), [(26, "acestep-5Hz-lm-4B"), (20, "acestep-5Hz-lm-1.7B")])
+async def test_the_one_that_comes_by_itself_is_the_largest_with_room_on_every_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: float, name: str
+) -> None:
+    monkeypatch.setattr(planner_supply, "any_reachable", lambda source: False)
+    turbo = choose("acestep-v15-turbo", tmp_path, lambda: True, lambda: True)
+    supplies = []
+    for size in (26, budget):
+        settings = Settings.load(
+            tmp_path, checkpoints_dir=tmp_path, device="cuda", vram_budget=size, init_llm=False
+        )
+        account = Account(decide_for_server(settings, [turbo], NONE, PROBES))
+        supplies.append(PlannerSupply(settings, NONE, account, SharedParts(), Upkeep()))
+    planners = PlannerSupplies(settings, turbo.name, supplies, lambda memories: None)
+    with pytest.raises(InvalidFieldError):
+        await planners.check(None)
+    for each in ("0.6B", "1.7B", "4B"):
+        write_toy(tmp_path / f"acestep-5Hz-lm-{each}")
+    assert (await asyncio.to_thread(planners._choose, None)).name == name
+    await planners.check(None)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from acestep.memory.plan import MemoryPlan
+from acestep.memory.published import PLANNERS
 from acestep.memory.search import choose
-from acestep.memory.sizes import PLANNERS, QwenSize
+from acestep.memory.sizes import QwenSize
 
 PlansWith = Callable[[tuple[QwenSize, ...]], Sequence[MemoryPlan]]
 """The plans that may have one of these planners, the smallest first; the best plan is the first."""

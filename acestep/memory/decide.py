@@ -18,10 +18,11 @@ from acestep.memory.folders import sizes_of
 from acestep.memory.lora import AdapterRoom, adapter_weights, no_room, with_adapters
 from acestep.memory.plan import GB, Abilities, Device, MemoryPlan, Sizes, Wishes
 from acestep.memory.probes import Probes
+from acestep.memory.published import PLANNERS
 from acestep.memory.refusals import BUDGET, refusal
 from acestep.memory.search import choose
 from acestep.memory.situation import Budget, Situation, gb
-from acestep.memory.sizes import PLANNERS, QwenSize
+from acestep.memory.sizes import QwenSize
 from acestep.memory.stored import check_quantization
 from acestep.planners import PlannerChoice
 from acestep.settings import Settings

@@ -13,7 +13,8 @@ from typing import Any
 from acestep.checkpoints import Checkpoint, Choice, read_json
 from acestep.errors import CheckpointError
 from acestep.memory.plan import Sizes
-from acestep.memory.sizes import PLANNERS, TEXT_ENCODER, VAE, DitSize, QwenSize, VaeSize, published_dit
+from acestep.memory.published import PLANNERS, TEXT_ENCODER, VAE, published_dit
+from acestep.memory.sizes import DitSize, QwenSize, VaeSize
 from acestep.planners import PlannerChoice
 
 Found = tuple[DitSize, QwenSize, VaeSize | None]

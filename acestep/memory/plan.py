@@ -113,13 +113,9 @@ class MemoryPlan:
 
     @property
     def settled(self) -> tuple[object, ...]:
-        """What cannot change once models are loaded: where they are, and what they allow."""
-        return (*self.places, self.max_batch, self.max_duration)
-
-    @property
-    def places(self) -> tuple[object, ...]:
-        """Where models are, and the tile of the VAE."""
-        return (*(self.placement(name) for name in _MODELS), self.tile)
+        """What cannot change once models are loaded: where they are, the VAE's tile, and what they allow."""
+        places = (self.placement(name) for name in _MODELS)
+        return (*places, self.tile, self.max_batch, self.max_duration)
 
     @property
     def writer(self) -> tuple[object, ...]:

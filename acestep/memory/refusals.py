@@ -9,9 +9,9 @@ from dataclasses import replace
 
 from acestep.errors import ModelUnavailableError, SettingError
 from acestep.memory.plan import GB, Sizes, Wishes
+from acestep.memory.published import PLANNERS
 from acestep.memory.search import least
 from acestep.memory.situation import Situation, gb
-from acestep.memory.sizes import PLANNERS
 from acestep.memory.stored import VARIABLE
 
 BUDGET = "ACESTEP_VRAM_BUDGET"

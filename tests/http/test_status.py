@@ -9,8 +9,8 @@ from acestep.http.deps import provide
 from acestep.http.envelope import Envelope
 from acestep.memory.decide import Decision
 from acestep.memory.plan import Abilities, Device, MemoryPlan, Part, Sizes
+from acestep.memory.published import TEXT_ENCODER, VAE, published_dit
 from acestep.memory.situation import Budget, Situation
-from acestep.memory.sizes import TEXT_ENCODER, VAE, published_dit
 from tests.http.conftest import BASE, NO_PLANNER, PLANNER, TURBO, FakeWorker, Serve, Server, failed
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from acestep.codec.oobleck import receptive_frames
 from acestep.memory import activations
 from acestep.memory.activations import Load
-from acestep.memory.sizes import VAE, DitSize
+from acestep.memory.published import VAE
+from acestep.memory.sizes import DitSize
 from acestep.planner.backends.decoder import EVEN_ROWS
 from acestep.synthesizer.conditioning import MAX_CAPTION_TOKENS, MAX_LYRIC_TOKENS, Condition
 from acestep.synthesizer.transformer import Transformer

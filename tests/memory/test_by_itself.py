@@ -7,8 +7,9 @@ import pytest
 
 from acestep.memory.by_itself import largest_planner, on_all_devices
 from acestep.memory.plan import GB, Abilities, Device, MemoryPlan, Sizes, Wishes
+from acestep.memory.published import PLANNERS, TEXT_ENCODER, VAE, published_dit
 from acestep.memory.search import choose, least, options
-from acestep.memory.sizes import PLANNERS, TEXT_ENCODER, VAE, QwenSize, published_dit
+from acestep.memory.sizes import QwenSize
 from acestep.setting_kinds import Quantization
 
 BUDGETS = [size * GB // 8 for size in range(16, 641)]

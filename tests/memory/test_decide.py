@@ -23,8 +23,8 @@ from acestep.memory.lora import SPARE, adapter_weights
 from acestep.memory.plan import GB, Abilities
 from acestep.memory.probes import PROBES as MACHINE
 from acestep.memory.probes import Probes
+from acestep.memory.published import PLANNERS
 from acestep.memory.situation import Budget
-from acestep.memory.sizes import PLANNERS
 from acestep.planners import SMALLEST, PlannerChoice
 from acestep.settings import Settings
 from tests.adapter_headers import write_header

@@ -15,7 +15,7 @@ from acestep.memory.decide import Decision, decide_for_server
 from acestep.memory.joining import with_planner
 from acestep.memory.plan import GB
 from acestep.memory.probes import Probes
-from acestep.memory.sizes import PLANNERS
+from acestep.memory.published import PLANNERS
 from acestep.planners import SMALLEST, PlannerChoice
 from acestep.settings import Settings
 

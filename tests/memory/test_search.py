@@ -6,8 +6,8 @@ from itertools import pairwise, product
 import pytest
 
 from acestep.memory.plan import GB, Abilities, Device, MemoryPlan, Sizes, Wishes
+from acestep.memory.published import PLANNERS, TEXT_ENCODER, VAE, published_dit
 from acestep.memory.search import choose, least, options
-from acestep.memory.sizes import PLANNERS, TEXT_ENCODER, VAE, published_dit
 from acestep.setting_kinds import Quantization
 
 TURBO = published_dit("acestep-v15-turbo", is_turbo=True)

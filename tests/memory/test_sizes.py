@@ -11,7 +11,8 @@ from torch.nn.utils import remove_weight_norm
 from transformers import Qwen3Config, Qwen3Model
 
 from acestep.checkpoints import NANO_FOLDER, PUBLISHED, read_json
-from acestep.memory.sizes import PLANNERS, TEXT_ENCODER, VAE, DitSize, QwenSize, VaeSize, published_dit
+from acestep.memory.published import PLANNERS, TEXT_ENCODER, VAE, published_dit
+from acestep.memory.sizes import DitSize, QwenSize, VaeSize
 from acestep.memory.stored import Matrices
 from acestep.synthesizer.loading import MODULE_CLASSES, published_configs
 from tests.synthesizer import toy

@@ -1,0 +1,63 @@
+"""How models that come while the server runs are limited, from the catalogue to the memory plan."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from acestep import assembly
+from acestep.assembly import _Catalogue
+from acestep.checkpoints import choose
+from acestep.memory.account import Account
+from acestep.memory.decide import decide_for_server
+from acestep.memory.plan import GB
+from acestep.memory.probes import Probes
+from acestep.parts import SharedParts
+from acestep.planners import PlannerChoice
+from acestep.settings import Settings
+
+PROBES = Probes(gpu_free=lambda _: 20 * GB, main_memory=lambda: 32 * GB, has_vllm=lambda: False)
+LARGE = PlannerChoice("acestep-5Hz-lm-4B")
+
+
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for field in Settings.model_fields:
+        monkeypatch.delenv(f"ACESTEP_{field.upper()}", raising=False)
+    monkeypatch.delenv("MAX_CUDA_VRAM", raising=False)
+    monkeypatch.setattr(assembly, "any_reachable", lambda source: True)
+
+
+def opened(folder: Path, **given: Any) -> tuple[Settings, Account, _Catalogue]:
+    settings = Settings.load(folder, device="cuda", **given)
+    turbo = choose("acestep-v15-turbo", folder, lambda: True, lambda: True)
+    account = Account(decide_for_server(settings, [turbo], PlannerChoice(), PROBES))
+    catalogue = _Catalogue(settings, account, SharedParts())
+    return settings, account, catalogue
+
+
+def test_a_model_is_limited_beside_those_that_are_there(tmp_path: Path) -> None:
+    _, account, catalogue = opened(tmp_path, init_llm=False)
+    turbo = choose("acestep-v15-turbo", tmp_path, lambda: True, lambda: True)
+    there = catalogue.slot(turbo, is_default=True).info
+    assert account.decision is not None and there == account.decision.limited(there)
+    alone, beside = (catalogue.find("acestep-v15-base", infos).info for infos in ([], [there]))
+    assert (alone.max_batch, beside.max_batch) == (8, 4)
+    assert catalogue.no_room([there, beside]) == ""
+    assert "20.00 GB" in catalogue.no_room([there, alone])
+
+
+def test_a_planner_that_came_later_counts(tmp_path: Path) -> None:
+    settings, account, catalogue = opened(tmp_path, init_llm=False)
+    turbo = choose("acestep-v15-turbo", tmp_path, lambda: True, lambda: True)
+    there = catalogue.slot(turbo, is_default=True).info
+    beside = catalogue.find("acestep-v15-base", [there]).info
+    account.decision = account.with_planner(LARGE, settings, [there])
+    assert "GB are needed" in catalogue.no_room([there, beside])
+
+
+def test_nothing_is_known_without_a_plan(tmp_path: Path) -> None:
+    catalogue = _Catalogue(Settings.load(tmp_path), Account(None), SharedParts())
+    found = catalogue.find("acestep-v15-base", []).info
+    assert (found.max_batch, found.max_duration) == (8, 600)
+    assert catalogue.no_room([found] * 9) == ""
