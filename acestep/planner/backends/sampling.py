@@ -38,7 +38,7 @@ def draw(logits: Tensor, sampling: TokenSampling, chance: float | Tensor) -> Ten
         logits = logits.masked_fill(logits < logits.topk(sampling.top_k).values[..., -1:], -torch.inf)
     if sampling.top_p < 1:
         logits = logits.masked_fill(logits < _nucleus(logits, sampling.top_p), -torch.inf)
-    cumulative = (logits / sampling.temperature).softmax(-1).cumsum(-1)
+    cumulative = _sums((logits / sampling.temperature).softmax(-1))
     # The first place that reaches a target above 0 has a share of its own: nothing barred is ever drawn.
     return torch.searchsorted(cumulative, cumulative[..., -1:] * chance).squeeze(-1)
 
@@ -50,7 +50,16 @@ def _nucleus(logits: Tensor, top_p: float) -> Tensor:
     else:
         ordered = logits.sort().values
     # From below: all are kept above which there is less than top_p, and so more than the rest up to them.
-    cumulative = ordered.softmax(-1).cumsum(-1)
+    cumulative = _sums(ordered.softmax(-1))
     rest = torch.full_like(cumulative[..., :1], 1 - top_p)
     first = torch.searchsorted(cumulative, rest, right=True).clamp_(max=logits.shape[-1] - 1)
     return ordered.gather(-1, first)
+
+
+def _sums(shares: Tensor) -> Tensor:
+    """Running sums along the last dimension.
+
+    A GPU adds in parts, in no fixed order where there is one row: in float32 a sum over nothing but barred
+    places may come out larger than the one before, and one of those be drawn.
+    """
+    return shares.cumsum(-1, dtype=torch.float64 if shares.device.type == "cuda" else shares.dtype)
