@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from acestep.planner.backends.carrying import carried
 from acestep.planner.backends.constraints import Allowed
 from acestep.planner.backends.sampling import draw, guided, penalised
 from acestep.planner.backends.writing import Writing
@@ -81,9 +82,15 @@ def _draw(choices: Sequence[Choice], index: Index) -> Tensor:
     logits = torch.stack([choice.logits for choice in choices], dim=1)  # [prompts, choices, rows]
     scores = guided(logits[0], logits[1], sampling.guidance_scale) if len(logits) > 1 else logits[0]
     if first.allowed.barred is not None:
-        scores = scores.masked_fill(torch.from_numpy(first.allowed.barred).to(scores.device), -torch.inf)
+        barred = torch.from_numpy(first.allowed.barred)
+        scores = scores.masked_fill(carried(barred, scores.device), -torch.inf)
     if seen is not None:
         scores = penalised(scores, seen[index(first.allowed)], sampling.repetition_penalty)
     # Drawn on the CPU, whatever the device; in (0, 1].
-    chances = [[1 - torch.rand((), generator=choice.writing.chance).item()] for choice in choices]
-    return draw(scores, sampling, torch.tensor(chances, device=scores.device))
+    chances = torch.stack([_chance(choice.writing.chance) for choice in choices])
+    return draw(scores, sampling, carried(chances, scores.device))
+
+
+def _chance(stream: torch.Generator) -> Tensor:
+    # The default dtype is the process's, and may be a coarse one.
+    return 1 - torch.rand(1, generator=stream, dtype=torch.float32)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from acestep.planner.backends.carrying import carried
 from acestep.planner.backends.decoder import EVEN_ROWS
 
 Rows = slice | NDArray[np.int64]
@@ -54,11 +55,11 @@ class Head:
                 together.setdefault((question.rows.start, question.rows.stop), []).append(number)
             else:  # a product of its own, whose shape does not depend on the others
                 weight = self._weight[self.index(question.rows)]
-                answers[number] = functional.linear(hidden[question.places], weight).float()
+                answers[number] = functional.linear(_at(hidden, question.places), weight).float()
         for (start, stop), numbers in together.items():
             places = [place for number in numbers for place in questions[number].places]
             padding = places[:1] * (EVEN_ROWS - len(places))
-            found = functional.linear(hidden[places + padding], self._weight[start:stop]).float()
+            found = functional.linear(_at(hidden, places + padding), self._weight[start:stop]).float()
             sizes = [len(questions[number].places) for number in numbers]
             parts = torch.split(found[: len(places)], sizes)
             for number, part in zip(numbers, parts, strict=True):
@@ -67,4 +68,8 @@ class Head:
 
     def index(self, rows: Rows) -> slice | Tensor:
         """`rows` as tensors on the head's device take them."""
-        return rows if isinstance(rows, slice) else torch.from_numpy(rows).to(self._weight.device)
+        return rows if isinstance(rows, slice) else carried(torch.from_numpy(rows), self._weight.device)
+
+
+def _at(hidden: Tensor, places: list[int]) -> Tensor:
+    return hidden[carried(torch.tensor(places), hidden.device)]
