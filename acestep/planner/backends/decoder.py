@@ -6,6 +6,7 @@ knows nothing of grammars, sampling or songs.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -137,6 +138,7 @@ class Decoder:
         half = self._head_dim // 2
         self._cos, self._sin = cos[0], torch.cat((-sin[0, :, :half], sin[0, :, half:]), dim=-1)
         self._graphs: dict[tuple[int, int], _Graph] = {}
+        self._recorder = _Recorder(self._device)
 
     def parameters(self) -> Iterator[Tensor]:
         """All weights, which may be elsewhere while there is nothing to do."""
@@ -202,7 +204,7 @@ class Decoder:
             return self._decode(_Step(ids, places, rows, span, count, ahead))[:count]
         graph = self._graphs.get((len(fed), span))
         if graph is None:
-            graph = _Graph(lambda now, at: self._decode_all(now, at, span), ids, places)
+            graph = self._recorder.record(lambda now, at: self._decode_all(now, at, span), ids, places)
             self._graphs[len(fed), span] = graph
         return graph(ids, places)[:count]
 
@@ -275,23 +277,45 @@ _Attend = Callable[[int, Tensor, Tensor], Tensor]
 class _Graph:
     """A decoding step of one shape as a CUDA graph: launched at once instead of kernel by kernel."""
 
-    def __init__(self, step: Callable[[Tensor, Tensor], Tensor], ids: Tensor, positions: Tensor) -> None:
-        self._ids, self._positions = ids.clone(), positions.clone()
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # libraries allocate their workspaces before the recording
-            step(self._ids, self._positions)
-        torch.cuda.current_stream().wait_stream(side)
-        self._graph = torch.cuda.CUDAGraph()
-        # Other threads go on allocating, which by default no thread may while one records.
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            self._hidden = step(self._ids, self._positions)
+    def __init__(self, ids: Tensor, positions: Tensor) -> None:
+        self.ids, self.positions = ids.clone(), positions.clone()
+        self.graph = torch.cuda.CUDAGraph()
+        self.hidden = ids  # what it leaves behind, once it is recorded
 
     def __call__(self, ids: Tensor, positions: Tensor) -> Tensor:
-        self._ids.copy_(ids)
-        self._positions.copy_(positions)
-        self._graph.replay()
-        return self._hidden
+        self.ids.copy_(ids)
+        self.positions.copy_(positions)
+        self.graph.replay()
+        return self.hidden
+
+
+class _Recorder:
+    """Records the graphs of one decoder.
+
+    Always on the same stream of the decoder's own device. By itself torch records on one of the device that
+    is current, where work on another would run at once and be missing in the graph; and cuBLAS keeps a
+    workspace, 32 MB on some GPUs, for each stream that it has ever seen.
+    """
+
+    _alone = threading.Lock()  # torch records one graph at a time in a process, whatever the device
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._side: torch.cuda.Stream | None = None
+
+    def record(self, step: Callable[[Tensor, Tensor], Tensor], ids: Tensor, positions: Tensor) -> _Graph:
+        """`step` as a graph, which was not run yet."""
+        with self._alone, torch.cuda.device(self._device):
+            self._side = side = self._side or torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            graph = _Graph(ids, positions)
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):  # libraries allocate their workspaces before the recording
+                step(graph.ids, graph.positions)
+            torch.cuda.current_stream().wait_stream(side)
+            # Other threads go on allocating, which by default no thread may while one records.
+            with torch.cuda.graph(graph.graph, stream=side, capture_error_mode="thread_local"):
+                graph.hidden = step(graph.ids, graph.positions)
+        return graph
 
 
 def _join(layer: Any, config: Qwen3Config, bench: Bench) -> _Layer:
