@@ -29,8 +29,18 @@ class Account:
     """Begins with what the server was started with; None where nobody knows what that takes up."""
 
     def __init__(self, decision: Decision | None) -> None:
-        self.decision = decision  # with the planner that there is now
+        self._decision = decision
         self._sizes: dict[str, DitSize | None] = {}
+        self._guests: dict[ModelInfo, ModelInfo] = {}  # limits are asked for with every request
+
+    @property
+    def decision(self) -> Decision | None:
+        """The memory plan with the planner that there is now."""
+        return self._decision
+
+    @decision.setter
+    def decision(self, decision: Decision | None) -> None:
+        self._decision, self._guests = decision, {}
 
     def know(self, choice: Choice) -> None:
         """Learn how large a model is that may come; reads its configs once."""
@@ -48,7 +58,10 @@ class Account:
         if size is None:
             return self.decision.limited(info)
         if beside is None:
-            return limited_for_guest(self.decision, info, size)
+            guests = self._guests
+            if info not in guests:
+                guests[info] = limited_for_guest(self.decision, info, size)
+            return guests[info]
         return limited_beside(self.decision, info, size, [tenant.size for tenant in self._tenants(beside)])
 
     def why_not_together(self, infos: Sequence[ModelInfo]) -> str:

@@ -289,6 +289,9 @@ class TestOtherModels:
             guest = account.limited(info_of(choice))
             assert account.why_not_together([guest]) == "" and guest.max_duration >= 240
         assert account.why_not_together([there, account.limited(info_of(base))]) == ""
+        before = usefulness(account.limited(info_of(xl)))
+        after = usefulness(at_budget(account, 40).limited(info_of(xl)))
+        assert before < after, "limits are those of the plan that there is now"
 
     def test_a_model_of_unknown_size_has_the_limits_of_the_plan(self, tmp_path: Path, turbo: Choice) -> None:
         account = opened(tmp_path, [turbo], vram_budget=8)
