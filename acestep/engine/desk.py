@@ -326,5 +326,8 @@ async def _leave(desk: PlannerDesk) -> None:
 
 def _end(held: list[GenerationLoop], free: Callable[[], None]) -> None:
     """Close the loop in `held`, which nobody else has, and give its memory back."""
-    held.pop().close()
+    loop = held.pop()
+    loop.close()
+    loop.let_go()
+    del loop
     free()

@@ -63,6 +63,13 @@ class OddError(Exception):
     """Another."""
 
 
+class Failing:
+    """What cannot be done."""
+
+    def __call__(self) -> None:
+        raise OddError
+
+
 def codes(seed: int, count: int = STEPS - 1) -> Generation:
     """A text that takes `count` steps and one more to end."""
     form = codes_grammar(count, WalkingModel().vocabulary)
@@ -224,7 +231,7 @@ async def test_how_long_a_step_takes_is_known_while_it_lasts(model: GatedModel, 
     await until(lambda: loop.silence() == 0.0)
 
 
-async def test_closing_ends_the_thread_lets_the_model_go_and_tells_whoever_waits(model: GatedModel) -> None:
+async def test_closing_ends_the_thread_and_whoever_waits_is_told(model: GatedModel) -> None:
     loop = GenerationLoop(model)
     waiting = start(loop, codes(1))
     model.let(1)
@@ -238,4 +245,15 @@ async def test_closing_ends_the_thread_lets_the_model_go_and_tells_whoever_waits
     with pytest.raises(PlannerError, match="shut down"):
         await start(loop, codes(2))
     loop.close()  # again, which is no error
+    assert model.closed == 0, "a process that ends need not wait for that"
+
+
+async def test_a_model_that_cannot_be_closed_keeps_nobody_from_leaving(
+    model: GatedModel, loop: GenerationLoop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop.close()
+    loop.let_go()
     assert model.closed == 1
+    monkeypatch.setattr(model, "close", Failing())
+    loop.let_go()
+    assert "could not be closed" in caplog.text
