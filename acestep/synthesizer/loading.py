@@ -29,6 +29,7 @@ from acestep.checkpoints import read_json
 from acestep.errors import CheckpointError
 from acestep.memory.residency import Places
 from acestep.parts import SharedParts
+from acestep.synthesizer.attention import keep_no_scores
 from acestep.weights import Placement, TensorIndex, fill
 
 # Thirty seconds at 25 latent frames a second; what every published config says as `timbre_fix_frame`.
@@ -171,6 +172,8 @@ def _build(cls: type, config: dict[str, Any], place: Placement) -> Any:
         real = type(quantizer)(width, quantizer.levels, quantizer.num_quantizers)
         for name, tensor in real.named_buffers():
             quantizer.register_buffer(name, tensor.to(place.device), persistent=False)
+    if cls is not AceStepTransformer1DModel:  # whose layers `transformer` drives
+        keep_no_scores(module)
     return module
 
 

@@ -15,15 +15,21 @@ from typing import Any
 
 import torch
 from diffusers import AceStepTransformer1DModel
-from diffusers.models.embeddings import apply_rotary_emb, get_1d_rotary_pos_embed
+from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from torch import Tensor
 from torch.nn import functional
 
 from acestep.memory.residency import Places
+from acestep.synthesizer.attention import (
+    KeysValues,
+    Rotary,
+    cross_attention,
+    keys_values_of,
+    queries_of,
+    self_attention,
+)
 from acestep.synthesizer.conditioning import Condition
 
-KeysValues = tuple[Tensor, Tensor]
-Rotary = tuple[Tensor, Tensor]
 Heads = Mapping[int, Sequence[int]]
 """Attention heads by the number of their layer, both from 0."""
 
@@ -85,7 +91,7 @@ class Transformer:
         patches = -(-condition.context.shape[1] // self._patch)
         return Attended(
             context=condition.context,
-            cross=tuple(_keys_values(layer.cross_attn, states) for layer in self._layers()),
+            cross=tuple(keys_values_of(layer.cross_attn, states) for layer in self._layers()),
             cross_mask=None if condition.mask.all() else _additive(condition.mask, self.dtype)[:, None, None],
             window=self._window(patches, states.device),
             rotary=self._rotary(patches, states.device),
@@ -139,7 +145,8 @@ class Transformer:
 
     def _time(self, t: float, x: Tensor) -> tuple[Tensor, Tensor]:
         """What time `t` says to the end of the network `[1, D]`, and to each layer `[1, 6, D]`."""
-        net, time = self._module, torch.tensor([t], device=x.device, dtype=self.dtype)
+        # Filled in by the device: to carry a number over is to wait for the step before.
+        net, time = self._module, torch.full((1,), t, device=x.device, dtype=self.dtype)
         embedding, modulation = net.time_embed(time)
         # The second embedding hears the length of a mean-flow jump, which plain sampling leaves at zero.
         jump_embedding, jump_modulation = net.time_embed_r(torch.zeros_like(time))
@@ -174,14 +181,14 @@ def _hear_itself(
     shift, scale, gate = gates[:3]
     heard = layer.self_attn_norm(x) * (1 + scale) + shift
     mask = attended.window if sliding else None
-    return x + _self_attention(layer.self_attn, heard, attended.rotary, mask) * gate
+    return x + self_attention(layer.self_attn, heard, attended.rotary, mask) * gate
 
 
 def _hear_words(
     layer: Any, x: Tensor, gates: tuple[Tensor, ...], cross: KeysValues, attended: Attended
 ) -> Tensor:
     shift, scale, gate = gates[3:]
-    x = x + _cross_attention(layer.cross_attn, layer.cross_attn_norm(x), cross, attended.cross_mask)
+    x = x + cross_attention(layer.cross_attn, layer.cross_attn_norm(x), cross, attended.cross_mask)
     heard = layer.mlp_norm(x) * (1 + scale) + shift
     out: Tensor = x + layer.mlp(heard) * gate
     return out
@@ -190,53 +197,10 @@ def _hear_words(
 def _logits(layer: Any, x: Tensor, head: int, keys: Tensor, mask: Tensor | None) -> Tensor:
     """What one head's softmax gets to see, `[B, S, L]`."""
     attention = layer.cross_attn
-    queries = _queries(attention, layer.cross_attn_norm(x))[:, head].float()
+    queries = queries_of(attention, layer.cross_attn_norm(x))[:, head].float()
     keys = keys[:, head * attention.kv_heads // attention.heads].float()
     logits: Tensor = queries @ keys.transpose(1, 2) * attention.head_dim**-0.5
     return logits if mask is None else logits + mask[:, 0].float()
-
-
-def _self_attention(attention: Any, x: Tensor, rotary: Rotary, mask: Tensor | None) -> Tensor:
-    keys, values = _keys_values(attention, x)
-    queries, keys = _rotate(_queries(attention, x), rotary), _rotate(keys, rotary)
-    return _attention(attention, queries, keys, values, mask)
-
-
-def _cross_attention(attention: Any, x: Tensor, cross: KeysValues, mask: Tensor | None) -> Tensor:
-    return _attention(attention, _queries(attention, x), *cross, mask)
-
-
-def _queries(attention: Any, x: Tensor) -> Tensor:
-    queries: Tensor = attention.norm_q(_split_heads(attention.to_q(x), attention.head_dim))
-    return queries
-
-
-def _keys_values(attention: Any, x: Tensor) -> KeysValues:
-    keys = attention.norm_k(_split_heads(attention.to_k(x), attention.head_dim))
-    return keys, _split_heads(attention.to_v(x), attention.head_dim)
-
-
-def _attention(attention: Any, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    groups = attention.heads // attention.kv_heads
-    if mask is not None and groups > 1:
-        # The fused kernels take a mask or grouped heads, not both; copying heads is cheaper than losing them.
-        keys, values = keys.repeat_interleave(groups, dim=1), values.repeat_interleave(groups, dim=1)
-    mixed = functional.scaled_dot_product_attention(
-        queries, keys, values, attn_mask=mask, enable_gqa=queries.shape[1] != keys.shape[1]
-    )
-    out: Tensor = attention.to_out[0](mixed.transpose(1, 2).flatten(2))
-    return out
-
-
-def _split_heads(x: Tensor, head_dim: int) -> Tensor:
-    """`[B, S, heads * head_dim]` to `[B, heads, S, head_dim]`."""
-    return x.view(*x.shape[:-1], -1, head_dim).transpose(1, 2)
-
-
-def _rotate(x: Tensor, rotary: Rotary) -> Tensor:
-    """Rotary positions in Qwen's layout: the two halves of a head turn together."""
-    turned: Tensor = apply_rotary_emb(x, rotary, use_real_unbind_dim=-2)
-    return turned
 
 
 def _additive(keep: Tensor, dtype: torch.dtype) -> Tensor:

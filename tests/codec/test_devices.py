@@ -1,0 +1,47 @@
+"""Both codecs on GPUs that are pretended: what they make is the CPU's, and is where it should be."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from acestep.codec.oobleck import OobleckCodec
+from acestep.codec.sine_bank import SineBankCodec, SineBankConfig
+from tests.codec.test_oobleck import CHANNELS, CPU, write_vae
+from tests.pretended_gpu import pretended
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+
+SECOND = torch.device("cuda:1")
+
+
+def test_oobleck_in_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_vae(tmp_path)
+    codec = OobleckCodec.load(tmp_path, CPU, torch.bfloat16, tile_frames=16)
+    chance = torch.Generator().manual_seed(1)
+    latents = torch.randn(2, 40, CHANNELS, generator=chance)
+    audio = torch.randn(1, 2, 40 * codec.hop_length, generator=chance)
+    sound, mean = codec.decode(latents), codec.encode(audio)
+    with pretended(monkeypatch) as gpu:
+        codec.vae.to(SECOND)
+        heard = codec.decode(latents.to(SECOND))
+        assert heard.device == SECOND and torch.equal(heard.cpu(), sound)
+        before = len(gpu.waits)
+        again = codec.encode(audio)  # sound comes from files
+        assert [wait.what for wait in gpu.waits[before:]] == ["cpu to cuda"]
+        assert again.device == SECOND and torch.equal(again.cpu(), mean)
+
+
+def test_sine_bank(monkeypatch: pytest.MonkeyPatch) -> None:
+    reference = SineBankCodec(SineBankConfig())
+    chance = torch.Generator().manual_seed(1)
+    audio = 0.1 * torch.randn(1, 2, 30 * reference.hop_length, generator=chance)
+    latents = reference.encode(audio)
+    sound = reference.decode(latents)
+    with pretended(monkeypatch):
+        codec = SineBankCodec(SineBankConfig(), SECOND)
+        again = codec.encode(audio)
+        assert again.device == SECOND and torch.equal(again.cpu(), latents)
+        heard = codec.decode(again.bfloat16())
+        assert heard.device == SECOND and heard.dtype == torch.float32
+        torch.testing.assert_close(heard.cpu(), sound, atol=0.02, rtol=0)
