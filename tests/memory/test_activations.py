@@ -14,6 +14,7 @@ from acestep.memory.activations import Load
 from acestep.memory.published import VAE
 from acestep.memory.sizes import DitSize
 from acestep.planner.backends.decoder import EVEN_ROWS
+from acestep.synthesizer.attention import keep_no_scores
 from acestep.synthesizer.conditioning import MAX_CAPTION_TOKENS, MAX_LYRIC_TOKENS, Condition
 from acestep.synthesizer.transformer import Transformer
 from tests.memory.peaks import Peak, fused_attention
@@ -76,15 +77,13 @@ def test_tiles(tile: int) -> None:
 
 @pytest.mark.parametrize("load", [Load(1, 240, 2), Load(8, 600, 2)])
 def test_conditioning(monkeypatch: pytest.MonkeyPatch, load: Load) -> None:
-    def attend(query: Tensor, *_: Any, **__: Any) -> Tensor:
-        return torch.empty_like(query)
-
-    monkeypatch.setattr("diffusers.models.transformers.ace_step_transformer.dispatch_attention_fn", attend)
     modules = {name: module.to(torch.bfloat16) for name, module in dit_modules(TURBO).items()}
     encoder = modules["condition_encoder"]
     assert isinstance(encoder, modeling_ace_step.AceStepConditionEncoder)
+    for module in modules.values():
+        keep_no_scores(module)
     peaks = []
-    with torch.inference_mode():
+    with fused_attention(monkeypatch), torch.inference_mode():
         with Peak() as peak:
             encoder.lyric_encoder(
                 inputs_embeds=meta(load.batch, MAX_LYRIC_TOKENS, TURBO.text_width),
