@@ -1,0 +1,75 @@
+"""Models whose weights come to a GPU and go, on one that is pretended: nothing is left on the other side."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from acestep.checkpoints import Checkpoint
+from acestep.codec.loading import load_codec
+from acestep.codec.oobleck import OobleckCodec
+from acestep.engine.loading import TorchRenderer
+from acestep.engine.placement import settle
+from acestep.memory.plan import MemoryPlan
+from acestep.memory.residency import Residency
+from acestep.synthesizer.loading import load_synthesizer
+from acestep.weights import DeviceMover, Placement
+from tests.engine.test_loading import write_checkpoint, write_oobleck
+from tests.engine.test_placement import networks, plans, renderer, sizes_of, songs
+from tests.pretended_gpu import CPU, movable, pretended
+
+SECOND = torch.device("cuda:1")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return write_checkpoint(tmp_path_factory.mktemp("toy"), write_oobleck)
+
+
+def load(checkpoint: Checkpoint) -> TorchRenderer:
+    place = Placement(CPU, torch.bfloat16)
+    modules = load_synthesizer(checkpoint.dit, checkpoint.text_encoder, checkpoint.tokenizer, place)
+    model = renderer(modules, checkpoint)
+    codec = load_codec(checkpoint.vae, CPU, torch.bfloat16)
+    return TorchRenderer(model.synthesizer, codec, model.adapters)
+
+
+def settled(checkpoint: Checkpoint, plan: MemoryPlan) -> TorchRenderer:
+    """A model that was loaded in main memory, where `plan` has it."""
+    model = load(checkpoint)
+    for name, network in networks(model).items():
+        if plan.placement(name) != "resident":
+            movable(network, SECOND)
+    modules = model.synthesizer._conditioner._modules
+    settled = settle(modules, model.codec, plan, SECOND, Residency(DeviceMover(SECOND)))
+    again = renderer(settled, checkpoint)
+    return TorchRenderer(again.synthesizer, model.codec, again.adapters, settled.places)
+
+
+def some_plans(checkpoint: Checkpoint) -> Iterator[MemoryPlan]:
+    """All stay; all but the DiT go; all go, and of the DiT a layer at a time comes."""
+    every = list(plans(sizes_of(checkpoint)))
+    yield from (every[0], every[-3], every[-1])
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_songs_are_the_cpus_wherever_weights_are(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = songs(load(checkpoint))
+    for plan in some_plans(checkpoint):
+        with pretended(monkeypatch):
+            model = settled(checkpoint, plan)
+            for song, same in zip(expected, songs(model), strict=True):
+                np.testing.assert_array_equal(song, same)
+            assert isinstance(model.codec, OobleckCodec)
+            away = {
+                name
+                for name, network in networks(model).items()
+                if CPU in {weight.device for weight in network.parameters()}
+            }
+        # The VAE came last, to decode.
+        assert away == {
+            part.name for part in plan.parts if part.placement != "resident" and part.name != "VAE"
+        }
