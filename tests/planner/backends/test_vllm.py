@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,22 @@ def absent(monkeypatch: pytest.MonkeyPatch) -> None:
 def broken(absent: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """It can be found, but not imported."""
     monkeypatch.setattr(vllm, "find_spec", lambda name: object())
+
+
+def networks() -> int:
+    """How many of vLLM's there are in memory."""
+    gc.collect()
+    return sum(type(each).__name__ == "AceStepPlanner" for each in gc.get_objects())
+
+
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
+def test_an_engine_that_is_closed_leaves_memory(toy: Path) -> None:
+    before = networks()
+    model = load_vllm_language_model(toy, CPU, length=512)
+    assert networks() == before + 1
+    model.close()
+    del model
+    assert networks() == before
 
 
 @pytest.mark.usefixtures("absent")
