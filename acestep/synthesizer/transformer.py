@@ -145,8 +145,9 @@ class Transformer:
 
     def _time(self, t: float, x: Tensor) -> tuple[Tensor, Tensor]:
         """What time `t` says to the end of the network `[1, D]`, and to each layer `[1, 6, D]`."""
-        # Filled in by the device: to carry a number over is to wait for the step before.
-        net, time = self._module, torch.full((1,), t, device=x.device, dtype=self.dtype)
+        # To carry the number over waits for the step before. That costs a GPU little, and keeps the CPU from
+        # running ahead: progress is what was done, and a planner on the same GPU gets in between the steps.
+        net, time = self._module, torch.tensor([t], device=x.device, dtype=self.dtype)
         embedding, modulation = net.time_embed(time)
         # The second embedding hears the length of a mean-flow jump, which plain sampling leaves at zero.
         jump_embedding, jump_modulation = net.time_embed_r(torch.zeros_like(time))

@@ -70,12 +70,12 @@ def test_songs_that_start_at_their_sources_are_the_cpus(load, monkeypatch):
         assert torch.equal(render(synthesizer, plans, sounds).cpu(), expected)
 
 
-def test_steps_wait_for_nothing(load, monkeypatch):
+def test_a_step_waits_once_and_codes_do_together(load, monkeypatch):
     with on_gpu(load(), monkeypatch) as (synthesizer, gpu):
         waits = []
-        plan = toy.song(sampling=PLAIN)
+        plan = toy.song(sampling=replace(GUIDED, use_adg=True))
         synthesizer.render([plan], lambda *_: waits.append(len(gpu.waits)), lambda: False)
-        assert len(set(waits)) == 1 and len(waits) == PLAIN.steps
+        assert np.diff(waits).tolist() == [1] * (PLAIN.steps - 1)
         before = len(gpu.waits)
         codes = synthesizer.tokenize(noise(1, 48).to(SECOND))
         assert len(codes) == 12
