@@ -245,7 +245,9 @@ class Settings(BaseSettings):
     vae_on_cpu: Switch = switch(False, "Decode on the CPU on AMD GPUs.", _DECODES_THERE)
 
     init_llm: AutoSwitch = switch(
-        None, "Load the planner (5 Hz language model). auto: if the GPU has room for it; not with nano."
+        None,
+        "Load the planner (5 Hz language model). auto: if the GPU has room for it; nano's comes when a "
+        "request needs it.",
     )
     lm_model_path: str | None = setting(
         None,

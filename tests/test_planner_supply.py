@@ -104,6 +104,14 @@ async def test_a_planner_comes_and_the_memory_plan_has_it(folder: Path) -> None:
         assert await server.planners.reload() == ()
 
 
+async def test_one_that_is_there_if_needed_alone_becomes_one_that_fills_in(folder: Path) -> None:
+    aside = PlannerChoice("one", folder / "one", only_if_needed=True)
+    async with Server(at(folder), aside) as server:
+        assert server.states() == [("one", "on_disk")]
+        info = await server.planners.put(None)
+        assert (info.name, info.state, info.fills_in) == ("one", "ready", True)
+
+
 async def test_all_devices_have_the_same(folder: Path) -> None:
     async with Server(at(folder), devices=2) as server:
         await server.planners.put("one")

@@ -144,7 +144,7 @@ def test_auto_starts_without_what_cannot_be_had(tmp_path):
     assert "acestep-download acestep-5Hz-lm-1.7B" in choice.detail
 
 
-def test_nano_has_a_planner_of_its_own_for_who_asks(tmp_path):
+def test_nano_has_a_planner_of_its_own_which_keeps_to_itself_unless_asked_for(tmp_path):
     bundled = PlannerChoice(NANO_PLANNER, planners.NANO_PLANNER_FOLDER)
     assert choose(tmp_path, init=True, dit=NANO_MODEL) == bundled
     assert choose(tmp_path, name=NANO_PLANNER, dit=NANO_MODEL) == bundled

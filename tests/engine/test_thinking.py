@@ -170,6 +170,18 @@ async def test_without_a_planner_what_needs_one_fails_and_the_rest_goes_on(files
     assert song.lm_model == ""
 
 
+async def test_one_that_is_there_if_needed_alone_fills_nothing_in(files: AudioStore) -> None:
+    model = WalkingModel()
+    aside = PlannerDesk(
+        PlannerInfo("toy", "loading", only_if_needed=True), lambda _: LoadedPlanner(model, "toy")
+    )
+    async with running(files, loads(FakeRenderer(), MODEL), MODEL, aside) as engine:
+        (song,) = await engine.run(request(planner=PlannerOptions()), unheard, wanted)
+        assert (song.lm_model, song.warnings, engine.planner().state) == ("", (), "on_disk")
+        (song,) = await engine.run(request(planner=THINKING, **GIVEN), unheard, wanted)
+        assert (song.lm_model, engine.planner().state) == (model.name, "ready")
+
+
 async def test_a_planner_that_cannot_be_loaded_says_why(files: AudioStore) -> None:
     go_on = threading.Event()
 

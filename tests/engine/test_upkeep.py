@@ -186,6 +186,19 @@ class TestPlanner:
         assert desk.info().state == "ready"
         await desk.close()
 
+    async def test_one_that_is_there_if_needed_alone_comes_at_the_first_request(self):
+        desk = PlannerDesk(
+            PlannerInfo("toy", "loading", only_if_needed=True),
+            lambda _: LoadedPlanner(WalkingModel(), "toy"),
+        )
+        await desk.start()
+        await asyncio.sleep(0)
+        assert (desk.info().state, desk.info().is_usable, desk.info().fills_in) == ("on_disk", True, False)
+        async with desk.borrow():
+            assert desk.info().state == "ready"
+        assert not desk.info().fills_in
+        await desk.close()
+
     async def test_one_that_worked_once_may_work_again(self):
         attempts: list[int] = []
 

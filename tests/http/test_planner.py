@@ -69,6 +69,21 @@ class TestUses:
         assert usable == {"ready", "loading", "downloading", "on_disk"}
 
 
+class TestOneThatOnlyDoesWhatNeedsIt:
+    PLANNER = replace(PLANNER, state="on_disk", only_if_needed=True)
+
+    def test_whoever_wants_more_of_it_is_told(self):
+        assert planned(self.PLANNER).warnings == ()
+        (warning,) = planned(self.PLANNER, use_cot_caption=True).warnings
+        assert warning.startswith(f"use_cot_caption: skipped, since {PLANNER.name} only does what cannot")
+        assert "ACESTEP_INIT_LLM=true" in warning
+
+    @pytest.mark.parametrize("name", USES)
+    def test_what_needs_it_gets_all_of_it(self, name: str):
+        request = planned(self.PLANNER, **{name: USES[name]}, use_cot_caption=True, lm_temperature=0.5)
+        assert (request.warnings, request.planner.temperature) == ((), 0.5)
+
+
 class TestWhichPlanner:
     @pytest.mark.parametrize(
         "path", [PLANNER.name, f"checkpoints/{PLANNER.name}", f"/models/{PLANNER.name}/"]

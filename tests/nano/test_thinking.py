@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +36,18 @@ def test_a_song_comes_out_of_one_sentence(server: LiveServer) -> None:
     assert song["prompt"]
     assert song["metas"]["bpm"] == 90  # what was given stays
     assert song["metas"]["keyscale"] != "N/A"
+
+
+def test_unless_it_is_set_up_it_comes_when_a_request_needs_it(tmp_path: Path) -> None:
+    with WarmServer(tmp_path) as live:
+        live.wait_ready()
+        ((song,),) = live.wait_for([live.submit(prompt="calm piano", audio_duration=10, batch_size=1)])
+        planner = live.client.get("/v1/stats").json()["data"]["planner"]
+        assert (song["lm_model"], planner["name"], planner["state"]) == ("", NANO_PLANNER, "on_disk")
+        answer = live.client.post("/format_input", json={"prompt": "sad piano, 70 bpm", "lyrics": ""}).json()
+        assert (answer["code"], answer["data"]["bpm"]) == (200, 70)
+        ((song,),) = live.wait_for([live.submit(prompt="calm piano", audio_duration=10, batch_size=1)])
+        assert song["lm_model"] == ""
 
 
 def test_a_caption_is_made_better(server: LiveServer) -> None:
