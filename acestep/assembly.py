@@ -135,7 +135,7 @@ def build_engines(prepared: Prepared, writer: SongWriter, changed: Changed) -> E
             supply = PlannerSupply(settings, prepared.planner, account, shared, upkeep, shelf.occupants)
             supplies.append(supply)
         shelves.append(shelf)
-        engines.append(Engine(shelf, writer, supplies[-1].desk, upkeep))
+        engines.append(Engine(shelf, writer, supplies[-1].desks, upkeep))
     planners = PlannerSupplies(prepared.settings, prepared.choice.name, supplies, changed)
     return Engines(engines, shelves, planners)
 

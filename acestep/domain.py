@@ -91,7 +91,10 @@ class SamplerOptions:
 
 @dataclass(frozen=True, slots=True)
 class PlannerOptions:
-    """What the planner (the 5 Hz language model) is asked to do, and how it samples."""
+    """What the planner (the 5 Hz language model) is asked to do, and how it samples.
+
+    `model` is the name of the one that was asked for; "", or one that cannot be had: the server's own.
+    """
 
     thinking: bool = False
     sample_mode: bool = False
@@ -105,6 +108,7 @@ class PlannerOptions:
     top_p: float = 0.9
     repetition_penalty: float = 1.0
     negative_prompt: str = "NO USER INPUT"
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)

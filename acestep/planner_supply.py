@@ -18,8 +18,9 @@ from acestep.checkpoints import PUBLISHED, is_bare
 from acestep.domain import ModelInfo, ModelState, PlannerInfo
 from acestep.download import fetch_for_server, order_for
 from acestep.engine.desk import LoadedPlanner, LoadPlanner, PlannerDesk
+from acestep.engine.desks import PlannerDesks
 from acestep.engine.renderer import OnLoading
-from acestep.engine.upkeep import Upkeep
+from acestep.engine.upkeep import Upkeep, when_wanted
 from acestep.engine.watchdog import WatchedThread
 from acestep.errors import AceStepError, CheckpointError, InvalidFieldError
 from acestep.hubs import any_reachable
@@ -27,7 +28,15 @@ from acestep.memory.account import Account
 from acestep.memory.by_itself import on_all_devices
 from acestep.memory.decide import Decision, room_for_planner
 from acestep.parts import SharedParts
-from acestep.planners import NANO_PLANNER, PlannerChoice, PlannerWish, choose_planner, gpu_memory_gb
+from acestep.planners import (
+    NANO_PLANNER,
+    PlannerChoice,
+    PlannerWish,
+    choose_planner,
+    find_planner,
+    gpu_memory_gb,
+    on_disk,
+)
 from acestep.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -55,6 +64,7 @@ class PlannerSupply:
         self._account = account
         self._models = models
         self._shared = shared
+        self._upkeep = upkeep
         self._watchdog = upkeep.watchdog
         self._patrol = upkeep.watchdog.apart()  # songs are made while this thread is stuck
         executor = ThreadPoolExecutor(1, thread_name_prefix="fetch-planner")
@@ -62,12 +72,34 @@ class PlannerSupply:
         self._fetching = asyncio.Lock()
         self.choice = choice
         load = self._loader(choice, account.decision) if choice.name else None
-        self.desk = PlannerDesk(_expect(choice), load, settings.lm_closed_turn, upkeep)
+        own = PlannerDesk(_expect(choice), load, settings.lm_closed_turn, upkeep)
+        self.desks = PlannerDesks(own, self if settings.on_demand_model_load else None)
 
     @property
     def memory(self) -> Decision | None:
         """The memory plan with the planner that is there."""
         return self._account.decision
+
+    def names(self) -> tuple[str, ...]:
+        """See `GuestList.names`."""
+        return on_disk(self._settings.checkpoints_dir)
+
+    def desk(self, name: str) -> PlannerDesk | None:
+        """See `GuestList.desk`: of a planner that lies on disk, and has room beside the models."""
+        try:
+            choice = find_planner(name, self._settings.checkpoints_dir) if is_bare(name) else None
+            if choice is None:
+                return None
+            self.planned(choice)
+        except AceStepError as error:
+            log.warning("%s does not come. %s", name, error)
+            return None
+
+        def load(on_loading: OnLoading) -> LoadedPlanner:
+            return self._loader(choice, self.planned(choice))(on_loading)  # by what is in memory then
+
+        upkeep = replace(self._upkeep, is_lazy=True)
+        return PlannerDesk(when_wanted(_expect(choice)), load, self._settings.lm_closed_turn, upkeep)
 
     def by_itself(self, documented: str) -> str | None:
         """The published planner that comes by itself, see `largest_planner`; None where no plan can say."""
@@ -94,7 +126,7 @@ class PlannerSupply:
         memory = await asyncio.to_thread(self.planned, choice)
         before, self._account.decision = self._account.decision, memory  # models that come meanwhile see it
         try:
-            info = await self.desk.put(_expect(choice), self._loader(choice, memory))
+            info = await self.desks.put(_expect(choice), self._loader(choice, memory))
         except BaseException:
             self._account.decision = before
             raise
@@ -136,12 +168,12 @@ class PlannerSupplies:
         """See `PlannerKeeper.put`."""
         if self._is_there(name):
             for supply in self._supplies:
-                async with supply.desk.borrow():  # it may be on its way
+                async with supply.desks.borrow():  # it may be on its way
                     pass
             return self._info
         self._check_threads()
         choice = await asyncio.to_thread(self._choose, name)
-        if choice.folder is None and any(supply.desk.info().is_usable for supply in self._supplies):
+        if choice.folder is None and any(supply.desks.info().is_usable for supply in self._supplies):
             choice = await self._supplies[0].fetched(choice)
         before, done = self._memories, []
         try:
@@ -171,14 +203,14 @@ class PlannerSupplies:
 
     @property
     def _info(self) -> PlannerInfo:
-        return self._supplies[0].desk.info()
+        return self._supplies[0].desks.info()
 
     def _check_threads(self) -> None:
         for supply in self._supplies:
             supply.check()
 
     def _is_there(self, name: str | None) -> bool:
-        infos = [supply.desk.info() for supply in self._supplies]
+        infos = [supply.desks.info() for supply in self._supplies]
         # One that keeps to what cannot be done without it becomes one that fills in as well.
         return all(info.fills_in and name in (None, info.name) for info in infos)
 

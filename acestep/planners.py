@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from acestep import gpus
-from acestep.checkpoints import NANO_MODEL, PUBLISHED, find_folder, missing_files
+from acestep.checkpoints import NANO_MODEL, PUBLISHED, find_folder, is_whole, missing_files
 from acestep.errors import CheckpointError
 
 NANO_PLANNER = "acestep-nano-lm"
@@ -86,6 +86,18 @@ def choose_planner(
     # Songs are no truer to what was asked with nano's (decision 0007), and take longer.
     aside = wish.init is None and wish.name is None and wish.dit == NANO_MODEL
     return replace(found, only_if_needed=aside)
+
+
+def find_planner(name: str, checkpoints_dir: Path) -> PlannerChoice | None:
+    """The planner of this name; None where there is none. Raises CheckpointError if it is not whole."""
+    folder = _find(name, checkpoints_dir)
+    return None if folder is None else PlannerChoice(folder.name, folder)
+
+
+def on_disk(checkpoints_dir: Path) -> tuple[str, ...]:
+    """The published planners that lie there whole."""
+    published = (each for each in PUBLISHED.values() if each.kind == "planner")
+    return tuple(each.name for each in published if is_whole(each, checkpoints_dir))
 
 
 def gpu_memory_gb() -> float:

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from acestep.domain import ModelInfo, PlannerInfo
 from acestep.engine.desk import PlannerDesk
+from acestep.engine.desks import PlannerDesks
 from acestep.engine.engine import Engine
 from acestep.engine.models import ModelShelf, Slot
 from acestep.engine.renderer import Loaded, OnLoading
@@ -58,7 +59,7 @@ async def serving(tmp_path: Path, strict_model: bool = False) -> AsyncIterator[t
     folder = Watched(TURBO, BASE, SFT, XL)
     folder.shelf = shelf = ModelShelf(folder.slots("turbo"), folder, ROOM)
     writer = SongWriter(AudioStore(tmp_path / "audio", b"s" * 32), 128)
-    engine = Engine(shelf, writer, PlannerDesk(PlannerInfo(detail="Nobody plans here.")))
+    engine = Engine(shelf, writer, PlannerDesks(PlannerDesk(PlannerInfo(detail="Nobody plans here."))))
     worker = cast(FakeWorker, engine)  # they have the same protocol
     config = HttpConfig(strict_model=strict_model)
     async with answering(tmp_path, config, max_waiting=REQUESTS, worker=worker) as server:

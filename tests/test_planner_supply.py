@@ -76,16 +76,16 @@ class Server:
         self.heard.extend(memories)
 
     def states(self) -> list[tuple[str, str]]:
-        return [(supply.desk.info().name, supply.desk.info().state) for supply in self.supplies]
+        return [(supply.desks.info().name, supply.desks.info().state) for supply in self.supplies]
 
     async def __aenter__(self) -> "Server":
         for supply in self.supplies:
-            await supply.desk.start()
+            await supply.desks.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         for supply in self.supplies:
-            await supply.desk.close()
+            await supply.desks.close()
 
 
 def at(folder: Path, **given: object) -> Settings:
@@ -126,7 +126,7 @@ async def test_what_cannot_be_had_changes_nothing(folder: Path, name: str) -> No
             with pytest.raises(InvalidFieldError, match=f"^lm_model_path: .*{NANO_PLANNER}") as caught:
                 await attempt(name)
             assert str(folder) not in str(caught.value), "clients learn no paths of this machine"
-        async with server.supplies[0].desk.borrow() as planner:
+        async with server.supplies[0].desks.borrow() as planner:
             assert planner.name == "one"
         assert server.heard == []
 
@@ -137,7 +137,7 @@ async def test_what_cannot_be_loaded_leaves_the_one_that_was_there(folder: Path)
         with pytest.raises(ModelUnavailableError, match=r"broken could not be loaded: .*shape"):
             await server.planners.put("broken")
         for supply in server.supplies:
-            async with supply.desk.borrow() as planner:
+            async with supply.desks.borrow() as planner:
                 assert planner.name == "one"
             assert supply.memory is not None and supply.memory.plan.planner == "one"
         assert server.heard == []
@@ -167,7 +167,7 @@ async def test_a_planner_that_failed_is_loaded_again(tmp_path: Path) -> None:
     rewrite_json(config, intermediate_size=32)
     async with Server(at(tmp_path), PlannerChoice("one", tmp_path / "one")) as server:
         with pytest.raises(PlannerUnavailableError):
-            async with server.supplies[0].desk.borrow():
+            async with server.supplies[0].desks.borrow():
                 pass
         with pytest.raises(ModelUnavailableError):
             await server.planners.reload()
@@ -206,7 +206,7 @@ async def test_a_planner_that_is_not_sent_changes_nothing(
             with pytest.raises(StageStuckError, match="Stage download acestep-5Hz-lm"):
                 await supply.fetched(far)
         assert not upkeep.watchdog.trouble(), "songs are made"
-        async with supply.desk.borrow() as planner:
+        async with supply.desks.borrow() as planner:
             assert planner.name == "one"
         hub.go_on.set()
 
@@ -233,6 +233,44 @@ def test_queued_songs_live_through_it(tmp_path: Path) -> None:
         assert [made["status"] for made in songs] == [1, 1, 1]
         assert {made["lm_model"] for made in songs[1:]} <= {NANO_PLANNER, "other"}
         assert live.client.post("/v1/reinitialize").json()["data"]["reloaded"] == []
+
+
+def test_planners_come_on_demand(tmp_path: Path) -> None:
+    """Over HTTP: each song is planned by who is named, the server's own planner where that is nobody."""
+    other = "acestep-5Hz-lm-0.6B"
+    (tmp_path / other).symlink_to(NANO_PLANNER_FOLDER)
+    env = {"ACESTEP_CHECKPOINTS_DIR": str(tmp_path), "ACESTEP_ON_DEMAND_MODEL_LOAD": "true"}
+    song = {"prompt": "a piano", "audio_duration": 10, "inference_steps": 1, "batch_size": 1}
+    with WarmServer(tmp_path / "data", env) as live:
+        live.wait_ready()
+        names = ["", other, NANO_PLANNER, f"/models/{other}", "nobody"]
+        waiting = [live.submit(**song, thinking=True, lm_model_path=name) for name in names]
+        songs = [made for (made,) in live.wait_for(waiting)]
+        own = NANO_PLANNER
+        assert [made["lm_model"] for made in songs] == [own, other, own, other, own]
+        said = [[each for each in made["warnings"] if "lm_model_path" in each] for made in songs]
+        assert said[:4] == [[]] * 4
+        assert said[4] == [f"lm_model_path: 'nobody' is not loaded here; {NANO_PLANNER} is used instead"]
+        answer = live.client.post("/format_input", json={"prompt": "piano, 70 bpm", "lm_model_path": other})
+        assert answer.json()["data"]["bpm"] == 70
+        listed = live.client.get("/v1/models").json()["data"]
+        assert listed["loaded_lm_model"] == other
+        assert {each["name"]: each["state"] for each in listed["lm_models"]} == {
+            NANO_PLANNER: "on_disk",
+            other: "ready",
+        }
+
+
+async def test_who_has_no_room_does_not_come(folder: Path) -> None:
+    settings = Settings.load(
+        folder, checkpoints_dir=folder, device="cuda", vram_budget=3, on_demand_model_load=True
+    )
+    supply = Server(settings).supplies[0]
+    assert supply.desk("one") is not None
+    rewrite_json(write_toy(folder / "huge") / "config.json", num_hidden_layers=4_000_000)
+    assert supply.desk("huge") is None
+    for name in ("partial", "nobody", "../one", str(folder / "one")):
+        assert supply.desk(name) is None
 
 
 def init(live: LiveServer, **fields: object) -> dict[str, Any]:

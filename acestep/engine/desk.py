@@ -155,6 +155,16 @@ class PlannerDesk:
         finally:
             self._open.set()
 
+    async def make_way(self) -> None:
+        """Leave memory once nobody needs it any more; who wants the planner next waits until it is back.
+
+        Raises StageStuckError where a thread is stuck.
+        """
+        await self._open.wait()
+        if self._loading is not None:
+            await self._rest()
+            await self.leave()
+
     async def _rest(self) -> None:
         """Return once nothing is loaded and nobody writes. Raises StageStuckError where that does not end."""
         self._watchdog.check()
@@ -240,14 +250,14 @@ class PlannerDesk:
         """See `Idle`; a step that nobody waits for any more is work as well."""
         return None if self._users or self._planner is None or self.silence() else self._last_use
 
-    async def leave(self) -> None:
+    async def leave(self, why: str = LEFT) -> None:
         """Leave memory; who wants the planner next waits until it is there again."""
         loop = self._loop
         if loop is None:
             return
         self._loop = self._planner = self._loading = None
         self._settled.clear()
-        self._info = replace(self._info, state="on_disk", detail=LEFT, backend="")
+        self._info = replace(self._info, state="on_disk", detail=why, backend="", comes_when_wanted=True)
         held = [loop]
         del loop
         # On the thread that loads, so that it is gone before it comes again.
@@ -297,8 +307,7 @@ class PlannerDesk:
             self._open.clear()
             try:
                 await self._rest()
-                await self.leave()
-                self._info = replace(self._info, detail=failure)
+                await self.leave(failure)
             except StageStuckError:  # which the log and /health say; whoever writes next brings this here
                 return
             finally:

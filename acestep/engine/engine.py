@@ -26,7 +26,7 @@ from acestep.domain import (
     SongRequest,
 )
 from acestep.engine.batching import BatchingStage
-from acestep.engine.desk import PlannerDesk
+from acestep.engine.desks import PlannerDesks
 from acestep.engine.extras import Made, Threads, find_out
 from acestep.engine.hearing import hear
 from acestep.engine.models import ModelShelf
@@ -82,11 +82,11 @@ class Engine:
     """The `Worker` of this process: models on a shelf, one thread that computes, one that writes files."""
 
     def __init__(
-        self, shelf: ModelShelf, writer: SongWriter, desk: PlannerDesk, upkeep: Upkeep | None = None
+        self, shelf: ModelShelf, writer: SongWriter, desks: PlannerDesks, upkeep: Upkeep | None = None
     ) -> None:
         upkeep = upkeep or Upkeep()
         self._shelf = shelf
-        self._desk = desk
+        self._desks = desks
         self._writer = writer
         self._watchdog = upkeep.watchdog
         self._thrift = Thrift(upkeep.free)
@@ -106,9 +106,13 @@ class Engine:
         """See `Worker.models`."""
         return self._shelf.infos()
 
-    def planner(self) -> PlannerInfo:
+    def planner(self, name: str = "") -> PlannerInfo:
         """See `Worker.planner`."""
-        return self._desk.info()
+        return self._desks.info(name)
+
+    def planners(self) -> tuple[PlannerInfo, ...]:
+        """See `Worker.planners`."""
+        return self._desks.infos()
 
     async def draft(self, request: DraftRequest, cancelled: Cancelled) -> Draft:
         """See `Worker.draft`."""
@@ -117,7 +121,7 @@ class Engine:
             async with self._shelf.borrow(None) as (model, _):
                 codes = await self._listen(Path(request.audio_path), model)
             request = replace(request, audio_codes=codes)
-        return await self._desk.draft(request, self._shelf.primary.max_duration, Watch(cancelled=cancelled))
+        return await self._desks.draft(request, self._shelf.primary.max_duration, Watch(cancelled=cancelled))
 
     def trouble(self) -> str:
         """See `Worker.trouble`."""
@@ -136,12 +140,12 @@ class Engine:
     async def start(self) -> None:
         """Begin to load the models; returns at once."""
         await self._shelf.start()
-        await self._desk.start()
+        await self._desks.start()
 
     async def close(self) -> None:
         """Let running work end and free the threads."""
         await self._shelf.close()
-        await self._desk.close()
+        await self._desks.close()
         for executor in self._executors:
             executor.shutdown(wait=False, cancel_futures=True)
 
@@ -189,7 +193,7 @@ class Engine:
                 "understand", audio_codes=codes, options=request.planner, seed=request.seeds[0]
             )
             draft = await self.draft(asked, cancelled)
-            request, planner = with_draft(request, draft), self._desk.info().name
+            request, planner = with_draft(request, draft), self._desks.info(asked.options.model).name
         return _on_paper(request, Thought(plan_songs(request, model.info), planner), model.info)
 
     async def _hear(self, request: SongRequest, model: Loaded) -> tuple[SongRequest, Heard]:
@@ -203,19 +207,19 @@ class Engine:
         self, request: SongRequest, info: ModelInfo, onlooker: Onlooker
     ) -> tuple[Thought, tuple[str, ...]]:
         """The plans of a request, and what the client must hear of how they came about."""
+        planner = self._desks.info(request.planner.model)
         if needs_planner(request):
-            return await self._ask_planner(request, info, onlooker), ()
-        planner = self._desk.info()
+            return await self._ask_planner(request, info, onlooker), _stand_in(request, planner)
         if planner.fills_in and planner.state != "downloading" and uses_planner(request):
             try:
-                return await self._ask_planner(request, info, onlooker), ()
+                return await self._ask_planner(request, info, onlooker), _stand_in(request, planner)
             except PlannerUnavailableError as error:
                 return self._plain(request, info), (f"use_cot_caption, use_cot_language: skipped. {error}",)
         return self._plain(request, info), ()
 
     async def _ask_planner(self, request: SongRequest, info: ModelInfo, onlooker: Onlooker) -> Thought:
-        async with self._desk.borrow() as planner:
-            return await think_thriftily(request, info, planner, onlooker, self._desk.free)
+        async with self._desks.borrow(request.planner.model) as planner:
+            return await think_thriftily(request, info, planner, onlooker, self._desks.free)
 
     def _plain(self, request: SongRequest, info: ModelInfo) -> Thought:
         started = time.perf_counter()
@@ -336,6 +340,14 @@ class Engine:
             return result
 
         return await thread.run(stage, measured)
+
+
+def _stand_in(request: SongRequest, planner: PlannerInfo) -> tuple[str, ...]:
+    """What is to be said where this is not the planner that was there when the request was accepted."""
+    named = request.planner.model
+    if named in ("", planner.name):
+        return ()
+    return (f"lm_model_path: {planner.name} is used; {named} is gone",)
 
 
 def _on_paper(request: SongRequest, thought: Thought, info: ModelInfo) -> Song:

@@ -35,9 +35,16 @@ class Fleet:
         """What each worker has, with the limits that hold wherever a song is made."""
         return merged([worker.models() for worker in self._workers])
 
-    def planner(self) -> PlannerInfo:
-        """The one that is furthest."""
-        return min((worker.planner() for worker in self._workers), key=_rank)
+    def planner(self, name: str = "") -> PlannerInfo:
+        """The one that is furthest, of those of this name if there are any."""
+        infos = [worker.planner(name) for worker in self._workers]
+        return min(infos, key=lambda info: (name not in ("", info.name), _rank(info)))
+
+    def planners(self) -> tuple[PlannerInfo, ...]:
+        """All of any worker, each as far as it is furthest; the own ones have the same name."""
+        others = itertools.chain.from_iterable(worker.planners()[1:] for worker in self._workers)
+        names = dict.fromkeys(info.name for info in others)
+        return (self.planner(), *(self.planner(name) for name in names))
 
     def trouble(self) -> str:
         """What keeps all of them from working: as long as one can, songs are made."""
@@ -50,7 +57,9 @@ class Fleet:
 
     async def draft(self, request: DraftRequest, cancelled: Cancelled) -> Draft:
         """See `Worker.draft`; by one that has a planner, if there is one."""
-        async with self._least_busy(_DRAFT_SECONDS, lambda worker: worker.planner().is_usable) as worker:
+        name = request.options.model
+        wanted = self.planner(name).name
+        async with self._least_busy(_DRAFT_SECONDS, lambda each: _plans(each, wanted)) as worker:
             return await worker.draft(request, cancelled)
 
     async def run(
@@ -134,6 +143,12 @@ def merged(inventories: Iterable[Sequence[ModelInfo]]) -> tuple[ModelInfo, ...]:
 
 def _rank(info: ModelInfo | PlannerInfo) -> int:
     return _BEST_FIRST.index(info.state)
+
+
+def _plans(worker: Worker, planner: str) -> bool:
+    """Whether this planner can be had there."""
+    info = worker.planner(planner)
+    return info.is_usable and info.name == planner
 
 
 def _has(worker: Worker, model: str | None) -> bool:

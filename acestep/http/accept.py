@@ -32,7 +32,7 @@ from acestep.http.planner_fields import PlannerSamplingFields
 from acestep.http.schemas import GenerateTask
 from acestep.http.song_fields import DEFAULT_INSTRUCTION, MusicFields
 from acestep.http.sources import relevant, task_options
-from acestep.http.support import check_strict, check_support
+from acestep.http.support import check_strict, check_support, planner_name
 from acestep.limits import check_stems, check_task, choose_model, default_model, fit
 
 MIN_CODES = int(MIN_DURATION) * CODES_A_SECOND
@@ -103,7 +103,7 @@ def to_request(
         instruction=None if task.instruction.strip() in ("", DEFAULT_INSTRUCTION) else task.instruction,
         audio_format=task.audio_format,
         sampler=_sampler(task),
-        planner=_planner(task),
+        planner=_planner(task, planner.name),
         audio_codes=task.audio_code_string,
         extras=extras_of(task),
         warnings=tuple(warnings),
@@ -175,9 +175,12 @@ def _sampler(task: GenerateTask) -> SamplerOptions:
     )
 
 
-def _planner(task: GenerateTask) -> PlannerOptions:
+def _planner(task: GenerateTask, there: str) -> PlannerOptions:
+    """What is asked of a planner, and of which: the one that is `there`, if that is who was named."""
+    options = sampling_options(task, task.lm_temperature)
     return replace(
-        sampling_options(task, task.lm_temperature),
+        options,
+        model=there if options.model == there else "",
         thinking=task.thinking,
         sample_mode=task.sample_mode,
         sample_query=task.sample_query,
@@ -196,6 +199,7 @@ def sampling_options(task: PlannerSamplingFields, temperature: float) -> Planner
         top_p=task.lm_top_p,
         repetition_penalty=task.lm_repetition_penalty,
         negative_prompt=task.lm_negative_prompt,
+        model=planner_name(task.lm_model_path),
     )
 
 

@@ -31,7 +31,7 @@ async def wait_for_draft(request: Request, worker: Worker, asked: DraftRequest, 
             return draft.result()
         if gone.done():
             raise HTTPException(400, "The connection ended before the answer")
-        raise HTTPException(504, _too_slow(seconds, worker.planner()))
+        raise HTTPException(504, _too_slow(seconds, worker.planner(asked.options.model)))
     finally:
         stop.set()
         gone.cancel()

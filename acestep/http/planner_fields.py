@@ -137,7 +137,8 @@ class PlannerSamplingFields(BaseModel):
         None,
         max_length=1_000,
         example="acestep-5Hz-lm-1.7B",
-        about="Name of the planner. Where another one is loaded, that one runs, with a warning.",
+        about="Name of the planner. With ACESTEP_ON_DEMAND_MODEL_LOAD, one that lies on disk is loaded. "
+        "Where it cannot be had, the server's own runs, with a warning.",
     )
     lm_backend: Annotated[Literal["vllm", "pt", "mlx"], WORD] = wire(
         "vllm",

@@ -15,7 +15,7 @@ from acestep.http.deps import HttpServices
 from acestep.http.parse import Body, Sound, look_at, stored
 from acestep.http.schemas import GenerateTask, read_task
 from acestep.http.sources import PATHS, finished_song, permitted
-from acestep.http.support import check_strict
+from acestep.http.support import check_strict, planner_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,10 @@ async def submit(body: Body, services: HttpServices, warnings: tuple[str, ...] =
     async with stored(body.files, services.uploads, services.probe) as uploads:
         read = read_task(body.fields)
         beside = Beside(services.lora, await _sounds(read[0], uploads, services))
-        models, planner = services.worker.models(), services.worker.planner()
+        models, planner = (
+            services.worker.models(),
+            services.worker.planner(planner_name(read[0].lm_model_path)),
+        )
         request = accept_task(read, models, planner, config.strict, config.strict_model, beside)
         request = replace(request, warnings=(*warnings, *request.warnings))
         _drop_unused(request, uploads)

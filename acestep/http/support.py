@@ -57,9 +57,13 @@ def check_strict(warnings: tuple[str, ...], strict: bool) -> None:
         raise StrictError(warnings)
 
 
+def planner_name(path: str | None) -> str:
+    """The planner that `lm_model_path` means: a name, or a path that ends with it; "" if none is named."""
+    return (path or "").strip().rstrip("/").rpartition("/")[2]
+
+
 def _other_planner(path: str | None, planner: PlannerInfo) -> list[str]:
-    """Planners are asked for by a name, or by a path that ends with it."""
-    if not path or path.strip().rstrip("/").rpartition("/")[2] == planner.name:
+    if not path or planner_name(path) == planner.name:
         return []
     runs = f"{planner.name} is used instead" if planner.is_usable else "no planner is loaded on this server"
     return [f"lm_model_path: {path!r} is not loaded here; {runs}"]

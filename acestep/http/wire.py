@@ -282,17 +282,19 @@ def stats_of(stats: QueueStats, planner: PlannerInfo, memory: MemoryState | None
     )
 
 
-def model_list(models: Sequence[ModelInfo], planner: PlannerInfo) -> ModelList:
-    """Return the models that can be asked for, and the planner if there is to be one."""
-    loaded = planner.state == "ready"
-    state = _planner_state(planner).model_dump()
+def model_list(models: Sequence[ModelInfo], planners: Sequence[PlannerInfo]) -> ModelList:
+    """Return the models that can be asked for, and the planners, of which the first is the own one."""
     return ModelList(
         models=[_model_entry(model) for model in models],
         default_model=_default_name(models),
-        lm_models=[PlannerEntry(**state, is_loaded=loaded)] if planner.name else [],
-        loaded_lm_model=planner.name if loaded else None,
-        llm_initialized=_can_be_had(planner),
+        lm_models=[_planner_entry(planner) for planner in planners if planner.name],
+        loaded_lm_model=next((planner.name for planner in planners if planner.state == "ready"), None),
+        llm_initialized=_can_be_had(planners[0]),
     )
+
+
+def _planner_entry(planner: PlannerInfo) -> PlannerEntry:
+    return PlannerEntry(**_planner_state(planner).model_dump(), is_loaded=planner.state == "ready")
 
 
 def _planner_state(planner: PlannerInfo) -> PlannerState:

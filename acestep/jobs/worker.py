@@ -23,8 +23,15 @@ class Worker(Protocol):
         """The models that can be asked for, the default first; cheap, callable at any time."""
         ...
 
-    def planner(self) -> PlannerInfo:
-        """The planner, as far as it is known by now; cheap, callable at any time."""
+    def planner(self, name: str = "") -> PlannerInfo:
+        """The planner that answers requests for the one of this name ("": its own), as far as it is known.
+
+        Where that one cannot be had it is its own. Cheap, callable at any time.
+        """
+        ...
+
+    def planners(self) -> tuple[PlannerInfo, ...]:
+        """Its own planner first, also where there is none, then others that may be asked for."""
         ...
 
     async def draft(self, request: DraftRequest, cancelled: Cancelled) -> Draft:

@@ -15,6 +15,7 @@ import numpy as np
 
 from acestep.domain import AudioClip, ModelInfo, PlannerInfo, Progress, SongPlan, SongRequest, is_instrumental
 from acestep.engine.desk import PlannerDesk
+from acestep.engine.desks import PlannerDesks
 from acestep.engine.engine import Engine
 from acestep.engine.models import PRIMARY, ModelShelf, Slot
 from acestep.engine.renderer import Cancelled, Heard, Load, Loaded, OnFraction, OnStep, Rendering
@@ -145,7 +146,7 @@ async def running(
 ):
     desk = desk or PlannerDesk(PlannerInfo(detail="Nobody plans in this test."))
     shelf = ModelShelf({PRIMARY: Slot(info, load)}, upkeep=upkeep)
-    engine = Engine(shelf, SongWriter(files, mp3_bitrate=128), desk, upkeep)
+    engine = Engine(shelf, SongWriter(files, mp3_bitrate=128), PlannerDesks(desk), upkeep)
     await engine.start()
     try:
         yield engine

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from acestep.domain import DraftRequest, ModelInfo, PlannerInfo, Song, SongRequest
+from acestep.domain import DraftRequest, ModelInfo, PlannerInfo, PlannerOptions, Song, SongRequest
 from acestep.engine.fleet import Fleet, FleetKeeper, merged
 from acestep.errors import ModelUnavailableError
 from tests.engine.fakes import INFO
@@ -25,6 +25,7 @@ class OneOfMany(FakeWorker):
         self.go = asyncio.Event()
         self.ill = ""
         self.own_planner = planner or PlannerInfo()
+        self.guests: tuple[PlannerInfo, ...] = ()
         self.drafts = 0
 
     async def _hold(self, asked: SongRequest, *_: object) -> tuple[Song, ...]:
@@ -34,8 +35,11 @@ class OneOfMany(FakeWorker):
     def models(self):
         return self.infos
 
-    def planner(self):
-        return self.own_planner
+    def planner(self, name=""):
+        return next((info for info in self.guests if info.name == name), self.own_planner)
+
+    def planners(self):
+        return (self.own_planner, *self.guests)
 
     def trouble(self):
         return self.ill
@@ -141,6 +145,17 @@ async def test_a_text_goes_to_who_has_a_planner():
     assert fleet.planner() == planner
     await fleet.draft(DraftRequest("format", caption="x"), lambda: False)
     assert (one.drafts, other.drafts) == (0, 1)
+
+
+async def test_a_planner_that_is_named_is_had_wherever_it_is():
+    one, other = OneOfMany(), OneOfMany(planner=PlannerInfo("lm", "ready"))
+    one.guests = (PlannerInfo("large", "ready"), PlannerInfo("small", "on_disk"))
+    other.guests = (PlannerInfo("large", "on_disk"),)
+    fleet = Fleet([one, other])
+    assert fleet.planners() == (other.own_planner, *one.guests)
+    assert fleet.planner("large") == one.guests[0]
+    await fleet.draft(DraftRequest("format", options=PlannerOptions(model="small")), lambda: False)
+    assert (one.drafts, other.drafts) == (1, 0)
 
 
 def test_a_model_is_as_far_as_the_furthest_within_the_tightest_limits():

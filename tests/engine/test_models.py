@@ -13,6 +13,7 @@ import pytest
 from acestep.domain import ModelInfo, PlannerInfo
 from acestep.engine.batching import PATIENCE
 from acestep.engine.desk import PlannerDesk
+from acestep.engine.desks import PlannerDesks
 from acestep.engine.engine import Engine
 from acestep.engine.models import PRIMARY, ModelShelf, Slot
 from acestep.engine.renderer import Loaded, OnLoading
@@ -79,7 +80,9 @@ async def opened(shelf: ModelShelf) -> AsyncIterator[ModelShelf]:
 
 @asynccontextmanager
 async def working(files: AudioStore, shelf: ModelShelf) -> AsyncIterator[Engine]:
-    engine = Engine(shelf, SongWriter(files, 128), PlannerDesk(PlannerInfo(detail="Nobody plans here.")))
+    engine = Engine(
+        shelf, SongWriter(files, 128), PlannerDesks(PlannerDesk(PlannerInfo(detail="Nobody plans here.")))
+    )
     await engine.start()
     try:
         await engine.wait_ready()

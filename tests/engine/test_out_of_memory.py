@@ -20,6 +20,7 @@ from acestep.audio.encode import FileSpec, write
 from acestep.codec.oobleck import OobleckCodec
 from acestep.domain import AudioClip, DraftRequest, Extras, PlannerInfo, Song, SongRequest, TaskOptions
 from acestep.engine.desk import LoadedPlanner, PlannerDesk
+from acestep.engine.desks import PlannerDesks
 from acestep.engine.engine import Engine
 from acestep.engine.loading import TorchRenderer, load_model
 from acestep.engine.models import PRIMARY, ModelShelf, Slot
@@ -134,7 +135,7 @@ async def hungry(files: AudioStore, scarce: Scarce) -> AsyncIterator[tuple[Engin
         PlannerInfo("toy", "loading"), lambda on_loading: LoadedPlanner(ScarceModel(scarce), "toy")
     )
     shelf = ModelShelf({PRIMARY: Slot(info, loads(renderer, info))})
-    engine = Engine(shelf, ScarceWriter(files, scarce), desk)
+    engine = Engine(shelf, ScarceWriter(files, scarce), PlannerDesks(desk))
     await engine.start()
     await engine.wait_ready()
     try:

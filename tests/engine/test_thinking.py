@@ -177,9 +177,17 @@ async def test_one_that_is_there_if_needed_alone_fills_nothing_in(files: AudioSt
     )
     async with running(files, loads(FakeRenderer(), MODEL), MODEL, aside) as engine:
         (song,) = await engine.run(request(planner=PlannerOptions()), unheard, wanted)
-        assert (song.lm_model, song.warnings, engine.planner().state) == ("", (), "on_disk")
+        assert (song.lm_model, engine.planner().state) == ("", "on_disk")
+        assert not any("skipped" in warning for warning in song.warnings), "it did not ask for anything"
         (song,) = await engine.run(request(planner=THINKING, **GIVEN), unheard, wanted)
         assert (song.lm_model, engine.planner().state) == (model.name, "ready")
+
+
+async def test_a_planner_that_has_gone_since_is_stood_in_for_with_a_warning(files: AudioStore) -> None:
+    gone = replace(THINKING, model="acestep-5Hz-lm-4B")
+    (song,) = await make(files, request(planner=gone, **GIVEN))
+    assert song.lm_model == "acestep-5Hz-lm-toy"
+    assert "lm_model_path: acestep-5Hz-lm-toy is used; acestep-5Hz-lm-4B is gone" in song.warnings
 
 
 async def test_a_planner_that_cannot_be_loaded_says_why(files: AudioStore) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from acestep.domain import PlannerInfo, Progress, SongPlan
 from acestep.engine.desk import LoadedPlanner, PlannerDesk
+from acestep.engine.desks import PlannerDesks
 from acestep.engine.engine import Engine
 from acestep.engine.models import PRIMARY, ModelShelf, Slot
 from acestep.engine.renderer import Loaded, OnLoading
@@ -173,8 +174,8 @@ class TestLoading:
     async def test_who_waits_for_a_model_that_does_not_come_hears_so(self, files, folder):
         upkeep = Upkeep(Watchdog(SILENCE))
         shelf = ModelShelf(folder.slots("turbo"), folder, room=2, upkeep=upkeep)
-        desk = PlannerDesk(PlannerInfo(detail="Nobody plans here."))
-        engine = Engine(shelf, SongWriter(files, 128), desk, upkeep)
+        desks = PlannerDesks(PlannerDesk(PlannerInfo(detail="Nobody plans here.")))
+        engine = Engine(shelf, SongWriter(files, 128), desks, upkeep)
         await engine.start()
         await engine.wait_ready()
         folder.go_on.clear()

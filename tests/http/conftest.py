@@ -76,6 +76,7 @@ async def echo(request: DraftRequest, cancelled: Cancelled) -> Draft:
 class FakeWorker:
     infos: tuple[ModelInfo, ...] = (TURBO, BASE)
     planner_info: PlannerInfo = NO_PLANNER
+    guests: tuple[PlannerInfo, ...] = ()
     drafter: Drafter = echo
     asked: list[DraftRequest] = field(default_factory=list)
     puts: list[tuple[int, str | None]] = field(default_factory=list)
@@ -84,8 +85,11 @@ class FakeWorker:
     def models(self) -> tuple[ModelInfo, ...]:
         return self.infos
 
-    def planner(self) -> PlannerInfo:
-        return self.planner_info
+    def planner(self, name: str = "") -> PlannerInfo:
+        return next((info for info in self.guests if info.name == name), self.planner_info)
+
+    def planners(self) -> tuple[PlannerInfo, ...]:
+        return (self.planner_info, *self.guests)
 
     async def draft(self, request: DraftRequest, cancelled: Cancelled) -> Draft:
         self.asked.append(request)

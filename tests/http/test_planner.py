@@ -97,6 +97,11 @@ class TestWhichPlanner:
             "lm_model_path: 'acestep-5Hz-lm-4B' is not loaded here; acestep-5Hz-lm-1.7B is used instead"
         )
 
+    def test_the_job_asks_for_the_one_that_was_there_to_be_had(self):
+        assert planned(lm_model_path=f"/models/{PLANNER.name}").planner.model == PLANNER.name
+        assert planned(lm_model_path="acestep-5Hz-lm-4B").planner.model == ""
+        assert planned().planner.model == ""
+
     def test_none_at_all(self):
         (warning,) = planned(NO_PLANNER, lm_model_path="acestep-5Hz-lm-4B").warnings
         assert warning.endswith("no planner is loaded on this server")

@@ -56,8 +56,11 @@ class FakeWorker:
     def models(self) -> tuple[ModelInfo, ...]:
         return ()
 
-    def planner(self) -> PlannerInfo:
+    def planner(self, name: str = "") -> PlannerInfo:
         return PlannerInfo()
+
+    def planners(self) -> tuple[PlannerInfo, ...]:
+        return (PlannerInfo(),)
 
     async def draft(self, request: DraftRequest, cancelled: Callable[[], bool]) -> Draft:
         return Draft(Metadata(caption=request.caption), request.lyrics)

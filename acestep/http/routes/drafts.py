@@ -17,7 +17,7 @@ from acestep.http.patience import wait_for_draft
 from acestep.http.schemas import FormatTask, SampleTask, UnderstandTask, read_draft, read_sample
 from acestep.http.sources import PATHS, SOURCE
 from acestep.http.submit import named_sound
-from acestep.http.support import check_strict, check_support, require_planner
+from acestep.http.support import check_strict, check_support, planner_name, require_planner
 from acestep.http.wire import custom_sample, simple_sample
 
 router = APIRouter(tags=["drafts"])
@@ -40,7 +40,7 @@ async def format_input(request: Request, body: RequestBody, services: Services) 
     """Let the planner write a better caption and lyrics. Metadata that is sent stays as it is."""
     _refuse_files(body)
     task, ignored = read_draft(FormatTask, body.fields)
-    planner = services.worker.planner()
+    planner = services.worker.planner(planner_name(task.lm_model_path))
     warnings = (*ignored, *check_support(task, planner, is_for_planner=True))
     check_strict(warnings, services.config.strict)
     require_planner(planner, "format_input")
@@ -52,7 +52,7 @@ async def format_input(request: Request, body: RequestBody, services: Services) 
 async def understand(request: Request, body: RequestBody, services: Services) -> Envelope[DraftAnswer]:
     """Let the planner say what a song is: its caption, lyrics and metadata."""
     task, ignored = read_draft(UnderstandTask, body.fields)
-    planner = services.worker.planner()
+    planner = services.worker.planner(planner_name(task.lm_model_path))
     warnings = (*ignored, *check_support(task, planner, is_for_planner=True))
     check_strict(warnings, services.config.strict)
     require_planner(planner, "understand")

@@ -37,7 +37,7 @@ async def models(
     path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
     if format == "openai" or accepted or path.startswith(OPENAI_ROOT):
         return openai_models(found)
-    return Envelope(data=model_list(found, services.worker.planner()))
+    return Envelope(data=model_list(found, services.worker.planners()))
 
 
 @router.get("/v1/models/{name:path}", dependencies=KEY)
@@ -55,7 +55,7 @@ async def one_model(name: str, services: Services) -> OpenAiModel:
 async def model_inventory(services: Services) -> Envelope[ModelList]:
     """List the models as /v1/models does, and those that only lie on disk (not loaded)."""
     found = services.keeper.inventory() if services.keeper else services.worker.models()
-    return Envelope(data=model_list(found, services.worker.planner()))
+    return Envelope(data=model_list(found, services.worker.planners()))
 
 
 @router.post("/v1/init", openapi_extra=body_of(InitModel))
@@ -79,7 +79,7 @@ async def init(body: RequestBody, services: Services) -> Envelope[ModelInit]:
         loaded = await _keeper(services).put(asked.slot, name)
     if wants_planner:
         await _planners(services).put(planner)
-    models = model_list(services.worker.models(), services.worker.planner())
+    models = model_list(services.worker.models(), services.worker.planners())
     changed = ModelInit(
         message="Model initialization completed",
         slot=asked.slot,
@@ -95,7 +95,7 @@ async def reinitialize(services: Services) -> Envelope[Reinitialized]:
     reloaded = await _keeper(services).reload()
     if services.planners is not None:
         reloaded = (*reloaded, *await services.planners.reload())
-    infos: list[ModelInfo | PlannerInfo] = [*services.worker.models(), services.worker.planner()]
+    infos: list[ModelInfo | PlannerInfo] = [*services.worker.models(), *services.worker.planners()]
     failed = [info.name for info in infos if info.state == "failed"]
     message = f"Still not loaded: {', '.join(failed)}; GET /v1/models says why" if failed else "All is loaded"
     return Envelope(data=Reinitialized(message=message, reloaded=list(reloaded)))
