@@ -65,8 +65,8 @@ def choose_planner(
     """Decide; the probes (GB of the GPU, 0 for none) are asked only when their answer matters.
 
     A planner that was asked for is found, downloaded, or CheckpointError says how to get it. With auto,
-    what cannot be had is left out. Where none is named, and the one that fits is not to be had, a smaller one
-    that lies on disk does.
+    what cannot be had is left out. Where none is named, the largest that fits and lies on disk comes before
+    one that would have to be downloaded.
     """
     gpu_memory = cache(gpu_memory)  # asking starts a process
     planned = cache(planned)  # so does this, and counts many plans
@@ -133,9 +133,11 @@ def _first_to_be_had(
     names: Sequence[str], checkpoints_dir: Path, hub_reachable: Callable[[], bool]
 ) -> PlannerChoice:
     for name in names:
-        folder = _find(name, checkpoints_dir)
-        if folder or _can_be_fetched(name, hub_reachable):
+        if folder := _find(name, checkpoints_dir):
             return PlannerChoice(Path(name).name, folder)
+    for name in names:
+        if _can_be_fetched(name, hub_reachable):
+            return PlannerChoice(name)
     raise CheckpointError(f"There is no planner {names[0]!r}. {_how_to_get(names[0], checkpoints_dir)}")
 
 

@@ -100,7 +100,8 @@ def test_a_smaller_one_on_disk_does_where_the_one_that_fits_is_not_to_be_had(tmp
     folder = put(PUBLISHED[1], tmp_path)
     assert choose(tmp_path, planned=PUBLISHED[2]) == PlannerChoice(PUBLISHED[1], folder)
     assert choose(tmp_path, init=True, planned=PUBLISHED[2]).folder == folder
-    assert choose(tmp_path, planned=PUBLISHED[2], hub=True) == PlannerChoice(PUBLISHED[2])
+    assert choose(tmp_path, planned=PUBLISHED[2], hub=True).folder == folder, "nothing need be downloaded"
+    assert choose(tmp_path / "none", planned=PUBLISHED[2], hub=True) == PlannerChoice(PUBLISHED[2])
     assert choose(tmp_path, planned=PUBLISHED[0], memory=80).name == "", "a larger one has no room"
 
 

@@ -14,24 +14,32 @@ from acestep.memory.search import choose
 from acestep.memory.sizes import QwenSize
 
 PlansWith = Callable[[tuple[QwenSize, ...]], Sequence[MemoryPlan]]
-"""The plans that may have one of these planners, the smallest first; the best plan is the first."""
+"""The plans that have one of these planners (the smallest first), or none where there need not be one.
+
+The best plan is the first."""
 
 
 def largest_planner(plans: PlansWith, budget: int, documented: str) -> str:
-    """The name of the planner in the best plan within `budget` bytes; "" where it has none.
+    """The name of the largest planner for which nothing has to be moved that would stay without it.
 
-    So it is the largest for which nothing has to be moved that would stay without it. It is `documented`
-    instead if that is larger and fits in any way; or if none fits and there must be one: whoever loads it
-    says then what would.
+    Where there need not be one, no song has to be shorter for it either; "" where none is so small. Where
+    there must be one, it is `documented` instead if that is larger and fits in any way; or if none fits:
+    whoever loads it says then what would.
     """
     best = choose(plans(PLANNERS), budget)
-    if best is None or best.planner in ("", documented):
-        return documented if best is None else best.planner
+    if best is None:
+        return documented
+    if alone := choose(plans(()), budget):
+        found = ((planner.name, choose(plans((planner,)), budget)) for planner in reversed(PLANNERS))
+        longest = alone.max_duration
+        return next(
+            (name for name, plan in found if plan and plan.planner and plan.max_duration >= longest), ""
+        )
     names = [planner.name for planner in PLANNERS]
-    if names.index(best.planner) > names.index(documented):
+    if names.index(best.planner) >= names.index(documented):
         return best.planner
     other = choose(plans(tuple(planner for planner in PLANNERS if planner.name == documented)), budget)
-    return documented if other is not None and other.planner else best.planner
+    return documented if other else best.planner
 
 
 def on_all_devices(found: Iterable[str | None]) -> str | None:
