@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from itertools import cycle
 
 from acestep import checkpoints, slots
 from acestep.adapters import AdapterFolder
@@ -22,6 +23,7 @@ from acestep.engine.upkeep import Upkeep
 from acestep.engine.watchdog import Watchdog
 from acestep.engine.write import SongWriter
 from acestep.files import DataFolder
+from acestep.gpus import device_meant, gpu_present
 from acestep.hubs import any_reachable
 from acestep.jobs.worker import ModelKeeper, PlannerKeeper, Worker
 from acestep.memory.account import Account
@@ -72,7 +74,7 @@ def prepare(**flags: str | None) -> Prepared:
     choice = checkpoints.choose(
         settings.config_path,
         settings.checkpoints_dir,
-        has_gpu=lambda: checkpoints.gpu_present(settings.devices[0]),
+        has_gpu=lambda: gpu_present(settings.devices[0]),
         hub_reachable=hub_reachable,
     )
     secondaries = slots.secondaries(settings, choice.name, hub_reachable)
@@ -123,21 +125,41 @@ def build_engines(prepared: Prepared, writer: SongWriter, changed: Changed) -> E
 
     `changed` is called with the memory plans of the devices when the planner has become another.
     """
-    engines, shelves = [], []
-    supplies: list[PlannerSupply] = []
-    for device, memory in zip(prepared.settings.devices, prepared.memories, strict=True):
-        settings = prepared.settings.on(device)
-        upkeep = _upkeep(settings)
-        shared = SharedParts()
-        account = Account(memory)
-        shelf = _shelf(prepared, _Catalogue(settings, account, shared), upkeep)
-        if not supplies or settings.lm_device is None:  # one that has a device of its own is one for all
-            supply = PlannerSupply(settings, prepared.planner, account, shared, upkeep, shelf.occupants)
-            supplies.append(supply)
-        shelves.append(shelf)
-        engines.append(Engine(shelf, writer, supplies[-1].desks, upkeep))
+    homes = [
+        _Home(prepared, device, memory)
+        for device, memory in zip(prepared.settings.devices, prepared.memories, strict=True)
+    ]
+    with_planner = homes
+    if (
+        own := prepared.settings.lm_device
+    ):  # one for all, which knows of the models on its device if there are any
+        there = (home for home in homes if device_meant(home.settings.device) == device_meant(own))
+        with_planner = [next(there, homes[0])]
+    supplies = [home.supply(prepared.planner) for home in with_planner]
+    engines = [
+        Engine(home.shelf, writer, supply.desks, home.upkeep)
+        for home, supply in zip(homes, cycle(supplies), strict=False)
+    ]
     planners = PlannerSupplies(prepared.settings, prepared.choice.name, supplies, changed)
-    return Engines(engines, shelves, planners)
+    return Engines(engines, [home.shelf for home in homes], planners)
+
+
+class _Home:
+    """One device, and the models there."""
+
+    def __init__(self, prepared: Prepared, device: str, memory: Decision | None) -> None:
+        self.settings = prepared.settings.on(device)
+        self.upkeep = _upkeep(self.settings)
+        self._shared = SharedParts()
+        self._account = Account(memory)
+        catalogue = _Catalogue(self.settings, self._account, self._shared)
+        self.shelf = _shelf(prepared, catalogue, self.upkeep)
+
+    def supply(self, planner: PlannerChoice) -> PlannerSupply:
+        """The planner beside these models, whether it is on their device or has one of its own."""
+        return PlannerSupply(
+            self.settings, planner, self._account, self._shared, self.upkeep, self.shelf.occupants
+        )
 
 
 def _upkeep(settings: Settings) -> Upkeep:

@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import shutil
-import subprocess
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -206,27 +203,6 @@ def how_to_get(name: str, checkpoints_dir: Path) -> str:
         return f"{_command(name)} gets it; or copy its folder to {checkpoints_dir / name}. {_WITHOUT}"
     known = ", ".join(name for name in PUBLISHED if _is_published_dit(name))
     return f"Give the folder of a model, or one of {known}, {NANO_MODEL}. {_WITHOUT}"
-
-
-def gpu_present(device: str) -> bool:
-    """Whether a model would run on a GPU, told without importing torch.
-
-    `device` is ACESTEP_DEVICE: only `auto` looks at the machine.
-    """
-    if device != "auto":
-        return device != "cpu"
-    if platform.system() == "Darwin":
-        return platform.machine() == "arm64"
-    if Path("/dev/nvidia0").exists():
-        return True
-    lister = shutil.which("nvidia-smi")
-    if lister is None:
-        return False
-    try:
-        listing = subprocess.run([lister, "-L"], capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return listing.returncode == 0 and "GPU 0" in listing.stdout
 
 
 def find_folder(name: str, checkpoints_dir: Path, bundled: Path | None = None) -> Path | None:

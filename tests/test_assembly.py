@@ -6,15 +6,19 @@ from typing import Any
 import pytest
 
 from acestep import assembly
-from acestep.assembly import _Catalogue
+from acestep.assembly import Prepared, _Catalogue, build_engines
 from acestep.checkpoints import choose
+from acestep.engine.write import SongWriter
+from acestep.files import AudioStore, DataFolder
 from acestep.memory.account import Account
 from acestep.memory.decide import decide_for_server
 from acestep.memory.plan import GB
 from acestep.memory.probes import Probes
 from acestep.parts import SharedParts
+from acestep.planner_supply import PlannerSupply
 from acestep.planners import PlannerChoice
 from acestep.settings import Settings
+from acestep.slots import Secondaries
 
 PROBES = Probes(gpu_free=lambda _: 20 * GB, main_memory=lambda: 32 * GB, has_vllm=lambda: False)
 LARGE = PlannerChoice("acestep-5Hz-lm-4B")
@@ -54,6 +58,30 @@ def test_a_planner_that_came_later_counts(tmp_path: Path) -> None:
     beside = catalogue.find("acestep-v15-base", [there]).info
     account.decision = account.with_planner(LARGE, settings, [there])
     assert "GB are needed" in catalogue.no_room([there, beside])
+
+
+@pytest.mark.parametrize(
+    ("own", "homes"),
+    [(None, ["cuda:0", "cuda:1"]), ("cuda:1", ["cuda:1"]), ("cuda", ["cuda:0"]), ("cpu", ["cuda:0"])],
+)
+def test_a_planner_is_at_home_where_its_device_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str | None, homes: list[str]
+) -> None:
+    settings = Settings.load(tmp_path, device="cuda:0,cuda:1", lm_device=own)
+    nano = choose("acestep-nano", tmp_path, lambda: True, lambda: True)
+    memories = tuple(
+        decide_for_server(settings.on(device), [nano], PlannerChoice(), PROBES) for device in settings.devices
+    )
+    prepared = Prepared(settings, nano, Secondaries(()), PlannerChoice(), DataFolder(tmp_path), memories)
+    found: list[str] = []
+
+    def supply(settings: Settings, *rest: Any) -> PlannerSupply:
+        found.append(settings.device)
+        return PlannerSupply(settings, *rest)
+
+    monkeypatch.setattr(assembly, "PlannerSupply", supply)
+    build_engines(prepared, SongWriter(AudioStore(tmp_path / "audio", b"s" * 32), 128), lambda _: None)
+    assert found == homes
 
 
 def test_nothing_is_known_without_a_plan(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from acestep.engine.placement import lodge, moves, settle
 from acestep.engine.renderer import Cancelled, Heard, Loaded, OnFraction, OnStep, Rendering
 from acestep.errors import CheckpointError, JobCancelledError, ModelUnavailableError
 from acestep.findings import LyricTimes
+from acestep.gpus import device_meant
 from acestep.limits import tasks_of
 from acestep.memory.plan import MemoryPlan
 from acestep.memory.residency import Places, Residency
@@ -303,9 +304,9 @@ def choose_device(wish: str) -> torch.device:
         "cpu": True,
     }
     if wish == "auto":
-        return torch.device(next(kind for kind, is_there in there.items() if is_there))
+        wish = next(kind for kind, is_there in there.items() if is_there)
     if there.get(wish.partition(":")[0]):
-        device = torch.device(wish)
+        device = torch.device(device_meant(wish))  # "cuda" and "cuda:0" are one, and share a residency
         if device.type != "cuda" or (device.index or 0) < torch.cuda.device_count():
             return device
     usable = ", ".join(kind for kind, is_there in there.items() if is_there)

@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from acestep.adapters import AdapterFolder
-from acestep.checkpoints import Choice, gpu_present
+from acestep.checkpoints import Choice
 from acestep.domain import ModelInfo
+from acestep.gpus import device_meant, gpu_present
 from acestep.memory.by_itself import largest_planner, on_all_devices
 from acestep.memory.folders import sizes_of
 from acestep.memory.lora import AdapterRoom, adapter_weights, no_room, with_adapters
@@ -111,7 +112,8 @@ def _start(settings: Settings, choices: Sequence[Choice], probes: Probes) -> _St
         choices=(*choices, *[choices[0]] * guests),
         budget=find_budget(settings, gpu_present(settings.device), probes),
         can=replace(CARRIED_OUT, offload_planner=not on_vllm),
-        planner_elsewhere=settings.lm_device not in (None, settings.device),
+        planner_elsewhere=device_meant(settings.lm_device or settings.device)
+        != device_meant(settings.device),
     )
 
 

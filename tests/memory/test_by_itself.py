@@ -51,7 +51,7 @@ def test_what_was_not_asked_for_is_the_largest_that_stays(dit: str, quantization
     alone = plans.of((), Wishes(), MOVING)
     least_alone = min(plan.peak for plan in plans.staying(()))
     beside = {planner.name: plans.staying((planner,)) for planner in PLANNERS}
-    found_at = {}
+    found_at: dict[str, int] = {}
     for budget, documented in product(BUDGETS, NAMES[1:]):
         without = choose(alone, budget)
         if budget < least_alone or without is None:

@@ -231,6 +231,14 @@ class TestServer:
         assert decision.plan.planner == ""
         assert decision.admitted(MIDDLE) == MIDDLE
 
+    @pytest.mark.parametrize(("device", "own"), [("cuda", "cuda:0"), ("cuda:1", "cuda:1"), ("xpu", "xpu")])
+    def test_a_planner_on_the_same_device_by_another_name_takes_room(
+        self, tmp_path: Path, turbo: Choice, device: str, own: str
+    ) -> None:
+        settings = Settings.load(tmp_path, device=device, lm_device=own, init_llm=True, vram_budget=24)
+        decision = decide_for_server(settings, [turbo], MIDDLE, PROBES)
+        assert decision is not None and decision.plan.planner == MIDDLE.name
+
     def test_room_is_kept_for_models_that_come_on_demand(self, tmp_path: Path, turbo: Choice) -> None:
         one = decide_for_server(Settings.load(tmp_path, device="cuda"), [turbo], NONE, PROBES)
         settings = Settings.load(tmp_path, device="cuda", on_demand_model_load=True, vram_budget=40)
@@ -315,35 +323,36 @@ class TestPlannerByItself:
         return planner_for_server(settings, models, PROBES, SMALLEST)
 
     def test_quantization_makes_room_for_a_larger_one(self, tmp_path: Path, turbo: Choice) -> None:
-        plain = [self.named(tmp_path, budget, [turbo]) for budget in (8, 12, 16, 24)]
-        packed = [self.named(tmp_path, budget, [turbo], quantization="int8") for budget in (8, 12, 16, 24)]
+        plain = [self.named(tmp_path, budget, [turbo]) for budget in (8, 14, 16, 24)]
+        packed = [self.named(tmp_path, budget, [turbo], quantization="int8") for budget in (8, 14, 16, 24)]
         assert plain == ["", PLANNERS[0].name, PLANNERS[1].name, PLANNERS[2].name]
         assert packed == ["", PLANNERS[1].name, PLANNERS[2].name, PLANNERS[2].name]
 
     def test_models_have_their_room_first(self, tmp_path: Path, turbo: Choice) -> None:
         xl = choose("acestep-v15-xl-turbo", tmp_path, lambda: True, lambda: True)
-        assert self.named(tmp_path, 16, [xl]) == PLANNERS[0].name
-        assert self.named(tmp_path, 16, [turbo, xl]) == ""
-        assert self.named(tmp_path, 18, [turbo]) == PLANNERS[2].name
-        on_demand = self.named(tmp_path, 18, [turbo], on_demand_model_load=True, models_in_memory=2)
+        assert self.named(tmp_path, 18, [xl]) == PLANNERS[0].name
+        assert self.named(tmp_path, 18, [turbo, xl]) == ""
+        assert self.named(tmp_path, 21, [turbo]) == PLANNERS[2].name
+        on_demand = self.named(tmp_path, 21, [turbo], on_demand_model_load=True, models_in_memory=2)
         assert on_demand == PLANNERS[1].name
 
     def test_one_that_is_to_be_moved_comes_as_well(self, tmp_path: Path, turbo: Choice) -> None:
-        assert self.named(tmp_path, 17, [turbo]) == PLANNERS[1].name
-        assert self.named(tmp_path, 17, [turbo], lm_offload_to_cpu=True) == PLANNERS[2].name
+        assert self.named(tmp_path, 19.5, [turbo]) == PLANNERS[1].name
+        assert self.named(tmp_path, 19.5, [turbo], lm_offload_to_cpu=True) == PLANNERS[2].name
         settings = Settings.load(tmp_path, lm_offload_to_cpu=True)
-        plan = decided(turbo, PlannerChoice(PLANNERS[2].name), settings, on_gpu(17)).plan
+        plan = decided(turbo, PlannerChoice(PLANNERS[2].name), settings, on_gpu(19.5)).plan
         assert (plan.planner, plan.placement("planner")) == (PLANNERS[2].name, "offloaded")
 
     def test_adapters_have_their_room_first(
         self, tmp_path: Path, turbo: Choice, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        assert self.named(tmp_path, 13, [turbo]) == PLANNERS[0].name
         monkeypatch.setattr(deciding, "adapter_weights", lambda folder: GB)
-        assert self.named(tmp_path, 12, [turbo]) == ""
+        assert self.named(tmp_path, 13, [turbo]) == ""
 
     def test_it_fits_on_every_device(self, tmp_path: Path, turbo: Choice) -> None:
         settings = Settings.load(tmp_path, device="cuda:4,cuda:14")  # PROBES: 14 and 24 GB
-        assert planner_for_server(settings, [turbo], PROBES, SMALLEST) == PLANNERS[1].name
+        assert planner_for_server(settings, [turbo], PROBES, SMALLEST) == PLANNERS[0].name
 
     @pytest.mark.parametrize("given", [{"device": "cpu"}, {"lm_device": "cuda:1"}, {"device": "mps"}])
     def test_where_nobody_knows_no_plan_says(
@@ -352,11 +361,12 @@ class TestPlannerByItself:
         assert self.named(tmp_path, 24, [turbo], **({"vram_budget": None} | given)) is None
 
     def test_the_planner_that_comes_is_the_one_that_is_planned(self, tmp_path: Path, turbo: Choice) -> None:
-        for budget in (10.5, 13, 18, 24):
+        for budget in (12.5, 15, 20.5, 24):
             name = self.named(tmp_path, budget, [turbo])
             decision = decided(turbo, PlannerChoice(name or ""), Settings.load(tmp_path), on_gpu(budget))
             assert decision.plan.planner == name != ""
             assert {part.placement for part in decision.plan.parts} == {"resident"}
+            assert decision.plan.max_duration == 600
 
 
 class TestRefusals:
