@@ -13,7 +13,7 @@ from acestep.planner.loading import load_language_model
 from acestep.weights import Placement
 from training.nano.composer import compose
 from training.nano.dialogues import Dialogue, dialogue
-from training.nano.planner import Metronome, batch, build, surprise, train_tokenizer
+from training.nano.planner import Bearings, batch, build, surprise, train_tokenizer
 
 PIECE = compose(3)
 CODES = tuple(range(50))
@@ -74,7 +74,7 @@ def test_the_metronome_asks_where_codes_are_written_and_nowhere_else(
     torch.manual_seed(0)
     tokens = batch(tokenizer, dialogues(12))
     hidden = torch.randn(*tokens.ids.shape, 16, requires_grad=True)
-    Metronome(16).off_beat(hidden, tokens).backward()  # type: ignore[no-untyped-call]
+    Bearings(16).lost(hidden, tokens).backward()  # type: ignore[no-untyped-call]
     assert hidden.grad is not None
     asked = hidden.grad.abs().sum(dim=-1) > 0
     assert torch.equal(asked, (tokens.codes > 0) & (tokens.labels != -100))

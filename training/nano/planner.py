@@ -34,6 +34,7 @@ from training.nano.metronome import beat_angles
 from training.nano.model import PAD, train_bpe
 from training.nano.optimise import descend
 from training.nano.pool import load_pool
+from training.nano.theory import Key
 from training.nano.train import HERE, to_latents
 
 CHAT_TEMPLATE = (
@@ -149,24 +150,31 @@ def build(tokens: int) -> Qwen3ForCausalLM:
     )
 
 
-class Metronome(nn.Module):
-    """Asks a planner that writes codes where in beat and bar it is; for training alone.
+class Bearings(nn.Module):
+    """Asks a planner that writes codes where in beat and bar it is, and in which scale; for training alone.
 
-    To sketch in time is to count. Learned from the codes alone that takes longer than all the rest.
+    To sketch in time is to count, and in key to remember. Learned from the codes alone that takes longer than
+    all the rest.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self._read = nn.Linear(width, 4)
+        self._clock = nn.Linear(width, 4)
+        self._scale = nn.Linear(width, 12)
 
-    def off_beat(self, hidden: Tensor, batch: Batch) -> Tensor:
+    def lost(self, hidden: Tensor, batch: Batch) -> Tensor:
         """How far the states `[B, L, D]` at codes are from knowing that; the rest is left out."""
         counted = (batch.codes > 0) & (batch.labels != _NOT_LEARNED)
         if not counted.any():
             return hidden.new_zeros(())
-        wanted = beat_angles(batch.codes / CODES_A_SECOND, batch.pieces)
-        off: Tensor = (self._read(hidden) - wanted).square().mean(dim=-1)[counted].mean()
-        return off
+        beats = beat_angles(batch.codes / CODES_A_SECOND, batch.pieces)
+        off_beat: Tensor = (self._clock(hidden) - beats).square().mean(dim=-1)[counted].mean()
+        keys = torch.zeros(len(batch.pieces), 12)
+        for row, piece in enumerate(batch.pieces):
+            keys[row, list(Key.parse(piece.key_scale).scale())] = 1.0
+        notes = keys[:, None].expand(-1, hidden.shape[1], -1)
+        off_key = nn.functional.binary_cross_entropy_with_logits(self._scale(hidden)[counted], notes[counted])
+        return off_beat + off_key
 
 
 def learn(
@@ -176,15 +184,15 @@ def learn(
     clock: Clock,
 ) -> None:
     """Run AdamW on batches of dialogues until the time is up; only the answers are learned."""
-    metronome = Metronome(model.config.hidden_size)
-    weights = [*model.parameters(), *metronome.parameters()]
+    bearings = Bearings(model.config.hidden_size)
+    weights = [*model.parameters(), *bearings.parameters()]
     optimizer = torch.optim.AdamW(weights, _PEAK_RATE, betas=(0.9, 0.98), fused=True)
     for step, done in clock.steps("planning"):
         rate = _PEAK_RATE * min(1.0, (step + 1) / 100) * min(1.0, max(0.02, (1.0 - done) / 0.5))
         learned = batch(tokenizer, next(lessons))
         said = model(input_ids=learned.ids, output_hidden_states=True)
         middle = said.hidden_states[2 * len(said.hidden_states) // 3]
-        loss = surprise(said.logits, learned) + metronome.off_beat(middle, learned)
+        loss = surprise(said.logits, learned) + bearings.lost(middle, learned)
         clock.show(descend(optimizer, loss, rate))
 
 

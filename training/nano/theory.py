@@ -61,9 +61,13 @@ class Key:
     def __str__(self) -> str:
         return f"{PITCH_CLASSES[self.tonic]} {self.mode}"
 
+    def scale(self) -> tuple[int, ...]:
+        """The pitch classes of the seven degrees, from the tonic up; in minor the natural ones."""
+        return tuple((self.tonic + step) % 12 for step in _STEPS[self.mode])
+
     def chord(self, numeral: str, seventh: bool = False) -> Chord:
         """The diatonic chord on a Roman numeral; V in minor borrows the raised seventh degree."""
-        scale = [(self.tonic + step) % 12 for step in _STEPS[self.mode]]
+        scale = list(self.scale())
         if self.mode == "minor" and numeral == "V":
             scale[6] = (self.tonic + 11) % 12
         degree = _NUMERALS.index(numeral.upper())
