@@ -242,6 +242,7 @@ class PlannerDesk:
             if task is not None:
                 task.cancel()
         self._thread.close()
+        self._watchdog.forget(self)
         if self._loop is not None and not self._watchdog.is_stuck(self):
             await asyncio.to_thread(self._loop.close)
 

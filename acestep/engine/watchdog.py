@@ -55,6 +55,11 @@ class Watchdog:
         """Watch this one from now on."""
         self._pulses.append(pulse)
 
+    def forget(self, pulse: Pulse) -> None:
+        """Watch this one no more, unless it is stuck."""
+        if pulse in self._pulses and not self.is_stuck(pulse):
+            self._pulses.remove(pulse)
+
     def is_stuck(self, pulse: Pulse) -> bool:
         """Whether it has been silent for too long, and still is."""
         return 0.0 < self._patience <= pulse.silence()
@@ -175,6 +180,7 @@ class WatchedThread:
     def close(self) -> None:
         """Begin nothing more; does not wait for what is at work."""
         self._executor.shutdown(wait=False, cancel_futures=True)
+        self._watchdog.forget(self)
 
     def beat(self) -> None:
         """The work at hand made progress. Raises JobCancelledError where it has been given up."""

@@ -13,6 +13,7 @@ from acestep.engine.desk import LoadedPlanner, PlannerDesk
 from acestep.engine.desks import PlannerDesks
 from acestep.engine.renderer import OnLoading
 from acestep.engine.upkeep import Upkeep, when_wanted
+from acestep.engine.watchdog import Watchdog
 from acestep.errors import CheckpointError, PlannerUnavailableError
 from acestep.planner.planner import Watch
 from tests.engine.fakes import until
@@ -27,13 +28,18 @@ class House:
     def __init__(self, own: str = "own") -> None:
         self.loads: list[str] = []
         self.broken = {"broken"}
-        self.desks = PlannerDesks(self._desk(own, Upkeep()) if own else PlannerDesk(PlannerInfo()), self)
+        self.watchdog = Watchdog(60.0)
+        upkeep = Upkeep(self.watchdog)
+        own_desk = self._desk(own, upkeep) if own else PlannerDesk(PlannerInfo(), upkeep=upkeep)
+        self.desks = PlannerDesks(own_desk, self)
 
     def names(self) -> tuple[str, ...]:
         return ("own", "guest")
 
     def desk(self, name: str) -> PlannerDesk | None:
-        return self._desk(name, Upkeep(is_lazy=True)) if name in ("own", "guest", "broken") else None
+        if name not in ("own", "guest", "broken"):
+            return None
+        return self._desk(name, Upkeep(self.watchdog, is_lazy=True))
 
     def _desk(self, name: str, upkeep: Upkeep) -> PlannerDesk:
         def load(_: OnLoading) -> LoadedPlanner:
@@ -109,6 +115,7 @@ async def test_who_does_not_load_says_why_and_is_tried_again(house: House) -> No
     for _ in range(2):
         with pytest.raises(PlannerUnavailableError, match="Its weights are cut short"):
             await house.who("broken")
+    assert len(house.watchdog._pulses) == 2, "who has gone is not watched any more"
     house.broken.clear()
     assert await house.who("broken") == "broken"
     assert house.loads.count("broken") == 3
