@@ -340,7 +340,7 @@ def test_a_device_that_is_not_there(wish: str) -> None:
 def test_a_gpu_is_taken_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert choose_device("auto") == torch.device("cuda")
+    assert choose_device("auto") == choose_device("cuda") == torch.device("cuda:0")
     assert choose_device("cuda:1") == torch.device("cuda:1")
     with pytest.raises(ModelUnavailableError):
         choose_device("cuda:2")

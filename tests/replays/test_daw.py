@@ -201,8 +201,9 @@ def test_the_inventory_comes_before_the_models(client: httpx.Client):
     (model,) = inventory["models"]
     assert (model["name"], model["is_default"], model["is_loaded"]) == ("acestep-nano", True, True)
     assert "text2music" in model["supported_task_types"]
-    assert (inventory["default_model"], inventory["lm_models"]) == ("acestep-nano", [])
-    assert (inventory["loaded_lm_model"], inventory["llm_initialized"]) == (None, False)
+    (planner,) = inventory["lm_models"]
+    assert (inventory["default_model"], planner["name"]) == ("acestep-nano", "acestep-nano-lm")
+    assert inventory["llm_initialized"], "it offers thinking only then"
     # Where that is missing it reads this, wrapped or as OpenAI's.
     for lists in ("/v1/models", "/v1/models?format=openai"):
         data = client.get(lists).raise_for_status().json()["data"]
