@@ -35,19 +35,6 @@ PROBES = Probes(gpu_free=lambda number: (10 + number) * GB, main_memory=lambda: 
 SILENT = Probes(gpu_free=lambda _: None, main_memory=lambda: None)
 
 
-@pytest.fixture(autouse=True)
-def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for field in Settings.model_fields:
-        monkeypatch.delenv(f"ACESTEP_{field.upper()}", raising=False)
-    monkeypatch.delenv("MAX_CUDA_VRAM", raising=False)
-
-
-@pytest.fixture
-def turbo(tmp_path: Path) -> Choice:
-    """The published model, which is still to be downloaded."""
-    return choose("acestep-v15-turbo", tmp_path, lambda: True, lambda: True)
-
-
 @pytest.fixture
 def moving(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if this version carried out every placement."""

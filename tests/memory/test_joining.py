@@ -24,19 +24,6 @@ MIDDLE = PlannerChoice("acestep-5Hz-lm-1.7B")
 PROBES = Probes(gpu_free=lambda number: (10 + number) * GB, main_memory=lambda: 32 * GB)
 
 
-@pytest.fixture(autouse=True)
-def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for field in Settings.model_fields:
-        monkeypatch.delenv(f"ACESTEP_{field.upper()}", raising=False)
-    monkeypatch.delenv("MAX_CUDA_VRAM", raising=False)
-
-
-@pytest.fixture
-def turbo(tmp_path: Path) -> Choice:
-    """The published model, which is still to be downloaded."""
-    return choose("acestep-v15-turbo", tmp_path, lambda: True, lambda: True)
-
-
 @pytest.fixture
 def base(tmp_path: Path) -> Choice:
     """One of the same size that needs more for a song, since guidance doubles its rows."""
