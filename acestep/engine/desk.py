@@ -81,6 +81,7 @@ class PlannerDesk:
         self._at_work = 0  # of the users, those that have the planner
         self._ended = asyncio.Event()  # one of them has done with it
         self._putting = asyncio.Lock()
+        self._ending = asyncio.Lock()  # held until what leaves has gone
         self._replacing: asyncio.Task[PlannerInfo] | None = None
         self._dropping: asyncio.Task[None] | None = None
         self._open = asyncio.Event()  # not while it is being replaced
@@ -161,9 +162,8 @@ class PlannerDesk:
         Raises StageStuckError where a thread is stuck.
         """
         await self._open.wait()
-        if self._loading is not None:
-            await self._rest()
-            await self.leave()
+        await self._rest()
+        await self.leave()
 
     async def _rest(self) -> None:
         """Return once nothing is loaded and nobody writes. Raises StageStuckError where that does not end."""
@@ -253,16 +253,17 @@ class PlannerDesk:
 
     async def leave(self, why: str = LEFT) -> None:
         """Leave memory; who wants the planner next waits until it is there again."""
-        loop = self._loop
-        if loop is None:
-            return
-        self._loop = self._planner = self._loading = None
-        self._settled.clear()
-        self._info = replace(self._info, state="on_disk", detail=why, backend="", comes_when_wanted=True)
-        held = [loop]
-        del loop
-        # On the thread that loads, so that it is gone before it comes again.
-        await self._thread.run("end planner", partial(_end, held, self._upkeep.free))
+        async with self._ending:
+            loop = self._loop
+            if loop is None:
+                return
+            self._loop = self._planner = self._loading = None
+            self._settled.clear()
+            self._info = replace(self._info, state="on_disk", detail=why, backend="", comes_when_wanted=True)
+            held = [loop]
+            del loop
+            # On the thread that loads, so that it is gone before it comes again.
+            await self._thread.run("end planner", partial(_end, held, self._upkeep.free))
 
     def _begin(self, load: LoadPlanner) -> None:
         if self._info.state == "on_disk":

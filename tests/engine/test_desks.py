@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -16,10 +17,22 @@ from acestep.engine.upkeep import Upkeep, when_wanted
 from acestep.engine.watchdog import Watchdog
 from acestep.errors import CheckpointError, PlannerUnavailableError
 from acestep.planner.planner import Watch
-from tests.engine.fakes import until
+from tests.engine.fakes import PATIENCE, until
 from tests.planner.fakes import WalkingModel
 
 ASKED = DraftRequest("format", caption="a song", metadata=Metadata(bpm=90), seed=3)
+
+
+class SlowToGo(WalkingModel):
+    """A model that leaves memory when it may."""
+
+    def __init__(self, may_go: threading.Event) -> None:
+        super().__init__()
+        self._may_go = may_go
+
+    def close(self) -> None:
+        assert self._may_go.wait(PATIENCE)
+        super().close()
 
 
 class House:
@@ -28,6 +41,8 @@ class House:
     def __init__(self, own: str = "own") -> None:
         self.loads: list[str] = []
         self.broken = {"broken"}
+        self.may_go = threading.Event()
+        self.may_go.set()
         self.watchdog = Watchdog(60.0)
         upkeep = Upkeep(self.watchdog)
         own_desk = self._desk(own, upkeep) if own else PlannerDesk(PlannerInfo(), upkeep=upkeep)
@@ -46,7 +61,7 @@ class House:
             self.loads.append(name)
             if name in self.broken:
                 raise CheckpointError("Its weights are cut short.")
-            model = WalkingModel()
+            model = SlowToGo(self.may_go)
             model.name = name
             return LoadedPlanner(model, "toy")
 
@@ -102,6 +117,18 @@ async def test_nobody_leaves_before_the_work_is_done_nor_is_anybody_overtaken(ho
         assert order == []
     await asyncio.gather(*waiting)
     assert order == ["guest", "own"]
+
+
+async def test_nobody_comes_before_the_other_has_gone(house: House) -> None:
+    assert await house.who() == "own"
+    house.may_go.clear()
+    leaving = asyncio.create_task(house.desks._own.leave())  # as when it was idle
+    coming = asyncio.create_task(house.who("guest"))
+    await asyncio.sleep(0.05)
+    assert house.loads == ["own"], "both would be in memory"
+    house.may_go.set()
+    await leaving
+    assert await coming == "guest"
 
 
 async def test_a_draft_is_written_by_who_is_named(house: House) -> None:
