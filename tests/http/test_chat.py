@@ -50,6 +50,20 @@ def deltas(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [choice["delta"] for event in events for choice in event["choices"]]
 
 
+class TestPlanner:
+    async def test_one_that_is_named_writes_the_song_where_there_is_no_other(self, serve: Serve):
+        async with serve(worker=FakeWorker(guests=(PLANNER,))) as server:
+            body = {"messages": [{"role": "user", "content": "a sad song about rain"}], "seed": 7}
+            named = {**body, "lm_model_path": PLANNER.name}
+            _, job = await both(server.client.post(CHAT, json=named), server.finish_next(content=b"song"))
+            assert (job.request.planner.sample_query, job.request.planner.model) == (
+                "a sad song about rain",
+                PLANNER.name,
+            )
+            _, job = await both(server.client.post(CHAT, json=body), server.finish_next(content=b"song"))
+            assert (job.request.planner.sample_query, job.request.caption) == ("", "a sad song about rain")
+
+
 class TestWhole:
     async def test_answer(self, server: Server):
         answer, job = await both(server.client.post(CHAT, json=ASKED), server.finish_next(content=b"song"))

@@ -21,6 +21,7 @@ from acestep.http.errors import problem_of
 from acestep.http.openapi import CHAT_ANSWERS, dialect_of
 from acestep.http.parse import Body, BodyReader
 from acestep.http.submit import submit
+from acestep.http.support import planner_name
 from acestep.http.waiting import job_headers, recordings_of, succeeded, wait_for_songs
 
 router = APIRouter(tags=["songs"], dependencies=[Depends(require_key)])
@@ -40,7 +41,9 @@ async def chat_completions(request: Request, services: Services) -> Response:
     The key is read from the headers alone.
     """
     body = await _reader(services.config).read(request)
-    song = read_chat(body.fields, services.worker.planner())
+    named = body.fields.get("lm_model_path")
+    planner = services.worker.planner(planner_name(named) if isinstance(named, str) else "")
+    song = read_chat(body.fields, planner)
     files = await run_in_threadpool(decode, song.audio)
     submission = await submit(Body(song.fields, files), services, song.warnings)
     asked, model = submission.request, song.request.model or submission.request.model or ""
