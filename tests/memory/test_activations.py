@@ -17,8 +17,9 @@ from acestep.planner.backends.decoder import EVEN_ROWS
 from acestep.synthesizer.attention import keep_no_scores
 from acestep.synthesizer.conditioning import MAX_CAPTION_TOKENS, MAX_LYRIC_TOKENS, Condition
 from acestep.synthesizer.transformer import Transformer
+from tests.memory.classes import dit_modules, oobleck
 from tests.memory.peaks import Peak, fused_attention
-from tests.memory.test_sizes import TURBO, XL, dit_modules, oobleck
+from tests.memory.test_sizes import TURBO, XL
 
 WORDS = MAX_CAPTION_TOKENS + MAX_LYRIC_TOKENS + 1
 

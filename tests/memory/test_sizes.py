@@ -1,93 +1,19 @@
 """Counted weights against those of the real classes, which cost nothing on the meta device."""
 
-import warnings
 from typing import Any
 
 import pytest
-import torch
-from diffusers import AutoencoderOobleck
 from torch import nn
-from torch.nn.utils import remove_weight_norm
-from transformers import Qwen3Config, Qwen3Model
 
 from acestep.checkpoints import NANO_FOLDER, PUBLISHED, read_json
 from acestep.memory.published import PLANNERS, TEXT_ENCODER, VAE, published_dit
 from acestep.memory.sizes import DitSize, QwenSize, VaeSize
 from acestep.memory.stored import Matrices
-from acestep.synthesizer.loading import MODULE_CLASSES, published_configs
+from tests.memory.classes import config_of, dit_modules, oobleck, qwen
 from tests.synthesizer import toy
 
 TURBO = published_dit("acestep-v15-turbo", is_turbo=True)
 XL = published_dit("acestep-v15-xl-sft", is_turbo=False)
-
-
-def config_of(size: DitSize) -> dict[str, object]:
-    """The config.json that a DiT of these sizes would be published with."""
-    layer, encoder = size.layer, size.encoder
-    return {
-        "hidden_size": layer.width,
-        "intermediate_size": layer.inner,
-        "num_attention_heads": layer.heads,
-        "num_key_value_heads": layer.kv_heads,
-        "head_dim": layer.head,
-        "encoder_hidden_size": encoder.width,
-        "encoder_intermediate_size": encoder.inner,
-        "encoder_num_attention_heads": encoder.heads,
-        "encoder_num_key_value_heads": encoder.kv_heads,
-        "num_hidden_layers": size.layers,
-        "num_lyric_encoder_hidden_layers": size.lyric_layers,
-        "num_timbre_encoder_hidden_layers": size.timbre_layers,
-        "num_attention_pooler_hidden_layers": size.pooler_layers,
-        "audio_acoustic_hidden_dim": size.channels,
-        "timbre_hidden_dim": size.channels,
-        "in_channels": size.in_channels,
-        "patch_size": size.patch,
-        "sliding_window": size.window,
-        "text_hidden_dim": size.text_width,
-        "pool_window_size": size.pool,
-        "fsq_dim": size.fsq_width,
-        "fsq_input_levels": [8] * size.fsq_levels,
-        "rope_theta": 1e6,
-        "rms_norm_eps": 1e-6,
-        "is_turbo": size.is_turbo,
-    }
-
-
-def dit_modules(size: DitSize) -> dict[str, nn.Module]:
-    configs = published_configs(config_of(size), NANO_FOLDER / "config.json")
-    with torch.device("meta"):
-        return {name: cls(**configs[name]) for name, cls in MODULE_CLASSES.items()}
-
-
-def qwen(size: QwenSize) -> Qwen3Model:
-    layer = size.layer
-    config = Qwen3Config(
-        vocab_size=size.vocabulary,
-        hidden_size=layer.width,
-        intermediate_size=layer.inner,
-        num_hidden_layers=size.layers,
-        num_attention_heads=layer.heads,
-        num_key_value_heads=layer.kv_heads,
-        head_dim=layer.head,
-    )
-    with torch.device("meta"):
-        return Qwen3Model(config)
-
-
-def oobleck(size: VaeSize) -> AutoencoderOobleck:
-    with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        vae = AutoencoderOobleck(
-            encoder_hidden_size=size.channels,
-            downsampling_ratios=list(size.ratios),
-            channel_multiples=list(size.multiples),
-            decoder_channels=size.decoder_channels,
-            decoder_input_channels=size.latents,
-        )
-    for module in vae.modules():
-        if hasattr(module, "weight_g"):
-            remove_weight_norm(module)
-    return vae
 
 
 def count(module: nn.Module) -> int:

@@ -42,9 +42,7 @@ class Toy:
 
 def write_toy(folder: Path, toy: Toy = Toy(), shard_size: str = "1GB") -> Path:
     """Write the folder and return it. The same `toy` gives the same weights."""
-    tokenizer = _tokenizer(toy)
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=CHAT_TEMPLATE)
-    wrapped.save_pretrained(folder)
+    tokenizer = write_tokenizer(folder, toy)
     config = Qwen3Config(
         vocab_size=-(-tokenizer.get_vocab_size() // 16) * 16,  # padded, as trained models often are
         hidden_size=toy.hidden,
@@ -63,6 +61,14 @@ def write_toy(folder: Path, toy: Toy = Toy(), shard_size: str = "1GB") -> Path:
         torch.manual_seed(toy.seed)
         Qwen3ForCausalLM(config).save_pretrained(folder, max_shard_size=shard_size)
     return folder
+
+
+def write_tokenizer(folder: Path, toy: Toy) -> Tokenizer:
+    """Write the tokenizer alone, and return it."""
+    tokenizer = _tokenizer(toy)
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=CHAT_TEMPLATE)
+    wrapped.save_pretrained(folder)
+    return tokenizer
 
 
 def _tokenizer(toy: Toy) -> Tokenizer:

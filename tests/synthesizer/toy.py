@@ -197,13 +197,19 @@ def _write_shards(folder: Path, tensors: dict[str, Tensor], shards: int) -> None
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": file_of}))
 
 
-def _write_text_encoder(folder: Path, tokenizer_folder: Path) -> Any:
+def write_text_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """A tokenizer of bytes, as a text encoder has one beside it."""
     alphabet = {letter: number for number, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     backend = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<|endoftext|>")
-    tokenizer.save_pretrained(tokenizer_folder)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def _write_text_encoder(folder: Path, tokenizer_folder: Path) -> Any:
+    tokenizer = write_text_tokenizer(tokenizer_folder)
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=TEXT_WIDTH,
