@@ -1,12 +1,13 @@
 """What the memory plan only counts, measured: memory, seconds a song, and the planner's pace, on a GPU.
 
     uv run python -m benchmarks.gpu [--budgets 24 12 8 6 4] [--seconds 240] [--planner acestep-5Hz-lm-1.7B]
-        [--quick] [--json FILE] [--toy]
+        [--largest] [--quick] [--json FILE] [--toy]
 
 Models of the published sizes with random weights are written to a temporary folder (10 GB; TMPDIR moves it).
 For each budget the server's own functions plan, load and render, with a planner and without, while PyTorch is
 kept from taking more than a card of that size would leave it. Loading is measured apart from work. Songs are
-the plan's largest batch, though no more than two. The planner's pace is held against reading once what a
+the plan's largest batch, though no more than two; with `--largest`, which takes longer, they are all that the
+plan allows, and memory must come near what is planned. The planner's pace is held against reading once what a
 token needs: the layers, and the head's rows of the audio codes. `--toy` is for trying it without a GPU.
 """
 
@@ -109,6 +110,7 @@ class Bench:
     device: torch.device
     gauge: Gauge
     seconds: float
+    largest: bool = False  # songs are as many and as long as the plan allows
 
     @property
     def choice(self) -> Choice:
@@ -191,7 +193,9 @@ def _run(bench: Bench, run: Run, decision: Decision, planner: PlannerChoice) -> 
         error.add_note("While loading:")
         raise
     loading = gauge.used()
-    batch, seconds = min(plan.max_batch, _MOST_SONGS), min(bench.seconds, plan.max_duration)
+    batch, seconds = plan.max_batch, plan.max_duration
+    if not bench.largest:
+        batch, seconds = min(batch, _MOST_SONGS), min(seconds, bench.seconds)
     gauge.begin()
     _make(model, choice, 1, min(_SHORT, seconds))
     if isinstance(lm, TorchLanguageModel):  # as many texts as it writes at once, before the songs are made
@@ -335,7 +339,8 @@ def main() -> None:
         started = gauge.now()
         write_models(Path(name), sizes, device)
         console.print(f"{gauge.name}: models written in {gauge.now() - started:.0f} s")
-        bench = Bench(Path(name), sizes, device, gauge, flags.seconds or (_SHORT if flags.toy else 240.0))
+        seconds = flags.seconds or (_SHORT if flags.toy else 240.0)
+        bench = Bench(Path(name), sizes, device, gauge, seconds, flags.largest)
         bandwidth = gauge.bandwidth()
         found: list[Run] = []
         for run in runs(bench, sorted(flags.budgets or usual, reverse=True)):
@@ -370,6 +375,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--planner", choices=[size.name for size in PLANNERS], default="acestep-5Hz-lm-1.7B", help="its size"
     )
+    parser.add_argument("--largest", action="store_true", help="songs as many and as long as plans allow")
     parser.add_argument("--quick", action="store_true", help="fewer budgets")
     parser.add_argument("--toy", action="store_true", help="toy sizes on the CPU; no figure means anything")
     parser.add_argument("--json", type=Path, help="where to write the figures")
