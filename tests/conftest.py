@@ -24,3 +24,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """Count what was imported as alive for ever: to look for garbage in all of PyTorch takes a second."""
     gc.freeze()
+
+
+@pytest.fixture
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if nobody had set anything."""
+    for name in [name for name in os.environ if name.startswith("ACESTEP_") or name == "MAX_CUDA_VRAM"]:
+        monkeypatch.delenv(name)

@@ -25,10 +25,7 @@ LARGE = PlannerChoice("acestep-5Hz-lm-4B")
 
 
 @pytest.fixture(autouse=True)
-def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for field in Settings.model_fields:
-        monkeypatch.delenv(f"ACESTEP_{field.upper()}", raising=False)
-    monkeypatch.delenv("MAX_CUDA_VRAM", raising=False)
+def _hub(bare_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assembly, "any_reachable", lambda source: True)
 
 

@@ -30,10 +30,7 @@ PROBES = Probes(gpu_free=lambda _: 10 * GB, main_memory=lambda: 32 * GB, has_vll
 NONE = PlannerChoice(detail="none is wanted")
 
 
-@pytest.fixture(autouse=True)
-def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for field in Settings.model_fields:
-        monkeypatch.delenv(f"ACESTEP_{field.upper()}", raising=False)
+pytestmark = pytest.mark.usefixtures("bare_environment")
 
 
 @pytest.fixture(scope="module")

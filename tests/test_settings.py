@@ -11,11 +11,7 @@ from acestep.errors import SettingError
 from acestep.settings import Settings, export_dotenv, project_folder, variable
 from acestep.settings_docs import render
 
-
-@pytest.fixture(autouse=True)
-def _bare_environment(monkeypatch):
-    for name in [name for name in os.environ if name.startswith("ACESTEP_")]:
-        monkeypatch.delenv(name)
+pytestmark = pytest.mark.usefixtures("bare_environment")
 
 
 @pytest.fixture

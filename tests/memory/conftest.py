@@ -5,14 +5,11 @@ from pathlib import Path
 import pytest
 
 from acestep.checkpoints import Choice, choose
-from acestep.settings import Settings
 
 
 @pytest.fixture(autouse=True)
-def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for field in Settings.model_fields:
-        monkeypatch.delenv(f"ACESTEP_{field.upper()}", raising=False)
-    monkeypatch.delenv("MAX_CUDA_VRAM", raising=False)
+def _bare(bare_environment: None) -> None:
+    """The plan is made of settings, which the machine's own are not to change."""
 
 
 @pytest.fixture
