@@ -130,9 +130,8 @@ def build_engines(prepared: Prepared, writer: SongWriter, changed: Changed) -> E
         for device, memory in zip(prepared.settings.devices, prepared.memories, strict=True)
     ]
     with_planner = homes
-    if (
-        own := prepared.settings.lm_device
-    ):  # one for all, which knows of the models on its device if there are any
+    # One that has a device of its own is one for all, and knows of the models there if there are any.
+    if own := prepared.settings.lm_device:
         there = (home for home in homes if device_meant(home.settings.device) == device_meant(own))
         with_planner = [next(there, homes[0])]
     supplies = [home.supply(prepared.planner) for home in with_planner]

@@ -70,6 +70,7 @@ class PlannerSupply:
         executor = ThreadPoolExecutor(1, thread_name_prefix="fetch-planner")
         self._thread = WatchedThread(executor, self._patrol)
         self._fetching = asyncio.Lock()
+        self._refused: dict[str, str] = {}  # what the log was told last of planners that cannot come
         self.choice = choice
         load = self._loader(choice, account.decision) if choice.name else None
         own = PlannerDesk(_expect(choice), load, settings.lm_closed_turn, upkeep)
@@ -91,8 +92,11 @@ class PlannerSupply:
             if choice is None:
                 return None
             self.planned(choice)
+            self._refused.pop(name, None)
         except AceStepError as error:
-            log.warning("%s does not come. %s", name, error)
+            if self._refused.get(name) != str(error):  # whoever lists the models asks again and again
+                log.warning("%s does not come. %s", name, error)
+                self._refused[name] = str(error)
             return None
 
         def load(on_loading: OnLoading) -> LoadedPlanner:

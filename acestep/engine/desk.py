@@ -221,7 +221,11 @@ class PlannerDesk:
 
     def _is_loading(self) -> bool:
         """Whether the thread is at the planner that is wanted now."""
-        return self._thread.stage == f"load {self._info.name}"
+        return self._thread.stage == self._loading_stage
+
+    @property
+    def _loading_stage(self) -> str:
+        return f"load {self._info.name}"
 
     async def draft(self, request: DraftRequest, longest: float, watch: Watch) -> Draft:
         """See `Planner.draft`; where memory runs out, it is tried once more."""
@@ -316,9 +320,9 @@ class PlannerDesk:
                 self._open.set()
 
     async def _fetch(self, load: LoadPlanner) -> LoadedPlanner:
-        name, heard = self._info.name, OnLoading(self._on_loading, self._thread.beat)
-        fetch = partial(load_thriftily, f"the planner {name}", partial(load, heard), self._upkeep.free)
-        return await self._thread.see_through(f"load {name}", fetch)
+        what, heard = f"the planner {self._info.name}", OnLoading(self._on_loading, self._thread.beat)
+        fetch = partial(load_thriftily, what, partial(load, heard), self._upkeep.free)
+        return await self._thread.see_through(self._loading_stage, fetch)
 
     def _give_up(self, reason: str) -> None:
         """Loading failed. What was in memory once may be there again when there is more room."""

@@ -154,10 +154,9 @@ class WatchedThread:
 
     async def run(self, stage: str, work: Callable[[], T]) -> T:
         """What `work` returns, which is work for `stage`. Raises StageStuckError if it makes no progress."""
-        task = _Task(stage)
-        future = asyncio.get_running_loop().run_in_executor(self._executor, partial(self._do, task, work))
+        task, future = self._begin(stage, work)
         try:
-            return await self._watchdog.watch(future, self, lambda: self._at_work is task)
+            return await self._watch(task, future)
         except StageStuckError:
             task.given_up = True
             raise
@@ -167,11 +166,10 @@ class WatchedThread:
 
         Only who cancels this gives it up.
         """
-        task = _Task(stage)
-        future = asyncio.get_running_loop().run_in_executor(self._executor, partial(self._do, task, work))
+        task, future = self._begin(stage, work)
         try:
             with suppress(StageStuckError):
-                return await self._watchdog.watch(future, self, lambda: self._at_work is task)
+                return await self._watch(task, future)
             return await future
         except asyncio.CancelledError:
             task.given_up = True
@@ -190,6 +188,14 @@ class WatchedThread:
                 raise JobCancelledError(f"Stage {task.stage} was given up.")
             self._say_if_back(task)
             task.last_beat = time.monotonic()
+
+    def _begin(self, stage: str, work: Callable[[], T]) -> tuple[_Task, asyncio.Future[T]]:
+        task = _Task(stage)
+        loop = asyncio.get_running_loop()
+        return task, loop.run_in_executor(self._executor, partial(self._do, task, work))
+
+    async def _watch(self, task: _Task, future: asyncio.Future[T]) -> T:
+        return await self._watchdog.watch(future, self, lambda: self._at_work is task)
 
     def _do(self, task: _Task, work: Callable[[], T]) -> T:
         task.last_beat = time.monotonic()

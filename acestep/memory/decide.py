@@ -108,12 +108,12 @@ def _start(settings: Settings, choices: Sequence[Choice], probes: Probes) -> _St
     guests = settings.models_in_memory - len(choices) if settings.on_demand_model_load else 0
     # Whoever is quantized runs on PyTorch, which can let it go; vLLM cannot.
     on_vllm = settings.quantization == "none" and settings.lm_backend == "vllm" and probes.has_vllm()
+    own = settings.lm_device  # without one nobody needs to ask what `auto` means, which may start a process
     return _Start(
         choices=(*choices, *[choices[0]] * guests),
         budget=find_budget(settings, gpu_present(settings.device), probes),
         can=replace(CARRIED_OUT, offload_planner=not on_vllm),
-        planner_elsewhere=device_meant(settings.lm_device or settings.device)
-        != device_meant(settings.device),
+        planner_elsewhere=own is not None and device_meant(own) != device_meant(settings.device),
     )
 
 
