@@ -17,7 +17,7 @@ smoke:
 
 # Regenerate docs/configuration.md, docs/api.md and docs/api.ja.md
 docs:
-    uv run python -m acestep.settings_docs
+    uv run python -m acestep.settings.docs
     uv run python -m scripts.api_docs
 
 # Rebuild the nano model (up to two hours)

@@ -1,8 +1,7 @@
 """The composition root: settings in, a running server out.
 
-The only module that knows both http and the engine. Heavy imports (torch, diffusers) happen on the
-engine's thread, once the server answers. Owns the order of starting and stopping, the command line, and
-the exit codes: 2 where the start is refused.
+The only module that knows both http and the engine. Heavy imports (torch, diffusers) happen on the engine's
+thread, once the server answers.
 """
 
 from __future__ import annotations
@@ -23,22 +22,22 @@ from fastapi import FastAPI
 from rich.console import Console
 from rich.logging import RichHandler
 
-from acestep import slots
-from acestep.adapters import AdapterFolder
-from acestep.assembly import Prepared, build_engines, prepare, tightest
 from acestep.audio.decode import AudioLimits, probe
+from acestep.catalog.adapters import AdapterFolder
 from acestep.engine.write import SongWriter
 from acestep.errors import AceStepError, DataFolderInUseError
 from acestep.files import AudioStore, FileStore, load_secret
-from acestep.http import app as http
-from acestep.http.deps import HttpConfig, HttpServices, provide
-from acestep.http.lora import ServerAdapters
 from acestep.jobs.cleaner import Cleaner
 from acestep.jobs.queue import JobQueue
 from acestep.jobs.runner import Runner
 from acestep.jobs.store import JobStore
 from acestep.memory.decide import Decision, table
-from acestep.settings import Settings
+from acestep.rest import app as http
+from acestep.rest.adapters import ServerAdapters
+from acestep.rest.deps import HttpConfig, HttpServices, provide
+from acestep.server import configured_models
+from acestep.server.build import Prepared, build_engines, prepare, tightest
+from acestep.settings.settings import Settings
 
 log = logging.getLogger("acestep.api_server")  # also when this file is run as a script
 
@@ -115,7 +114,7 @@ def _http_config(settings: Settings) -> HttpConfig:
 
 
 def _say_what_is_up(prepared: Prepared) -> None:
-    info = slots.expect(prepared.choice)
+    info = configured_models.expect(prepared.choice)
     log.info("Model %s, data in %s", info.name, prepared.folder.root)
     for secondary in prepared.secondaries.models:
         log.info("Model %s, for requests that name it", secondary.info.name)

@@ -1,8 +1,4 @@
-"""The errors that people get to read. Each carries one sentence that says what to do.
-
-Owns the error types and their texts' shape; knows nothing of HTTP status codes (that is `http.errors`)
-or exit codes (that is `api_server`).
-"""
+"""The errors that people get to read. Each carries one sentence that says what to do."""
 
 from __future__ import annotations
 

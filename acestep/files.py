@@ -1,8 +1,4 @@
-"""The data folder: its layout, its lock, its secret, and the stores of finished and of uploaded audio.
-
-Owns what lies on disk beside the job database, and the tokens under which audio is handed out. Knows
-nothing of jobs, HTTP or audio formats.
-"""
+"""The data folder: its layout, its lock, its secret, and the stores of finished and of uploaded audio."""
 
 from __future__ import annotations
 

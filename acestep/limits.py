@@ -1,8 +1,4 @@
-"""What one model on this machine can do, applied to a request: choose the model, fit the request to it.
-
-Owns the rules that depend on the model (tasks, steps, guidance, shift, duration, batch, seeds); whether a
-value is readable and in its documented range is decided in `http.schemas`. Knows nothing of HTTP or torch.
-"""
+"""What one model on this machine can do, applied to a request: choose the model, fit the request to it."""
 
 from __future__ import annotations
 
@@ -11,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from acestep.checkpoints import NANO_MODEL, PUBLISHED
-from acestep.domain import (
+from acestep.catalog.checkpoints import NANO_MODEL, PUBLISHED
+from acestep.domain.models import ModelInfo
+from acestep.domain.song import (
     MAX_SEED,
     MIN_DURATION,
     Extras,
-    ModelInfo,
     SamplerOptions,
     SongRequest,
     TaskOptions,

@@ -24,26 +24,24 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from acestep.checkpoints import Choice, as_choice, require
-from acestep.domain import Sampling, SongPlan
-from acestep.engine.loading import Surroundings, choose_device, load_model, load_planner
+from acestep.catalog.checkpoints import Choice, as_choice, require
+from acestep.catalog.planner_choice import PlannerChoice
+from acestep.device.oom import is_out_of_memory
+from acestep.domain.song import Sampling, SongPlan
 from acestep.engine.renderer import Renderer
+from acestep.engine.torch_models import Surroundings, choose_device, load_model, load_planner
 from acestep.errors import ModelUnavailableError, SettingError
-from acestep.memory.decide import Decision, decide
+from acestep.memory.configs import PLANNERS, TEXT_ENCODER, VAE, published_dit
+from acestep.memory.decide import BUDGET, Decision, decide
 from acestep.memory.plan import GB, Abilities, Device, MemoryPlan, Sizes, Wishes
-from acestep.memory.published import PLANNERS, TEXT_ENCODER, VAE, published_dit
-from acestep.memory.refusals import BUDGET
-from acestep.memory.search import options
-from acestep.memory.situation import Budget
+from acestep.memory.search import Budget, options
 from acestep.memory.sizes import Layer, QwenSize, VaeSize
-from acestep.parts import SharedParts
 from acestep.planner.backends.pt import TorchLanguageModel, load_torch_language_model
 from acestep.planner.language_model import Advance, Generation
-from acestep.planners import PlannerChoice
-from acestep.scarcity import is_out_of_memory
-from acestep.settings import Settings
-from acestep.slots import expect
-from acestep.weights import Placement
+from acestep.server.configured_models import expect
+from acestep.settings.settings import Settings
+from acestep.weights.safetensors import Placement
+from acestep.weights.shared_modules import SharedParts
 from benchmarks.gauge import Gauge, Used
 from benchmarks.planner import song, write
 from benchmarks.random_models import write_models

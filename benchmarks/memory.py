@@ -15,13 +15,12 @@ from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
-from acestep.memory.by_itself import largest_planner
+from acestep.catalog.planner_choice import PlannerWish, choose_planner
+from acestep.memory.configs import PLANNERS, TEXT_ENCODER, VAE, published_dit
 from acestep.memory.decide import CARRIED_OUT
 from acestep.memory.plan import GB, Device, MemoryPlan, Sizes, Wishes
-from acestep.memory.published import PLANNERS, TEXT_ENCODER, VAE, published_dit
-from acestep.memory.search import choose, options
+from acestep.memory.search import choose, largest_planner, options
 from acestep.memory.sizes import QwenSize
-from acestep.planners import PlannerWish, choose_planner
 
 CARDS = (24, 16, 12, 8, 6, 4)
 _LETTER = {"resident": "on", "offloaded": "offloaded", "streamed": "streamed"}

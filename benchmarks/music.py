@@ -12,7 +12,7 @@ from librosa.beat import beat_track
 from librosa.feature import chroma_cqt
 from numpy.typing import NDArray
 
-from acestep.domain import AudioClip
+from acestep.domain.song import AudioClip
 from training.nano.theory import PITCH_CLASSES, Key
 
 TEMPO_TOLERANCE = 0.04

@@ -22,7 +22,7 @@ from rich.progress import track
 from rich.table import Table
 
 from acestep.audio.decode import read
-from acestep.domain import AudioClip
+from acestep.domain.song import AudioClip
 from benchmarks.music import is_key, is_tempo, key, tempo
 from tests.live_server import LiveServer
 from training.nano.captions import caption

@@ -34,7 +34,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, Qwen3ForCausalLM,
 from acestep.planner.backends.pt import TorchLanguageModel, load_torch_language_model
 from acestep.planner.language_model import Generation, Message, SpecialToken, TokenSampling
 from acestep.planner.loading import load_tokenizer
-from acestep.weights import Placement
+from acestep.weights.safetensors import Placement
 from tests.planner.toy import Toy, write_toy
 
 # Two and a half million weights, about what the bundled planner has.

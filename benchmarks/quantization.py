@@ -23,18 +23,18 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from acestep.checkpoints import NANO_MODEL, require
-from acestep.domain import Sampling, SongPlan
-from acestep.memory.residency import Part
+from acestep.catalog.checkpoints import NANO_MODEL, require
+from acestep.domain.song import Sampling, SongPlan
 from acestep.planner.backends.decoder import Decoder
 from acestep.planner.loading import load_language_model
-from acestep.quantization import Packer
-from acestep.setting_kinds import Quantization
+from acestep.settings.types import Quantization
 from acestep.synthesizer.conditioning import Condition
 from acestep.synthesizer.loading import load_synthesizer
 from acestep.synthesizer.synthesizer import Synthesizer
 from acestep.synthesizer.transformer import Transformer
-from acestep.weights import Placement
+from acestep.weights.offload import Part
+from acestep.weights.quantization import Packer
+from acestep.weights.safetensors import Placement
 from tests.planner.toy import Toy, write_toy
 
 KINDS: tuple[Quantization, ...] = ("none", "int8", "fp8")

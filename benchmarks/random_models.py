@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from acestep.checkpoints import SHARED_PARTS
+from acestep.catalog.checkpoints import SHARED_PARTS
 from acestep.memory.plan import Sizes
 from acestep.memory.sizes import DitSize, QwenSize, VaeSize
 from acestep.synthesizer.loading import published_name

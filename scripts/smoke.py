@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from acestep.audio.decode import read
-from acestep.domain import AudioClip
+from acestep.domain.song import AudioClip
 from tests.live_server import LiveServer
 
 SECONDS = 20.0

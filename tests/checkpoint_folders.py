@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from acestep.checkpoints import NANO_FOLDER, read_json
+from acestep.catalog.checkpoints import NANO_FOLDER, read_json
 
 
 def write_json(path: Path, **values: object) -> None:

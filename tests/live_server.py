@@ -142,7 +142,7 @@ class WarmServer(LiveServer):
     def _launch(self, env: dict[str, str]) -> Process:
         context = multiprocessing.get_context("forkserver")
         # That process is started by the first of these servers; this is without effect for the others.
-        context.set_forkserver_preload(["acestep.api_server", "acestep.engine.loading", __name__])
+        context.set_forkserver_preload(["acestep.api_server", "acestep.engine.torch_models", __name__])
         process = context.Process(target=_serve, args=(self.command[3:], env, self.log))
         process.start()
         return _Forked(process)

@@ -7,10 +7,10 @@ from typing import Any, get_args
 
 import pytest
 
-from acestep.domain import TRACKS
-from acestep.http.fields import about_of, notes_of
-from acestep.http.openapi import ERRORS
-from acestep.http.schemas import GenerateTask
+from acestep.domain.song import TRACKS
+from acestep.rest.openapi import ERRORS
+from acestep.rest.request.schemas import GenerateTask
+from acestep.rest.request.wire_types import about_of, notes_of
 from scripts.api_docs.pages import PAGES, Language, groups, operations, render, words_of
 
 LANGUAGES: tuple[Language, ...] = get_args(Language)

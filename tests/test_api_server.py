@@ -14,7 +14,7 @@ import av
 import pytest
 
 from acestep import api_server
-from acestep.checkpoints import NANO_FOLDER
+from acestep.catalog.checkpoints import NANO_FOLDER
 from tests.live_server import LiveServer, WarmServer, free_port
 
 # As short and as coarse as songs may be: these tests are about the server.

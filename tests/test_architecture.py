@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -11,46 +12,36 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "acestep"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-BASE = (
-    "domain",
-    "errors",
-    "limits",
-    "setting_kinds",
-    "settings",
-    "files",
-    "checkpoints",
-    "adapters",
-    "findings",
-    "parts",
-    "gpus",
-    "scarcity",
-)
-# room -> rooms of this package that it may import besides itself
-MAY_IMPORT = {
-    **dict.fromkeys(BASE, BASE),
-    "settings_docs": BASE,
-    "hubs": BASE,
-    "download": (*BASE, "hubs"),
-    "slots": BASE,
-    "planners": BASE,
-    "memory": (*BASE, "planners"),
-    "quantization": BASE,
-    "weights": (*BASE, "quantization"),
-    "jobs": BASE,
-    "http": (*BASE, "jobs", "examples", "memory"),
-    "examples": BASE,
-    "audio": BASE,
-    "codec": (*BASE, "weights", "memory"),
-    "synthesizer": (*BASE, "weights", "quantization", "memory"),
-    "planner": (*BASE, "weights", "quantization"),
-    "engine": (*BASE, "memory", "planner", "synthesizer", "codec", "audio", "weights", "jobs.worker"),
-    "nano": BASE,
-    "planner_supply": (*BASE, "memory", "engine", "hubs", "download", "planners"),
-    "assembly": (
-        *(*BASE, "memory", "engine", "hubs", "download", "planners", "planner_supply", "slots"),
-        "jobs.worker",
+# room -> rooms of this package that it may import besides itself; what stands above is imported below
+MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    "errors": (),
+    "device": (),
+    "nano": (),
+    "examples": (),
+    "domain": (),
+    "settings": ("errors",),
+    "files": ("errors",),
+    "catalog": ("device", "domain", "errors", "settings"),
+    "limits": ("catalog", "domain", "errors"),
+    "memory": ("catalog", "device", "domain", "errors", "settings"),
+    "weights": ("catalog", "errors", "memory", "settings"),
+    "audio": ("domain", "errors"),
+    "codec": ("catalog", "errors", "weights"),
+    "synthesizer": ("catalog", "domain", "errors", "limits", "weights"),
+    "planner": ("catalog", "device", "domain", "errors", "weights"),
+    "jobs": ("domain", "errors", "files"),
+    "rest": ("catalog", "domain", "errors", "examples", "files", "jobs", "limits", "memory"),
+    "engine": (
+        *("audio", "catalog", "codec", "device", "domain", "errors", "files", "limits", "memory"),
+        *("planner", "settings", "synthesizer", "weights", "jobs.worker"),
     ),
-    "api_server": (*BASE, "assembly", "memory", "http", "jobs", "engine", "audio", "slots"),
+    "server": (
+        *("catalog", "device", "domain", "engine", "errors", "files", "limits", "memory", "settings"),
+        *("weights", "jobs.worker"),
+    ),
+    "api_server": (
+        *("audio", "catalog", "engine", "errors", "files", "jobs", "memory", "rest", "server", "settings"),
+    ),
 }
 # Only these may import torch and its kin, at all.
 HEAVY = ("torch", "torchao", "diffusers", "transformers", "peft")
@@ -58,8 +49,7 @@ MAY_BE_HEAVY = (
     "synthesizer",
     "codec",
     "weights",
-    "quantization",
-    "engine.loading",
+    "engine.torch_models",
     "planner.loading",
     "planner.backends",
 )
@@ -105,7 +95,10 @@ def test_one_room_each_for_environment_sql_and_printing(path: Path) -> None:
     name, source = name_of(path), path.read_text(encoding="utf-8")
     calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
     assert "print" not in [called.id for called in calls if isinstance(called, ast.Name)]
-    if name not in ("settings", "planner.backends.vllm"):  # some of vLLM is set by its environment alone
+    if name not in (
+        "settings.settings",
+        "planner.backends.vllm",
+    ):  # some of vLLM is set by its environment alone
         assert "os.environ" not in source and "getenv" not in source
     if not within(name, ("jobs.store", "jobs.migrations")):
         assert "sqlite3" not in imports(path)
@@ -122,6 +115,21 @@ def test_files_and_functions_stay_readable(path: Path) -> None:
             arguments = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
             count = len([argument for argument in arguments if argument.arg not in ("self", "cls")])
             assert count <= 6 or "aenter" in node.name, node.name
+
+
+def test_no_module_shadows_the_standard_library() -> None:
+    # `python acestep/api_server.py` puts this folder first on the path.
+    names = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert names & sys.stdlib_module_names == set()
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    known = {f"acestep.{name_of(path)}": path for path in MODULES}
+    graph = {
+        name: {each if each in known else each.rpartition(".")[0] for each in imports(path)} & known.keys()
+        for name, path in known.items()
+    }
+    TopologicalSorter(graph).prepare()  # raises CycleError with the modules in it
 
 
 def test_the_server_can_be_imported_without_torch() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from acestep.settings import Settings
+from acestep.settings.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 MULTIMODEL, LOWVRAM = "run_api_server_multimodel.sh", "run_api_server_lowvram.sh"

@@ -3,16 +3,8 @@ from typing import Any
 
 import pytest
 
-from acestep.domain import (
-    MAX_SEED,
-    Extras,
-    ModelInfo,
-    SamplerOptions,
-    SongRequest,
-    TaskOptions,
-    TaskType,
-    Tuning,
-)
+from acestep.domain.models import ModelInfo
+from acestep.domain.song import MAX_SEED, Extras, SamplerOptions, SongRequest, TaskOptions, TaskType, Tuning
 from acestep.errors import InvalidFieldError, ModelUnavailableError, UnknownModelError
 from acestep.limits import BASE_TASKS, TURBO_TASKS, check_stems, check_task, choose_model, fit, tasks_of
 

@@ -10,22 +10,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from acestep.domain import ModelInfo, PlannerInfo
-from acestep.engine.desk import PlannerDesk
-from acestep.engine.desks import PlannerDesks
+from acestep.domain.models import ModelInfo, PlannerInfo
 from acestep.engine.engine import Engine
-from acestep.engine.models import ModelShelf, Slot
+from acestep.engine.model_manager import ModelShelf, Slot
+from acestep.engine.planner_host import PlannerDesk
+from acestep.engine.planner_pool import PlannerDesks
 from acestep.engine.renderer import Loaded, OnLoading
 from acestep.engine.write import SongWriter
 from acestep.files import AudioStore, FileStore
-from acestep.http.deps import HttpConfig
 from acestep.jobs.cleaner import Cleaner
 from acestep.jobs.queue import PATIENCE
 from acestep.jobs.runner import Runner
 from acestep.jobs.store import JobStore
-from tests.engine.test_models import BASE, SFT, TURBO, Folder
-from tests.http.conftest import FakeWorker, Server
-from tests.http.conftest import running as answering
+from acestep.rest.deps import HttpConfig
+from tests.engine.test_model_manager import BASE, SFT, TURBO, Folder
+from tests.rest.conftest import FakeWorker, Server
+from tests.rest.conftest import running as answering
 
 XL = replace(BASE, name="xl")
 REQUESTS, ROOM = 200, 2

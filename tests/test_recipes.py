@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from acestep.audio.decode import read
-from acestep.domain import AudioClip
+from acestep.domain.song import AudioClip
 from tests.live_server import LiveServer, WarmServer
 
 

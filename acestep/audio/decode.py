@@ -1,7 +1,6 @@
 """What clients send as audio: the check of an upload, and the way to stereo samples.
 
-Owns the formats that are read. What cannot be used is an `UnusableAudioError`, whatever is wrong with it.
-Knows nothing of requests.
+What cannot be used is an `UnusableAudioError`, whatever is wrong with it.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import soxr
 from numpy.typing import NDArray
 
 from acestep.audio.stereo import stereo_matrix
-from acestep.domain import MAX_DURATION, AudioClip
+from acestep.domain.song import MAX_DURATION, AudioClip
 from acestep.errors import UnusableAudioError
 
 # FFmpeg also opens playlists, which name other files and hosts: only formats that hold the sound themselves.

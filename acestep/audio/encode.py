@@ -1,8 +1,4 @@
-"""Songs to files.
-
-Owns the file formats that a client can ask for: codec, container, bit rate, extension and media type.
-Knows nothing of where files lie (that is `files`) and what a song is made from.
-"""
+"""Songs to files."""
 
 from __future__ import annotations
 
@@ -16,7 +12,7 @@ import soxr
 from numpy.typing import NDArray
 
 from acestep.audio.tags import Tags, id3, metadata
-from acestep.domain import AudioClip, AudioFormat
+from acestep.domain.song import AudioClip, AudioFormat
 
 
 @dataclass(frozen=True, slots=True)

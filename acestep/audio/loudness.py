@@ -8,8 +8,8 @@ import warnings
 import numpy as np
 import soxr
 
-from acestep.domain import AudioClip
-from acestep.findings import Loudness
+from acestep.domain.analysis import Loudness
+from acestep.domain.song import AudioClip
 
 # ITU-R BS.1770-4, annex 2: the samples of four times the rate come within 0.6 dB of the sound between them.
 _OVERSAMPLING = 4

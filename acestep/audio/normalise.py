@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from acestep.domain import AudioClip
+from acestep.domain.song import AudioClip
 from acestep.errors import AceStepError
 
 # The published models are meant to be heard with their peak at -1 dBFS; below SILENCE there is nothing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from acestep.domain import AudioClip
+from acestep.domain.song import AudioClip
 
 _DECIMALS = 3  # a thousandth of a drawing's height is less than one of its pixels
 

@@ -1,7 +1,6 @@
 """What a song file says about itself: title, caption, seed, bpm, key, model and software.
 
-Owns which fact goes into which field of each container. What a container has no field for goes into its
-comment, below the caption. Knows nothing of samples and codecs.
+What a container has no field for goes into its comment, below the caption.
 """
 
 from __future__ import annotations

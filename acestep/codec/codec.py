@@ -1,8 +1,4 @@
-"""The seam between latents and sound.
-
-Owns the `Codec` protocol alone; implementations are `oobleck` (the published VAE) and `sine_bank`
-(fixed analysis and synthesis, for the bundled nano model). Knows nothing of songs or models.
-"""
+"""The seam between latents and sound."""
 
 from __future__ import annotations
 

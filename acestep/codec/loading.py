@@ -1,7 +1,4 @@
-"""Which codec a folder holds, and building it.
-
-Owns the table from the class names in `config.json` to our codecs; knows nothing of models.
-"""
+"""Which codec a folder holds, and building it."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from acestep.checkpoints import read_json
+from acestep.catalog.checkpoints import read_json
 from acestep.codec import sine_bank
 from acestep.codec.codec import Codec
 from acestep.codec.oobleck import DEFAULT_TILE_FRAMES, OobleckCodec

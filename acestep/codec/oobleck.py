@@ -1,8 +1,4 @@
-"""The codec of the published models: the Oobleck VAE, run in tiles.
-
-Owns loading a `vae/` folder and cutting long audio so that no seam can be heard: a tile is computed
-together with everything its samples depend on, and only then cut out. Knows nothing of songs.
-"""
+"""The codec of the published models: the Oobleck VAE, run in tiles."""
 
 from __future__ import annotations
 
@@ -18,9 +14,9 @@ from diffusers import AutoencoderOobleck
 from torch import Tensor
 from torch.nn.utils import remove_weight_norm
 
-from acestep.checkpoints import read_json
+from acestep.catalog.checkpoints import read_json
 from acestep.errors import CheckpointError, UnusableAudioError
-from acestep.weights import Placement, TensorIndex, fill
+from acestep.weights.safetensors import Placement, TensorIndex, fill
 
 # 20 s at the published 25 frames a second: about 1 GB of activations in float32.
 DEFAULT_TILE_FRAMES = 512
@@ -136,7 +132,6 @@ class OobleckCodec:
         return audio
 
     def thrifty(self) -> OobleckCodec:
-        """See `Codec.thrifty`: a quarter of the tile, which takes about a quarter of the memory."""
         smaller = min(self._tile_frames, max(_SMALLEST_TILE_FRAMES, self._tile_frames // 4))
         return OobleckCodec(self.vae, smaller, self._overlap)
 

@@ -1,12 +1,10 @@
 """A codec that needs no training: sines at the semitones of the scale, and noise in bands.
 
-A latent frame holds how loud each semitone is and how much noise there is in each band, so latents
-are nearly a piano roll: a model of a few million weights can learn them on a CPU. Analysis is a
-constant-Q transform; synthesis adds one oscillator a semitone and band-passed noise. The reference
-for the analysis is J. C. Brown, "Calculation of a constant Q spectral transform" (JASA 1991); the
-split into sines and noise follows X. Serra, "Spectral modeling synthesis" (1989).
-
-Owns signal processing alone; knows nothing of models or files beyond its own `config.json`.
+A latent frame holds how loud each semitone is and how much noise there is in each band, so latents are
+nearly a piano roll: a model of a few million weights can learn them on a CPU. Analysis is a constant-Q
+transform; synthesis adds one oscillator a semitone and band-passed noise. The reference for the analysis is
+J. C. Brown, "Calculation of a constant Q spectral transform" (JASA 1991); the split into sines and noise
+follows X. Serra, "Spectral modeling synthesis" (1989).
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from acestep.checkpoints import read_json
+from acestep.catalog.checkpoints import read_json
 from acestep.errors import CheckpointError
 
 CLASS_NAME = "SineBankCodec"
@@ -143,7 +141,6 @@ class SineBankCodec:
         return torch.cat(pieces, dim=-1)[..., half : half + frames * self.hop_length]
 
     def thrifty(self) -> SineBankCodec:
-        """See `Codec.thrifty`; its pieces are small already."""
         return self
 
     def _kernel(self, low: int) -> Tensor:

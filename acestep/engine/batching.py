@@ -1,7 +1,4 @@
-"""Take what is waiting: a stage that runs items of the same kind together.
-
-Owns the grouping, the order of the batches, and smaller ones where memory runs out; knows nothing of songs.
-"""
+"""Take what is waiting: a stage that runs items of the same kind together."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""One song, from request to file: plan, render, decode, write.
-
-Owns the order of the stages, and the batching of songs from different jobs that wait at the same
-time. Knows nothing of SQL, HTTP, or what a model is made of; it borrows models from the shelf and meets them
-through `Renderer`.
-"""
+"""One song, from request to file: plan, render, decode, write."""
 
 from __future__ import annotations
 
@@ -15,40 +10,32 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from acestep.domain import (
-    AudioClip,
-    Draft,
-    DraftRequest,
-    ModelInfo,
-    PlannerInfo,
-    Song,
-    SongPlan,
-    SongRequest,
-)
+from acestep.domain.analysis import Stem
+from acestep.domain.models import ModelInfo, PlannerInfo
+from acestep.domain.song import AudioClip, Draft, DraftRequest, Song, SongPlan, SongRequest
+from acestep.engine.analysis import Made, Threads, find_out
+from acestep.engine.audio_inputs import hear
 from acestep.engine.batching import BatchingStage
-from acestep.engine.desks import PlannerDesks
-from acestep.engine.extras import Made, Threads, find_out
-from acestep.engine.hearing import hear
-from acestep.engine.models import ModelShelf
-from acestep.engine.plan import plan_songs, stem_plan
-from acestep.engine.progress import JobProgress
-from acestep.engine.renderer import Heard, Loaded, Renderer, Rendering
-from acestep.engine.tasks import all_of
-from acestep.engine.thinking import (
+from acestep.engine.idle import Upkeep
+from acestep.engine.model_manager import ModelShelf
+from acestep.engine.oom_retry import Bounds, Piece, Thrift
+from acestep.engine.planner_pool import PlannerDesks
+from acestep.engine.planning import (
     Onlooker,
     Thought,
     needs_planner,
+    plan_songs,
+    stem_plan,
     think_thriftily,
     uses_planner,
     with_draft,
 )
-from acestep.engine.threads import computing_thread
-from acestep.engine.thrift import Bounds, Piece, Thrift
-from acestep.engine.upkeep import Upkeep
-from acestep.engine.watchdog import WatchedThread
+from acestep.engine.progress import JobProgress
+from acestep.engine.renderer import Heard, Loaded, Renderer, Rendering
+from acestep.engine.tasks import all_of
+from acestep.engine.threads import WatchedThread, computing_thread
 from acestep.engine.write import SongWriter
 from acestep.errors import JobCancelledError, PlannerUnavailableError
-from acestep.findings import Stem
 from acestep.jobs.worker import Cancelled, OnProgress
 from acestep.limits import fit
 from acestep.planner.planner import Watch
@@ -103,19 +90,15 @@ class Engine:
         )
 
     def models(self) -> tuple[ModelInfo, ...]:
-        """See `Worker.models`."""
         return self._shelf.infos()
 
     def planner(self, name: str = "") -> PlannerInfo:
-        """See `Worker.planner`."""
         return self._desks.info(name)
 
     def planners(self) -> tuple[PlannerInfo, ...]:
-        """See `Worker.planners`."""
         return self._desks.infos()
 
     async def draft(self, request: DraftRequest, cancelled: Cancelled) -> Draft:
-        """See `Worker.draft`."""
         if request.audio_path:
             await self.wait_ready()
             async with self._shelf.borrow(None) as (model, _):
@@ -124,7 +107,6 @@ class Engine:
         return await self._desks.draft(request, self._shelf.primary.max_duration, Watch(cancelled=cancelled))
 
     def trouble(self) -> str:
-        """See `Worker.trouble`."""
         return self._watchdog.trouble()
 
     async def _listen(self, path: Path, model: Loaded) -> tuple[int, ...]:
@@ -157,7 +139,6 @@ class Engine:
     async def run(
         self, request: SongRequest, on_progress: OnProgress, cancelled: Cancelled
     ) -> tuple[Song, ...]:
-        """See `Worker.run`."""
         # The server may have been restarted with another model since the request was accepted.
         async with self._shelf.borrow(request.model) as (model, notes):
             request = fit(replace(request, warnings=(*request.warnings, *notes)), model.info)

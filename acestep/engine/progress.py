@@ -1,13 +1,10 @@
-"""How far a job is, from how far its songs are.
-
-Owns the share of each stage in the whole; called from the engine's threads.
-"""
+"""How far a job is, from how far its songs are."""
 
 from __future__ import annotations
 
 import threading
 
-from acestep.domain import Progress
+from acestep.domain.song import Progress
 from acestep.jobs.worker import OnProgress
 
 # Where each stage starts and ends once the plan is made, measured on turbo: diffusion and decoding dominate.

@@ -1,7 +1,6 @@
 """The seam between the engine and loaded models.
 
-Owns the `Renderer` protocol: what the engine needs of a model once its weights are in memory. Latents
-pass through the engine unopened, so nothing here imports torch.
+Latents pass through the engine unopened, so nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -11,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from acestep.domain import AudioClip, ModelInfo, ModelState, SongPlan, Window
-from acestep.findings import LyricTimes
+from acestep.domain.analysis import LyricTimes
+from acestep.domain.models import ModelInfo, ModelState
+from acestep.domain.song import AudioClip, SongPlan, Window
 
 OnStep = Callable[[int, int], None]
 OnFraction = Callable[[float], None]

@@ -1,8 +1,4 @@
-"""What the engine does with asyncio's tasks in more than one place.
-
-Owns how works that belong together end together, and how loading a model in the background ends. Knows
-nothing of models or songs.
-"""
+"""What the engine does with asyncio's tasks in more than one place."""
 
 from __future__ import annotations
 

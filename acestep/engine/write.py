@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from acestep.audio.encode import FileSpec, extension, write
 from acestep.audio.tags import Tags
-from acestep.domain import AudioClip, AudioFormat, SongPlan
+from acestep.domain.song import AudioClip, AudioFormat, SongPlan
 from acestep.errors import DataFolderError
 from acestep.files import AudioStore
 

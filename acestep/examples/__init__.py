@@ -1,7 +1,4 @@
-"""Examples of songs for people who try the server out: sentences, and whole songs with lyrics.
-
-Owns `simple.json` and `custom.json` beside this file, and the draw. Knows nothing of HTTP or planners.
-"""
+"""Examples of songs for people who try the server out: sentences, and whole songs with lyrics."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Forgets old jobs and deletes what nobody needs any more.
-
-Owns when results expire and how often that is looked at. Knows nothing of workers or HTTP.
-"""
+"""Forgets old jobs and deletes what nobody needs any more."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ import logging
 import time
 from pathlib import Path
 
-from acestep.domain import SongRequest
+from acestep.domain.song import SongRequest
 from acestep.errors import DataFolderError
 from acestep.files import AudioStore, FileStore
 from acestep.jobs.store import JobStore

@@ -1,7 +1,6 @@
 """The schema of the job database, one script a version.
 
-Owns the tables and how an older database becomes a current one. A script that was released is never
-edited: append the next one. Knows nothing of what the rows mean.
+A script that was released is never edited: append the next one.
 """
 
 from __future__ import annotations

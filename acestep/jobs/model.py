@@ -1,14 +1,11 @@
-"""The nouns of the queue, as frozen dataclasses.
-
-Owns what a job is and what callers get to see of it. Knows nothing of SQL, workers or HTTP.
-"""
+"""The nouns of the queue, as frozen dataclasses."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from acestep.domain import Progress, Song, SongRequest
+from acestep.domain.song import Progress, Song, SongRequest
 
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 

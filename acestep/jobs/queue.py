@@ -1,7 +1,6 @@
 """The queue as its callers see it: submit, look, count; and take, report, end for the runner.
 
-Owns what lives only as long as the process: the progress of running jobs and the signal that work has
-arrived. Everything that must outlive it is in the store. Knows nothing of HTTP or of how songs are made.
+Everything that must outlive it is in the store.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from dataclasses import replace
 from threading import Lock
 from weakref import WeakValueDictionary
 
-from acestep.domain import Progress, Song, SongRequest
+from acestep.domain.song import Progress, Song, SongRequest
 from acestep.errors import QueueFullError
 from acestep.jobs.model import Job, JobView, QueueStats, Ticket
 from acestep.jobs.store import JobStore

@@ -1,8 +1,4 @@
-"""Feeds the queue to a worker: take a job, run it, write down how it ended.
-
-Owns how many jobs are in flight, and what happens to them when the server stops. Knows nothing of SQL,
-HTTP or how songs are made.
-"""
+"""Feeds the queue to a worker: take a job, run it, write down how it ended."""
 
 from __future__ import annotations
 

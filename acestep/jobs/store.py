@@ -1,8 +1,4 @@
-"""Jobs in SQLite: the only place with SQL.
-
-Owns the job rows, their order and every change of state; a method returns when its change is on the
-disk. Knows nothing of workers, live progress, files or HTTP.
-"""
+"""Jobs in SQLite: the only place with SQL."""
 
 from __future__ import annotations
 
@@ -19,7 +15,7 @@ from uuid import uuid4
 
 from pydantic import TypeAdapter, ValidationError
 
-from acestep.domain import Song, SongRequest
+from acestep.domain.song import Song, SongRequest
 from acestep.errors import DataFolderError
 from acestep.jobs.migrations import migrate
 from acestep.jobs.model import Job, JobState, JobView, Ticket

@@ -1,8 +1,7 @@
 """The seam between the queue and whatever makes music.
 
-Owns the `Worker` protocol, and `ModelKeeper` and `PlannerKeeper` for who may change what it works with. The
-engine implements them in this process, scale-out implements the first over other machines, tests fake all.
-Knows nothing of SQL, HTTP or torch.
+The engine implements them in this process, scale-out implements the first over other machines, tests fake
+all.
 """
 
 from __future__ import annotations
@@ -10,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from acestep.domain import Draft, DraftRequest, ModelInfo, PlannerInfo, Progress, Song, SongRequest
+from acestep.domain.models import ModelInfo, PlannerInfo
+from acestep.domain.song import Draft, DraftRequest, Progress, Song, SongRequest
 
 OnProgress = Callable[[Progress], None]
 Cancelled = Callable[[], bool]

@@ -1,8 +1,6 @@
 """From settings and chosen models to the memory plan that a server starts with.
 
-Owns where the budget comes from, what settings wish, and what is said of them in the log. Asks the machine by
-probes that it is given. What comes while the server runs is the affair of `joining`. Knows nothing of torch
-or HTTP.
+Asks the machine by probes that it is given. What comes while the server runs is the affair of `joining`.
 """
 
 from __future__ import annotations
@@ -10,25 +8,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from acestep.adapters import AdapterFolder
-from acestep.checkpoints import Choice
-from acestep.domain import ModelInfo
-from acestep.gpus import device_meant, gpu_present
-from acestep.memory.by_itself import largest_planner, on_all_devices
-from acestep.memory.folders import sizes_of
-from acestep.memory.lora import AdapterRoom, adapter_weights, no_room, with_adapters
+from acestep.catalog.adapters import AdapterFolder
+from acestep.catalog.checkpoints import Choice
+from acestep.catalog.planner_choice import PlannerChoice
+from acestep.device.probes import Probes, device_meant, gpu_present
+from acestep.domain.models import ModelInfo
+from acestep.errors import ModelUnavailableError, SettingError
+from acestep.memory.adapters import AdapterRoom, adapter_weights, no_room, with_adapters
+from acestep.memory.configs import PLANNERS, sizes_of
 from acestep.memory.plan import GB, Abilities, Device, MemoryPlan, Sizes, Wishes
-from acestep.memory.probes import Probes
-from acestep.memory.published import PLANNERS
-from acestep.memory.refusals import BUDGET, refusal
-from acestep.memory.search import choose
-from acestep.memory.situation import Budget, Situation, gb
-from acestep.memory.sizes import QwenSize
-from acestep.memory.stored import check_quantization
-from acestep.planners import PlannerChoice
-from acestep.settings import Settings
+from acestep.memory.search import Budget, Situation, choose, gb, largest_planner, least, on_all_devices
+from acestep.memory.sizes import VARIABLE, QwenSize, check_quantization
+from acestep.settings.settings import Settings
 
 CARRIED_OUT = Abilities(offload=True, stream=True, offload_planner=True)  # by `residency`
+
 _LM_OFFLOAD = "ACESTEP_LM_OFFLOAD_TO_CPU"
 
 
@@ -146,7 +140,6 @@ def planner_for_server(
 def _planner_by_itself(
     settings: Settings, choices: Sequence[Choice], probes: Probes, documented: str
 ) -> str | None:
-    """See `largest_planner`; None also for one that has a device of its own, and on a CPU."""
     start = _start(settings, choices, probes)
     sizes, budget = sizes_of(start.choices, PlannerChoice()), start.budget
     if sizes is None or start.planner_elsewhere or not budget.on_gpu or budget.size is None:
@@ -265,3 +258,70 @@ def _wishes(settings: Settings, planner: PlannerChoice, situation: Situation) ->
         dit, lm = dit or False, lm or False
     must = None if planner.name and settings.init_llm is None else bool(planner.name)
     return Wishes(offload, dit, lm, settings.vae_decode_chunk_size, must), notes
+
+
+BUDGET = "ACESTEP_VRAM_BUDGET"
+
+
+def refusal(sizes: Sizes, wishes: Wishes, situation: Situation) -> SettingError | ModelUnavailableError:
+    """Why nothing fits: the first setting without which something would, or else the budget."""
+    budget, device = situation.budget, situation.device
+    assert budget.size is not None
+    needed = least(situation.options(sizes, wishes))
+    there = f"at least {gb(needed)} are needed, and there are {budget}"
+    if wishes.planner and not situation.can.offload_planner:
+        enough = least(situation.with_planner_moved().options(sizes, wishes))
+        if enough <= budget.size:
+            allowed = f"pt, which takes {gb(enough)}, as the planner makes way while idle; with vllm {there}"
+            return SettingError("ACESTEP_LM_BACKEND", "vllm", allowed)
+    if smaller := _smaller_planner(sizes, wishes, situation):
+        name, enough = smaller
+        allowed = f"{name}, which takes {gb(enough)}; with this one {there}"
+        return SettingError("ACESTEP_LM_MODEL_PATH", sizes.planners[0].name, allowed)
+    loosened = {
+        "ACESTEP_OFFLOAD_TO_CPU": replace(wishes, offload=None, offload_dit=None, offload_planner=None),
+        "ACESTEP_LM_OFFLOAD_TO_CPU": replace(wishes, offload_planner=None),
+        "ACESTEP_VAE_DECODE_CHUNK_SIZE": replace(wishes, tile=None),
+        "ACESTEP_INIT_LLM": replace(wishes, planner=False),
+    }
+    for variable, looser in loosened.items():
+        enough = least(situation.options(sizes, looser))
+        if looser != wishes and enough <= budget.size:
+            value = _value(variable, wishes)
+            allowed = f"{_other(variable)}, which takes {gb(enough)}; with {value} {there}"
+            return SettingError(variable, value, allowed)
+    if device.quantization == "none":
+        packed = replace(situation, device=replace(device, quantization="int8"))
+        enough = least(packed.options(sizes, wishes))
+        if enough <= budget.size:
+            allowed = f"int8, which takes {gb(enough)} (songs change a little); with none {there}"
+            return SettingError(VARIABLE, "none", allowed)
+    names = ", ".join([dit.name for dit in sizes.dits] + [planner.name for planner in sizes.planners])
+    if budget.source == BUDGET:
+        return SettingError(
+            BUDGET, f"{budget.size / GB:g}", f"{-(-needed * 10 // GB) / 10:g} GB or more for {names}"
+        )
+    return ModelUnavailableError(
+        f"{names}: at least {gb(needed)} of GPU memory are needed, and there are {budget}. "
+        f"Set ACESTEP_DEVICE=cpu, or ACESTEP_CONFIG_PATH to a smaller model."
+    )
+
+
+def _smaller_planner(sizes: Sizes, wishes: Wishes, situation: Situation) -> tuple[str, int] | None:
+    """The largest published planner that would fit in place of the one that does not, and its bytes."""
+    for planner in reversed(PLANNERS):
+        if wishes.planner and planner.weights < sizes.planners[0].weights:
+            enough = least(situation.options(replace(sizes, planners=(planner,)), wishes))
+            if enough <= (situation.budget.size or 0):
+                return planner.name, enough
+    return None
+
+
+def _value(variable: str, wishes: Wishes) -> str:
+    if variable == "ACESTEP_VAE_DECODE_CHUNK_SIZE":
+        return str(wishes.tile)
+    return "true" if variable == "ACESTEP_INIT_LLM" else "false"
+
+
+def _other(variable: str) -> str:
+    return "false" if variable == "ACESTEP_INIT_LLM" else "auto"

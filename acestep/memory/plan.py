@@ -1,17 +1,12 @@
-"""The memory plan: what is placed where, and how large requests may be, so that a budget holds.
-
-Owns the plan's shape, and that of what it is made for: sizes, wishes, the device and what can be done there.
-`count` says how much memory a plan takes, `search` which is the best.
-"""
+"""The memory plan: what is placed where, and how large requests may be, so that a budget holds."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from acestep.memory.sizes import DitSize, QwenSize, VaeSize
-from acestep.memory.stored import Stored
-from acestep.setting_kinds import Quantization
+from acestep.memory.sizes import DitSize, QwenSize, Stored, VaeSize
+from acestep.settings.types import Quantization
 
 GB = 2**30
 Placement = Literal["resident", "offloaded", "streamed"]

@@ -1,28 +1,37 @@
 """The search for the best memory plan within a budget.
 
-Owns what there is to choose from, and the order in which plans are better than one another. Pure: sizes,
-wishes and a budget in, a plan or none out. As every budget picks the best of those that fit, and a larger
-budget fits all that a smaller one does, more memory never gives a worse plan.
+Pure: sizes, wishes and a budget in, a plan or none out. As every budget picks the best of those that fit,
+and a larger budget fits all that a smaller one does, more memory never gives a worse plan.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 
-from acestep.domain import MAX_BATCH, MAX_DURATION
-from acestep.memory.count import Limits, Room, Ways, Weights, Writer, counted, weights, working
-from acestep.memory.plan import Abilities, Device, MemoryPlan, Placement, Sizes, Wishes
+from acestep.domain.song import MAX_BATCH, MAX_DURATION
+from acestep.memory.configs import PLANNERS
+from acestep.memory.estimate import Limits, Room, Ways, Weights, Writer, counted, weights, working
+from acestep.memory.plan import GB, Abilities, Device, MemoryPlan, Placement, Sizes, Wishes
+from acestep.memory.sizes import QwenSize
 
 _DURATIONS = (MAX_DURATION, 480.0, 360.0, 240.0, 120.0, 60.0)
+
 _COMMON_DURATION = 240.0  # what a plan gives up other things for
+
 _BATCHES = (MAX_BATCH, 4, 2, 1)
+
 _COMMON_BATCH = 2  # what is rendered when a request does not say
+
 _TILES = (512, 256, 128, 64)
+
 # Texts that the planner writes at once, and tokens of each: 6,656 are a song of 600 s with the longest words
 # (planner.backends.pt); half of that is enough for 240 s (1,200 codes) with 2,128 tokens of words.
 _ROOMS = (Room(4, 6656), Room(2, 6656), Room(2, 3328, _COMMON_DURATION))
+
 _STEPS = 8  # how often a streamed DiT is moved for one song of a turbo model
+
 _BASE_STEPS = 50
 
 Rank = tuple[float, ...]
@@ -148,3 +157,78 @@ def _rank(plan: MemoryPlan, sizes: Sizes, moved: int) -> Rank:
 def _usefulness(seconds: float, batch: int) -> Rank:
     """What counts of the largest request: first that it is a common one."""
     return (*common_part(seconds, batch), seconds, batch)
+
+
+PlansWith = Callable[[tuple[QwenSize, ...]], Sequence[MemoryPlan]]
+
+"""The plans that have one of these planners (the smallest first), or none where there need not be one.
+
+The best plan is the first."""
+
+
+def largest_planner(plans: PlansWith, budget: int, documented: str) -> str:
+    """The name of the largest planner for which nothing has to be moved that would stay without it.
+
+    Where there need not be one, no song has to be shorter for it either; "" where none is so small. Where
+    there must be one, it is `documented` instead if that is larger and fits in any way; or if none fits:
+    whoever loads it says then what would.
+    """
+    best = choose(plans(PLANNERS), budget)
+    if best is None:
+        return documented
+    if alone := choose(plans(()), budget):
+        found = ((planner.name, choose(plans((planner,)), budget)) for planner in reversed(PLANNERS))
+        longest = alone.max_duration
+        return next(
+            (name for name, plan in found if plan and plan.planner and plan.max_duration >= longest), ""
+        )
+    names = [planner.name for planner in PLANNERS]
+    if names.index(best.planner) >= names.index(documented):
+        return best.planner
+    other = choose(plans(tuple(planner for planner in PLANNERS if planner.name == documented)), budget)
+    return documented if other else best.planner
+
+
+def on_all_devices(found: Iterable[str | None]) -> str | None:
+    """The planner that has room on each device, where these come by themselves on one of them each."""
+    names = ["", *(planner.name for planner in PLANNERS)]
+    places = [None if name is None else names.index(name) for name in found]
+    known = [place for place in places if place is not None]
+    return names[min(known)] if known and len(known) == len(places) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Bytes that there are (None: nobody knows), on what, and who says so."""
+
+    size: int | None
+    on_gpu: bool
+    source: str
+
+    def __str__(self) -> str:
+        there = "unknown" if self.size is None else gb(self.size)
+        return f"{there} ({self.source})"
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """`can` is what can be carried out on `device`."""
+
+    budget: Budget
+    device: Device
+    can: Abilities
+
+    def options(self, sizes: Sizes, wishes: Wishes) -> list[MemoryPlan]:
+        return options(sizes, wishes, self.device, self.can)
+
+    def beside(self, plan: MemoryPlan, sizes: Sizes, wishes: Wishes) -> list[MemoryPlan]:
+        return beside(plan, sizes, wishes, self.device, self.can)
+
+    def with_planner_moved(self) -> Situation:
+        """The same, where a planner can make way."""
+        return replace(self, can=replace(self.can, offload_planner=True))
+
+
+def gb(size: int) -> str:
+    """Bytes as people read them."""
+    return f"{size / GB:.2f} GB"

@@ -1,7 +1,4 @@
-"""Audio codes as text and back.
-
-Owns their spelling, `<|audio_code_7|>`; knows nothing of what they sound like.
-"""
+"""Audio codes as text and back."""
 
 from __future__ import annotations
 

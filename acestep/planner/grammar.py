@@ -1,7 +1,6 @@
 """What the language model may write, one grammar a request, as llguidance reads it (Lark).
 
-Owns the form of the block, the draft and the codes, and the bounds that make every text end. Whatever these
-grammars admit, `metadata` and `codes` can read. Knows nothing of prompts or models.
+Whatever these grammars admit, `metadata` and `codes` can read.
 
 Free text is bounded by tokens and hardly restricted otherwise: over a vocabulary of 215,000 the next mask
 then takes some 30 µs, where text that has to be flawless YAML takes 5 ms. Reading is tolerant in return.
@@ -12,7 +11,15 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
-from acestep.domain import LANGUAGES, MAX_BPM, MAX_DURATION, MIN_BPM, MIN_DURATION, TIME_SIGNATURES, Metadata
+from acestep.domain.song import (
+    LANGUAGES,
+    MAX_BPM,
+    MAX_DURATION,
+    MIN_BPM,
+    MIN_DURATION,
+    TIME_SIGNATURES,
+    Metadata,
+)
 from acestep.planner.language_model import Vocabulary
 from acestep.planner.metadata import BEGIN, END, LANGUAGE_HEADER, LYRIC_HEADER, facts
 from acestep.planner.metadata import field as written

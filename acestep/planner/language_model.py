@@ -1,7 +1,6 @@
 """The seam between the planner and whatever runs its language model.
 
-Owns the `LanguageModel` protocol and what crosses it. A backend knows tokens and weights; it knows nothing
-of captions, metadata or songs. Nothing here imports torch.
+A backend knows tokens and weights; it knows nothing of captions, metadata or songs.
 """
 
 from __future__ import annotations

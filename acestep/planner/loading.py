@@ -1,8 +1,4 @@
-"""From a folder on disk to a language model in memory.
-
-Owns what must be true of such a folder: Qwen3 weights with every tensor accounted for, a tokenizer with a
-chat template, and audio codes among its tokens. Knows nothing of how text is generated.
-"""
+"""From a folder on disk to a language model in memory."""
 
 from __future__ import annotations
 
@@ -14,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
-from acestep.checkpoints import read_json
+from acestep.catalog.checkpoints import read_json
 from acestep.errors import CheckpointError
 from acestep.planner.language_model import Vocabulary
-from acestep.weights import Placement, TensorIndex, fill
+from acestep.weights.safetensors import Placement, TensorIndex, fill
 
 END_OF_TURN = "<|im_end|>"
 

@@ -1,8 +1,4 @@
-"""Many texts at once from one language model: tasks wait here, one thread drives it.
-
-Owns that thread and the order add, step, abort; and whether a model that failed is asked again. Knows
-nothing of what the texts say.
-"""
+"""Many texts at once from one language model: tasks wait here, one thread drives it."""
 
 from __future__ import annotations
 
@@ -16,9 +12,9 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
+from acestep.device.oom import is_out_of_memory
 from acestep.errors import AceStepError, JobCancelledError, NotEnoughMemoryError, PlannerError
 from acestep.planner.language_model import Advance, Generation, LanguageModel
-from acestep.scarcity import is_out_of_memory
 
 OnTokens = Callable[[int], None]
 Cancelled = Callable[[], bool]

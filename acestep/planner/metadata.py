@@ -1,8 +1,4 @@
-"""The block of facts that the language model thinks in, as text and back.
-
-Owns the form that the weights were trained on (`<think>`, YAML lines in alphabetical order, `</think>`) and
-what follows it in a draft, the lyrics. Knows nothing of prompts, grammars or tokens.
-"""
+"""The block of facts that the language model thinks in, as text and back."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ import re
 
 import yaml
 
-from acestep.domain import Draft, Metadata
+from acestep.domain.song import Draft, Metadata
 from acestep.errors import PlannerError
 
 BEGIN, END = "<think>", "</think>"

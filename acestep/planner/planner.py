@@ -1,15 +1,11 @@
-"""The planner: what a song is to be, and its sketch in audio codes, by the 5 Hz language model.
-
-Owns the order of the phases, what each may decide, and how the request's options become sampling. Knows
-nothing of weights, tokens or threads: it hands generations to `generate` and reads the texts that come back.
-"""
+"""The planner: what a song is to be, and its sketch in audio codes, by the 5 Hz language model."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
-from acestep.domain import (
+from acestep.domain.song import (
     CODES_A_SECOND,
     INSTRUMENTAL,
     MAX_DURATION,

@@ -1,14 +1,10 @@
-"""What the language model is told, exactly as the published weights were trained on it.
-
-Owns the wording down to the last line break, and which of it is a special token: nothing that a user wrote
-ever is. Knows nothing of token ids, grammars or sampling.
-"""
+"""What the language model is told, exactly as the published weights were trained on it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from acestep.domain import INSTRUMENTAL, Metadata
+from acestep.domain.song import INSTRUMENTAL, Metadata
 from acestep.planner import codes as audio_codes
 from acestep.planner import metadata as block
 from acestep.planner.language_model import Message, SpecialToken, Text

@@ -1,7 +1,4 @@
-"""What a sentence about a song says outright: whether nobody sings, and in which language somebody does.
-
-Owns the words to look for; everything else about the sentence is for the language model to read.
-"""
+"""What a sentence about a song says outright: whether nobody sings, and in which language somebody does."""
 
 from __future__ import annotations
 

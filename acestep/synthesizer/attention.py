@@ -1,8 +1,4 @@
-"""Attention with the projections of diffusers' modules, by kernels that keep no matrix of scores.
-
-Owns what those kernels ask for, and the processor that lets diffusers' own encoders use them. Knows nothing
-of layers, songs or what a mask is for.
-"""
+"""Attention with the projections of diffusers' modules, by kernels that keep no matrix of scores."""
 
 from __future__ import annotations
 

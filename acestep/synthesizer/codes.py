@@ -1,7 +1,4 @@
-"""Audio codes, five a second: latents to codes, and codes back to the hints that a song is built on.
-
-Owns the audio tokenizer and detokenizer of a checkpoint. Knows nothing of who wrote the codes.
-"""
+"""Audio codes, five a second: latents to codes, and codes back to the hints that a song is built on."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""What the diffusion transformer is told about each song: words, sound to resemble, sound to start from.
-
-Owns the way from `SongPlan` and `SongMaterial` to a `Condition`, such that a song in a batch is told
-exactly what it would be told alone. Knows nothing of sampling.
-"""
+"""What the diffusion transformer is told about each song: words, sound to resemble, sound to start from."""
 
 from __future__ import annotations
 
@@ -12,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from acestep.domain import SongPlan
+from acestep.domain.song import SongPlan
 from acestep.synthesizer.codes import AudioCodes
 from acestep.synthesizer.loading import SynthesizerModules
 from acestep.synthesizer.prompts import TEXT2MUSIC_INSTRUCTION, caption_prompt, lyric_prompt

@@ -1,8 +1,6 @@
 """Classifier-free guidance: what the model says with and without the prompt becomes one direction.
 
-Owns adaptive projected guidance (APG, arXiv 2410.02416), angle domain guidance (ADG, arXiv 2506.11039)
-and the interval in which guidance acts. Knows the model only as a function from latents and time to a
-velocity.
+Knows the model only as a function from latents and time to a velocity.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""From a checkpoint on disk to modules in memory.
-
-Owns the two folder layouts (as published, and as diffusers writes), how their names and settings map
-onto the model classes, and the rule that code beside the weights is never run. Knows nothing of songs.
-"""
+"""From a checkpoint on disk to modules in memory."""
 
 from __future__ import annotations
 
@@ -24,13 +20,13 @@ from diffusers import (
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
-from acestep.adapters import PUBLISHED_NAMES
-from acestep.checkpoints import read_json
+from acestep.catalog.adapters import PUBLISHED_NAMES
+from acestep.catalog.checkpoints import read_json
 from acestep.errors import CheckpointError
-from acestep.memory.residency import Places
-from acestep.parts import SharedParts
 from acestep.synthesizer.attention import keep_no_scores
-from acestep.weights import Placement, TensorIndex, fill
+from acestep.weights.offload import Places
+from acestep.weights.safetensors import Placement, TensorIndex, fill
+from acestep.weights.shared_modules import SharedParts
 
 # Thirty seconds at 25 latent frames a second; what every published config says as `timbre_fix_frame`.
 # The diffusers layout does not say it.

@@ -1,8 +1,6 @@
 """Adapters in the diffusion transformer: which are in memory, and which act on the next song.
 
-Owns the way from an adapter on disk to PEFT's layers around the transformer's own, and the few that are kept
-in memory. The transformer's own weights are never written to. Knows nothing of songs or requests; like all of
-the model it belongs to the one thread that computes.
+The transformer's own weights are never written to.
 """
 
 from __future__ import annotations
@@ -19,11 +17,11 @@ from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from acestep.adapters import Adapter, AdapterFolder, Shape
-from acestep.domain import MAX_ADAPTERS, AdapterUse
+from acestep.catalog.adapters import Adapter, AdapterFolder, Shape
+from acestep.domain.song import MAX_ADAPTERS, AdapterUse
 from acestep.errors import CheckpointError
-from acestep.quantization import seat
-from acestep.weights import Placement, read_tensors
+from acestep.weights.quantization import seat
+from acestep.weights.safetensors import Placement, read_tensors
 
 log = logging.getLogger(__name__)
 

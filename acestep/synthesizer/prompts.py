@@ -1,14 +1,10 @@
-"""The two texts that the synthesizer reads for a song, exactly as the published weights saw them.
-
-Owns their wording down to the last newline: the models were trained on these strings, and one letter
-changes the music. Knows nothing of tokens or tensors, and does not import torch.
-"""
+"""The two texts that the synthesizer reads for a song, exactly as the published weights saw them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from acestep.domain import INSTRUMENTAL, SongPlan, TaskType
+from acestep.domain.song import INSTRUMENTAL, SongPlan, TaskType
 
 HINTED_INSTRUCTION = "Generate audio semantic tokens based on the given conditions:"  # covers, and codes
 TEXT2MUSIC_INSTRUCTION = "Fill the audio semantic mask based on the given conditions:"

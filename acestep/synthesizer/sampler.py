@@ -1,8 +1,4 @@
-"""From noise to latents: the loop that everything else in this room feeds.
-
-Owns the songs' noise, the integration of the velocity over time, and where it can be stopped. Knows
-nothing of what the velocity is made of.
-"""
+"""From noise to latents: the loop that everything else in this room feeds."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """The times at which a render visits the model: from 1 (noise) down to 0 (music).
 
-Owns the turbo tables, the base schedule and what may stand in a free list of times. Pure functions on
-floats; knows nothing of tensors or models.
+Pure functions on floats; knows nothing of tensors or models.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from acestep.domain import Sampling
+from acestep.domain.song import Sampling
 from acestep.errors import InvalidFieldError
 from acestep.limits import TURBO_SHIFTS
 

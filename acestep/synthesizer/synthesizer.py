@@ -1,8 +1,4 @@
-"""Renders songs: plans in, latents out.
-
-Owns the order of a render (condition, noise, schedule, sampling) over loaded modules. Knows nothing of
-audio, files, jobs or how the plans came about.
-"""
+"""Renders songs: plans in, latents out."""
 
 from __future__ import annotations
 
@@ -14,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from acestep.domain import Sampling, SongPlan
+from acestep.domain.song import Sampling, SongPlan
 from acestep.synthesizer.alignment import LyricAttention, LyricListener, known_heads
 from acestep.synthesizer.codes import AudioCodes
 from acestep.synthesizer.conditioning import NO_SOUNDS, Condition, Conditioner, SongMaterial, Sounds

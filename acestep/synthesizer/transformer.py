@@ -1,9 +1,6 @@
 """The diffusion transformer, driven layer by layer over the loaded diffusers module.
 
-Owns the split between what a render computes once (`Attended`: rotary tables, the sliding window's
-mask, the cross-attention's keys and values) and what every step computes (`velocity`); the module's own
-`forward` computes all of it each time, and masks no padding. Projections are called as modules, so that
-adapters may wrap them. Knows nothing of songs, prompts or schedules.
+Projections are called as modules, so that adapters may wrap them.
 """
 
 from __future__ import annotations
@@ -19,7 +16,6 @@ from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from torch import Tensor
 from torch.nn import functional
 
-from acestep.memory.residency import Places
 from acestep.synthesizer.attention import (
     KeysValues,
     Rotary,
@@ -29,6 +25,7 @@ from acestep.synthesizer.attention import (
     self_attention,
 )
 from acestep.synthesizer.conditioning import Condition
+from acestep.weights.offload import Places
 
 Heads = Mapping[int, Sequence[int]]
 """Attention heads by the number of their layer, both from 0."""

@@ -1,8 +1,4 @@
-"""Which part of a song is written anew, counted in frames or samples, and how it joins what is kept.
-
-Owns the way from a `Window` in seconds to positions, and the cross-fade at its edges, which lies inside the
-window: what is outside stays the source to the bit. Knows nothing of models.
-"""
+"""Which part of a song is written anew, counted in frames or samples, and how it joins what is kept."""
 
 from __future__ import annotations
 
@@ -12,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from acestep.domain import Window
+from acestep.domain.song import Window
 
 _TOLERANCE = 1e-6  # 1.16 s at 25 Hz are 28.999999999999996 frames
 

@@ -14,13 +14,13 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel
 
-from acestep.http.app import create_app
-from acestep.http.fields import Models, Support, about_of, notes_of
-from acestep.http.openapi import ERRORS
-from acestep.http.parse import UPLOAD_NAMES
-from acestep.http.schemas import METAS, GenerateTask
-from acestep.http.sources import users
 from acestep.limits import BASE_TASKS, TURBO_TASKS
+from acestep.rest.app import create_app
+from acestep.rest.openapi import ERRORS
+from acestep.rest.request.body import UPLOAD_NAMES
+from acestep.rest.request.schemas import METAS, GenerateTask
+from acestep.rest.request.task_rules import users
+from acestep.rest.request.wire_types import Models, Support, about_of, notes_of
 
 Language = Literal["en", "ja"]
 

@@ -13,7 +13,7 @@ import pytest
 
 from acestep.audio.decode import AudioFacts, AudioLimits, probe, read
 from acestep.audio.encode import FileSpec, extension, write
-from acestep.domain import AudioClip, AudioFormat
+from acestep.domain.song import AudioClip, AudioFormat
 from acestep.errors import UnusableAudioError
 from tests.audio.sounds import File, encode, loudest_tone, music, tones
 

@@ -10,7 +10,7 @@ import soundfile  # type: ignore[import-untyped]
 
 from acestep.audio.decode import read
 from acestep.audio.encode import FileSpec, extension, media_type, write
-from acestep.domain import AudioClip, AudioFormat
+from acestep.domain.song import AudioClip, AudioFormat
 from tests.audio.sounds import music
 
 FORMATS: tuple[AudioFormat, ...] = get_args(AudioFormat)

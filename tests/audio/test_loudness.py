@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from acestep.audio.loudness import measure_loudness
-from acestep.domain import AudioClip
+from acestep.domain.song import AudioClip
 
 RATE = 48000
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from acestep.audio.normalise import normalise_peak
-from acestep.domain import AudioClip
+from acestep.domain.song import AudioClip
 from acestep.errors import AceStepError
 from tests.audio.sounds import music
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from acestep.audio.peaks import waveform_peaks
-from acestep.domain import AudioClip
+from acestep.domain.song import AudioClip
 
 
 def clip(*channels: list[float]) -> AudioClip:

@@ -7,7 +7,7 @@ import pytest
 
 from acestep.audio.encode import FileSpec, extension, write
 from acestep.audio.tags import Tags
-from acestep.domain import AudioFormat
+from acestep.domain.song import AudioFormat
 from tests.audio.sounds import music
 
 FULL = Tags(

@@ -13,17 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from acestep.domain import AudioClip, ModelInfo, PlannerInfo, Progress, SongPlan, SongRequest, is_instrumental
-from acestep.engine.desk import PlannerDesk
-from acestep.engine.desks import PlannerDesks
+from acestep.domain.analysis import LyricTimes, TimedLine
+from acestep.domain.models import ModelInfo, PlannerInfo
+from acestep.domain.song import AudioClip, Progress, SongPlan, SongRequest, is_instrumental
 from acestep.engine.engine import Engine
-from acestep.engine.models import PRIMARY, ModelShelf, Slot
+from acestep.engine.idle import Upkeep
+from acestep.engine.model_manager import PRIMARY, ModelShelf, Slot
+from acestep.engine.planner_host import PlannerDesk
+from acestep.engine.planner_pool import PlannerDesks
 from acestep.engine.renderer import Cancelled, Heard, Load, Loaded, OnFraction, OnStep, Rendering
-from acestep.engine.upkeep import Upkeep
 from acestep.engine.write import SongWriter
 from acestep.errors import JobCancelledError, UntimedLyricsError
 from acestep.files import AudioStore
-from acestep.findings import LyricTimes, TimedLine
 
 RATE = 8000
 STEPS = 3

@@ -9,17 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from acestep.adapters import AdapterFolder
-from acestep.domain import AdapterUse, ModelInfo
+from acestep.catalog.adapters import AdapterFolder
+from acestep.domain.models import ModelInfo
+from acestep.domain.song import AdapterUse
 from acestep.engine.engine import Engine
-from acestep.engine.loading import Surroundings, load_model
-from acestep.engine.plan import plan_songs
+from acestep.engine.planning import plan_songs
 from acestep.engine.renderer import Loaded
+from acestep.engine.torch_models import Surroundings, load_model
 from acestep.errors import CheckpointError
 from acestep.files import AudioStore
 from tests.adapter_folders import write_lora
 from tests.engine.fakes import FakeRenderer, request, running, unheard, wanted
-from tests.engine.test_loading import EXPECTED, write_checkpoint, write_sine_bank
+from tests.engine.test_torch_models import EXPECTED, write_checkpoint, write_sine_bank
 from tests.synthesizer import toy
 
 POP, JAZZ = (AdapterUse("pop"),), (AdapterUse("jazz", 0.5),)

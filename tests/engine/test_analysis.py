@@ -1,98 +1,160 @@
-"""Jobs that end in a plan: what the source's codes are, what a song is, what its facts would be."""
+"""Extras as jobs get them: what is asked for, from which thread, and what else becomes of the song."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
+import av
 import pytest
 
-from acestep.audio.encode import FileSpec, write
-from acestep.domain import PlannerOptions, TaskOptions
-from acestep.errors import PlannerUnavailableError
-from acestep.files import AudioStore
+from acestep.audio.decode import read
+from acestep.domain.analysis import Findings, LyricTimes, TimedLine
+from acestep.domain.song import Extras, Progress, Song
+from acestep.engine.engine import Engine
+from acestep.errors import JobCancelledError
 from acestep.limits import BASE_TASKS
-from tests.engine.fakes import INFO, FakeRenderer, loads, request, running, unheard, wanted
-from tests.engine.test_hearing import ramp
-from tests.engine.test_thinking import MODEL, PLAIN, desk, planning
-from tests.planner.fakes import CODES, WalkingModel
+from tests.engine.fakes import INFO, FakeRenderer, loads, loudness, request, running, unheard, wanted
+
+ALL = Extras(lyric_times=True, peaks=20, loudness=True)
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    """What the fake renderer hears as the codes 0 to 49, ten seconds."""
-    path = tmp_path / "song.wav"
-    path.write_bytes(bytes(range(CODES)))
-    return path
+async def make(engine: Engine, extras: Extras, **changes) -> Song:
+    (song,) = await engine.run(
+        request(seeds=(50,), lyrics="la la", extras=extras, **changes), unheard, wanted
+    )
+    return song
 
 
-async def test_the_codes_of_a_source(files: AudioStore, source: Path, tmp_path: Path) -> None:
-    renderer = FakeRenderer()
-    async with running(files, loads(renderer)) as engine:
-        await engine.wait_ready()
-        asked = request(goal="codes", task=TaskOptions(source=str(source)), duration=None, seeds=(3,))
-        (song,) = await engine.run(asked, unheard, wanted)
-    assert (song.file, song.lm_model, song.dit_model) == ("", "", INFO.name)
-    assert song.plan.audio_codes == tuple(range(CODES))
-    assert renderer.batches == []
+async def test_nothing_unless_it_is_asked_for(engine, renderer):
+    song = await make(engine, Extras())
+    assert song.findings == Findings()
+    assert list(song.timings) == ["plan", "render", "decode", "write"]
+    assert renderer.aside == set()
+
+
+@pytest.mark.parametrize(
+    ("extras", "stages"),
+    [
+        (Extras(lyric_times=True), ["listen", "align"]),
+        (Extras(peaks=20), ["peaks"]),
+        (Extras(loudness=True), ["loudness"]),
+        (ALL, ["listen", "align", "peaks", "loudness"]),
+    ],
+    ids=["words", "peaks", "loudness", "all"],
+)
+async def test_only_what_is_asked_for_and_how_long_it_took(engine, extras, stages):
+    song = await make(engine, extras)
+    assert list(song.timings) == ["plan", "render", "decode", *stages, "write"]
+    found = song.findings
+    assert (found.lyric_times is not None) == extras.lyric_times
+    assert len(found.peaks) == extras.peaks
+    assert (found.loudness is not None) == extras.loudness
+
+
+async def test_what_is_found_is_of_the_sound_in_the_file(engine, files):
+    song = await make(engine, ALL)
+    clip = read(files.path(song.file))
+    assert song.findings.peaks == ((loudness(50), loudness(50)),) * 20
+    assert clip.samples.max() == pytest.approx(loudness(50), abs=1e-4)
+    assert song.findings.loudness is not None
+    assert song.findings.loudness.true_peak == pytest.approx(-6.02, abs=1.5)  # it begins at once: it rings
+    assert song.findings.lyric_times == LyricTimes((TimedLine("la la", 1.0, 2.0, ()),), 0.5)
+
+
+async def test_only_the_look_at_the_model_takes_its_thread(engine, renderer):
+    await make(engine, ALL)
+    assert len(renderer.threads) == 1
+    assert len(renderer.aside) == 1
+    assert not renderer.aside & renderer.threads
+
+
+async def test_a_song_without_words_is_a_song_with_a_warning(engine, files):
+    (song,) = await engine.run(request(lyrics="[inst]", extras=ALL), unheard, wanted)
+    assert song.findings.lyric_times is None
+    assert "lyric_timestamps: nobody hums words" in song.warnings
+    assert len(song.findings.peaks) == 20
+    assert files.path(song.file) is not None
+
+
+class TestStems:
+    STEMS = Extras(stems=("drums", "backing_vocals"))
+
+    @pytest.fixture
+    async def extracting(self, files, renderer):
+        info = replace(INFO, tasks=BASE_TASKS)
+        async with running(files, loads(renderer, info), info) as engine:
+            await engine.wait_ready()
+            yield engine
+
+    async def test_each_is_a_file_as_long_as_the_song(self, extracting, files):
+        song = await make(extracting, self.STEMS)
+        assert [stem.track for stem in song.findings.stems] == ["drums", "backing_vocals"]
+        paths = [files.path(name) for name in (song.file, *(stem.file for stem in song.findings.stems))]
+        assert len(set(paths)) == 3
+        assert [read(path).duration for path in paths] == [10.0] * 3
+        with av.open(str(paths[1])) as file:
+            assert file.metadata["title"] == "a song (drums)"
+
+    async def test_they_are_taken_out_of_the_song_itself_together(self, extracting, renderer):
+        song = await make(extracting, self.STEMS, audio_codes=tuple(range(50)), bpm=90)
+        whole, stems = renderer.batches
+        assert len(whole) == 1
+        assert [plan.task_type for plan in stems] == ["extract", "extract"]
+        assert [plan.instruction for plan in stems] == [
+            "Extract the DRUMS track from the audio:",
+            "Extract the BACKING_VOCALS track from the audio:",
+        ]
+        for plan in stems:
+            assert plan.audio_codes == ()
+            kept = ("lyrics", "language", "duration", "seed", "bpm")
+            assert [getattr(plan, name) for name in kept] == [getattr(song.plan, name) for name in kept]
+        assert renderer.heard[0].source is None
+        for heard in renderer.heard[1:]:  # what is heard is the sound, in this test
+            assert heard.source.samples.max() == pytest.approx(loudness(50))
+
+    async def test_how_long_it_took(self, extracting):
+        song = await make(extracting, self.STEMS)
+        assert list(song.timings) == ["plan", "render", "decode", "encode", "write", "stems"]
+
+    async def test_progress_goes_one_way_to_the_end(self, extracting):
+        told: list[Progress] = []
+        asked = request(seeds=(1, 2), extras=self.STEMS)
+        await extracting.run(asked, told.append, wanted)
+        fractions = [progress.fraction for progress in told]
+        assert fractions == sorted(fractions)
+        assert fractions[-1] == 1.0
+        begun = next(number for number, progress in enumerate(told) if progress.fraction > 0.4)
+        assert {"render", "decode", "write"} <= {progress.stage for progress in told[begun:]}
+
+    async def test_a_job_is_cancelled_between_song_and_stems(self, extracting, renderer):
+        told: list[Progress] = []
+        with pytest.raises(JobCancelledError):
+            await extracting.run(
+                request(extras=self.STEMS), told.append, lambda: bool(told) and told[-1].fraction > 0.34
+            )
+        assert all(plan.task_type == "text2music" for plan in renderer.decoded)
+
+    async def test_a_model_that_was_loaded_since_may_not_make_any(self, engine):
+        song = await make(engine, self.STEMS)
+        assert song.findings.stems == ()
+        assert "stems: hum cannot make any; drums, backing_vocals are left out" in song.warnings
+
+
+async def test_a_job_is_cancelled_before_an_extra(engine: Engine, renderer: FakeRenderer, tmp_path):
+    told: list[Progress] = []
+
+    def is_listening() -> bool:
+        return bool(told) and told[-1].stage == "listen"
+
+    with pytest.raises(JobCancelledError):
+        await engine.run(request(lyrics="la", extras=ALL), told.append, is_listening)
+    assert renderer.aside == set()
     assert list((tmp_path / "audio").iterdir()) == []
 
 
-async def test_a_description_is_the_planner_s_of_the_codes(files: AudioStore, source: Path) -> None:
-    asked = request(
-        "", goal="description", task=TaskOptions(source=str(source)), duration=None, planner=PLAIN
-    )
-    async with planning(files) as engine:
-        await engine.wait_ready()
-        (song,) = await engine.run(asked, unheard, wanted)
-        (again,) = await engine.run(asked, unheard, wanted)
-    assert song.file == ""
-    assert song.lm_model == "acestep-5Hz-lm-toy"
-    plan = song.plan
-    assert plan.audio_codes == tuple(range(CODES))
-    assert plan.caption and plan.lyrics and plan.bpm and plan.key_scale
-    assert plan.duration == CODES / 5
-    assert again.plan == plan
-
-
-async def test_codes_may_be_described_as_well(files: AudioStore) -> None:
-    asked = request("", goal="description", audio_codes=(1, 2) * 30, duration=None, planner=PLAIN)
-    async with planning(files) as engine:
-        await engine.wait_ready()
-        (song,) = await engine.run(asked, unheard, wanted)
-    assert song.plan.audio_codes == (1, 2) * 30
-    assert song.plan.caption
-
-
-async def test_metadata_without_a_song(files: AudioStore) -> None:
-    asked = request(goal="metadata", bpm=71, duration=None, planner=PlannerOptions(), seeds=(3, 4))
-    async with planning(files) as engine:
-        await engine.wait_ready()
-        (song,) = await engine.run(asked, unheard, wanted)
-    assert song.file == ""
-    assert (song.plan.bpm, song.lm_model) == (71, "acestep-5Hz-lm-toy")
-    assert song.plan.key_scale is not None
-
-
-@pytest.mark.parametrize("goal", ["metadata", "description"])
-async def test_without_a_planner_there_is_nobody_to_ask(files: AudioStore, source: Path, goal: str) -> None:
-    task = TaskOptions(source=str(source) if goal == "description" else "")
-    asked = request(goal=goal, task=task, planner=PLAIN)
-    async with running(files, loads(FakeRenderer(), MODEL), MODEL) as engine:
-        await engine.wait_ready()
-        with pytest.raises(PlannerUnavailableError, match="Nobody plans"):
-            await engine.run(asked, unheard, wanted)
-
-
-@pytest.mark.parametrize("task", ["cover", "repaint", "extract"])
-async def test_the_planner_has_no_say_where_audio_says_all(
-    files: AudioStore, tmp_path: Path, task: str
-) -> None:
-    write(ramp(12.0), tmp_path / "song.wav", FileSpec("wav32"))
-    options = TaskOptions(source=str(tmp_path / "song.wav"))
-    asked = request(task_type=task, task=options, duration=None, planner=PlannerOptions())
-    model = replace(MODEL, tasks=BASE_TASKS)
-    async with running(files, loads(FakeRenderer(), model), model, desk(WalkingModel())) as engine:
-        await engine.wait_ready()
-        (song,) = await engine.run(asked, unheard, wanted)
-    assert (song.lm_model, song.plan.duration, song.plan.bpm) == ("", 12.0, None)
+async def test_progress_goes_one_way(engine):
+    told: list[Progress] = []
+    await engine.run(request(lyrics="la", extras=ALL), told.append, wanted)
+    fractions = [progress.fraction for progress in told]
+    assert fractions == sorted(fractions)
+    assert {"listen", "align", "peaks", "loudness"} <= {progress.stage for progress in told}

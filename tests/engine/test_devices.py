@@ -6,17 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from acestep.checkpoints import Checkpoint
+from acestep.catalog.checkpoints import Checkpoint
 from acestep.codec.loading import load_codec
 from acestep.codec.oobleck import OobleckCodec
-from acestep.engine.loading import TorchRenderer
-from acestep.engine.placement import settle
+from acestep.engine.torch_models import TorchRenderer, settle
 from acestep.memory.plan import MemoryPlan
-from acestep.memory.residency import Residency
 from acestep.synthesizer.loading import load_synthesizer
-from acestep.weights import DeviceMover, Placement
-from tests.engine.test_loading import write_checkpoint, write_oobleck
-from tests.engine.test_placement import networks, plans, renderer, sizes_of, songs
+from acestep.weights.offload import Residency
+from acestep.weights.safetensors import DeviceMover, Placement
+from tests.engine.test_placements import networks, plans, renderer, sizes_of, songs
+from tests.engine.test_torch_models import write_checkpoint, write_oobleck
 from tests.pretended_gpu import CPU, movable, pretended
 
 SECOND = torch.device("cuda:1")

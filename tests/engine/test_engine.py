@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from acestep.audio.decode import read
-from acestep.domain import ModelInfo, Progress, SamplerOptions, Song, SongPlan, SongRequest
+from acestep.domain.models import ModelInfo
+from acestep.domain.song import Progress, SamplerOptions, Song, SongPlan, SongRequest
 from acestep.engine.engine import Engine
 from acestep.engine.renderer import Load, Loaded, OnLoading
 from acestep.errors import AceStepError, InvalidFieldError, JobCancelledError

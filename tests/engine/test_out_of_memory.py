@@ -18,21 +18,22 @@ import torch
 
 from acestep.audio.encode import FileSpec, write
 from acestep.codec.oobleck import OobleckCodec
-from acestep.domain import AudioClip, DraftRequest, Extras, PlannerInfo, Song, SongRequest, TaskOptions
-from acestep.engine.desk import LoadedPlanner, PlannerDesk
-from acestep.engine.desks import PlannerDesks
+from acestep.domain.models import PlannerInfo
+from acestep.domain.song import AudioClip, DraftRequest, Extras, Song, SongRequest, TaskOptions
 from acestep.engine.engine import Engine
-from acestep.engine.loading import TorchRenderer, load_model
-from acestep.engine.models import PRIMARY, ModelShelf, Slot
+from acestep.engine.model_manager import PRIMARY, ModelShelf, Slot
+from acestep.engine.planner_host import LoadedPlanner, PlannerDesk
+from acestep.engine.planner_pool import PlannerDesks
 from acestep.engine.renderer import Loaded
+from acestep.engine.torch_models import TorchRenderer, load_model
 from acestep.engine.write import SongWriter
 from acestep.errors import NotEnoughMemoryError
 from acestep.files import AudioStore
 from acestep.limits import BASE_TASKS
 from acestep.planner.language_model import Advance
 from tests.engine.fakes import RATE, FakeRenderer, loads, request, running, unheard, wanted
-from tests.engine.test_loading import EXPECTED, write_checkpoint, write_oobleck
-from tests.engine.test_thinking import GIVEN, MODEL, THINKING
+from tests.engine.test_planning import GIVEN, MODEL, THINKING
+from tests.engine.test_torch_models import EXPECTED, write_checkpoint, write_oobleck
 from tests.planner.fakes import WalkingModel
 
 ALWAYS = 1_000

@@ -3,7 +3,7 @@ from __future__ import annotations
 import threading
 from itertools import pairwise
 
-from acestep.domain import Progress
+from acestep.domain.song import Progress
 from acestep.engine.progress import JobProgress
 
 

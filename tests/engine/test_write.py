@@ -7,7 +7,7 @@ import av
 import pytest
 
 from acestep.audio.decode import read
-from acestep.domain import AudioFormat, Sampling, SongPlan
+from acestep.domain.song import AudioFormat, Sampling, SongPlan
 from acestep.engine.write import SongWriter, title
 from acestep.errors import DataFolderError
 from acestep.files import AudioStore

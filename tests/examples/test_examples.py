@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from acestep.domain import LANGUAGES
+from acestep.domain.song import LANGUAGES
 from acestep.examples import CustomExample, Examples, SimpleExample, load_custom, load_simple
 
 CUSTOM, SIMPLE = load_custom(), load_simple()

@@ -9,7 +9,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from acestep.domain import Song, SongRequest
+from acestep.domain.song import Song, SongRequest
 from acestep.errors import DataFolderInUseError
 from acestep.files import AudioStore, DataFolder, load_secret
 from acestep.jobs.cleaner import Cleaner

@@ -5,18 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from acestep.domain import (
-    Draft,
-    DraftRequest,
-    Metadata,
-    ModelInfo,
-    PlannerInfo,
-    Progress,
-    Sampling,
-    Song,
-    SongPlan,
-    SongRequest,
-)
+from acestep.domain.models import ModelInfo, PlannerInfo
+from acestep.domain.song import Draft, DraftRequest, Metadata, Progress, Sampling, Song, SongPlan, SongRequest
 from acestep.files import AudioStore
 from acestep.jobs.worker import Cancelled, OnProgress
 

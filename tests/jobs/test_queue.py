@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from acestep.domain import Progress
+from acestep.domain.song import Progress
 from acestep.errors import QueueFullError
 from acestep.jobs.model import Job, JobView, QueueStats, Ticket
 from acestep.jobs.queue import PATIENCE, JobQueue

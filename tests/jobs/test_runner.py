@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from acestep.domain import Progress, Song, SongRequest
+from acestep.domain.song import Progress, Song, SongRequest
 from acestep.errors import DataFolderError, JobCancelledError, ModelUnavailableError, StageStuckError
 from acestep.files import AudioStore
 from acestep.jobs import runner as module

@@ -8,9 +8,9 @@ from uuid import UUID
 
 import pytest
 
-from acestep.domain import PlannerOptions, SamplerOptions, SongRequest
+from acestep.domain.analysis import Findings, Loudness, LyricTimes, Stem, TimedLine, TimedWord
+from acestep.domain.song import PlannerOptions, SamplerOptions, SongRequest
 from acestep.errors import DataFolderError
-from acestep.findings import Findings, Loudness, LyricTimes, Stem, TimedLine, TimedWord
 from acestep.jobs.model import Job, JobView, Ticket
 from acestep.jobs.store import INTERRUPTED, UNREADABLE, JobStore
 from tests.jobs.conftest import Clock

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from acestep.domain import Song, SongRequest, TaskOptions
+from acestep.domain.song import Song, SongRequest, TaskOptions
 from acestep.errors import AceStepError
 from acestep.files import AudioStore, FileStore
 from acestep.jobs.cleaner import Cleaner

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils import remove_weight_norm
 from transformers import Qwen3Config, Qwen3Model
 
-from acestep.checkpoints import NANO_FOLDER
+from acestep.catalog.checkpoints import NANO_FOLDER
 from acestep.memory.sizes import DitSize, QwenSize, VaeSize
 from acestep.synthesizer.loading import MODULE_CLASSES, published_configs
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from acestep.checkpoints import Choice, choose
+from acestep.catalog.checkpoints import Choice, choose
 
 
 @pytest.fixture(autouse=True)

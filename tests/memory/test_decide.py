@@ -5,11 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from acestep.adapters import AdapterFolder
-from acestep.checkpoints import NANO_MODEL, Choice, choose, require
-from acestep.domain import ModelInfo
+from acestep.catalog.adapters import AdapterFolder
+from acestep.catalog.checkpoints import NANO_MODEL, Choice, choose, require
+from acestep.catalog.planner_choice import SMALLEST, PlannerChoice
+from acestep.device.probes import PROBES as MACHINE
+from acestep.device.probes import Probes
+from acestep.domain.models import ModelInfo
 from acestep.errors import ModelUnavailableError, SettingError
 from acestep.memory import decide as deciding
+from acestep.memory.adapters import SPARE, adapter_weights
+from acestep.memory.configs import PLANNERS
 from acestep.memory.decide import (
     Decision,
     decide,
@@ -19,14 +24,9 @@ from acestep.memory.decide import (
     room_for_planner,
     table,
 )
-from acestep.memory.lora import SPARE, adapter_weights
 from acestep.memory.plan import GB, Abilities
-from acestep.memory.probes import PROBES as MACHINE
-from acestep.memory.probes import Probes
-from acestep.memory.published import PLANNERS
-from acestep.memory.situation import Budget
-from acestep.planners import SMALLEST, PlannerChoice
-from acestep.settings import Settings
+from acestep.memory.search import Budget
+from acestep.settings.settings import Settings
 from tests.adapter_headers import write_header
 
 NONE = PlannerChoice()

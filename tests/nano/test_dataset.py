@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from acestep.codec.sine_bank import SineBankConfig
-from acestep.domain import SongPlan
+from acestep.domain.song import SongPlan
 from training.nano.composer import compose
 from training.nano.dataset import FRAME_RATE, RAW, Clip, examples, measure_scale, plans
 from training.nano.theory import Key, enharmonic

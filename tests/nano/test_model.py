@@ -6,10 +6,11 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from acestep import checkpoints
+from acestep.catalog import checkpoints
 from acestep.codec.sine_bank import SineBankCodec, SineBankConfig
-from acestep.domain import INSTRUMENTAL, ModelInfo, Sampling, SongPlan
-from acestep.engine.loading import load_model
+from acestep.domain.models import ModelInfo
+from acestep.domain.song import INSTRUMENTAL, Sampling, SongPlan
+from acestep.engine.torch_models import load_model
 from acestep.synthesizer.conditioning import Condition
 from acestep.synthesizer.prompts import TEXT2MUSIC_INSTRUCTION, caption_prompt, lyric_prompt
 from acestep.synthesizer.transformer import Transformer

@@ -5,12 +5,12 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3Model
 
-from acestep.domain import INSTRUMENTAL
+from acestep.domain.song import INSTRUMENTAL
 from acestep.planner import codes as audio_codes
 from acestep.planner import metadata
 from acestep.planner.language_model import spelled
 from acestep.planner.loading import load_language_model
-from acestep.weights import Placement
+from acestep.weights.safetensors import Placement
 from training.nano.composer import compose
 from training.nano.dialogues import Dialogue, dialogue
 from training.nano.planner import Bearings, batch, build, surprise, train_tokenizer

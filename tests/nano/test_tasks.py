@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from acestep.audio.decode import read
 from acestep.audio.encode import FileSpec, write
-from acestep.checkpoints import NANO_FOLDER
+from acestep.catalog.checkpoints import NANO_FOLDER
 from acestep.codec.sine_bank import SineBankCodec
-from acestep.domain import AudioClip
+from acestep.domain.song import AudioClip
 from tests.checkpoint_folders import link_nano
 from tests.live_server import LiveServer, WarmServer
 

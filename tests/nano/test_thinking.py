@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from acestep.catalog.planner_choice import NANO_PLANNER
 from acestep.planner import codes as audio_codes
-from acestep.planners import NANO_PLANNER
 from tests.live_server import LiveServer, WarmServer
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from acestep.domain import Sampling, SongPlan, TaskType, Window
+from acestep.domain.song import Sampling, SongPlan, TaskType, Window
 from acestep.synthesizer.conditioning import Sounds
 from acestep.synthesizer.prompts import metas
 

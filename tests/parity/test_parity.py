@@ -7,7 +7,7 @@ from acestep.codec.oobleck import OobleckCodec
 from acestep.synthesizer.codes import AudioCodes
 from acestep.synthesizer.loading import load_synthesizer
 from acestep.synthesizer.synthesizer import Synthesizer
-from acestep.weights import Placement
+from acestep.weights.safetensors import Placement
 from tests.parity.cases import FOLDER, MISSING, TEXT_ENCODER, VAE, read_case, read_expected, relative_error
 
 pytestmark = pytest.mark.skipif(not (FOLDER / "cases.json").is_file(), reason=MISSING)

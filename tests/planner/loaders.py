@@ -10,7 +10,7 @@ import torch
 from acestep.planner.backends.pt import load_torch_language_model
 from acestep.planner.backends.vllm import load_vllm_language_model
 from acestep.planner.language_model import LanguageModel
-from acestep.weights import Placement
+from acestep.weights.safetensors import Placement
 
 CPU = torch.device("cpu")
 

@@ -14,7 +14,7 @@ from transformers import Qwen3ForCausalLM
 
 from acestep.errors import CheckpointError
 from acestep.planner.loading import LanguageModelParts, load_language_model
-from acestep.weights import Placement
+from acestep.weights.safetensors import Placement
 from tests.planner.toy import Toy, rewrite_json, write_toy
 
 CPU = torch.device("cpu")

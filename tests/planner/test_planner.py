@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acestep.domain import (
+from acestep.domain.song import (
     INSTRUMENTAL,
     LANGUAGES,
     TIME_SIGNATURES,

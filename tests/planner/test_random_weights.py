@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from acestep.domain import LANGUAGES, TIME_SIGNATURES, Metadata, SongRequest
+from acestep.domain.song import LANGUAGES, TIME_SIGNATURES, Metadata, SongRequest
 from acestep.planner.language_model import LanguageModel
 from acestep.planner.loop import GenerationLoop
 from acestep.planner.planner import Planner

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from acestep.domain import SongPlan
+from acestep.domain.song import SongPlan
 from acestep.errors import InvalidFieldError
 from acestep.synthesizer.codes import AudioCodes
 from acestep.synthesizer.conditioning import Condition, Conditioner, SongMaterial, Sounds

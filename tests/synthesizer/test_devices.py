@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from acestep.adapters import AdapterFolder
-from acestep.domain import AdapterUse
+from acestep.catalog.adapters import AdapterFolder
+from acestep.domain.song import AdapterUse
 from acestep.synthesizer.loading import SynthesizerModules
 from acestep.synthesizer.lora import TransformerAdapters
 from acestep.synthesizer.synthesizer import Synthesizer

@@ -10,13 +10,13 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from torch import Tensor
 
-from acestep.adapters import AdapterFolder
-from acestep.domain import AdapterUse
+from acestep.catalog.adapters import AdapterFolder
+from acestep.domain.song import AdapterUse
 from acestep.errors import CheckpointError
-from acestep.quantization import unpacked_parts
 from acestep.synthesizer.loading import SynthesizerModules
 from acestep.synthesizer.lora import KEPT, TransformerAdapters
 from acestep.synthesizer.synthesizer import Synthesizer
+from acestep.weights.quantization import unpacked_parts
 from tests.adapter_folders import as_published, write_lora
 from tests.synthesizer import toy
 

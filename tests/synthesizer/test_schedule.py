@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acestep.domain import Sampling
+from acestep.domain.song import Sampling
 from acestep.errors import InvalidFieldError
 from acestep.synthesizer.schedule import (
     base_times,

@@ -4,7 +4,7 @@ from itertools import combinations
 import pytest
 import torch
 
-from acestep.domain import Sampling, SongPlan, Tuning
+from acestep.domain.song import Sampling, SongPlan, Tuning
 from acestep.errors import InvalidFieldError, JobCancelledError
 from acestep.synthesizer.synthesizer import Rendered, Synthesizer
 from tests.synthesizer import toy

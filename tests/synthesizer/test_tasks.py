@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from acestep.domain import Sampling, SongPlan, Window
+from acestep.domain.song import Sampling, SongPlan, Window
 from acestep.synthesizer.conditioning import Sounds
 from acestep.synthesizer.synthesizer import Synthesizer
 from tests.synthesizer import toy

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from acestep.domain import Window
+from acestep.domain.song import Window
 from acestep.synthesizer.windows import Span, join
 
 RATE, LENGTH = 25.0, 250  # ten seconds

@@ -21,10 +21,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
-from acestep.domain import Sampling, SongPlan
-from acestep.setting_kinds import Quantization
+from acestep.domain.song import Sampling, SongPlan
+from acestep.settings.types import Quantization
 from acestep.synthesizer.loading import SynthesizerModules, load_synthesizer
-from acestep.weights import Placement
+from acestep.weights.safetensors import Placement
 
 CHANNELS, MASK_CHANNELS, TEXT_WIDTH, REFERENCE_FRAMES, FRAME_RATE = 24, 10, 16, 20, 12.5
 

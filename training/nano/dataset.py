@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from acestep.codec.sine_bank import SineBankConfig
-from acestep.domain import INSTRUMENTAL, LANGUAGES, MAX_DURATION, MIN_DURATION, Sampling, SongPlan
+from acestep.domain.song import INSTRUMENTAL, LANGUAGES, MAX_DURATION, MIN_DURATION, Sampling, SongPlan
 from acestep.synthesizer.prompts import HINTED_INSTRUCTION, TEXT2MUSIC_INSTRUCTION
 from training.nano.captions import caption, metas
 from training.nano.composer import MAX_BPM, MIN_BPM, Piece

@@ -18,14 +18,14 @@ from tokenizers import AddedToken
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from acestep.catalog.planner_choice import NANO_PLANNER_FOLDER
 from acestep.codec.sine_bank import SineBankConfig
-from acestep.domain import CODES_A_SECOND
+from acestep.domain.song import CODES_A_SECOND
 from acestep.planner.language_model import spelled
 from acestep.planner.loading import END_OF_TURN
-from acestep.planners import NANO_PLANNER_FOLDER
 from acestep.synthesizer.codes import AudioCodes
 from acestep.synthesizer.loading import load_synthesizer
-from acestep.weights import Placement
+from acestep.weights.safetensors import Placement
 from training.nano.clock import Clock
 from training.nano.composer import Piece
 from training.nano.dataset import FRAME_RATE, Clip, examples

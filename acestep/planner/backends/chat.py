@@ -1,7 +1,6 @@
 """From a conversation to token ids, such that nobody's words become special tokens; and from ids to text.
 
-Owns the chat template and the border between what the program says with special tokens and plain text that
-spells one. Every backend makes its prompts here. Knows nothing of weights or of what is said.
+Every backend makes its prompts here.
 """
 
 from __future__ import annotations
@@ -34,7 +33,6 @@ class Chat:
         self._plain.pre_tokenizer = self._whole.pre_tokenizer
 
     def tokens(self, messages: Sequence[Message], open_turn: Text = "") -> tuple[int, ...]:
-        """See `LanguageModel.render`."""
         mark = _unused((*(message.content for message in messages), open_turn))
         turns = [
             {"role": message.role, "content": self._marked(message.content, mark)} for message in messages

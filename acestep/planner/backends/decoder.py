@@ -1,7 +1,6 @@
 """The layers of a Qwen3 over a cache that holds many texts at once.
 
-Owns the key-value cache, a row for each text, and one pass through the layers. Knows tokens and positions;
-knows nothing of grammars, sampling or songs.
+Knows tokens and positions; knows nothing of grammars, sampling or songs.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from acestep.planner.backends.carrying import carried
 from acestep.planner.backends.decoder import EVEN_ROWS
+from acestep.planner.backends.sampling import carried
 
 Rows = slice | NDArray[np.int64]
 

@@ -1,8 +1,4 @@
-"""The matrices of the decoder, plain or packed in 8 bits; those that share an input are one.
-
-Owns how linear layers are joined, and the bench on which packed ones are unpacked, one at a time. Knows
-nothing of what they are for.
-"""
+"""The matrices of the decoder, plain or packed in 8 bits; those that share an input are one."""
 
 from __future__ import annotations
 
@@ -13,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from acestep.quantization import replace_parts, unpacked_parts
+from acestep.weights.quantization import replace_parts, unpacked_parts
 
 # Numbers that a CPU unpacks at a time: they stay in its caches until they are multiplied with.
 _CPU_PIECE = 2**18

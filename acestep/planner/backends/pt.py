@@ -1,8 +1,4 @@
-"""The language model on PyTorch: many texts at once, each with its own grammar, guidance and chance.
-
-Owns who is waiting, who is running and in which rows of the cache. `decoder`, `head`, `constraints` and
-`sampling` do the work of a step; this puts them in order.
-"""
+"""The language model on PyTorch: many texts at once, each with its own grammar, guidance and chance."""
 
 from __future__ import annotations
 
@@ -18,14 +14,14 @@ import torch
 from torch import Tensor
 
 from acestep.planner.backends.chat import Chat
-from acestep.planner.backends.choosing import next_tokens
-from acestep.planner.backends.constraints import Allowed, Grammars
 from acestep.planner.backends.decoder import Decoder
+from acestep.planner.backends.grammars import Allowed, Grammars
 from acestep.planner.backends.head import Head, Question
-from acestep.planner.backends.writing import Writing, prompts_of
+from acestep.planner.backends.sampling import next_tokens
+from acestep.planner.backends.sequence import Writing, prompts_of
 from acestep.planner.language_model import Advance, Generation, Message, Text, Vocabulary
 from acestep.planner.loading import LanguageModelParts, load_language_model
-from acestep.weights import Placement
+from acestep.weights.safetensors import Placement
 
 # To understand 600 s of song are 3,000 codes to read, and up to 3,256 tokens of block and lyrics to write.
 DEFAULT_LENGTH = 6656
@@ -113,27 +109,22 @@ class TorchLanguageModel:
 
     @property
     def name(self) -> str:
-        """See `LanguageModel.name`."""
         return self._name
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """See `LanguageModel.vocabulary`."""
         return self._vocabulary
 
     def render(self, messages: Sequence[Message], open_turn: Text = "") -> tuple[int, ...]:
-        """See `LanguageModel.render`."""
         return self._chat.tokens(messages, open_turn)
 
     def add(self, generation: Generation) -> int:
-        """See `LanguageModel.add`. Raises PlannerError for a grammar that cannot be read, too."""
         prompts = prompts_of(generation, self._decoder.length, self._name)
         writing = Writing.begin(next(self._tickets), generation, self._grammars)
         self._waiting.append(_Text(writing, prompts))
         return writing.ticket
 
     def abort(self, ticket: int) -> None:
-        """See `LanguageModel.abort`."""
         self._waiting = deque(text for text in self._waiting if text.writing.ticket != ticket)
         try:
             for text in self._running:

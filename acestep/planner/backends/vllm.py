@@ -1,8 +1,7 @@
 """The language model on vLLM: its engine computes the logits, `pairing` chooses the tokens within it.
 
-Owns the engine, who waits and who runs. vLLM samples each row by itself: grammar on raw logits, temperature
-before top-p, and nothing over two rows at once, as guidance needs. So its rows come in pairs that are
-prefilled in the same step, and a logits processor leaves each of them the one token that was chosen.
+So its rows come in pairs that are prefilled in the same step, and a logits processor leaves each of them
+the one token that was chosen.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ from typing import Any
 import torch
 from transformers import Qwen3Config
 
+from acestep.device.oom import is_out_of_memory
 from acestep.errors import ModelUnavailableError
+from acestep.planner.backends.cfg_rows import Changes, Pairing, Place
 from acestep.planner.backends.chat import Chat
-from acestep.planner.backends.constraints import Grammars
-from acestep.planner.backends.pairing import Changes, Pairing, Place
+from acestep.planner.backends.grammars import Grammars
 from acestep.planner.backends.pt import DEFAULT_LENGTH
-from acestep.planner.backends.writing import Writing, prompts_of
+from acestep.planner.backends.sequence import Writing, prompts_of
 from acestep.planner.language_model import Advance, Generation, Message, Text, TokenSampling, Vocabulary
 from acestep.planner.loading import read_facts
-from acestep.scarcity import is_out_of_memory
 
 _log = logging.getLogger(__name__)
 
@@ -77,7 +76,6 @@ class VllmLanguageModel:
     def __init__(
         self, folder: Path, device: torch.device, slots: int = 4, length: int = DEFAULT_LENGTH
     ) -> None:
-        """See `load_vllm_language_model`, which turns vLLM's errors into ours."""
         self._name = folder.name
         tokenizer, self._vocabulary, config = read_facts(folder)
         self._chat = Chat(tokenizer)
@@ -102,34 +100,28 @@ class VllmLanguageModel:
 
     @property
     def name(self) -> str:
-        """See `LanguageModel.name`."""
         return self._name
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """See `LanguageModel.vocabulary`."""
         return self._vocabulary
 
     def render(self, messages: Sequence[Message], open_turn: Text = "") -> tuple[int, ...]:
-        """See `LanguageModel.render`."""
         return self._chat.tokens(messages, open_turn)
 
     def add(self, generation: Generation) -> int:
-        """See `LanguageModel.add`. Raises PlannerError for a grammar that cannot be read, too."""
         prompts = prompts_of(generation, self._room.length, self._name)
         writing = Writing.begin(next(self._tickets), generation, self._grammars)
         self._waiting.append(_Waiting(writing, prompts))
         return writing.ticket
 
     def abort(self, ticket: int) -> None:
-        """See `LanguageModel.abort`."""
         self._waiting = deque(each for each in self._waiting if each.writing.ticket != ticket)
         if rows := self._running.pop(ticket, None):
             self._engine.abort_request(rows)
             self._pairing.leave(ticket)
 
     def step(self) -> Sequence[Advance]:
-        """See `LanguageModel.step`. One waiting generation joins at most, lest the others wait long."""
         self._admit()
         if not self._running:
             return []
@@ -141,7 +133,6 @@ class VllmLanguageModel:
         return advances
 
     def close(self) -> None:
-        """See `LanguageModel.close`. Of two in one process, this ends both: they share what goes."""
         engine, self._engine = self._engine, None
         if engine is not None:
             engine.engine_core.shutdown()

@@ -13,7 +13,7 @@ from transformers import Qwen3ForCausalLM
 
 from acestep.planner.backends.decoder import Decoder
 from acestep.planner.loading import load_language_model
-from acestep.weights import Placement
+from acestep.weights.safetensors import Placement
 from tests.planner.toy import Toy, write_toy
 
 ROWS, LENGTH = 12, 700

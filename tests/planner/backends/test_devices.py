@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from acestep.engine.placement import lodge
-from acestep.memory.residency import Residency
+from acestep.engine.torch_models import lodge
 from acestep.planner.backends.pt import TorchLanguageModel
 from acestep.planner.backends.sampling import draw
 from acestep.planner.language_model import Generation, TokenSampling
 from acestep.planner.loading import load_language_model
-from acestep.weights import DeviceMover, Placement
+from acestep.weights.offload import Residency
+from acestep.weights.safetensors import DeviceMover, Placement
 from tests.planner.backends.test_pt import codes, run, song
 from tests.planner.toy import Toy, write_toy
 from tests.pretended_gpu import CPU, Gpu, movable, pretended

@@ -5,11 +5,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from acestep.memory.sizes import Layer, QwenSize
-from acestep.memory.stored import Stored
+from acestep.memory.sizes import Layer, QwenSize, Stored
 from acestep.planner.backends.matrices import Bench, Matrix, join
-from acestep.quantization import packing
-from acestep.setting_kinds import Quantization
+from acestep.settings.types import Quantization
+from acestep.weights.quantization import packing
 
 CPU = torch.device("cpu")
 WIDTH = 512

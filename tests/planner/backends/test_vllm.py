@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from acestep.engine.thrift import collect, load_thriftily
+from acestep.engine.oom_retry import collect, load_thriftily
 from acestep.errors import CheckpointError, ModelUnavailableError, NotEnoughMemoryError
 from acestep.planner.backends import vllm
 from acestep.planner.backends.vllm import load_vllm_language_model, why_not

@@ -1,0 +1,1 @@
+"""Which models and adapters are published, lie on disk, and can be downloaded."""

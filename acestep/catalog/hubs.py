@@ -1,0 +1,298 @@
+"""Where published models come from: Hugging Face, and ModelScope beside it.
+
+Which repository holds a model, and where it goes, is `download`'s affair. The hubs' clients are imported
+late, because they read their own environment variables when they are imported.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from acestep.errors import AceStepError, CheckpointError
+
+Source = Literal["auto", "huggingface", "modelscope"]
+OnBytes = Callable[[int], None]
+
+# Code is never fetched, let alone run; the rest is for readers of the hub's web page.
+NEVER = ("*.py", "*.md", ".gitattributes")
+_PROBE_TIMEOUT = 4.0  # seconds; a start without network must not wait longer
+
+
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """Files of one repository: those that match `patterns` (None: all), to be put into the folder `into`."""
+
+    repo: str
+    into: Path
+    patterns: tuple[str, ...] | None = None
+
+    def wants(self, path: str) -> bool:
+        """Whether this file of the repository is to be fetched."""
+        wanted = self.patterns is None or any(fnmatch(path, pattern) for pattern in self.patterns)
+        return wanted and not any(fnmatch(path, pattern) for pattern in NEVER)
+
+
+class Hub(Protocol):
+    """A place that models can be fetched from."""
+
+    @property
+    def address(self) -> str:
+        """Its URL."""
+        ...
+
+    def reachable(self) -> bool:
+        """Whether it answers within seconds."""
+        ...
+
+    def pull(self, pull: Pull, on_bytes: OnBytes) -> None:
+        """Fetch what is not there and whole; each file ends up as published. Blocks.
+
+        `on_bytes` hears of bytes as they arrive, from any thread, and may raise an AceStepError to stop.
+        Raises CheckpointError, a sentence of what went wrong.
+        """
+        ...
+
+
+def hubs(source: Source, token: str | None = None) -> tuple[Hub, ...]:
+    """The hubs in the order in which they are tried; auto prefers those that answer.
+
+    `token` is for repositories that are not open to all.
+    """
+    both = _wished_first(source, token)
+    return tuple(sorted(both, key=lambda hub: not hub.reachable())) if source == "auto" else both
+
+
+def any_reachable(source: Source) -> bool:
+    """Whether there is a hub to download from. Honours HF_HUB_OFFLINE."""
+    if is_offline():
+        return False
+    return any(hub.reachable() for hub in _wished_first(source))
+
+
+def _wished_first(source: Source, token: str | None = None) -> tuple[Hub, Hub]:
+    one, other = HuggingFace(token=token), ModelScope(token=token)
+    return (other, one) if source == "modelscope" else (one, other)
+
+
+def is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE forbids to ask any hub."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+class HuggingFace:
+    """huggingface.co, or what HF_ENDPOINT names instead."""
+
+    def __init__(self, endpoint: str | None = None, token: str | None = None) -> None:
+        self._endpoint = endpoint
+        self._token = token
+
+    @property
+    def address(self) -> str:
+        """Its URL."""
+        from huggingface_hub import constants
+
+        return self._endpoint or constants.ENDPOINT
+
+    def reachable(self) -> bool:
+        """As the Protocol says."""
+        return _answers(self.address)
+
+    def pull(self, pull: Pull, on_bytes: OnBytes) -> None:
+        """As the Protocol says. Its client counts bytes; whether they are the right ones is checked here."""
+        from huggingface_hub.errors import RepositoryNotFoundError
+
+        try:
+            self._pull(pull, on_bytes)
+        except AceStepError:
+            raise
+        except RepositoryNotFoundError:  # also what it says if access is restricted
+            raise CheckpointError(_not_there(self.address, pull.repo, "HF_TOKEN")) from None
+        except Exception as error:
+            raise CheckpointError(_failed(self.address, error)) from error
+
+    def _pull(self, pull: Pull, on_bytes: OnBytes) -> None:
+        from huggingface_hub import HfApi, snapshot_download
+
+        bar = _byte_bar(on_bytes)
+        patterns = list(pull.patterns) if pull.patterns else None
+        for attempt in (1, 2):
+            snapshot_download(
+                pull.repo,
+                local_dir=pull.into,
+                allow_patterns=patterns,
+                ignore_patterns=list(NEVER),
+                tqdm_class=bar,
+                endpoint=self._endpoint,
+                token=self._token,
+            )
+            listing = HfApi(self._endpoint, self._token).list_repo_tree(pull.repo, recursive=True)
+            spoilt = [path for file in listing if (path := _spoilt(file, pull))]
+            for path in spoilt:
+                path.unlink()
+            if not spoilt:
+                return
+            if attempt == 2:
+                names = ", ".join(path.name for path in spoilt)
+                raise CheckpointError(f"{self.address} sent another {names} than it lists (checksums differ)")
+
+
+class ModelScope:
+    """modelscope.cn, or what MODELSCOPE_ENDPOINT names instead; the same repositories."""
+
+    def __init__(self, endpoint: str | None = None, token: str | None = None) -> None:
+        self._endpoint = endpoint
+        self._token = token
+
+    @property
+    def address(self) -> str:
+        """Its URL."""
+        from modelscope_hub.config import HubConfig
+
+        return str(HubConfig(endpoint=self._endpoint, token=self._token).endpoint)
+
+    def reachable(self) -> bool:
+        """As the Protocol says."""
+        return _answers(self.address)
+
+    def pull(self, pull: Pull, on_bytes: OnBytes) -> None:
+        """As the Protocol says. Its client resumes, and checks sizes and checksums itself."""
+        from modelscope_hub import HubApi
+        from modelscope_hub.errors import AuthenticationError, NotExistError, PermissionDeniedError
+
+        _hush()
+        counter = _Counter(on_bytes)
+        try:
+            HubApi(endpoint=self._endpoint, token=self._token).download_repo(
+                pull.repo,
+                "model",
+                local_dir=pull.into,
+                allow_patterns=list(pull.patterns) if pull.patterns else None,
+                ignore_patterns=list(NEVER),
+                progress_callbacks=[counter.callback()],
+            )
+        except (NotExistError, AuthenticationError, PermissionDeniedError):
+            raise CheckpointError(_not_there(self.address, pull.repo, "MODELSCOPE_API_TOKEN")) from None
+        except Exception as error:
+            if counter.stopped_by:
+                raise counter.stopped_by from None
+            raise CheckpointError(_failed(self.address, _first_failure(error))) from error
+
+
+class _Counter:
+    """Passes bytes on, and keeps what `on_bytes` raises: the client takes it for a fault of the network."""
+
+    def __init__(self, on_bytes: OnBytes) -> None:
+        self._on_bytes = on_bytes
+        self._lock = threading.Lock()
+        self.stopped_by: AceStepError | None = None
+
+    def callback(self) -> Any:
+        from modelscope_hub import ProgressCallback
+        from modelscope_hub.errors import HubError
+
+        counter = self
+
+        class Callback(ProgressCallback):
+            def update(self, size: int) -> None:
+                try:
+                    counter.add(size)
+                except AceStepError as error:
+                    raise HubError(str(error)) from error  # of the errors, the one that it does not retry
+
+        return Callback
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            if self.stopped_by:
+                raise self.stopped_by
+            try:
+                self._on_bytes(count)
+            except AceStepError as error:
+                self.stopped_by = error
+                raise
+
+
+def _byte_bar(on_bytes: OnBytes) -> Any:
+    """A progress bar class for huggingface_hub that draws nothing and counts bytes."""
+    from huggingface_hub.utils.tqdm import tqdm
+
+    class ByteBar(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            # Other bars count files, or the same bytes on their way.
+            self.counts = kwargs.get("name") == "huggingface_hub.snapshot_download"
+            super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
+
+        def update(self, n: float | None = 1) -> None:
+            if self.counts and n:
+                on_bytes(int(n))
+
+    return ByteBar
+
+
+def _hush() -> None:
+    """Keep ModelScope's client from drawing and logging: bytes are counted, and what matters is raised."""
+    from modelscope_hub import _download as client
+
+    if bar := getattr(client, "tqdm", None):  # it has no setting for that
+        setattr(client, "tqdm", partial(getattr(bar, "func", bar), disable=True))  # noqa: B010 - not its API
+    logging.getLogger("modelscope_hub").setLevel(logging.CRITICAL)
+
+
+def _spoilt(file: Any, pull: Pull) -> Path | None:
+    """Where a file lies that is not what the hub lists: large ones have a SHA-256, small ones git's name."""
+    from huggingface_hub.utils.sha import git_hash, sha_fileobj
+
+    path = pull.into / file.path
+    if not pull.wants(file.path) or not path.is_file():
+        return None
+    if file.lfs:
+        with path.open("rb") as content:
+            same = sha_fileobj(content).hex() == file.lfs.sha256
+    else:
+        same = file.blob_id in (None, git_hash(path.read_bytes()))
+    return None if same else path
+
+
+def _answers(address: str) -> bool:
+    from huggingface_hub import get_session  # honours proxies
+
+    try:
+        answer = get_session().head(address, timeout=_PROBE_TIMEOUT)
+    except Exception:  # noqa: BLE001 - the client's errors differ between its versions; all mean no
+        return False
+    # A proxy that refuses answers too.
+    return answer.status_code < 500 and answer.status_code not in (403, 407)
+
+
+def _not_there(address: str, repo: str, token: str) -> str:
+    return f"{address} shows no {repo}; where access is restricted, set {token}"
+
+
+def _failed(address: str, error: BaseException) -> str:
+    cause = str(error.__cause__ or error).splitlines() or [type(error).__name__]
+    return f"{address}: {cause[0]}"
+
+
+def _first_failure(error: Exception) -> BaseException:
+    failures: Iterable[BaseException] = getattr(error, "failed_files", {}).values()
+    return next(iter(failures), error)
+
+
+def pull_from_any(hubs: Sequence[Hub], pull: Pull, on_bytes: OnBytes) -> None:
+    """Fetch from the first hub that has everything. Raises CheckpointError with what each of them said."""
+    said: list[str] = []
+    for hub in hubs:
+        try:
+            return hub.pull(pull, on_bytes)
+        except CheckpointError as error:
+            said.append(str(error))
+    raise CheckpointError("; ".join(said))

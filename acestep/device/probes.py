@@ -1,0 +1,91 @@
+"""Which GPUs this machine has, asked without torch."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+
+def gpu_present(device: str) -> bool:
+    """Whether a model would run on a GPU, told without importing torch.
+
+    `device` is ACESTEP_DEVICE: only `auto` looks at the machine.
+    """
+    if device != "auto":
+        return device != "cpu"
+    if platform.system() == "Darwin":
+        return platform.machine() == "arm64"
+    if Path("/dev/nvidia0").exists():
+        return True
+    lister = shutil.which("nvidia-smi")
+    if lister is None:
+        return False
+    try:
+        listing = subprocess.run([lister, "-L"], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return listing.returncode == 0 and "GPU 0" in listing.stdout
+
+
+def device_meant(wish: str) -> str:
+    """The device that ACESTEP_DEVICE or ACESTEP_LM_DEVICE means, always spelled alike: `cuda` is `cuda:0`."""
+    if wish == "auto":
+        gpu = "mps" if platform.system() == "Darwin" else "cuda:0"
+        return gpu if gpu_present(wish) else "cpu"
+    kind, _, number = wish.partition(":")
+    return kind if kind in ("cpu", "mps") else f"{kind}:{number or 0}"
+
+
+def memory_mib(kind: str, number: int = 0) -> float | None:
+    """MiB of `kind` ("total", "free") memory on a GPU; None without one, or if its driver does not say."""
+    lister = shutil.which("nvidia-smi")
+    if lister is None:
+        return None
+    query = [lister, f"--id={number}", f"--query-gpu=memory.{kind}", "--format=csv,noheader,nounits"]
+    try:
+        told = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False).stdout
+        return float(told.split()[0])
+    except (OSError, subprocess.TimeoutExpired, ValueError, IndexError):
+        return None
+
+
+_CGROUP = Path("/sys/fs/cgroup/memory.max")  # what a container may have
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """How to ask the machine, in bytes; None where it does not say. The GPU is asked by its number.
+
+    `has_vllm`: whether vLLM is installed, whose planner stays where it is.
+    """
+
+    gpu_free: Callable[[int], int | None]
+    main_memory: Callable[[], int | None]
+    has_vllm: Callable[[], bool] = lambda: find_spec("vllm") is not None
+
+
+def gpu_free(number: int) -> int | None:
+    """What is free on NVIDIA GPU `number`; None where there is none, or its driver does not say."""
+    mib = memory_mib("free", number)
+    return None if mib is None else int(mib) * 2**20
+
+
+def main_memory() -> int | None:
+    """All of it, used or not: what is idle makes way."""
+    try:
+        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not on Windows
+        return None
+    try:
+        return min(there, int(_CGROUP.read_text(encoding="ascii")))
+    except (OSError, ValueError):  # none, or "max"
+        return there
+
+
+PROBES = Probes(gpu_free, main_memory)

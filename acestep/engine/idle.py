@@ -1,0 +1,72 @@
+"""How memory and threads are looked after: what the operator decides of it, and models that leave when
+idle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeVar
+
+from acestep.domain.models import ModelInfo, PlannerInfo
+from acestep.engine.oom_retry import Free, collect
+from acestep.engine.threads import Watchdog
+
+
+@dataclass(frozen=True, slots=True)
+class Upkeep:
+    """One for the whole engine.
+
+    Models that were idle for `idle_seconds` (0: never) leave memory, and come again when they are wanted.
+    `is_lazy`: at the start, too, they come only then. `free` gives a device the memory back that nobody uses.
+    """
+
+    watchdog: Watchdog = field(default_factory=Watchdog)
+    free: Free = collect
+    idle_seconds: float = 0.0
+    is_lazy: bool = False
+
+    @property
+    def comes_when_wanted(self) -> bool:
+        """Whether a model may be out of memory though it can be used."""
+        return self.is_lazy or self.idle_seconds > 0.0
+
+
+LEFT = "It left memory while it was idle, and is loaded again when a request needs it."
+
+Info = TypeVar("Info", ModelInfo, PlannerInfo)
+
+
+def when_wanted(info: Info) -> Info:
+    """What is known of a model, or planner, that comes into memory at the first request alone."""
+    how = "downloaded and loaded" if info.state == "downloading" else "loaded"
+    detail = f"It is {how} when a request needs it."
+    return replace(info, state="on_disk", detail=detail, comes_when_wanted=True)
+
+
+class Idle(Protocol):
+    """What may leave memory. `idle_since`: when it was last used (monotonic); None: in use, or not there."""
+
+    @property
+    def idle_since(self) -> float | None:
+        """See the class."""
+        ...
+
+
+Held = TypeVar("Held", bound=Idle)
+
+
+async def leave_when_idle(
+    seconds: float, held: Callable[[], Iterable[Held]], leave: Callable[[Held], Awaitable[None]]
+) -> None:
+    """Let each of `held()` leave once it has been idle for `seconds`; until cancelled."""
+    while True:
+        now = time.monotonic()
+        due = {id(each): each.idle_since + seconds for each in held() if each.idle_since is not None}
+        # Whatever becomes idle meanwhile is not due before that.
+        await asyncio.sleep(max(0.0, min(due.values(), default=now + seconds) - now))
+        for each in tuple(held()):
+            if each.idle_since is not None and each.idle_since + seconds <= time.monotonic():
+                await leave(each)

@@ -1,0 +1,327 @@
+"""From asked to decided, with a planner: it drafts, fills in, and sketches songs in audio codes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from acestep.domain.models import ModelInfo
+from acestep.domain.song import (
+    CODES_A_SECOND,
+    INSTRUMENTAL,
+    MIN_DURATION,
+    Draft,
+    DraftRequest,
+    Metadata,
+    Sampling,
+    SongPlan,
+    SongRequest,
+    Window,
+    is_instrumental,
+)
+from acestep.engine.tasks import all_of
+from acestep.errors import NotEnoughMemoryError, PlannerError
+from acestep.jobs.worker import Cancelled
+from acestep.limits import PLANNED_TASKS, SOURCE_TASKS, STEM_TASK, WINDOW_TASKS, song_seconds
+from acestep.planner.planner import Planner, Watch, fixed_facts
+from acestep.synthesizer.prompts import HINTED_INSTRUCTION, instruction
+
+log = logging.getLogger(__name__)
+
+OnPhase = Callable[[float, str], None]
+
+# Where each phase ends on the way through the planning; codes are by far the longest text.
+_DRAFTED, _DECIDED = 0.2, 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Onlooker:
+    """Who follows a job's planning: `on_phase` gets a fraction (0..1) and a sentence, from any thread."""
+
+    on_phase: OnPhase
+    cancelled: Cancelled
+
+
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """What planning came to: one plan a song, the planner's name, and the seconds that each phase took."""
+
+    plans: tuple[SongPlan, ...]
+    planner: str = ""
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+def needs_planner(request: SongRequest) -> bool:
+    """Whether the request cannot be done without a planner."""
+    if request.task_type not in PLANNED_TASKS:
+        return False
+    return request.planner.thinking or request.goal == "metadata" or _drafts(request)
+
+
+def uses_planner(request: SongRequest) -> bool:
+    """Whether a planner does anything for the request, if there is one."""
+    if request.task_type not in PLANNED_TASKS:
+        return False
+    asked = request.planner
+    may_fill_in = asked.use_cot_caption or asked.use_cot_language
+    return needs_planner(request) or (may_fill_in and not request.audio_codes)
+
+
+async def think_thriftily(
+    request: SongRequest,
+    model: ModelInfo,
+    planner: Planner,
+    onlooker: Onlooker,
+    free: Callable[[], Awaitable[None]],
+) -> Thought:
+    """As `think`. Where memory runs out, `free` is called, and the songs are planned one after another.
+
+    Raises NotEnoughMemoryError where that is too much still.
+    """
+    try:
+        return await think(request, model, planner, onlooker)
+    except NotEnoughMemoryError:
+        log.info("Planning once more, one song after another")
+    await free()
+    try:
+        return await think(request, model, planner, onlooker, one_by_one=True)
+    except NotEnoughMemoryError as error:
+        raise NotEnoughMemoryError(
+            error.stage,
+            "the planner has no room for this request, not even with one song after another; ask for a "
+            "shorter song (audio_duration) or shorter lyrics, or send thinking=false",
+        ) from None
+
+
+async def think(
+    request: SongRequest, model: ModelInfo, planner: Planner, onlooker: Onlooker, one_by_one: bool = False
+) -> Thought:
+    """Plan the songs of a request that was fitted to `model`, all at once unless `one_by_one`.
+
+    Raises as `Planner` does, and PlannerError where its audio codes are not those of `model`.
+    """
+    if request.planner.thinking and model.code_count != planner.code_count:
+        raise PlannerError(
+            f"thinking: {planner.name} knows {planner.code_count} audio codes, but {model.name} has "
+            f"{model.code_count}: they do not belong together. Set ACESTEP_LM_MODEL_PATH to the model's own "
+            "planner, or send thinking=false"
+        )
+    timings: dict[str, float] = {}
+    if _drafts(request):
+        started = time.perf_counter()
+        request = await _drafted(request, model, planner, _watch(onlooker, 0.0, _DRAFTED, "Writing the song"))
+        timings["draft"] = time.perf_counter() - started
+    started = time.perf_counter()
+    watch = _watch(onlooker, _DRAFTED, _DECIDED, "Deciding on tempo, key and length")
+    decided = await planner.decide(request, model.max_duration, watch)
+    plans = plan_songs(_merged(request, decided), model)
+    timings["metadata"] = time.perf_counter() - started
+    if request.planner.thinking:
+        started = time.perf_counter()
+        sketches = _sketches(request, plans, decided, planner, onlooker)
+        plans = tuple([await sketch() for sketch in sketches] if one_by_one else await _together(sketches))
+        timings["codes"] = time.perf_counter() - started
+    return Thought(plans, planner.name, timings)
+
+
+def _drafts(request: SongRequest) -> bool:
+    asked = request.planner
+    return asked.sample_mode or bool(asked.sample_query.strip()) or asked.use_format
+
+
+def with_draft(request: SongRequest, draft: Draft) -> SongRequest:
+    """The request with what a draft says, where the user said nothing."""
+    return _merged(replace(request, lyrics=draft.lyrics), draft.metadata)
+
+
+async def _drafted(request: SongRequest, model: ModelInfo, planner: Planner, watch: Watch) -> SongRequest:
+    """The request with the planner's caption, lyrics and facts, as far as the user left them open."""
+    asked = request.planner
+    samples = asked.sample_mode or bool(asked.sample_query.strip())
+    given = request.caption.strip() or None
+    draft = await planner.draft(
+        DraftRequest(
+            kind="sample" if samples else "format",
+            caption=request.caption,
+            lyrics=request.lyrics,
+            query=asked.sample_query,
+            instrumental=True if request.lyrics.strip() and is_instrumental(request.lyrics) else None,
+            # A sample keeps the user's caption; a format is asked for a better one.
+            metadata=replace(fixed_facts(request), caption=given if samples else None),
+            options=asked,
+            seed=request.seeds[0],
+        ),
+        model.max_duration,
+        watch,
+    )
+    keeps_lyrics = samples and bool(request.lyrics.strip())
+    written = replace(request, lyrics=request.lyrics if keeps_lyrics else draft.lyrics)
+    # The caption is the planner's already: the next phase is not to write yet another one.
+    return replace(_merged(written, draft.metadata), planner=replace(asked, use_cot_caption=False))
+
+
+Sketch = Callable[[], Coroutine[Any, Any, SongPlan]]
+
+
+async def _together(sketches: Sequence[Sketch]) -> list[SongPlan]:
+    return await all_of(sketch() for sketch in sketches)
+
+
+def _sketches(
+    request: SongRequest,
+    plans: tuple[SongPlan, ...],
+    decided: Metadata,
+    planner: Planner,
+    onlooker: Onlooker,
+) -> list[Sketch]:
+    """What makes the plans with audio codes, a song each."""
+    done = [0.0] * len(plans)
+
+    async def sketch(song: int, plan: SongPlan) -> SongPlan:
+        def on_progress(fraction: float) -> None:
+            done[song] = fraction
+            mean = sum(done) / len(done)
+            onlooker.on_phase(_DECIDED + (1.0 - _DECIDED) * mean, "Sketching the song in audio codes")
+
+        watch = Watch(on_progress, onlooker.cancelled)
+        codes = await planner.sketch(request, decided, plan.duration, plan.seed, watch)
+        return replace(plan, audio_codes=codes, instruction=request.instruction or HINTED_INSTRUCTION)
+
+    return [partial(sketch, song, plan) for song, plan in enumerate(plans)]
+
+
+def _merged(request: SongRequest, told: Metadata) -> SongRequest:
+    """The request with what the planner says where the user said nothing, and its caption."""
+    duration = request.duration
+    if duration is None and told.duration is not None:
+        duration = float(told.duration)
+    return replace(
+        request,
+        caption=told.caption or request.caption,
+        bpm=told.bpm if request.bpm is None else request.bpm,
+        key_scale=request.key_scale or told.key_scale,
+        time_signature=request.time_signature or told.time_signature,
+        duration=duration,
+        language=request.language if request.language_fixed else told.language or request.language,
+    )
+
+
+def _watch(onlooker: Onlooker, start: float, end: float, text: str) -> Watch:
+    return Watch(
+        lambda fraction: onlooker.on_phase(start + (end - start) * fraction, text), onlooker.cancelled
+    )
+
+
+# Seconds, where neither the user nor a planner gave a length: an instrumental is a sketch, and a sung
+# line takes about two bars of a mid-tempo song, with room for an intro and an ending.
+_INSTRUMENTAL_SECONDS = 30.0
+
+_SECONDS_A_LINE = 4.0
+
+_INTRO_AND_ENDING = 14.0
+
+
+def plan_songs(request: SongRequest, model: ModelInfo) -> tuple[SongPlan, ...]:
+    """The songs of a request that was fitted to `model`, in the order of its seeds."""
+    lyrics = INSTRUMENTAL if is_instrumental(request.lyrics) else request.lyrics
+    by_codes = len(request.audio_codes) / CODES_A_SECOND
+    duration = request.duration or by_codes or guess_duration(lyrics, model.max_duration)
+    return tuple(
+        SongPlan(
+            caption=request.caption,
+            lyrics=lyrics,
+            language=request.language,
+            duration=duration,
+            seed=seed,
+            instruction=request.instruction or _instruction(request),
+            task_type=request.task_type,
+            window=window(request),
+            sampling=decide_sampling(request, model),
+            bpm=request.bpm,
+            key_scale=request.key_scale,
+            time_signature=request.time_signature,
+            audio_codes=request.audio_codes,
+            adapters=request.adapters,
+        )
+        for seed in request.seeds
+    )
+
+
+def _instruction(request: SongRequest) -> str:
+    return instruction(request.task_type, request.task.tracks, hinted=bool(request.audio_codes))
+
+
+def stem_plan(plan: SongPlan, track: str) -> SongPlan:
+    """How a track of a finished song is made: out of the song, by the model's own skill alone."""
+    return replace(
+        plan,
+        caption=f"{plan.caption} ({track})" if plan.caption else track,
+        task_type=STEM_TASK,
+        instruction=instruction(STEM_TASK, (track,)),
+        sampling=replace(plan.sampling, cover_strength=1.0, noise_strength=0.0, injection=0.0),
+        window=None,
+        audio_codes=(),
+        adapters=(),
+    )
+
+
+def with_source(request: SongRequest, seconds: float, model: ModelInfo) -> SongRequest:
+    """The request, now that its source is known to last `seconds`: that decides how long the song is."""
+    known = replace(request, task=replace(request.task, source_seconds=seconds))
+    if request.task_type not in SOURCE_TASKS or request.duration is not None:
+        return known
+    return replace(known, duration=min(song_seconds(request.task_type, known.task), model.max_duration))
+
+
+def window(request: SongRequest) -> Window | None:
+    """What a task writes anew, in seconds of the song; None for tasks that write everything."""
+    task = request.task
+    if request.task_type not in WINDOW_TASKS or task.source_seconds is None:
+        return None
+    lead = max(0.0, -task.start)
+    end = task.source_seconds if task.end is None else task.end
+    return Window(
+        start=task.start + lead,
+        end=end + lead,
+        source_start=lead,
+        source_end=task.source_seconds + lead,
+        crossfade_frames=task.crossfade_frames,
+        crossfade_seconds=task.crossfade_seconds,
+    )
+
+
+def guess_duration(lyrics: str, longest: float) -> float:
+    """Seconds for a song of unknown length, by the lines that are sung; section tags are not."""
+    if is_instrumental(lyrics):
+        return min(_INSTRUMENTAL_SECONDS, longest)
+    lines = [line for line in lyrics.splitlines() if line.strip() and not line.strip().startswith("[")]
+    guess = _INTRO_AND_ENDING + _SECONDS_A_LINE * len(lines)
+    return min(max(guess, _INSTRUMENTAL_SECONDS, MIN_DURATION), longest)
+
+
+def decide_sampling(request: SongRequest, model: ModelInfo) -> Sampling:
+    """The request's sampler options, with the model's recommendation where it gives none."""
+    asked, task = request.sampler, request.task
+    covers = request.task_type == "cover" and bool(task.source)
+    return Sampling(
+        steps=asked.steps if asked.steps is not None else model.steps,
+        guidance_scale=asked.guidance_scale if asked.guidance_scale is not None else model.guidance_scale,
+        shift=asked.shift if asked.shift is not None else model.shift,
+        cfg_interval=(asked.cfg_interval_start, asked.cfg_interval_end),
+        timesteps=asked.timesteps,
+        infer_method=asked.infer_method,
+        use_adg=asked.use_adg,
+        cover_strength=task.cover_strength if follows_hints(request) else 1.0,
+        noise_strength=task.noise_strength if covers else 0.0,
+        injection=task.injection if request.task_type in WINDOW_TASKS else 0.0,
+        tuning=asked.tuning,
+    )
+
+
+def follows_hints(request: SongRequest) -> bool:
+    """Whether a song follows audio codes: of its source, of the planner, or of the user."""
+    return request.task_type == "cover" or bool(request.audio_codes) or request.planner.thinking

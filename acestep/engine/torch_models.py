@@ -1,0 +1,360 @@
+"""From a checkpoint to a model that renders.
+
+This is the engine's door to torch: whoever imports this module pays for it.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from acestep.audio.decode import read
+from acestep.audio.normalise import limit_peak, normalise_peak
+from acestep.catalog.adapters import AdapterFolder
+from acestep.catalog.checkpoints import Checkpoint
+from acestep.codec.codec import Codec
+from acestep.codec.loading import load_codec
+from acestep.codec.oobleck import DEFAULT_TILE_FRAMES
+from acestep.device.probes import device_meant
+from acestep.domain.analysis import LyricTimes
+from acestep.domain.models import ModelInfo
+from acestep.domain.song import MAX_DURATION, AudioClip, SongPlan, Window
+from acestep.engine.planner_host import LoadedPlanner
+from acestep.engine.renderer import Cancelled, Heard, Loaded, OnFraction, OnStep, Rendering
+from acestep.errors import CheckpointError, JobCancelledError, ModelUnavailableError
+from acestep.limits import tasks_of
+from acestep.memory.plan import MemoryPlan
+from acestep.planner.backends.pt import (
+    DEFAULT_LENGTH,
+    DEFAULT_SLOTS,
+    TorchLanguageModel,
+    load_torch_language_model,
+)
+from acestep.planner.backends.vllm import load_vllm_language_model, why_not
+from acestep.settings.types import Quantization
+from acestep.synthesizer.alignment import time_lyrics
+from acestep.synthesizer.conditioning import Sounds
+from acestep.synthesizer.loading import SynthesizerModules, load_synthesizer
+from acestep.synthesizer.lora import TransformerAdapters
+from acestep.synthesizer.synthesizer import Synthesizer
+from acestep.synthesizer.windows import Span, join
+from acestep.weights.offload import Lodger, Places, Residency
+from acestep.weights.safetensors import DeviceMover, Placement
+from acestep.weights.shared_modules import SharedParts
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TorchRenderer:
+    """The `Renderer` of a checkpoint in memory."""
+
+    synthesizer: Synthesizer
+    codec: Codec
+    adapters: TransformerAdapters
+    places: Places = field(default_factory=Places)
+
+    @property
+    def sample_rate(self) -> int:
+        return self.codec.sample_rate
+
+    @property
+    def reference_seconds(self) -> float:
+        return self.synthesizer.reference_frames * self.codec.hop_length / self.codec.sample_rate
+
+    def encode(self, clip: AudioClip) -> torch.Tensor:
+        audio = torch.from_numpy(clip.samples)[None]
+        audio = torch.nn.functional.pad(audio, (0, -audio.shape[-1] % self.codec.hop_length))
+        with self.places.turn():
+            self.places.enter("VAE")
+            with torch.inference_mode():
+                return self.codec.encode(audio)[0]
+
+    def render(
+        self,
+        plans: Sequence[SongPlan],
+        on_step: OnStep,
+        cancelled: Cancelled,
+        heard: Sequence[Heard] = (),
+    ) -> Sequence[Rendering]:
+        heard = heard or [Heard()] * len(plans)
+        sounds = [Sounds(each.source, each.reference) for each in heard]
+        with self.places.turn(partial(_stop, cancelled)):
+            self._adapt(plans)
+            rendered = self.synthesizer.render(plans, on_step, cancelled, sounds)
+        return [
+            replace(self._kept(plan, rendered.latents[n : n + 1], each), warnings=rendered.warnings[n])
+            for n, (plan, each) in enumerate(zip(plans, heard, strict=True))
+        ]
+
+    def _adapt(self, plans: Sequence[SongPlan]) -> None:
+        """Let the adapters of these plans act, and no others: to be done before the transformer runs."""
+        wanted = {plan.adapters for plan in plans}
+        if len(wanted) != 1:
+            raise ValueError("the plans of one render must share their adapters")
+        self.adapters.apply(wanted.pop())
+
+    def _kept(self, plan: SongPlan, latents: torch.Tensor, heard: Heard) -> Rendering:
+        """The song with its source outside of what was to be written anew, if there is an outside."""
+        span, frames = self.synthesizer.span(plan), latents.shape[1]
+        if span is None or heard.source is None or (span.start, span.stop) == (0, frames):
+            return Rendering(latents)
+        kept = heard.source[None, :frames].to(latents)
+        kept = torch.nn.functional.pad(kept, (0, 0, 0, frames - kept.shape[1]))
+        return Rendering(join(latents, kept, span, dim=1), window=plan.window, kept=kept)
+
+    def decode(self, rendering: Rendering, seconds: float, on_fraction: OnFraction) -> AudioClip:
+        window, length = rendering.window, round(seconds * self.codec.sample_rate)
+        with self.places.turn(partial(on_fraction, 0.0)), torch.inference_mode():
+            self.places.enter("VAE")
+            if window is None:
+                return normalise_peak(
+                    self._clip(self.codec.decode(rendering.latents, on_fraction)[0], length)
+                )
+            # A sample depends on frames around it: at the edges, only the source's own sound is the source's.
+            both = self.codec.decode(torch.cat([rendering.latents, rendering.kept]), on_fraction)
+            new, kept = (self._clip(sound, length) for sound in both)
+        return self._joined(new, kept, window)
+
+    def _clip(self, audio: torch.Tensor, length: int) -> AudioClip:
+        return AudioClip(audio[:, :length].float().cpu().numpy(), self.codec.sample_rate)
+
+    def _joined(self, new: AudioClip, kept: AudioClip, window: Window) -> AudioClip:
+        """`kept` with the window out of `new`, which is to be no louder than a song or the source is."""
+        rate = self.codec.sample_rate
+        length = new.samples.shape[1]
+        span = Span.of(window, rate, length, window.crossfade_seconds * rate)
+        limited = limit_peak(new, slice(span.start, span.stop), kept)
+        joined = join(torch.from_numpy(limited.samples), torch.from_numpy(kept.samples), span, dim=1)
+        return AudioClip(joined.numpy(), rate)
+
+    def hear_words(self, plan: SongPlan, rendering: Rendering, heard: Heard) -> Callable[[], LyricTimes]:
+        sounds = Sounds(heard.source, heard.reference)
+        with self.places.turn():
+            self._adapt([plan])
+            return partial(time_lyrics, self.synthesizer.attend_lyrics(plan, rendering.latents, sounds))
+
+    def listen(self, path: Path) -> tuple[int, ...]:
+        clip = read(path, self.codec.sample_rate, MAX_DURATION)
+        latents = self.encode(clip)
+        with self.places.turn(), torch.inference_mode():
+            return self.synthesizer.tokenize(latents)
+
+    def thrifty(self) -> TorchRenderer:
+        return replace(self, codec=self.codec.thrifty())
+
+
+def _stop(cancelled: Cancelled) -> None:
+    if cancelled():
+        raise JobCancelledError("The render was asked to stop before it began.")
+
+
+def free_memory() -> None:
+    """Give memory back to the devices that nothing uses any more."""
+    gc.collect()
+    for kind in (torch.cuda, torch.xpu, torch.mps):
+        if kind.is_available():
+            kind.empty_cache()
+
+
+def _unheard() -> None:
+    """For loading that nobody watches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a model meets where it is loaded.
+
+    Adapters come out of `folder` when songs need them; parts that `shared` holds are not loaded again. Songs
+    are decoded by pieces as `plan` has it. `beat` hears that loading gets on.
+    """
+
+    folder: AdapterFolder = field(default_factory=lambda: AdapterFolder(None))
+    shared: SharedParts = field(default_factory=SharedParts)
+    plan: MemoryPlan | None = None
+    beat: Callable[[], None] = _unheard
+
+
+def load_model(
+    checkpoint: Checkpoint, device: str, info: ModelInfo, around: Surroundings | None = None
+) -> Loaded:
+    """Load `checkpoint` onto `device` (as ACESTEP_DEVICE has it); `info` is completed by what it says.
+
+    Raises CheckpointError where files do not fit, ModelUnavailableError where the device is not there.
+    """
+    around = around or Surroundings()
+    plan, shared = around.plan, around.shared
+    place = choose_device(device)
+    around.beat()  # a driver may have taken its time
+    dtype = _dtype(place)
+    quantization = plan.quantization if plan else "none"
+    log.info("Loading %s on %s in %s", checkpoint.name, place, _numbers(dtype, quantization))
+    tile = plan.tile if plan else DEFAULT_TILE_FRAMES
+    codec = shared.get(
+        checkpoint.vae, (place, dtype, tile), lambda: load_codec(checkpoint.vae, place, dtype, tile)
+    )
+    around.beat()
+    home = torch.device("cpu") if plan and moves(plan) else place
+    modules = load_synthesizer(
+        checkpoint.dit,
+        checkpoint.text_encoder,
+        checkpoint.tokenizer,
+        Placement(home, dtype, quantization, around.beat),
+        shared,
+    )
+    if modules.facts.latent_channels != codec.latent_channels:
+        raise CheckpointError(
+            f"{checkpoint.vae} makes latents of {codec.latent_channels} channels, but {checkpoint.dit} "
+            f"works on {modules.facts.latent_channels}: they do not belong together."
+        )
+    if plan:
+        modules = settle(modules, codec, plan, place, _residency(place, shared))
+    room = plan.adapter_room if plan else None
+    adapters = TransformerAdapters(checkpoint.name, modules.transformer, around.folder, room)
+    synthesizer = Synthesizer(modules, frame_rate=codec.sample_rate / codec.hop_length)
+    complete = replace(
+        info,
+        is_turbo=checkpoint.is_turbo,
+        tasks=tasks_of(checkpoint.is_turbo),
+        steps=checkpoint.defaults.steps,
+        guidance_scale=checkpoint.defaults.guidance_scale,
+        shift=checkpoint.defaults.shift,
+        code_count=synthesizer.code_count,
+        layers=adapters.layers,
+        state="ready",
+        detail="",
+    )
+    return Loaded(complete, TorchRenderer(synthesizer, codec, adapters, modules.places))
+
+
+def _residency(place: torch.device, shared: SharedParts) -> Residency:
+    """The one for all models on a device: who comes sends whoever is there home."""
+    return shared.get(Path("/"), ("residency", place), lambda: Residency(DeviceMover(place)))
+
+
+def load_planner(
+    folder: Path,
+    device: str,
+    backend: str,
+    plan: MemoryPlan | None = None,
+    shared: SharedParts | None = None,
+    beat: Callable[[], None] = _unheard,
+) -> LoadedPlanner:
+    """Load the language model in `folder` onto `device`; `backend` as ACESTEP_LM_BACKEND has it.
+
+    Where that cannot run it, PyTorch does, and `detail` says why. How many texts it writes at once, how
+    long they may be, and whether it makes way for the models of `shared`, is in `plan`; `beat` hears that
+    loading gets on (vLLM tells of nothing until it is there). Raises
+    CheckpointError where files do not fit, ModelUnavailableError where the device is not there, or vLLM is
+    and does not start.
+    """
+    place, quantization = choose_device(device), plan.quantization if plan else "none"
+    slots, length = (plan.slots, plan.length) if plan and plan.planner else (DEFAULT_SLOTS, DEFAULT_LENGTH)
+    detail = ""
+    if backend != "pt":
+        reason = why_not(place) if backend == "vllm" else "nothing here runs it"
+        if quantization != "none":
+            reason = reason or f"it does not quantize ({quantization})"
+        if not reason:
+            log.info("Loading %s on %s with vLLM", folder.name, place)
+            return LoadedPlanner(load_vllm_language_model(folder, place, slots, length), "vllm")
+        detail = f"ACESTEP_LM_BACKEND={backend} is not available here: {reason}; pt is used"
+        log.info("%s", detail)
+    dtype = _dtype(place)
+    log.info("Loading %s on %s in %s", folder.name, place, _numbers(dtype, quantization))
+    if plan and plan.planner and plan.placement("planner") == "offloaded":
+        home = Placement(torch.device("cpu"), dtype, quantization, beat)
+        model = load_torch_language_model(folder, home, slots, length, place)
+        model = lodge(model, _residency(place, shared or SharedParts()))
+    else:
+        where = Placement(place, dtype, quantization, beat)
+        model = load_torch_language_model(folder, where, slots, length)
+    return LoadedPlanner(model, "pt", detail)
+
+
+def _dtype(place: torch.device) -> torch.dtype:
+    """The published weights are bfloat16; a CPU computes float32 faster, and exactly as the tests do."""
+    return torch.float32 if place.type == "cpu" else torch.bfloat16
+
+
+def _numbers(dtype: torch.dtype, quantization: Quantization) -> str:
+    name = str(dtype).removeprefix("torch.")
+    return name if quantization == "none" else f"{name}, matrices in {quantization}"
+
+
+def choose_device(wish: str) -> torch.device:
+    """The torch device that ACESTEP_DEVICE means; `auto` is the best that is there.
+
+    Raises ModelUnavailableError where it is not there.
+    """
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "xpu": torch.xpu.is_available(),
+        "cpu": True,
+    }
+    if wish == "auto":
+        wish = next(kind for kind, is_there in there.items() if is_there)
+    if there.get(wish.partition(":")[0]):
+        device = torch.device(device_meant(wish))  # "cuda" and "cuda:0" are one, and share a residency
+        if device.type != "cuda" or (device.index or 0) < torch.cuda.device_count():
+            return device
+    usable = ", ".join(kind for kind, is_there in there.items() if is_there)
+    raise ModelUnavailableError(f"ACESTEP_DEVICE={wish} is not there; this machine has: {usable}")
+
+
+def moves(plan: MemoryPlan) -> bool:
+    """Whether the DiT, its encoders or the VAE are not always on the device."""
+    return any(part.placement != "resident" for part in plan.parts if part.name != "planner")
+
+
+def lodge(model: TorchLanguageModel, residency: Residency) -> TorchLanguageModel:
+    """A planner whose weights lie in main memory, and which is on the device while it writes alone."""
+    decoder, _ = model.movable
+    model.lodge(Lodger(residency, residency.part("offloaded", model.movable, scratch=decoder)))
+    return model
+
+
+def settle(
+    modules: SynthesizerModules, codec: Codec, plan: MemoryPlan, device: Any, residency: Residency
+) -> SynthesizerModules:
+    """The modules with their places. If some are to move, they lie in main memory; the codec does not yet."""
+    vae = getattr(codec, "vae", None)  # a codec of fixed formulas has no weights
+    parts = {
+        "text encoder": [modules.text_encoder],
+        "condition encoder": [
+            modules.condition_encoder,
+            modules.audio_tokenizer,
+            modules.audio_token_detokenizer,
+        ],
+        "DiT": [modules.transformer],
+        "VAE": [] if vae is None else [vae],
+    }
+    for name, networks in parts.items():
+        for network in networks:
+            _move_buffers(network, device)
+            if plan.placement(name) == "resident":
+                network.to(device)
+    places = Places(
+        residency,
+        {
+            name: residency.part(
+                plan.placement(name), networks, modules.transformer.layers if name == "DiT" else ()
+            )
+            for name, networks in parts.items()
+        },
+    )
+    return replace(modules, silence_latent=modules.condition_encoder.silence_latent, places=places)
+
+
+def _move_buffers(network: Any, device: Any) -> None:
+    for module in network.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            module._buffers[name] = buffer.to(device)

@@ -1,0 +1,67 @@
+"""Room for adapters (LoRA) in the memory plan.
+
+Reads the headers of adapters; knows nothing of which are in use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from acestep.catalog.adapters import Adapter, AdapterFolder
+from acestep.domain.song import MAX_ADAPTERS
+from acestep.errors import CheckpointError
+from acestep.memory.plan import GB, MemoryPlan, Sizes, Wishes
+from acestep.memory.search import Situation, choose, gb
+
+# Of what is left over, for a DiT: four adapters of rank 64 on all attention of a 2 B model take 0.36 GB.
+SPARE = GB // 2
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRoom:
+    """Bytes that all adapters of a song may take up, and those of a weight."""
+
+    size: int
+    number: int
+
+    def flaw(self, adapters: Iterable[Adapter]) -> str:
+        """Why these cannot be in memory together; "" if they can."""
+        needed = sum(adapter.weights for adapter in adapters) * self.number
+        if needed <= self.size:
+            return ""
+        return (
+            f"It takes {gb(needed)} of memory, and the memory plan keeps {gb(self.size)} for adapters of a "
+            "song. A start with it in ACESTEP_LORA_DIR keeps more, if ACESTEP_VRAM_BUDGET has room for it"
+        )
+
+
+def adapter_weights(folder: AdapterFolder) -> int:
+    """Weights of the adapters in `folder` that one song may use, if these are the largest."""
+    found = []
+    for name in folder.names():
+        with suppress(CheckpointError):  # whoever asks for it hears why
+            found.append(folder.find(name).weights)
+    return sum(sorted(found)[-MAX_ADAPTERS:])
+
+
+def with_adapters(plan: MemoryPlan, sizes: Sizes, situation: Situation) -> tuple[MemoryPlan, Sizes]:
+    """The plan with some of what it leaves over kept for adapters, and sizes that have them."""
+    number, count = situation.device.number, len(sizes.dits)
+    left = max(0, (situation.budget.size or 0) - plan.peak)
+    roomy = replace(sizes, adapters=sizes.adapters + min(left // count, SPARE) // number)
+    wishes = Wishes(tile=plan.tile, planner=bool(plan.planner))
+    same = [other for other in situation.beside(plan, roomy, wishes) if other.writer == plan.writer]
+    found = choose(same, situation.budget.size or 0)
+    if found is None:
+        found, roomy = plan, sizes
+    return replace(found, adapter_room=roomy.adapters * number), roomy
+
+
+def no_room(weights: int, situation: Situation) -> str:
+    """Why adapters that lie in the folder are not counted on."""
+    return (
+        f"There is no room for the adapters in ACESTEP_LORA_DIR within {situation.budget}: {MAX_ADAPTERS} of "
+        f"them take up to {gb(weights * situation.device.number)}. Those that do not fit are refused."
+    )

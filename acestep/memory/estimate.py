@@ -1,0 +1,278 @@
+"""How much memory one plan takes: the weights of its parts, and what each stage needs beside them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from acestep.domain.song import MAX_DURATION
+from acestep.memory.plan import Device, MemoryPlan, Part, Placement, Sizes, Stage
+from acestep.memory.sizes import DitSize, Layer, QwenSize, VaeSize
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Weights that are placed as one; `most` is what is on the device at once where they do not stay.
+
+    That is a layer, or of several models' weights those of one. `scratch` are those of `size` that are made
+    on the device, not moved there.
+    """
+
+    name: str
+    placement: Placement
+    size: int
+    stage: Stage
+    most: int = 0
+    scratch: int = 0
+
+    def held(self, stage: Stage) -> int:
+        """Bytes of them on the device in a stage."""
+        if self.placement == "resident":
+            return self.size
+        if stage != self.stage:
+            return 0
+        return self.most or self.size
+
+    @property
+    def moved(self) -> int:
+        """Bytes that go to the device whenever their stage begins; where it is streamed, for each step."""
+        if self.placement == "resident":
+            return 0
+        return self.size if self.placement == "streamed" else (self.most or self.size) - self.scratch
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """The planner's cache: texts at once, tokens of each, and the seconds of song that they do for."""
+
+    slots: int = 0
+    length: int = 0
+    seconds: float = MAX_DURATION
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """A planner and its room, or none."""
+
+    planner: QwenSize | None = None
+    room: Room = Room()
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """Where models are: encoders and VAE, the DiTs, the planner."""
+
+    side: Placement
+    core: Placement
+    planner: Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The largest request, and the tile of the VAE."""
+
+    seconds: float
+    batch: int
+    tile: int
+
+
+def weights(sizes: Sizes, writer: Writer, ways: Ways, device: Device) -> tuple[Weights, ...]:
+    """What is placed, where; the planner, if there is one, is the last."""
+    number, stored = device.number, device.stored
+    largest = max(sizes.dits, key=lambda dit: dit.transformer)
+    dits = [stored.size(dit.transformer, dit.matrices) for dit in sizes.dits]
+    layer = largest.layer
+    one_layer = stored.size(largest.transformer_ends + layer.crossed, layer.crossed_matrices)
+    encoders = [dit.conditioning * number for dit in sizes.dits]
+    vae = sizes.vae.weights * number if sizes.vae else 0
+    found = [
+        Weights("text encoder", ways.side, sizes.text.trunk * number, "read"),
+        Weights("condition encoder", ways.side, sum(encoders), "condition", max(encoders)),
+        Weights("DiT", ways.core, sum(dits), "render", one_layer if ways.core == "streamed" else max(dits)),
+        Weights("VAE", ways.side, vae, "decode"),
+    ]
+    if sizes.adapters:  # beside the layers that they sit on; of a streamed DiT's, all may be in one layer
+        adapters = sizes.adapters * number
+        found.append(Weights("adapters", ways.core, len(sizes.dits) * adapters, "render", adapters))
+    if planner := writer.planner:
+        tokens = -(-writer.room.length // device.span) * device.span
+        held = stored.size(planner.weights, planner.matrices)
+        kept = cache(planner, writer.room.slots, tokens, number)
+        kept += stored.bench(planner.joined, by_pieces=device.is_cpu)
+        found.append(Weights("planner", ways.planner, held + kept, "write", scratch=kept))
+    return tuple(found)
+
+
+def working(sizes: Sizes, limits: Limits, device: Device) -> dict[Stage, int]:
+    """What each stage needs beside weights, with whichever DiT of `sizes` needs the most."""
+    load, tile = Load(limits.batch, limits.seconds, device.number), limits.tile
+    return {
+        "write": 0,
+        "read": reading(sizes.text, load),
+        "condition": max(conditioning(dit, load) for dit in sizes.dits),
+        "render": max(
+            rendering(dit, load) + device.stored.unpacking(dit.layer.crossed_matrices.largest)
+            for dit in sizes.dits
+        ),
+        "decode": decoding(sizes.vae, tile, load),
+    }
+
+
+def counted(
+    placed: Sequence[Weights], limits: Limits, need: dict[Stage, int], writer: Writer, device: Device
+) -> MemoryPlan:
+    """The plan for weights so placed, whose stages `need` so much.
+
+    One stage of one model is at work at any time (one thread computes), and beside it the planner, which has
+    a thread of its own; one that comes and goes has the device for itself instead.
+    """
+    planner, room = writer.planner, writer.room
+    text = writing(planner, room.length, device.number) if planner else 0
+    alone = planner is not None and placed[-1].placement == "offloaded"
+    held = {}
+    for stage, work in need.items():
+        own = text if stage == "write" or not alone else 0
+        held[stage] = sum(part.held(stage) for part in placed) + work + own
+    stage = max(held, key=lambda name: held[name])
+    parts = [Part(part.name, part.placement, part.size, part.held(stage)) for part in placed]
+    work = held[stage] - sum(part.held for part in parts)
+    parts.append(Part("work", "resident", work, work))
+    parts.append(Part("reserve", "resident", device.reserve, device.reserve))
+    return MemoryPlan(
+        parts=tuple(parts),
+        stage=stage,
+        peak=held[stage] + device.reserve,
+        max_batch=limits.batch,
+        max_duration=limits.seconds,
+        tile=limits.tile,
+        planner=planner.name if planner else "",
+        slots=room.slots,
+        length=room.length,
+        quantization=device.quantization,
+    )
+
+
+def recounted(plan: MemoryPlan, sizes: Sizes, at_work: DitSize, limits: Limits, device: Device) -> MemoryPlan:
+    """`plan` with other models where its own are, beside its planner, while one of them makes so much.
+
+    `sizes` has the models in memory, and the planner of `plan` among its planners.
+    """
+    planner = next((each for each in sizes.planners if each.name == plan.planner), None)
+    writer = Writer(planner, Room(plan.slots, plan.length))
+    lm = plan.placement("planner") if planner else "resident"
+    ways = Ways(plan.placement("text encoder"), plan.placement("DiT"), lm)
+    need = working(replace(sizes, dits=(at_work,)), limits, device)
+    return counted(weights(sizes, writer, ways, device), limits, need, writer, device)
+
+
+# What a request may bring at most (synthesizer.conditioning): tokens of caption and lyrics, and the timbre.
+_CAPTION, _LYRICS, _TIMBRE = 256, 2048, 1
+
+_CODEC_RATE = 25  # latent frames a second of all published models, and of nano
+
+_FLOAT, _LONG = 4, 8  # bytes of float32 and int64
+
+_SINE_BANK = 64 * 2**20  # nano's codec works in pieces of 250 frames, whatever the song
+
+# Frames that a tile sees to each side beside its own, as `codec.oobleck.receptive_frames` counts them.
+_SEEN = 11
+
+# The planner's cache has at least so many rows (planner.backends.decoder.EVEN_ROWS), two a guided text.
+_LEAST_ROWS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """The largest request: `batch` songs of `seconds` at once; `number` is the bytes of a weight."""
+
+    batch: int
+    seconds: float
+    number: int
+
+    @property
+    def frames(self) -> int:
+        """Latent frames of a song."""
+        return math.ceil(self.seconds * _CODEC_RATE)
+
+
+def rendering(dit: DitSize, load: Load) -> int:
+    """The diffusion transformer at work; guidance doubles its rows."""
+    rows = load.batch * (1 if dit.is_turbo else 2)
+    patches = -(-load.frames // dit.patch)
+    words = _CAPTION + _LYRICS + _TIMBRE
+    layer = dit.layer
+    crossed = dit.layers * layer.keys_values * words * rows
+    context = rows * load.frames * (dit.in_channels - dit.channels)
+    kept = (crossed + context) * load.number
+    # Noise, latents, velocity, and what guidance and the step keep of them.
+    kept += 6 * rows * load.frames * dit.channels * _FLOAT
+    narrowed = dit.window is not None and patches > dit.window + 1
+    window = patches * patches * load.number if narrowed else 0
+    building = patches * patches * (2 * _LONG + 1) if narrowed else 0
+    # The states come in at the encoder's width and are widened before any layer sees them.
+    states = rows * words * (dit.encoder.width + layer.width) * load.number
+    working = rows * patches * _widest(layer) * load.number + window
+    return kept + states + max(working, building)
+
+
+def conditioning(dit: DitSize, load: Load) -> int:
+    """The condition encoder on the longest lyrics, or the audio tokenizer on the longest cover."""
+    rows, layer = load.batch, dit.encoder
+    masks = _LYRICS * _LYRICS * (2 * _LONG + 1 + 3 * rows * load.number)
+    lyrics = rows * _LYRICS * _widest(layer) * load.number + masks
+    # A code stands for `pool` frames, which one token more looks at.
+    frames = load.frames + load.frames // dit.pool
+    cover = frames * (_widest(layer) + layer.width) * load.number
+    return max(lyrics, cover)
+
+
+def reading(text: QwenSize, load: Load) -> int:
+    """The text encoder on the longest captions; of the lyrics it only looks the tokens up."""
+    words = load.batch * (_CAPTION * _widest(text.layer) + (_CAPTION + _LYRICS) * text.layer.width)
+    return words * load.number + load.batch * _CAPTION * _CAPTION * (load.number + _LONG)
+
+
+def decoding(vae: VaeSize | None, tile: int, load: Load) -> int:
+    """A tile in the VAE, beside the sound of a whole song: of two, where a repaint joins them."""
+    sound = 2 * 2 * load.frames * (vae.hop if vae else 1920) * _FLOAT
+    if vae is None:
+        return sound + _SINE_BANK
+    # One frame more stands for what does not grow with the tile.
+    return sound + (tile + 2 * _SEEN + 1) * _frame(vae) * load.number
+
+
+def _frame(vae: VaeSize) -> int:
+    """Numbers that one latent frame is at its widest in the VAE, in decoder or encoder.
+
+    A residual unit holds what came in, the two results that it is just between, and a copy; the block around
+    it holds what it was given.
+    """
+    samples, widest = vae.hop, 0
+    for narrow, broad, ratio in vae.blocks(max(vae.channels, vae.decoder_channels)):
+        widest = max(widest, 5 * narrow * samples, 4 * narrow * samples + broad * samples // ratio)
+        samples //= ratio
+    return widest + vae.sounds * vae.hop
+
+
+def _widest(layer: Layer) -> int:
+    """Numbers that a token is at its widest in a layer: in its feed-forward part, or between rotations."""
+    queries = layer.heads * layer.head
+    inner = 3 * layer.width + 3 * layer.inner
+    # Queries are turned in float32; the kernels want as many keys and values as there are queries.
+    attention = 3 * layer.width + 8 * queries + layer.keys_values
+    return max(inner, attention)
+
+
+def cache(planner: QwenSize, slots: int, length: int, number: int) -> int:
+    """The planner's cache: `slots` guided texts of `length` tokens (a multiple of the backend's span)."""
+    rows = max(2 * slots, _LEAST_ROWS)
+    return rows * min(length, planner.longest) * planner.token * number
+
+
+def writing(planner: QwenSize, length: int, number: int) -> int:
+    """The planner at its dearest: when it reads a prompt that fills its cache."""
+    layer = planner.layer
+    queries = layer.heads * layer.head
+    token = 2 * layer.width + queries * 4 + layer.keys_values + 3 * layer.inner
+    return min(length, planner.longest) * token * number

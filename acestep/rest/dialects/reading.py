@@ -1,0 +1,54 @@
+"""Reads a dialect's own fields; what the dialect does not declare is left for `/release_task`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from acestep.errors import InvalidFieldError
+from acestep.rest.errors import InvalidFieldsError
+
+M = TypeVar("M", bound=BaseModel)
+
+_LENGTHS = {"too_short": "{min_length} or more of them", "too_long": "at most {max_length} of them"}
+_PREAMBLE = "Input should be "
+
+
+def read(model: type[M], fields: Mapping[str, Any]) -> M:
+    """Read `fields`, null counting as not sent. Raises `InvalidFieldError` that names every wrong one."""
+    try:
+        return model.model_validate({name: value for name, value in fields.items() if value is not None})
+    except ValidationError as error:
+        wrong = error.errors(include_url=False)
+    raise InvalidFieldsError([_invalid(item, fields) for item in wrong])
+
+
+def _invalid(item: Mapping[str, Any], fields: Mapping[str, Any]) -> InvalidFieldError:
+    if item["type"] == "missing":
+        missing = f"{_path(item['loc'][:-1], fields)}.{item['loc'][-1]}".removeprefix(".")
+        return InvalidFieldError(missing, None, "a value; the field is required")
+    path = _path(item["loc"], fields)
+    if item["type"] in _LENGTHS:
+        allowed = _LENGTHS[item["type"]].format(**item["ctx"])
+        return InvalidFieldError(path, f"{item['ctx']['actual_length']} entries", allowed)
+    return InvalidFieldError(path, item["input"], item["msg"].removeprefix(_PREAMBLE))
+
+
+def _path(parts: Sequence[str | int], node: Any) -> str:
+    """Spell `messages[0].content` as people do, without the kinds of a union, which pydantic adds."""
+    path = ""
+    for part in parts:
+        if isinstance(part, int):
+            path += f"[{part}]"
+            node = node[part]
+        elif isinstance(node, Mapping) and part in node:
+            path += f".{part}"
+            node = node[part]
+    return path.removeprefix(".")
+
+
+def ignored(sent: Mapping[str, Any], names: Sequence[str], why: str) -> list[str]:
+    """Warn of each of `names` that was sent."""
+    return [f"{name}: {why}; it is not used" for name in names if sent.get(name) is not None]

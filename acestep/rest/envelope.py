@@ -1,0 +1,146 @@
+"""The one shape of every answer, good or bad.
+
+Which status and text an error has is decided in `rest.errors`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from http import HTTPStatus
+from typing import Any, Generic, TypeVar
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from acestep.errors import AceStepError, DataFolderError
+from acestep.rest.errors import Problem, problem_of
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+def now_ms() -> int:
+    """Milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+class Envelope(BaseModel, Generic[T]):
+    """A good answer: what was asked for is in `data`."""
+
+    data: T
+    code: int = Field(200, description="The HTTP status.")
+    error: str | None = Field(None, description="What went wrong.")
+    timestamp: int = Field(default_factory=now_ms, description="Milliseconds since the epoch.")
+    extra: dict[str, Any] | None = None
+
+
+class ErrorDetail(BaseModel):
+    """Which field an error is about."""
+
+    field: str
+    value: Any = Field(None, description="What was sent.")
+    allowed: str | None = Field(None, description="What can be sent.")
+
+
+class ErrorEnvelope(BaseModel):
+    """A bad answer; `error` and `detail` say the same."""
+
+    data: None = None
+    code: int = Field(description="The HTTP status.")
+    error: str = Field(description="One sentence that says what to do.")
+    detail: str = Field(description="The same, for clients that read it here.")
+    timestamp: int = Field(description="Milliseconds since the epoch.")
+    extra: ErrorDetail | None = Field(None, description="The field that the error is about.")
+
+
+class Json(JSONResponse):
+    """JSON in readable UTF-8; half surrogate pairs, which UTF-8 has no form for, stay escaped."""
+
+    def render(self, content: Any) -> bytes:
+        """Return the bytes of `content`."""
+        return json.dumps(content, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")
+
+
+def failure(problem: Problem) -> Json:
+    """Return the answer that tells of `problem`."""
+    content = {
+        "data": None,
+        "code": problem.status,
+        "error": problem.message,
+        "detail": problem.message,
+        "timestamp": now_ms(),
+        "extra": problem.extra,
+    }
+    return Json(content, problem.status, headers=dict(problem.headers))
+
+
+def install(app: FastAPI) -> None:
+    """Make `app` answer every error in the envelope."""
+    for kind in (AceStepError, HTTPException, RequestValidationError):
+        app.add_exception_handler(kind, _answer_error)
+    app.add_middleware(ErrorGuard)
+
+
+async def _answer_error(request: Request, error: Exception) -> Json:
+    problem = problem_of(error)
+    if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR or isinstance(error, DataFolderError):
+        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return failure(problem)
+
+
+class ErrorGuard:
+    """Turns what escapes the handlers into the envelope: unforeseen exceptions, and a library's plain text.
+
+    Plain text comes from the framework itself, for example for a range outside a file.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the application on one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = replaced = False
+
+        async def guarded(message: Message) -> None:
+            nonlocal started, replaced
+            if message["type"] == "http.response.start":
+                started = True
+                replaced = _is_bare_error(message)
+                if replaced:
+                    await failure(_bare_problem(message))(scope, receive, send)
+            if not replaced:
+                await send(message)
+
+        try:
+            await self._app(scope, receive, guarded)
+        except Exception as error:
+            if started:
+                raise
+            log.exception("%s %s failed", scope["method"], scope["path"])
+            await failure(problem_of(error))(scope, receive, send)
+
+
+def _is_bare_error(message: Message) -> bool:
+    content_type = Headers(raw=message["headers"]).get("content-type", "")
+    return int(message["status"]) >= HTTPStatus.BAD_REQUEST and content_type.startswith("text/plain")
+
+
+def _bare_problem(message: Message) -> Problem:
+    """What a bare error says, less the headers that described its text."""
+    kept = {
+        name: value
+        for name, value in Headers(raw=message["headers"]).items()
+        if name not in ("content-length", "content-type")
+    }
+    return Problem(message["status"], HTTPStatus(message["status"]).phrase, headers=kept)

@@ -1,0 +1,103 @@
+"""Which HTTP status an error has, and what of it the client may read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from acestep.errors import (
+    AceStepError,
+    DataFolderError,
+    InvalidFieldError,
+    JobCancelledError,
+    ModelUnavailableError,
+    NotEnoughMemoryError,
+    PlannerError,
+    PlannerUnavailableError,
+    QueueFullError,
+    StageStuckError,
+    UnknownModelError,
+    UnusableAudioError,
+)
+
+STATUS: Mapping[type[AceStepError], int] = {
+    InvalidFieldError: 422,
+    UnusableAudioError: 415,
+    UnknownModelError: 404,
+    QueueFullError: 429,
+    ModelUnavailableError: 503,
+    PlannerUnavailableError: 503,
+    PlannerError: 500,
+    JobCancelledError: 503,
+    DataFolderError: 503,
+    NotEnoughMemoryError: 503,
+    StageStuckError: 503,
+}
+INTERNAL = "Internal server error"
+# The error itself names a folder of the server, which is for its operator.
+STORAGE = "The server cannot use its storage at the moment; nothing was accepted. Its log says why."
+
+
+class InvalidFieldsError(InvalidFieldError):
+    """Several fields cannot be used: the first is `field`, the text names all."""
+
+    def __init__(self, errors: Sequence[InvalidFieldError]) -> None:
+        first = errors[0]
+        super().__init__(first.field, first.value, first.allowed)
+        self.args = ("; ".join(str(error) for error in errors),)
+
+
+class StrictError(InvalidFieldError):
+    """The server is strict, and these warnings would have been given."""
+
+    def __init__(self, warnings: Sequence[str]) -> None:
+        super().__init__(warnings[0].partition(":")[0].strip("'\""), None, "")
+        self.args = (f"This server refuses what it would have to change: {'; '.join(warnings)}",)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An error as the client sees it."""
+
+    status: int
+    message: str
+    extra: dict[str, Any] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def problem_of(error: Exception) -> Problem:
+    """Return what to answer for `error`; of what is not meant for clients nothing is told."""
+    if isinstance(error, HTTPException):
+        return Problem(error.status_code, error.detail, headers=error.headers or {})
+    if isinstance(error, RequestValidationError):
+        return _invalid_parameter(error)
+    status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), None)
+    if status is None:
+        return Problem(500, INTERNAL)
+    if isinstance(error, DataFolderError):
+        return Problem(status, STORAGE)
+    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, QueueFullError) else {}
+    return Problem(status, str(error), _extra(error), headers)
+
+
+def _extra(error: Exception) -> dict[str, Any] | None:
+    if isinstance(error, InvalidFieldError):
+        value = error.value
+        if isinstance(value, float) and not math.isfinite(value):
+            value = str(value)  # JSON has no word for it
+        return {"field": error.field, "value": value, "allowed": error.allowed or None}
+    if isinstance(error, UnknownModelError):
+        return {"field": "model", "value": error.name, "allowed": ", ".join(error.loaded)}
+    return None
+
+
+def _invalid_parameter(error: RequestValidationError) -> Problem:
+    """A query parameter, the only thing that the framework checks for us."""
+    first = error.errors()[0]
+    name = str(first["loc"][-1])
+    return Problem(422, f"{name}: {first['msg']}", {"field": name, "value": None, "allowed": None})

@@ -1,0 +1,291 @@
+"""From the bytes of a request to its fields and files, within limits that hold while reading."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import parse_qsl
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+from acestep.errors import DataFolderError, InvalidFieldError, UnusableAudioError
+from acestep.files import FileStore
+
+# The names under which files may be sent; of two names for the same thing the first counts.
+UPLOAD_NAMES = {
+    "ref_audio": "reference_audio",
+    "reference_audio": "reference_audio",
+    "ctx_audio": "src_audio",
+    "src_audio": "src_audio",
+    "audio": "src_audio",
+    "file": "src_audio",
+}
+MAX_FORM_FIELDS = 1_000
+CHUNK = 1024 * 1024
+FORM = "application/x-www-form-urlencoded"
+
+
+class Probed(Protocol):
+    """What is found out about a file: `seconds` may count an encoder's padding."""
+
+    @property
+    def seconds(self) -> float:
+        """How long it plays."""
+        ...
+
+
+AudioProbe = Callable[[Path], Awaitable[Probed] | Probed]
+"""Looks whether a file is audio that the server can use; raises `UnusableAudioError`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """Audio that a request brings along or names; `name` is what its owner calls the file."""
+
+    path: Path
+    name: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What a request carries: its fields, and its files by what they are."""
+
+    fields: dict[str, Any]
+    files: dict[str, UploadFile] = field(default_factory=dict)
+
+    async def close(self) -> None:
+        """Let go of the files."""
+        for upload in self.files.values():
+            await upload.close()
+
+
+class BodyReader:
+    """Reads bodies of at most `body_limit` bytes, and `upload_limit` more where files come along."""
+
+    def __init__(self, body_limit: int, upload_limit: int) -> None:
+        self._body_limit = body_limit
+        self._upload_limit = upload_limit
+
+    async def read(self, request: Request) -> Body:
+        """Read the body by its content type, or by its looks where that says nothing.
+
+        Raises 400 for a broken body, 413 for one that is too large, 415 for one of unknown type, and
+        `InvalidFieldError` for a file under a name that takes none.
+        """
+        content_type = request.headers.get("content-type", "").lower()
+        media_type = content_type.partition(";")[0].strip()
+        if media_type == "multipart/form-data":
+            return await self._read_multipart(request)
+        raw = b"".join([chunk async for chunk in _limited(request, self._body_limit)])
+        if media_type.startswith("application/json") or media_type.endswith("+json"):
+            return Body(_json_object(raw, "Malformed JSON payload"))
+        if media_type == FORM:
+            return Body(_form(raw))
+        return Body(_sniff(raw, content_type))
+
+    async def _read_multipart(self, request: Request) -> Body:
+        parser = _FormParser(request, self._body_limit, self._body_limit + self._upload_limit)
+        try:
+            form = await parser.parse()
+        except MultiPartException as error:
+            if "exceeded maximum size" in error.message:
+                raise _too_large(self._body_limit) from None
+            raise HTTPException(400, f"Malformed form: {error.message}") from None
+        except ValueError as error:  # text in a strange character set
+            raise HTTPException(400, f"Malformed form: {error}") from None
+        files = [(name, value) for name, value in form.multi_items() if isinstance(value, UploadFile)]
+        try:
+            fields = _gather([(name, value) for name, value in form.multi_items() if isinstance(value, str)])
+            return Body(fields, self._pick(files))
+        except (InvalidFieldError, HTTPException):
+            await form.close()
+            raise
+
+    def _pick(self, files: list[tuple[str, UploadFile]]) -> dict[str, UploadFile]:
+        picked: dict[str, UploadFile] = {}
+        for name, upload in files:
+            if not upload.filename and not upload.size:
+                continue  # a file input that was left empty
+            if name not in UPLOAD_NAMES:
+                raise InvalidFieldError(
+                    name, f"file {upload.filename}", f"files only as {', '.join(UPLOAD_NAMES)}"
+                )
+            if (upload.size or 0) > self._upload_limit:
+                raise _too_large(self._upload_limit, f"{name}: ")
+            picked[name] = upload
+        return {kind: picked[name] for name, kind in reversed(UPLOAD_NAMES.items()) if name in picked}
+
+
+class _FormParser(MultiPartParser):
+    """Multipart forms whose text fields together stay within a limit, too, not only the whole."""
+
+    def __init__(self, request: Request, text_limit: int, limit: int) -> None:
+        super().__init__(
+            request.headers,
+            _limited(request, limit),
+            max_files=len(UPLOAD_NAMES),
+            max_fields=MAX_FORM_FIELDS,
+            max_part_size=text_limit,
+        )
+        self._text_limit = text_limit
+        self._text_length = 0
+
+    def on_part_end(self) -> None:
+        super().on_part_end()
+        _, value = self.items[-1]
+        self._text_length += len(value) if isinstance(value, str) else 0
+        if self._text_length > self._text_limit:
+            raise _too_large(self._text_limit)
+
+
+async def _limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
+    """Pass a body on, up to `limit` bytes; a length that is announced is refused before reading."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and float(announced) > limit:
+        raise _too_large(limit)
+    seen = 0
+    try:
+        async for chunk in request.stream():
+            seen += len(chunk)
+            if seen > limit:
+                raise _too_large(limit)
+            yield chunk
+    except ClientDisconnect:
+        raise HTTPException(400, "The connection ended before the body did") from None
+
+
+def _too_large(limit: int, what: str = "") -> HTTPException:
+    return HTTPException(413, f"{what}The request is too large: at most {limit} bytes are accepted")
+
+
+def _json_object(raw: bytes, complaint: str) -> dict[str, Any]:
+    try:
+        found = json.loads(raw)
+    except json.JSONDecodeError as error:
+        where = f"{error.msg} (line {error.lineno}, column {error.colno})"
+        raise HTTPException(400, f"{complaint}: {where}") from None
+    except (ValueError, RecursionError):  # not UTF-8, a number of 5,000 digits, or nested without end
+        raise HTTPException(400, complaint) from None
+    if not isinstance(found, dict):
+        raise HTTPException(400, "JSON payload must be an object")
+    return found
+
+
+def _form(raw: bytes) -> dict[str, Any]:
+    try:
+        pairs = parse_qsl(
+            raw.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=MAX_FORM_FIELDS
+        )
+    except ValueError as error:
+        raise HTTPException(400, f"Malformed form: {error}") from None
+    return _gather(pairs)
+
+
+def _sniff(raw: bytes, content_type: str) -> dict[str, Any]:
+    start = raw.lstrip()[:1]
+    if start in (b"{", b"["):
+        return _json_object(raw, "Invalid JSON body (hint: set 'Content-Type: application/json')")
+    if b"=" in raw and _is_text(raw):
+        return _form(raw)
+    sent = content_type or "(missing)"
+    raise HTTPException(
+        415, f"Unsupported Content-Type: {sent}; use application/json, {FORM}, or multipart/form-data"
+    )
+
+
+def _is_text(raw: bytes) -> bool:
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _gather(pairs: list[tuple[str, str]]) -> dict[str, Any]:
+    """Make a field that is sent several times a list, which only fields that take lists accept."""
+    fields: dict[str, Any] = {}
+    for name, value in pairs:
+        if name not in fields:
+            fields[name] = value
+        elif isinstance(fields[name], list):
+            fields[name].append(value)
+        else:
+            fields[name] = [fields[name], value]
+    return fields
+
+
+@asynccontextmanager
+async def stored(
+    files: Mapping[str, UploadFile], folder: Path, probe: AudioProbe
+) -> AsyncIterator[dict[str, Sound]]:
+    """Put uploads into `folder` and see that they are audio; they are deleted again if the block fails.
+
+    They are on the disk, whole, when the block begins. Raises `UnusableAudioError` that names the upload.
+    """
+    store = FileStore(folder)
+    sounds: dict[str, Sound] = {}
+    try:
+        for kind, upload in files.items():
+            sounds[kind] = await _store(kind, upload, store, probe)
+        yield sounds
+    except BaseException:
+        for sound in sounds.values():
+            store.delete(sound.path.name)
+        raise
+
+
+@asynccontextmanager
+async def lent(
+    files: Mapping[str, UploadFile], folder: Path, probe: AudioProbe
+) -> AsyncIterator[dict[str, Sound]]:
+    """Put uploads into `folder` as `stored` does, for as long as the block runs."""
+    async with stored(files, folder, probe) as sounds:
+        yield sounds
+        for sound in sounds.values():
+            sound.path.unlink(missing_ok=True)
+
+
+async def look_at(kind: str, name: str, path: Path, probe: AudioProbe) -> Sound:
+    """Look at `path`; what is wrong is told of the file by the `name` that its owner knows."""
+    try:
+        looking = await run_in_threadpool(probe, path)
+        facts = await looking if isinstance(looking, Awaitable) else looking
+    except UnusableAudioError as error:
+        said = str(error).replace(path.name, Path(name).name)
+        raise UnusableAudioError(f"{kind}: {said}") from None
+    return Sound(path, name, facts.seconds)
+
+
+async def _store(kind: str, upload: UploadFile, store: FileStore, probe: AudioProbe) -> Sound:
+    new = store.begin(_extension(upload.filename or ""))
+    try:
+        # On the disk before anybody hears of it: a job that is accepted outlives a power cut with its audio.
+        await run_in_threadpool(_copy, upload, new.path)
+        found = await look_at(kind, upload.filename or kind, new.path, probe)
+        return replace(found, path=await run_in_threadpool(store.finish, new))
+    except OSError as error:
+        raise DataFolderError(f"An upload cannot be stored in {new.path.parent}: {error}") from error
+    finally:
+        store.discard(new)
+
+
+def _copy(upload: UploadFile, path: Path) -> None:
+    with path.open("wb") as target:
+        shutil.copyfileobj(upload.file, target, CHUNK)
+
+
+def _extension(filename: str) -> str:
+    """Return the client's file extension if it is a harmless one; it helps to recognise the format."""
+    found = re.search(r"\.([A-Za-z0-9]{1,8})$", filename)
+    return found[1].lower() if found else "audio"

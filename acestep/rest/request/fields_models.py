@@ -1,0 +1,152 @@
+"""The wire fields about adapters (LoRA): of a song, and of the routes below /v1/lora."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from pydantic import BaseModel, WithJsonSchema
+
+from acestep.domain.song import MAX_ADAPTER_SCALE, MAX_ADAPTERS, AdapterUse
+from acestep.rest.request.wire_types import (
+    Flag,
+    OptionalFlag,
+    OptionalNumber,
+    OptionalText,
+    Text,
+    Whole,
+    read_number,
+    read_text,
+    reader,
+    wire,
+)
+
+MAX_NAME = 200  # characters
+
+
+def read_adapters(value: Any) -> tuple[AdapterUse, ...]:
+    """Read a name, an object {name, scale}, or a list of these; also from a text that holds them as JSON."""
+    holds_json = isinstance(value, str) and value.lstrip().startswith(("[", "{"))
+    found = json.loads(value) if holds_json else value
+    uses = tuple(_adapter(item) for item in (found if isinstance(found, list) else [found]))
+    if len(uses) > MAX_ADAPTERS or len({use.name for use in uses}) < len(uses):
+        raise ValueError
+    return uses
+
+
+def _adapter(item: Any) -> AdapterUse:
+    parts = item if isinstance(item, dict) else {"name": item}
+    if not isinstance(parts.get("name"), str) or parts.keys() - {"name", "scale"}:
+        raise TypeError
+    name, scale = read_text(parts["name"]).strip(), read_number(parts.get("scale", 1.0))
+    if not 0 < len(name) <= MAX_NAME or not 0.0 <= scale <= MAX_ADAPTER_SCALE:
+        raise ValueError
+    return AdapterUse(name, scale)
+
+
+_NAMED = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string"},
+        "scale": {"type": "number", "minimum": 0, "maximum": MAX_ADAPTER_SCALE, "default": 1.0},
+    },
+    "required": ["name"],
+}
+
+_ONE = [{"type": "string"}, _NAMED]
+
+Adapters = Annotated[
+    tuple[AdapterUse, ...] | None,
+    reader(read_adapters),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                *_ONE,
+                {"type": "array", "items": {"anyOf": _ONE}, "maxItems": MAX_ADAPTERS},
+                {"type": "null"},
+            ]
+        }
+    ),
+]
+
+
+class LoraFields(BaseModel):
+    """Which adapters act on the songs of a request."""
+
+    lora: Adapters = wire(
+        None,
+        "loras",
+        about="Adapters that act on the songs: a name (GET /v1/lora/status lists them), an object with a "
+        "scale, or a list of either. []: none. Null: what POST /v1/lora/load has loaded, if anything. LoRA "
+        "and DoRA alone: LoKr adapters (Kronecker products, which nothing here computes) are refused (422).",
+        example=[{"name": "city-pop", "scale": 0.8}],
+        allowed=f"the name of an adapter, or a list of at most {MAX_ADAPTERS} different names or objects "
+        f"{{name, scale}}, scale from 0 to {MAX_ADAPTER_SCALE:g}",
+    )
+
+
+class LoadLora(BaseModel):
+    """Which adapter the server is to use where a request names none."""
+
+    lora_path: Text = wire(
+        "",
+        max_length=1_000,
+        example="city-pop",
+        about="Folder of the adapter, from the adapters' folder (ACESTEP_LORA_DIR) or as a whole path in it.",
+    )
+    adapter_name: OptionalText = wire(
+        None,
+        max_length=MAX_NAME,
+        example="pop",
+        about="Name that it gets here. Null: that of its folder.",
+    )
+
+
+class ToggleLora(BaseModel):
+    """Whether the server uses its adapter."""
+
+    use_lora: OptionalFlag = wire(None, example=True, about="Whether the active adapter acts.")
+
+
+class ScaleLora(BaseModel):
+    """How strongly the server's adapter acts."""
+
+    scale: OptionalNumber = wire(None, ge=0, le=1, example=0.8, about="0: not at all; 1: as it was trained.")
+    adapter_name: OptionalText = wire(
+        None, max_length=MAX_NAME, example="pop", about="Adapter that is meant. Null: the active one."
+    )
+
+
+SLOTS = 3  # as many as there are variables ACESTEP_CONFIG_PATH, …2 and …3
+
+_MAX_NAME = 200  # characters
+
+
+class InitModel(BaseModel):
+    """Which model is to be in which slot."""
+
+    model: OptionalText = wire(
+        None,
+        max_length=_MAX_NAME,
+        example="acestep-v15-base",
+        about="Model to load: GET /v1/model_inventory lists what lies on disk, published ones are "
+        "downloaded. Null: the one that is in the slot, again.",
+    )
+    slot: Whole = wire(
+        1,
+        ge=1,
+        le=SLOTS,
+        example=2,
+        about="1: the default model; 2 and 3: models for requests that name them.",
+    )
+    init_llm: Flag = wire(
+        False,
+        example=True,
+        about="Load a planner (5 Hz language model) too, if there is none: the one that the settings mean.",
+    )
+    lm_model_path: OptionalText = wire(
+        None,
+        max_length=_MAX_NAME,
+        example="acestep-5Hz-lm-1.7B",
+        about="Planner to load in place of the one that is there, by its name.",
+    )

@@ -1,0 +1,228 @@
+"""The wire requests as pydantic models, and the lookup that finds their values in a body.
+
+The fields themselves are declared in `rest.request.fields_song`, `rest.request.fields_planner` and
+`rest.request.fields_audio_sampler`; what becomes of them is decided in `rest.request.to_request` and
+`rest.drafts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from acestep.domain.song import AudioFormat
+from acestep.errors import InvalidFieldError
+from acestep.rest.auth import BODY_FIELD
+from acestep.rest.errors import InvalidFieldsError
+from acestep.rest.request.fields_audio_sampler import NewerSamplerFields, SourceFields
+from acestep.rest.request.fields_models import InitModel, LoadLora, LoraFields, ScaleLora, ToggleLora
+from acestep.rest.request.fields_planner import CodeFields, DraftFields, PlannerFields, PlannerSamplingFields
+from acestep.rest.request.fields_song import ExtrasFields, MusicFields, OutputFields, SamplerFields
+from acestep.rest.request.wire_types import MAX_IDS, OptionalText, TaskIds, notes_of, read_object, wire
+
+PARAM_OBJ = "param_obj"
+METAS = ("metas", "meta", "metadata", "user_metadata", "userMetadata")
+AUDIO_NAMES = (*get_args(AudioFormat), "ogg", "m4a")  # what clients mean by `format`
+MAX_NAMED = 10  # unknown fields that a warning lists
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class GenerateTask(
+    NewerSamplerFields,
+    SourceFields,
+    ExtrasFields,
+    CodeFields,
+    PlannerSamplingFields,
+    PlannerFields,
+    LoraFields,
+    SamplerFields,
+    OutputFields,
+    MusicFields,
+):
+    """A request for songs. Every field may also stand in `param_obj` or `metas`, under any of its names."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class FormatTask(DraftFields, MusicFields):
+    """A request for a better caption and lyrics. What it says of the music stays as it is."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class UnderstandTask(DraftFields, CodeFields):
+    """A question what a song is; its audio comes as a file or as codes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    src_audio_path: OptionalText = wire(
+        None,
+        max_length=1_000,
+        example="song.wav",
+        about="Audio on the server: the `file` of a song, or a file in a folder of ACESTEP_AUDIO_ROOTS. Or "
+        "upload it as src_audio.",
+    )
+
+
+class SampleTask(BaseModel):
+    """A request for an example."""
+
+    sample_type: OptionalText = wire(
+        "simple_mode",
+        max_length=100,
+        example="custom_mode",
+        about="`simple_mode`: a sentence to invent a song from. Anything else: a whole song, to be rendered.",
+    )
+
+
+class QueryTask(BaseModel):
+    """A question after jobs."""
+
+    task_id_list: TaskIds = wire(
+        (),
+        "task_ids",
+        "task_id",
+        about="Ids of jobs: a list, a string that holds a JSON list, or one id.",
+        allowed=f"a list of at most {MAX_IDS} task ids",
+        example=["0b5c1d0e-4f0e-4c57-9f5e-0d1f6f0f8f11"],
+    )
+
+
+def read_task(body: Mapping[str, Any]) -> tuple[GenerateTask, tuple[str, ...]]:
+    """Read a request from a body; returns it with warnings about what in the body is not used.
+
+    Raises `InvalidFieldError` that names every value that is not readable or out of its range.
+    """
+    sources, warnings = _drop_audio_format(_sources(body))
+    task, unknown = _read(GenerateTask, sources)
+    return task, (*warnings, *unknown)
+
+
+def read_draft(model: type[M], body: Mapping[str, Any]) -> tuple[M, tuple[str, ...]]:
+    """Read a request for a draft as `read_task` does; its fields may stand in the same places."""
+    return _read(model, _sources(body))
+
+
+def read_plain(model: type[M], body: Mapping[str, Any]) -> M:
+    """Read what has its fields at the top level of a body alone; others there are not looked at."""
+    return _validate(model, _look_up(model, [body]))
+
+
+def read_sample(body: Mapping[str, Any]) -> SampleTask:
+    """Read a request for an example from a body."""
+    return _validate(SampleTask, _look_up(SampleTask, [body]))
+
+
+def read_query(body: Mapping[str, Any]) -> QueryTask:
+    """Read a question after jobs from a body; no ids is a question after none."""
+    return _validate(QueryTask, _look_up(QueryTask, [body]))
+
+
+def _in_words(schema: Mapping[str, Any]) -> str:
+    """Say what a field takes, from its schema."""
+    if "x-allowed" in schema:
+        return str(schema["x-allowed"])
+    main = schema.get("anyOf", [schema])[0]
+    if "enum" in main:
+        return ", ".join(main["enum"])
+    if main["type"] in ("integer", "number"):
+        return ("a whole number" if main["type"] == "integer" else "a number") + _range(main)
+    if main["type"] == "string":
+        return f"text of at most {main['maxLength']} characters" if "maxLength" in main else "text"
+    return "true or false"
+
+
+def _range(schema: Mapping[str, Any]) -> str:
+    bounds = (
+        ("minimum", "from {:g}"),
+        ("exclusiveMinimum", "above {:g}"),
+        ("maximum", "to {:g}"),
+    )
+    return "".join(f" {text.format(schema[key])}" for key, text in bounds if key in schema)
+
+
+def _read(model: type[M], sources: Sequence[Mapping[str, Any]]) -> tuple[M, tuple[str, ...]]:
+    return _validate(model, _look_up(model, sources)), tuple(_unknown(model, sources))
+
+
+def _sources(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the body, its `param_obj`, and the first of its metas that is not empty."""
+    names = [PARAM_OBJ, next((name for name in METAS if body.get(name)), METAS[0])]
+    return [body, *(_object(name, body[name]) for name in names if body.get(name))]
+
+
+def _object(name: str, value: Any) -> Mapping[str, Any]:
+    try:
+        found = read_object(value)
+    except (TypeError, ValueError, RecursionError):
+        raise InvalidFieldError(name, value, "an object, or a string that holds one as JSON") from None
+    return found
+
+
+def _drop_audio_format(
+    sources: Sequence[Mapping[str, Any]],
+) -> tuple[list[Mapping[str, Any]], tuple[str, ...]]:
+    """Take out `format` where it names an audio format: it is an alias of use_format, a boolean."""
+    warnings: list[str] = []
+    kept: list[Mapping[str, Any]] = []
+    for source in sources:
+        value = source.get("format")
+        if isinstance(value, str) and value.strip().lower() in AUDIO_NAMES:
+            warnings.append(f"format: {value!r} is not used; an audio format is sent as audio_format")
+            kept.append({name: source[name] for name in source if name != "format"})
+        else:
+            kept.append(source)
+    return kept, tuple(warnings)
+
+
+def names(model: type[BaseModel]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield each field of `model` with every name under which it is read, in order."""
+    for field, info in model.model_fields.items():
+        yield field, (field, *notes_of(info)["x-aliases"])
+
+
+def _look_up(model: type[BaseModel], sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Find the first value that is not None of each field; an empty string is one only for free text."""
+    found: dict[str, Any] = {}
+    for field, spellings in names(model):
+        sent = (source[name] for source in sources for name in spellings if source.get(name) is not None)
+        value = next(sent, None)
+        if value is None or (value == "" and not notes_of(model.model_fields[field])["x-free-text"]):
+            continue
+        found[field] = value
+    return found
+
+
+def _validate(model: type[M], values: Mapping[str, Any]) -> M:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        wrong = {str(item["loc"][0]): item["input"] for item in error.errors(include_url=False)}
+    raise InvalidFieldsError(
+        [InvalidFieldError(field, value, ALLOWED[model][field]) for field, value in wrong.items()]
+    )
+
+
+def _unknown(model: type[BaseModel], sources: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Warn of what no field is called, which is often a misspelling."""
+    known = {name for _, spellings in names(model) for name in spellings}
+    known |= {BODY_FIELD, PARAM_OBJ, *METAS}
+    strange = list(dict.fromkeys(name for source in sources for name in source if name not in known))
+    # repr keeps control characters and half surrogate pairs out of what is stored and logged.
+    warnings = [f"{name[:60]!r}: there is no such field; it is ignored" for name in strange[:MAX_NAMED]]
+    if len(strange) > MAX_NAMED:
+        warnings.append(f"{len(strange) - MAX_NAMED} more unknown fields are ignored")
+    return warnings
+
+
+# What each field takes, in words. A schema takes tens of milliseconds to make, so it is made once.
+ALLOWED: Mapping[type[BaseModel], Mapping[str, str]] = {
+    model: {field: _in_words(schema) for field, schema in model.model_json_schema()["properties"].items()}
+    for model in (
+        *(GenerateTask, FormatTask, UnderstandTask, SampleTask, QueryTask),
+        *(LoadLora, ToggleLora, ScaleLora, InitModel),
+    )
+}

@@ -1,0 +1,328 @@
+"""How one value on the wire is declared and read: numbers and booleans also as strings, as forms do."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic.fields import FieldInfo
+
+from acestep.domain.song import CODES_A_SECOND, LANGUAGES, MAX_BATCH, MAX_DURATION, MAX_SEED, TRACKS
+from acestep.rest.spelling import UNDECIDED
+
+MAX_LIST = 200  # values in one list: schedules, names
+
+MAX_IDS = 1_000  # jobs in one query
+
+MAX_CODES = int(MAX_DURATION) * CODES_A_SECOND
+
+MAX_CODE_DIGITS = 6  # how many codes a model knows is its own affair; none knows a million
+
+
+class Support(StrEnum):
+    """What happens to a field whose value is not neutral; a neutral value is always accepted."""
+
+    SERVED = "served"
+    INERT = "accepted for compatibility; has no effect"
+    IGNORED = "accepted for compatibility; another value than the default is ignored, with a warning"
+    OPTIONAL = "skipped where no planner is loaded, with a warning if it was asked for"
+    PLANNER = "needs the planner (the 5 Hz language model); refused with 503 where none is loaded"
+    UNSUPPORTED = "not supported by this server yet; another value than the default is refused with 422"
+
+
+class Models(StrEnum):
+    """Which models use a field. Turbo models have guidance built in, and were distilled for fewer tasks."""
+
+    ALL = "all"
+    GUIDED = "base; turbo models ignore it, with a warning"
+    EXTRACTING = "base; turbo models refuse it with 422"
+
+
+def wire(default: Any, *aliases: str, **options: Any) -> Any:
+    """Declare a wire field: its default, its other names in the order in which they are looked up, the rest.
+
+    `options` are pydantic's (`ge`, `le`, `max_length`, …) and besides: `about` (the description), `example`,
+    `support`, `models` (that use it), `instead` (why it is not supported, or what to do rather),
+    `neutral` (values that mean the same as the default), `allowed` (the range in words, where the schema
+    cannot say it) and `free_text` (an empty string is a value, not an omission).
+    """
+    support: Support = options.pop("support", Support.SERVED)
+    models: Models = options.pop("models", Models.ALL)
+    about = options.pop("about")
+    extra: dict[str, Any] = {
+        "x-aliases": list(aliases),
+        "x-support": support.value,
+        "x-models": models.value,
+        "x-neutral": list(options.pop("neutral", ())),
+        "x-free-text": options.pop("free_text", False),
+        "x-instead": options.pop("instead", ""),
+    }
+    if "allowed" in options:
+        extra["x-allowed"] = options.pop("allowed")
+    example = options.pop("example")
+    return Field(
+        default,
+        description=about + _remarks(aliases, support),
+        examples=[example],
+        json_schema_extra=extra,
+        **options,
+    )
+
+
+def _remarks(aliases: Sequence[str], support: Support) -> str:
+    """Say after a description how else the field is called, and how it is served."""
+    remarks = f" Also read as: {', '.join(aliases)}." if aliases else ""
+    if support is Support.SERVED:
+        return remarks
+    return f"{remarks} {support.value[0].upper()}{support.value[1:]}."
+
+
+def about_of(info: FieldInfo) -> str:
+    """Return the description of a field, without what `wire` said after it."""
+    notes = notes_of(info)
+    return (info.description or "").removesuffix(_remarks(notes["x-aliases"], Support(notes["x-support"])))
+
+
+def notes_of(info: FieldInfo) -> dict[str, Any]:
+    """Return what `wire` noted about a field."""
+    assert isinstance(info.json_schema_extra, dict)
+    return dict(info.json_schema_extra)
+
+
+def reader(read: Callable[[Any], Any]) -> BeforeValidator:
+    """Wrap `read` so that whatever it cannot take becomes one plain validation error."""
+
+    def validate(value: Any) -> Any:
+        try:
+            return read(value)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise ValueError("unreadable") from error
+
+    return BeforeValidator(validate)
+
+
+def read_number(value: Any) -> float:
+    """Read a finite number, also from a string; booleans are no numbers."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str) or "_" in str(value):
+        raise TypeError
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+def read_whole(value: Any) -> int:
+    """Read a whole number, also from "8" or "8.0"; 3.7 is refused, not rounded."""
+    number = read_number(value)
+    if not number.is_integer():
+        raise ValueError
+    return int(number)
+
+
+def read_flag(value: Any) -> bool:
+    """Read a boolean, also from the words that forms and shells use."""
+    word = str(value).strip().lower() if isinstance(value, bool | int | str) else ""
+    if word in ("1", "true", "yes", "y", "on"):
+        return True
+    if word in ("0", "false", "no", "n", "off"):
+        return False
+    raise ValueError
+
+
+def read_text(value: Any) -> str:
+    """Read text (a bare number is text too); refuses half surrogate pairs, which no file can hold."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise TypeError
+    text = str(value)
+    text.encode("utf-8")
+    return text
+
+
+def read_word(value: Any) -> str:
+    """Read a word out of a closed list, whatever its letter case."""
+    return read_text(value).strip().lower()
+
+
+def read_language(value: Any) -> str:
+    """Read the code of a language that the models were trained on."""
+    code = read_word(value)
+    if code not in LANGUAGES:
+        raise ValueError
+    return code
+
+
+def read_bpm(value: Any) -> int | None:
+    """Read beats per minute; 0 and "N/A" leave them open."""
+    return None if value in ("", UNDECIDED) else read_whole(value) or None
+
+
+def read_seconds(value: Any) -> float | None:
+    """Read a duration; -1, 0 and "N/A" mean automatic."""
+    if value in ("", UNDECIDED):
+        return None
+    seconds = read_number(value)
+    return None if seconds in (0.0, -1.0) else seconds
+
+
+def read_time_signature(value: Any) -> str | None:
+    """Read "4", 4, "4/4" or "6/8" as the number of beats, which is all that the models know."""
+    if value in ("", UNDECIDED):
+        return None
+    found = re.fullmatch(r"([2346])(?:\.0|/4)?|(6)/8", read_text(value).replace(" ", ""))
+    if found is None:
+        raise ValueError
+    return found[1] or found[2]
+
+
+def read_key_scale(value: Any) -> str | None:
+    """Read a key like "c♯ MINOR" or "B♭ major" as "C# minor", "Bb major"; "Am" is A minor."""
+    if value in ("", UNDECIDED):
+        return None
+    text = read_text(value).replace("♯", "#").replace("♭", "b").strip()
+    # Of "CM" nobody knows whether a shift key was stuck, or C major is meant.
+    found = re.fullmatch(r"([A-Ga-g])([#bB]?)(?:m|\s+(?i:(major|minor)))", text)
+    if found is None:
+        raise ValueError
+    return f"{found[1].upper()}{found[2].lower()} {(found[3] or 'minor').lower()}"
+
+
+def read_seeds(value: Any) -> tuple[int, ...]:
+    """Read one seed, a list, or "1,2,3"; -1 stands for a random one."""
+    parts = _parts(value)
+    seeds = tuple(read_whole(part) for part in (parts if isinstance(parts, list) else [parts]))
+    if not 1 <= len(seeds) <= MAX_BATCH or not all(-1 <= seed <= MAX_SEED for seed in seeds):
+        raise ValueError
+    return seeds
+
+
+def read_timesteps(value: Any) -> tuple[float, ...]:
+    """Read a schedule from a list or from "0.97,0.76,…"; how many values a model takes is its own affair."""
+    times = tuple(read_number(part) for part in _list(_parts(value)))
+    if not all(0.0 <= time <= 1.0 for time in times):
+        raise ValueError
+    return times
+
+
+def read_codes(value: Any) -> tuple[int, ...]:
+    """Read audio codes: tokens or whole numbers in one text, in a list, or in a text that holds a list."""
+    parts = json.loads(value) if _holds_list(value) else value
+    codes = [code for part in (parts if isinstance(parts, list) else [parts]) for code in _codes_in(part)]
+    if len(codes) > MAX_CODES:
+        raise ValueError
+    return tuple(codes)
+
+
+def _codes_in(part: Any) -> list[int]:
+    words = re.sub(r"<\|audio_code_([0-9]+)\|>", r" \1 ", read_text(part)).replace(",", " ").split()
+    if not all(re.fullmatch(rf"[0-9]{{1,{MAX_CODE_DIGITS}}}", word) for word in words):
+        raise ValueError
+    return [int(word) for word in words]
+
+
+def read_track(value: Any) -> str:
+    """Read the name of a track, as a word: "Backing Vocals" is backing_vocals."""
+    track = read_word(value).replace(" ", "_").replace("-", "_")
+    if track not in ("", *TRACKS):
+        raise ValueError
+    return track
+
+
+def read_tracks(value: Any) -> tuple[str, ...]:
+    """Read names of tracks from a list, or from a text with commas or `|` between them."""
+    tracks = tuple(read_track(name) for name in _list(_parts(value, r"[,|]")))
+    return tuple(dict.fromkeys(track for track in tracks if track))
+
+
+def read_object(value: Any) -> dict[str, Any]:
+    """Read a JSON object, or a string that holds one."""
+    found = json.loads(value) if isinstance(value, str) else value
+    if not isinstance(found, dict):
+        raise TypeError
+    return found
+
+
+def read_ids(value: Any) -> tuple[str, ...]:
+    """Read task ids from a list, from a string that holds a JSON list, or from one bare id."""
+    ids = json.loads(value) if _holds_list(value) else value
+    ids = [ids] if isinstance(ids, str) else ids
+    if not isinstance(ids, list) or len(ids) > MAX_IDS or not all(isinstance(item, str) for item in ids):
+        raise TypeError
+    return tuple(read_text(item) for item in ids)
+
+
+def _holds_list(value: Any) -> bool:
+    """Whether a text holds a list as JSON, which is how a form can send one."""
+    return isinstance(value, str) and value.lstrip().startswith("[")
+
+
+def _parts(value: Any, between: str = ",") -> Any:
+    """Return the parts of a text: of a list that it holds, or between commas; or else the value itself."""
+    if not isinstance(value, str):
+        return value
+    return json.loads(value) if _holds_list(value) else re.split(between, value)
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list) or len(value) > MAX_LIST:
+        raise TypeError
+    return value
+
+
+def _shown_as(*kinds: str) -> WithJsonSchema:
+    return WithJsonSchema({"anyOf": [{"type": kind} for kind in kinds]})
+
+
+Whole = Annotated[int, reader(read_whole)]
+
+OptionalWhole = Annotated[int | None, reader(read_whole)]
+
+Number = Annotated[float, reader(read_number)]
+
+OptionalNumber = Annotated[float | None, reader(read_number)]
+
+Flag = Annotated[bool, reader(read_flag)]
+
+OptionalFlag = Annotated[bool | None, reader(read_flag)]
+
+Text = Annotated[str, reader(read_text)]
+
+OptionalText = Annotated[str | None, reader(read_text)]
+
+Language = Annotated[str, reader(read_language), WithJsonSchema({"type": "string", "enum": [*LANGUAGES]})]
+
+Bpm = Annotated[int | None, reader(read_bpm)]
+
+Seconds = Annotated[float | None, reader(read_seconds)]
+
+TimeSignature = Annotated[str | None, reader(read_time_signature), _shown_as("string", "integer", "null")]
+
+KeyScale = Annotated[str | None, reader(read_key_scale)]
+
+_SEED = {"type": "integer", "minimum": -1, "maximum": MAX_SEED}
+
+Seeds = Annotated[
+    tuple[int, ...],
+    reader(read_seeds),
+    WithJsonSchema(
+        {"anyOf": [_SEED, {"type": "string"}, {"type": "array", "items": _SEED, "maxItems": MAX_BATCH}]}
+    ),
+]
+
+Timesteps = Annotated[tuple[float, ...] | None, reader(read_timesteps), _shown_as("string", "array", "null")]
+
+Codes = Annotated[tuple[int, ...], reader(read_codes), _shown_as("string", "array", "integer")]
+
+Track = Annotated[str, reader(read_track), WithJsonSchema({"type": "string", "enum": [*TRACKS]})]
+
+Tracks = Annotated[tuple[str, ...], reader(read_tracks), _shown_as("string", "array")]
+
+Object = Annotated[dict[str, Any], reader(read_object), _shown_as("object", "string")]
+
+TaskIds = Annotated[tuple[str, ...], reader(read_ids), _shown_as("array", "string")]
+
+WORD = reader(read_word)

@@ -1,0 +1,1 @@
+"""From jobs, songs and models to what clients read."""

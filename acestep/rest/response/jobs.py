@@ -1,0 +1,217 @@
+"""From jobs, songs and models to what clients read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from acestep.domain.song import AdapterUse, Song, SongPlan, SongRequest
+from acestep.examples import CustomExample, SimpleExample
+from acestep.jobs.model import Job, JobState, JobView
+from acestep.rest.response.schemas import (
+    CustomSample,
+    LoraItem,
+    Metas,
+    QueryEntry,
+    ResultItem,
+    SimpleSample,
+    StemItem,
+)
+from acestep.rest.response.song import METADATA_DONE, NO_DIT, analysis, found_fields, recipe
+from acestep.rest.spelling import UNDECIDED, audio_link, code_string
+
+STATUS: dict[JobState, int] = {"queued": 0, "running": 0, "succeeded": 1, "failed": 2, "cancelled": 2}
+
+UNKNOWN_TASK = "unknown task id"
+
+
+def unknown_entry(task_id: str, status: int) -> QueryEntry:
+    """Return the entry for an id that nobody knows; with status 0 it looks like a job that waits."""
+    if status == 0:
+        return QueryEntry(task_id=task_id, result="[]", status=0)
+    item = ResultItem(status=status, stage="failed", error=UNKNOWN_TASK)
+    return QueryEntry(task_id=task_id, result=_dump([item]), status=status, error=UNKNOWN_TASK)
+
+
+def query_entry(view: JobView, token: Callable[[str], str], average_seconds: float) -> QueryEntry:
+    """Return the entry for a job; `token` makes the capability for a file's name."""
+    job = view.job
+    found = _analysis(job)
+    return QueryEntry(
+        task_id=job.id,
+        result=_dump(result_items(view, token)) if found is None else json.dumps([found], ensure_ascii=False),
+        status=STATUS[job.state],
+        progress_text=progress_text(view),
+        error=error_of(job),
+        queue_position=view.position,
+        eta_seconds=eta_seconds(view, average_seconds),
+    )
+
+
+def result_items(view: JobView, token: Callable[[str], str]) -> list[ResultItem]:
+    """Return one item for each song of a job, or the one that stands for all until there are songs."""
+    job = view.job
+    if job.state == "succeeded":
+        return [_song_item(job, index, token) for index in range(len(job.songs))]
+    return [_waiting_item(view)]
+
+
+def _analysis(job: Job) -> dict[str, Any] | None:
+    """What a job says that has ended in a plan, not in a song."""
+    if job.state != "succeeded" or not job.songs:
+        return None
+    plan = job.songs[0].plan
+    return analysis(job.request.goal, plan, code_string(plan.audio_codes))
+
+
+def _dump(items: Sequence[ResultItem]) -> str:
+    return json.dumps([item.model_dump() for item in items], ensure_ascii=False)
+
+
+def error_of(job: Job) -> str | None:
+    """Return why a job ended without songs; None for any other."""
+    return job.error or "The job was cancelled." if STATUS[job.state] == 2 else None
+
+
+def _waiting_item(view: JobView) -> ResultItem:
+    """A job without songs: queued, running, failed or cancelled."""
+    job, request = view.job, view.job.request
+    progress = view.progress
+    return ResultItem(
+        status=STATUS[job.state],
+        create_time=int(job.created_at),
+        prompt=request.caption,
+        lyrics=request.lyrics,
+        metas=_metas(request, request.bpm, request.duration, request.key_scale, request.time_signature),
+        seed_value=_join(request.seeds),
+        dit_model=request.model or "",
+        progress=round(progress.fraction, 4) if progress else 0.0,
+        stage=progress.stage if progress else job.state,
+        error=error_of(job),
+        warnings=list(request.warnings),
+        lora=_lora(request.adapters),
+    )
+
+
+def _song_item(job: Job, index: int, token: Callable[[str], str]) -> ResultItem:
+    song, request = job.songs[index], job.request
+    plan = song.plan
+    return ResultItem(
+        file=audio_link(plan.caption, token(song.file)) if song.file else "",
+        status=STATUS[job.state],
+        create_time=int(job.created_at),
+        prompt=plan.caption,
+        lyrics=plan.lyrics,
+        metas=_metas(request, plan.bpm, plan.duration, plan.key_scale, plan.time_signature),
+        generation_info=_generation_info(job, song) if song.file else METADATA_DONE,
+        seed_value=_join(tuple(other.plan.seed for other in job.songs)),
+        seed=plan.seed,
+        lm_model=song.lm_model,
+        dit_model=song.dit_model if song.file else NO_DIT,
+        progress=1.0,
+        stage=job.state,
+        warnings=list(dict.fromkeys((*request.warnings, *song.warnings))),
+        timings=song.timings,
+        lora=_lora(plan.adapters),
+        audio_codes=code_string(plan.audio_codes),
+        recipe=recipe(song, request),
+        stems=[
+            StemItem(track=stem.track, file=audio_link(f"{stem.track} {plan.caption}", token(stem.file)))
+            for stem in song.findings.stems
+        ],
+        **found_fields(song.findings),
+    )
+
+
+def _metas(
+    request: SongRequest, bpm: int | None, duration: float | None, key: str | None, time_signature: str | None
+) -> Metas:
+    return Metas(
+        bpm=bpm or UNDECIDED,
+        duration=duration or UNDECIDED,
+        keyscale=key or UNDECIDED,
+        timesignature=time_signature or UNDECIDED,
+        prompt=request.caption,
+        lyrics=request.lyrics,
+    )
+
+
+def _lora(uses: Sequence[AdapterUse]) -> list[LoraItem]:
+    return [LoraItem(name=use.name, scale=use.scale) for use in uses]
+
+
+def _join(seeds: Sequence[int]) -> str:
+    return ",".join(str(seed) for seed in seeds)
+
+
+def _generation_info(job: Job, song: Song) -> str:
+    """Markdown for people: how long it took, and with what."""
+    sampling = song.plan.sampling
+    count = len(job.songs)
+    lines = []
+    if job.work_seconds is not None:
+        lines.append(f"**Average time per song: {job.work_seconds / count:.2f} s** ({count} in this job)")
+    lines += [
+        f"- model: {song.dit_model}",
+        f"- steps: {sampling.steps}, guidance: {sampling.guidance_scale:g}, shift: {sampling.shift:g}, "
+        f"method: {sampling.infer_method}",
+        *([f"- planner: {song.lm_model}"] if song.lm_model else []),
+        f"- metadata: {_metadata(song.plan)}",
+        *(f"- lora: {use.name} at {use.scale:g}" for use in song.plan.adapters),
+        *([f"- audio codes: {len(song.plan.audio_codes)}"] if song.plan.audio_codes else []),
+        *(f"- {stage}: {seconds:.2f} s" for stage, seconds in song.timings.items()),
+    ]
+    return "\n".join(lines)
+
+
+def _metadata(plan: SongPlan) -> str:
+    decided = {
+        "bpm": plan.bpm,
+        "key": plan.key_scale,
+        "time signature": plan.time_signature,
+        "duration": f"{plan.duration:g} s",
+        "language": plan.language,
+    }
+    return ", ".join(f"{name}: {value}" for name, value in decided.items() if value is not None)
+
+
+def progress_text(view: JobView) -> str:
+    """Say what is going on, for people."""
+    if view.progress:
+        return view.progress.text or view.progress.stage
+    if view.position:
+        return f"Waiting, number {view.position} in the queue"
+    return ""
+
+
+def eta_seconds(view: JobView, average_seconds: float) -> float | None:
+    """Guess when a job is done from the average; jobs that run now count as half done."""
+    if view.position:
+        return round((view.position + 0.5) * average_seconds, 1)
+    if view.progress:
+        return round((1.0 - view.progress.fraction) * average_seconds, 1)
+    return None
+
+
+def simple_sample(example: SimpleExample) -> SimpleSample:
+    """Return a sentence under the names that clients know."""
+    return SimpleSample(
+        description=example.description,
+        instrumental=example.instrumental,
+        vocal_language=example.language,
+    )
+
+
+def custom_sample(example: CustomExample) -> CustomSample:
+    """Return a whole song under the names that clients know; every one gains from thinking."""
+    return CustomSample(
+        think=True,
+        caption=example.caption,
+        lyrics=example.lyrics,
+        bpm=example.bpm,
+        duration=example.duration,
+        keyscale=example.key_scale,
+        language=example.language,
+        timesignature=example.time_signature,
+    )

@@ -1,0 +1,180 @@
+"""How to make a finished song again: everything that was decided, as a body for /release_task.
+
+A recipe leaves nothing to chance, to a planner or to the model's defaults: posted to the same model on the
+same machine, it gives the same samples. Audio that a song was made from is not part of it, and must be sent
+along again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from acestep.domain.analysis import Findings, TimedLine
+from acestep.domain.song import Goal, Sampling, Song, SongPlan, SongRequest, Tuning
+from acestep.limits import WINDOW_TASKS
+from acestep.rest.response.schemas import LineItem, LoudnessItem, WordItem
+from acestep.rest.spelling import UNDECIDED
+
+
+def recipe(song: Song, request: SongRequest) -> dict[str, Any] | None:
+    """A body that gives `song` of `request` again; None where there is only a plan of one."""
+    if not song.file:
+        return None
+    plan = song.plan
+    body = {
+        "prompt": plan.caption,
+        "lyrics": plan.lyrics,
+        "vocal_language": plan.language,
+        "bpm": plan.bpm,
+        "key_scale": plan.key_scale,
+        "time_signature": plan.time_signature,
+        # Where the source says how long the song is, it says so again.
+        "audio_duration": None if request.task.source and request.task_type != "cover" else plan.duration,
+        "seed": plan.seed,
+        "use_random_seed": False,
+        "batch_size": 1,
+        "model": song.dit_model,
+        "task_type": plan.task_type,
+        "instruction": plan.instruction,
+        "audio_format": song.audio_format,
+        **_sampling(plan.sampling),
+        **_task(request),
+        "lora": [{"name": use.name, "scale": use.scale} for use in plan.adapters],
+        # What the planner said is in the fields above; it has nothing to add.
+        **dict.fromkeys(("thinking", "use_cot_caption", "use_cot_language"), False),
+    }
+    # As numbers, codes take a third of the room that they take as tokens.
+    codes = {"audio_code_string": ",".join(map(str, plan.audio_codes))} if plan.audio_codes else {}
+    return body | codes
+
+
+def _task(request: SongRequest) -> dict[str, Any]:
+    """What the task of a request is told beside its audio."""
+    task = request.task
+    fields: dict[str, Any] = {}
+    if request.task_type in WINDOW_TASKS:
+        fields |= {
+            "repainting_start": task.start,
+            "repainting_end": task.end,
+            "repaint_latent_crossfade_frames": task.crossfade_frames,
+            "repaint_wav_crossfade_sec": task.crossfade_seconds,
+        }
+        # A strength of 1 says the same as none.
+        fields |= {"repaint_strength": 1.0 - task.injection} if task.injection else {}
+    if request.task_type == "complete":
+        fields["track_classes"] = list(task.tracks)
+    elif task.tracks:
+        fields["track_name"] = task.tracks[0]
+    return fields
+
+
+def _sampling(sampling: Sampling) -> dict[str, Any]:
+    start, end = sampling.cfg_interval
+    # A list of times stands for steps and shift, which would have no effect beside it.
+    schedule: dict[str, Any] = (
+        {"timesteps": list(sampling.timesteps)}
+        if sampling.timesteps is not None
+        else {"inference_steps": sampling.steps, "shift": sampling.shift}
+    )
+    return {
+        **schedule,
+        "guidance_scale": sampling.guidance_scale,
+        "use_adg": sampling.use_adg,
+        "cfg_interval_start": start,
+        "cfg_interval_end": end,
+        "infer_method": sampling.infer_method,
+        "audio_cover_strength": sampling.cover_strength,
+        "cover_noise_strength": sampling.noise_strength,
+        **_tuning(sampling.tuning),
+    }
+
+
+def _tuning(tuning: Tuning) -> dict[str, Any]:
+    """What was changed of what the models were published with; mostly nothing."""
+    fields = {
+        "sampler_mode": tuning.integrator,
+        "momentum": tuning.momentum,
+        "eta": tuning.eta,
+        "velocity_ema_factor": tuning.smoothing,
+        "latent_rescale": tuning.latent_scale,
+        "latent_shift": tuning.latent_shift,
+    }
+    return fields if tuning != Tuning() else {}
+
+
+METADATA_DONE = "Analysis Only Mode Complete"
+
+NO_DIT = "None (Analysis Only)"
+
+
+def analysis(goal: Goal, plan: SongPlan, codes: str) -> dict[str, Any] | None:
+    """Return the one item of such a job; `codes` is the text of the plan's codes. None for other goals."""
+    if goal == "codes":
+        return _extracted(codes)
+    return _described(plan, codes) if goal == "description" else None
+
+
+def _extracted(codes: str) -> dict[str, Any]:
+    return {
+        "status_message": "Audio Codes Extraction Success",
+        "audio_codes": codes,
+        "audio_paths": [],
+        "raw_audio_paths": [],
+        "first_audio_path": None,
+        "metas": {},
+    }
+
+
+def _described(plan: SongPlan, codes: str) -> dict[str, Any]:
+    facts = {
+        "bpm": plan.bpm or UNDECIDED,
+        "keyscale": plan.key_scale or UNDECIDED,
+        "timesignature": plan.time_signature or UNDECIDED,
+        "duration": plan.duration,
+    }
+    words = {"lyrics": plan.lyrics, "language": plan.language}
+    return {
+        "status_message": "Full Hardware Analysis Success",
+        **facts,
+        "genre": UNDECIDED,  # the planner has no word for it apart from the caption
+        "prompt": plan.caption,
+        **words,
+        "metas": {**facts, "caption": plan.caption, **words},
+        "audio_paths": [],
+        "audio_codes": codes,
+    }
+
+
+def found_fields(found: Findings) -> dict[str, Any]:
+    """The fields of a result item that say what was found out; each is empty where nobody asked."""
+    times = found.lyric_times
+    lines = times.lines if times else ()
+    return {
+        "lrc": lrc(lines),
+        "alignment_score": times.score if times else None,
+        "lyric_timestamps": [_line(line) for line in lines],
+        "waveform_peaks": [list(point) for point in found.peaks],
+        "loudness": _loudness(found),
+    }
+
+
+def lrc(lines: Sequence[TimedLine]) -> str:
+    """Lyrics in the LRC format: a line each, behind the minutes, seconds and hundredths when it begins."""
+    return "".join(f"[{_clock(line.start)}]{line.text}\n" for line in lines)
+
+
+def _clock(seconds: float) -> str:
+    hundredths = round(seconds * 100)
+    return f"{hundredths // 6000:02}:{hundredths // 100 % 60:02}.{hundredths % 100:02}"
+
+
+def _line(line: TimedLine) -> LineItem:
+    words = [WordItem(text=word.text, start=word.start, end=word.end) for word in line.words]
+    return LineItem(text=line.text, start=line.start, end=line.end, words=words)
+
+
+def _loudness(found: Findings) -> LoudnessItem | None:
+    if found.loudness is None:
+        return None
+    return LoudnessItem(integrated_lufs=found.loudness.integrated, true_peak_dbtp=found.loudness.true_peak)

@@ -1,0 +1,94 @@
+"""Songs are asked for as in a chat, and the answer holds them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import Response
+from sse_starlette import EventSourceResponse
+from starlette.exceptions import HTTPException
+
+from acestep.errors import AceStepError
+from acestep.rest.deps import HttpConfig, HttpServices, Services, require_key
+from acestep.rest.dialects.chat_answers import DONE, ChatAnswer
+from acestep.rest.dialects.chat_fields import ChatRequest
+from acestep.rest.dialects.chat_input import decode, read_chat
+from acestep.rest.errors import problem_of
+from acestep.rest.openapi import CHAT_ANSWERS, dialect_of
+from acestep.rest.request.body import Body, BodyReader
+from acestep.rest.request.support import planner_name
+from acestep.rest.submit import submit
+from acestep.rest.wait import job_headers, recordings_of, succeeded, wait_for_songs
+
+router = APIRouter(tags=["songs"], dependencies=[Depends(require_key)])
+
+HEARTBEAT_SECONDS = 2.0
+NO_PINGS = 86_400  # seconds between those of the library; ours tell how far the song is
+# Base64 lies in memory as a whole, several times over; forms put large files on the disk.
+MAX_INLINE_AUDIO = 64 * 1024**2
+
+
+@router.post(
+    "/v1/chat/completions", openapi_extra=dialect_of(ChatRequest), responses=CHAT_ANSWERS, response_model=None
+)
+async def chat_completions(request: Request, services: Services) -> Response:
+    """Make songs from the last message of a chat; they come as base64 in `choices[0].message.audio`.
+
+    The key is read from the headers alone.
+    """
+    body = await _reader(services.config).read(request)
+    named = body.fields.get("lm_model_path")
+    planner = services.worker.planner(planner_name(named) if isinstance(named, str) else "")
+    song = read_chat(body.fields, planner)
+    files = await run_in_threadpool(decode, song.audio)
+    submission = await submit(Body(song.fields, files), services, song.warnings)
+    asked, model = submission.request, song.request.model or submission.request.model or ""
+    answer = ChatAnswer(submission.job_id, model, int(time.time()), asked.warnings)
+    headers = job_headers(answer.job_id)
+    if song.request.stream:
+        events = _events(answer, services, song.request.stream_options.include_usage)
+        return EventSourceResponse(events, sep="\n", ping=NO_PINGS, headers=headers)
+    job = await wait_for_songs(request, services, answer.job_id)
+    whole = await run_in_threadpool(answer.completion, job, recordings_of(job, services.audio))
+    return Response(whole, media_type="application/json", headers=headers)
+
+
+async def _events(answer: ChatAnswer, services: HttpServices, with_usage: bool) -> AsyncIterator[bytes]:
+    """Tell of a job until it ends; when the client leaves, the library ends this."""
+    yield answer.opening()
+    try:
+        async for event in _song(answer, services):
+            yield event
+    except (AceStepError, HTTPException, OSError) as error:
+        for event in answer.failure(problem_of(error)):
+            yield event
+    else:
+        yield answer.end()
+        if with_usage:
+            yield answer.usage()
+    yield DONE
+
+
+async def _song(answer: ChatAnswer, services: HttpServices) -> AsyncIterator[bytes]:
+    seconds = services.config.generation_timeout
+    until = asyncio.get_running_loop().time() + seconds
+    while True:
+        left = until - asyncio.get_running_loop().time()
+        view = await services.queue.wait(answer.job_id, max(0.0, min(HEARTBEAT_SECONDS, left)))
+        if view is None or view.job.has_ended or left <= HEARTBEAT_SECONDS:
+            break
+        yield answer.heartbeat(view)
+    job = succeeded(view, answer.job_id, seconds)
+    recordings = recordings_of(job, services.audio)
+    yield answer.words(job.songs[0])
+    yield await run_in_threadpool(answer.sound, job, recordings)
+
+
+def _reader(config: HttpConfig) -> BodyReader:
+    """Reads bodies that may hold a song in base64, four characters for three bytes."""
+    inline = min(config.upload_limit, MAX_INLINE_AUDIO)
+    return BodyReader(config.body_limit + inline * 4 // 3, 0)

@@ -1,0 +1,89 @@
+"""Songs on paper: examples, better captions and lyrics, and what a song is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastapi import APIRouter, Request
+
+from acestep.errors import InvalidFieldError
+from acestep.rest.deps import RequestBody, Services
+from acestep.rest.drafts import formatted, to_format, to_understand, understood
+from acestep.rest.envelope import Envelope
+from acestep.rest.openapi import body_of
+from acestep.rest.request.body import Body, lent
+from acestep.rest.request.schemas import FormatTask, SampleTask, UnderstandTask, read_draft, read_sample
+from acestep.rest.request.support import check_strict, check_support, planner_name, require_planner
+from acestep.rest.request.task_rules import PATHS, SOURCE
+from acestep.rest.response.jobs import custom_sample, simple_sample
+from acestep.rest.response.schemas import CustomSample, DraftAnswer, SimpleSample
+from acestep.rest.submit import named_sound
+from acestep.rest.wait import wait_for_draft
+
+router = APIRouter(tags=["drafts"])
+
+SIMPLE = ("", "simple_mode")
+
+
+@router.post("/create_random_sample", openapi_extra=body_of(SampleTask))
+async def create_random_sample(
+    body: RequestBody, services: Services
+) -> Envelope[SimpleSample] | Envelope[CustomSample]:
+    """Draw an example: a sentence to invent a song from, or (`custom_mode`) a whole song to render."""
+    if (read_sample(body.fields).sample_type or "").strip() in SIMPLE:
+        return Envelope[SimpleSample](data=simple_sample(services.examples.draw_simple()))
+    return Envelope[CustomSample](data=custom_sample(services.examples.draw_custom()))
+
+
+@router.post("/format_input", openapi_extra=body_of(FormatTask))
+async def format_input(request: Request, body: RequestBody, services: Services) -> Envelope[DraftAnswer]:
+    """Let the planner write a better caption and lyrics. Metadata that is sent stays as it is."""
+    _refuse_files(body)
+    task, ignored = read_draft(FormatTask, body.fields)
+    planner = services.worker.planner(planner_name(task.lm_model_path))
+    warnings = (*ignored, *check_support(task, planner, is_for_planner=True))
+    check_strict(warnings, services.config.strict)
+    require_planner(planner, "format_input")
+    draft = await wait_for_draft(request, services.worker, to_format(task), services.config.draft_timeout)
+    return Envelope(data=formatted(task, draft), extra=_extra(warnings))
+
+
+@router.post("/v1/understand", openapi_extra=body_of(UnderstandTask))
+async def understand(request: Request, body: RequestBody, services: Services) -> Envelope[DraftAnswer]:
+    """Let the planner say what a song is: its caption, lyrics and metadata."""
+    task, ignored = read_draft(UnderstandTask, body.fields)
+    planner = services.worker.planner(planner_name(task.lm_model_path))
+    warnings = (*ignored, *check_support(task, planner, is_for_planner=True))
+    check_strict(warnings, services.config.strict)
+    require_planner(planner, "understand")
+    _refuse_second_file(body)
+    async with lent(body.files, services.uploads, services.probe) as sounds:
+        audio = next((sound.path for sound in sounds.values()), None)
+        if task.src_audio_path:
+            audio = await _named(task.src_audio_path, audio, services)
+        asked = to_understand(task, audio)
+        draft = await wait_for_draft(request, services.worker, asked, services.config.draft_timeout)
+    return Envelope(data=understood(draft), extra=_extra(warnings))
+
+
+async def _named(path: str, uploaded: Path | None, services: Services) -> Path:
+    """The file of this machine that a request names instead of an upload."""
+    field = PATHS[SOURCE]
+    if uploaded is not None:
+        raise InvalidFieldError(field, path, "no path beside an uploaded file", "Send one of the two")
+    return (await named_sound(field, path, services)).path
+
+
+def _extra(warnings: tuple[str, ...]) -> dict[str, list[str]] | None:
+    """Warnings stand beside the answer, whose keys are what clients of the original know."""
+    return {"warnings": list(warnings)} if warnings else None
+
+
+def _refuse_files(body: Body) -> None:
+    for kind, upload in body.files.items():
+        raise InvalidFieldError(kind, upload.filename, "no file", "It takes text alone")
+
+
+def _refuse_second_file(body: Body) -> None:
+    for kind, upload in list(body.files.items())[1:]:
+        raise InvalidFieldError(kind, upload.filename, "one audio file")

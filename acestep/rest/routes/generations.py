@@ -1,0 +1,63 @@
+"""A song is asked for as OpenAI's endpoints for audio are, and the answer is the song itself, or a job."""
+
+from __future__ import annotations
+
+import json
+
+from fastapi import APIRouter, Request
+from fastapi.responses import FileResponse, Response
+
+from acestep.jobs.model import Job
+from acestep.rest.deps import HttpServices, RequestBody, Services
+from acestep.rest.dialects.generations import AudioGeneration, read_generation
+from acestep.rest.dialects.jobs import job_object
+from acestep.rest.envelope import Json
+from acestep.rest.openapi import GENERATION_ANSWERS, dialect_of
+from acestep.rest.request.body import Body
+from acestep.rest.spelling import label_of, media_type, speaking_name
+from acestep.rest.submit import submit
+from acestep.rest.wait import SEED, TASK_ID, WARNINGS, Recording, job_headers, recordings_of, wait_for_songs
+
+router = APIRouter(tags=["songs"])
+
+RESPOND_ASYNC = "respond-async"
+
+
+@router.post(
+    "/v1/audio/generations",
+    openapi_extra=dialect_of(AudioGeneration),
+    responses=GENERATION_ANSWERS,
+    response_class=FileResponse,
+    response_model=None,
+)
+async def audio_generations(request: Request, body: RequestBody, services: Services) -> Response:
+    """Make one song and answer with its bytes, or at once with a job (`"async": true`)."""
+    preferred = RESPOND_ASYNC in request.headers.get("prefer", "").lower()
+    fields, run_async = read_generation(body.fields, preferred)
+    submission = await submit(Body(fields, body.files), services)
+    if run_async:
+        return await _job(
+            submission.job_id, services, 202, {"Preference-Applied": RESPOND_ASYNC} if preferred else {}
+        )
+    job = await wait_for_songs(request, services, submission.job_id)
+    if recordings := recordings_of(job, services.audio):
+        return _song(job, recordings[0])
+    return await _job(job.id, services, 200, {})  # it was to end in a plan
+
+
+async def _job(job_id: str, services: HttpServices, status: int, headers: dict[str, str]) -> Json:
+    (view,) = await services.queue.find([job_id])
+    assert view is not None  # it was accepted, or ended, a moment ago
+    found = job_object(view, services.audio.token, await services.queue.average_seconds())
+    return Json(found.model_dump(), status, headers=job_headers(job_id) | headers)
+
+
+def _song(job: Job, recording: Recording) -> FileResponse:
+    song, path = recording.song, recording.path
+    warnings = list(dict.fromkeys((*job.request.warnings, *song.warnings)))
+    return FileResponse(
+        path,
+        media_type=media_type(path),
+        filename=speaking_name(label_of(song.plan.caption), path),
+        headers={TASK_ID: job.id, SEED: str(song.plan.seed), WARNINGS: json.dumps(warnings)},
+    )

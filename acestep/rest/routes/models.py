@@ -1,0 +1,113 @@
+"""Which models there are, and changing them while the server runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request
+
+from acestep.domain.models import ModelInfo, PlannerInfo
+from acestep.errors import ModelUnavailableError, UnknownModelError
+from acestep.jobs.worker import ModelKeeper, PlannerKeeper
+from acestep.limits import NAME_PREFIX, default_model
+from acestep.rest.deps import HttpServices, RequestBody, Services, require_key
+from acestep.rest.envelope import Envelope
+from acestep.rest.openapi import body_of
+from acestep.rest.request.fields_models import InitModel
+from acestep.rest.request.schemas import read_plain
+from acestep.rest.response.models import model_list, openai_model, openai_models
+from acestep.rest.response.schemas import ModelInit, ModelList, OpenAiModel, OpenAiModels, Reinitialized
+
+router = APIRouter(tags=["models"])
+KEY = [Depends(require_key)]
+
+OPENAI_MEDIA_TYPE = "application/vnd.openai+json"
+OPENAI_ROOT = "/api"  # every route is there as well, so that a client needs one base address alone
+
+
+@router.get("/v1/models", response_model=Envelope[ModelList] | OpenAiModels, dependencies=KEY)
+async def models(
+    request: Request,
+    services: Services,
+    format: Annotated[str, Query(examples=["openai"])] = "",  # noqa: A002
+) -> Envelope[ModelList] | OpenAiModels:
+    """List the models; in OpenAI's shape with `format=openai`, if that is accepted, and at /api/v1/models."""
+    found = services.worker.models()
+    accepted = OPENAI_MEDIA_TYPE in request.headers.get("accept", "")
+    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+    if format == "openai" or accepted or path.startswith(OPENAI_ROOT):
+        return openai_models(found)
+    return Envelope(data=model_list(found, services.worker.planners()))
+
+
+@router.get("/v1/models/{name:path}", dependencies=KEY)
+async def one_model(name: str, services: Services) -> OpenAiModel:
+    """Describe one model in OpenAI's shape; its name may begin with `acestep/`."""
+    found = services.worker.models()
+    bare = name.removeprefix(NAME_PREFIX)
+    for model in found:
+        if model.name == bare:
+            return openai_model(model)
+    raise UnknownModelError(name, tuple(model.name for model in found))
+
+
+@router.get("/v1/model_inventory", dependencies=KEY)
+async def model_inventory(services: Services) -> Envelope[ModelList]:
+    """List the models as /v1/models does, and those that only lie on disk (not loaded)."""
+    found = services.keeper.inventory() if services.keeper else services.worker.models()
+    return Envelope(data=model_list(found, services.worker.planners()))
+
+
+@router.post("/v1/init", openapi_extra=body_of(InitModel))
+async def init(body: RequestBody, services: Services) -> Envelope[ModelInit]:
+    """Load a model into a slot, or a planner, while the server runs; answers once it is there.
+
+    A model is loaded beside the one that was there, which leaves when its songs end, or leaves first where
+    there is no room for both. Songs that wait run on the model that they name, or on the default one with a
+    warning. A planner comes when the one that was
+    there has ended its texts and left; songs that need one wait. Where only a planner is asked for, models
+    stay as they are.
+    """
+    asked = read_plain(InitModel, body.fields)
+    wants_planner = asked.init_llm or bool(asked.lm_model_path)
+    planner = asked.lm_model_path or None
+    if wants_planner:
+        await _planners(services).check(planner)
+    loaded = default_model(services.worker.models())
+    if asked.model or not wants_planner or "slot" in asked.model_fields_set:
+        name = asked.model.removeprefix(NAME_PREFIX) if asked.model else None
+        loaded = await _keeper(services).put(asked.slot, name)
+    if wants_planner:
+        await _planners(services).put(planner)
+    models = model_list(services.worker.models(), services.worker.planners())
+    changed = ModelInit(
+        message="Model initialization completed",
+        slot=asked.slot,
+        loaded_model=loaded.name,
+        **dict(models),
+    )
+    return Envelope(data=changed)
+
+
+@router.post("/v1/reinitialize", dependencies=KEY)
+async def reinitialize(services: Services) -> Envelope[Reinitialized]:
+    """Load again what could not be loaded. Whatever is in the body is not read."""
+    reloaded = await _keeper(services).reload()
+    if services.planners is not None:
+        reloaded = (*reloaded, *await services.planners.reload())
+    infos: list[ModelInfo | PlannerInfo] = [*services.worker.models(), *services.worker.planners()]
+    failed = [info.name for info in infos if info.state == "failed"]
+    message = f"Still not loaded: {', '.join(failed)}; GET /v1/models says why" if failed else "All is loaded"
+    return Envelope(data=Reinitialized(message=message, reloaded=list(reloaded)))
+
+
+def _keeper(services: HttpServices) -> ModelKeeper:
+    if services.keeper is None:
+        raise ModelUnavailableError("The models of this server cannot be changed while it runs.")
+    return services.keeper
+
+
+def _planners(services: HttpServices) -> PlannerKeeper:
+    if services.planners is None:
+        raise ModelUnavailableError("The planner of this server cannot be changed while it runs.")
+    return services.planners

@@ -1,0 +1,41 @@
+"""How the server is."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Depends, Response
+
+from acestep import __version__
+from acestep.limits import default_model
+from acestep.rest.deps import Services, require_key
+from acestep.rest.envelope import Envelope
+from acestep.rest.response.memory import memory_of
+from acestep.rest.response.models import health, stats_of
+from acestep.rest.response.schemas import Health, Stats
+
+router = APIRouter(tags=["server"])
+
+
+@router.get("/v1/stats", dependencies=[Depends(require_key)])
+async def stats(services: Services) -> Envelope[Stats]:
+    """Count jobs, and say what runs the planner."""
+    counts, memory = await services.queue.stats(), memory_of(services.memory)
+    return Envelope(data=stats_of(counts, services.worker.planner(), memory))
+
+
+@router.get(
+    "/health",
+    responses={
+        503: {
+            "model": Envelope[Health],
+            "description": "The default model could not be loaded, or a stage is stuck",
+        }
+    },
+)
+async def get_health(response: Response, services: Services) -> Envelope[Health]:
+    """Say whether songs can be made; 503 when the default model could not be loaded, or a stage is stuck."""
+    models, trouble = services.worker.models(), services.worker.trouble()
+    found = health(models, services.worker.planner(), __version__, trouble)
+    if found.status == "ok":
+        return Envelope(data=found)
+    response.status_code = 503
+    return Envelope(data=found, code=503, error=trouble or default_model(models).detail)

@@ -1,0 +1,1 @@
+"""Every `ACESTEP_*` variable."""

@@ -1,0 +1,58 @@
+"""Writes `docs/configuration.md` from the settings: `python -m acestep.settings.docs`."""
+
+from __future__ import annotations
+
+from acestep.settings.settings import Settings, documented, project_folder, variable
+
+_INTRO = """\
+# Configuration
+
+<!-- Written by `python -m acestep.settings.docs` from acestep/settings; change it there. -->
+
+Every setting is an environment variable. It can be exported, or stand in a file `.env` in the project
+folder (the one with `pyproject.toml`; if the package is installed elsewhere, the current folder). A flag of
+the command line wins over an exported variable, that wins over `.env`, and that over the default.
+
+- A variable that is set to nothing counts as not set, and as such still wins over `.env`.
+- Relative folders count from the project folder, `~` is the home folder.
+- A value that cannot be used stops the start, with one line that names the variable, the value and what is
+  allowed.
+- A variable that begins with `ACESTEP_` but is not listed here is reported in the log.
+- Variables of libraries work too, exported or in `.env`: `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`,
+  `HTTPS_PROXY`, `CUDA_VISIBLE_DEVICES` and so on.
+"""
+
+# The heading that stands before a field.
+_HEADINGS = {
+    "api_host": "Server",
+    "queue_maxsize": "Jobs and songs",
+    "config_path": "Models and memory",
+    "init_llm": "Planner (5 Hz language model)",
+    "disable_tqdm": "Other",
+}
+
+
+def render() -> str:
+    """The whole page as Markdown."""
+    lines = [_INTRO.rstrip()]
+    for field in Settings.model_fields:
+        if field in _HEADINGS:
+            lines += [
+                "",
+                f"## {_HEADINGS[field]}",
+                "",
+                "| Variable | Default | Allowed | Meaning |",
+                "|---|---|---|---|",
+            ]
+        lines.append(_row(field))
+    return "\n".join(lines) + "\n"
+
+
+def _row(field: str) -> str:
+    texts = documented(field)
+    pending = f" *{texts['pending']}*" if texts["pending"] else ""
+    return f"| `{variable(field)}` | {texts['shown']} | {texts['allowed']} | {texts['meaning']}{pending} |"
+
+
+if __name__ == "__main__":
+    (project_folder() / "docs" / "configuration.md").write_text(render(), encoding="utf-8")

@@ -1,0 +1,376 @@
+"""What the operator decides: every `ACESTEP_*` variable, documented on its field.
+
+The only module that reads the environment. How a value is read is its kind's affair (`setting_kinds`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from dotenv import dotenv_values, load_dotenv
+from pydantic import (
+    AliasGenerator,
+    BeforeValidator,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from acestep.errors import SettingError
+from acestep.settings.types import (
+    DEVICES,
+    AutoSwitch,
+    Device,
+    Devices,
+    DownloadSource,
+    Folder,
+    LmBackend,
+    LogLevel,
+    Origin,
+    Quantization,
+    Switch,
+    number,
+    setting,
+    split,
+    switch,
+    to_int,
+)
+
+PREFIX = "ACESTEP_"
+_ENCODING = "utf-8-sig"  # UTF-8, with or without the mark that some editors put in front
+
+# Said of a variable that is read and checked but changes nothing yet.
+_DECODES_THERE = "No effect in this version, which decodes where the model is."
+_COMPATIBLE = "No effect; accepted so that existing configurations go on working."
+
+# What carries the prefix but is no setting of this server, and what to say of it (nothing: keep silent).
+_NOT_SETTINGS = {
+    "ACESTEP_PARITY_DIR": "",  # names a fixture for the tests
+    "ACESTEP_CONDA_ENV": "the launch scripts need no conda environment",
+}
+
+
+def variable(field: str) -> str:
+    """The environment variable of a field: `api_port` -> `ACESTEP_API_PORT`; one has no prefix."""
+    return field.upper() if field == "max_cuda_vram" else PREFIX + field.upper()
+
+
+def project_folder() -> Path:
+    """The folder with pyproject.toml above this package, else (installed elsewhere) the current folder."""
+    checkout = Path(__file__).resolve().parents[2]
+    return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
+
+
+def export_dotenv(project: Path | None = None) -> None:
+    """Put the variables of `.env` into the environment, without overriding what is there.
+
+    For what libraries read on their own (HF_ENDPOINT, HF_TOKEN, proxies, CUDA_VISIBLE_DEVICES): call this
+    after `Settings.load`, which checks the file, and before those libraries are imported.
+    """
+    load_dotenv((project or project_folder()) / ".env", encoding=_ENCODING)
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Build it with `Settings.load`, which reports what is wrong in one line."""
+
+    model_config = SettingsConfigDict(
+        alias_generator=AliasGenerator(validation_alias=variable),
+        populate_by_name=True,
+        case_sensitive=True,
+        env_file_encoding=_ENCODING,
+        extra="ignore",
+        frozen=True,
+    )
+
+    api_host: str = setting("127.0.0.1", "a host name or address", "Address to listen on; 0.0.0.0 means all.")
+    api_port: int = number(8001, 0, 65535, "", "Port to listen on; 0 takes a free one.")
+    api_key: SecretStr | None = setting(
+        None,
+        "any text",
+        "Key that clients must send. Empty or unset: everybody may use the server.",
+        shown="unset",
+    )
+    api_log_level: LogLevel = setting(
+        "info", "debug, info, warning, error, critical", "How much is logged. The launch scripts set debug."
+    )
+    data_dir: Folder = setting(
+        Path(".cache/acestep"),
+        "a folder",
+        "Holds the job database, finished songs and uploads. Relative folders count from the project folder.",
+    )
+    tmpdir: Folder = setting(
+        Path(),
+        "a folder",
+        "Holds files that are needed for a moment only.",
+        shown="`tmp` in ACESTEP_DATA_DIR",
+    )
+    cors_origins: Annotated[tuple[Origin, ...], NoDecode, split(",")] = setting(
+        (),
+        "local, *, or origins as https://example.org, separated by commas",
+        "Web pages that may call the server from a browser. local: pages on this machine. Unset: none.",
+        shown="unset",
+    )
+    audio_roots: Annotated[tuple[Folder, ...], NoDecode, split(os.pathsep)] = setting(
+        (),
+        "folders, separated as in PATH",
+        "Folders of this machine whose audio files a request may name by path. Unset: none, upload instead.",
+        shown="unset",
+    )
+    audio_needs_key: Switch = switch(
+        False, "Ask for the key at `/v1/audio` too. Otherwise the unguessable link is enough to fetch a song."
+    )
+    max_body_mb: int = number(4, 1, None, "MiB", "Largest request body, uploaded files not counted.")
+    max_upload_mb: int = number(200, 1, None, "MiB", "Largest uploaded audio file.")
+    max_upload_seconds: float = number(600, 1, 600, "s", "Longest audio that a request may bring or name.")
+    max_upload_channels: int = number(8, 1, 64, "channels", "Most channels that such audio may have.")
+    strict: Switch = switch(
+        False, "Refuse (422) what would otherwise be clamped or ignored with a warning in the answer."
+    )
+    strict_model: Switch = switch(
+        False, "Refuse a `model` that is not loaded. Otherwise the default model runs, with a warning."
+    )
+    unknown_task_status: Annotated[Literal[0, 2], BeforeValidator(to_int)] = setting(
+        2,
+        "2 or 0",
+        "Status that `/query_result` gives for an unknown id: 2 is failed, 0 (as once) is queued.",
+    )
+
+    queue_maxsize: int = number(200, 0, None, "jobs", "Waiting jobs before new ones get 429; 0 is no limit.")
+    queue_workers: int = number(
+        1,
+        1,
+        None,
+        "jobs",
+        "Jobs that may run at the same time; at least one for each device.",
+    )
+    api_workers: int = number(1, 1, None, "", "Once the size of a thread pool.", pending=_COMPATIBLE)
+    keep_seconds: int = number(604800, 60, None, "s", "How long results and their files are kept (7 days).")
+    avg_job_seconds: float = number(5.0, 0, None, "s", "Job time that `/v1/stats` assumes before it has any.")
+    avg_window: int = number(50, 1, None, "jobs", "Latest jobs of which `/v1/stats` gives the mean time.")
+    generation_timeout: float = number(
+        600, 1, None, "s", "How long `/v1/chat/completions` and `/v1/audio/generations` wait for their song."
+    )
+    mp3_bitrate: Annotated[Literal[128, 160, 192, 224, 256, 320], BeforeValidator(to_int)] = setting(
+        256, "128, 160, 192, 224, 256 or 320 kbit/s", "Bit rate of MP3 files."
+    )
+
+    config_path: str | None = setting(
+        None,
+        "a published name, acestep-nano, or a folder",
+        "Model to load. A model that is named is never replaced by another.",
+        shown="acestep-v15-turbo if it is on disk or can be downloaded to a GPU machine, else acestep-nano",
+    )
+    config_path2: str | None = setting(
+        None, "as ACESTEP_CONFIG_PATH", "Second model, to be chosen by request.", shown="unset"
+    )
+    config_path3: str | None = setting(
+        None, "as ACESTEP_CONFIG_PATH", "Third model, to be chosen by request.", shown="unset"
+    )
+    models: Annotated[tuple[str, ...], NoDecode, split(",")] = setting(
+        (), "names or folders, separated by commas", "More models, to be chosen by request.", shown="unset"
+    )
+    on_demand_model_load: Switch = switch(
+        False, "Load a model that lies in ACESTEP_CHECKPOINTS_DIR when a request names it."
+    )
+    models_in_memory: int = number(
+        2, 1, None, "models", "In memory at most when one is loaded on demand; the one idle longest leaves."
+    )
+    checkpoints_dir: Folder = setting(
+        Path("checkpoints"), "a folder", "Holds the published model folders as they are; downloads go here."
+    )
+    lora_dir: Folder = setting(
+        Path(),
+        "a folder",
+        "Holds adapters (LoRA), a folder each, as PEFT or diffusers saves them. Requests name them.",
+        shown="`lora` in ACESTEP_CHECKPOINTS_DIR",
+    )
+    download_source: DownloadSource = setting(
+        "auto",
+        "auto, huggingface, modelscope",
+        "Where models come from first; the other is asked if that fails. auto: the first that answers.",
+    )
+    device: Devices = setting(
+        "auto",
+        f"{DEVICES}; or several, as cuda:0,cuda:1",
+        "Where models run; auto takes a GPU if there is one. Each of several has all models, and takes songs "
+        "from the one queue.",
+    )
+    no_init: Switch = switch(False, "Load a model at the first request that needs it, not at the start.")
+    idle_unload_seconds: float = number(
+        0, 0, None, "s", "Models idle for so long leave memory, until a request needs them again; 0: never."
+    )
+    stage_timeout: float = number(
+        1800,
+        0,
+        None,
+        "s",
+        "A stage or load without progress for so long fails its jobs, and /health; 0: never.",
+    )
+    use_flash_attention: Switch = switch(
+        True,
+        "Use flash attention.",
+        "No effect in this version: PyTorch chooses its attention kernel itself.",
+    )
+    vram_budget: float | None = number(
+        None, 1, None, "GB", "GPU memory that may be used, CUDA included.", shown="what is free at the start"
+    )
+    max_cuda_vram: float | None = number(
+        None, 1, None, "GB", "As if the GPU had no more; ACESTEP_VRAM_BUDGET goes before it.", shown="unset"
+    )
+    offload_to_cpu: AutoSwitch = switch(
+        None, "Keep idle models in main memory. auto: as the memory plan needs. false, or empty: never."
+    )
+    offload_dit_to_cpu: Switch = switch(
+        False, "Keep the DiT in main memory while it is idle. false: if the memory plan needs it."
+    )
+    quantization: Quantization = setting(
+        "none",
+        "none, int8 (or int8_weight_only), fp8 (or fp8_weight_only)",
+        "Store the matrices of DiT and planner in 8 bits: about half the memory, and songs change a little. "
+        "Needs `uv sync --extra quantization`; the planner then runs on PyTorch. int8 changes less than fp8 "
+        "and is faster.",
+    )
+    vae_decode_chunk_size: int | None = number(
+        None, 16, None, "latent frames", "Decode songs in pieces of this size.", shown="by the memory plan"
+    )
+    mps_decode_offload: AutoSwitch = switch(None, "Decode on the CPU on Apple machines.", _DECODES_THERE)
+    vae_on_cpu: Switch = switch(False, "Decode on the CPU on AMD GPUs.", _DECODES_THERE)
+
+    init_llm: AutoSwitch = switch(
+        None,
+        "Load the planner (5 Hz language model). auto: if the GPU has room for it; nano's comes when a "
+        "request needs it.",
+    )
+    lm_model_path: str | None = setting(
+        None,
+        "a published name or a folder",
+        "Planner to load.",
+        shown="the largest that the GPU has room for",
+    )
+    lm_backend: LmBackend = setting(
+        "vllm", "vllm, pt, mlx", "What runs the planner; pt (PyTorch) where another is not installed."
+    )
+    lm_device: Device | None = setting(None, DEVICES, "Where the planner runs.", shown="as ACESTEP_DEVICE")
+    lm_offload_to_cpu: AutoSwitch = switch(
+        None,
+        "Keep the idle planner in main memory, where PyTorch runs it; songs wait while it writes. "
+        "auto: as the memory plan needs.",
+    )
+    lm_timeout: float = number(
+        120.0, 1, None, "seconds", "How long format_input and understand may take before they give up."
+    )
+    lm_closed_turn: Switch = switch(
+        False,
+        "Let audio codes follow a finished turn, as the original does; else they go on in the open one.",
+    )
+
+    disable_tqdm: Switch = switch(False, "Draw no progress bars.")
+    debug_stats: Switch = switch(False, "Once printed timings; every result carries them now.", _COMPATIBLE)
+
+    _given: frozenset[str] = PrivateAttr(frozenset())
+    _unknown: tuple[str, ...] = PrivateAttr(())
+
+    @classmethod
+    def load(cls, project: Path | None = None, /, **flags: Any) -> Self:
+        """Read the settings; `flags` are fields by name and win, None among them means not given.
+
+        `project` holds `.env` and is what relative folders count from (default: `project_folder()`).
+        Raises SettingError for the first value that cannot be used.
+        """
+        if strange := flags.keys() - cls.model_fields.keys():
+            raise TypeError(f"no such settings: {', '.join(sorted(strange))}")
+        project = project or project_folder()
+        given = {name: value for name, value in flags.items() if value is not None}
+        try:
+            settings = cls(_env_file=project / ".env", **given)
+        except ValidationError as error:
+            raise _readable(error) from None
+        except UnicodeDecodeError:
+            raise SettingError(".env", str(project / ".env"), "a text file in UTF-8") from None
+        return settings._rooted(project)
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices that models run on, at least one."""
+        return tuple(self.device.split(","))
+
+    def on(self, device: str) -> Self:
+        """The settings of what runs on one of the devices."""
+        return self.model_copy(update={"device": device})
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """A sentence for each variable with our prefix that this server does not know."""
+        return self._unknown
+
+    @property
+    def without_effect(self) -> tuple[str, ...]:
+        """A sentence for each variable that was set but changes nothing in this version."""
+        return tuple(
+            f"{variable(name)}: {documented(name)['pending']}"
+            for name in type(self).model_fields
+            if name in self._given and documented(name)["pending"]
+        )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_what_is_empty(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """A variable set to nothing counts as not set, and as such wins over `.env`."""
+        kept = {name: value.strip() if isinstance(value, str) else value for name, value in values.items()}
+        if kept.get("ACESTEP_OFFLOAD_TO_CPU") == "":
+            kept["ACESTEP_OFFLOAD_TO_CPU"] = "false"  # as the original reads it; unset means auto
+        return {name: value for name, value in kept.items() if value not in ("", None)}
+
+    def _rooted(self, project: Path) -> Self:
+        data = project / self.data_dir
+        tmp = project / self.tmpdir if "tmpdir" in self.model_fields_set else data / "tmp"
+        roots = tuple(project / root for root in self.audio_roots)
+        folders = {"data_dir": data, "tmpdir": tmp, "audio_roots": roots}
+        checkpoints = project / self.checkpoints_dir
+        lora = project / self.lora_dir if "lora_dir" in self.model_fields_set else checkpoints / "lora"
+        settings = self.model_copy(update={**folders, "checkpoints_dir": checkpoints, "lora_dir": lora})
+        settings._given = frozenset(self.model_fields_set)  # a copy counts what was updated as well
+        settings._unknown = _unknown_names(
+            {*os.environ, *dotenv_values(project / ".env", encoding=_ENCODING)}
+        )
+        return settings
+
+
+def documented(field: str) -> dict[str, str]:
+    """`meaning`, `allowed`, `shown` (the default, in words) and `pending` of a field."""
+    info = Settings.model_fields[field]
+    extra = info.json_schema_extra
+    assert isinstance(extra, dict)
+    texts = {key: str(text) for key, text in extra.items()}
+    return {**texts, "meaning": info.description or "", "shown": texts["shown"] or str(info.default)}
+
+
+def _readable(error: ValidationError) -> SettingError:
+    """The first complaint in the words of the documentation; pydantic names fields or variables."""
+    complaint = error.errors()[0]
+    field = str(complaint["loc"][0]).removeprefix(PREFIX).lower()
+    value = complaint["input"]
+    return SettingError(variable(field), value, documented(field)["allowed"])
+
+
+def _unknown_names(names: set[str]) -> tuple[str, ...]:
+    known = {variable(field) for field in Settings.model_fields}
+    strange = sorted(name for name in names - known if name.startswith(PREFIX))
+    return tuple(
+        f"{name} is not a setting of this server{_hint(name, known)}"
+        for name in strange
+        if _NOT_SETTINGS.get(name, name)
+    )
+
+
+def _hint(name: str, known: set[str]) -> str:
+    if name in _NOT_SETTINGS:
+        return f": {_NOT_SETTINGS[name]}"
+    endings = [other.removeprefix(PREFIX) for other in sorted(known)]
+    close = difflib.get_close_matches(name.removeprefix(PREFIX), endings, n=1, cutoff=0.7)
+    return f"; did you mean {PREFIX}{close[0]}?" if close else ""

@@ -1,0 +1,99 @@
+"""Kinds of settings: how a variable's text is read, and how its field is documented.
+
+Knows no setting by name, reads no environment.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, StringConstraints
+
+TRUE = ("1", "true", "yes", "y", "on")
+FALSE = ("0", "false", "no", "n", "off")
+DEVICES = "auto, cpu, cuda, cuda:N, mps, xpu"
+
+
+def _to_bool(value: object) -> object:
+    word = str(value).lower()
+    if word not in TRUE + FALSE:
+        raise ValueError
+    return word in TRUE
+
+
+def _to_bool_or_auto(value: object) -> object:
+    return None if value is None or str(value).lower() == "auto" else _to_bool(value)
+
+
+def lower(value: object) -> object:
+    """Words are the same in capitals."""
+    return value.lower() if isinstance(value, str) else value
+
+
+def _to_quantization(value: object) -> object:
+    """The names of torchao and of the original too; no is none."""
+    word = str(value).lower()
+    return "none" if word in FALSE else word.removesuffix("_weight_only")
+
+
+def to_int(value: object) -> object:
+    """Digits as the number that a Literal lists."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+def split(separator: str) -> BeforeValidator:
+    """A list, as one text with `separator` between its parts."""
+
+    def parts(value: object) -> object:
+        return [part.strip() for part in value.split(separator)] if isinstance(value, str) else value
+
+    return BeforeValidator(parts)
+
+
+def _one_or_several(value: str) -> str:
+    """Devices, separated by commas: `cpu`, or each with its number, so that none is there twice."""
+    devices = [device.strip() for device in value.split(",")]
+    alone = len(devices) == 1
+    pattern = r"auto|cpu|cuda(:\d+)?|mps|xpu" if alone else r"cpu|cuda:\d+"
+    on_gpus = [device for device in devices if device != "cpu"]
+    if not all(re.fullmatch(pattern, device) for device in devices) or len(set(on_gpus)) < len(on_gpus):
+        raise ValueError
+    return ",".join(devices)
+
+
+Switch = Annotated[bool, BeforeValidator(_to_bool)]
+AutoSwitch = Annotated[bool | None, BeforeValidator(_to_bool_or_auto)]  # None: auto
+Folder = Annotated[Path, AfterValidator(Path.expanduser)]
+Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?|mps|xpu)$")]
+Devices = Annotated[str, AfterValidator(_one_or_several)]
+Origin = Annotated[str, StringConstraints(pattern=r"^(local|\*|https?://[^/\s]+)$")]
+LogLevel = Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(lower)]
+DownloadSource = Annotated[Literal["auto", "huggingface", "modelscope"], BeforeValidator(lower)]
+Quantization = Annotated[Literal["none", "int8", "fp8"], BeforeValidator(_to_quantization)]
+LmBackend = Annotated[Literal["vllm", "pt", "mlx"], BeforeValidator(lower)]
+
+
+def setting(
+    default: object, allowed: str, meaning: str, *, shown: str = "", pending: str = "", **rules: Any
+) -> Any:
+    """A documented field: `shown` is the default in words, `pending` says what an effect waits for."""
+    extra: dict[str, JsonValue] = {"allowed": allowed, "shown": shown, "pending": pending}
+    return Field(default, description=meaning, json_schema_extra=extra, **rules)
+
+
+def switch(default: bool | None, meaning: str, pending: str = "") -> Any:
+    """A documented yes or no; None: auto."""
+    words = "true or false (1, yes, y, on, 0, no, n, off)"
+    if default is None:
+        return setting(None, f"auto, {words}", meaning, shown="auto", pending=pending)
+    return setting(default, words, meaning, shown=str(default).lower(), pending=pending)
+
+
+def number(
+    default: float | None, low: float, high: float | None, unit: str, meaning: str, **more: Any
+) -> Any:
+    """A number from `low` to `high` (None: open), counted in `unit`."""
+    span = f"{low:g} or more" if high is None else f"{low:g} to {high:g}"
+    return setting(default, f"{span} {unit}".rstrip(), meaning, ge=low, le=high, **more)

@@ -1,0 +1,273 @@
+"""Who is on the device: weights come when their stage begins, and go when another one does.
+
+Which those are is the memory plan's decision; how a tensor moves is the mover's. Tensors are met by their
+`data` alone, so that nothing here needs torch. For one thread at a time, by turns.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+from weakref import ReferenceType, ref
+
+from acestep.memory.plan import Placement
+
+_PATIENCE = 0.1  # seconds between two looks at whether the turn is still wanted
+
+
+class Mover(Protocol):
+    """Carries the data of a weight; `home` is where it is kept for good."""
+
+    def home(self, data: Any) -> Any:
+        """The same data where it is to be kept."""
+        ...
+
+    def bring(self, home: Any) -> Any:
+        """A copy of it on the device."""
+        ...
+
+    def away(self, home: Any) -> Any:
+        """What a weight holds while it is not on the device."""
+        ...
+
+
+class Scratch(Protocol):
+    """What is on the device beside weights while these are, and means nothing later: a cache."""
+
+    def allocate(self) -> None:
+        """Make it, on the device."""
+        ...
+
+    def release(self) -> None:
+        """Let it go."""
+        ...
+
+
+class Part:
+    """Weights that come and go as one. `layers` are those of its modules that come one by one if streamed."""
+
+    def __init__(
+        self,
+        placement: Placement,
+        modules: Sequence[Any],
+        layers: Sequence[Any] = (),
+        scratch: Scratch | None = None,
+    ) -> None:
+        self.placement = placement
+        self.layers = layers
+        self.scratch = scratch
+        self._modules = modules
+
+    def weights(self) -> Iterator[Any]:
+        """All, or where it is streamed those that belong to no layer; adapters that came later too."""
+        apart = set(map(id, _weights(self.layers))) if self.placement == "streamed" else set()
+        yield from (weight for weight in _weights(self._modules) if id(weight) not in apart)
+
+    def everything(self) -> Iterator[Any]:
+        """All of them."""
+        yield from _weights(self._modules)
+
+
+class Residency:
+    """What is on one device. Every model there shares it."""
+
+    def __init__(self, mover: Mover) -> None:
+        self._mover = mover
+        self._turns = Turns()
+        self._inside: ReferenceType[Part] | None = None  # a model that left memory takes its part along
+
+    def part(
+        self,
+        placement: Placement,
+        modules: Sequence[Any],
+        layers: Sequence[Any] = (),
+        scratch: Scratch | None = None,
+    ) -> Part:
+        """Take charge of loaded modules; what does not stay goes home at once."""
+        part = Part(placement, modules, layers, scratch)
+        if placement != "resident":
+            # What another model shares may be at work at this moment, and is taken care of already.
+            self._send(weight for weight in part.everything() if not hasattr(weight, "home"))
+        return part
+
+    def ask(self) -> Turn:
+        """Stand in line for the device."""
+        return self._turns.ask()
+
+    @contextmanager
+    def turn(self, check: Callable[[], None]) -> Iterator[None]:
+        """Have the device; while others do, `check` is called now and then, and may raise."""
+        turn = self.ask()
+        try:
+            while not turn.came(_PATIENCE):
+                check()
+            yield
+        finally:
+            turn.end()
+
+    def enter(self, part: Part) -> None:
+        """Begin the stage that these weights are for: whatever else came for its own stage goes.
+
+        Where there is no room for them, none of them is there.
+        """
+        inside = None if self._inside is None else self._inside()
+        if part is inside:
+            return
+        if inside is not None:
+            self._leave(inside)
+        if part.placement == "resident":
+            return
+        self._inside = ref(part)
+        try:
+            self._bring(part.weights())
+            if part.scratch is not None:
+                part.scratch.allocate()
+        except BaseException:
+            self._leave(part)
+            raise
+
+    def _leave(self, part: Part) -> None:
+        if part.scratch is not None:
+            part.scratch.release()
+        self._send(part.everything())
+        self._inside = None
+
+    def layers(self, part: Part) -> Iterator[Any]:
+        """The layers of a part that was entered, each of them on the device while it is looked at."""
+        for layer in part.layers:
+            if part.placement == "streamed":
+                self._bring(_weights([layer]))
+            try:
+                yield layer
+            finally:
+                if part.placement == "streamed":
+                    self._send(_weights([layer]))
+
+    def _bring(self, weights: Iterable[Any]) -> None:
+        for weight in weights:
+            if not hasattr(weight, "home"):  # an adapter that came after its part was taken charge of
+                weight.home = self._mover.home(weight.data)
+            weight.data = self._mover.bring(weight.home)
+
+    def _send(self, weights: Iterable[Any]) -> None:
+        for weight in weights:
+            if not hasattr(weight, "home"):
+                weight.home = self._mover.home(weight.data)
+            weight.data = self._mover.away(weight.home)
+
+
+class Lodger:
+    """A part that a thread of its own works with, for as long as it has something to do."""
+
+    def __init__(self, residency: Residency, part: Part) -> None:
+        self._residency = residency
+        self._part = part
+        self._turn: Turn | None = None
+
+    def come(self, seconds: float) -> bool:
+        """Whether the part is on the device, which is nobody else's until `go`; waits so long at most."""
+        if self._turn is None:
+            self._turn = self._residency.ask()
+        if not self._turn.came(seconds):
+            return False
+        self._residency.enter(self._part)
+        return True
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody else waits for the device."""
+        return self._turn is not None and self._turn.is_awaited
+
+    def go(self) -> None:
+        """Let others have the device. The part stays on it until one of them comes."""
+        if self._turn is not None:
+            self._turn.end()
+            self._turn = None
+
+
+class Places:
+    """The parts of one model by their names in the memory plan; without any, all is where it is needed."""
+
+    def __init__(self, residency: Residency | None = None, parts: Mapping[str, Part] | None = None) -> None:
+        self._residency = residency
+        self._parts = parts or {}
+
+    @contextmanager
+    def turn(self, check: Callable[[], None] = lambda: None) -> Iterator[None]:
+        if self._residency is None:
+            yield
+            return
+        with self._residency.turn(check):
+            yield
+
+    def enter(self, name: str) -> None:
+        if self._residency is not None:
+            self._residency.enter(self._parts[name])
+
+    def layers(self, name: str, layers: Iterable[Any]) -> Iterator[Any]:
+        """`layers`, which are those of the part called `name`; see `Residency.layers`."""
+        if self._residency is None:
+            return iter(layers)
+        return self._residency.layers(self._parts[name])
+
+
+def _weights(modules: Iterable[Any]) -> Iterator[Any]:
+    """Each once, also where two modules share it."""
+    seen: set[int] = set()
+    for module in modules:
+        for weight in module.parameters():
+            if id(weight) not in seen:
+                seen.add(id(weight))
+                yield from _tensors(weight)
+
+
+def _tensors(weight: Any) -> Iterator[Any]:
+    """What a weight consists of: itself, or where it is packed in fewer bits the tensors in it."""
+    if not hasattr(weight, "__tensor_flatten__"):
+        yield weight
+        return
+    names, _ = weight.__tensor_flatten__()
+    yield from (getattr(weight, name) for name in names)
+
+
+class Turns:
+    """A line of threads before one device. For any thread."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._line: deque[Turn] = deque()
+
+    def ask(self) -> Turn:
+        """Stand in line; returns at once. Whoever asks must `end` the turn, come or not."""
+        turn = Turn(self._line, self._changed)
+        with self._changed:
+            self._line.append(turn)
+        return turn
+
+
+class Turn:
+    """A place in the line."""
+
+    def __init__(self, line: deque[Turn], changed: threading.Condition) -> None:
+        self._line = line
+        self._changed = changed
+
+    def came(self, seconds: float) -> bool:
+        """Whether the device is ours, for which this waits so long at most."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._line[0] is self, seconds)
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody stands behind."""
+        with self._changed:
+            return self._line[-1] is not self
+
+    def end(self) -> None:
+        """Leave the line, or the device."""
+        with self._changed:
+            self._line.remove(self)
+            self._changed.notify_all()

@@ -1,0 +1,42 @@
+"""Which device is meant, on machines of several kinds."""
+
+from __future__ import annotations
+
+import platform
+
+import pytest
+
+from acestep.device import probes
+from acestep.device.probes import device_meant, gpu_present
+
+
+def test_an_explicit_device_needs_no_look_at_the_machine() -> None:
+    assert not gpu_present("cpu")
+    assert gpu_present("cuda:1")
+
+
+@pytest.mark.parametrize(
+    ("wish", "meant"),
+    [
+        ("cuda", "cuda:0"),
+        ("cuda:0", "cuda:0"),
+        ("cuda:1", "cuda:1"),
+        ("xpu", "xpu:0"),
+        ("mps", "mps"),
+        ("cpu", "cpu"),
+    ],
+)
+def test_one_device_has_one_name(wish: str, meant: str) -> None:
+    assert device_meant(wish) == meant
+
+
+@pytest.mark.parametrize(
+    ("system", "has_gpu", "meant"),
+    [("Linux", True, "cuda:0"), ("Linux", False, "cpu"), ("Darwin", True, "mps"), ("Darwin", False, "cpu")],
+)
+def test_auto_is_what_the_machine_has(
+    monkeypatch: pytest.MonkeyPatch, system: str, has_gpu: bool, meant: str
+) -> None:
+    monkeypatch.setattr(platform, "system", lambda: system)
+    monkeypatch.setattr(probes, "gpu_present", lambda _: has_gpu)
+    assert device_meant("auto") == meant

@@ -1,0 +1,437 @@
+"""The shelf of models: what is loaded, what leaves, who waits; and songs of several models side by side."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from acestep.domain.models import ModelInfo, PlannerInfo
+from acestep.engine.batching import PATIENCE
+from acestep.engine.engine import Engine
+from acestep.engine.idle import Upkeep
+from acestep.engine.model_manager import PRIMARY, ModelShelf, Slot
+from acestep.engine.planner_host import PlannerDesk
+from acestep.engine.planner_pool import PlannerDesks
+from acestep.engine.renderer import Loaded, OnLoading
+from acestep.engine.write import SongWriter
+from acestep.errors import CheckpointError, InvalidFieldError, ModelUnavailableError
+from acestep.files import AudioStore
+from acestep.limits import BASE_TASKS, TURBO_TASKS
+from tests.engine.fakes import INFO, FakeRenderer, request, unheard, until, wanted
+from tests.engine.fakes import PATIENCE as SECONDS
+
+TURBO = replace(
+    INFO, name="turbo", is_turbo=True, steps=8, shift=3.0, max_steps=8, tasks=TURBO_TASKS, is_default=True
+)
+BASE = replace(INFO, name="base", steps=50, tasks=BASE_TASKS)
+SFT = replace(INFO, name="sft", steps=30)
+
+
+class Folder:
+    """Models on disk; loading one takes as long as it is held, and fails while it is in `broken`."""
+
+    def __init__(self, *infos: ModelInfo) -> None:
+        self.infos = {info.name: info for info in infos}
+        self.renderers = {info.name: FakeRenderer() for info in infos}
+        self.broken: dict[str, str] = {}
+        self.loads: list[str] = []
+        self.go_on = threading.Event()
+        self.go_on.set()
+        self.room = len(infos) + 1  # models that may be in memory at once
+        self.asked: list[tuple[str, list[str] | None]] = []  # for which model, beside which others
+
+    def no_room(self, infos: Sequence[ModelInfo]) -> str:
+        return "" if len(infos) <= self.room else f"{len(infos)} are too many"
+
+    def on_disk(self) -> tuple[ModelInfo, ...]:
+        return tuple(replace(info, state="on_disk") for info in self.infos.values())
+
+    def find(self, name: str, beside: Sequence[ModelInfo] | None = None) -> Slot:
+        self.asked.append((name, None if beside is None else [info.name for info in beside]))
+        if name not in self.infos:
+            raise CheckpointError(f"There is no model {name!r}.")
+
+        def load(on_loading: OnLoading) -> Loaded:
+            self.loads.append(name)
+            assert self.go_on.wait(SECONDS)
+            if name in self.broken:
+                raise CheckpointError(self.broken[name])
+            return Loaded(replace(self.infos[name], state="ready"), self.renderers[name])
+
+        return Slot(self.infos[name], load)
+
+    def slots(self, *names: str) -> dict[int, Slot]:
+        return {PRIMARY + number: self.find(name) for number, name in enumerate(names)}
+
+
+@asynccontextmanager
+async def opened(shelf: ModelShelf) -> AsyncIterator[ModelShelf]:
+    await shelf.start()
+    try:
+        yield shelf
+    finally:
+        await shelf.close()
+
+
+@asynccontextmanager
+async def working(files: AudioStore, shelf: ModelShelf) -> AsyncIterator[Engine]:
+    engine = Engine(
+        shelf, SongWriter(files, 128), PlannerDesks(PlannerDesk(PlannerInfo(detail="Nobody plans here.")))
+    )
+    await engine.start()
+    try:
+        await engine.wait_ready()
+        yield engine
+    finally:
+        await engine.close()
+
+
+def states(shelf: ModelShelf) -> Mapping[str, str]:
+    return {info.name: info.state for info in shelf.infos()}
+
+
+@pytest.fixture
+def folder() -> Folder:
+    return Folder(TURBO, BASE, SFT)
+
+
+class TestSlots:
+    async def test_a_song_is_made_by_the_model_that_it_names(self, files, folder):
+        async with working(files, ModelShelf(folder.slots("turbo", "base"))) as engine:
+            asked = [request(model=name) for name in (None, "base", "acestep/base", "turbo")]
+            songs = [song for one in asked for song in await engine.run(one, unheard, wanted)]
+        assert [song.dit_model for song in songs] == ["turbo", "base", "base", "turbo"]
+        assert [song.plan.sampling.steps for song in songs] == [8, 50, 50, 8]
+        assert [song.plan.sampling.shift for song in songs] == [3.0, 1.0, 1.0, 3.0]
+        assert [len(folder.renderers[name].batches) for name in ("turbo", "base")] == [2, 2]
+        assert all("loaded" not in warning for song in songs for warning in song.warnings)
+
+    async def test_a_model_does_what_it_does_and_no_more(self, files, folder):
+        async with working(files, ModelShelf(folder.slots("turbo", "base"))) as engine:
+            with pytest.raises(InvalidFieldError, match="extract"):
+                await engine.run(request(task_type="extract"), unheard, wanted)
+
+    async def test_the_default_works_while_others_are_loaded(self, files, folder):
+        shelf = ModelShelf(folder.slots("turbo", "base"))
+        async with working(files, shelf) as engine:
+            await until(lambda: folder.loads == ["turbo", "base"])
+            folder.go_on.clear()
+            assert (await engine.run(request(), unheard, wanted))[0].dit_model == "turbo"
+            folder.go_on.set()
+
+    async def test_a_song_waits_for_its_model(self, files: AudioStore, folder: Folder) -> None:
+        held = threading.Event()
+        slots = folder.slots("turbo", "base")
+        load = slots[2].load
+        assert load is not None
+
+        def slow(on_loading: OnLoading) -> Loaded:
+            assert held.wait(SECONDS)
+            return load(on_loading)
+
+        async with working(files, ModelShelf(slots | {2: Slot(BASE, slow)})) as engine:
+            job = asyncio.create_task(engine.run(request(model="base"), unheard, wanted))
+            await asyncio.sleep(0.02)
+            held.set()
+            assert (await job)[0].dit_model == "base"
+
+    async def test_a_second_model_that_cannot_be_loaded(self, files, folder, caplog):
+        folder.broken["base"] = "The file vae is cut short."
+        shelf = ModelShelf(folder.slots("turbo", "base", "sft"))
+        async with working(files, shelf) as engine:
+            await until(lambda: states(shelf)["sft"] == "ready")
+            _, base, _ = engine.models()
+            assert (base.state, base.detail) == ("failed", "The file vae is cut short.")
+            assert "base cannot be loaded. The file vae is cut short." in caplog.text
+            (song,) = await engine.run(request(model="base"), unheard, wanted)
+        assert song.dit_model == "turbo"
+        assert "'base' is not loaded here" in song.warnings[0]
+
+    async def test_a_model_that_fails_while_a_song_waits_for_it(self, files, folder):
+        folder.broken["base"] = "Out of memory."
+        folder.go_on.clear()
+        shelf = ModelShelf(folder.slots("turbo", "base"))
+        async with opened(shelf):
+            waiting = asyncio.create_task(_borrowed(shelf, "base"))
+            await asyncio.sleep(0.02)
+            folder.go_on.set()
+            name, (note,) = await waiting
+        assert name == "turbo"
+        assert note == "model: turbo is used instead of base, which could not be loaded: Out of memory."
+
+    async def test_without_its_default_model_a_shelf_lends_nothing(self, folder):
+        folder.broken["turbo"] = "Nothing there."
+        async with opened(ModelShelf(folder.slots("turbo"))) as shelf:
+            with pytest.raises(ModelUnavailableError, match="turbo could not be loaded: Nothing there"):
+                await _borrowed(shelf, None)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(shelf.wait_ready(), 0.02)
+
+    async def test_a_slot_that_nothing_is_known_for_has_failed(self, folder):
+        missing = replace(BASE, state="failed", detail="There is no model 'base'.")
+        async with opened(ModelShelf(folder.slots("turbo") | {2: Slot(missing)})) as shelf:
+            await shelf.wait_ready()
+            await until(lambda: states(shelf) == {"turbo": "ready", "base": "failed"})
+            assert shelf.infos()[1].detail == "There is no model 'base'."
+
+    async def test_what_only_lies_on_disk_is_listed_apart(self, folder):
+        async with opened(ModelShelf(folder.slots("turbo"), folder)) as shelf:
+            assert [info.name for info in shelf.infos()] == ["turbo"]
+            assert [(info.name, info.state) for info in shelf.inventory()[1:]] == [
+                ("base", "on_disk"),
+                ("sft", "on_disk"),
+            ]
+            name, (note,) = await _borrowed(shelf, "base")
+            assert name == "turbo" and "'base' is not loaded here" in note
+
+
+class TestOnDemand:
+    async def test_a_model_is_loaded_for_the_request_that_names_it(self, files, folder):
+        shelf = ModelShelf(folder.slots("turbo"), folder, room=2)
+        async with working(files, shelf) as engine:
+            assert states(shelf) == {"turbo": "ready", "base": "on_disk", "sft": "on_disk"}
+            (song,) = await engine.run(request(model="base"), unheard, wanted)
+            assert (song.dit_model, song.plan.sampling.steps) == ("base", 50)
+            assert states(shelf) == {"turbo": "ready", "base": "ready", "sft": "on_disk"}
+            await engine.run(request(model="base"), unheard, wanted)
+        assert folder.loads == ["turbo", "base"]
+
+    async def test_the_one_that_was_idle_for_longest_makes_room(self, folder):
+        async with opened(ModelShelf(folder.slots("turbo"), folder, room=2)) as shelf:
+            for name in ("turbo", "base", "turbo", "sft"):
+                assert await _borrowed(shelf, name) == (name, ())
+            assert states(shelf) == {"turbo": "ready", "base": "on_disk", "sft": "ready"}
+            assert await _borrowed(shelf, "base") == ("base", ())
+            assert states(shelf) == {"turbo": "on_disk", "base": "ready", "sft": "ready"}
+            assert await _borrowed(shelf, None) == ("turbo", ())
+
+    async def test_so_does_one_where_memory_is_short_before_its_number_is_full(self, folder):
+        folder.room = 1
+        async with opened(ModelShelf(folder.slots("turbo"), folder, room=3)) as shelf:
+            await shelf.wait_ready()
+            assert await _borrowed(shelf, "base") == ("base", ())
+            assert states(shelf) == {"turbo": "on_disk", "base": "ready", "sft": "on_disk"}
+            assert await _borrowed(shelf, None) == ("turbo", ())
+            assert states(shelf) == {"turbo": "ready", "base": "on_disk", "sft": "on_disk"}
+            folder.room = 0
+            with pytest.raises(ModelUnavailableError, match="1 are too many"):
+                await _borrowed(shelf, "sft")
+
+    async def test_the_default_that_left_is_tried_again_too(self, folder):
+        async with opened(ModelShelf(folder.slots("turbo"), folder, room=1)) as shelf:
+            assert await _borrowed(shelf, "base") == ("base", ())
+            folder.broken["turbo"] = "Out of memory."
+            with pytest.raises(ModelUnavailableError, match="turbo could not be loaded: Out of memory"):
+                await _borrowed(shelf, None)
+            assert (shelf.primary.state, shelf.primary.detail) == ("on_disk", "Out of memory.")
+            folder.broken.clear()
+            assert await _borrowed(shelf, None) == ("turbo", ())
+            assert shelf.primary.detail == ""
+
+    @pytest.mark.parametrize("broken", [{}, {"base": "Out of memory."}], ids=["comes", "fails"])
+    async def test_a_model_that_nobody_waits_for_any_more_is_still_counted(self, folder, broken):
+        async with opened(ModelShelf(folder.slots("turbo"), folder, room=2)) as shelf:
+            await shelf.wait_ready()
+            folder.broken |= broken
+            folder.go_on.clear()
+            waiting = asyncio.create_task(_borrowed(shelf, "base"))
+            await until(lambda: folder.loads == ["turbo", "base"])
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            assert states(shelf)["base"] == "loading"
+            folder.go_on.set()
+            await until(lambda: states(shelf)["base"] == ("on_disk" if broken else "ready"))
+            folder.broken.clear()
+            assert await _borrowed(shelf, "base") == ("base", ())
+        assert folder.loads == ["turbo", "base", "base"][: 3 if broken else 2]
+
+    async def test_what_could_not_be_loaded_takes_no_room(self, folder):
+        folder.broken["base"] = "Out of memory."
+        async with opened(ModelShelf(folder.slots("turbo", "base"), folder, room=2)) as shelf:
+            await until(lambda: states(shelf)["base"] == "failed")
+            assert await _borrowed(shelf, "sft") == ("sft", ())
+            assert states(shelf) == {"turbo": "ready", "base": "failed", "sft": "ready"}
+
+    async def test_songs_keep_their_model_until_they_end(self, folder):
+        async with opened(ModelShelf(folder.slots("turbo"), folder, room=1)) as shelf:
+            async with shelf.borrow("turbo"):
+                waiting = asyncio.create_task(_borrowed(shelf, "base"))
+                later = asyncio.create_task(_borrowed(shelf, "turbo"))
+                await asyncio.sleep(0.02)
+                assert states(shelf)["turbo"] == "ready" and not waiting.done()
+                assert not later.done()  # or base might wait for ever
+            assert await waiting == ("base", ())
+            assert await later == ("turbo", ())
+        assert folder.loads == ["turbo", "base", "turbo"]
+
+    async def test_who_stops_waiting_for_room_is_not_in_the_way(self, folder):
+        async with opened(ModelShelf(folder.slots("turbo"), folder, room=1)) as shelf:
+            async with shelf.borrow("turbo"):
+                waiting = asyncio.create_task(_borrowed(shelf, "base"))
+                await asyncio.sleep(0.02)
+                waiting.cancel()
+                await asyncio.wait([waiting])
+            assert await _borrowed(shelf, "sft") == ("sft", ())
+        assert folder.loads == ["turbo", "sft"]
+
+    async def test_one_that_fails_is_tried_again(self, folder):
+        folder.broken["base"] = "Out of memory."
+        async with opened(ModelShelf(folder.slots("turbo"), folder, room=2)) as shelf:
+            name, (note,) = await _borrowed(shelf, "base")
+            assert name == "turbo" and note.endswith("could not be loaded: Out of memory.")
+            folder.broken.clear()
+            assert await _borrowed(shelf, "base") == ("base", ())
+
+
+class TestPutting:
+    async def test_another_model_takes_a_slot_while_songs_are_made(self, files, folder):
+        shelf = ModelShelf(folder.slots("turbo", "base"), folder)
+        async with working(files, shelf) as engine:
+            folder.renderers["base"].hold()
+            job = asyncio.create_task(engine.run(request(model="base"), unheard, wanted))
+            await folder.renderers["base"].wait_begun()
+            assert (await shelf.put(2, "sft")).name == "sft"
+            assert states(shelf) == {"turbo": "ready", "sft": "ready"}
+            folder.renderers["base"].release()
+            assert (await job)[0].dit_model == "base"
+            (song,) = await engine.run(request(model="base"), unheard, wanted)
+            assert song.dit_model == "turbo" and "'base' is not loaded here" in song.warnings[0]
+            assert (await engine.run(request(model="sft"), unheard, wanted))[0].dit_model == "sft"
+
+    async def test_another_default_model(self, folder):
+        async with opened(ModelShelf(folder.slots("turbo"), folder)) as shelf:
+            await shelf.put(PRIMARY, "base")
+            (info,) = shelf.infos()
+            assert (info.name, info.is_default, shelf.primary.name) == ("base", True, "base")
+            assert await _borrowed(shelf, None) == ("base", ())
+
+    async def test_an_empty_slot_is_filled(self, folder):
+        async with opened(ModelShelf(folder.slots("turbo"), folder)) as shelf:
+            await shelf.put(3, "sft")
+            await shelf.put(2, "base")
+            assert [(info.name, info.is_default) for info in shelf.infos()] == [
+                ("turbo", True),
+                ("base", False),
+                ("sft", False),
+            ]
+
+    async def test_one_that_fails_changes_nothing(self, folder):
+        folder.broken["base"] = "Out of memory."
+        async with opened(ModelShelf(folder.slots("turbo"), folder)) as shelf:
+            await shelf.wait_ready()
+            with pytest.raises(ModelUnavailableError, match=r"base could not be loaded: Out of memory\."):
+                await shelf.put(PRIMARY, "base")
+            assert states(shelf) == {"turbo": "ready"}
+            assert await _borrowed(shelf, None) == ("turbo", ())
+
+    async def test_where_there_is_no_room_for_both_the_first_leaves_first(self, files, folder):
+        folder.room = 1
+        async with working(files, ModelShelf(folder.slots("turbo"), folder)) as engine:
+            shelf = engine._shelf
+            folder.renderers["turbo"].hold()
+            job = asyncio.create_task(engine.run(request(), unheard, wanted))
+            await folder.renderers["turbo"].wait_begun()
+            putting = asyncio.create_task(shelf.put(PRIMARY, "base"))
+            await until(lambda: states(shelf) == {"base": "loading"})
+            queued = asyncio.create_task(engine.run(request(), unheard, wanted))
+            await asyncio.sleep(0.01)
+            assert folder.loads == ["turbo"], "it waits for the song that is being made"
+            folder.renderers["turbo"].release()
+            assert (await putting).name == "base"
+            assert [(await each)[0].dit_model for each in (job, queued)] == ["turbo", "base"]
+            assert folder.loads == ["turbo", "base"]
+
+    async def test_one_that_left_for_nothing_comes_back(self, files, folder):
+        folder.room, folder.broken = 1, {"base": "Cut short."}
+        async with working(files, ModelShelf(folder.slots("turbo"), folder)) as engine:
+            shelf = engine._shelf
+            folder.go_on.clear()
+            putting = asyncio.create_task(shelf.put(PRIMARY, "base"))
+            await until(lambda: states(shelf) == {"base": "loading"})
+            queued = asyncio.create_task(engine.run(request(), unheard, wanted))
+            await asyncio.sleep(0.01)
+            folder.go_on.set()
+            with pytest.raises(ModelUnavailableError, match=r"base could not be loaded: Cut short\."):
+                await putting
+            assert (await queued)[0].dit_model == "turbo"
+            assert states(shelf) == {"turbo": "ready"}
+            assert folder.loads == ["turbo", "base", "turbo"]
+
+    async def test_what_has_no_room_beside_the_other_slots_is_refused(self, folder):
+        folder.room = 1
+        async with opened(ModelShelf(folder.slots("turbo"), folder)) as shelf:
+            await shelf.wait_ready()
+            with pytest.raises(InvalidFieldError, match=r"^model: 'base' .*2 are too many"):
+                await shelf.put(2, "base")
+            assert states(shelf) == {"turbo": "ready"}
+
+    async def test_limits_are_those_beside_whoever_is_or_comes_back_into_memory(self, folder):
+        lazy = Upkeep(is_lazy=True)
+        async with opened(ModelShelf(folder.slots("turbo", "base"), folder, upkeep=lazy)) as shelf:
+            folder.asked.clear()
+            assert await _borrowed(shelf, "base") == ("base", ())
+            assert states(shelf) == {"turbo": "on_disk", "base": "ready"}
+            assert [info.name for info in shelf.occupants()] == ["turbo", "base"]
+            await shelf.put(2, "sft")
+            await shelf.put(1, "base")
+            assert folder.asked == [("sft", ["turbo"]), ("base", ["sft"])]
+            assert [info.name for info in shelf.occupants()] == ["base", "sft"]
+
+    @pytest.mark.parametrize(
+        ("number", "name"), [(2, "turbo"), (2, None), (1, "../base"), (1, "/base"), (1, "..")]
+    )
+    async def test_what_no_slot_takes(self, folder, number, name):
+        async with opened(ModelShelf(folder.slots("turbo"), folder)) as shelf:
+            with pytest.raises(InvalidFieldError, match=r"^model: "):
+                await shelf.put(number, name)
+        assert set(folder.loads) <= {"turbo"}
+
+    async def test_a_name_that_nobody_knows_lists_those_that_are_known(self, folder):
+        async with opened(ModelShelf(folder.slots("turbo"), folder)) as shelf:
+            with pytest.raises(InvalidFieldError, match="a published name, or one of turbo, base, sft"):
+                await shelf.put(2, "gpt")
+
+    async def test_what_failed_is_loaded_again(self, folder):
+        folder.broken |= {"turbo": "Out of memory.", "base": "Out of memory.", "sft": "Cut short."}
+        async with opened(ModelShelf(folder.slots("turbo", "base", "sft"), folder)) as shelf:
+            await until(lambda: set(states(shelf).values()) == {"failed"})
+            del folder.broken["turbo"], folder.broken["base"]
+            assert await shelf.reload() == ("turbo", "base")
+            assert states(shelf) == {"turbo": "ready", "base": "ready", "sft": "failed"}
+            await asyncio.wait_for(shelf.wait_ready(), SECONDS)
+            assert await shelf.reload() == ()
+
+
+class TestOrder:
+    async def test_songs_of_the_model_at_work_go_first_but_not_for_ever(self, files, folder):
+        turbo, base = folder.renderers["turbo"], folder.renderers["base"]
+        order: list[str] = []
+        turbo.on_decode = lambda plan: order.append(f"turbo {plan.seed}")
+        base.on_decode = lambda plan: order.append(f"base {plan.seed}")
+        async with working(files, ModelShelf(folder.slots("turbo", "base"))) as engine:
+            assert (await _borrowed(engine._shelf, "base"))[0] == "base"
+            turbo.hold()
+            jobs = [_start(engine, 0, "turbo")]
+            await turbo.wait_begun()
+            # Every song has a length of its own, so that each is a batch.
+            jobs += [_start(engine, n, "base" if n == 1 else "turbo") for n in range(1, PATIENCE + 3)]
+            await asyncio.sleep(0.05)
+            turbo.release()
+            await asyncio.gather(*jobs)
+        before = order.index("base 1")
+        assert order[:before] == [f"turbo {n}" for n in (0, *range(2, PATIENCE + 2))]
+
+
+async def _borrowed(shelf: ModelShelf, name: str | None) -> tuple[str, tuple[str, ...]]:
+    async with shelf.borrow(name) as (loaded, notes):
+        return loaded.info.name, notes
+
+
+def _start(engine: Engine, seed: int, model: str) -> asyncio.Task[object]:
+    asked = request(seeds=(seed,), duration=10.0 + seed, model=model)
+    return asyncio.create_task(engine.run(asked, unheard, wanted))

@@ -1,0 +1,303 @@
+"""A planner that makes way writes what it would otherwise, and is on the device while it writes alone."""
+
+import asyncio
+import gc
+import threading
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from acestep.catalog.checkpoints import Checkpoint, read_json
+from acestep.codec.loading import load_codec
+from acestep.engine.torch_models import Surroundings, TorchRenderer, load_model, load_planner, lodge, settle
+from acestep.errors import JobCancelledError, PlannerError
+from acestep.memory.plan import Abilities, Device, MemoryPlan, Sizes, Wishes
+from acestep.memory.search import options
+from acestep.memory.sizes import QwenSize
+from acestep.planner.backends.decoder import Decoder
+from acestep.planner.backends.pt import TorchLanguageModel, load_torch_language_model
+from acestep.planner.loop import GenerationLoop
+from acestep.settings.types import Quantization
+from acestep.weights.offload import Residency
+from acestep.weights.safetensors import Placement, TensorIndex
+from acestep.weights.shared_modules import SharedParts
+from tests.engine.test_placements import CPU, Counting, load, networks, promised, renderer, sizes_of, songs
+from tests.engine.test_torch_models import EXPECTED, write_checkpoint, write_oobleck
+from tests.planner.backends.test_pt import run, song
+from tests.planner.toy import Toy, write_toy
+from tests.synthesizer import toy
+
+
+@dataclass
+class Shared:
+    """A device in the books alone, with a planner and a model that take turns on it."""
+
+    mover: Counting
+    residency: Residency
+    planner: TorchLanguageModel
+    model: TorchRenderer
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return write_checkpoint(tmp_path_factory.mktemp("toy"), write_oobleck)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_toy(tmp_path_factory.mktemp("lm"), Toy(hidden=64, words=300))
+
+
+@pytest.fixture(scope="module")
+def untied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_toy(tmp_path_factory.mktemp("lm"), Toy(hidden=64, words=300, tied=False))
+
+
+@pytest.fixture
+def plan(checkpoint: Checkpoint, folder: Path) -> MemoryPlan:
+    return plans(sizes(checkpoint, folder))[0]
+
+
+@pytest.fixture
+def shared(
+    checkpoint: Checkpoint, folder: Path, plan: MemoryPlan, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Shared]:
+    mover = Counting()
+    count_caches(mover, monkeypatch)
+    yield place(checkpoint, folder, plan, mover)
+
+
+def sizes(checkpoint: Checkpoint, folder: Path) -> Sizes:
+    lm = QwenSize.of("lm", read_json(folder / "config.json"))
+    return replace(sizes_of(checkpoint), planners=(lm,))
+
+
+def plans(sizes: Sizes) -> list[MemoryPlan]:
+    """A planner that makes way, beside models that stay, or of which some make way as well."""
+    wishes = [
+        Wishes(offload=offload, offload_dit=offload_dit, offload_planner=True, planner=True)
+        for offload, offload_dit in ((True, True), (False, False), (True, False))
+    ]
+    device = Device(number=4, span=32)
+    return [options(sizes, wish, device, Abilities(offload=True, offload_planner=True))[0] for wish in wishes]
+
+
+def count_caches(mover: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+    allocate = Decoder.allocate
+
+    def counted(decoder: Decoder) -> None:
+        allocate(decoder)
+        mover.now += decoder._cache.nbytes
+        mover.most = max(mover.most, mover.now)
+        weakref.finalize(decoder._cache.untyped_storage(), mover._gone, decoder._cache.nbytes)
+
+    monkeypatch.setattr(Decoder, "allocate", counted)
+
+
+def place(checkpoint: Checkpoint, folder: Path, plan: MemoryPlan, mover: Counting) -> Shared:
+    residency = Residency(mover)
+    modules, _ = load(checkpoint)
+    codec = load_codec(checkpoint.vae, CPU, torch.float32)
+    modules = settle(modules, codec, plan, CPU, residency)
+    model = replace(renderer(modules, checkpoint), codec=codec)
+    lm = load_torch_language_model(
+        folder, Placement(CPU, torch.float32, plan.quantization), plan.slots, plan.length, CPU
+    )
+    return Shared(mover, residency, lodge(lm, residency), model)
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_a_quantized_planner_makes_way(
+    checkpoint: Checkpoint, folder: Path, kind: Quantization, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = Device(number=4, span=32, quantization=kind)
+    wishes = Wishes(offload_planner=True, planner=True)
+    plan = options(sizes(checkpoint, folder), wishes, device, Abilities(offload_planner=True))[0]
+    stays = load_torch_language_model(
+        folder, Placement(CPU, torch.float32, kind), slots=plan.slots, length=plan.length
+    )
+    expected = [run(stays, song(stays, seed))[0].text for seed in range(2)]
+    mover = Counting()
+    count_caches(mover, monkeypatch)
+    goes = place(checkpoint, folder, plan, mover).planner
+    assert mover.now == 0
+    assert [run(goes, song(goes, seed))[0].text for seed in range(2)] == expected
+    (part,) = (part for part in plan.parts if part.name == "planner")
+    assert mover.most == pytest.approx(part.size, rel=0.05)
+
+
+@pytest.mark.parametrize(("toy", "number"), [("folder", 0), ("untied", 1), ("folder", 2)])
+def test_texts_and_songs_are_the_same_and_memory_is_as_planned(
+    checkpoint: Checkpoint,
+    toy: str,
+    number: int,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = request.getfixturevalue(toy)
+    plain = load_torch_language_model(folder, Placement(CPU, torch.float32))
+    texts = [run(plain, song(plain, seed))[0].text for seed in range(2)]
+    _, model = load(checkpoint)
+    expected = songs(model)
+    plan, mover = plans(sizes(checkpoint, folder))[number], Counting()
+    count_caches(mover, monkeypatch)
+    there = place(checkpoint, folder, plan, mover)
+    assert mover.now == 0
+    for _ in range(2):
+        found = run(there.planner, *(song(plain, seed) for seed in range(2)))
+        assert [each.text for each in found] == texts
+        planner = mover.now
+        for one, same in zip(expected, songs(there.model), strict=True):
+            np.testing.assert_array_equal(one, same)
+        assert mover.now < planner / 2, "weights and cache of the planner left"
+    stays = sum(
+        weight.nbytes
+        for name, network in networks(there.model).items()
+        if plan.placement(name) == "resident"
+        for weight in network.parameters()
+    )
+    assert stays + mover.most == pytest.approx(promised(plan, sizes(checkpoint, folder)), rel=0.05)
+
+
+def test_a_planner_that_comes_and_goes_while_songs_are_made(shared: Shared, checkpoint: Checkpoint) -> None:
+    planner, model = shared.planner, shared.model
+    alone = [run(planner, song(planner, seed, count=30))[0].text for seed in range(6)]
+    expected = songs(model)
+    most = shared.mover.most
+    loop = GenerationLoop(planner)
+
+    async def both() -> tuple[list[str], list[list[np.ndarray]]]:
+        texts = asyncio.gather(
+            *(loop.generate(song(planner, seed, count=30), _ignore, _wanted) for seed in range(6))
+        )
+        rendered = await asyncio.gather(*(asyncio.to_thread(songs, model) for _ in range(1)))
+        return await texts, rendered
+
+    for _ in range(3):
+        texts, (rendered,) = asyncio.run(both())
+        assert texts == alone
+        for one, same in zip(expected, rendered, strict=True):
+            np.testing.assert_array_equal(one, same)
+    loop.close()
+    assert shared.mover.most == most, "they were never there together"
+
+
+def test_a_text_that_waits_for_the_device_can_be_cancelled(shared: Shared) -> None:
+    loop = GenerationLoop(shared.planner)
+    unwanted = threading.Event()
+
+    async def cancelled() -> None:
+        writing = loop.generate(song(shared.planner), _ignore, unwanted.is_set)
+        task = asyncio.create_task(writing)
+        await asyncio.sleep(0.2)
+        assert not task.done(), "a song is being made"
+        unwanted.set()
+        with pytest.raises(JobCancelledError):
+            await task
+
+    with shared.model.places.turn():
+        asyncio.run(cancelled())
+    text = asyncio.run(loop.generate(song(shared.planner), _ignore, _wanted))
+    assert text == run(shared.planner, song(shared.planner))[0].text
+    loop.close()
+
+
+def test_a_loop_ends_while_it_waits_for_the_device(shared: Shared) -> None:
+    loop = GenerationLoop(shared.planner)
+
+    async def closed() -> None:
+        task = asyncio.create_task(loop.generate(song(shared.planner), _ignore, _wanted))
+        await asyncio.sleep(0.05)
+        await asyncio.to_thread(loop.close)
+        with pytest.raises(PlannerError):
+            await task
+
+    with shared.model.places.turn():
+        asyncio.run(closed())
+    assert len(songs(shared.model)) == 3, "the device is free"
+
+
+def test_a_song_that_waits_for_the_device_can_be_cancelled(shared: Shared) -> None:
+    ticket = shared.planner.add(song(shared.planner, count=60))
+    shared.planner.step()
+    with pytest.raises(JobCancelledError):
+        shared.model.render([toy.song()], lambda *_: None, lambda: True)
+    shared.planner.abort(ticket)
+    assert len(songs(shared.model)) == 3
+
+
+def test_a_stream_of_texts_lets_songs_through(shared: Shared) -> None:
+    """While somebody waits, no more texts begin than run at once."""
+    planner, slots = shared.planner, shared.planner._slots
+    tickets = [planner.add(song(planner, seed)) for seed in range(3 * slots)]
+    planner.step()
+    waiting = shared.residency.ask()
+    ended = 0
+    while not waiting.came(0):
+        ended += sum(advance.ended for advance in planner.step())
+    assert ended == slots
+    assert planner.step() == [], "the others wait in turn"
+    waiting.end()
+    while advances := planner.step():
+        ended += sum(advance.ended for advance in advances)
+    assert ended == len(tickets)
+
+
+def test_a_planner_without_room_is_not_half_there(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = run(shared.planner, song(shared.planner))[0].text
+    songs(shared.model)
+    with monkeypatch.context() as patched:
+        patched.setattr(Decoder, "allocate", _no_room)
+        ticket = shared.planner.add(song(shared.planner))
+        with pytest.raises(MemoryError):
+            shared.planner.step()
+        assert shared.mover.now == 0
+        shared.planner.abort(ticket)
+    assert run(shared.planner, song(shared.planner))[0].text == expected
+
+
+def test_a_planner_that_is_gone_takes_its_weights_along(shared: Shared) -> None:
+    run(shared.planner, song(shared.planner))
+    assert shared.mover.now > 0
+    del shared.planner
+    gc.collect()
+    assert shared.mover.now == 0
+
+
+def test_every_tensor_that_is_read_is_a_sign_of_life(checkpoint: Checkpoint, folder: Path) -> None:
+    signs: list[int] = []
+    load_model(checkpoint, "cpu", EXPECTED, Surroundings(beat=lambda: signs.append(1)))
+    parts = checkpoint.dit, checkpoint.text_encoder
+    assert len(signs) > sum(len(TensorIndex.of(part).files) for part in parts)
+    signs.clear()
+    load_planner(folder, "cpu", "pt", beat=lambda: signs.append(1))
+    assert len(signs) == len(TensorIndex.of(folder).files)
+
+
+def test_loading_follows_the_plan(checkpoint: Checkpoint, folder: Path, plan: MemoryPlan) -> None:
+    parts = SharedParts()
+    model = load_model(checkpoint, "cpu", EXPECTED, Surroundings(shared=parts, plan=plan))
+    moving = load_planner(folder, "cpu", "pt", plan, parts).model
+    plain = load_planner(folder, "cpu", "pt").model
+    assert run(moving, song(moving)) == run(plain, song(plain))
+    assert isinstance(moving, TorchLanguageModel)
+    assert moving._decoder._cache.numel() > 0
+    songs(model.renderer)
+    assert moving._decoder._cache.numel() == 0
+
+
+def _no_room(_: Decoder) -> None:
+    raise MemoryError
+
+
+def _ignore(_: int) -> None:
+    pass
+
+
+def _wanted() -> bool:
+    return False

@@ -1,0 +1,280 @@
+"""Threads that get stuck: what their jobs, others, and the operator hear of it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+import pytest
+
+from acestep.domain.models import PlannerInfo
+from acestep.domain.song import Progress, SongPlan
+from acestep.engine.engine import Engine
+from acestep.engine.idle import Upkeep
+from acestep.engine.model_manager import PRIMARY, ModelShelf, Slot
+from acestep.engine.planner_host import LoadedPlanner, PlannerDesk
+from acestep.engine.planner_pool import PlannerDesks
+from acestep.engine.renderer import Loaded, OnLoading
+from acestep.engine.threads import Watchdog, WatchedThread
+from acestep.engine.write import SongWriter
+from acestep.errors import JobCancelledError, StageStuckError
+from acestep.files import AudioStore
+from tests.engine.fakes import INFO, PATIENCE, FakeRenderer, loads, request, running, unheard, until, wanted
+from tests.engine.test_model_manager import BASE, SFT, TURBO, Folder, opened, states
+from tests.engine.test_planning import MODEL, THINKING
+from tests.planner.test_loop import GatedModel
+
+# Seconds that a stage may be silent in these tests; a busy machine holds up what is not stuck for less.
+SILENCE = 0.8
+
+
+@asynccontextmanager
+async def guarded(
+    files: AudioStore, renderer: FakeRenderer, seconds: float = SILENCE
+) -> AsyncIterator[Engine]:
+    async with running(files, loads(renderer), upkeep=Upkeep(Watchdog(seconds))) as engine:
+        await engine.wait_ready()
+        yield engine
+
+
+class TestSongs:
+    async def test_a_stage_that_is_stuck_fails_its_job_by_name(self, files, renderer):
+        renderer.hold()
+        async with guarded(files, renderer) as engine:
+            with pytest.raises(StageStuckError, match=r"Stage render made no progress for 0\.8 s"):
+                await engine.run(request(), unheard, wanted)
+            assert "Stage render" in engine.trouble() and "Restart" in engine.trouble()
+            renderer.release()
+            await until(lambda: not engine.trouble())
+
+    async def test_what_comes_back_late_is_nobodys_and_the_engine_works_again(self, files, renderer):
+        told: list[Progress] = []
+        renderer.hold()
+        async with guarded(files, renderer) as engine:
+            with pytest.raises(StageStuckError):
+                await engine.run(request(seeds=(1,)), told.append, wanted)
+            heard = len(told)
+            renderer.release()
+            (song,) = await engine.run(request(seeds=(2,)), unheard, wanted)
+            assert song.plan.seed == 2
+        assert len(told) == heard
+        assert [plan.seed for plan in renderer.decoded] == [2]
+
+    async def test_no_job_is_to_begin_while_a_thread_is_stuck(self, files, renderer):
+        renderer.hold()
+        async with guarded(files, renderer) as engine:
+            with pytest.raises(StageStuckError):
+                await engine.run(request(), unheard, wanted)
+            ready = asyncio.create_task(engine.wait_ready())
+            await asyncio.sleep(0.05)
+            assert not ready.done()
+            renderer.release()
+            async with asyncio.timeout(PATIENCE):
+                await ready
+
+    async def test_who_waits_behind_it_is_not_failed(self, files, renderer):
+        renderer.hold()
+        async with guarded(files, renderer) as engine:
+            stuck = asyncio.create_task(engine.run(request(duration=10.0), unheard, wanted))
+            await renderer.wait_begun()
+            behind = asyncio.create_task(engine.run(request(duration=20.0), unheard, wanted))
+            with pytest.raises(StageStuckError):
+                await stuck
+            await asyncio.sleep(2 * SILENCE)
+            assert not behind.done()
+            renderer.release()
+            assert len(await behind) == 1
+
+    async def test_slow_is_not_stuck(self, files, renderer):
+        def slow(plan: SongPlan) -> None:
+            time.sleep(0.3 * SILENCE)
+
+        renderer.on_decode = slow
+        async with guarded(files, renderer) as engine:
+            songs = await engine.run(request(seeds=(1, 2, 3, 4)), unheard, wanted)
+        assert len(songs) == 4  # each of them waited for the others for longer than a stage may be silent
+
+    async def test_without_a_limit_nothing_is_stuck(self, files, renderer):
+        renderer.hold()
+        async with guarded(files, renderer, seconds=0.0) as engine:
+            job = asyncio.create_task(engine.run(request(), unheard, wanted))
+            await asyncio.sleep(2 * SILENCE)
+            assert not job.done() and not engine.trouble()
+            renderer.release()
+            assert len(await job) == 1
+
+
+async def test_a_planner_that_is_stuck_fails_its_job(files: AudioStore) -> None:
+    model, upkeep = GatedModel(), Upkeep(Watchdog(SILENCE))
+    desk = PlannerDesk(
+        PlannerInfo("toy", "loading"), lambda on_loading: LoadedPlanner(model, "toy"), upkeep=upkeep
+    )
+    async with running(files, loads(FakeRenderer(), MODEL), MODEL, desk, upkeep) as engine:
+        with pytest.raises(StageStuckError, match="Stage plan"):
+            await engine.run(request(planner=THINKING), unheard, wanted)
+        assert "Stage plan" in engine.trouble()
+        model.let(10_000)
+        await until(lambda: not engine.trouble())
+        assert len(await engine.run(request(planner=THINKING), unheard, wanted)) == 1
+
+
+class TestThreads:
+    async def test_beats_keep_work_alive_and_end_what_was_given_up(self):
+        executor, go_on = ThreadPoolExecutor(1), threading.Event()
+        thread = WatchedThread(executor, Watchdog(SILENCE))
+        ended: list[Exception] = []
+
+        def steady() -> str:
+            for _ in range(6):
+                time.sleep(SILENCE / 4)
+                thread.beat()
+            return "done"
+
+        def stuck() -> None:
+            assert go_on.wait(PATIENCE)
+            try:
+                thread.beat()
+            except JobCancelledError as error:
+                ended.append(error)
+                raise
+
+        assert await thread.run("steady", steady) == "done"
+        with pytest.raises(StageStuckError, match="Stage stuck"):
+            await thread.run("stuck", stuck)
+        go_on.set()
+        assert await thread.run("next", lambda: "works") == "works"
+        assert len(ended) == 1 and thread.silence() == 0.0
+        executor.shutdown()
+
+    async def test_who_is_stuck_is_known_though_nobody_waits_for_it(self):
+        executor, go_on, watchdog = ThreadPoolExecutor(1), threading.Event(), Watchdog(SILENCE)
+        thread = WatchedThread(executor, watchdog)
+        left = asyncio.create_task(thread.run("left alone", lambda: go_on.wait(PATIENCE)))
+        await until(lambda: thread.stage == "left alone")
+        left.cancel()
+        await until(lambda: "left alone" in watchdog.trouble())
+        go_on.set()
+        async with asyncio.timeout(PATIENCE):
+            await watchdog.wait_well()
+        executor.shutdown()
+
+
+class TestLoading:
+    @pytest.fixture
+    def folder(self) -> Folder:
+        return Folder(TURBO, BASE, SFT)
+
+    def shelf(self, folder: Folder, *names: str, room: int = 3) -> ModelShelf:
+        upkeep = Upkeep(Watchdog(SILENCE))
+        return ModelShelf(folder.slots(*names or ("turbo",)), folder, room=room, upkeep=upkeep)
+
+    async def test_who_waits_for_a_model_that_does_not_come_hears_so(self, files, folder):
+        upkeep = Upkeep(Watchdog(SILENCE))
+        shelf = ModelShelf(folder.slots("turbo"), folder, room=2, upkeep=upkeep)
+        desks = PlannerDesks(PlannerDesk(PlannerInfo(detail="Nobody plans here.")))
+        engine = Engine(shelf, SongWriter(files, 128), desks, upkeep)
+        await engine.start()
+        await engine.wait_ready()
+        folder.go_on.clear()
+        with pytest.raises(StageStuckError, match=r"Stage load base made no progress for 0\.8 s"):
+            await engine.run(request(model="base"), unheard, wanted)
+        assert "Stage load base" in engine.trouble() and "Restart" in engine.trouble()
+        ready = asyncio.create_task(engine.wait_ready())
+        (song,) = await engine.run(request(), unheard, wanted)
+        assert song.dit_model == "turbo", "songs that have begun, of a model that is there, are made"
+        assert not ready.done(), "but none begins"
+        folder.go_on.set()
+        async with asyncio.timeout(PATIENCE):
+            await ready
+        (song,) = await engine.run(request(model="base"), unheard, wanted)
+        assert (song.dit_model, folder.loads) == ("base", ["turbo", "base"]), "it came late, and is used"
+        await engine.close()
+
+    async def test_a_default_model_that_comes_late_makes_the_server_ready(self, files, folder):
+        folder.go_on.clear()
+        upkeep = Upkeep(Watchdog(SILENCE))
+        async with running(files, folder.find("turbo").load, TURBO, upkeep=upkeep) as engine:
+            ready = asyncio.create_task(engine.wait_ready())
+            await until(lambda: "Stage load turbo" in engine.trouble())
+            assert not ready.done()
+            folder.go_on.set()
+            async with asyncio.timeout(PATIENCE):
+                await ready
+            assert not engine.trouble()
+
+    async def test_slow_is_not_stuck_as_long_as_something_is_read(self, files):
+        def slow(on_loading: OnLoading) -> Loaded:
+            for percent in range(6):
+                time.sleep(SILENCE / 4)
+                on_loading("downloading", f"{percent} %") if percent % 2 else on_loading.beat()
+            return loads(FakeRenderer())(on_loading)
+
+        async with running(files, slow, upkeep=Upkeep(Watchdog(SILENCE))) as engine:
+            assert len(await engine.run(request(), unheard, wanted)) == 1
+
+    async def test_who_waits_for_another_model_is_not_failed(self, folder):
+        shelf = self.shelf(folder)
+        async with opened(shelf):
+            await shelf.wait_ready()
+            folder.go_on.clear()
+            base, sft = (asyncio.create_task(self.borrowed(shelf, name)) for name in ("base", "sft"))
+            with pytest.raises(StageStuckError, match="load base"):
+                await base
+            await asyncio.sleep(SILENCE)
+            assert not sft.done()
+            folder.go_on.set()
+            assert await sft == "sft"
+
+    async def test_a_model_that_nobody_has_told_of_is_not_put_late(self, folder):
+        shelf = self.shelf(folder)
+        async with opened(shelf):
+            await shelf.wait_ready()
+            folder.go_on.clear()
+            with pytest.raises(StageStuckError, match=r"load base .* restart the server"):
+                await shelf.put(PRIMARY, "base")
+            for change in (shelf.put(PRIMARY, "sft"), shelf.reload()):
+                with pytest.raises(StageStuckError, match="load base"):
+                    async with asyncio.timeout(SILENCE / 2):  # at once, and nothing is changed
+                        await change
+            folder.go_on.set()
+            await until(lambda: not shelf._upkeep.watchdog.trouble())
+            assert shelf.primary.name == "turbo" and states(shelf)["base"] == "on_disk"
+            assert (await shelf.put(PRIMARY, "base")).name == "base"
+        assert folder.loads == ["turbo", "base", "base"]
+
+    async def test_a_model_that_has_its_slot_may_come_late(self, folder):
+        folder.room = 1
+        shelf = self.shelf(folder, room=0)
+        async with opened(shelf):
+            await shelf.wait_ready()
+            folder.go_on.clear()
+            with pytest.raises(StageStuckError, match="load base"):
+                await shelf.put(PRIMARY, "base")
+            assert states(shelf) == {"base": "loading"}
+            folder.go_on.set()
+            assert await self.borrowed(shelf, None) == "base"
+        assert folder.loads == ["turbo", "base"]
+
+    async def test_what_the_server_does_not_wait_for_ends_at_its_next_sign(self):
+        begun, ended = threading.Event(), threading.Event()
+
+        def load(on_loading: OnLoading) -> Loaded:
+            begun.set()
+            try:
+                while True:
+                    time.sleep(0.01)
+                    on_loading.beat()
+            finally:
+                ended.set()
+
+        async with opened(ModelShelf({PRIMARY: Slot(INFO, load)})):
+            assert await asyncio.to_thread(begun.wait, PATIENCE)
+        assert await asyncio.to_thread(ended.wait, PATIENCE)
+
+    async def borrowed(self, shelf: ModelShelf, name: str | None) -> str:
+        async with shelf.borrow(name) as (loaded, _):
+            return loaded.info.name

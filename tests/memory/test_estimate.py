@@ -1,0 +1,107 @@
+"""What formulas promise against what the real classes hold at published sizes, run on the meta device."""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pytest
+import torch
+from diffusers.pipelines.ace_step import modeling_ace_step
+from torch import Tensor
+
+from acestep.codec.oobleck import receptive_frames
+from acestep.memory import estimate
+from acestep.memory.configs import VAE
+from acestep.memory.estimate import Load
+from acestep.memory.sizes import DitSize
+from acestep.planner.backends.decoder import EVEN_ROWS
+from acestep.synthesizer.attention import keep_no_scores
+from acestep.synthesizer.conditioning import MAX_CAPTION_TOKENS, MAX_LYRIC_TOKENS, Condition
+from acestep.synthesizer.transformer import Transformer
+from tests.memory.classes import dit_modules, oobleck
+from tests.memory.peaks import Peak, fused_attention
+from tests.memory.test_sizes import TURBO, XL
+
+WORDS = MAX_CAPTION_TOKENS + MAX_LYRIC_TOKENS + 1
+
+
+@dataclass
+class Padded:
+    """A mask that says, without values to look at, that some songs have fewer words."""
+
+    mask: Tensor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.mask, name)
+
+    def __invert__(self) -> Tensor:
+        return ~self.mask
+
+    def all(self) -> bool:
+        return False
+
+
+def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    return torch.empty(*shape, dtype=dtype, device="meta")
+
+
+@pytest.mark.parametrize(
+    ("size", "load"),
+    [(TURBO, Load(1, 240, 2)), (TURBO, Load(8, 600, 2)), (TURBO, Load(1, 600, 2)), (XL, Load(2, 480, 2))],
+)
+def test_rendering(monkeypatch: pytest.MonkeyPatch, size: DitSize, load: Load) -> None:
+    transformer = Transformer(dit_modules(size)["transformer"].to(torch.bfloat16))
+    rows = load.batch * (1 if size.is_turbo else 2)
+    with fused_attention(monkeypatch), torch.inference_mode(), Peak() as peak:
+        condition = Condition(
+            states=meta(rows, WORDS, size.encoder.width),
+            mask=cast(Tensor, Padded(meta(rows, WORDS, dtype=torch.bool))),
+            context=meta(rows, load.frames, size.in_channels - size.channels),
+        )
+        # Noise and latents, and what the step before and guidance remember.
+        kept = [meta(rows, load.frames, size.channels, dtype=torch.float32) for _ in range(4)]
+        transformer.velocity(kept[0], 0.5, transformer.attend(condition))
+    assert peak.most <= estimate.rendering(size, load) <= 1.1 * peak.most
+
+
+@pytest.mark.parametrize("tile", [512, 64])
+def test_tiles(tile: int) -> None:
+    vae, seen = oobleck(VAE).to(torch.bfloat16), 2 * receptive_frames(list(VAE.ratios))
+    with torch.inference_mode(), Peak() as decoding:
+        vae.decode(meta(1, VAE.latents, tile + seen))
+    with torch.inference_mode(), Peak() as encoding:
+        vae.encode(meta(1, 2, (tile + seen) * VAE.hop)).latent_dist.mode()
+    load = Load(1, 240, 2)
+    whole_songs = 2 * 2 * load.frames * VAE.hop * 4
+    promised = estimate.decoding(VAE, tile, load) - whole_songs
+    assert max(decoding.most, encoding.most) <= promised <= 1.1 * max(decoding.most, encoding.most)
+
+
+@pytest.mark.parametrize("load", [Load(1, 240, 2), Load(8, 600, 2)])
+def test_conditioning(monkeypatch: pytest.MonkeyPatch, load: Load) -> None:
+    modules = {name: module.to(torch.bfloat16) for name, module in dit_modules(TURBO).items()}
+    encoder = modules["condition_encoder"]
+    assert isinstance(encoder, modeling_ace_step.AceStepConditionEncoder)
+    for module in modules.values():
+        keep_no_scores(module)
+    peaks = []
+    with fused_attention(monkeypatch), torch.inference_mode():
+        with Peak() as peak:
+            encoder.lyric_encoder(
+                inputs_embeds=meta(load.batch, MAX_LYRIC_TOKENS, TURBO.text_width),
+                attention_mask=meta(load.batch, MAX_LYRIC_TOKENS, dtype=torch.long),
+            )
+        peaks.append(peak.most)
+        codes = load.frames // TURBO.pool
+        with Peak() as peak:
+            modules["audio_tokenizer"](meta(1, codes, TURBO.pool, TURBO.channels))
+        peaks.append(peak.most)
+        with Peak() as peak:
+            modules["audio_token_detokenizer"](meta(1, codes, TURBO.encoder.width))
+        peaks.append(peak.most)
+    assert max(peaks) <= estimate.conditioning(TURBO, load) <= 1.25 * max(peaks)
+
+
+def test_what_is_known_of_other_rooms_is_still_so() -> None:
+    assert (estimate._CAPTION, estimate._LYRICS) == (MAX_CAPTION_TOKENS, MAX_LYRIC_TOKENS)
+    assert receptive_frames(list(VAE.ratios)) == estimate._SEEN
+    assert estimate._LEAST_ROWS == EVEN_ROWS

@@ -1,0 +1,77 @@
+"""A text on its way: what it takes, and how it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from acestep.errors import PlannerError
+from acestep.planner.backends.grammars import Grammars
+from acestep.planner.backends.sequence import Writing, prompts_of
+from acestep.planner.language_model import Advance, Generation, TokenSampling
+from acestep.planner.loading import load_tokenizer
+
+Start = Callable[..., Writing]
+
+
+def generation(grammar: str = "start: <[7]>{3}", max_tokens: int = 3) -> Generation:
+    return Generation((1, 2, 3), grammar, TokenSampling(), 0, max_tokens, null_prompt=(4,))
+
+
+@pytest.fixture
+def start(toy: Path) -> Start:
+    grammars = Grammars(*load_tokenizer(toy), size=448)
+
+    def start(wanted: Generation) -> Writing:
+        return Writing(9, wanted, grammars.read(wanted.grammar), torch.Generator("cpu"))
+
+    return start
+
+
+def spell(tokens: object) -> str:
+    return f"spelled {tokens}"
+
+
+def test_a_text_ends_where_its_grammar_ends(start: Start) -> None:
+    writing = start(generation())
+    writing.seen = torch.zeros(448, dtype=torch.bool)
+    assert [writing.take(7, spell) for _ in range(3)] == [
+        Advance(9, 1),
+        Advance(9, 2),
+        Advance(9, 3, text="spelled [7, 7, 7]"),
+    ]
+    assert writing.seen.nonzero().tolist() == [[7]]
+
+
+def test_a_text_that_has_not_ended_in_time_is_none(start: Start) -> None:
+    writing = start(generation(max_tokens=2))
+    writing.take(7, spell)
+    assert writing.take(7, spell) == Advance(9, 2, error="The text has not ended after 2 tokens")
+
+
+def test_a_token_against_the_grammar_is_an_error_in_one_line(start: Start) -> None:
+    advance = start(generation()).take(8, spell)
+    assert advance.error is not None and "\n" not in advance.error
+    assert advance.error.startswith("The grammar could not be followed: ")
+
+
+def test_no_token_is_an_error(start: Start) -> None:
+    assert start(generation()).take(None, spell).error == "The grammar allows no token here"
+
+
+@pytest.mark.parametrize(("scale", "prompts"), [(2.5, [(1, 2, 3), (4,)]), (1.0, [(1, 2, 3)])])
+def test_guidance_takes_a_second_prompt(scale: float, prompts: list[tuple[int, ...]]) -> None:
+    sampling = TokenSampling(guidance_scale=scale)
+    guided = Generation((1, 2, 3), "start: <[7]>", sampling, 0, 1, null_prompt=(4,))
+    assert prompts_of(guided, 100, "toy") == prompts
+
+
+def test_what_cannot_be_held_is_refused() -> None:
+    assert prompts_of(generation(), 6, "toy")
+    with pytest.raises(PlannerError, match=r"prompt of 3 tokens.*up to 3 exceed the 5 tokens that toy holds"):
+        prompts_of(generation(), 5, "toy")
+    with pytest.raises(PlannerError, match="A prompt is empty"):
+        prompts_of(Generation((), "start: <[7]>", TokenSampling(), 0, 1), 100, "toy")

@@ -1,0 +1,252 @@
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from acestep.domain.song import MAX_SEED, PlannerOptions, SamplerOptions, SongRequest
+from acestep.errors import (
+    InvalidFieldError,
+    ModelUnavailableError,
+    PlannerUnavailableError,
+    UnknownModelError,
+)
+from acestep.rest.errors import StrictError
+from acestep.rest.request.schemas import GenerateTask
+from acestep.rest.request.wire_types import Support, notes_of
+from tests.rest.conftest import BASE, NO_PLANNER, PLANNER, TURBO, failed
+from tests.rest.request.accepting import accept
+from tests.rest.values import FIELDS, example
+
+
+def accepted(**fields: Any) -> SongRequest:
+    return accept(fields, (TURBO, BASE), NO_PLANNER)
+
+
+def fields_with(support: Support) -> list[str]:
+    return [
+        name for name in FIELDS if notes_of(GenerateTask.model_fields[name])["x-support"] == support.value
+    ]
+
+
+class TestTranslation:
+    def test_nothing_sent(self):
+        request = accepted()
+        assert (request.caption, request.lyrics, request.language) == ("", "", "en")
+        assert (request.bpm, request.key_scale, request.time_signature, request.duration) == (None,) * 4
+        assert (request.batch_size, request.model, request.audio_format) == (2, TURBO.name, "mp3")
+        assert (request.sampler, request.planner) == (SamplerOptions(), PlannerOptions())
+        assert request.instruction is None
+        assert request.warnings == ()
+
+    def test_everything_about_the_song(self):
+        request = accepted(
+            prompt="pop",
+            lyrics="la",
+            vocal_language="ja",
+            bpm=120,
+            key_scale="c major",
+            time_signature="3/4",
+            audio_duration=44,
+            batch_size=1,
+            seed=7,
+            model=BASE.name,
+            instruction="Compose:",
+            audio_format="flac",
+        )
+        assert (request.caption, request.lyrics, request.language) == ("pop", "la", "ja")
+        assert (request.bpm, request.key_scale, request.time_signature) == (120, "C major", "3")
+        assert (request.duration, request.batch_size, request.seeds) == (44.0, 1, (7,))
+        assert (request.model, request.instruction, request.audio_format) == (BASE.name, "Compose:", "flac")
+
+    def test_everything_about_sampling(self):
+        sent = {
+            "guidance_scale": 5,
+            "use_adg": True,
+            "cfg_interval_start": 0.1,
+            "cfg_interval_end": 0.9,
+        }
+        request = accepted(model=BASE.name, inference_steps=30, shift=2.5, **sent)
+        assert request.sampler == SamplerOptions(30, 5.0, 2.5, 0.1, 0.9, None, "ode", True)
+        timed = accepted(model=BASE.name, timesteps="0.9,0.5,0", infer_method="sde", **sent)
+        assert timed.sampler == SamplerOptions(None, 5.0, None, 0.1, 0.9, (0.9, 0.5), "sde", True)
+
+    def test_everything_about_the_planner(self):
+        sent = {
+            "lm_temperature": 0.5,
+            "lm_cfg_scale": 1.5,
+            "lm_top_k": 40,
+            "lm_top_p": 0.8,
+            "lm_repetition_penalty": 1.1,
+            "lm_negative_prompt": "noise",
+            "use_cot_caption": False,
+            "use_cot_language": False,
+        }
+        request = accept(sent, (TURBO, BASE), PLANNER)
+        assert request.planner == PlannerOptions(
+            use_cot_caption=False,
+            use_cot_language=False,
+            temperature=0.5,
+            guidance_scale=1.5,
+            top_k=40,
+            top_p=0.8,
+            repetition_penalty=1.1,
+            negative_prompt="noise",
+        )
+        assert request.warnings == ()
+
+    def test_top_k_0_is_off(self):
+        assert accepted(lm_top_k=0).planner.top_k is None
+
+    @pytest.mark.parametrize(
+        "instruction", ["", " ", "Fill the audio semantic mask based on the given conditions:"]
+    )
+    def test_the_default_instruction_leaves_the_choice_open(self, instruction):
+        assert accepted(instruction=instruction).instruction is None
+
+
+class TestSeeds:
+    def test_a_seed_alone_counts(self):
+        assert accepted(seed=42).seeds == (42, 43)
+        assert accepted(seed=0, use_random_seed=False).seeds == (0, 1)
+
+    def test_an_explicit_wish_for_randomness_wins_and_is_said(self):
+        request = accepted(seed=42, use_random_seed=True)
+        assert len(request.seeds) == 2
+        assert request.warnings == ("seed: use_random_seed=true was sent as well; 42 is not used",)
+
+    @pytest.mark.parametrize("fields", [{}, {"seed": -1}, {"seed": "-1", "use_random_seed": "true"}])
+    def test_no_seed_is_drawn_anew(self, fields):
+        assert accepted(**fields).seeds != accepted(**fields).seeds
+        assert accepted(**fields).warnings == ()
+
+    def test_a_list_with_a_random_one(self):
+        first, drawn, last = accepted(seed="1,-1,3").seeds
+        assert (first, last) == (1, 3)
+        assert 0 <= drawn <= MAX_SEED
+
+    def test_only_random_ones_in_a_list_are_one_song_each(self):
+        assert len(accepted(seed=[-1, -1, -1]).seeds) == 3
+
+
+class TestSupport:
+    def test_every_kind_of_support_is_in_use(self):
+        assert all(fields_with(support) for support in Support)
+
+    @pytest.mark.parametrize("name", fields_with(Support.UNSUPPORTED))
+    def test_what_is_not_supported_is_refused_by_name(self, name):
+        with pytest.raises(
+            InvalidFieldError, match=rf"^{name}: .*not supported by this server yet"
+        ) as caught:
+            accepted(**{name: example(name)})
+        assert caught.value.field == name
+
+    @pytest.mark.parametrize("name", fields_with(Support.PLANNER))
+    def test_what_needs_the_planner_is_refused_by_name(self, name):
+        with pytest.raises(PlannerUnavailableError, match=f"^{name}: needs the planner.*ACESTEP_INIT_LLM"):
+            accepted(**{name: example(name)})
+
+    @pytest.mark.parametrize("name", fields_with(Support.IGNORED))
+    def test_what_the_server_decides_is_ignored_with_a_warning(self, name):
+        (warning,) = accepted(**{name: example(name)}).warnings
+        why = notes_of(GenerateTask.model_fields[name])["x-instead"] or "the server decides this"
+        assert warning.startswith(f"{name}: {why}; ")
+
+    @pytest.mark.parametrize("name", fields_with(Support.INERT))
+    def test_what_has_no_effect_is_accepted(self, name):
+        assert accepted(**{name: example(name)}).warnings == ()
+
+    @pytest.mark.parametrize("name", fields_with(Support.OPTIONAL))
+    def test_optional_uses_of_the_planner(self, name):
+        silent = GenerateTask.model_fields[name].default
+        if silent is True:  # what is on by default is asked for by saying so
+            silent = False
+        assert accepted(**{name: silent}).warnings == ()
+        (warning,) = accepted(**{name: example(name) or True}).warnings
+        assert warning.startswith(f"{name}: skipped")
+
+    @pytest.mark.parametrize("name", FIELDS)
+    def test_every_default_is_accepted(self, name):
+        default = GenerateTask.model_fields[name].default
+        sent = list(default) if isinstance(default, tuple) else default
+        warnings = accepted(**{name: sent}).warnings
+        assert (
+            warnings == () or notes_of(GenerateTask.model_fields[name])["x-support"] == Support.OPTIONAL.value
+        )
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("repainting_end", 0),
+            ("repainting_end", -1),
+            ("dcw_enabled", False),
+            ("guidance_params", "{}"),
+            ("sample_query", "  "),
+            ("audio_code_string", " "),
+            ("track_classes", []),
+        ],
+    )
+    def test_what_means_the_same_as_the_default_is_accepted(self, name, value):
+        assert accepted(**{name: value}).warnings == ()
+
+    def test_all_that_is_not_supported_is_told(self):
+        with pytest.raises(InvalidFieldError, match=r"guidance_variant: .*; dcw_mode: "):
+            accepted(dcw_mode="low", guidance_variant="cfg")
+
+    def test_a_task_is_refused_before_its_fields(self):
+        with pytest.raises(InvalidFieldError) as caught:
+            accepted(task_type="lego", dcw_mode="low", thinking=True)
+        assert str(caught.value) == (
+            "task_type: 'lego' cannot be used with model acestep-v15-turbo; allowed: text2music, cover, "
+            "repaint. Models that do lego: acestep-v15-base"
+        )
+
+
+class TestModels:
+    def test_a_fallback_is_said(self):
+        request = accepted(model="acestep-v15-sft")
+        assert request.model == TURBO.name
+        assert request.warnings[0].startswith("model: 'acestep-v15-sft' is not loaded here")
+
+    def test_strict_model(self):
+        with pytest.raises(UnknownModelError):
+            accept({"model": "acestep-v15-sft"}, (TURBO, BASE), NO_PLANNER, strict_model=True)
+
+    def test_the_default_model_failed(self):
+        with pytest.raises(ModelUnavailableError, match=r"could not be loaded: config\.json is missing"):
+            accept({"model": BASE.name}, (failed(TURBO), BASE), NO_PLANNER)
+
+    def test_another_model_failed(self):
+        request = accept({"model": BASE.name}, (TURBO, failed(BASE)), NO_PLANNER)
+        assert request.model == TURBO.name
+        assert len(request.warnings) == 1
+
+    def test_no_model(self):
+        with pytest.raises(ModelUnavailableError):
+            accept({}, (), NO_PLANNER)
+
+
+class TestStrict:
+    @pytest.mark.parametrize(
+        ("fields", "field"),
+        [
+            ({"inference_steps": 60}, "inference_steps"),
+            ({"promt": "x"}, "promt"),
+            ({"model": "sft"}, "model"),
+            ({"format": "wav"}, "format"),
+            ({"batch_size": 8}, "batch_size"),
+        ],
+    )
+    def test_what_would_be_a_warning_is_refused(self, fields, field):
+        with pytest.raises(StrictError, match=field) as caught:
+            accept(fields, (TURBO, BASE), NO_PLANNER, strict=True)
+        assert caught.value.field == field
+
+    def test_what_fits_is_accepted(self):
+        assert accept({"prompt": "pop", "seed": 1}, (TURBO,), NO_PLANNER, strict=True).warnings == ()
+
+
+def test_warnings_come_in_the_order_body_model_request():
+    request = accept(
+        {"promt": "x", "model": "sft", "inference_steps": 60}, (replace(TURBO, max_batch=1), BASE), NO_PLANNER
+    )
+    assert [warning.split(":")[0] for warning in request.warnings] == ["'promt'", "model", "inference_steps"]

@@ -1,0 +1,185 @@
+"""A recipe says all that was decided: to plan it again gives the same plan, and no warning."""
+
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from acestep.domain.models import ModelInfo, PlannerInfo
+from acestep.domain.song import AdapterUse, Sampling, Song, SongPlan, SongRequest, Tuning
+from acestep.engine.planning import plan_songs, uses_planner, with_source
+from acestep.limits import BASE_TASKS
+from acestep.rest.request.body import Sound
+from acestep.rest.request.to_request import Beside
+from acestep.rest.response.song import recipe
+from tests.rest.conftest import BASE, NO_PLANNER, PLANNER, TURBO, Server
+from tests.rest.request.accepting import accept
+from tests.rest.test_tasks import only_item
+
+MODELS = (TURBO, BASE)
+# Everything is another value than the one that is taken where a request says nothing.
+PLAN = SongPlan(
+    caption="A quiet\nsong, 静か",
+    lyrics="[Verse]\nla  la\n\n",
+    language="ja",
+    duration=32.4,
+    seed=2**32 - 1,
+    instruction="Compose a song about the sea:",
+    sampling=Sampling(
+        steps=31,
+        guidance_scale=3.7,
+        shift=2.5,
+        cfg_interval=(0.15, 0.85),
+        infer_method="ode",
+        use_adg=True,
+    ),
+    bpm=97,
+    key_scale="F# minor",
+    time_signature="6",
+    adapters=(),
+)
+TIMES = (1.0, 0.7, 0.30000000000000004, 0.1)
+
+
+def turbo(**changes: Any) -> Sampling:
+    return replace(Sampling(steps=8, guidance_scale=1.0, shift=3.0), **changes)
+
+
+VARIANTS = {
+    "plain": (PLAN, BASE),
+    "timesteps": (replace(PLAN, sampling=replace(PLAN.sampling, steps=50, shift=1.0, timesteps=TIMES)), BASE),
+    "stochastic": (replace(PLAN, sampling=replace(PLAN.sampling, shift=1.0, infer_method="sde")), BASE),
+    "tuned": (
+        replace(
+            PLAN,
+            sampling=replace(
+                PLAN.sampling, use_adg=False, tuning=Tuning("heun", -0.5, 0.25, 0.125, 0.9, -0.125)
+            ),
+        ),
+        BASE,
+    ),
+    "codes": (replace(PLAN, duration=10.1, audio_codes=tuple(range(50, 0, -1))), BASE),
+    "nothing decided": (
+        replace(PLAN, caption="", lyrics="[Instrumental]", bpm=None, key_scale=None, time_signature=None),
+        BASE,
+    ),
+    "default instruction": (
+        replace(PLAN, instruction="Fill the audio semantic mask based on the given conditions:"),
+        BASE,
+    ),
+    "unknown language": (replace(PLAN, language="unknown"), BASE),
+    "turbo": (replace(PLAN, sampling=turbo()), TURBO),
+    "turbo, fewer steps": (replace(PLAN, sampling=turbo(steps=5, shift=2.0, infer_method="sde")), TURBO),
+    "turbo, timesteps": (replace(PLAN, sampling=turbo(timesteps=TIMES)), TURBO),
+}
+
+
+def again(plan: SongPlan, model: ModelInfo, planner: PlannerInfo = NO_PLANNER) -> SongRequest:
+    """What the recipe of a song asks for, by way of JSON."""
+    song = Song("0.flac", plan, "flac", model.name)
+    return accept(json.loads(json.dumps(recipe(song, SongRequest()))), MODELS, planner, strict=True)
+
+
+@pytest.mark.parametrize(("plan", "model"), VARIANTS.values(), ids=VARIANTS)
+def test_the_plan_again(plan: SongPlan, model: ModelInfo):
+    request = again(plan, model)
+    assert request.warnings == ()
+    assert (request.model, request.audio_format) == (model.name, "flac")
+    assert plan_songs(request, model) == (plan,)
+
+
+def test_a_planner_has_nothing_to_add():
+    plan, _ = VARIANTS["nothing decided"]
+    assert not uses_planner(again(plan, BASE, PLANNER))
+
+
+@pytest.mark.parametrize(
+    ("uses", "named"), [((AdapterUse("city-pop", 0.75),), [{"name": "city-pop", "scale": 0.75}]), ((), [])]
+)
+def test_adapters(uses: tuple[AdapterUse, ...], named: list[dict[str, Any]]):
+    body = recipe(Song("0.flac", replace(PLAN, adapters=uses), "flac", BASE.name), SongRequest())
+    assert body is not None
+    assert body["lora"] == named
+
+
+def test_every_field_of_a_plan_is_in_a_test_above():
+    """So that a field which is added to plans is added to recipes as well."""
+    of_audio = {"task_type", "window"}
+    elsewhere = {"adapters", "audio_codes"}
+    bare = SongPlan("", "", "en", 0.0, 0, "", Sampling(0, 0.0, 0.0))
+    same = {
+        field.name for field in fields(SongPlan) if getattr(PLAN, field.name) == getattr(bare, field.name)
+    }
+    assert same == of_audio | elsewhere
+    strengths = {"cover_strength", "noise_strength", "injection"}
+    same = {
+        field.name
+        for field in fields(Sampling)
+        if getattr(PLAN.sampling, field.name) == getattr(bare.sampling, field.name)
+    }
+    assert same == {"timesteps", "infer_method", "tuning"} | strengths
+
+
+SOURCE = Sound(Path("/uploads/song.wav"), "song.wav", 20.25)
+REFERENCE = Sound(Path("/uploads/voice.wav"), "voice.wav", 5.0)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"task_type": "text2music", "audio_duration": 12.5},
+        {"task_type": "cover", "audio_cover_strength": 0.25, "cover_noise_strength": 0.5},
+        {"task_type": "cover", "audio_duration": 15.5},
+        {"task_type": "repaint", "repainting_start": 2.5, "repainting_end": 8.25},
+        {"task_type": "repaint", "repainting_start": -3.0, "repaint_wav_crossfade_sec": 0.5},
+        {"task_type": "repaint", "repaint_mode": "conservative"},
+        {"task_type": "repaint", "repaint_strength": 0.3},
+        {"task_type": "lego", "track_name": "drums", "repaint_latent_crossfade_frames": 3},
+        {"task_type": "extract", "track_name": "vocals", "lyrics": "la la"},
+        {"task_type": "complete", "track_classes": ["drums", "bass"], "bpm": 90},
+        {"task_type": "complete"},
+    ],
+    ids=lambda fields: fields["task_type"],
+)
+def test_songs_from_audio_need_it_again(fields: dict[str, Any]):
+    """With the same audio beside it, a recipe gives the same plan and the same task."""
+    model = replace(BASE, tasks=BASE_TASKS)
+    beside = Beside(sounds={"reference_audio": REFERENCE})
+    if fields["task_type"] != "text2music":
+        beside = Beside(sounds={"src_audio": SOURCE, "reference_audio": REFERENCE})
+
+    def planned(body: dict[str, Any]) -> tuple[SongRequest, SongPlan]:
+        request = accept(body, (model,), NO_PLANNER, strict=True, beside=beside)
+        seconds = SOURCE.seconds if request.task.source else 0.0
+        (plan,) = plan_songs(with_source(request, seconds, model), model)
+        return request, plan
+
+    request, plan = planned({"model": model.name, "batch_size": 1, **fields})
+    assert request.task.reference
+    body = recipe(Song("0.flac", plan, request.audio_format, model.name), request)
+    request_again, plan_again = planned(json.loads(json.dumps(body)))
+    assert plan_again == plan
+    assert request_again.task == request.task
+
+
+def test_a_plan_that_nobody_hears_has_none():
+    assert recipe(Song("", PLAN, "flac", BASE.name), SongRequest()) is None
+
+
+async def test_it_is_in_every_result(server: Server):
+    task_id = await server.release(prompt="pop", seed="7,9", audio_duration=20)
+    await server.finish_next()
+    (entry,) = await server.query(task_id)
+    recipes = [item["recipe"] for item in json.loads(entry["result"])]
+    assert [body["seed"] for body in recipes] == [7, 9]
+    assert all((body["prompt"], body["batch_size"]) == ("pop", 1) for body in recipes)
+
+
+async def test_codes_are_short(server: Server):
+    codes = list(range(100, 150))
+    task_id = await server.release(audio_code_string=codes, batch_size=1)
+    await server.finish_next()
+    (entry,) = await server.query(task_id)
+    assert only_item(entry)["recipe"]["audio_code_string"] == ",".join(map(str, codes))

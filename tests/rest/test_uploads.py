@@ -1,0 +1,186 @@
+"""Audio on its way in: where it lies, how long, and what becomes of it when a request is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from acestep.rest.deps import HttpConfig
+from acestep.rest.request import body
+from tests.rest.conftest import BASE, Serve, Server, assert_error
+
+RIFF = b"RIFF some sound"
+
+
+async def send(server: Server, files: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    answer = await server.client.post("/release_task", files=files, data=fields)
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = answer.json()["data"]
+    return body
+
+
+def content(path: str) -> bytes:
+    return Path(path).read_bytes()
+
+
+async def task_of(server: Server, task_id: str) -> Any:
+    (view,) = await server.queue.find([task_id])
+    assert view is not None
+    return view.job.request.task
+
+
+@pytest.mark.parametrize("source", ["ctx_audio", "src_audio", "audio", "file"])
+@pytest.mark.parametrize("reference", ["ref_audio", "reference_audio"])
+async def test_both_sounds_arrive_under_each_of_their_names(server: Server, source: str, reference: str):
+    files = {source: ("../../Song.WAV", RIFF), reference: ("voice", RIFF + b"!")}
+    task = await task_of(server, (await send(server, files, task_type="cover"))["task_id"])
+    assert content(task.source) == RIFF
+    assert content(task.reference) == RIFF + b"!"
+    assert {Path(path).parent for path in (task.source, task.reference)} == {server.uploads}
+    assert len(list(server.uploads.iterdir())) == 2
+    assert task.source.endswith(".wav")
+
+
+async def test_what_is_not_used_is_not_kept(server: Server):
+    submitted = await send(server, {"src_audio": ("song.wav", RIFF)}, prompt="pop")
+    assert submitted["warnings"][0].startswith("src_audio: task_type text2music does not take it; 'song.wav'")
+    assert list(server.uploads.iterdir()) == []
+
+
+async def test_of_two_names_the_first_counts(server: Server):
+    files: Any = [("reference_audio", ("second.wav", RIFF + b"2")), ("ref_audio", ("first.wav", RIFF + b"1"))]
+    task = await task_of(server, (await send(server, files, prompt="pop"))["task_id"])
+    assert content(task.reference) == RIFF + b"1"
+    assert len(list(server.uploads.iterdir())) == 1
+
+
+@pytest.mark.parametrize("fields", [{"bpm": "fast"}, {"task_type": "lego"}, {"dcw_mode": "low"}])
+async def test_nothing_remains_of_a_request_that_is_refused(server: Server, fields: dict[str, str]):
+    files: Any = {"src_audio": ("song.wav", RIFF), "ref_audio": ("voice.wav", RIFF)}
+    assert_error(await server.client.post("/release_task", files=files, data=fields), 422)
+    assert list(server.uploads.iterdir()) == []
+
+
+async def test_nothing_remains_where_the_queue_is_full(serve: Serve):
+    async with serve(max_waiting=1) as server:
+        await send(server, {"src_audio": ("song.wav", RIFF)}, task_type="cover")
+        files: Any = {"src_audio": ("song.wav", RIFF)}
+        refused = await server.client.post("/release_task", files=files, data={"task_type": "cover"})
+        assert_error(refused, 429)
+        assert len(list(server.uploads.iterdir())) == 1
+
+
+async def test_a_large_upload_is_on_the_disk_and_not_in_memory(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+):
+    held: list[bool] = []
+    copy = body._copy
+
+    def watched(upload: Any, path: Path) -> None:
+        held.append(upload.file._rolled)
+        copy(upload, path)
+
+    monkeypatch.setattr(body, "_copy", watched)
+    files = {"src_audio": ("song.wav", b"RIFF" + bytes(3_000_000)), "ref_audio": ("voice.wav", RIFF)}
+    await send(server, files, task_type="cover")
+    assert sorted(held) == [False, True]  # the small one is
+
+
+async def test_a_disk_that_is_full_is_the_server_s_trouble(server: Server, monkeypatch: pytest.MonkeyPatch):
+    def full(upload: Any, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(body, "_copy", full)
+    files: Any = {"src_audio": ("song.wav", RIFF)}
+    assert_error(await server.client.post("/release_task", files=files), 503, "nothing was accepted")
+    assert list(server.uploads.iterdir()) == []
+
+
+async def test_a_window_is_checked_against_the_upload(server: Server):
+    files: Any = {"src_audio": ("song.wav", RIFF)}  # the probe of these tests says 20 s
+    fields = {"task_type": "repaint", "repainting_start": "25"}
+    body = assert_error(await server.client.post("/release_task", files=files, data=fields), 422)
+    assert body["extra"] == {
+        "field": "repainting_start",
+        "value": 25.0,
+        "allowed": "at most 20.00, where the source ends",
+    }
+
+
+async def test_a_file_of_this_machine_is_used_where_it_lies(serve: Serve, tmp_path: Path):
+    root = tmp_path / "music"
+    root.mkdir()
+    (root / "song.wav").write_bytes(RIFF)
+    (root / "notes.txt").write_text("none")
+    async with serve(HttpConfig(audio_roots=(root,))) as server:
+        request = await server.submitted(
+            task_type="cover", src_audio_path="song.wav", ref_audio_path="song.wav"
+        )
+        assert (request.task.source, request.task.reference) == (str(root / "song.wav"),) * 2
+        assert request.task.source_seconds == 20.0
+        assert list(server.uploads.iterdir()) == []
+        refused = await server.client.post("/release_task", json={"src_audio_path": "notes.txt"})
+        assert_error(refused, 415, "src_audio_path: ", "not audio")
+        assert (root / "song.wav").exists()
+
+
+@pytest.mark.parametrize("name", ["reference_audio_path", "src_audio_path"])
+@pytest.mark.parametrize("path", ["/etc/passwd", "../x.wav", "x.wav"])
+async def test_no_other_file_of_this_machine_is_read(server: Server, name: str, path: str):
+    answer = await server.client.post("/release_task", json={name: path, "task_type": "cover"})
+    body = assert_error(answer, 422, f"{name}: ", "ACESTEP_AUDIO_ROOTS")
+    assert body["extra"]["field"] == name
+
+
+async def test_base_models_do_all_tasks_in_a_form(server: Server):
+    fields = {"task_type": "complete", "model": BASE.name, "track_classes": ["drums", "bass"]}
+    submitted = await send(server, {"src_audio": ("song.wav", RIFF)}, **fields)
+    assert (await task_of(server, submitted["task_id"])).tracks == ("drums", "bass")
+
+
+async def finished(server: Server) -> str:
+    """Make a song of the server's own; returns its `file`."""
+    task_id = await server.release(prompt="pop", batch_size=1)
+    await server.finish_next("wav", RIFF)
+    (entry,) = await server.query(task_id)
+    return str(json.loads(entry["result"])[0]["file"])
+
+
+@pytest.mark.parametrize("field", ["src_audio_path", "reference_audio_path"])
+@pytest.mark.parametrize(
+    "spell",
+    [
+        lambda link: link,
+        lambda link: f"https://music.example.org/api{link}",
+        lambda link: parse_qs(urlsplit(link).query)["path"][0],
+        lambda link: link.rpartition("_")[2],
+    ],
+    ids=["link", "address", "what the link carries", "token"],
+)
+async def test_a_song_that_was_made_here_is_named_by_its_link(
+    server: Server, field: str, spell: Callable[[str], str]
+):
+    named = {"src_audio_path": await finished(server), field: spell(await finished(server))}
+    task = (await server.submitted(task_type="cover", **named)).task
+    path = task.source if field == "src_audio_path" else task.reference
+    assert (content(path), Path(path).parent) == (RIFF, server.uploads.parent / "audio")
+    assert list(server.uploads.iterdir()) == []
+
+
+@pytest.mark.parametrize("change", [lambda link: link[:-5] + "0.wav", lambda link: "http://[" + link])
+async def test_a_link_that_was_not_given_out_opens_nothing(server: Server, change: Callable[[str], str]):
+    link = await finished(server)
+    body = {"task_type": "cover", "src_audio_path": change(link)}
+    refused = assert_error(
+        await server.client.post("/release_task", json=body),
+        422,
+        "src_audio_path: ",
+        "the `file` of a song that is still here",
+    )
+    assert refused["extra"]["field"] == "src_audio_path"

@@ -1,0 +1,88 @@
+"""How models that come while the server runs are limited, from the catalogue to the memory plan."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from acestep.catalog.checkpoints import choose
+from acestep.catalog.planner_choice import PlannerChoice
+from acestep.device.probes import Probes
+from acestep.engine.write import SongWriter
+from acestep.files import AudioStore, DataFolder
+from acestep.memory.admission import Account
+from acestep.memory.decide import decide_for_server
+from acestep.memory.plan import GB
+from acestep.server import build
+from acestep.server.build import Prepared, _Catalogue, build_engines
+from acestep.server.configured_models import Secondaries
+from acestep.server.planner_manager import PlannerSupply
+from acestep.settings.settings import Settings
+from acestep.weights.shared_modules import SharedParts
+
+PROBES = Probes(gpu_free=lambda _: 20 * GB, main_memory=lambda: 32 * GB, has_vllm=lambda: False)
+LARGE = PlannerChoice("acestep-5Hz-lm-4B")
+
+
+@pytest.fixture(autouse=True)
+def _hub(bare_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "any_reachable", lambda source: True)
+
+
+def opened(folder: Path, **given: Any) -> tuple[Settings, Account, _Catalogue]:
+    settings = Settings.load(folder, device="cuda", **given)
+    turbo = choose("acestep-v15-turbo", folder, lambda: True, lambda: True)
+    account = Account(decide_for_server(settings, [turbo], PlannerChoice(), PROBES))
+    catalogue = _Catalogue(settings, account, SharedParts())
+    return settings, account, catalogue
+
+
+def test_a_model_is_limited_beside_those_that_are_there(tmp_path: Path) -> None:
+    _, account, catalogue = opened(tmp_path, init_llm=False)
+    turbo = choose("acestep-v15-turbo", tmp_path, lambda: True, lambda: True)
+    there = catalogue.slot(turbo, is_default=True).info
+    assert account.decision is not None and there == account.decision.limited(there)
+    alone, beside = (catalogue.find("acestep-v15-base", infos).info for infos in ([], [there]))
+    assert (alone.max_batch, beside.max_batch) == (8, 4)
+    assert catalogue.no_room([there, beside]) == ""
+    assert "20.00 GB" in catalogue.no_room([there, alone])
+
+
+def test_a_planner_that_came_later_counts(tmp_path: Path) -> None:
+    settings, account, catalogue = opened(tmp_path, init_llm=False)
+    turbo = choose("acestep-v15-turbo", tmp_path, lambda: True, lambda: True)
+    there = catalogue.slot(turbo, is_default=True).info
+    beside = catalogue.find("acestep-v15-base", [there]).info
+    account.decision = account.with_planner(LARGE, settings, [there])
+    assert "GB are needed" in catalogue.no_room([there, beside])
+
+
+@pytest.mark.parametrize(
+    ("own", "homes"),
+    [(None, ["cuda:0", "cuda:1"]), ("cuda:1", ["cuda:1"]), ("cuda", ["cuda:0"]), ("cpu", ["cuda:0"])],
+)
+def test_a_planner_is_at_home_where_its_device_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str | None, homes: list[str]
+) -> None:
+    settings = Settings.load(tmp_path, device="cuda:0,cuda:1", lm_device=own)
+    nano = choose("acestep-nano", tmp_path, lambda: True, lambda: True)
+    memories = tuple(
+        decide_for_server(settings.on(device), [nano], PlannerChoice(), PROBES) for device in settings.devices
+    )
+    prepared = Prepared(settings, nano, Secondaries(()), PlannerChoice(), DataFolder(tmp_path), memories)
+    found: list[str] = []
+
+    def supply(settings: Settings, *rest: Any) -> PlannerSupply:
+        found.append(settings.device)
+        return PlannerSupply(settings, *rest)
+
+    monkeypatch.setattr(build, "PlannerSupply", supply)
+    build_engines(prepared, SongWriter(AudioStore(tmp_path / "audio", b"s" * 32), 128), lambda _: None)
+    assert found == homes
+
+
+def test_nothing_is_known_without_a_plan(tmp_path: Path) -> None:
+    catalogue = _Catalogue(Settings.load(tmp_path), Account(None), SharedParts())
+    found = catalogue.find("acestep-v15-base", []).info
+    assert (found.max_batch, found.max_duration) == (8, 600)
+    assert catalogue.no_room([found] * 9) == ""
