@@ -12,7 +12,7 @@ from acestep.domain.models import ModelInfo
 from acestep.domain.song import (
     MAX_SEED,
     MIN_DURATION,
-    Extras,
+    AnalysisOptions,
     SamplerOptions,
     SongRequest,
     TaskOptions,
@@ -123,7 +123,7 @@ def fit(request: SongRequest, model: ModelInfo) -> SongRequest:
     sampler = _fit_sampler(request.sampler, model, warnings)
     duration = _fit_to_source(request, model, warnings)
     duration = _fit_duration(duration, model, warnings)
-    extras = _fit_extras(request.extras, model, warnings)
+    analysis = _fit_analysis(request.analysis, model, warnings)
     wanted = _wanted_batch(request)
     batch = min(wanted, model.max_batch)
     if batch < wanted and (request.batch_size is not None or request.seeds):
@@ -137,19 +137,19 @@ def fit(request: SongRequest, model: ModelInfo) -> SongRequest:
         model=model.name,
         sampler=sampler,
         duration=duration,
-        extras=extras,
+        analysis=analysis,
         batch_size=batch,
         seeds=_fit_seeds(request.seeds, batch),
         warnings=tuple(dict.fromkeys(warnings)),
     )
 
 
-def _fit_extras(extras: Extras, model: ModelInfo, warnings: list[str]) -> Extras:
+def _fit_analysis(analysis: AnalysisOptions, model: ModelInfo, warnings: list[str]) -> AnalysisOptions:
     """Drop stems that the model cannot make: another one was loaded when the request was accepted."""
-    if not extras.stems or STEM_TASK in model.tasks:
-        return extras
-    warnings.append(f"stems: {model.name} cannot make any; {', '.join(extras.stems)} are left out")
-    return replace(extras, stems=())
+    if not analysis.stems or STEM_TASK in model.tasks:
+        return analysis
+    warnings.append(f"stems: {model.name} cannot make any; {', '.join(analysis.stems)} are left out")
+    return replace(analysis, stems=())
 
 
 def _fit_sampler(options: SamplerOptions, model: ModelInfo, warnings: list[str]) -> SamplerOptions:

@@ -29,7 +29,7 @@ from acestep.catalog.planner_choice import PlannerChoice
 from acestep.device.oom import is_out_of_memory
 from acestep.domain.song import Sampling, SongPlan
 from acestep.engine.renderer import Renderer
-from acestep.engine.torch_models import Surroundings, choose_device, load_model, load_planner
+from acestep.engine.torch_models import LoadContext, choose_device, load_model, load_planner
 from acestep.errors import ModelUnavailableError, SettingError
 from acestep.memory.configs import PLANNERS, TEXT_ENCODER, VAE, published_dit
 from acestep.memory.decide import BUDGET, Decision, decide
@@ -37,11 +37,11 @@ from acestep.memory.plan import GB, Abilities, Device, MemoryPlan, Sizes, Wishes
 from acestep.memory.search import Budget, options
 from acestep.memory.sizes import Layer, QwenSize, VaeSize
 from acestep.planner.backends.pt import TorchLanguageModel, load_torch_language_model
-from acestep.planner.language_model import Advance, Generation
+from acestep.planner.language_model import Generation, StepOutput
 from acestep.server.configured_models import expect
 from acestep.settings.settings import Settings
-from acestep.weights.safetensors import Placement
-from acestep.weights.shared_modules import SharedParts
+from acestep.weights.safetensors import LoadTarget
+from acestep.weights.shared_modules import SharedModules
 from benchmarks.gauge import Gauge, Used
 from benchmarks.planner import song, write
 from benchmarks.random_models import write_models
@@ -178,12 +178,12 @@ def _tried(bench: Bench, budget: float, planner: PlannerChoice) -> Run:
 
 def _run(bench: Bench, run: Run, decision: Decision, planner: PlannerChoice) -> Run:
     plan, gauge, choice = decision.plan, bench.gauge, bench.choice
-    reserve = decision.situation.device.reserve
+    reserve = decision.constraints.device.reserve
     assert choice.checkpoint is not None
     gauge.limit(int(run.budget * GB) - reserve)
     gauge.begin()
-    shared, device = SharedParts(), str(bench.device)
-    around = Surroundings(shared=shared, plan=plan)
+    shared, device = SharedModules(), str(bench.device)
+    around = LoadContext(shared=shared, plan=plan)
     try:
         model = load_model(choice.checkpoint, device, decision.limited(expect(choice)), around).renderer
         lm = load_planner(planner.folder, device, "pt", plan, shared).model if planner.folder else None
@@ -197,7 +197,7 @@ def _run(bench: Bench, run: Run, decision: Decision, planner: PlannerChoice) -> 
     gauge.begin()
     _make(model, choice, 1, min(_SHORT, seconds))
     if isinstance(lm, TorchLanguageModel):  # as many texts as it writes at once, before the songs are made
-        write(lm, [song(lm, number, 50) for number in range(plan.slots)])
+        write(lm, [song(lm, number, 50) for number in range(plan.sequences)])
     started = gauge.now()
     _make(model, choice, batch, seconds)
     took = gauge.now() - started
@@ -242,7 +242,7 @@ def paces(bench: Bench, bandwidth: float, codes: int) -> Iterator[Pace]:
     """How fast the planner writes so many codes, with guidance, at each batch."""
     dtype = torch.float32 if bench.device.type == "cpu" else torch.bfloat16
     assert bench.planner.folder is not None
-    place = Placement(bench.device, dtype)
+    place = LoadTarget(bench.device, dtype)
     lm = load_torch_language_model(bench.planner.folder, place, max(_LM_BATCHES), _LM_LENGTH)
     size = bench.sizes.planners[0]
     read = size.trunk - (size.vocabulary - lm.vocabulary.code_count) * size.layer.width
@@ -268,7 +268,7 @@ def _pace(gauge: Gauge, lm: TorchLanguageModel, songs: list[Generation], codes: 
     return took / codes
 
 
-def _stepped(lm: TorchLanguageModel) -> Sequence[Advance]:
+def _stepped(lm: TorchLanguageModel) -> Sequence[StepOutput]:
     advances = lm.step()
     if not advances or any(advance.ended for advance in advances):
         raise ValueError(f"a text ended before its time: {advances}")

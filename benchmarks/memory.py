@@ -48,7 +48,7 @@ def _row(plan: MemoryPlan) -> str:
     places = [_LETTER[plan.placement(name)] for name in ("text encoder", "condition encoder", "DiT", "VAE")]
     planner = plan.planner.removeprefix("acestep-5Hz-lm-") or "none"
     its_place = _LETTER[plan.placement("planner")] if plan.planner else ""
-    room = f"{plan.slots} x {plan.length}" if plan.planner else ""
+    room = f"{plan.sequences} x {plan.length}" if plan.planner else ""
     limits = (str(plan.tile), str(plan.max_batch), f"{plan.max_duration:g}", f"{plan.peak / GB:.2f}")
     return " | ".join([planner, *places, its_place, room, *limits])
 

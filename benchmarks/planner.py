@@ -34,7 +34,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, Qwen3ForCausalLM,
 from acestep.planner.backends.pt import TorchLanguageModel, load_torch_language_model
 from acestep.planner.language_model import Generation, Message, SpecialToken, TokenSampling
 from acestep.planner.loading import load_tokenizer
-from acestep.weights.safetensors import Placement
+from acestep.weights.safetensors import LoadTarget
 from tests.planner.toy import Toy, write_toy
 
 # Two and a half million weights, about what the bundled planner has.
@@ -59,7 +59,7 @@ def main() -> None:
     table = Table("songs at once", *columns, title="tokens a second")
     with tempfile.TemporaryDirectory() as name:
         folder = write_toy(Path(name) / "toy", _TOY)
-        ours = load_torch_language_model(folder, Placement(torch.device("cpu"), torch.float32), slots=8)
+        ours = load_torch_language_model(folder, LoadTarget(torch.device("cpu"), torch.float32), sequences=8)
         theirs = Baseline(folder, ours)
         for batch in (1, 8):
             songs = [song(ours, number, arguments.codes) for number in range(batch)]

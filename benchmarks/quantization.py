@@ -32,9 +32,9 @@ from acestep.synthesizer.conditioning import Condition
 from acestep.synthesizer.loading import load_synthesizer
 from acestep.synthesizer.synthesizer import Synthesizer
 from acestep.synthesizer.transformer import Transformer
-from acestep.weights.offload import Part
+from acestep.weights.offload import OffloadGroup
 from acestep.weights.quantization import Packer
-from acestep.weights.safetensors import Placement
+from acestep.weights.safetensors import LoadTarget
 from tests.planner.toy import Toy, write_toy
 
 KINDS: tuple[Quantization, ...] = ("none", "int8", "fp8")
@@ -86,7 +86,7 @@ def dit(kind: Quantization, seconds: float, dtype: torch.dtype) -> tuple[int, Ru
 
 def planner(kind: Quantization, folder: Path, dtype: torch.dtype) -> tuple[int, Run]:
     """Bytes of a planner's layers, and what decodes a token for four rows with it."""
-    model = load_language_model(folder, Placement(CPU, dtype, kind)).model
+    model = load_language_model(folder, LoadTarget(CPU, dtype, kind)).model
     decoder, rows = Decoder(model, 4, 2 * _PROMPT), range(4)
     random = torch.Generator().manual_seed(2)
     for row in rows:
@@ -101,7 +101,7 @@ def planner(kind: Quantization, folder: Path, dtype: torch.dtype) -> tuple[int, 
 def nano(kind: Quantization, dtype: torch.dtype) -> tuple[int, Run]:
     """Bytes of nano's layers, and what renders the latents of a song with it."""
     where = require(NANO_MODEL, Path("checkpoints"))
-    place = Placement(CPU, dtype, kind)
+    place = LoadTarget(CPU, dtype, kind)
     modules = load_synthesizer(where.dit, where.text_encoder, where.tokenizer, place)
     synthesizer = Synthesizer(modules, _FRAMES_A_SECOND)
     plan = SongPlan(
@@ -123,7 +123,7 @@ def nano(kind: Quantization, dtype: torch.dtype) -> tuple[int, Run]:
 
 def held(module: nn.Module) -> int:
     """Bytes of its weights."""
-    return sum(tensor.nbytes for tensor in Part("resident", [module]).everything())
+    return sum(tensor.nbytes for tensor in OffloadGroup("resident", [module]).everything())
 
 
 def compare(table: Table, name: str, made: dict[Quantization, tuple[int, Run]], rounds: int) -> None:

@@ -4,7 +4,15 @@ from typing import Any
 import pytest
 
 from acestep.domain.models import ModelInfo
-from acestep.domain.song import MAX_SEED, Extras, SamplerOptions, SongRequest, TaskOptions, TaskType, Tuning
+from acestep.domain.song import (
+    MAX_SEED,
+    AnalysisOptions,
+    SamplerOptions,
+    SongRequest,
+    TaskOptions,
+    TaskType,
+    Tuning,
+)
 from acestep.errors import InvalidFieldError, ModelUnavailableError, UnknownModelError
 from acestep.limits import BASE_TASKS, TURBO_TASKS, check_stems, check_task, choose_model, fit, tasks_of
 
@@ -280,9 +288,9 @@ class TestTasks:
 
 class TestStems:
     def test_a_model_that_extracts_makes_them(self):
-        wanted = SongRequest(extras=Extras(stems=("drums",)))
+        wanted = SongRequest(analysis=AnalysisOptions(stems=("drums",)))
         check_stems(("drums",), ALL_TASKS)
-        assert fit(wanted, ALL_TASKS).extras == wanted.extras
+        assert fit(wanted, ALL_TASKS).analysis == wanted.analysis
 
     def test_another_is_refused_and_told_who_does(self):
         turbo = replace(TURBO, tasks=TURBO_TASKS)
@@ -295,8 +303,8 @@ class TestStems:
 
     def test_a_model_that_came_later_leaves_them_out_with_a_warning(self):
         turbo = replace(TURBO, tasks=TURBO_TASKS)
-        fitted = fit(SongRequest(extras=Extras(peaks=20, stems=("drums", "bass"))), turbo)
-        assert fitted.extras == Extras(peaks=20)
+        fitted = fit(SongRequest(analysis=AnalysisOptions(peaks=20, stems=("drums", "bass"))), turbo)
+        assert fitted.analysis == AnalysisOptions(peaks=20)
         assert fitted.warnings == (f"stems: {turbo.name} cannot make any; drums, bass are left out",)
         assert fit(fitted, turbo) == fitted
 

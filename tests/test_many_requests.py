@@ -12,9 +12,9 @@ from typing import Any, cast
 
 from acestep.domain.models import ModelInfo, PlannerInfo
 from acestep.engine.engine import Engine
-from acestep.engine.model_manager import ModelShelf, Slot
-from acestep.engine.planner_host import PlannerDesk
-from acestep.engine.planner_pool import PlannerDesks
+from acestep.engine.model_manager import ModelManager, Slot
+from acestep.engine.planner_host import PlannerHost
+from acestep.engine.planner_pool import PlannerPool
 from acestep.engine.renderer import Loaded, OnLoading
 from acestep.engine.write import SongWriter
 from acestep.files import AudioStore, FileStore
@@ -37,11 +37,15 @@ class Watched(Folder):
 
     def __init__(self, *infos: ModelInfo) -> None:
         super().__init__(*infos)
-        self.shelf: ModelShelf | None = None
+        self.model_manager: ModelManager | None = None
         self.together: list[int] = []
 
     def ready(self) -> list[str]:
-        return [info.name for info in self.shelf.infos() if info.state == "ready"] if self.shelf else []
+        return (
+            [info.name for info in self.model_manager.infos() if info.state == "ready"]
+            if self.model_manager
+            else []
+        )
 
     def find(self, name: str, beside: Sequence[ModelInfo] | None = None) -> Slot:
         slot = super().find(name, beside)
@@ -57,9 +61,9 @@ class Watched(Folder):
 @asynccontextmanager
 async def serving(tmp_path: Path, strict_model: bool = False) -> AsyncIterator[tuple[Server, Watched]]:
     folder = Watched(TURBO, BASE, SFT, XL)
-    folder.shelf = shelf = ModelShelf(folder.slots("turbo"), folder, ROOM)
+    folder.model_manager = model_manager = ModelManager(folder.slots("turbo"), folder, ROOM)
     writer = SongWriter(AudioStore(tmp_path / "audio", b"s" * 32), 128)
-    engine = Engine(shelf, writer, PlannerDesks(PlannerDesk(PlannerInfo(detail="Nobody plans here."))))
+    engine = Engine(model_manager, writer, PlannerPool(PlannerHost(PlannerInfo(detail="Nobody plans here."))))
     worker = cast(FakeWorker, engine)  # they have the same protocol
     config = HttpConfig(strict_model=strict_model)
     async with answering(tmp_path, config, max_waiting=REQUESTS, worker=worker) as server:

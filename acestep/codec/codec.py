@@ -40,6 +40,6 @@ class Codec(Protocol):
         """
         ...
 
-    def thrifty(self) -> Codec:
+    def low_memory(self) -> Codec:
         """The same codec at work in smaller pieces, for less memory; itself where it has none smaller."""
         ...

@@ -16,7 +16,7 @@ from torch.nn.utils import remove_weight_norm
 
 from acestep.catalog.checkpoints import read_json
 from acestep.errors import CheckpointError, UnusableAudioError
-from acestep.weights.safetensors import Placement, TensorIndex, fill
+from acestep.weights.safetensors import LoadTarget, TensorIndex, fill
 
 # 20 s at the published 25 frames a second: about 1 GB of activations in float32.
 DEFAULT_TILE_FRAMES = 512
@@ -72,7 +72,7 @@ class OobleckCodec:
             warnings.simplefilter("ignore", FutureWarning)
             vae = AutoencoderOobleck(**{key: value for key, value in config.items() if key in known})
         # Weights are stored as direction and length; multiplied out once, in float32, before they are cast.
-        fill(vae, TensorIndex.of(folder, "diffusion_pytorch_model"), Placement(device, torch.float32))
+        fill(vae, TensorIndex.of(folder, "diffusion_pytorch_model"), LoadTarget(device, torch.float32))
         for module in vae.modules():
             if hasattr(module, "weight_g"):
                 remove_weight_norm(module)
@@ -131,7 +131,7 @@ class OobleckCodec:
                     on_tile((song + tile.stop / frames) / batch)
         return audio
 
-    def thrifty(self) -> OobleckCodec:
+    def low_memory(self) -> OobleckCodec:
         smaller = min(self._tile_frames, max(_SMALLEST_TILE_FRAMES, self._tile_frames // 4))
         return OobleckCodec(self.vae, smaller, self._overlap)
 

@@ -140,7 +140,7 @@ class SineBankCodec:
         half = self.hop_length // 2
         return torch.cat(pieces, dim=-1)[..., half : half + frames * self.hop_length]
 
-    def thrifty(self) -> SineBankCodec:
+    def low_memory(self) -> SineBankCodec:
         return self
 
     def _kernel(self, low: int) -> Tensor:

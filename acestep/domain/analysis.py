@@ -49,7 +49,7 @@ class Stem:
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
+class Analysis:
     """What was found out about a finished song, as far as its `Extras` ask for it.
 
     `peaks` are the lowest and the highest sample (-1..1, of all channels) of as many equal pieces of it.

@@ -43,7 +43,7 @@ class ModelInfo:
     notice: str = ""
     code_count: int = 0
     layers: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False, hash=False)
-    comes_when_wanted: bool = False
+    loads_on_demand: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class PlannerInfo:
     state: ModelState = "absent"
     detail: str = ""
     backend: str = ""
-    comes_when_wanted: bool = False
+    loads_on_demand: bool = False
     only_if_needed: bool = False
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from acestep.domain.analysis import Findings
+from acestep.domain.analysis import Analysis
 
 if TYPE_CHECKING:
     import numpy as np
@@ -144,7 +144,7 @@ class TaskOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Extras:
+class AnalysisOptions:
     """What else is wanted of each song; nothing, by default.
 
     `peaks` is a number of points (0: none), `stems` are tracks out of TRACKS, each to be a file of its own.
@@ -197,7 +197,7 @@ class SongRequest:
     warnings: tuple[str, ...] = ()
     task: TaskOptions = field(default_factory=TaskOptions)
     goal: Goal = "song"
-    extras: Extras = field(default_factory=Extras)
+    analysis: AnalysisOptions = field(default_factory=AnalysisOptions)
     adapters: tuple[AdapterUse, ...] = ()
 
 
@@ -333,7 +333,7 @@ class Song:
     lm_model: str = ""
     timings: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-    findings: Findings = field(default_factory=Findings)
+    analysis: Analysis = field(default_factory=Analysis)
 
 
 @dataclass(frozen=True, slots=True)

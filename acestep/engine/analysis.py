@@ -13,9 +13,10 @@ from typing import Protocol, TypeVar
 
 from acestep.audio.loudness import measure_loudness
 from acestep.audio.peaks import waveform_peaks
-from acestep.domain.analysis import Findings, LyricTimes
-from acestep.domain.song import AudioClip, Extras, SongPlan
-from acestep.engine.renderer import Heard, Renderer, Rendering
+from acestep.domain.analysis import Analysis, LyricTimes
+from acestep.domain.latents import SongLatents, SourceLatents
+from acestep.domain.song import AnalysisOptions, AudioClip, SongPlan
+from acestep.engine.renderer import Renderer
 from acestep.errors import NotEnoughMemoryError, UntimedLyricsError
 
 T = TypeVar("T")
@@ -30,12 +31,12 @@ class Run(Protocol):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Made:
+class RenderedSong:
     """A song that is not a file yet: what it was made from, and its latents and sound."""
 
     plan: SongPlan
-    heard: Heard
-    rendering: Rendering
+    sources: SourceLatents
+    latents: SongLatents
     clip: AudioClip
 
 
@@ -47,32 +48,32 @@ class Threads:
     aside: Run
 
 
-async def find_out(
-    wanted: Extras, made: Made, renderer: Renderer, threads: Threads
-) -> tuple[Findings, tuple[str, ...]]:
+async def analyse(
+    wanted: AnalysisOptions, rendered: RenderedSong, renderer: Renderer, threads: Threads
+) -> tuple[Analysis, tuple[str, ...]]:
     """What is `wanted` of a song, and sentences for the client about what cannot be found out."""
     peaks: tuple[tuple[float, float], ...] = ()
     loudness = lyric_times = None
     notes: tuple[str, ...] = ()
     if wanted.lyric_times:
-        lyric_times, notes = await _time_lyrics(made, renderer, threads)
+        lyric_times, notes = await _time_lyrics(rendered, renderer, threads)
     if wanted.peaks:
         try:
-            peaks = await threads.aside("peaks", partial(waveform_peaks, made.clip, wanted.peaks))
+            peaks = await threads.aside("peaks", partial(waveform_peaks, rendered.clip, wanted.peaks))
         except NotEnoughMemoryError as error:
             notes += (f"waveform_peaks: left out. {error}",)
     if wanted.loudness:
         try:
-            loudness = await threads.aside("loudness", partial(measure_loudness, made.clip))
+            loudness = await threads.aside("loudness", partial(measure_loudness, rendered.clip))
         except NotEnoughMemoryError as error:
             notes += (f"measure_loudness: left out. {error}",)
-    return Findings(lyric_times, peaks, loudness), notes
+    return Analysis(lyric_times, peaks, loudness), notes
 
 
 async def _time_lyrics(
-    made: Made, renderer: Renderer, threads: Threads
+    rendered: RenderedSong, renderer: Renderer, threads: Threads
 ) -> tuple[LyricTimes | None, tuple[str, ...]]:
-    look = partial(renderer.hear_words, made.plan, made.rendering, made.heard)
+    look = partial(renderer.align_lyrics, rendered.plan, rendered.latents, rendered.sources)
     try:
         work_out = await threads.compute("listen", look)
         return await threads.aside("align", work_out), ()

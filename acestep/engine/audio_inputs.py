@@ -7,15 +7,18 @@ from pathlib import Path
 import numpy as np
 
 from acestep.audio.decode import read
+from acestep.domain.latents import SourceLatents
 from acestep.domain.models import ModelInfo
 from acestep.domain.song import MAX_DURATION, AudioClip, SongRequest
 from acestep.engine.planning import window, with_source
-from acestep.engine.renderer import Heard, Renderer
+from acestep.engine.renderer import Renderer
 
 _PIECES = 3  # front, middle and back of a reference, as the published models were trained
 
 
-def hear(request: SongRequest, model: ModelInfo, renderer: Renderer) -> tuple[SongRequest, Heard]:
+def load_inputs(
+    request: SongRequest, model: ModelInfo, renderer: Renderer
+) -> tuple[SongRequest, SourceLatents]:
     """Read the files of a request; returns it with what its source decides, and the latents.
 
     Blocking. Raises UnusableAudioError where a file is gone or cannot be used.
@@ -28,15 +31,15 @@ def hear(request: SongRequest, model: ModelInfo, renderer: Renderer) -> tuple[So
     if request.task.reference:
         clip = read(Path(request.task.reference), renderer.sample_rate, MAX_DURATION)
         reference = renderer.encode(excerpt(clip, renderer.reference_seconds))
-    return request, Heard(source, reference)
+    return request, SourceLatents(source, reference)
 
 
 def grown(request: SongRequest, clip: AudioClip) -> AudioClip:
     """The source with silence before and after it, where the window of a request reaches beyond it."""
-    place = window(request)
-    if place is None or request.duration is None:
+    entry = window(request)
+    if entry is None or request.duration is None:
         return clip
-    before = round(place.source_start * clip.sample_rate)
+    before = round(entry.source_start * clip.sample_rate)
     after = round(request.duration * clip.sample_rate) - before - clip.samples.shape[1]
     return AudioClip(np.pad(clip.samples, ((0, 0), (before, max(0, after)))), clip.sample_rate)
 

@@ -16,7 +16,7 @@ from acestep.engine.threads import Watchdog
 
 
 @dataclass(frozen=True, slots=True)
-class Upkeep:
+class IdlePolicy:
     """One for the whole engine.
 
     Models that were idle for `idle_seconds` (0: never) leave memory, and come again when they are wanted.
@@ -29,7 +29,7 @@ class Upkeep:
     is_lazy: bool = False
 
     @property
-    def comes_when_wanted(self) -> bool:
+    def loads_on_demand(self) -> bool:
         """Whether a model may be out of memory though it can be used."""
         return self.is_lazy or self.idle_seconds > 0.0
 
@@ -39,11 +39,11 @@ LEFT = "It left memory while it was idle, and is loaded again when a request nee
 Info = TypeVar("Info", ModelInfo, PlannerInfo)
 
 
-def when_wanted(info: Info) -> Info:
+def as_on_demand(info: Info) -> Info:
     """What is known of a model, or planner, that comes into memory at the first request alone."""
     how = "downloaded and loaded" if info.state == "downloading" else "loaded"
     detail = f"It is {how} when a request needs it."
-    return replace(info, state="on_disk", detail=detail, comes_when_wanted=True)
+    return replace(info, state="on_disk", detail=detail, loads_on_demand=True)
 
 
 class Idle(Protocol):

@@ -17,7 +17,7 @@ def nothing() -> None:
     """For places whose failure changes nothing else."""
 
 
-class Place:
+class ModelEntry:
     """Where a model is, or will be. `loading` is its task, done or not; without one it is on disk alone."""
 
     def __init__(self, info: ModelInfo, load: Load | None) -> None:

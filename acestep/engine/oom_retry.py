@@ -32,7 +32,7 @@ def collect() -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class WorkItem:
     """What a stage works at: a song, or `what` else, of so many seconds, with `model`.
 
     Where `seconds` are unknown, or mean nothing, `remedy` says what would fit.
@@ -45,7 +45,7 @@ class Piece:
     remedy: str = "a shorter one needs less"
 
 
-class Bounds:
+class BatchLimit:
     """How much music fits into a batch of a model, learned from batches that did not fit.
 
     Memory for songs grows with their number times their length, so that one bound is good for all lengths. It
@@ -71,20 +71,20 @@ class Bounds:
         )
 
 
-def load_thriftily(what: str, load: Callable[[], T], free: Free) -> T:
+def load_with_retry(what: str, load: Callable[[], T], free: Free) -> T:
     """What `load` brings into memory; what came is freed where it does not fit: NotEnoughMemoryError."""
     remedy = "choose a smaller one, have fewer models in memory, or let them leave it when idle"
-    return Thrift(free).once(Piece("load", what, None, what, remedy), load)
+    return OomRetry(free).run(WorkItem("load", what, None, what, remedy), load)
 
 
-class Thrift:
+class OomRetry:
     """Runs the stages' work; `free` gives memory back to the device that nobody uses. Thread-safe."""
 
     def __init__(self, free: Free = collect) -> None:
         self._free = free
         self._gone_through: dict[tuple[str, str], float] = {}  # the longest, by stage and model
 
-    def once(self, piece: Piece, work: Callable[[], T]) -> T:
+    def run(self, piece: WorkItem, work: Callable[[], T]) -> T:
         """What `work` returns. Raises NotEnoughMemoryError where memory ran out; it is free again then."""
         try:
             done = work()
@@ -99,19 +99,21 @@ class Thrift:
         self._free()
         raise NotEnoughMemoryError(piece.stage, self._sentence(piece))
 
-    def twice(self, piece: Piece, work: Callable[[], T], smaller: Callable[[], T] | None = None) -> T:
+    def retry_with_less(
+        self, piece: WorkItem, work: Callable[[], T], smaller: Callable[[], T] | None = None
+    ) -> T:
         """As `once`; where memory ran out, what `smaller` returns (None: `work`, which has all to itself)."""
         try:
-            return self.once(piece, work)
+            return self.run(piece, work)
         except NotEnoughMemoryError:
             log.info("Trying stage %s once more with less", piece.stage)
-        return self.once(piece, smaller or work)
+        return self.run(piece, smaller or work)
 
-    def _remember(self, piece: Piece) -> None:
+    def _remember(self, piece: WorkItem) -> None:
         key = (piece.stage, piece.model)
         self._gone_through[key] = max(self._gone_through.get(key, 0.0), piece.seconds or 0.0)
 
-    def _sentence(self, piece: Piece) -> str:
+    def _sentence(self, piece: WorkItem) -> str:
         """What was too large, and what would fit, as far as anybody can know."""
         if piece.seconds is None:
             return f"{piece.what} is too large for this server; {piece.remedy}"

@@ -15,8 +15,8 @@ from functools import partial
 
 from acestep.domain.models import ModelState, PlannerInfo
 from acestep.domain.song import Draft, DraftRequest
-from acestep.engine.idle import LEFT, Upkeep, leave_when_idle, when_wanted
-from acestep.engine.oom_retry import load_thriftily
+from acestep.engine.idle import LEFT, IdlePolicy, as_on_demand, leave_when_idle
+from acestep.engine.oom_retry import load_with_retry
 from acestep.engine.renderer import OnLoading
 from acestep.engine.tasks import loaded
 from acestep.engine.threads import WatchedThread
@@ -54,7 +54,7 @@ class _Place:
     was_there: bool
 
 
-class PlannerDesk:
+class PlannerHost:
     """The planner of this process, or the reason why there is none. Lives on one event loop."""
 
     def __init__(
@@ -62,13 +62,13 @@ class PlannerDesk:
         info: PlannerInfo,
         load: LoadPlanner | None = None,
         closed_turn: bool = False,
-        upkeep: Upkeep | None = None,
+        idle_policy: IdlePolicy | None = None,
     ) -> None:
         """`load` None: there is no planner, and `info` says why. `closed_turn` as `Planner` has it."""
         self._info = info
         self._load = load
         self._closed_turn = closed_turn
-        self._upkeep = upkeep or Upkeep()
+        self._idle_policy = idle_policy or IdlePolicy()
         self._loading: asyncio.Task[None] | None = None
         self._leaving: asyncio.Task[None] | None = None
         self._settled = asyncio.Event()
@@ -86,7 +86,7 @@ class PlannerDesk:
         self._dropping: asyncio.Task[None] | None = None
         self._open = asyncio.Event()  # not while it is being replaced
         self._open.set()
-        self._watchdog = self._upkeep.watchdog
+        self._watchdog = self._idle_policy.watchdog
         executor = ThreadPoolExecutor(1, thread_name_prefix="load-planner")
         self._thread = WatchedThread(executor, self._watchdog)
         self._watchdog.add(self)
@@ -109,13 +109,13 @@ class PlannerDesk:
         if self._has_started:
             return
         self._has_started = True
-        if seconds := self._upkeep.idle_seconds:
+        if seconds := self._idle_policy.idle_seconds:
             self._leaving = asyncio.create_task(leave_when_idle(seconds, lambda: [self], _leave))
         if self._load is None:
             self._settled.set()
             return
-        if self._upkeep.is_lazy or self._info.only_if_needed:
-            self._info = when_wanted(self._info)
+        if self._idle_policy.is_lazy or self._info.only_if_needed:
+            self._info = as_on_demand(self._info)
         else:
             self._begin(self._load)
 
@@ -155,7 +155,7 @@ class PlannerDesk:
         finally:
             self._open.set()
 
-    async def make_way(self) -> None:
+    async def unload_when_idle(self) -> None:
         """Leave memory once nobody needs it any more; who wants the planner next waits until it is back.
 
         Raises StageStuckError where a thread is stuck.
@@ -236,7 +236,7 @@ class PlannerDesk:
 
     async def free(self) -> None:
         """Give memory back that nobody uses."""
-        await asyncio.to_thread(self._upkeep.free)
+        await asyncio.to_thread(self._idle_policy.free)
 
     async def close(self) -> None:
         """Let the step at hand end and free the threads; a step that is stuck is left alone."""
@@ -260,11 +260,11 @@ class PlannerDesk:
                 return
             self._loop = self._planner = self._loading = None
             self._settled.clear()
-            self._info = replace(self._info, state="on_disk", detail=why, backend="", comes_when_wanted=True)
+            self._info = replace(self._info, state="on_disk", detail=why, backend="", loads_on_demand=True)
             held = [loop]
             del loop
             # On the thread that loads, so that it is gone before it comes again.
-            await self._thread.run("end planner", partial(_end, held, self._upkeep.free))
+            await self._thread.run("end planner", partial(_end, held, self._idle_policy.free))
 
     def _begin(self, load: LoadPlanner) -> None:
         if self._info.state == "on_disk":
@@ -285,7 +285,7 @@ class PlannerDesk:
                 state="ready",
                 detail=there.detail,
                 backend=there.backend,
-                comes_when_wanted=self._upkeep.comes_when_wanted,
+                loads_on_demand=self._idle_policy.loads_on_demand,
             )
         finally:
             self._settled.set()
@@ -316,8 +316,8 @@ class PlannerDesk:
                 self._open.set()
 
     async def _fetch(self, load: LoadPlanner) -> LoadedPlanner:
-        what, heard = f"the planner {self._info.name}", OnLoading(self._on_loading, self._thread.beat)
-        fetch = partial(load_thriftily, what, partial(load, heard), self._upkeep.free)
+        what, sources = f"the planner {self._info.name}", OnLoading(self._on_loading, self._thread.beat)
+        fetch = partial(load_with_retry, what, partial(load, sources), self._idle_policy.free)
         return await self._thread.see_through(self._loading_stage, fetch)
 
     def _give_up(self, reason: str) -> None:
@@ -330,9 +330,9 @@ class PlannerDesk:
         self._info = replace(self._info, state=state, detail=detail)
 
 
-async def _leave(desk: PlannerDesk) -> None:
+async def _leave(host: PlannerHost) -> None:
     with suppress(StageStuckError):  # which is in the log, and at /health
-        await desk.leave()
+        await host.leave()
 
 
 def _end(held: list[GenerationLoop], free: Callable[[], None]) -> None:

@@ -39,7 +39,7 @@ _DRAFTED, _DECIDED = 0.2, 0.3
 
 
 @dataclass(frozen=True, slots=True)
-class Onlooker:
+class PlanningCallbacks:
     """Who follows a job's planning: `on_phase` gets a fraction (0..1) and a sentence, from any thread."""
 
     on_phase: OnPhase
@@ -47,7 +47,7 @@ class Onlooker:
 
 
 @dataclass(frozen=True, slots=True)
-class Thought:
+class Planned:
     """What planning came to: one plan a song, the planner's name, and the seconds that each phase took."""
 
     plans: tuple[SongPlan, ...]
@@ -71,24 +71,24 @@ def uses_planner(request: SongRequest) -> bool:
     return needs_planner(request) or (may_fill_in and not request.audio_codes)
 
 
-async def think_thriftily(
+async def plan_with_retry(
     request: SongRequest,
     model: ModelInfo,
     planner: Planner,
-    onlooker: Onlooker,
+    callbacks: PlanningCallbacks,
     free: Callable[[], Awaitable[None]],
-) -> Thought:
+) -> Planned:
     """As `think`. Where memory runs out, `free` is called, and the songs are planned one after another.
 
     Raises NotEnoughMemoryError where that is too much still.
     """
     try:
-        return await think(request, model, planner, onlooker)
+        return await plan_request(request, model, planner, callbacks)
     except NotEnoughMemoryError:
         log.info("Planning once more, one song after another")
     await free()
     try:
-        return await think(request, model, planner, onlooker, one_by_one=True)
+        return await plan_request(request, model, planner, callbacks, one_by_one=True)
     except NotEnoughMemoryError as error:
         raise NotEnoughMemoryError(
             error.stage,
@@ -97,9 +97,13 @@ async def think_thriftily(
         ) from None
 
 
-async def think(
-    request: SongRequest, model: ModelInfo, planner: Planner, onlooker: Onlooker, one_by_one: bool = False
-) -> Thought:
+async def plan_request(
+    request: SongRequest,
+    model: ModelInfo,
+    planner: Planner,
+    callbacks: PlanningCallbacks,
+    one_by_one: bool = False,
+) -> Planned:
     """Plan the songs of a request that was fitted to `model`, all at once unless `one_by_one`.
 
     Raises as `Planner` does, and PlannerError where its audio codes are not those of `model`.
@@ -113,19 +117,21 @@ async def think(
     timings: dict[str, float] = {}
     if _drafts(request):
         started = time.perf_counter()
-        request = await _drafted(request, model, planner, _watch(onlooker, 0.0, _DRAFTED, "Writing the song"))
+        request = await _drafted(
+            request, model, planner, _watch(callbacks, 0.0, _DRAFTED, "Writing the song")
+        )
         timings["draft"] = time.perf_counter() - started
     started = time.perf_counter()
-    watch = _watch(onlooker, _DRAFTED, _DECIDED, "Deciding on tempo, key and length")
+    watch = _watch(callbacks, _DRAFTED, _DECIDED, "Deciding on tempo, key and length")
     decided = await planner.decide(request, model.max_duration, watch)
     plans = plan_songs(_merged(request, decided), model)
     timings["metadata"] = time.perf_counter() - started
     if request.planner.thinking:
         started = time.perf_counter()
-        sketches = _sketches(request, plans, decided, planner, onlooker)
+        sketches = _sketches(request, plans, decided, planner, callbacks)
         plans = tuple([await sketch() for sketch in sketches] if one_by_one else await _together(sketches))
         timings["codes"] = time.perf_counter() - started
-    return Thought(plans, planner.name, timings)
+    return Planned(plans, planner.name, timings)
 
 
 def _drafts(request: SongRequest) -> bool:
@@ -176,7 +182,7 @@ def _sketches(
     plans: tuple[SongPlan, ...],
     decided: Metadata,
     planner: Planner,
-    onlooker: Onlooker,
+    callbacks: PlanningCallbacks,
 ) -> list[Sketch]:
     """What makes the plans with audio codes, a song each."""
     done = [0.0] * len(plans)
@@ -185,9 +191,9 @@ def _sketches(
         def on_progress(fraction: float) -> None:
             done[song] = fraction
             mean = sum(done) / len(done)
-            onlooker.on_phase(_DECIDED + (1.0 - _DECIDED) * mean, "Sketching the song in audio codes")
+            callbacks.on_phase(_DECIDED + (1.0 - _DECIDED) * mean, "Sketching the song in audio codes")
 
-        watch = Watch(on_progress, onlooker.cancelled)
+        watch = Watch(on_progress, callbacks.cancelled)
         codes = await planner.sketch(request, decided, plan.duration, plan.seed, watch)
         return replace(plan, audio_codes=codes, instruction=request.instruction or HINTED_INSTRUCTION)
 
@@ -210,9 +216,9 @@ def _merged(request: SongRequest, told: Metadata) -> SongRequest:
     )
 
 
-def _watch(onlooker: Onlooker, start: float, end: float, text: str) -> Watch:
+def _watch(callbacks: PlanningCallbacks, start: float, end: float, text: str) -> Watch:
     return Watch(
-        lambda fraction: onlooker.on_phase(start + (end - start) * fraction, text), onlooker.cancelled
+        lambda fraction: callbacks.on_phase(start + (end - start) * fraction, text), callbacks.cancelled
     )
 
 

@@ -8,36 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from acestep.domain.analysis import LyricTimes
+from acestep.domain.latents import SongLatents, SourceLatents
 from acestep.domain.models import ModelInfo, ModelState
-from acestep.domain.song import AudioClip, SongPlan, Window
+from acestep.domain.song import AudioClip, SongPlan
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 OnStep = Callable[[int, int], None]
 OnFraction = Callable[[float], None]
 Cancelled = Callable[[], bool]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Heard:
-    """The audio of a request as a model knows it: latents `[T, C]`; None: there is none."""
-
-    source: Any = None
-    reference: Any = None
-
-
-@dataclass(frozen=True, slots=True)
-class Rendering:
-    """One song between synthesizer and codec: its latents `[1, T, C]`, and what the client must hear.
-
-    Outside `window`, where there is one, the song is its source, whose latents `[1, T, C]` are `kept`.
-    """
-
-    latents: Any
-    warnings: tuple[str, ...] = ()
-    window: Window | None = None
-    kept: Any = None
 
 
 class Renderer(Protocol):
@@ -53,7 +36,7 @@ class Renderer(Protocol):
         """How much of a reference it hears."""
         ...
 
-    def encode(self, clip: AudioClip) -> Any:
+    def encode(self, clip: AudioClip) -> Tensor:
         """The latents `[T, C]` of sound at `sample_rate`; the same sound always gives the same ones."""
         ...
 
@@ -62,20 +45,22 @@ class Renderer(Protocol):
         plans: Sequence[SongPlan],
         on_step: OnStep,
         cancelled: Cancelled,
-        heard: Sequence[Heard] = (),
-    ) -> Sequence[Rendering]:
-        """Latents of each plan; `heard` has one entry each.
+        sources: Sequence[SourceLatents] = (),
+    ) -> Sequence[SongLatents]:
+        """Latents of each plan; `sources` has one entry each.
 
         All plans share their length, their sampling and their adapters. Raises JobCancelledError soon after
         `cancelled()` turns true, CheckpointError for an adapter that cannot be used.
         """
         ...
 
-    def decode(self, rendering: Rendering, seconds: float, on_fraction: OnFraction) -> AudioClip:
+    def decode(self, song: SongLatents, seconds: float, on_fraction: OnFraction) -> AudioClip:
         """The sound of one song, exactly `seconds` long; normalised, unless some of it is its source's."""
         ...
 
-    def hear_words(self, plan: SongPlan, rendering: Rendering, heard: Heard) -> Callable[[], LyricTimes]:
+    def align_lyrics(
+        self, plan: SongPlan, song: SongLatents, sources: SourceLatents
+    ) -> Callable[[], LyricTimes]:
         """Look at how a song attends to its lyrics; what this returns then works out when they are sung.
 
         That may take seconds, needs no model, and may be called from any thread. Raises UntimedLyricsError
@@ -83,11 +68,11 @@ class Renderer(Protocol):
         """
         ...
 
-    def listen(self, path: Path) -> tuple[int, ...]:
+    def tokenize(self, path: Path) -> tuple[int, ...]:
         """The audio codes of a file, whatever its format. Raises UnusableAudioError where it is none."""
         ...
 
-    def thrifty(self) -> Renderer:
+    def low_memory(self) -> Renderer:
         """The same model at work with less memory where it can be: sound in smaller pieces. As good."""
         ...
 

@@ -24,30 +24,30 @@ from acestep.codec.loading import load_codec
 from acestep.codec.oobleck import DEFAULT_TILE_FRAMES
 from acestep.device.probes import device_meant
 from acestep.domain.analysis import LyricTimes
+from acestep.domain.latents import SongLatents, SourceLatents
 from acestep.domain.models import ModelInfo
 from acestep.domain.song import MAX_DURATION, AudioClip, SongPlan, Window
 from acestep.engine.planner_host import LoadedPlanner
-from acestep.engine.renderer import Cancelled, Heard, Loaded, OnFraction, OnStep, Rendering
+from acestep.engine.renderer import Cancelled, Loaded, OnFraction, OnStep
 from acestep.errors import CheckpointError, JobCancelledError, ModelUnavailableError
 from acestep.limits import tasks_of
 from acestep.memory.plan import MemoryPlan
 from acestep.planner.backends.pt import (
     DEFAULT_LENGTH,
-    DEFAULT_SLOTS,
+    DEFAULT_SEQUENCES,
     TorchLanguageModel,
     load_torch_language_model,
 )
 from acestep.planner.backends.vllm import load_vllm_language_model, why_not
 from acestep.settings.types import Quantization
 from acestep.synthesizer.alignment import time_lyrics
-from acestep.synthesizer.conditioning import Sounds
 from acestep.synthesizer.loading import SynthesizerModules, load_synthesizer
 from acestep.synthesizer.lora import TransformerAdapters
 from acestep.synthesizer.synthesizer import Synthesizer
 from acestep.synthesizer.windows import Span, join
-from acestep.weights.offload import Lodger, Places, Residency
-from acestep.weights.safetensors import DeviceMover, Placement
-from acestep.weights.shared_modules import SharedParts
+from acestep.weights.offload import ModulePlacement, OffloadedModel, OffloadManager
+from acestep.weights.safetensors import DeviceMover, LoadTarget
+from acestep.weights.shared_modules import SharedModules
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class TorchRenderer:
     synthesizer: Synthesizer
     codec: Codec
     adapters: TransformerAdapters
-    places: Places = field(default_factory=Places)
+    places: ModulePlacement = field(default_factory=ModulePlacement)
 
     @property
     def sample_rate(self) -> int:
@@ -72,7 +72,7 @@ class TorchRenderer:
     def encode(self, clip: AudioClip) -> torch.Tensor:
         audio = torch.from_numpy(clip.samples)[None]
         audio = torch.nn.functional.pad(audio, (0, -audio.shape[-1] % self.codec.hop_length))
-        with self.places.turn():
+        with self.places.locked():
             self.places.enter("VAE")
             with torch.inference_mode():
                 return self.codec.encode(audio)[0]
@@ -82,16 +82,15 @@ class TorchRenderer:
         plans: Sequence[SongPlan],
         on_step: OnStep,
         cancelled: Cancelled,
-        heard: Sequence[Heard] = (),
-    ) -> Sequence[Rendering]:
-        heard = heard or [Heard()] * len(plans)
-        sounds = [Sounds(each.source, each.reference) for each in heard]
-        with self.places.turn(partial(_stop, cancelled)):
+        sources: Sequence[SourceLatents] = (),
+    ) -> Sequence[SongLatents]:
+        sources = sources or [SourceLatents()] * len(plans)
+        with self.places.locked(partial(_stop, cancelled)):
             self._adapt(plans)
-            rendered = self.synthesizer.render(plans, on_step, cancelled, sounds)
+            rendered = self.synthesizer.render(plans, on_step, cancelled, sources)
         return [
             replace(self._kept(plan, rendered.latents[n : n + 1], each), warnings=rendered.warnings[n])
-            for n, (plan, each) in enumerate(zip(plans, heard, strict=True))
+            for n, (plan, each) in enumerate(zip(plans, sources, strict=True))
         ]
 
     def _adapt(self, plans: Sequence[SongPlan]) -> None:
@@ -101,25 +100,23 @@ class TorchRenderer:
             raise ValueError("the plans of one render must share their adapters")
         self.adapters.apply(wanted.pop())
 
-    def _kept(self, plan: SongPlan, latents: torch.Tensor, heard: Heard) -> Rendering:
+    def _kept(self, plan: SongPlan, latents: torch.Tensor, sources: SourceLatents) -> SongLatents:
         """The song with its source outside of what was to be written anew, if there is an outside."""
         span, frames = self.synthesizer.span(plan), latents.shape[1]
-        if span is None or heard.source is None or (span.start, span.stop) == (0, frames):
-            return Rendering(latents)
-        kept = heard.source[None, :frames].to(latents)
+        if span is None or sources.source is None or (span.start, span.stop) == (0, frames):
+            return SongLatents(latents)
+        kept = sources.source[None, :frames].to(latents)
         kept = torch.nn.functional.pad(kept, (0, 0, 0, frames - kept.shape[1]))
-        return Rendering(join(latents, kept, span, dim=1), window=plan.window, kept=kept)
+        return SongLatents(join(latents, kept, span, dim=1), window=plan.window, kept=kept)
 
-    def decode(self, rendering: Rendering, seconds: float, on_fraction: OnFraction) -> AudioClip:
-        window, length = rendering.window, round(seconds * self.codec.sample_rate)
-        with self.places.turn(partial(on_fraction, 0.0)), torch.inference_mode():
+    def decode(self, song: SongLatents, seconds: float, on_fraction: OnFraction) -> AudioClip:
+        window, length = song.window, round(seconds * self.codec.sample_rate)
+        with self.places.locked(partial(on_fraction, 0.0)), torch.inference_mode():
             self.places.enter("VAE")
-            if window is None:
-                return normalise_peak(
-                    self._clip(self.codec.decode(rendering.latents, on_fraction)[0], length)
-                )
+            if window is None or song.kept is None:
+                return normalise_peak(self._clip(self.codec.decode(song.latents, on_fraction)[0], length))
             # A sample depends on frames around it: at the edges, only the source's own sound is the source's.
-            both = self.codec.decode(torch.cat([rendering.latents, rendering.kept]), on_fraction)
+            both = self.codec.decode(torch.cat([song.latents, song.kept]), on_fraction)
             new, kept = (self._clip(sound, length) for sound in both)
         return self._joined(new, kept, window)
 
@@ -135,20 +132,21 @@ class TorchRenderer:
         joined = join(torch.from_numpy(limited.samples), torch.from_numpy(kept.samples), span, dim=1)
         return AudioClip(joined.numpy(), rate)
 
-    def hear_words(self, plan: SongPlan, rendering: Rendering, heard: Heard) -> Callable[[], LyricTimes]:
-        sounds = Sounds(heard.source, heard.reference)
-        with self.places.turn():
+    def align_lyrics(
+        self, plan: SongPlan, song: SongLatents, sources: SourceLatents
+    ) -> Callable[[], LyricTimes]:
+        with self.places.locked():
             self._adapt([plan])
-            return partial(time_lyrics, self.synthesizer.attend_lyrics(plan, rendering.latents, sounds))
+            return partial(time_lyrics, self.synthesizer.attend_lyrics(plan, song.latents, sources))
 
-    def listen(self, path: Path) -> tuple[int, ...]:
+    def tokenize(self, path: Path) -> tuple[int, ...]:
         clip = read(path, self.codec.sample_rate, MAX_DURATION)
         latents = self.encode(clip)
-        with self.places.turn(), torch.inference_mode():
+        with self.places.locked(), torch.inference_mode():
             return self.synthesizer.tokenize(latents)
 
-    def thrifty(self) -> TorchRenderer:
-        return replace(self, codec=self.codec.thrifty())
+    def low_memory(self) -> TorchRenderer:
+        return replace(self, codec=self.codec.low_memory())
 
 
 def _stop(cancelled: Cancelled) -> None:
@@ -169,7 +167,7 @@ def _unheard() -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class LoadContext:
     """What a model meets where it is loaded.
 
     Adapters come out of `folder` when songs need them; parts that `shared` holds are not loaded again. Songs
@@ -177,22 +175,22 @@ class Surroundings:
     """
 
     folder: AdapterFolder = field(default_factory=lambda: AdapterFolder(None))
-    shared: SharedParts = field(default_factory=SharedParts)
+    shared: SharedModules = field(default_factory=SharedModules)
     plan: MemoryPlan | None = None
     beat: Callable[[], None] = _unheard
 
 
 def load_model(
-    checkpoint: Checkpoint, device: str, info: ModelInfo, around: Surroundings | None = None
+    checkpoint: Checkpoint, device: str, info: ModelInfo, context: LoadContext | None = None
 ) -> Loaded:
     """Load `checkpoint` onto `device` (as ACESTEP_DEVICE has it); `info` is completed by what it says.
 
     Raises CheckpointError where files do not fit, ModelUnavailableError where the device is not there.
     """
-    around = around or Surroundings()
-    plan, shared = around.plan, around.shared
+    context = context or LoadContext()
+    plan, shared = context.plan, context.shared
     place = choose_device(device)
-    around.beat()  # a driver may have taken its time
+    context.beat()  # a driver may have taken its time
     dtype = _dtype(place)
     quantization = plan.quantization if plan else "none"
     log.info("Loading %s on %s in %s", checkpoint.name, place, _numbers(dtype, quantization))
@@ -200,13 +198,13 @@ def load_model(
     codec = shared.get(
         checkpoint.vae, (place, dtype, tile), lambda: load_codec(checkpoint.vae, place, dtype, tile)
     )
-    around.beat()
+    context.beat()
     home = torch.device("cpu") if plan and moves(plan) else place
     modules = load_synthesizer(
         checkpoint.dit,
         checkpoint.text_encoder,
         checkpoint.tokenizer,
-        Placement(home, dtype, quantization, around.beat),
+        LoadTarget(home, dtype, quantization, context.beat),
         shared,
     )
     if modules.facts.latent_channels != codec.latent_channels:
@@ -215,9 +213,9 @@ def load_model(
             f"works on {modules.facts.latent_channels}: they do not belong together."
         )
     if plan:
-        modules = settle(modules, codec, plan, place, _residency(place, shared))
+        modules = settle(modules, codec, plan, place, _offload_manager(place, shared))
     room = plan.adapter_room if plan else None
-    adapters = TransformerAdapters(checkpoint.name, modules.transformer, around.folder, room)
+    adapters = TransformerAdapters(checkpoint.name, modules.transformer, context.folder, room)
     synthesizer = Synthesizer(modules, frame_rate=codec.sample_rate / codec.hop_length)
     complete = replace(
         info,
@@ -234,9 +232,9 @@ def load_model(
     return Loaded(complete, TorchRenderer(synthesizer, codec, adapters, modules.places))
 
 
-def _residency(place: torch.device, shared: SharedParts) -> Residency:
+def _offload_manager(place: torch.device, shared: SharedModules) -> OffloadManager:
     """The one for all models on a device: who comes sends whoever is there home."""
-    return shared.get(Path("/"), ("residency", place), lambda: Residency(DeviceMover(place)))
+    return shared.get(Path("/"), ("residency", place), lambda: OffloadManager(DeviceMover(place)))
 
 
 def load_planner(
@@ -244,7 +242,7 @@ def load_planner(
     device: str,
     backend: str,
     plan: MemoryPlan | None = None,
-    shared: SharedParts | None = None,
+    shared: SharedModules | None = None,
     beat: Callable[[], None] = _unheard,
 ) -> LoadedPlanner:
     """Load the language model in `folder` onto `device`; `backend` as ACESTEP_LM_BACKEND has it.
@@ -256,7 +254,9 @@ def load_planner(
     and does not start.
     """
     place, quantization = choose_device(device), plan.quantization if plan else "none"
-    slots, length = (plan.slots, plan.length) if plan and plan.planner else (DEFAULT_SLOTS, DEFAULT_LENGTH)
+    sequences, length = (
+        (plan.sequences, plan.length) if plan and plan.planner else (DEFAULT_SEQUENCES, DEFAULT_LENGTH)
+    )
     detail = ""
     if backend != "pt":
         reason = why_not(place) if backend == "vllm" else "nothing here runs it"
@@ -264,18 +264,18 @@ def load_planner(
             reason = reason or f"it does not quantize ({quantization})"
         if not reason:
             log.info("Loading %s on %s with vLLM", folder.name, place)
-            return LoadedPlanner(load_vllm_language_model(folder, place, slots, length), "vllm")
+            return LoadedPlanner(load_vllm_language_model(folder, place, sequences, length), "vllm")
         detail = f"ACESTEP_LM_BACKEND={backend} is not available here: {reason}; pt is used"
         log.info("%s", detail)
     dtype = _dtype(place)
     log.info("Loading %s on %s in %s", folder.name, place, _numbers(dtype, quantization))
     if plan and plan.planner and plan.placement("planner") == "offloaded":
-        home = Placement(torch.device("cpu"), dtype, quantization, beat)
-        model = load_torch_language_model(folder, home, slots, length, place)
-        model = lodge(model, _residency(place, shared or SharedParts()))
+        home = LoadTarget(torch.device("cpu"), dtype, quantization, beat)
+        model = load_torch_language_model(folder, home, sequences, length, place)
+        model = place_modules(model, _offload_manager(place, shared or SharedModules()))
     else:
-        where = Placement(place, dtype, quantization, beat)
-        model = load_torch_language_model(folder, where, slots, length)
+        where = LoadTarget(place, dtype, quantization, beat)
+        model = load_torch_language_model(folder, where, sequences, length)
     return LoadedPlanner(model, "pt", detail)
 
 
@@ -312,18 +312,20 @@ def choose_device(wish: str) -> torch.device:
 
 def moves(plan: MemoryPlan) -> bool:
     """Whether the DiT, its encoders or the VAE are not always on the device."""
-    return any(part.placement != "resident" for part in plan.parts if part.name != "planner")
+    return any(group.placement != "resident" for group in plan.parts if group.name != "planner")
 
 
-def lodge(model: TorchLanguageModel, residency: Residency) -> TorchLanguageModel:
+def place_modules(model: TorchLanguageModel, offload_manager: OffloadManager) -> TorchLanguageModel:
     """A planner whose weights lie in main memory, and which is on the device while it writes alone."""
     decoder, _ = model.movable
-    model.lodge(Lodger(residency, residency.part("offloaded", model.movable, scratch=decoder)))
+    model.place_modules(
+        OffloadedModel(offload_manager, offload_manager.group("offloaded", model.movable, scratch=decoder))
+    )
     return model
 
 
 def settle(
-    modules: SynthesizerModules, codec: Codec, plan: MemoryPlan, device: Any, residency: Residency
+    modules: SynthesizerModules, codec: Codec, plan: MemoryPlan, device: Any, offload_manager: OffloadManager
 ) -> SynthesizerModules:
     """The modules with their places. If some are to move, they lie in main memory; the codec does not yet."""
     vae = getattr(codec, "vae", None)  # a codec of fixed formulas has no weights
@@ -342,10 +344,10 @@ def settle(
             _move_buffers(network, device)
             if plan.placement(name) == "resident":
                 network.to(device)
-    places = Places(
-        residency,
+    places = ModulePlacement(
+        offload_manager,
         {
-            name: residency.part(
+            name: offload_manager.group(
                 plan.placement(name), networks, modules.transformer.layers if name == "DiT" else ()
             )
             for name, networks in parts.items()

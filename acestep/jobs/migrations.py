@@ -29,6 +29,17 @@ _SCRIPTS = (
     CREATE INDEX jobs_by_arrival ON jobs (state, seq);
     CREATE INDEX jobs_by_finish ON jobs (state, finished_at);
     """,
+    # What is found out about a song is called its analysis: `extras` of a request, `findings` of a song before.
+    """
+    UPDATE jobs SET request =
+        json_set(json_remove(request, '$.extras'), '$.analysis', json_extract(request, '$.extras'))
+        WHERE json_valid(request) AND json_type(request, '$.extras') IS NOT NULL;
+    UPDATE jobs SET songs = (
+        SELECT json_group_array(CASE WHEN json_type(value, '$.findings') IS NULL THEN json(value) ELSE
+            json_set(json_remove(value, '$.findings'), '$.analysis', json_extract(value, '$.findings')) END)
+        FROM json_each(jobs.songs))
+        WHERE json_valid(songs) AND songs LIKE '%"findings":%';
+    """,
 )
 
 

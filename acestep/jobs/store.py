@@ -219,7 +219,7 @@ class JobStore:
 
 def _files_of(song: dict[str, Any]) -> list[str]:
     """The files of a stored song: its own, and those of its stems, which older versions did not know."""
-    stems = song.get("findings", {}).get("stems", ())
+    stems = song.get("analysis", {}).get("stems", ())
     return [song["file"], *(stem["file"] for stem in stems)]
 
 

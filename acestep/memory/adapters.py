@@ -13,7 +13,7 @@ from acestep.catalog.adapters import Adapter, AdapterFolder
 from acestep.domain.song import MAX_ADAPTERS
 from acestep.errors import CheckpointError
 from acestep.memory.plan import GB, MemoryPlan, Sizes, Wishes
-from acestep.memory.search import Situation, choose, gb
+from acestep.memory.search import Constraints, choose, gb
 
 # Of what is left over, for a DiT: four adapters of rank 64 on all attention of a 2 B model take 0.36 GB.
 SPARE = GB // 2
@@ -24,11 +24,11 @@ class AdapterRoom:
     """Bytes that all adapters of a song may take up, and those of a weight."""
 
     size: int
-    number: int
+    bytes_per_weight: int
 
     def flaw(self, adapters: Iterable[Adapter]) -> str:
         """Why these cannot be in memory together; "" if they can."""
-        needed = sum(adapter.weights for adapter in adapters) * self.number
+        needed = sum(adapter.weights for adapter in adapters) * self.bytes_per_weight
         if needed <= self.size:
             return ""
         return (
@@ -46,22 +46,25 @@ def adapter_weights(folder: AdapterFolder) -> int:
     return sum(sorted(found)[-MAX_ADAPTERS:])
 
 
-def with_adapters(plan: MemoryPlan, sizes: Sizes, situation: Situation) -> tuple[MemoryPlan, Sizes]:
+def with_adapters(plan: MemoryPlan, sizes: Sizes, constraints: Constraints) -> tuple[MemoryPlan, Sizes]:
     """The plan with some of what it leaves over kept for adapters, and sizes that have them."""
-    number, count = situation.device.number, len(sizes.dits)
-    left = max(0, (situation.budget.size or 0) - plan.peak)
-    roomy = replace(sizes, adapters=sizes.adapters + min(left // count, SPARE) // number)
+    bytes_per_weight, count = constraints.device.bytes_per_weight, len(sizes.dits)
+    left = max(0, (constraints.budget.size or 0) - plan.peak)
+    roomy = replace(sizes, adapters=sizes.adapters + min(left // count, SPARE) // bytes_per_weight)
     wishes = Wishes(tile=plan.tile, planner=bool(plan.planner))
-    same = [other for other in situation.beside(plan, roomy, wishes) if other.writer == plan.writer]
-    found = choose(same, situation.budget.size or 0)
+    same = [
+        other for other in constraints.beside(plan, roomy, wishes) if other.planner_load == plan.planner_load
+    ]
+    found = choose(same, constraints.budget.size or 0)
     if found is None:
         found, roomy = plan, sizes
-    return replace(found, adapter_room=roomy.adapters * number), roomy
+    return replace(found, adapter_room=roomy.adapters * bytes_per_weight), roomy
 
 
-def no_room(weights: int, situation: Situation) -> str:
+def no_room(weights: int, constraints: Constraints) -> str:
     """Why adapters that lie in the folder are not counted on."""
     return (
-        f"There is no room for the adapters in ACESTEP_LORA_DIR within {situation.budget}: {MAX_ADAPTERS} of "
-        f"them take up to {gb(weights * situation.device.number)}. Those that do not fit are refused."
+        f"There is no room for the adapters in ACESTEP_LORA_DIR within {constraints.budget}: {MAX_ADAPTERS} "
+        f"of them take up to {gb(weights * constraints.device.bytes_per_weight)}. Those that do not fit are "
+        "refused."
     )

@@ -25,7 +25,7 @@ from acestep.settings.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Tenant:
+class LoadedModel:
     """A model in memory, and the largest request that it takes: so many songs of so many seconds at once."""
 
     name: str
@@ -34,7 +34,7 @@ class Tenant:
     seconds: float
 
     @classmethod
-    def of(cls, info: ModelInfo, size: DitSize) -> Tenant:
+    def of(cls, info: ModelInfo, size: DitSize) -> LoadedModel:
         """The model with the limits that it has."""
         return cls(info.name, size, info.max_batch, info.max_duration)
 
@@ -55,7 +55,7 @@ def limited_beside(
     return limited
 
 
-def limited_for_guest(decision: Decision, info: ModelInfo, size: DitSize) -> ModelInfo:
+def limited_on_demand(decision: Decision, info: ModelInfo, size: DitSize) -> ModelInfo:
     """As `limited_beside`, for a model that comes because a request names it.
 
     It has the place of one of those that were decided on, unless less of a common request fits there than
@@ -67,21 +67,21 @@ def limited_for_guest(decision: Decision, info: ModelInfo, size: DitSize) -> Mod
     return beside if common[0] == common[1] and _fits(decision, beside, size, (*others, size)) else alone
 
 
-def why_not_together(decision: Decision, tenants: Sequence[Tenant]) -> str:
+def why_not_together(decision: Decision, loaded: Sequence[LoadedModel]) -> str:
     """Why these models cannot be in memory at once, each with its limits; "" if they can."""
     budget = decision.budget
-    if not budget.on_gpu or budget.size is None or not tenants:
+    if not budget.on_gpu or budget.size is None or not loaded:
         return ""
-    sizes = tuple(tenant.size for tenant in tenants)
-    needed = _together(decision.plan, decision, tenants, sizes).peak
+    sizes = tuple(model.size for model in loaded)
+    needed = _together(decision.plan, decision, loaded, sizes).peak
     if needed <= budget.size:
         return ""
-    names = ", ".join(tenant.name for tenant in tenants)
+    names = ", ".join(model.name for model in loaded)
     return f"{names}: at least {gb(needed)} are needed, and there are {budget}"
 
 
 def with_planner(
-    decision: Decision, planner: PlannerChoice, settings: Settings, tenants: Sequence[Tenant] = ()
+    decision: Decision, planner: PlannerChoice, settings: Settings, loaded: Sequence[LoadedModel] = ()
 ) -> Decision:
     """What was decided, with this planner instead of the one that it has: models stay where they are.
 
@@ -93,7 +93,7 @@ def with_planner(
         return decision
     plan, budget = decision.plan, decision.budget
     size = planner_size(planner)
-    plans = _with_planners(decision, (size,), settings, tenants)
+    plans = _with_planners(decision, (size,), settings, loaded)
     found = plans[0] if not budget.on_gpu or budget.size is None else choose(plans, budget.size)
     if found is None:
         needed = min(other.peak for other in plans)
@@ -110,7 +110,7 @@ def with_planner(
 
 
 def planner_beside(
-    decision: Decision, settings: Settings, documented: str, tenants: Sequence[Tenant] = ()
+    decision: Decision, settings: Settings, documented: str, loaded: Sequence[LoadedModel] = ()
 ) -> str | None:
     """The published planner that comes by itself, see `largest_planner`; None where no plan can say."""
     budget = decision.budget
@@ -118,7 +118,7 @@ def planner_beside(
         return None
 
     def plans(planners: tuple[QwenSize, ...]) -> list[MemoryPlan]:
-        return _with_planners(decision, planners, settings, tenants)
+        return _with_planners(decision, planners, settings, loaded)
 
     return largest_planner(plans, budget.size, documented)
 
@@ -128,46 +128,48 @@ def _fits(decision: Decision, info: ModelInfo, size: DitSize, together: Sequence
     budget = decision.budget
     if not budget.on_gpu or budget.size is None:
         return True
-    return _at_work(decision.plan, decision, Tenant.of(info, size), together).peak <= budget.size
+    return _at_work(decision.plan, decision, LoadedModel.of(info, size), together).peak <= budget.size
 
 
 def _with_planners(
-    decision: Decision, planners: tuple[QwenSize, ...], settings: Settings, tenants: Sequence[Tenant]
+    decision: Decision, planners: tuple[QwenSize, ...], settings: Settings, loaded: Sequence[LoadedModel]
 ) -> list[MemoryPlan]:
     """The plans that have one of these planners beside the models as they are, the best first."""
-    situation, plan = decision.situation, decision.plan
-    offload = settings.lm_offload_to_cpu if situation.can.offload_planner else None
+    constraints, plan = decision.constraints, decision.plan
+    offload = settings.lm_offload_to_cpu if constraints.can.offload_planner else None
     if settings.offload_to_cpu is False:
         offload = offload or False
     wishes = Wishes(offload_planner=offload, tile=plan.tile, planner=True)
     sizes = replace(decision.sizes, planners=planners)
-    plans = situation.beside(plan, sizes, wishes)
-    if not tenants:
+    plans = constraints.beside(plan, sizes, wishes)
+    if not loaded:
         return plans
     decision = replace(decision, sizes=sizes)
     # What is kept for models that come when requests name them stays kept.
-    dits = (*(tenant.size for tenant in tenants), *sizes.dits[len(tenants) :])
-    found = (_together(each, decision, tenants, dits) for each in plans)
+    dits = (*(model.size for model in loaded), *sizes.dits[len(loaded) :])
+    found = (_together(each, decision, loaded, dits) for each in plans)
     # What the plan allows stays, though a model that came later may take less.
     return [replace(each, max_batch=plan.max_batch, max_duration=plan.max_duration) for each in found]
 
 
 def _together(
-    plan: MemoryPlan, decision: Decision, tenants: Sequence[Tenant], dits: Sequence[DitSize]
+    plan: MemoryPlan, decision: Decision, loaded: Sequence[LoadedModel], dits: Sequence[DitSize]
 ) -> MemoryPlan:
     """`plan` with `dits` in memory, while that of these tenants is at work that needs the most."""
-    plans = (_at_work(plan, decision, tenant, dits) for tenant in tenants)
+    plans = (_at_work(plan, decision, model, dits) for model in loaded)
     return max(plans, key=lambda each: each.peak)
 
 
-def _at_work(plan: MemoryPlan, decision: Decision, tenant: Tenant, sizes: Sequence[DitSize]) -> MemoryPlan:
+def _at_work(
+    plan: MemoryPlan, decision: Decision, model: LoadedModel, sizes: Sequence[DitSize]
+) -> MemoryPlan:
     """`plan` with models of these sizes, while `tenant` makes as much as it may."""
     together = replace(decision.sizes, dits=tuple(sizes))
-    limits = Limits(tenant.seconds, tenant.batch, plan.tile)
-    return recounted(plan, together, tenant.size, limits, decision.situation.device)
+    limits = Limits(model.seconds, model.batch, plan.tile)
+    return recounted(plan, together, model.size, limits, decision.constraints.device)
 
 
-class Account:
+class MemoryLedger:
     """Begins with what the server was started with; None where nobody knows what that takes up."""
 
     def __init__(self, decision: Decision | None) -> None:
@@ -202,24 +204,26 @@ class Account:
         if beside is None:
             guests = self._guests
             if info not in guests:
-                guests[info] = limited_for_guest(self.decision, info, size)
+                guests[info] = limited_on_demand(self.decision, info, size)
             return guests[info]
-        return limited_beside(self.decision, info, size, [tenant.size for tenant in self._tenants(beside)])
+        return limited_beside(
+            self.decision, info, size, [model.size for model in self._loaded_models(beside)]
+        )
 
     def why_not_together(self, infos: Sequence[ModelInfo]) -> str:
-        return why_not_together(self.decision, self._tenants(infos)) if self.decision else ""
+        return why_not_together(self.decision, self._loaded_models(infos)) if self.decision else ""
 
     def with_planner(
         self, planner: PlannerChoice, settings: Settings, beside: Sequence[ModelInfo]
     ) -> Decision | None:
         decision = self.decision
-        return with_planner(decision, planner, settings, self._tenants(beside)) if decision else None
+        return with_planner(decision, planner, settings, self._loaded_models(beside)) if decision else None
 
-    def planner_by_itself(
-        self, settings: Settings, documented: str, beside: Sequence[ModelInfo]
-    ) -> str | None:
+    def default_planner(self, settings: Settings, documented: str, beside: Sequence[ModelInfo]) -> str | None:
         decision = self.decision
-        return planner_beside(decision, settings, documented, self._tenants(beside)) if decision else None
+        return (
+            planner_beside(decision, settings, documented, self._loaded_models(beside)) if decision else None
+        )
 
-    def _tenants(self, infos: Sequence[ModelInfo]) -> list[Tenant]:
-        return [Tenant.of(info, size) for info in infos if (size := self._sizes.get(info.name))]
+    def _loaded_models(self, infos: Sequence[ModelInfo]) -> list[LoadedModel]:
+        return [LoadedModel.of(info, size) for info in infos if (size := self._sizes.get(info.name))]

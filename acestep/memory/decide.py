@@ -17,7 +17,7 @@ from acestep.errors import ModelUnavailableError, SettingError
 from acestep.memory.adapters import AdapterRoom, adapter_weights, no_room, with_adapters
 from acestep.memory.configs import PLANNERS, sizes_of
 from acestep.memory.plan import GB, Abilities, Device, MemoryPlan, Sizes, Wishes
-from acestep.memory.search import Budget, Situation, choose, gb, largest_planner, least, on_all_devices
+from acestep.memory.search import Budget, Constraints, choose, gb, largest_planner, least, on_all_devices
 from acestep.memory.sizes import VARIABLE, QwenSize, check_quantization
 from acestep.settings.settings import Settings
 
@@ -31,7 +31,7 @@ class Decision:
     """The plan and what it was made for. `notes` are sentences for people who read the log or the stats."""
 
     plan: MemoryPlan
-    situation: Situation
+    constraints: Constraints
     sizes: Sizes
     notes: tuple[str, ...] = ()
     planner_elsewhere: bool = False  # on another device, of which this plan knows nothing
@@ -39,13 +39,13 @@ class Decision:
     @property
     def budget(self) -> Budget:
         """What there is."""
-        return self.situation.budget
+        return self.constraints.budget
 
     @property
     def adapters(self) -> AdapterRoom | None:
         """What the adapters of a song may take up; None: as much as they like."""
         room = self.plan.adapter_room
-        return None if room is None else AdapterRoom(room, self.situation.device.number)
+        return None if room is None else AdapterRoom(room, self.constraints.device.bytes_per_weight)
 
     def limited(self, info: ModelInfo) -> ModelInfo:
         """A model with no larger limits than the plan has."""
@@ -144,13 +144,13 @@ def _planner_by_itself(
     sizes, budget = sizes_of(start.choices, PlannerChoice()), start.budget
     if sizes is None or start.planner_elsewhere or not budget.on_gpu or budget.size is None:
         return None
-    situation = _situation(settings, budget, start.can)
-    wishes, _ = _wishes(settings, PlannerChoice(documented), situation)
+    constraints = _constraints(settings, budget, start.can)
+    wishes, _ = _wishes(settings, PlannerChoice(documented), constraints)
 
     def plans(planners: tuple[QwenSize, ...]) -> list[MemoryPlan]:
-        return situation.options(replace(counted, planners=planners), wishes)
+        return constraints.options(replace(counted, planners=planners), wishes)
 
-    counted, _ = _with_kept(replace(sizes, planners=PLANNERS), wishes, situation, settings)
+    counted, _ = _with_kept(replace(sizes, planners=PLANNERS), wishes, constraints, settings)
     return largest_planner(plans, budget.size, documented)
 
 
@@ -170,17 +170,17 @@ def decide(
     sizes = sizes_of(choices, planner)
     if sizes is None:
         return None
-    situation = _situation(settings, budget, can or CARRIED_OUT)
-    wishes, notes = _wishes(settings, planner, situation)
+    constraints = _constraints(settings, budget, can or CARRIED_OUT)
+    wishes, notes = _wishes(settings, planner, constraints)
     if budget.size is None:
         notes.append(f"Nobody says how much memory there is, so nothing is limited: set {BUDGET}.")
-        return Decision(situation.options(sizes, wishes)[0], situation, sizes, tuple(notes))
-    sizes, left_out = _with_kept(sizes, wishes, situation, settings)
+        return Decision(constraints.options(sizes, wishes)[0], constraints, sizes, tuple(notes))
+    sizes, left_out = _with_kept(sizes, wishes, constraints, settings)
     notes += left_out
-    plans = situation.options(sizes, wishes)
+    plans = constraints.options(sizes, wishes)
     plan = choose(plans, budget.size)
     if plan is None and budget.on_gpu:
-        raise refusal(sizes, wishes, situation)
+        raise refusal(sizes, wishes, constraints)
     if plan is None:
         plan = min(plans, key=lambda each: each.peak)
         notes.append(
@@ -193,25 +193,25 @@ def decide(
             "ACESTEP_INIT_LLM=true, which may make the rest slower."
         )
     if budget.on_gpu:
-        plan, sizes = with_adapters(plan, sizes, situation)
-    return Decision(plan, situation, sizes, tuple(notes))
+        plan, sizes = with_adapters(plan, sizes, constraints)
+    return Decision(plan, constraints, sizes, tuple(notes))
 
 
-def _situation(settings: Settings, budget: Budget, can: Abilities) -> Situation:
+def _constraints(settings: Settings, budget: Budget, can: Abilities) -> Constraints:
     device = Device() if budget.on_gpu else Device.cpu()
-    return Situation(budget, replace(device, quantization=settings.quantization), can)
+    return Constraints(budget, replace(device, quantization=settings.quantization), can)
 
 
 def _with_kept(
-    sizes: Sizes, wishes: Wishes, situation: Situation, settings: Settings
+    sizes: Sizes, wishes: Wishes, constraints: Constraints, settings: Settings
 ) -> tuple[Sizes, list[str]]:
     """The sizes with the adapters that lie in the folder, or a sentence where these have no room."""
-    budget = situation.budget
+    budget = constraints.budget
     kept = adapter_weights(AdapterFolder(settings.lora_dir)) if budget.on_gpu else 0
     roomy = replace(sizes, adapters=kept)
-    if not kept or choose(situation.options(roomy, wishes), budget.size or 0):
+    if not kept or choose(constraints.options(roomy, wishes), budget.size or 0):
         return roomy, []
-    return sizes, [no_room(kept, situation)]
+    return sizes, [no_room(kept, constraints)]
 
 
 def table(decision: Decision) -> list[str]:
@@ -227,15 +227,15 @@ def table(decision: Decision) -> list[str]:
         f"decoded by {plan.tile} frames"
     )
     if plan.planner:
-        lines[-1] += f"; the planner writes {plan.slots} texts of {plan.length} tokens"
+        lines[-1] += f"; the planner writes {plan.sequences} texts of {plan.length} tokens"
     if plan.quantization != "none":
         lines[-1] += f"; DiT and planner in {plan.quantization}"
     return lines
 
 
-def _wishes(settings: Settings, planner: PlannerChoice, situation: Situation) -> tuple[Wishes, list[str]]:
+def _wishes(settings: Settings, planner: PlannerChoice, constraints: Constraints) -> tuple[Wishes, list[str]]:
     """What the settings ask of the plan, and a sentence for each that this version cannot do."""
-    on_gpu, can = situation.budget.on_gpu, situation.can
+    on_gpu, can = constraints.budget.on_gpu, constraints.can
     notes: list[str] = []
 
     def granted(field: str, wish: bool | None, able: bool) -> bool | None:
@@ -263,18 +263,18 @@ def _wishes(settings: Settings, planner: PlannerChoice, situation: Situation) ->
 BUDGET = "ACESTEP_VRAM_BUDGET"
 
 
-def refusal(sizes: Sizes, wishes: Wishes, situation: Situation) -> SettingError | ModelUnavailableError:
+def refusal(sizes: Sizes, wishes: Wishes, constraints: Constraints) -> SettingError | ModelUnavailableError:
     """Why nothing fits: the first setting without which something would, or else the budget."""
-    budget, device = situation.budget, situation.device
+    budget, device = constraints.budget, constraints.device
     assert budget.size is not None
-    needed = least(situation.options(sizes, wishes))
+    needed = least(constraints.options(sizes, wishes))
     there = f"at least {gb(needed)} are needed, and there are {budget}"
-    if wishes.planner and not situation.can.offload_planner:
-        enough = least(situation.with_planner_moved().options(sizes, wishes))
+    if wishes.planner and not constraints.can.offload_planner:
+        enough = least(constraints.with_planner_moved().options(sizes, wishes))
         if enough <= budget.size:
             allowed = f"pt, which takes {gb(enough)}, as the planner makes way while idle; with vllm {there}"
             return SettingError("ACESTEP_LM_BACKEND", "vllm", allowed)
-    if smaller := _smaller_planner(sizes, wishes, situation):
+    if smaller := _smaller_planner(sizes, wishes, constraints):
         name, enough = smaller
         allowed = f"{name}, which takes {gb(enough)}; with this one {there}"
         return SettingError("ACESTEP_LM_MODEL_PATH", sizes.planners[0].name, allowed)
@@ -285,13 +285,13 @@ def refusal(sizes: Sizes, wishes: Wishes, situation: Situation) -> SettingError 
         "ACESTEP_INIT_LLM": replace(wishes, planner=False),
     }
     for variable, looser in loosened.items():
-        enough = least(situation.options(sizes, looser))
+        enough = least(constraints.options(sizes, looser))
         if looser != wishes and enough <= budget.size:
             value = _value(variable, wishes)
             allowed = f"{_other(variable)}, which takes {gb(enough)}; with {value} {there}"
             return SettingError(variable, value, allowed)
     if device.quantization == "none":
-        packed = replace(situation, device=replace(device, quantization="int8"))
+        packed = replace(constraints, device=replace(device, quantization="int8"))
         enough = least(packed.options(sizes, wishes))
         if enough <= budget.size:
             allowed = f"int8, which takes {gb(enough)} (songs change a little); with none {there}"
@@ -307,12 +307,12 @@ def refusal(sizes: Sizes, wishes: Wishes, situation: Situation) -> SettingError 
     )
 
 
-def _smaller_planner(sizes: Sizes, wishes: Wishes, situation: Situation) -> tuple[str, int] | None:
+def _smaller_planner(sizes: Sizes, wishes: Wishes, constraints: Constraints) -> tuple[str, int] | None:
     """The largest published planner that would fit in place of the one that does not, and its bytes."""
     for planner in reversed(PLANNERS):
         if wishes.planner and planner.weights < sizes.planners[0].weights:
-            enough = least(situation.options(replace(sizes, planners=(planner,)), wishes))
-            if enough <= (situation.budget.size or 0):
+            enough = least(constraints.options(replace(sizes, planners=(planner,)), wishes))
+            if enough <= (constraints.budget.size or 0):
                 return planner.name, enough
     return None
 

@@ -46,13 +46,13 @@ class Weights:
 class Room:
     """The planner's cache: texts at once, tokens of each, and the seconds of song that they do for."""
 
-    slots: int = 0
+    sequences: int = 0
     length: int = 0
     seconds: float = MAX_DURATION
 
 
 @dataclass(frozen=True, slots=True)
-class Writer:
+class PlannerLoad:
     """A planner and its room, or none."""
 
     planner: QwenSize | None = None
@@ -60,7 +60,7 @@ class Writer:
 
 
 @dataclass(frozen=True, slots=True)
-class Ways:
+class Placements:
     """Where models are: encoders and VAE, the DiTs, the planner."""
 
     side: Placement
@@ -77,36 +77,36 @@ class Limits:
     tile: int
 
 
-def weights(sizes: Sizes, writer: Writer, ways: Ways, device: Device) -> tuple[Weights, ...]:
+def weights(sizes: Sizes, planner_load: PlannerLoad, ways: Placements, device: Device) -> tuple[Weights, ...]:
     """What is placed, where; the planner, if there is one, is the last."""
-    number, stored = device.number, device.stored
+    bytes_per_weight, stored = device.bytes_per_weight, device.stored
     largest = max(sizes.dits, key=lambda dit: dit.transformer)
     dits = [stored.size(dit.transformer, dit.matrices) for dit in sizes.dits]
     layer = largest.layer
     one_layer = stored.size(largest.transformer_ends + layer.crossed, layer.crossed_matrices)
-    encoders = [dit.conditioning * number for dit in sizes.dits]
-    vae = sizes.vae.weights * number if sizes.vae else 0
+    encoders = [dit.conditioning * bytes_per_weight for dit in sizes.dits]
+    vae = sizes.vae.weights * bytes_per_weight if sizes.vae else 0
     found = [
-        Weights("text encoder", ways.side, sizes.text.trunk * number, "read"),
+        Weights("text encoder", ways.side, sizes.text.trunk * bytes_per_weight, "read"),
         Weights("condition encoder", ways.side, sum(encoders), "condition", max(encoders)),
         Weights("DiT", ways.core, sum(dits), "render", one_layer if ways.core == "streamed" else max(dits)),
         Weights("VAE", ways.side, vae, "decode"),
     ]
     if sizes.adapters:  # beside the layers that they sit on; of a streamed DiT's, all may be in one layer
-        adapters = sizes.adapters * number
+        adapters = sizes.adapters * bytes_per_weight
         found.append(Weights("adapters", ways.core, len(sizes.dits) * adapters, "render", adapters))
-    if planner := writer.planner:
-        tokens = -(-writer.room.length // device.span) * device.span
+    if planner := planner_load.planner:
+        tokens = -(-planner_load.room.length // device.cache_block) * device.cache_block
         held = stored.size(planner.weights, planner.matrices)
-        kept = cache(planner, writer.room.slots, tokens, number)
-        kept += stored.bench(planner.joined, by_pieces=device.is_cpu)
+        kept = cache(planner, planner_load.room.sequences, tokens, bytes_per_weight)
+        kept += stored.workspace(planner.joined, by_pieces=device.is_cpu)
         found.append(Weights("planner", ways.planner, held + kept, "write", scratch=kept))
     return tuple(found)
 
 
 def working(sizes: Sizes, limits: Limits, device: Device) -> dict[Stage, int]:
     """What each stage needs beside weights, with whichever DiT of `sizes` needs the most."""
-    load, tile = Load(limits.batch, limits.seconds, device.number), limits.tile
+    load, tile = Load(limits.batch, limits.seconds, device.bytes_per_weight), limits.tile
     return {
         "write": 0,
         "read": reading(sizes.text, load),
@@ -120,15 +120,19 @@ def working(sizes: Sizes, limits: Limits, device: Device) -> dict[Stage, int]:
 
 
 def counted(
-    placed: Sequence[Weights], limits: Limits, need: dict[Stage, int], writer: Writer, device: Device
+    placed: Sequence[Weights],
+    limits: Limits,
+    need: dict[Stage, int],
+    planner_load: PlannerLoad,
+    device: Device,
 ) -> MemoryPlan:
     """The plan for weights so placed, whose stages `need` so much.
 
     One stage of one model is at work at any time (one thread computes), and beside it the planner, which has
     a thread of its own; one that comes and goes has the device for itself instead.
     """
-    planner, room = writer.planner, writer.room
-    text = writing(planner, room.length, device.number) if planner else 0
+    planner, room = planner_load.planner, planner_load.room
+    text = writing(planner, room.length, device.bytes_per_weight) if planner else 0
     alone = planner is not None and placed[-1].placement == "offloaded"
     held = {}
     for stage, work in need.items():
@@ -147,7 +151,7 @@ def counted(
         max_duration=limits.seconds,
         tile=limits.tile,
         planner=planner.name if planner else "",
-        slots=room.slots,
+        sequences=room.sequences,
         length=room.length,
         quantization=device.quantization,
     )
@@ -159,11 +163,11 @@ def recounted(plan: MemoryPlan, sizes: Sizes, at_work: DitSize, limits: Limits, 
     `sizes` has the models in memory, and the planner of `plan` among its planners.
     """
     planner = next((each for each in sizes.planners if each.name == plan.planner), None)
-    writer = Writer(planner, Room(plan.slots, plan.length))
+    planner_load = PlannerLoad(planner, Room(plan.sequences, plan.length))
     lm = plan.placement("planner") if planner else "resident"
-    ways = Ways(plan.placement("text encoder"), plan.placement("DiT"), lm)
+    ways = Placements(plan.placement("text encoder"), plan.placement("DiT"), lm)
     need = working(replace(sizes, dits=(at_work,)), limits, device)
-    return counted(weights(sizes, writer, ways, device), limits, need, writer, device)
+    return counted(weights(sizes, planner_load, ways, device), limits, need, planner_load, device)
 
 
 # What a request may bring at most (synthesizer.conditioning): tokens of caption and lyrics, and the timbre.
@@ -184,11 +188,11 @@ _LEAST_ROWS = 4
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The largest request: `batch` songs of `seconds` at once; `number` is the bytes of a weight."""
+    """The largest request: `batch` songs of `seconds` at once."""
 
     batch: int
     seconds: float
-    number: int
+    bytes_per_weight: int
 
     @property
     def frames(self) -> int:
@@ -204,33 +208,33 @@ def rendering(dit: DitSize, load: Load) -> int:
     layer = dit.layer
     crossed = dit.layers * layer.keys_values * words * rows
     context = rows * load.frames * (dit.in_channels - dit.channels)
-    kept = (crossed + context) * load.number
+    kept = (crossed + context) * load.bytes_per_weight
     # Noise, latents, velocity, and what guidance and the step keep of them.
     kept += 6 * rows * load.frames * dit.channels * _FLOAT
     narrowed = dit.window is not None and patches > dit.window + 1
-    window = patches * patches * load.number if narrowed else 0
+    window = patches * patches * load.bytes_per_weight if narrowed else 0
     building = patches * patches * (2 * _LONG + 1) if narrowed else 0
     # The states come in at the encoder's width and are widened before any layer sees them.
-    states = rows * words * (dit.encoder.width + layer.width) * load.number
-    working = rows * patches * _widest(layer) * load.number + window
+    states = rows * words * (dit.encoder.width + layer.width) * load.bytes_per_weight
+    working = rows * patches * _widest(layer) * load.bytes_per_weight + window
     return kept + states + max(working, building)
 
 
 def conditioning(dit: DitSize, load: Load) -> int:
     """The condition encoder on the longest lyrics, or the audio tokenizer on the longest cover."""
     rows, layer = load.batch, dit.encoder
-    masks = _LYRICS * _LYRICS * (2 * _LONG + 1 + 3 * rows * load.number)
-    lyrics = rows * _LYRICS * _widest(layer) * load.number + masks
+    masks = _LYRICS * _LYRICS * (2 * _LONG + 1 + 3 * rows * load.bytes_per_weight)
+    lyrics = rows * _LYRICS * _widest(layer) * load.bytes_per_weight + masks
     # A code stands for `pool` frames, which one token more looks at.
     frames = load.frames + load.frames // dit.pool
-    cover = frames * (_widest(layer) + layer.width) * load.number
+    cover = frames * (_widest(layer) + layer.width) * load.bytes_per_weight
     return max(lyrics, cover)
 
 
 def reading(text: QwenSize, load: Load) -> int:
     """The text encoder on the longest captions; of the lyrics it only looks the tokens up."""
     words = load.batch * (_CAPTION * _widest(text.layer) + (_CAPTION + _LYRICS) * text.layer.width)
-    return words * load.number + load.batch * _CAPTION * _CAPTION * (load.number + _LONG)
+    return words * load.bytes_per_weight + load.batch * _CAPTION * _CAPTION * (load.bytes_per_weight + _LONG)
 
 
 def decoding(vae: VaeSize | None, tile: int, load: Load) -> int:
@@ -239,7 +243,7 @@ def decoding(vae: VaeSize | None, tile: int, load: Load) -> int:
     if vae is None:
         return sound + _SINE_BANK
     # One frame more stands for what does not grow with the tile.
-    return sound + (tile + 2 * _SEEN + 1) * _frame(vae) * load.number
+    return sound + (tile + 2 * _SEEN + 1) * _frame(vae) * load.bytes_per_weight
 
 
 def _frame(vae: VaeSize) -> int:
@@ -264,15 +268,15 @@ def _widest(layer: Layer) -> int:
     return max(inner, attention)
 
 
-def cache(planner: QwenSize, slots: int, length: int, number: int) -> int:
+def cache(planner: QwenSize, sequences: int, length: int, bytes_per_weight: int) -> int:
     """The planner's cache: `slots` guided texts of `length` tokens (a multiple of the backend's span)."""
-    rows = max(2 * slots, _LEAST_ROWS)
-    return rows * min(length, planner.longest) * planner.token * number
+    rows = max(2 * sequences, _LEAST_ROWS)
+    return rows * min(length, planner.longest) * planner.token * bytes_per_weight
 
 
-def writing(planner: QwenSize, length: int, number: int) -> int:
+def writing(planner: QwenSize, length: int, bytes_per_weight: int) -> int:
     """The planner at its dearest: when it reads a prompt that fills its cache."""
     layer = planner.layer
     queries = layer.heads * layer.head
     token = 2 * layer.width + queries * 4 + layer.keys_values + 3 * layer.inner
-    return min(length, planner.longest) * token * number
+    return min(length, planner.longest) * token * bytes_per_weight

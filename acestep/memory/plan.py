@@ -56,21 +56,21 @@ class Device:
     `quantization` is how the matrices of the DiT's and the planner's layers are stored.
     """
 
-    number: int = 2
+    bytes_per_weight: int = 2
     reserve: int = GPU_RESERVE
-    span: int = 1024
+    cache_block: int = 1024
     is_cpu: bool = False
     quantization: Quantization = "none"
 
     @classmethod
     def cpu(cls) -> Device:
         """Main memory: float32, and nowhere to move anything."""
-        return cls(number=4, reserve=CPU_RESERVE, span=32, is_cpu=True)
+        return cls(bytes_per_weight=4, reserve=CPU_RESERVE, cache_block=32, is_cpu=True)
 
     @property
     def stored(self) -> Stored:
         """How the weights are stored that can be packed."""
-        return Stored(self.number, self.quantization)
+        return Stored(self.bytes_per_weight, self.quantization)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class MemoryPlan:
     max_duration: float
     tile: int
     planner: str = ""
-    slots: int = 0
+    sequences: int = 0
     length: int = 0
     quantization: Quantization = "none"
     adapter_room: int | None = None  # bytes of the adapters of one DiT; None: as many as there are
@@ -113,6 +113,6 @@ class MemoryPlan:
         return (*places, self.tile, self.max_batch, self.max_duration)
 
     @property
-    def writer(self) -> tuple[object, ...]:
+    def planner_load(self) -> tuple[object, ...]:
         """The planner, where it is, and its room."""
-        return (self.planner, self.planner and self.placement("planner"), self.slots, self.length)
+        return (self.planner, self.planner and self.placement("planner"), self.sequences, self.length)

@@ -12,7 +12,7 @@ from itertools import product
 
 from acestep.domain.song import MAX_BATCH, MAX_DURATION
 from acestep.memory.configs import PLANNERS
-from acestep.memory.estimate import Limits, Room, Ways, Weights, Writer, counted, weights, working
+from acestep.memory.estimate import Limits, Placements, PlannerLoad, Room, Weights, counted, weights, working
 from acestep.memory.plan import GB, Abilities, Device, MemoryPlan, Placement, Sizes, Wishes
 from acestep.memory.sizes import QwenSize
 
@@ -82,13 +82,13 @@ def _ranked(sizes: Sizes, wishes: Wishes, device: Device, abilities: Abilities) 
     ranked: list[tuple[Rank, MemoryPlan]] = []
     can = Abilities() if device.is_cpu else abilities  # there is no other memory to move anything to
     needs = {limits: working(sizes, limits, device) for limits in _limits(sizes, wishes)}
-    for writer in _writers(sizes, wishes):
-        for ways in _ways(wishes, can, bool(writer.planner)):
-            placed = weights(sizes, writer, ways, device)
+    for planner_load in _writers(sizes, wishes):
+        for ways in _ways(wishes, can, bool(planner_load.planner)):
+            placed = weights(sizes, planner_load, ways, device)
             moved = sum(part.moved * _times(part.placement, sizes) for part in placed if counts(part))
             for limits, need in needs.items():
-                if limits.seconds <= writer.room.seconds:
-                    plan = counted(placed, limits, need, writer, device)
+                if limits.seconds <= planner_load.room.seconds:
+                    plan = counted(placed, limits, need, planner_load, device)
                     ranked.append((_rank(plan, sizes, moved), plan))
     # Of plans that are equally good, the smaller.
     ranked.sort(key=lambda each: (each[0], -each[1].peak), reverse=True)
@@ -104,15 +104,15 @@ def _useful(plans: Iterable[MemoryPlan]) -> list[MemoryPlan]:
     return kept
 
 
-def _writers(sizes: Sizes, wishes: Wishes) -> Iterator[Writer]:
+def _writers(sizes: Sizes, wishes: Wishes) -> Iterator[PlannerLoad]:
     if wishes.planner is not True:
-        yield Writer()
+        yield PlannerLoad()
     if wishes.planner is not False:
         for planner, room in product(sizes.planners, _ROOMS):
-            yield Writer(planner, room)
+            yield PlannerLoad(planner, room)
 
 
-def _ways(wishes: Wishes, can: Abilities, has_planner: bool) -> Iterator[Ways]:
+def _ways(wishes: Wishes, can: Abilities, has_planner: bool) -> Iterator[Placements]:
     core = _placements(wishes.offload_dit, can.offload)
     if can.stream and wishes.offload_dit is not False:
         core = (*core, "streamed")
@@ -120,7 +120,7 @@ def _ways(wishes: Wishes, can: Abilities, has_planner: bool) -> Iterator[Ways]:
     if has_planner:
         planner = _placements(wishes.offload_planner, can.offload_planner)
     for ways in product(_placements(wishes.offload, can.offload), core, planner):
-        yield Ways(*ways)
+        yield Placements(*ways)
 
 
 def _placements(wish: bool | None, can: bool) -> tuple[Placement, ...]:
@@ -151,7 +151,7 @@ def _rank(plan: MemoryPlan, sizes: Sizes, moved: int) -> Rank:
     names = [planner.name for planner in sizes.planners]
     duration, batch, *rest = _usefulness(plan.max_duration, plan.max_batch)
     planner = names.index(plan.planner) + 1 if plan.planner else 0
-    return (duration, batch, -moved, planner, *rest, plan.slots, plan.tile)
+    return (duration, batch, -moved, planner, *rest, plan.sequences, plan.tile)
 
 
 def _usefulness(seconds: float, batch: int) -> Rank:
@@ -211,7 +211,7 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
-class Situation:
+class Constraints:
     """`can` is what can be carried out on `device`."""
 
     budget: Budget
@@ -224,7 +224,7 @@ class Situation:
     def beside(self, plan: MemoryPlan, sizes: Sizes, wishes: Wishes) -> list[MemoryPlan]:
         return beside(plan, sizes, wishes, self.device, self.can)
 
-    def with_planner_moved(self) -> Situation:
+    def with_planner_moved(self) -> Constraints:
         """The same, where a planner can make way."""
         return replace(self, can=replace(self.can, offload_planner=True))
 

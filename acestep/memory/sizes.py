@@ -324,28 +324,28 @@ class Matrices:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """`number` is the bytes of a weight as it is computed with, and as it is stored unless it is packed."""
+    """`bytes_per_weight`: as computed with, and as stored unless packed."""
 
-    number: int
+    bytes_per_weight: int
     quantization: Quantization = "none"
 
     def size(self, weights: int, matrices: Matrices) -> int:
         """Bytes of so many weights, `matrices` among them."""
         if self.quantization == "none":
-            return weights * self.number
+            return weights * self.bytes_per_weight
         packed = matrices.weights + matrices.rows * _PER_ROW[self.quantization]
-        return packed + (weights - matrices.weights) * self.number
+        return packed + (weights - matrices.weights) * self.bytes_per_weight
 
     def unpacking(self, weights: int) -> int:
         """Bytes that torchao needs to compute with a matrix of so many weights, beside the matrix."""
         if self.quantization == "none":
             return 0
         if self.quantization == "int8":
-            return weights * self.number
+            return weights * self.bytes_per_weight
         # To float32, there with the scales in it, and the result.
-        return weights * (2 * _FLOAT + (self.number if self.number != _FLOAT else 0))
+        return weights * (2 * _FLOAT + (self.bytes_per_weight if self.bytes_per_weight != _FLOAT else 0))
 
-    def bench(self, matrices: Iterable[tuple[int, int]], by_pieces: bool) -> int:
+    def workspace(self, matrices: Iterable[tuple[int, int]], by_pieces: bool) -> int:
         """Bytes in which the planner unpacks matrices of so many rows and columns, one by one.
 
         It unpacks them whole, or on a CPU by pieces of whole rows.
@@ -356,7 +356,7 @@ class Stored:
             columns * (min(rows, max(1, _PIECE // columns)) if by_pieces else rows)
             for rows, columns in matrices
         )
-        return max(numbers) * self.number
+        return max(numbers) * self.bytes_per_weight
 
 
 def check_quantization(quantization: Quantization, devices: Iterable[str]) -> None:

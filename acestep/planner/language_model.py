@@ -80,7 +80,7 @@ class Vocabulary:
 
 
 @dataclass(frozen=True, slots=True)
-class Advance:
+class StepOutput:
     """Where one generation stands after a step: `tokens` written so far, and its text once it has ended.
 
     `error` says why it ended without a text.
@@ -133,7 +133,7 @@ class LanguageModel(Protocol):
         """Forget a generation; an unknown ticket is one that has ended."""
         ...
 
-    def step(self) -> Sequence[Advance]:
+    def step(self) -> Sequence[StepOutput]:
         """One more token at least for every running generation; empty where there is nothing to do.
 
         Texts have special tokens spelled out and the end-of-turn token left out. A generation whose

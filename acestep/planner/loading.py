@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 from acestep.catalog.checkpoints import read_json
 from acestep.errors import CheckpointError
 from acestep.planner.language_model import Vocabulary
-from acestep.weights.safetensors import Placement, TensorIndex, fill
+from acestep.weights.safetensors import LoadTarget, TensorIndex, fill
 
 END_OF_TURN = "<|im_end|>"
 
@@ -34,7 +34,7 @@ class LanguageModelParts:
     vocabulary: Vocabulary
 
 
-def load_language_model(folder: Path, place: Placement) -> LanguageModelParts:
+def load_language_model(folder: Path, place: LoadTarget) -> LanguageModelParts:
     """Load a folder as published: config.json, model.safetensors (or shards), tokenizer, chat template.
 
     The matrices of its layers are quantized if `place` says so.
@@ -101,7 +101,7 @@ def _read_config(path: Path) -> Qwen3Config:
     return config
 
 
-def _load_weights(folder: Path, config: Qwen3Config, place: Placement) -> tuple[Qwen3Model, Tensor]:
+def _load_weights(folder: Path, config: Qwen3Config, place: LoadTarget) -> tuple[Qwen3Model, Tensor]:
     index = TensorIndex.of(folder)
     # A model that was saved without its head has no prefix.
     prefix = "model." if any(name.startswith("model.") for name in index.files) else ""

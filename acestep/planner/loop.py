@@ -14,7 +14,7 @@ from queue import Empty, SimpleQueue
 
 from acestep.device.oom import is_out_of_memory
 from acestep.errors import AceStepError, JobCancelledError, NotEnoughMemoryError, PlannerError
-from acestep.planner.language_model import Advance, Generation, LanguageModel
+from acestep.planner.language_model import Generation, LanguageModel, StepOutput
 
 OnTokens = Callable[[int], None]
 Cancelled = Callable[[], bool]
@@ -154,7 +154,7 @@ class GenerationLoop:
                 del self._running[ticket]
                 run.finish(JobCancelledError("The planner was asked to stop and did."))
 
-    def _settle(self, advance: Advance) -> None:
+    def _settle(self, advance: StepOutput) -> None:
         run = self._running.get(advance.ticket)
         if run is None:
             return

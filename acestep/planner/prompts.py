@@ -19,14 +19,14 @@ _UNDERSTAND = "Understand the given musical conditions and describe the audio se
 
 def plan(caption: str, lyrics: str) -> tuple[Message, ...]:
     """Both phases of planning a song: the facts, and then the codes."""
-    return _turns(_PLAN, f"# Caption\n{caption}\n\n# Lyric\n{_sung(lyrics)}\n")
+    return _lock(_PLAN, f"# Caption\n{caption}\n\n# Lyric\n{_sung(lyrics)}\n")
 
 
 def plan_null(lyrics: str, negative_prompt: str) -> tuple[Message, ...]:
     """What guidance pushes the facts away from: the same without a caption, or with a negative one."""
     if is_negative(negative_prompt):
         return plan(negative_prompt, lyrics)
-    return _turns(_PLAN, f"# Lyric\n{_sung(lyrics)}\n")
+    return _lock(_PLAN, f"# Lyric\n{_sung(lyrics)}\n")
 
 
 def codes_null(caption: str, lyrics: str, negative_prompt: str) -> tuple[Message, ...]:
@@ -46,18 +46,18 @@ def closed_turn(metadata: Metadata, end_of_turn: str) -> tuple[str | SpecialToke
 
 def sample(query: str, instrumental: bool) -> tuple[Message, ...]:
     """A song from one sentence."""
-    return _turns(_SAMPLE, f"{query.strip() or NOTHING}\n\ninstrumental: {str(instrumental).lower()}")
+    return _lock(_SAMPLE, f"{query.strip() or NOTHING}\n\ninstrumental: {str(instrumental).lower()}")
 
 
 def format(caption: str, lyrics: str) -> tuple[Message, ...]:  # noqa: A001 - the word of the API
     """A better caption and better lyrics."""
     written = caption if caption.strip() else NOTHING
-    return _turns(_FORMAT, f"# Caption\n{written}\n\n# Lyric\n{_sung(lyrics)}")
+    return _lock(_FORMAT, f"# Caption\n{written}\n\n# Lyric\n{_sung(lyrics)}")
 
 
 def understand(codes: Sequence[int]) -> tuple[Message, ...]:
     """The song that audio codes sketch, in words."""
-    return _turns(_UNDERSTAND, audio_codes.tokens(codes))
+    return _lock(_UNDERSTAND, audio_codes.tokens(codes))
 
 
 def is_negative(negative_prompt: str) -> bool:
@@ -65,7 +65,7 @@ def is_negative(negative_prompt: str) -> bool:
     return negative_prompt.strip() not in ("", NOTHING)
 
 
-def _turns(instruction: str, content: Text) -> tuple[Message, ...]:
+def _lock(instruction: str, content: Text) -> tuple[Message, ...]:
     return Message("system", f"# Instruction\n{instruction}\n\n"), Message("user", content)
 
 

@@ -11,7 +11,7 @@ from acestep.rest.request.body import Body, Sound, look_at, stored
 from acestep.rest.request.schemas import GenerateTask, read_task
 from acestep.rest.request.support import check_strict, planner_name
 from acestep.rest.request.task_rules import PATHS, finished_song, permitted
-from acestep.rest.request.to_request import Beside, accept_task
+from acestep.rest.request.to_request import RequestContext, accept_task
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +32,12 @@ async def submit(body: Body, services: HttpServices, warnings: tuple[str, ...] =
     check_strict(warnings, config.strict)
     async with stored(body.files, services.uploads, services.probe) as uploads:
         read = read_task(body.fields)
-        beside = Beside(services.lora, await _sounds(read[0], uploads, services))
+        context = RequestContext(services.lora, await _sounds(read[0], uploads, services))
         models, planner = (
             services.worker.models(),
             services.worker.planner(planner_name(read[0].lm_model_path)),
         )
-        request = accept_task(read, models, planner, config.strict, config.strict_model, beside)
+        request = accept_task(read, models, planner, config.strict, config.strict_model, context)
         request = replace(request, warnings=(*warnings, *request.warnings))
         _drop_unused(request, uploads)
         ticket = await services.queue.submit(request)

@@ -16,21 +16,21 @@ from acestep.catalog.planner_choice import PlannerChoice, PlannerWish, choose_pl
 from acestep.device.probes import PROBES, device_meant, gpu_present
 from acestep.domain.models import ModelInfo
 from acestep.engine.engine import Engine
-from acestep.engine.idle import Upkeep
-from acestep.engine.model_manager import PRIMARY, ModelShelf, Slot
+from acestep.engine.idle import IdlePolicy
+from acestep.engine.model_manager import PRIMARY, ModelManager, Slot
 from acestep.engine.multi_device import Fleet, FleetKeeper
 from acestep.engine.renderer import Loaded, OnLoading
 from acestep.engine.threads import Watchdog
 from acestep.engine.write import SongWriter
 from acestep.files import DataFolder
 from acestep.jobs.worker import ModelKeeper, PlannerKeeper, Worker
-from acestep.memory.admission import Account
+from acestep.memory.admission import MemoryLedger
 from acestep.memory.decide import Decision, decide_for_server, planner_for_server, room_for_planner
 from acestep.server import configured_models
 from acestep.server.configured_models import Secondaries
-from acestep.server.planner_manager import Changed, PlannerSupplies, PlannerSupply
+from acestep.server.planner_manager import Changed, DevicePlanner, PlannerManager
 from acestep.settings.settings import Settings, export_dotenv
-from acestep.weights.shared_modules import SharedParts
+from acestep.weights.shared_modules import SharedModules
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +94,13 @@ class Engines:
     """An engine for each device, behind one `worker`, one `keeper` of their models and one of `planners`."""
 
     def __init__(
-        self, engines: Sequence[Engine], shelves: Sequence[ModelShelf], planners: PlannerSupplies
+        self, engines: Sequence[Engine], model_managers: Sequence[ModelManager], planners: PlannerManager
     ) -> None:
         self.planners: PlannerKeeper = planners
         self._engines = tuple(engines)
         one = len(engines) == 1
         self.worker: Worker = engines[0] if one else Fleet(engines)
-        self.keeper: ModelKeeper = shelves[0] if one else FleetKeeper(shelves)
+        self.keeper: ModelKeeper = model_managers[0] if one else FleetKeeper(model_managers)
 
     async def start(self) -> None:
         """Begin to load the models; returns at once."""
@@ -122,44 +122,44 @@ def build_engines(prepared: Prepared, writer: SongWriter, changed: Changed) -> E
 
     `changed` is called with the memory plans of the devices when the planner has become another.
     """
-    homes = [
-        _Home(prepared, device, memory)
+    devices = [
+        _DeviceContext(prepared, device, memory)
         for device, memory in zip(prepared.settings.devices, prepared.memories, strict=True)
     ]
-    with_planner = homes
+    with_planner = devices
     # One that has a device of its own is one for all, and knows of the models there if there are any.
     if own := prepared.settings.lm_device:
-        there = (home for home in homes if device_meant(home.settings.device) == device_meant(own))
-        with_planner = [next(there, homes[0])]
-    supplies = [home.supply(prepared.planner) for home in with_planner]
+        there = (home for home in devices if device_meant(home.settings.device) == device_meant(own))
+        with_planner = [next(there, devices[0])]
+    device_planners = [home.device_planner(prepared.planner) for home in with_planner]
     engines = [
-        Engine(home.shelf, writer, supply.desks, home.upkeep)
-        for home, supply in zip(homes, cycle(supplies), strict=False)
+        Engine(home.model_manager, writer, device_planner.planner_pool, home.idle_policy)
+        for home, device_planner in zip(devices, cycle(device_planners), strict=False)
     ]
-    planners = PlannerSupplies(prepared.settings, prepared.choice.name, supplies, changed)
-    return Engines(engines, [home.shelf for home in homes], planners)
+    planners = PlannerManager(prepared.settings, prepared.choice.name, device_planners, changed)
+    return Engines(engines, [home.model_manager for home in devices], planners)
 
 
-class _Home:
+class _DeviceContext:
     """One device, and the models there."""
 
     def __init__(self, prepared: Prepared, device: str, memory: Decision | None) -> None:
         self.settings = prepared.settings.on(device)
-        self.upkeep = _upkeep(self.settings)
-        self._shared = SharedParts()
-        self._account = Account(memory)
-        catalogue = _Catalogue(self.settings, self._account, self._shared)
-        self.shelf = _shelf(prepared, catalogue, self.upkeep)
+        self.idle_policy = _idle_policy(self.settings)
+        self._shared = SharedModules()
+        self._ledger = MemoryLedger(memory)
+        catalog = _Catalog(self.settings, self._ledger, self._shared)
+        self.model_manager = _model_manager(prepared, catalog, self.idle_policy)
 
-    def supply(self, planner: PlannerChoice) -> PlannerSupply:
+    def device_planner(self, planner: PlannerChoice) -> DevicePlanner:
         """The planner beside these models, whether it is on their device or has one of its own."""
-        return PlannerSupply(
-            self.settings, planner, self._account, self._shared, self.upkeep, self.shelf.occupants
+        return DevicePlanner(
+            self.settings, planner, self._ledger, self._shared, self.idle_policy, self.model_manager.occupants
         )
 
 
-def _upkeep(settings: Settings) -> Upkeep:
-    return Upkeep(
+def _idle_policy(settings: Settings) -> IdlePolicy:
+    return IdlePolicy(
         watchdog=Watchdog(settings.stage_timeout),
         free=_free_memory,
         idle_seconds=settings.idle_unload_seconds,
@@ -173,51 +173,51 @@ def _free_memory() -> None:
     free_memory()
 
 
-def _shelf(prepared: Prepared, catalogue: _Catalogue, upkeep: Upkeep) -> ModelShelf:
+def _model_manager(prepared: Prepared, catalog: _Catalog, idle_policy: IdlePolicy) -> ModelManager:
     settings = prepared.settings
-    models = {PRIMARY: catalogue.slot(prepared.choice, is_default=True)}
+    models = {PRIMARY: catalog.slot(prepared.choice, is_default=True)}
     for secondary in prepared.secondaries.models:
         choice = secondary.choice
-        models[secondary.number] = catalogue.slot(choice) if choice else Slot(secondary.info)
+        models[secondary.number] = catalog.slot(choice) if choice else Slot(secondary.info)
     room = settings.models_in_memory if settings.on_demand_model_load else 0
-    return ModelShelf(models, catalogue, room, upkeep)
+    return ModelManager(models, catalog, room, idle_policy)
 
 
-class _Catalogue:
+class _Catalog:
     """See `Catalogue`: the checkpoints folder, and how what is there is loaded."""
 
-    def __init__(self, settings: Settings, account: Account, shared: SharedParts) -> None:
+    def __init__(self, settings: Settings, ledger: MemoryLedger, shared: SharedModules) -> None:
         self._settings = settings
         self._on_disk = configured_models.OnDisk(settings.checkpoints_dir)
-        self._account = account
+        self._ledger = ledger
         self._shared = shared
 
     def on_disk(self) -> tuple[ModelInfo, ...]:
         found = [as_choice(each) for each in self._on_disk.models()]
         for choice in found:
-            self._account.know(choice)
+            self._ledger.know(choice)
         return tuple(
-            self._account.limited(replace(configured_models.expect(each), state="on_disk")) for each in found
+            self._ledger.limited(replace(configured_models.expect(each), state="on_disk")) for each in found
         )
 
     def find(self, name: str, beside: Sequence[ModelInfo] | None = None) -> Slot:
         hub_reachable = partial(any_reachable, self._settings.download_source)
         choice = checkpoints.choose(name, self._settings.checkpoints_dir, lambda: False, hub_reachable)
-        self._account.know(choice)
-        return self._slot(choice, self._account.limited(configured_models.expect(choice), beside))
+        self._ledger.know(choice)
+        return self._slot(choice, self._ledger.limited(configured_models.expect(choice), beside))
 
     def no_room(self, infos: Sequence[ModelInfo]) -> str:
-        return self._account.why_not_together(infos)
+        return self._ledger.why_not_together(infos)
 
     def slot(self, choice: Choice, is_default: bool = False) -> Slot:
         """A model that the server starts with: the plan was made for all of these together."""
-        self._account.know(choice)
-        memory, info = self._account.decision, configured_models.expect(choice, is_default)
+        self._ledger.know(choice)
+        memory, info = self._ledger.decision, configured_models.expect(choice, is_default)
         return self._slot(choice, memory.limited(info) if memory else info)
 
     def _slot(self, choice: Choice, info: ModelInfo) -> Slot:
         """How a model that was chosen gets into memory: download it if need be, then load it."""
-        settings, memory = self._settings, self._account.decision
+        settings, memory = self._settings, self._ledger.decision
 
         def load(on_loading: OnLoading) -> Loaded:
             checkpoint = choice.checkpoint
@@ -225,10 +225,10 @@ class _Catalogue:
                 fetch_for_server(order_for(choice.name, settings), on_loading, on_loading.beat)
                 checkpoint = checkpoints.require(choice.name, settings.checkpoints_dir)
             on_loading("loading", "")
-            from acestep.engine.torch_models import Surroundings, load_model
+            from acestep.engine.torch_models import LoadContext, load_model
 
             adapters, plan = AdapterFolder(settings.lora_dir), memory.plan if memory else None
-            around = Surroundings(adapters, self._shared, plan, on_loading.beat)
-            return load_model(checkpoint, settings.device, info, around)
+            context = LoadContext(adapters, self._shared, plan, on_loading.beat)
+            return load_model(checkpoint, settings.device, info, context)
 
         return Slot(info, load)

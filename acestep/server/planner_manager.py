@@ -23,17 +23,17 @@ from acestep.catalog.planner_choice import (
     on_disk,
 )
 from acestep.domain.models import ModelInfo, ModelState, PlannerInfo
-from acestep.engine.idle import Upkeep, when_wanted
-from acestep.engine.planner_host import LoadedPlanner, LoadPlanner, PlannerDesk
-from acestep.engine.planner_pool import PlannerDesks
+from acestep.engine.idle import IdlePolicy, as_on_demand
+from acestep.engine.planner_host import LoadedPlanner, LoadPlanner, PlannerHost
+from acestep.engine.planner_pool import PlannerPool
 from acestep.engine.renderer import OnLoading
 from acestep.engine.threads import WatchedThread
 from acestep.errors import AceStepError, CheckpointError, InvalidFieldError
-from acestep.memory.admission import Account
+from acestep.memory.admission import MemoryLedger
 from acestep.memory.decide import Decision, room_for_planner
 from acestep.memory.search import on_all_devices
 from acestep.settings.settings import Settings
-from acestep.weights.shared_modules import SharedParts
+from acestep.weights.shared_modules import SharedModules
 
 log = logging.getLogger(__name__)
 
@@ -43,44 +43,44 @@ Changed = Callable[[Sequence[Decision | None]], None]
 """Hears of the devices' memory plans, in their order."""
 
 
-class PlannerSupply:
+class DevicePlanner:
     """The planner of one device. It takes turns there with the models that have the same `shared` parts."""
 
     def __init__(
         self,
         settings: Settings,
         choice: PlannerChoice,
-        account: Account,
-        shared: SharedParts,
-        upkeep: Upkeep,
+        ledger: MemoryLedger,
+        shared: SharedModules,
+        idle_policy: IdlePolicy,
         models: Callable[[], Sequence[ModelInfo]] = tuple,
     ) -> None:
         """`models` says which ones are in memory on the device, or may come back."""
         self._settings = settings
-        self._account = account
+        self._ledger = ledger
         self._models = models
         self._shared = shared
-        self._upkeep = upkeep
-        self._watchdog = upkeep.watchdog
-        self._patrol = upkeep.watchdog.apart()  # songs are made while this thread is stuck
+        self._idle_policy = idle_policy
+        self._watchdog = idle_policy.watchdog
+        self._patrol = idle_policy.watchdog.apart()  # songs are made while this thread is stuck
         executor = ThreadPoolExecutor(1, thread_name_prefix="fetch-planner")
         self._thread = WatchedThread(executor, self._patrol)
         self._fetching = asyncio.Lock()
         self._refused: dict[str, str] = {}  # what the log was told last of planners that cannot come
         self.choice = choice
-        load = self._loader(choice, account.decision) if choice.name else None
-        own = PlannerDesk(_expect(choice), load, settings.lm_closed_turn, upkeep)
-        self.desks = PlannerDesks(own, self if settings.on_demand_model_load else None)
+        load = self._loader(choice, ledger.decision) if choice.name else None
+        own = PlannerHost(_expect(choice), load, settings.lm_closed_turn, idle_policy)
+        self.planner_pool = PlannerPool(own, self if settings.on_demand_model_load else None)
 
     @property
     def memory(self) -> Decision | None:
         """The memory plan with the planner that is there."""
-        return self._account.decision
+        return self._ledger.decision
 
     def names(self) -> tuple[str, ...]:
         return on_disk(self._settings.checkpoints_dir)
 
-    def desk(self, name: str) -> PlannerDesk | None:
+    def host(self, name: str) -> PlannerHost | None:
         try:
             choice = find_planner(name, self._settings.checkpoints_dir) if is_bare(name) else None
             if choice is None:
@@ -96,16 +96,16 @@ class PlannerSupply:
         def load(on_loading: OnLoading) -> LoadedPlanner:
             return self._loader(choice, self.planned(choice))(on_loading)  # by what is in memory then
 
-        upkeep = replace(self._upkeep, is_lazy=True)
-        return PlannerDesk(when_wanted(_expect(choice)), load, self._settings.lm_closed_turn, upkeep)
+        idle_policy = replace(self._idle_policy, is_lazy=True)
+        return PlannerHost(as_on_demand(_expect(choice)), load, self._settings.lm_closed_turn, idle_policy)
 
-    def by_itself(self, documented: str) -> str | None:
+    def default_planner(self, documented: str) -> str | None:
         """The published planner that comes by itself, see `largest_planner`; None where no plan can say."""
-        return self._account.planner_by_itself(self._settings, documented, self._models())
+        return self._ledger.default_planner(self._settings, documented, self._models())
 
     def planned(self, choice: PlannerChoice) -> Decision | None:
         """The memory plan with this planner. Raises as `with_planner` does."""
-        return self._account.with_planner(choice, self._settings, self._models())
+        return self._ledger.with_planner(choice, self._settings, self._models())
 
     def check(self) -> None:
         """Raises StageStuckError where a thread of this device is stuck."""
@@ -121,11 +121,11 @@ class PlannerSupply:
 
     async def put(self, choice: PlannerChoice) -> PlannerInfo:
         memory = await asyncio.to_thread(self.planned, choice)
-        before, self._account.decision = self._account.decision, memory  # models that come meanwhile see it
+        before, self._ledger.decision = self._ledger.decision, memory  # models that come meanwhile see it
         try:
-            info = await self.desks.put(_expect(choice), self._loader(choice, memory))
+            info = await self.planner_pool.put(_expect(choice), self._loader(choice, memory))
         except BaseException:
-            self._account.decision = before
+            self._ledger.decision = before
             raise
         self.choice = choice
         return info
@@ -144,16 +144,16 @@ class PlannerSupply:
         return load
 
 
-class PlannerSupplies:
+class PlannerManager:
     """See `PlannerKeeper`: all devices have the same planner."""
 
     def __init__(
-        self, settings: Settings, dit: str, supplies: Sequence[PlannerSupply], changed: Changed
+        self, settings: Settings, dit: str, device_planners: Sequence[DevicePlanner], changed: Changed
     ) -> None:
         """`dit` is the default model's name, by which a planner is chosen that was not named."""
         self._settings = settings
         self._dit = dit
-        self._supplies = tuple(supplies)
+        self._device_planners = tuple(device_planners)
         self._changed = changed
 
     async def check(self, name: str | None) -> None:
@@ -162,24 +162,26 @@ class PlannerSupplies:
 
     async def put(self, name: str | None) -> PlannerInfo:
         if self._is_there(name):
-            for supply in self._supplies:
-                async with supply.desks.borrow():  # it may be on its way
+            for device_planner in self._device_planners:
+                async with device_planner.planner_pool.borrow():  # it may be on its way
                     pass
             return self._info
         self._check_threads()
         choice = await asyncio.to_thread(self._choose, name)
-        if choice.folder is None and any(supply.desks.info().is_usable for supply in self._supplies):
-            choice = await self._supplies[0].fetched(choice)
+        if choice.folder is None and any(
+            device_planner.planner_pool.info().is_usable for device_planner in self._device_planners
+        ):
+            choice = await self._device_planners[0].fetched(choice)
         before, done = self._memories, []
         try:
-            for supply in self._supplies:
-                old = supply.choice
-                await supply.put(choice)
-                done.append((supply, old))
+            for device_planner in self._device_planners:
+                old = device_planner.choice
+                await device_planner.put(choice)
+                done.append((device_planner, old))
         except AceStepError:
-            for supply, old in done:
+            for device_planner, old in done:
                 if old.name:
-                    await supply.put(old)
+                    await device_planner.put(old)
             raise
         if self._memories != before:
             self._changed(self._memories)
@@ -193,18 +195,18 @@ class PlannerSupplies:
 
     @property
     def _memories(self) -> tuple[Decision | None, ...]:
-        return tuple(supply.memory for supply in self._supplies)
+        return tuple(device_planner.memory for device_planner in self._device_planners)
 
     @property
     def _info(self) -> PlannerInfo:
-        return self._supplies[0].desks.info()
+        return self._device_planners[0].planner_pool.info()
 
     def _check_threads(self) -> None:
-        for supply in self._supplies:
-            supply.check()
+        for device_planner in self._device_planners:
+            device_planner.check()
 
     def _is_there(self, name: str | None) -> bool:
-        infos = [supply.desks.info() for supply in self._supplies]
+        infos = [device_planner.planner_pool.info() for device_planner in self._device_planners]
         # One that keeps to what cannot be done without it becomes one that fills in as well.
         return all(info.fills_in and name in (None, info.name) for info in infos)
 
@@ -227,10 +229,12 @@ class PlannerSupplies:
                 wish,
                 partial(room_for_planner, settings, gpu_memory_gb),
                 partial(any_reachable, settings.download_source),
-                lambda documented: on_all_devices(each.by_itself(documented) for each in self._supplies),
+                lambda documented: on_all_devices(
+                    each.default_planner(documented) for each in self._device_planners
+                ),
             )
-            for supply in self._supplies:
-                supply.planned(choice)
+            for device_planner in self._device_planners:
+                device_planner.planned(choice)
         except CheckpointError as error:
             log.warning("The planner stays as it is. %s", error)
             raise InvalidFieldError(_FIELD, wanted, allowed) from error

@@ -56,7 +56,7 @@ def known_heads(config: Any) -> Heads | None:
     return PUBLISHED_HEADS if fits else None
 
 
-class LyricListener:
+class LyricAligner:
     """Reads off a finished song how it attends to its lyrics."""
 
     def __init__(self, modules: SynthesizerModules, transformer: Transformer, heads: Heads | None) -> None:
@@ -73,7 +73,7 @@ class LyricListener:
             raise UntimedLyricsError("only the published 2 B models are known to show when words are sung")
 
     @torch.inference_mode()
-    def listen(
+    def attend(
         self, plan: SongPlan, latents: Tensor, condition: Condition, patch_seconds: float
     ) -> LyricAttention:
         """Look at finished latents `[1, T, C]` of a plan under the `condition` that they were made with.
@@ -258,8 +258,8 @@ def score(energy: Matrix, path: WarpingPath, sung: NDArray[np.bool_]) -> float:
     coverage = float(np.mean(rows.max(axis=1) > _SUNG))
     loud = np.where(rows > _LOUD, rows, 0.0)
     weight = loud.sum(axis=1)
-    heard = weight > 0.0
-    centres = (loud[heard] @ np.arange(energy.shape[1])) / weight[heard]
+    source_latents = weight > 0.0
+    centres = (loud[source_latents] @ np.arange(energy.shape[1])) / weight[source_latents]
     monotonicity = float(np.mean(np.diff(centres) >= -_OVERLAP)) if len(centres) > 1 else 1.0
     confidence = float(np.mean(energy[path.tokens, path.patches]))
     return coverage**2 * monotonicity**2 * confidence

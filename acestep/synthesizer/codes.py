@@ -45,5 +45,5 @@ class AudioCodes:
             raise InvalidFieldError("audio_code_string", strange, f"codes from 0 to {self._count - 1}")
         self._places.enter("condition encoder")
         indices = torch.tensor(codes, device=self._silence.device).view(1, -1, 1)
-        heard: Tensor = self._detokenizer(self._tokenizer.quantizer.get_output_from_indices(indices))
-        return heard[0]
+        source_latents: Tensor = self._detokenizer(self._tokenizer.quantizer.get_output_from_indices(indices))
+        return source_latents[0]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from acestep.domain.latents import SourceLatents
 from acestep.domain.song import SongPlan
 from acestep.synthesizer.codes import AudioCodes
 from acestep.synthesizer.loading import SynthesizerModules
@@ -19,18 +20,7 @@ MAX_CAPTION_TOKENS = 256
 MAX_LYRIC_TOKENS = 2048
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Sounds:
-    """Latents of the audio that a song is made from, `[T, C]` each, of any length; None: there is none.
-
-    `source` is what its task works on, `reference` what it shall resemble.
-    """
-
-    source: Tensor | None = None
-    reference: Tensor | None = None
-
-
-NO_SOUNDS = Sounds()
+NO_SOURCES = SourceLatents()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,29 +66,29 @@ class Conditioner:
         self._device = modules.silence_latent.device
 
     def material(
-        self, plan: SongPlan, frames: int, sounds: Sounds = NO_SOUNDS, span: Span | None = None
+        self, plan: SongPlan, frames: int, sources: SourceLatents = NO_SOURCES, span: Span | None = None
     ) -> SongMaterial:
         """What a song starts from. `span` is what is written anew (None: all of it)."""
         mask = torch.ones(frames, dtype=torch.float32) if span is None else span.mask(frames)
         mask = mask.to(self._device)
         reference = self._facts.reference_frames
         return SongMaterial(
-            source=self._source(plan, frames, sounds, mask),
+            source=self._source(plan, frames, sources, mask),
             chunk_mask=mask,
-            reference=self.fitted(sounds.reference, reference),
+            reference=self.fitted(sources.reference, reference),
         )
 
-    def _source(self, plan: SongPlan, frames: int, sounds: Sounds, mask: Tensor) -> Tensor:
+    def _source(self, plan: SongPlan, frames: int, sources: SourceLatents, mask: Tensor) -> Tensor:
         """What the model is shown: hints of codes, the source (its window silenced), or silence, `[T, C]`."""
         if plan.audio_codes:
             return self.fitted(self._codes.hints(plan.audio_codes), frames)
-        if sounds.source is None or plan.task_type == "text2music":
+        if sources.source is None or plan.task_type == "text2music":
             return self.silence(frames)
         if plan.task_type == "cover":
-            source = sounds.source[:frames]
+            source = sources.source[:frames]
             hints = self._codes.hints(self._codes.tokenize(source))
             return self.fitted(hints[: len(source)], frames)
-        source = self.fitted(sounds.source, frames)
+        source = self.fitted(sources.source, frames)
         # Lego hears its source in the window too: the new track goes along with it.
         return torch.where(mask[:, None] == 1, self.silence(frames), source) if _is_blind(plan) else source
 

@@ -24,9 +24,9 @@ from acestep.catalog.adapters import PUBLISHED_NAMES
 from acestep.catalog.checkpoints import read_json
 from acestep.errors import CheckpointError
 from acestep.synthesizer.attention import keep_no_scores
-from acestep.weights.offload import Places
-from acestep.weights.safetensors import Placement, TensorIndex, fill
-from acestep.weights.shared_modules import SharedParts
+from acestep.weights.offload import ModulePlacement
+from acestep.weights.safetensors import LoadTarget, TensorIndex, fill
+from acestep.weights.shared_modules import SharedModules
 
 # Thirty seconds at 25 latent frames a second; what every published config says as `timbre_fix_frame`.
 # The diffusers layout does not say it.
@@ -93,22 +93,22 @@ class SynthesizerModules:
     tokenizer: PreTrainedTokenizerFast
     silence_latent: Tensor
     facts: ModelFacts
-    places: Places = field(default_factory=Places)
+    places: ModulePlacement = field(default_factory=ModulePlacement)
 
 
 def load_synthesizer(
     dit: Path,
     text_encoder: Path,
     tokenizer: Path,
-    place: Placement,
-    shared: SharedParts | None = None,
+    place: LoadTarget,
+    shared: SharedModules | None = None,
 ) -> SynthesizerModules:
     """Load a DiT folder (either layout), a Qwen3 folder and the folder of its tokenizer.json.
 
     What `shared` holds already is used as it is; of the rest, the DiT alone is quantized, if `place` says so.
     Raises CheckpointError that names the file, and the tensor or setting, where something does not fit.
     """
-    shared = shared or SharedParts()
+    shared = shared or SharedModules()
     if (dit / "transformer").is_dir():
         parts, reference_frames = _load_diffusers(dit, place), _PUBLISHED_REFERENCE_FRAMES
     else:
@@ -132,7 +132,7 @@ def load_synthesizer(
     )
 
 
-def _load_published(folder: Path, place: Placement, shared: SharedParts) -> tuple[dict[str, Any], int]:
+def _load_published(folder: Path, place: LoadTarget, shared: SharedModules) -> tuple[dict[str, Any], int]:
     config = read_json(folder / "config.json")
     configs = published_configs(config, folder / "config.json")
     parts = {name: _build(cls, configs[name], place) for name, cls in MODULE_CLASSES.items()}
@@ -145,7 +145,7 @@ def _load_published(folder: Path, place: Placement, shared: SharedParts) -> tupl
     return parts, int(config.get("timbre_fix_frame", _PUBLISHED_REFERENCE_FRAMES))
 
 
-def _load_diffusers(folder: Path, place: Placement) -> dict[str, Any]:
+def _load_diffusers(folder: Path, place: LoadTarget) -> dict[str, Any]:
     parts: dict[str, Any] = {}
     for name, cls in MODULE_CLASSES.items():
         index = TensorIndex.of(folder / name, "diffusion_pytorch_model")
@@ -158,7 +158,7 @@ def _load_diffusers(folder: Path, place: Placement) -> dict[str, Any]:
     return parts
 
 
-def _build(cls: type, config: dict[str, Any], place: Placement) -> Any:
+def _build(cls: type, config: dict[str, Any], place: LoadTarget) -> Any:
     """A module without weights. What it computes instead of loading is real at once."""
     with torch.device("meta"):
         module = cls(**config)
@@ -222,7 +222,7 @@ def _read_silence(path: Path, channels: int) -> Tensor:
     return stored.transpose(1, 2).contiguous()
 
 
-def _load_text_encoder(folder: Path, place: Placement) -> Qwen3Model:
+def _load_text_encoder(folder: Path, place: LoadTarget) -> Qwen3Model:
     path = folder / "config.json"
     config = Qwen3Config.from_dict(read_json(path))
     with torch.device("meta"):

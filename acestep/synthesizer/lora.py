@@ -21,7 +21,7 @@ from acestep.catalog.adapters import Adapter, AdapterFolder, Shape
 from acestep.domain.song import MAX_ADAPTERS, AdapterUse
 from acestep.errors import CheckpointError
 from acestep.weights.quantization import seat
-from acestep.weights.safetensors import Placement, read_tensors
+from acestep.weights.safetensors import LoadTarget, read_tensors
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ class TransformerAdapters:
     def _load(self, adapter: Adapter, slot: str) -> None:
         adapter.check_fit(self._name, self._layers)
         like = next(self._transformer.parameters())
-        stored = read_tensors(adapter.file, Placement(like.device, like.dtype))
+        stored = read_tensors(adapter.file, LoadTarget(like.device, like.dtype))
         state: dict[str, Tensor] = {}
         for tensor in adapter.tensors:
             ending = "" if tensor.part == "lora_magnitude_vector" else ".weight"

@@ -10,10 +10,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from acestep.domain.latents import SourceLatents
 from acestep.domain.song import Sampling, SongPlan
-from acestep.synthesizer.alignment import LyricAttention, LyricListener, known_heads
+from acestep.synthesizer.alignment import LyricAligner, LyricAttention, known_heads
 from acestep.synthesizer.codes import AudioCodes
-from acestep.synthesizer.conditioning import NO_SOUNDS, Condition, Conditioner, SongMaterial, Sounds
+from acestep.synthesizer.conditioning import NO_SOURCES, Condition, Conditioner, SongMaterial
 from acestep.synthesizer.guidance import (
     AdaptiveProjectedGuidance,
     AngleDomainGuidance,
@@ -40,7 +41,7 @@ from acestep.synthesizer.windows import Span
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Rendered:
+class RenderedBatch:
     """Latents `[B, T, C]` in float32, and for each song what the client must hear."""
 
     latents: Tensor
@@ -63,7 +64,7 @@ class Synthesizer:
         self._codes = AudioCodes(modules)
         self._transformer = Transformer(modules.transformer, modules.places)
         heads = alignment_heads or known_heads(modules.transformer.config)
-        self._listener = LyricListener(modules, self._transformer, heads)
+        self._aligner = LyricAligner(modules, self._transformer, heads)
         self._device = modules.silence_latent.device
 
     def frames(self, duration: float) -> int:
@@ -76,8 +77,8 @@ class Synthesizer:
         plans: Sequence[SongPlan],
         on_step: OnStep,
         cancelled: Cancelled,
-        sounds: Sequence[Sounds] = (),
-    ) -> Rendered:
+        sources: Sequence[SourceLatents] = (),
+    ) -> RenderedBatch:
         """Render all plans as one batch; they must agree in their number of frames and their sampling.
 
         `sounds` has one entry a plan, or none at all. Each song comes out as it would alone. `on_step` hears
@@ -86,10 +87,10 @@ class Synthesizer:
         """
         frames, sampling = self._common(plans)
         schedule = begun(times(sampling, self._facts.is_turbo), sampling.noise_strength)
-        sounds = sounds or [NO_SOUNDS] * len(plans)
+        sources = sources or [NO_SOURCES] * len(plans)
         materials = [
-            self._conditioner.material(plan, frames, heard, self.span(plan))
-            for plan, heard in zip(plans, sounds, strict=True)
+            self._conditioner.material(plan, frames, source_latents, self.span(plan))
+            for plan, source_latents in zip(plans, sources, strict=True)
         ]
         velocity = self._velocity(plans, materials, sampling, schedule)
         if sampling.tuning.smoothing:
@@ -98,11 +99,11 @@ class Synthesizer:
         first = noise.draw()
         step = _stepping(sampling, velocity, noise)
         if sampling.injection:
-            step = self._held(step, materials, sounds, first, _time_after(schedule, sampling.injection))
-        start = self._start(first, sounds, schedule[0]) if sampling.noise_strength else first
+            step = self._held(step, materials, sources, first, _time_after(schedule, sampling.injection))
+        start = self._start(first, sources, schedule[0]) if sampling.noise_strength else first
         latents = sample(velocity, step, start, schedule, on_step, cancelled)
         latents = latents * sampling.tuning.latent_scale + sampling.tuning.latent_shift
-        return Rendered(latents, tuple(self._conditioner.warnings(plan) for plan in plans))
+        return RenderedBatch(latents, tuple(self._conditioner.warnings(plan) for plan in plans))
 
     def span(self, plan: SongPlan) -> Span | None:
         """The frames that a plan's window writes; None: all."""
@@ -117,15 +118,17 @@ class Synthesizer:
         return self._facts.reference_frames
 
     @torch.inference_mode()
-    def attend_lyrics(self, plan: SongPlan, latents: Tensor, sounds: Sounds = NO_SOUNDS) -> LyricAttention:
+    def attend_lyrics(
+        self, plan: SongPlan, latents: Tensor, sources: SourceLatents = NO_SOURCES
+    ) -> LyricAttention:
         """How a song attends to its lyrics: `latents` `[1, T, C]`, as rendered from `plan` and `sounds`.
 
         Raises UntimedLyricsError where there are none, or where nobody knows how to read this model.
         """
-        self._listener.check(plan)
-        material = self._conditioner.material(plan, latents.shape[1], sounds, self.span(plan))
+        self._aligner.check(plan)
+        material = self._conditioner.material(plan, latents.shape[1], sources, self.span(plan))
         condition = self._conditioner.encode([plan], [material])
-        return self._listener.listen(plan, latents, condition, self._transformer.patch / self._frame_rate)
+        return self._aligner.attend(plan, latents, condition, self._transformer.patch / self._frame_rate)
 
     @property
     def code_count(self) -> int:
@@ -142,26 +145,26 @@ class Synthesizer:
             raise ValueError("the plans of one render must share their length and their sampling")
         return shared.pop()
 
-    def _start(self, noise: Tensor, sounds: Sequence[Sounds], t: float) -> Tensor:
+    def _start(self, noise: Tensor, sources: Sequence[SourceLatents], t: float) -> Tensor:
         """Noise that already holds something of each song's source, as of time `t`."""
-        return t * noise + (1.0 - t) * self._sources(sounds, noise)
+        return t * noise + (1.0 - t) * self._sources(sources, noise)
 
     def _held(
         self,
         step: Step,
         materials: Sequence[SongMaterial],
-        sounds: Sequence[Sounds],
+        sources: Sequence[SourceLatents],
         noise: Tensor,
         until: float,
     ) -> Step:
         """Steps that put each song's source back outside of its window."""
         free = torch.stack([material.chunk_mask for material in materials])
-        return held(step, self._sources(sounds, noise), free, noise, until)
+        return held(step, self._sources(sources, noise), free, noise, until)
 
-    def _sources(self, sounds: Sequence[Sounds], like: Tensor) -> Tensor:
+    def _sources(self, sources: Sequence[SourceLatents], like: Tensor) -> Tensor:
         """Each song's source, or silence, as long as `like` `[B, T, C]`."""
-        sources = [self._conditioner.fitted(heard.source, like.shape[1]) for heard in sounds]
-        return torch.stack(sources).to(like.dtype)
+        fitted = [self._conditioner.fitted(each.source, like.shape[1]) for each in sources]
+        return torch.stack(fitted).to(like.dtype)
 
     def _velocity(
         self,

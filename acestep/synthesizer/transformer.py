@@ -25,7 +25,7 @@ from acestep.synthesizer.attention import (
     self_attention,
 )
 from acestep.synthesizer.conditioning import Condition
-from acestep.weights.offload import Places
+from acestep.weights.offload import ModulePlacement
 
 Heads = Mapping[int, Sequence[int]]
 """Attention heads by the number of their layer, both from 0."""
@@ -65,9 +65,9 @@ class Attended:
 class Transformer:
     """Predicts velocities with a loaded `AceStepTransformer1DModel`."""
 
-    def __init__(self, module: AceStepTransformer1DModel, places: Places | None = None) -> None:
+    def __init__(self, module: AceStepTransformer1DModel, places: ModulePlacement | None = None) -> None:
         self._module = module
-        self._places = places or Places()
+        self._places = places or ModulePlacement()
         self._patch: int = module.config.patch_size
 
     @property
@@ -102,8 +102,8 @@ class Transformer:
         time_embedding, modulation = self._time(t, x)
         for layer, cross, kind in zip(self._layers(), attended.cross, net.layer_types, strict=True):
             gates = _gates(layer, modulation)
-            x = _hear_itself(layer, x, gates, attended, sliding=kind == "sliding_attention")
-            x = _hear_words(layer, x, gates, cross, attended)
+            x = _self_attend(layer, x, gates, attended, sliding=kind == "sliding_attention")
+            x = _cross_attend(layer, x, gates, cross, attended)
         shift, scale = (net.scale_shift_table + time_embedding[:, None]).chunk(2, dim=1)
         x = net.norm_out(x) * (1 + scale) + shift
         x = net.proj_out_conv(x.transpose(1, 2)).transpose(1, 2)
@@ -123,12 +123,12 @@ class Transformer:
         for number, layer in enumerate(islice(self._layers(), max(heads) + 1)):
             cross = attended.cross[number]
             gates = _gates(layer, modulation)
-            x = _hear_itself(
+            x = _self_attend(
                 layer, x, gates, attended, sliding=net.layer_types[number] == "sliding_attention"
             )
             for head in heads.get(number, ()):
                 yield _logits(layer, x, head, cross[0], attended.cross_mask)
-            x = _hear_words(layer, x, gates, cross, attended)
+            x = _cross_attend(layer, x, gates, cross, attended)
 
     def _layers(self) -> Iterator[Any]:
         return self._places.layers("DiT", self._module.layers)
@@ -173,22 +173,22 @@ def _gates(layer: Any, modulation: Tensor) -> tuple[Tensor, ...]:
     return gates
 
 
-def _hear_itself(
+def _self_attend(
     layer: Any, x: Tensor, gates: tuple[Tensor, ...], attended: Attended, *, sliding: bool
 ) -> Tensor:
     shift, scale, gate = gates[:3]
-    heard = layer.self_attn_norm(x) * (1 + scale) + shift
+    source_latents = layer.self_attn_norm(x) * (1 + scale) + shift
     mask = attended.window if sliding else None
-    return x + self_attention(layer.self_attn, heard, attended.rotary, mask) * gate
+    return x + self_attention(layer.self_attn, source_latents, attended.rotary, mask) * gate
 
 
-def _hear_words(
+def _cross_attend(
     layer: Any, x: Tensor, gates: tuple[Tensor, ...], cross: KeysValues, attended: Attended
 ) -> Tensor:
     shift, scale, gate = gates[3:]
     x = x + cross_attention(layer.cross_attn, layer.cross_attn_norm(x), cross, attended.cross_mask)
-    heard = layer.mlp_norm(x) * (1 + scale) + shift
-    out: Tensor = x + layer.mlp(heard) * gate
+    source_latents = layer.mlp_norm(x) * (1 + scale) + shift
+    out: Tensor = x + layer.mlp(source_latents) * gate
     return out
 
 

@@ -46,7 +46,7 @@ class Scratch(Protocol):
         ...
 
 
-class Part:
+class OffloadGroup:
     """Weights that come and go as one. `layers` are those of its modules that come one by one if streamed."""
 
     def __init__(
@@ -71,79 +71,81 @@ class Part:
         yield from _weights(self._modules)
 
 
-class Residency:
+class OffloadManager:
     """What is on one device. Every model there shares it."""
 
     def __init__(self, mover: Mover) -> None:
         self._mover = mover
-        self._turns = Turns()
-        self._inside: ReferenceType[Part] | None = None  # a model that left memory takes its part along
+        self._lock = DeviceLock()
+        self._inside: ReferenceType[OffloadGroup] | None = (
+            None  # a model that left memory takes its part along
+        )
 
-    def part(
+    def group(
         self,
         placement: Placement,
         modules: Sequence[Any],
         layers: Sequence[Any] = (),
         scratch: Scratch | None = None,
-    ) -> Part:
+    ) -> OffloadGroup:
         """Take charge of loaded modules; what does not stay goes home at once."""
-        part = Part(placement, modules, layers, scratch)
+        group = OffloadGroup(placement, modules, layers, scratch)
         if placement != "resident":
             # What another model shares may be at work at this moment, and is taken care of already.
-            self._send(weight for weight in part.everything() if not hasattr(weight, "home"))
-        return part
+            self._send(weight for weight in group.everything() if not hasattr(weight, "home"))
+        return group
 
-    def ask(self) -> Turn:
+    def request(self) -> LockRequest:
         """Stand in line for the device."""
-        return self._turns.ask()
+        return self._lock.request()
 
     @contextmanager
-    def turn(self, check: Callable[[], None]) -> Iterator[None]:
+    def locked(self, check: Callable[[], None]) -> Iterator[None]:
         """Have the device; while others do, `check` is called now and then, and may raise."""
-        turn = self.ask()
+        locked = self.request()
         try:
-            while not turn.came(_PATIENCE):
+            while not locked.came(_PATIENCE):
                 check()
             yield
         finally:
-            turn.end()
+            locked.end()
 
-    def enter(self, part: Part) -> None:
+    def enter(self, group: OffloadGroup) -> None:
         """Begin the stage that these weights are for: whatever else came for its own stage goes.
 
         Where there is no room for them, none of them is there.
         """
         inside = None if self._inside is None else self._inside()
-        if part is inside:
+        if group is inside:
             return
         if inside is not None:
             self._leave(inside)
-        if part.placement == "resident":
+        if group.placement == "resident":
             return
-        self._inside = ref(part)
+        self._inside = ref(group)
         try:
-            self._bring(part.weights())
-            if part.scratch is not None:
-                part.scratch.allocate()
+            self._bring(group.weights())
+            if group.scratch is not None:
+                group.scratch.allocate()
         except BaseException:
-            self._leave(part)
+            self._leave(group)
             raise
 
-    def _leave(self, part: Part) -> None:
-        if part.scratch is not None:
-            part.scratch.release()
-        self._send(part.everything())
+    def _leave(self, group: OffloadGroup) -> None:
+        if group.scratch is not None:
+            group.scratch.release()
+        self._send(group.everything())
         self._inside = None
 
-    def layers(self, part: Part) -> Iterator[Any]:
+    def layers(self, group: OffloadGroup) -> Iterator[Any]:
         """The layers of a part that was entered, each of them on the device while it is looked at."""
-        for layer in part.layers:
-            if part.placement == "streamed":
+        for layer in group.layers:
+            if group.placement == "streamed":
                 self._bring(_weights([layer]))
             try:
                 yield layer
             finally:
-                if part.placement == "streamed":
+                if group.placement == "streamed":
                     self._send(_weights([layer]))
 
     def _bring(self, weights: Iterable[Any]) -> None:
@@ -159,21 +161,21 @@ class Residency:
             weight.data = self._mover.away(weight.home)
 
 
-class Lodger:
+class OffloadedModel:
     """A part that a thread of its own works with, for as long as it has something to do."""
 
-    def __init__(self, residency: Residency, part: Part) -> None:
-        self._residency = residency
-        self._part = part
-        self._turn: Turn | None = None
+    def __init__(self, offload_manager: OffloadManager, group: OffloadGroup) -> None:
+        self._offload_manager = offload_manager
+        self._part = group
+        self._turn: LockRequest | None = None
 
     def come(self, seconds: float) -> bool:
         """Whether the part is on the device, which is nobody else's until `go`; waits so long at most."""
         if self._turn is None:
-            self._turn = self._residency.ask()
+            self._turn = self._offload_manager.request()
         if not self._turn.came(seconds):
             return False
-        self._residency.enter(self._part)
+        self._offload_manager.enter(self._part)
         return True
 
     @property
@@ -188,30 +190,32 @@ class Lodger:
             self._turn = None
 
 
-class Places:
+class ModulePlacement:
     """The parts of one model by their names in the memory plan; without any, all is where it is needed."""
 
-    def __init__(self, residency: Residency | None = None, parts: Mapping[str, Part] | None = None) -> None:
-        self._residency = residency
-        self._parts = parts or {}
+    def __init__(
+        self, offload_manager: OffloadManager | None = None, groups: Mapping[str, OffloadGroup] | None = None
+    ) -> None:
+        self._offload_manager = offload_manager
+        self._groups = groups or {}
 
     @contextmanager
-    def turn(self, check: Callable[[], None] = lambda: None) -> Iterator[None]:
-        if self._residency is None:
+    def locked(self, check: Callable[[], None] = lambda: None) -> Iterator[None]:
+        if self._offload_manager is None:
             yield
             return
-        with self._residency.turn(check):
+        with self._offload_manager.locked(check):
             yield
 
     def enter(self, name: str) -> None:
-        if self._residency is not None:
-            self._residency.enter(self._parts[name])
+        if self._offload_manager is not None:
+            self._offload_manager.enter(self._groups[name])
 
     def layers(self, name: str, layers: Iterable[Any]) -> Iterator[Any]:
         """`layers`, which are those of the part called `name`; see `Residency.layers`."""
-        if self._residency is None:
+        if self._offload_manager is None:
             return iter(layers)
-        return self._residency.layers(self._parts[name])
+        return self._offload_manager.layers(self._groups[name])
 
 
 def _weights(modules: Iterable[Any]) -> Iterator[Any]:
@@ -233,25 +237,25 @@ def _tensors(weight: Any) -> Iterator[Any]:
     yield from (getattr(weight, name) for name in names)
 
 
-class Turns:
+class DeviceLock:
     """A line of threads before one device. For any thread."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._line: deque[Turn] = deque()
+        self._line: deque[LockRequest] = deque()
 
-    def ask(self) -> Turn:
+    def request(self) -> LockRequest:
         """Stand in line; returns at once. Whoever asks must `end` the turn, come or not."""
-        turn = Turn(self._line, self._changed)
+        locked = LockRequest(self._line, self._changed)
         with self._changed:
-            self._line.append(turn)
-        return turn
+            self._line.append(locked)
+        return locked
 
 
-class Turn:
+class LockRequest:
     """A place in the line."""
 
-    def __init__(self, line: deque[Turn], changed: threading.Condition) -> None:
+    def __init__(self, line: deque[LockRequest], changed: threading.Condition) -> None:
         self._line = line
         self._changed = changed
 

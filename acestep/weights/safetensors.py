@@ -20,7 +20,7 @@ Rename = Callable[[str], str]
 
 
 @dataclass(frozen=True, slots=True)
-class Placement:
+class LoadTarget:
     """Where tensors go, and as what: of some models, the matrices of layers are packed in fewer bits.
 
     `beat` is called with each tensor that was read. It is how, not where: places are alike without it.
@@ -82,7 +82,7 @@ class DeviceMover:
 def fill(
     module: nn.Module,
     index: TensorIndex,
-    place: Placement,
+    place: LoadTarget,
     stored_name: Rename = str,
     packed: str = "",
 ) -> None:
@@ -110,7 +110,7 @@ def fill(
     pack.finish(module)
 
 
-def read_tensors(file: Path, place: Placement) -> dict[str, Tensor]:
+def read_tensors(file: Path, place: LoadTarget) -> dict[str, Tensor]:
     """Every tensor of one file by its name. Raises CheckpointError where the file cannot be read."""
     with _open(file, place.device) as tensors:
         return {name: tensors.get_tensor(name).to(place.dtype) for name in tensors.keys()}  # noqa: SIM118

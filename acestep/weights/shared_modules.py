@@ -14,11 +14,11 @@ from weakref import WeakValueDictionary
 T = TypeVar("T")
 
 
-class SharedParts:
+class SharedModules:
     """Parts in memory that are used by the models of one server. For any thread."""
 
     def __init__(self) -> None:
-        self._door = threading.Lock()
+        self._admission = threading.Lock()
         self._held: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
 
     def get(self, path: Path, place: Hashable, load: Callable[[], T]) -> T:
@@ -27,7 +27,7 @@ class SharedParts:
         Links lead to the same part as what they point to.
         """
         key = (path.resolve(), place)
-        with self._door:  # while one thread loads a part, none loads it again
+        with self._admission:  # while one thread loads a part, none loads it again
             held: T | None = self._held.get(key)
             if held is None:
                 held = self._held[key] = load()

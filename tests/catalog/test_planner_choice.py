@@ -70,8 +70,8 @@ def test_without_a_plan_it_goes_by_the_documented_tiers(published, quarters):
     tier = 2 if memory >= 24.5 else 1 if memory >= 12.5 else 0
     asked = choose(published, init=True, memory=memory)
     assert asked == PlannerChoice(PUBLISHED[tier], published / PUBLISHED[tier])
-    by_itself = choose(published, memory=memory)
-    assert by_itself.name == (PUBLISHED[tier] if tier else "")
+    default_planner = choose(published, memory=memory)
+    assert default_planner.name == (PUBLISHED[tier] if tier else "")
 
 
 @pytest.mark.parametrize("quarters", range(8, 321, 4))

@@ -9,19 +9,20 @@ from collections.abc import Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from acestep.domain.analysis import LyricTimes, TimedLine
+from acestep.domain.latents import SongLatents, SourceLatents
 from acestep.domain.models import ModelInfo, PlannerInfo
 from acestep.domain.song import AudioClip, Progress, SongPlan, SongRequest, is_instrumental
 from acestep.engine.engine import Engine
-from acestep.engine.idle import Upkeep
-from acestep.engine.model_manager import PRIMARY, ModelShelf, Slot
-from acestep.engine.planner_host import PlannerDesk
-from acestep.engine.planner_pool import PlannerDesks
-from acestep.engine.renderer import Cancelled, Heard, Load, Loaded, OnFraction, OnStep, Rendering
+from acestep.engine.idle import IdlePolicy
+from acestep.engine.model_manager import PRIMARY, ModelManager, Slot
+from acestep.engine.planner_host import PlannerHost
+from acestep.engine.planner_pool import PlannerPool
+from acestep.engine.renderer import Cancelled, Load, Loaded, OnFraction, OnStep
 from acestep.engine.write import SongWriter
 from acestep.errors import JobCancelledError, UntimedLyricsError
 from acestep.files import AudioStore
@@ -44,7 +45,7 @@ class FakeRenderer:
 
     def __init__(self) -> None:
         self.batches: list[list[SongPlan]] = []
-        self.heard: list[Heard] = []
+        self.sources: list[SourceLatents] = []
         self.decoded: list[SongPlan] = []
         self.steps = 0
         self.threads: set[int] = set()
@@ -69,7 +70,7 @@ class FakeRenderer:
     sample_rate = RATE
     reference_seconds = 3.0
 
-    def encode(self, clip: AudioClip) -> AudioClip:
+    def encode(self, clip: AudioClip) -> Any:
         self.threads.add(threading.get_ident())
         assert clip.sample_rate == RATE
         return clip
@@ -79,10 +80,10 @@ class FakeRenderer:
         plans: Sequence[SongPlan],
         on_step: OnStep,
         cancelled: Cancelled,
-        heard: Sequence[Heard] = (),
-    ) -> Sequence[Rendering]:
+        sources: Sequence[SourceLatents] = (),
+    ) -> Sequence[SongLatents]:
         self.batches.append(list(plans))
-        self.heard += heard
+        self.sources += sources
         self.threads.add(threading.get_ident())
         self.niceness = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
         self.begun.set()
@@ -95,32 +96,36 @@ class FakeRenderer:
         for plan in plans:
             if plan.caption in self.broken:
                 raise self.broken[plan.caption]
-        return [Rendering(plan, (f"seed {plan.seed} hums",)) for plan in plans]
+        # The plan stands in for latents: the engine passes them on unopened.
+        return [SongLatents(cast(Any, plan), (f"seed {plan.seed} hums",)) for plan in plans]
 
-    def decode(self, rendering: Rendering, seconds: float, on_fraction: OnFraction) -> AudioClip:
-        self.decoded.append(rendering.latents)
+    def decode(self, song: SongLatents, seconds: float, on_fraction: OnFraction) -> AudioClip:
+        plan = cast(Any, song.latents)
+        self.decoded.append(plan)
         self.threads.add(threading.get_ident())
-        self.on_decode(rendering.latents)
+        self.on_decode(plan)
         on_fraction(0.5)
-        samples = np.full((2, round(seconds * RATE)), loudness(rendering.latents.seed), np.float32)
+        samples = np.full((2, round(seconds * RATE)), loudness(plan.seed), np.float32)
         on_fraction(1.0)
         return AudioClip(samples, RATE)
 
-    def hear_words(self, plan: SongPlan, rendering: Rendering, heard: Heard) -> Callable[[], LyricTimes]:
+    def align_lyrics(
+        self, plan: SongPlan, song: SongLatents, sources: SourceLatents
+    ) -> Callable[[], LyricTimes]:
         self.threads.add(threading.get_ident())
         if is_instrumental(plan.lyrics):
             raise UntimedLyricsError("nobody hums words")
-        assert rendering.latents == plan
+        assert song.latents == plan
         return lambda: self._times(plan)
 
     def _times(self, plan: SongPlan) -> LyricTimes:
         self.aside.add(threading.get_ident())
         return LyricTimes((TimedLine(plan.lyrics, 1.0, 2.0, ()),), score=0.5)
 
-    def listen(self, path: Path) -> tuple[int, ...]:
+    def tokenize(self, path: Path) -> tuple[int, ...]:
         return tuple(path.read_bytes())
 
-    def thrifty(self) -> FakeRenderer:
+    def low_memory(self) -> FakeRenderer:
         return self
 
 
@@ -142,12 +147,12 @@ async def running(
     files: AudioStore,
     load: Load,
     info: ModelInfo = INFO,
-    desk: PlannerDesk | None = None,
-    upkeep: Upkeep | None = None,
+    host: PlannerHost | None = None,
+    idle_policy: IdlePolicy | None = None,
 ):
-    desk = desk or PlannerDesk(PlannerInfo(detail="Nobody plans in this test."))
-    shelf = ModelShelf({PRIMARY: Slot(info, load)}, upkeep=upkeep)
-    engine = Engine(shelf, SongWriter(files, mp3_bitrate=128), PlannerDesks(desk), upkeep)
+    host = host or PlannerHost(PlannerInfo(detail="Nobody plans in this test."))
+    model_manager = ModelManager({PRIMARY: Slot(info, load)}, idle_policy=idle_policy)
+    engine = Engine(model_manager, SongWriter(files, mp3_bitrate=128), PlannerPool(host), idle_policy)
     await engine.start()
     try:
         yield engine

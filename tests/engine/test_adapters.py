@@ -15,7 +15,7 @@ from acestep.domain.song import AdapterUse
 from acestep.engine.engine import Engine
 from acestep.engine.planning import plan_songs
 from acestep.engine.renderer import Loaded
-from acestep.engine.torch_models import Surroundings, load_model
+from acestep.engine.torch_models import LoadContext, load_model
 from acestep.errors import CheckpointError
 from acestep.files import AudioStore
 from tests.adapter_folders import write_lora
@@ -30,7 +30,7 @@ POP, JAZZ = (AdapterUse("pop"),), (AdapterUse("jazz", 0.5),)
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     folder = tmp_path_factory.mktemp("toy")
     checkpoint = write_checkpoint(folder, write_sine_bank)
-    loaded = load_model(checkpoint, "cpu", EXPECTED, Surroundings(AdapterFolder(folder / "lora")))
+    loaded = load_model(checkpoint, "cpu", EXPECTED, LoadContext(AdapterFolder(folder / "lora")))
     transformer: Any = toy.write_published(tmp_path_factory.mktemp("again")).load().transformer
     write_lora(folder / "lora" / "pop", transformer, 1)
     write_lora(folder / "lora" / "jazz", transformer, 2)

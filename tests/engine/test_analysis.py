@@ -8,57 +8,57 @@ import av
 import pytest
 
 from acestep.audio.decode import read
-from acestep.domain.analysis import Findings, LyricTimes, TimedLine
-from acestep.domain.song import Extras, Progress, Song
+from acestep.domain.analysis import Analysis, LyricTimes, TimedLine
+from acestep.domain.song import AnalysisOptions, Progress, Song
 from acestep.engine.engine import Engine
 from acestep.errors import JobCancelledError
 from acestep.limits import BASE_TASKS
 from tests.engine.fakes import INFO, FakeRenderer, loads, loudness, request, running, unheard, wanted
 
-ALL = Extras(lyric_times=True, peaks=20, loudness=True)
+ALL = AnalysisOptions(lyric_times=True, peaks=20, loudness=True)
 
 
-async def make(engine: Engine, extras: Extras, **changes) -> Song:
+async def make(engine: Engine, analysis: AnalysisOptions, **changes) -> Song:
     (song,) = await engine.run(
-        request(seeds=(50,), lyrics="la la", extras=extras, **changes), unheard, wanted
+        request(seeds=(50,), lyrics="la la", analysis=analysis, **changes), unheard, wanted
     )
     return song
 
 
 async def test_nothing_unless_it_is_asked_for(engine, renderer):
-    song = await make(engine, Extras())
-    assert song.findings == Findings()
+    song = await make(engine, AnalysisOptions())
+    assert song.analysis == Analysis()
     assert list(song.timings) == ["plan", "render", "decode", "write"]
     assert renderer.aside == set()
 
 
 @pytest.mark.parametrize(
-    ("extras", "stages"),
+    ("analysis", "stages"),
     [
-        (Extras(lyric_times=True), ["listen", "align"]),
-        (Extras(peaks=20), ["peaks"]),
-        (Extras(loudness=True), ["loudness"]),
+        (AnalysisOptions(lyric_times=True), ["listen", "align"]),
+        (AnalysisOptions(peaks=20), ["peaks"]),
+        (AnalysisOptions(loudness=True), ["loudness"]),
         (ALL, ["listen", "align", "peaks", "loudness"]),
     ],
     ids=["words", "peaks", "loudness", "all"],
 )
-async def test_only_what_is_asked_for_and_how_long_it_took(engine, extras, stages):
-    song = await make(engine, extras)
+async def test_only_what_is_asked_for_and_how_long_it_took(engine, analysis, stages):
+    song = await make(engine, analysis)
     assert list(song.timings) == ["plan", "render", "decode", *stages, "write"]
-    found = song.findings
-    assert (found.lyric_times is not None) == extras.lyric_times
-    assert len(found.peaks) == extras.peaks
-    assert (found.loudness is not None) == extras.loudness
+    found = song.analysis
+    assert (found.lyric_times is not None) == analysis.lyric_times
+    assert len(found.peaks) == analysis.peaks
+    assert (found.loudness is not None) == analysis.loudness
 
 
 async def test_what_is_found_is_of_the_sound_in_the_file(engine, files):
     song = await make(engine, ALL)
     clip = read(files.path(song.file))
-    assert song.findings.peaks == ((loudness(50), loudness(50)),) * 20
+    assert song.analysis.peaks == ((loudness(50), loudness(50)),) * 20
     assert clip.samples.max() == pytest.approx(loudness(50), abs=1e-4)
-    assert song.findings.loudness is not None
-    assert song.findings.loudness.true_peak == pytest.approx(-6.02, abs=1.5)  # it begins at once: it rings
-    assert song.findings.lyric_times == LyricTimes((TimedLine("la la", 1.0, 2.0, ()),), 0.5)
+    assert song.analysis.loudness is not None
+    assert song.analysis.loudness.true_peak == pytest.approx(-6.02, abs=1.5)  # it begins at once: it rings
+    assert song.analysis.lyric_times == LyricTimes((TimedLine("la la", 1.0, 2.0, ()),), 0.5)
 
 
 async def test_only_the_look_at_the_model_takes_its_thread(engine, renderer):
@@ -69,15 +69,15 @@ async def test_only_the_look_at_the_model_takes_its_thread(engine, renderer):
 
 
 async def test_a_song_without_words_is_a_song_with_a_warning(engine, files):
-    (song,) = await engine.run(request(lyrics="[inst]", extras=ALL), unheard, wanted)
-    assert song.findings.lyric_times is None
+    (song,) = await engine.run(request(lyrics="[inst]", analysis=ALL), unheard, wanted)
+    assert song.analysis.lyric_times is None
     assert "lyric_timestamps: nobody hums words" in song.warnings
-    assert len(song.findings.peaks) == 20
+    assert len(song.analysis.peaks) == 20
     assert files.path(song.file) is not None
 
 
 class TestStems:
-    STEMS = Extras(stems=("drums", "backing_vocals"))
+    STEMS = AnalysisOptions(stems=("drums", "backing_vocals"))
 
     @pytest.fixture
     async def extracting(self, files, renderer):
@@ -88,8 +88,8 @@ class TestStems:
 
     async def test_each_is_a_file_as_long_as_the_song(self, extracting, files):
         song = await make(extracting, self.STEMS)
-        assert [stem.track for stem in song.findings.stems] == ["drums", "backing_vocals"]
-        paths = [files.path(name) for name in (song.file, *(stem.file for stem in song.findings.stems))]
+        assert [stem.track for stem in song.analysis.stems] == ["drums", "backing_vocals"]
+        paths = [files.path(name) for name in (song.file, *(stem.file for stem in song.analysis.stems))]
         assert len(set(paths)) == 3
         assert [read(path).duration for path in paths] == [10.0] * 3
         with av.open(str(paths[1])) as file:
@@ -108,9 +108,9 @@ class TestStems:
             assert plan.audio_codes == ()
             kept = ("lyrics", "language", "duration", "seed", "bpm")
             assert [getattr(plan, name) for name in kept] == [getattr(song.plan, name) for name in kept]
-        assert renderer.heard[0].source is None
-        for heard in renderer.heard[1:]:  # what is heard is the sound, in this test
-            assert heard.source.samples.max() == pytest.approx(loudness(50))
+        assert renderer.sources[0].source is None
+        for sources in renderer.sources[1:]:  # what is heard is the sound, in this test
+            assert sources.source.samples.max() == pytest.approx(loudness(50))
 
     async def test_how_long_it_took(self, extracting):
         song = await make(extracting, self.STEMS)
@@ -118,7 +118,7 @@ class TestStems:
 
     async def test_progress_goes_one_way_to_the_end(self, extracting):
         told: list[Progress] = []
-        asked = request(seeds=(1, 2), extras=self.STEMS)
+        asked = request(seeds=(1, 2), analysis=self.STEMS)
         await extracting.run(asked, told.append, wanted)
         fractions = [progress.fraction for progress in told]
         assert fractions == sorted(fractions)
@@ -130,13 +130,13 @@ class TestStems:
         told: list[Progress] = []
         with pytest.raises(JobCancelledError):
             await extracting.run(
-                request(extras=self.STEMS), told.append, lambda: bool(told) and told[-1].fraction > 0.34
+                request(analysis=self.STEMS), told.append, lambda: bool(told) and told[-1].fraction > 0.34
             )
         assert all(plan.task_type == "text2music" for plan in renderer.decoded)
 
     async def test_a_model_that_was_loaded_since_may_not_make_any(self, engine):
         song = await make(engine, self.STEMS)
-        assert song.findings.stems == ()
+        assert song.analysis.stems == ()
         assert "stems: hum cannot make any; drums, backing_vocals are left out" in song.warnings
 
 
@@ -147,14 +147,14 @@ async def test_a_job_is_cancelled_before_an_extra(engine: Engine, renderer: Fake
         return bool(told) and told[-1].stage == "listen"
 
     with pytest.raises(JobCancelledError):
-        await engine.run(request(lyrics="la", extras=ALL), told.append, is_listening)
+        await engine.run(request(lyrics="la", analysis=ALL), told.append, is_listening)
     assert renderer.aside == set()
     assert list((tmp_path / "audio").iterdir()) == []
 
 
 async def test_progress_goes_one_way(engine):
     told: list[Progress] = []
-    await engine.run(request(lyrics="la", extras=ALL), told.append, wanted)
+    await engine.run(request(lyrics="la", analysis=ALL), told.append, wanted)
     fractions = [progress.fraction for progress in told]
     assert fractions == sorted(fractions)
     assert {"listen", "align", "peaks", "loudness"} <= {progress.stage for progress in told}

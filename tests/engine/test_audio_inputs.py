@@ -2,14 +2,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from acestep.audio.encode import FileSpec, write
 from acestep.domain.song import AudioClip, TaskOptions
-from acestep.engine.audio_inputs import excerpt, hear
+from acestep.engine.audio_inputs import excerpt, load_inputs
 from acestep.errors import UnusableAudioError
 from tests.engine.fakes import INFO, RATE, FakeRenderer, request
 
@@ -27,31 +27,33 @@ def song(tmp_path: Path) -> Path:
     return tmp_path / "song.wav"
 
 
-def heard(song: Path, task_type: str, duration: float | None = None, **task: Any) -> tuple[float, AudioClip]:
+def sources(
+    song: Path, task_type: str, duration: float | None = None, **task: Any
+) -> tuple[float, AudioClip]:
     """How long the song becomes, and the source that the model is given."""
     asked = request(task_type=task_type, duration=duration, task=TaskOptions(source=str(song), **task))
-    known, found = hear(asked, INFO, FakeRenderer())
+    known, found = load_inputs(asked, INFO, FakeRenderer())
     assert known.task.source_seconds == 12.0
     assert known.duration is not None
-    return known.duration, found.source
+    return known.duration, cast(Any, found.source)
 
 
 @pytest.mark.parametrize("task", ["cover", "repaint", "extract", "lego", "complete"])
 def test_a_song_is_as_long_as_its_source(song, task):
-    seconds, source = heard(song, task)
+    seconds, source = sources(song, task)
     assert seconds == 12.0
     np.testing.assert_array_equal(source.samples, ramp(12.0).samples)
 
 
 def test_a_cover_may_be_shorter_or_longer(song):
-    assert heard(song, "cover", duration=30.0)[0] == 30.0
+    assert sources(song, "cover", duration=30.0)[0] == 30.0
     asked = request(task_type="cover", duration=None, task=TaskOptions(source=str(song)))
-    known, _ = hear(asked, replace(INFO, max_duration=11.0), FakeRenderer())
+    known, _ = load_inputs(asked, replace(INFO, max_duration=11.0), FakeRenderer())
     assert known.duration == 11.0
 
 
 def test_a_window_beyond_the_source_adds_silence_around_it(song):
-    seconds, source = heard(song, "repaint", start=-1.5, end=14.0)
+    seconds, source = sources(song, "repaint", start=-1.5, end=14.0)
     assert seconds == 15.5
     samples = source.samples
     assert samples.shape[1] == round(15.5 * RATE)
@@ -62,10 +64,10 @@ def test_a_window_beyond_the_source_adds_silence_around_it(song):
 
 def test_a_reference_changes_nothing_but_the_sound(song):
     asked = request(task=TaskOptions(reference=str(song)))
-    known, found = hear(asked, INFO, FakeRenderer())
+    known, found = load_inputs(asked, INFO, FakeRenderer())
     assert known == asked
     assert found.source is None
-    assert found.reference.duration == FakeRenderer.reference_seconds
+    assert cast(Any, found.reference).duration == FakeRenderer.reference_seconds
 
 
 def test_a_reference_is_a_piece_of_each_third():
@@ -88,4 +90,4 @@ def test_a_file_that_is_gone_is_explained(tmp_path, kind):
     named: dict[str, Any] = {kind: str(tmp_path / "gone.wav")}
     task = TaskOptions(**named)
     with pytest.raises(UnusableAudioError, match="cannot be read"):
-        hear(request(task_type="cover", task=task), INFO, FakeRenderer())
+        load_inputs(request(task_type="cover", task=task), INFO, FakeRenderer())

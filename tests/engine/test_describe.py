@@ -14,7 +14,7 @@ from acestep.files import AudioStore
 from acestep.limits import BASE_TASKS
 from tests.engine.fakes import INFO, FakeRenderer, loads, request, running, unheard, wanted
 from tests.engine.test_audio_inputs import ramp
-from tests.engine.test_planning import MODEL, PLAIN, desk, planning
+from tests.engine.test_planning import MODEL, PLAIN, host, planning
 from tests.planner.fakes import CODES, WalkingModel
 
 
@@ -92,7 +92,7 @@ async def test_the_planner_has_no_say_where_audio_says_all(
     options = TaskOptions(source=str(tmp_path / "song.wav"))
     asked = request(task_type=task, task=options, duration=None, planner=PlannerOptions())
     model = replace(MODEL, tasks=BASE_TASKS)
-    async with running(files, loads(FakeRenderer(), model), model, desk(WalkingModel())) as engine:
+    async with running(files, loads(FakeRenderer(), model), model, host(WalkingModel())) as engine:
         await engine.wait_ready()
         (song,) = await engine.run(asked, unheard, wanted)
     assert (song.lm_model, song.plan.duration, song.plan.bpm) == ("", 12.0, None)

@@ -12,8 +12,8 @@ from acestep.codec.oobleck import OobleckCodec
 from acestep.engine.torch_models import TorchRenderer, settle
 from acestep.memory.plan import MemoryPlan
 from acestep.synthesizer.loading import load_synthesizer
-from acestep.weights.offload import Residency
-from acestep.weights.safetensors import DeviceMover, Placement
+from acestep.weights.offload import OffloadManager
+from acestep.weights.safetensors import DeviceMover, LoadTarget
 from tests.engine.test_placements import networks, plans, renderer, sizes_of, songs
 from tests.engine.test_torch_models import write_checkpoint, write_oobleck
 from tests.pretended_gpu import CPU, movable, pretended
@@ -27,8 +27,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 
 def load(checkpoint: Checkpoint) -> TorchRenderer:
-    place = Placement(CPU, torch.bfloat16)
-    modules = load_synthesizer(checkpoint.dit, checkpoint.text_encoder, checkpoint.tokenizer, place)
+    entry = LoadTarget(CPU, torch.bfloat16)
+    modules = load_synthesizer(checkpoint.dit, checkpoint.text_encoder, checkpoint.tokenizer, entry)
     model = renderer(modules, checkpoint)
     codec = load_codec(checkpoint.vae, CPU, torch.bfloat16)
     return TorchRenderer(model.synthesizer, codec, model.adapters)
@@ -41,7 +41,7 @@ def settled(checkpoint: Checkpoint, plan: MemoryPlan) -> TorchRenderer:
         if plan.placement(name) != "resident":
             movable(network, SECOND)
     modules = model.synthesizer._conditioner._modules
-    settled = settle(modules, model.codec, plan, SECOND, Residency(DeviceMover(SECOND)))
+    settled = settle(modules, model.codec, plan, SECOND, OffloadManager(DeviceMover(SECOND)))
     again = renderer(settled, checkpoint)
     return TorchRenderer(again.synthesizer, model.codec, again.adapters, settled.places)
 

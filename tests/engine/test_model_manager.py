@@ -13,10 +13,10 @@ import pytest
 from acestep.domain.models import ModelInfo, PlannerInfo
 from acestep.engine.batching import PATIENCE
 from acestep.engine.engine import Engine
-from acestep.engine.idle import Upkeep
-from acestep.engine.model_manager import PRIMARY, ModelShelf, Slot
-from acestep.engine.planner_host import PlannerDesk
-from acestep.engine.planner_pool import PlannerDesks
+from acestep.engine.idle import IdlePolicy
+from acestep.engine.model_manager import PRIMARY, ModelManager, Slot
+from acestep.engine.planner_host import PlannerHost
+from acestep.engine.planner_pool import PlannerPool
 from acestep.engine.renderer import Loaded, OnLoading
 from acestep.engine.write import SongWriter
 from acestep.errors import CheckpointError, InvalidFieldError, ModelUnavailableError
@@ -70,18 +70,20 @@ class Folder:
 
 
 @asynccontextmanager
-async def opened(shelf: ModelShelf) -> AsyncIterator[ModelShelf]:
-    await shelf.start()
+async def opened(model_manager: ModelManager) -> AsyncIterator[ModelManager]:
+    await model_manager.start()
     try:
-        yield shelf
+        yield model_manager
     finally:
-        await shelf.close()
+        await model_manager.close()
 
 
 @asynccontextmanager
-async def working(files: AudioStore, shelf: ModelShelf) -> AsyncIterator[Engine]:
+async def working(files: AudioStore, model_manager: ModelManager) -> AsyncIterator[Engine]:
     engine = Engine(
-        shelf, SongWriter(files, 128), PlannerDesks(PlannerDesk(PlannerInfo(detail="Nobody plans here.")))
+        model_manager,
+        SongWriter(files, 128),
+        PlannerPool(PlannerHost(PlannerInfo(detail="Nobody plans here."))),
     )
     await engine.start()
     try:
@@ -91,8 +93,8 @@ async def working(files: AudioStore, shelf: ModelShelf) -> AsyncIterator[Engine]
         await engine.close()
 
 
-def states(shelf: ModelShelf) -> Mapping[str, str]:
-    return {info.name: info.state for info in shelf.infos()}
+def states(model_manager: ModelManager) -> Mapping[str, str]:
+    return {info.name: info.state for info in model_manager.infos()}
 
 
 @pytest.fixture
@@ -102,7 +104,7 @@ def folder() -> Folder:
 
 class TestSlots:
     async def test_a_song_is_made_by_the_model_that_it_names(self, files, folder):
-        async with working(files, ModelShelf(folder.slots("turbo", "base"))) as engine:
+        async with working(files, ModelManager(folder.slots("turbo", "base"))) as engine:
             asked = [request(model=name) for name in (None, "base", "acestep/base", "turbo")]
             songs = [song for one in asked for song in await engine.run(one, unheard, wanted)]
         assert [song.dit_model for song in songs] == ["turbo", "base", "base", "turbo"]
@@ -112,13 +114,13 @@ class TestSlots:
         assert all("loaded" not in warning for song in songs for warning in song.warnings)
 
     async def test_a_model_does_what_it_does_and_no_more(self, files, folder):
-        async with working(files, ModelShelf(folder.slots("turbo", "base"))) as engine:
+        async with working(files, ModelManager(folder.slots("turbo", "base"))) as engine:
             with pytest.raises(InvalidFieldError, match="extract"):
                 await engine.run(request(task_type="extract"), unheard, wanted)
 
     async def test_the_default_works_while_others_are_loaded(self, files, folder):
-        shelf = ModelShelf(folder.slots("turbo", "base"))
-        async with working(files, shelf) as engine:
+        model_manager = ModelManager(folder.slots("turbo", "base"))
+        async with working(files, model_manager) as engine:
             await until(lambda: folder.loads == ["turbo", "base"])
             folder.go_on.clear()
             assert (await engine.run(request(), unheard, wanted))[0].dit_model == "turbo"
@@ -134,7 +136,7 @@ class TestSlots:
             assert held.wait(SECONDS)
             return load(on_loading)
 
-        async with working(files, ModelShelf(slots | {2: Slot(BASE, slow)})) as engine:
+        async with working(files, ModelManager(slots | {2: Slot(BASE, slow)})) as engine:
             job = asyncio.create_task(engine.run(request(model="base"), unheard, wanted))
             await asyncio.sleep(0.02)
             held.set()
@@ -142,9 +144,9 @@ class TestSlots:
 
     async def test_a_second_model_that_cannot_be_loaded(self, files, folder, caplog):
         folder.broken["base"] = "The file vae is cut short."
-        shelf = ModelShelf(folder.slots("turbo", "base", "sft"))
-        async with working(files, shelf) as engine:
-            await until(lambda: states(shelf)["sft"] == "ready")
+        model_manager = ModelManager(folder.slots("turbo", "base", "sft"))
+        async with working(files, model_manager) as engine:
+            await until(lambda: states(model_manager)["sft"] == "ready")
             _, base, _ = engine.models()
             assert (base.state, base.detail) == ("failed", "The file vae is cut short.")
             assert "base cannot be loaded. The file vae is cut short." in caplog.text
@@ -155,9 +157,9 @@ class TestSlots:
     async def test_a_model_that_fails_while_a_song_waits_for_it(self, files, folder):
         folder.broken["base"] = "Out of memory."
         folder.go_on.clear()
-        shelf = ModelShelf(folder.slots("turbo", "base"))
-        async with opened(shelf):
-            waiting = asyncio.create_task(_borrowed(shelf, "base"))
+        model_manager = ModelManager(folder.slots("turbo", "base"))
+        async with opened(model_manager):
+            waiting = asyncio.create_task(_borrowed(model_manager, "base"))
             await asyncio.sleep(0.02)
             folder.go_on.set()
             name, (note,) = await waiting
@@ -166,137 +168,140 @@ class TestSlots:
 
     async def test_without_its_default_model_a_shelf_lends_nothing(self, folder):
         folder.broken["turbo"] = "Nothing there."
-        async with opened(ModelShelf(folder.slots("turbo"))) as shelf:
+        async with opened(ModelManager(folder.slots("turbo"))) as model_manager:
             with pytest.raises(ModelUnavailableError, match="turbo could not be loaded: Nothing there"):
-                await _borrowed(shelf, None)
+                await _borrowed(model_manager, None)
             with pytest.raises(TimeoutError):
-                await asyncio.wait_for(shelf.wait_ready(), 0.02)
+                await asyncio.wait_for(model_manager.wait_ready(), 0.02)
 
     async def test_a_slot_that_nothing_is_known_for_has_failed(self, folder):
         missing = replace(BASE, state="failed", detail="There is no model 'base'.")
-        async with opened(ModelShelf(folder.slots("turbo") | {2: Slot(missing)})) as shelf:
-            await shelf.wait_ready()
-            await until(lambda: states(shelf) == {"turbo": "ready", "base": "failed"})
-            assert shelf.infos()[1].detail == "There is no model 'base'."
+        async with opened(ModelManager(folder.slots("turbo") | {2: Slot(missing)})) as model_manager:
+            await model_manager.wait_ready()
+            await until(lambda: states(model_manager) == {"turbo": "ready", "base": "failed"})
+            assert model_manager.infos()[1].detail == "There is no model 'base'."
 
     async def test_what_only_lies_on_disk_is_listed_apart(self, folder):
-        async with opened(ModelShelf(folder.slots("turbo"), folder)) as shelf:
-            assert [info.name for info in shelf.infos()] == ["turbo"]
-            assert [(info.name, info.state) for info in shelf.inventory()[1:]] == [
+        async with opened(ModelManager(folder.slots("turbo"), folder)) as model_manager:
+            assert [info.name for info in model_manager.infos()] == ["turbo"]
+            assert [(info.name, info.state) for info in model_manager.inventory()[1:]] == [
                 ("base", "on_disk"),
                 ("sft", "on_disk"),
             ]
-            name, (note,) = await _borrowed(shelf, "base")
+            name, (note,) = await _borrowed(model_manager, "base")
             assert name == "turbo" and "'base' is not loaded here" in note
 
 
 class TestOnDemand:
     async def test_a_model_is_loaded_for_the_request_that_names_it(self, files, folder):
-        shelf = ModelShelf(folder.slots("turbo"), folder, room=2)
-        async with working(files, shelf) as engine:
-            assert states(shelf) == {"turbo": "ready", "base": "on_disk", "sft": "on_disk"}
+        model_manager = ModelManager(folder.slots("turbo"), folder, room=2)
+        async with working(files, model_manager) as engine:
+            assert states(model_manager) == {"turbo": "ready", "base": "on_disk", "sft": "on_disk"}
             (song,) = await engine.run(request(model="base"), unheard, wanted)
             assert (song.dit_model, song.plan.sampling.steps) == ("base", 50)
-            assert states(shelf) == {"turbo": "ready", "base": "ready", "sft": "on_disk"}
+            assert states(model_manager) == {"turbo": "ready", "base": "ready", "sft": "on_disk"}
             await engine.run(request(model="base"), unheard, wanted)
         assert folder.loads == ["turbo", "base"]
 
     async def test_the_one_that_was_idle_for_longest_makes_room(self, folder):
-        async with opened(ModelShelf(folder.slots("turbo"), folder, room=2)) as shelf:
+        async with opened(ModelManager(folder.slots("turbo"), folder, room=2)) as model_manager:
             for name in ("turbo", "base", "turbo", "sft"):
-                assert await _borrowed(shelf, name) == (name, ())
-            assert states(shelf) == {"turbo": "ready", "base": "on_disk", "sft": "ready"}
-            assert await _borrowed(shelf, "base") == ("base", ())
-            assert states(shelf) == {"turbo": "on_disk", "base": "ready", "sft": "ready"}
-            assert await _borrowed(shelf, None) == ("turbo", ())
+                assert await _borrowed(model_manager, name) == (name, ())
+            assert states(model_manager) == {"turbo": "ready", "base": "on_disk", "sft": "ready"}
+            assert await _borrowed(model_manager, "base") == ("base", ())
+            assert states(model_manager) == {"turbo": "on_disk", "base": "ready", "sft": "ready"}
+            assert await _borrowed(model_manager, None) == ("turbo", ())
 
     async def test_so_does_one_where_memory_is_short_before_its_number_is_full(self, folder):
         folder.room = 1
-        async with opened(ModelShelf(folder.slots("turbo"), folder, room=3)) as shelf:
-            await shelf.wait_ready()
-            assert await _borrowed(shelf, "base") == ("base", ())
-            assert states(shelf) == {"turbo": "on_disk", "base": "ready", "sft": "on_disk"}
-            assert await _borrowed(shelf, None) == ("turbo", ())
-            assert states(shelf) == {"turbo": "ready", "base": "on_disk", "sft": "on_disk"}
+        async with opened(ModelManager(folder.slots("turbo"), folder, room=3)) as model_manager:
+            await model_manager.wait_ready()
+            assert await _borrowed(model_manager, "base") == ("base", ())
+            assert states(model_manager) == {"turbo": "on_disk", "base": "ready", "sft": "on_disk"}
+            assert await _borrowed(model_manager, None) == ("turbo", ())
+            assert states(model_manager) == {"turbo": "ready", "base": "on_disk", "sft": "on_disk"}
             folder.room = 0
             with pytest.raises(ModelUnavailableError, match="1 are too many"):
-                await _borrowed(shelf, "sft")
+                await _borrowed(model_manager, "sft")
 
     async def test_the_default_that_left_is_tried_again_too(self, folder):
-        async with opened(ModelShelf(folder.slots("turbo"), folder, room=1)) as shelf:
-            assert await _borrowed(shelf, "base") == ("base", ())
+        async with opened(ModelManager(folder.slots("turbo"), folder, room=1)) as model_manager:
+            assert await _borrowed(model_manager, "base") == ("base", ())
             folder.broken["turbo"] = "Out of memory."
             with pytest.raises(ModelUnavailableError, match="turbo could not be loaded: Out of memory"):
-                await _borrowed(shelf, None)
-            assert (shelf.primary.state, shelf.primary.detail) == ("on_disk", "Out of memory.")
+                await _borrowed(model_manager, None)
+            assert (model_manager.primary.state, model_manager.primary.detail) == (
+                "on_disk",
+                "Out of memory.",
+            )
             folder.broken.clear()
-            assert await _borrowed(shelf, None) == ("turbo", ())
-            assert shelf.primary.detail == ""
+            assert await _borrowed(model_manager, None) == ("turbo", ())
+            assert model_manager.primary.detail == ""
 
     @pytest.mark.parametrize("broken", [{}, {"base": "Out of memory."}], ids=["comes", "fails"])
     async def test_a_model_that_nobody_waits_for_any_more_is_still_counted(self, folder, broken):
-        async with opened(ModelShelf(folder.slots("turbo"), folder, room=2)) as shelf:
-            await shelf.wait_ready()
+        async with opened(ModelManager(folder.slots("turbo"), folder, room=2)) as model_manager:
+            await model_manager.wait_ready()
             folder.broken |= broken
             folder.go_on.clear()
-            waiting = asyncio.create_task(_borrowed(shelf, "base"))
+            waiting = asyncio.create_task(_borrowed(model_manager, "base"))
             await until(lambda: folder.loads == ["turbo", "base"])
             waiting.cancel()
             await asyncio.wait([waiting])
-            assert states(shelf)["base"] == "loading"
+            assert states(model_manager)["base"] == "loading"
             folder.go_on.set()
-            await until(lambda: states(shelf)["base"] == ("on_disk" if broken else "ready"))
+            await until(lambda: states(model_manager)["base"] == ("on_disk" if broken else "ready"))
             folder.broken.clear()
-            assert await _borrowed(shelf, "base") == ("base", ())
+            assert await _borrowed(model_manager, "base") == ("base", ())
         assert folder.loads == ["turbo", "base", "base"][: 3 if broken else 2]
 
     async def test_what_could_not_be_loaded_takes_no_room(self, folder):
         folder.broken["base"] = "Out of memory."
-        async with opened(ModelShelf(folder.slots("turbo", "base"), folder, room=2)) as shelf:
-            await until(lambda: states(shelf)["base"] == "failed")
-            assert await _borrowed(shelf, "sft") == ("sft", ())
-            assert states(shelf) == {"turbo": "ready", "base": "failed", "sft": "ready"}
+        async with opened(ModelManager(folder.slots("turbo", "base"), folder, room=2)) as model_manager:
+            await until(lambda: states(model_manager)["base"] == "failed")
+            assert await _borrowed(model_manager, "sft") == ("sft", ())
+            assert states(model_manager) == {"turbo": "ready", "base": "failed", "sft": "ready"}
 
     async def test_songs_keep_their_model_until_they_end(self, folder):
-        async with opened(ModelShelf(folder.slots("turbo"), folder, room=1)) as shelf:
-            async with shelf.borrow("turbo"):
-                waiting = asyncio.create_task(_borrowed(shelf, "base"))
-                later = asyncio.create_task(_borrowed(shelf, "turbo"))
+        async with opened(ModelManager(folder.slots("turbo"), folder, room=1)) as model_manager:
+            async with model_manager.borrow("turbo"):
+                waiting = asyncio.create_task(_borrowed(model_manager, "base"))
+                later = asyncio.create_task(_borrowed(model_manager, "turbo"))
                 await asyncio.sleep(0.02)
-                assert states(shelf)["turbo"] == "ready" and not waiting.done()
+                assert states(model_manager)["turbo"] == "ready" and not waiting.done()
                 assert not later.done()  # or base might wait for ever
             assert await waiting == ("base", ())
             assert await later == ("turbo", ())
         assert folder.loads == ["turbo", "base", "turbo"]
 
     async def test_who_stops_waiting_for_room_is_not_in_the_way(self, folder):
-        async with opened(ModelShelf(folder.slots("turbo"), folder, room=1)) as shelf:
-            async with shelf.borrow("turbo"):
-                waiting = asyncio.create_task(_borrowed(shelf, "base"))
+        async with opened(ModelManager(folder.slots("turbo"), folder, room=1)) as model_manager:
+            async with model_manager.borrow("turbo"):
+                waiting = asyncio.create_task(_borrowed(model_manager, "base"))
                 await asyncio.sleep(0.02)
                 waiting.cancel()
                 await asyncio.wait([waiting])
-            assert await _borrowed(shelf, "sft") == ("sft", ())
+            assert await _borrowed(model_manager, "sft") == ("sft", ())
         assert folder.loads == ["turbo", "sft"]
 
     async def test_one_that_fails_is_tried_again(self, folder):
         folder.broken["base"] = "Out of memory."
-        async with opened(ModelShelf(folder.slots("turbo"), folder, room=2)) as shelf:
-            name, (note,) = await _borrowed(shelf, "base")
+        async with opened(ModelManager(folder.slots("turbo"), folder, room=2)) as model_manager:
+            name, (note,) = await _borrowed(model_manager, "base")
             assert name == "turbo" and note.endswith("could not be loaded: Out of memory.")
             folder.broken.clear()
-            assert await _borrowed(shelf, "base") == ("base", ())
+            assert await _borrowed(model_manager, "base") == ("base", ())
 
 
 class TestPutting:
     async def test_another_model_takes_a_slot_while_songs_are_made(self, files, folder):
-        shelf = ModelShelf(folder.slots("turbo", "base"), folder)
-        async with working(files, shelf) as engine:
+        model_manager = ModelManager(folder.slots("turbo", "base"), folder)
+        async with working(files, model_manager) as engine:
             folder.renderers["base"].hold()
             job = asyncio.create_task(engine.run(request(model="base"), unheard, wanted))
             await folder.renderers["base"].wait_begun()
-            assert (await shelf.put(2, "sft")).name == "sft"
-            assert states(shelf) == {"turbo": "ready", "sft": "ready"}
+            assert (await model_manager.put(2, "sft")).name == "sft"
+            assert states(model_manager) == {"turbo": "ready", "sft": "ready"}
             folder.renderers["base"].release()
             assert (await job)[0].dit_model == "base"
             (song,) = await engine.run(request(model="base"), unheard, wanted)
@@ -304,17 +309,17 @@ class TestPutting:
             assert (await engine.run(request(model="sft"), unheard, wanted))[0].dit_model == "sft"
 
     async def test_another_default_model(self, folder):
-        async with opened(ModelShelf(folder.slots("turbo"), folder)) as shelf:
-            await shelf.put(PRIMARY, "base")
-            (info,) = shelf.infos()
-            assert (info.name, info.is_default, shelf.primary.name) == ("base", True, "base")
-            assert await _borrowed(shelf, None) == ("base", ())
+        async with opened(ModelManager(folder.slots("turbo"), folder)) as model_manager:
+            await model_manager.put(PRIMARY, "base")
+            (info,) = model_manager.infos()
+            assert (info.name, info.is_default, model_manager.primary.name) == ("base", True, "base")
+            assert await _borrowed(model_manager, None) == ("base", ())
 
     async def test_an_empty_slot_is_filled(self, folder):
-        async with opened(ModelShelf(folder.slots("turbo"), folder)) as shelf:
-            await shelf.put(3, "sft")
-            await shelf.put(2, "base")
-            assert [(info.name, info.is_default) for info in shelf.infos()] == [
+        async with opened(ModelManager(folder.slots("turbo"), folder)) as model_manager:
+            await model_manager.put(3, "sft")
+            await model_manager.put(2, "base")
+            assert [(info.name, info.is_default) for info in model_manager.infos()] == [
                 ("turbo", True),
                 ("base", False),
                 ("sft", False),
@@ -322,22 +327,22 @@ class TestPutting:
 
     async def test_one_that_fails_changes_nothing(self, folder):
         folder.broken["base"] = "Out of memory."
-        async with opened(ModelShelf(folder.slots("turbo"), folder)) as shelf:
-            await shelf.wait_ready()
+        async with opened(ModelManager(folder.slots("turbo"), folder)) as model_manager:
+            await model_manager.wait_ready()
             with pytest.raises(ModelUnavailableError, match=r"base could not be loaded: Out of memory\."):
-                await shelf.put(PRIMARY, "base")
-            assert states(shelf) == {"turbo": "ready"}
-            assert await _borrowed(shelf, None) == ("turbo", ())
+                await model_manager.put(PRIMARY, "base")
+            assert states(model_manager) == {"turbo": "ready"}
+            assert await _borrowed(model_manager, None) == ("turbo", ())
 
     async def test_where_there_is_no_room_for_both_the_first_leaves_first(self, files, folder):
         folder.room = 1
-        async with working(files, ModelShelf(folder.slots("turbo"), folder)) as engine:
-            shelf = engine._shelf
+        async with working(files, ModelManager(folder.slots("turbo"), folder)) as engine:
+            model_manager = engine._model_manager
             folder.renderers["turbo"].hold()
             job = asyncio.create_task(engine.run(request(), unheard, wanted))
             await folder.renderers["turbo"].wait_begun()
-            putting = asyncio.create_task(shelf.put(PRIMARY, "base"))
-            await until(lambda: states(shelf) == {"base": "loading"})
+            putting = asyncio.create_task(model_manager.put(PRIMARY, "base"))
+            await until(lambda: states(model_manager) == {"base": "loading"})
             queued = asyncio.create_task(engine.run(request(), unheard, wanted))
             await asyncio.sleep(0.01)
             assert folder.loads == ["turbo"], "it waits for the song that is being made"
@@ -348,63 +353,65 @@ class TestPutting:
 
     async def test_one_that_left_for_nothing_comes_back(self, files, folder):
         folder.room, folder.broken = 1, {"base": "Cut short."}
-        async with working(files, ModelShelf(folder.slots("turbo"), folder)) as engine:
-            shelf = engine._shelf
+        async with working(files, ModelManager(folder.slots("turbo"), folder)) as engine:
+            model_manager = engine._model_manager
             folder.go_on.clear()
-            putting = asyncio.create_task(shelf.put(PRIMARY, "base"))
-            await until(lambda: states(shelf) == {"base": "loading"})
+            putting = asyncio.create_task(model_manager.put(PRIMARY, "base"))
+            await until(lambda: states(model_manager) == {"base": "loading"})
             queued = asyncio.create_task(engine.run(request(), unheard, wanted))
             await asyncio.sleep(0.01)
             folder.go_on.set()
             with pytest.raises(ModelUnavailableError, match=r"base could not be loaded: Cut short\."):
                 await putting
             assert (await queued)[0].dit_model == "turbo"
-            assert states(shelf) == {"turbo": "ready"}
+            assert states(model_manager) == {"turbo": "ready"}
             assert folder.loads == ["turbo", "base", "turbo"]
 
     async def test_what_has_no_room_beside_the_other_slots_is_refused(self, folder):
         folder.room = 1
-        async with opened(ModelShelf(folder.slots("turbo"), folder)) as shelf:
-            await shelf.wait_ready()
+        async with opened(ModelManager(folder.slots("turbo"), folder)) as model_manager:
+            await model_manager.wait_ready()
             with pytest.raises(InvalidFieldError, match=r"^model: 'base' .*2 are too many"):
-                await shelf.put(2, "base")
-            assert states(shelf) == {"turbo": "ready"}
+                await model_manager.put(2, "base")
+            assert states(model_manager) == {"turbo": "ready"}
 
     async def test_limits_are_those_beside_whoever_is_or_comes_back_into_memory(self, folder):
-        lazy = Upkeep(is_lazy=True)
-        async with opened(ModelShelf(folder.slots("turbo", "base"), folder, upkeep=lazy)) as shelf:
+        lazy = IdlePolicy(is_lazy=True)
+        async with opened(
+            ModelManager(folder.slots("turbo", "base"), folder, idle_policy=lazy)
+        ) as model_manager:
             folder.asked.clear()
-            assert await _borrowed(shelf, "base") == ("base", ())
-            assert states(shelf) == {"turbo": "on_disk", "base": "ready"}
-            assert [info.name for info in shelf.occupants()] == ["turbo", "base"]
-            await shelf.put(2, "sft")
-            await shelf.put(1, "base")
+            assert await _borrowed(model_manager, "base") == ("base", ())
+            assert states(model_manager) == {"turbo": "on_disk", "base": "ready"}
+            assert [info.name for info in model_manager.occupants()] == ["turbo", "base"]
+            await model_manager.put(2, "sft")
+            await model_manager.put(1, "base")
             assert folder.asked == [("sft", ["turbo"]), ("base", ["sft"])]
-            assert [info.name for info in shelf.occupants()] == ["base", "sft"]
+            assert [info.name for info in model_manager.occupants()] == ["base", "sft"]
 
     @pytest.mark.parametrize(
         ("number", "name"), [(2, "turbo"), (2, None), (1, "../base"), (1, "/base"), (1, "..")]
     )
     async def test_what_no_slot_takes(self, folder, number, name):
-        async with opened(ModelShelf(folder.slots("turbo"), folder)) as shelf:
+        async with opened(ModelManager(folder.slots("turbo"), folder)) as model_manager:
             with pytest.raises(InvalidFieldError, match=r"^model: "):
-                await shelf.put(number, name)
+                await model_manager.put(number, name)
         assert set(folder.loads) <= {"turbo"}
 
     async def test_a_name_that_nobody_knows_lists_those_that_are_known(self, folder):
-        async with opened(ModelShelf(folder.slots("turbo"), folder)) as shelf:
+        async with opened(ModelManager(folder.slots("turbo"), folder)) as model_manager:
             with pytest.raises(InvalidFieldError, match="a published name, or one of turbo, base, sft"):
-                await shelf.put(2, "gpt")
+                await model_manager.put(2, "gpt")
 
     async def test_what_failed_is_loaded_again(self, folder):
         folder.broken |= {"turbo": "Out of memory.", "base": "Out of memory.", "sft": "Cut short."}
-        async with opened(ModelShelf(folder.slots("turbo", "base", "sft"), folder)) as shelf:
-            await until(lambda: set(states(shelf).values()) == {"failed"})
+        async with opened(ModelManager(folder.slots("turbo", "base", "sft"), folder)) as model_manager:
+            await until(lambda: set(states(model_manager).values()) == {"failed"})
             del folder.broken["turbo"], folder.broken["base"]
-            assert await shelf.reload() == ("turbo", "base")
-            assert states(shelf) == {"turbo": "ready", "base": "ready", "sft": "failed"}
-            await asyncio.wait_for(shelf.wait_ready(), SECONDS)
-            assert await shelf.reload() == ()
+            assert await model_manager.reload() == ("turbo", "base")
+            assert states(model_manager) == {"turbo": "ready", "base": "ready", "sft": "failed"}
+            await asyncio.wait_for(model_manager.wait_ready(), SECONDS)
+            assert await model_manager.reload() == ()
 
 
 class TestOrder:
@@ -413,8 +420,8 @@ class TestOrder:
         order: list[str] = []
         turbo.on_decode = lambda plan: order.append(f"turbo {plan.seed}")
         base.on_decode = lambda plan: order.append(f"base {plan.seed}")
-        async with working(files, ModelShelf(folder.slots("turbo", "base"))) as engine:
-            assert (await _borrowed(engine._shelf, "base"))[0] == "base"
+        async with working(files, ModelManager(folder.slots("turbo", "base"))) as engine:
+            assert (await _borrowed(engine._model_manager, "base"))[0] == "base"
             turbo.hold()
             jobs = [_start(engine, 0, "turbo")]
             await turbo.wait_begun()
@@ -427,8 +434,8 @@ class TestOrder:
         assert order[:before] == [f"turbo {n}" for n in (0, *range(2, PATIENCE + 2))]
 
 
-async def _borrowed(shelf: ModelShelf, name: str | None) -> tuple[str, tuple[str, ...]]:
-    async with shelf.borrow(name) as (loaded, notes):
+async def _borrowed(model_manager: ModelManager, name: str | None) -> tuple[str, tuple[str, ...]]:
+    async with model_manager.borrow(name) as (loaded, notes):
         return loaded.info.name, notes
 
 

@@ -26,7 +26,7 @@ class OneOfMany(FakeWorker):
         self.go = asyncio.Event()
         self.ill = ""
         self.own_planner = planner or PlannerInfo()
-        self.guests: tuple[PlannerInfo, ...] = ()
+        self.on_demand: tuple[PlannerInfo, ...] = ()
         self.drafts = 0
 
     async def _hold(self, asked: SongRequest, *_: object) -> tuple[Song, ...]:
@@ -37,10 +37,10 @@ class OneOfMany(FakeWorker):
         return self.infos
 
     def planner(self, name=""):
-        return next((info for info in self.guests if info.name == name), self.own_planner)
+        return next((info for info in self.on_demand if info.name == name), self.own_planner)
 
     def planners(self):
-        return (self.own_planner, *self.guests)
+        return (self.own_planner, *self.on_demand)
 
     def trouble(self):
         return self.ill
@@ -150,11 +150,11 @@ async def test_a_text_goes_to_who_has_a_planner():
 
 async def test_a_planner_that_is_named_is_had_wherever_it_is():
     one, other = OneOfMany(), OneOfMany(planner=PlannerInfo("lm", "ready"))
-    one.guests = (PlannerInfo("large", "ready"), PlannerInfo("small", "on_disk"))
-    other.guests = (PlannerInfo("large", "on_disk"),)
+    one.on_demand = (PlannerInfo("large", "ready"), PlannerInfo("small", "on_disk"))
+    other.on_demand = (PlannerInfo("large", "on_disk"),)
     fleet = Fleet([one, other])
-    assert fleet.planners() == (other.own_planner, *one.guests)
-    assert fleet.planner("large") == one.guests[0]
+    assert fleet.planners() == (other.own_planner, *one.on_demand)
+    assert fleet.planner("large") == one.on_demand[0]
     await fleet.draft(DraftRequest("format", options=PlannerOptions(model="small")), lambda: False)
     assert (one.drafts, other.drafts) == (1, 0)
 
@@ -167,16 +167,16 @@ def test_a_model_is_as_far_as_the_furthest_within_the_tightest_limits():
 
 class TestKeeper:
     async def test_all_get_the_model(self):
-        shelves = Shelf("hum"), Shelf("hum")
-        info = await FleetKeeper(shelves).put(1, "roar")
+        model_managers = Shelf("hum"), Shelf("hum")
+        info = await FleetKeeper(model_managers).put(1, "roar")
         assert info.name == "roar"
-        assert [shelf.slots for shelf in shelves] == [{1: "roar"}] * 2
+        assert [model_manager.slots for model_manager in model_managers] == [{1: "roar"}] * 2
 
     async def test_where_one_cannot_load_it_all_stay_as_they_were(self):
-        shelves = Shelf("hum", "purr"), Shelf("hum", "purr", broken="roar")
+        model_managers = Shelf("hum", "purr"), Shelf("hum", "purr", broken="roar")
         with pytest.raises(ModelUnavailableError, match="roar is broken"):
-            await FleetKeeper(shelves).put(1, "roar")
-        assert [shelf.slots for shelf in shelves] == [{1: "hum", 2: "purr"}] * 2
+            await FleetKeeper(model_managers).put(1, "roar")
+        assert [model_manager.slots for model_manager in model_managers] == [{1: "hum", 2: "purr"}] * 2
 
     async def test_what_came_back_anywhere_is_told_once(self):
         assert await FleetKeeper([Shelf("hum"), Shelf("hum", "roar")]).reload() == ("hum", "roar")

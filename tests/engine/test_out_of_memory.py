@@ -19,18 +19,18 @@ import torch
 from acestep.audio.encode import FileSpec, write
 from acestep.codec.oobleck import OobleckCodec
 from acestep.domain.models import PlannerInfo
-from acestep.domain.song import AudioClip, DraftRequest, Extras, Song, SongRequest, TaskOptions
+from acestep.domain.song import AnalysisOptions, AudioClip, DraftRequest, Song, SongRequest, TaskOptions
 from acestep.engine.engine import Engine
-from acestep.engine.model_manager import PRIMARY, ModelShelf, Slot
-from acestep.engine.planner_host import LoadedPlanner, PlannerDesk
-from acestep.engine.planner_pool import PlannerDesks
+from acestep.engine.model_manager import PRIMARY, ModelManager, Slot
+from acestep.engine.planner_host import LoadedPlanner, PlannerHost
+from acestep.engine.planner_pool import PlannerPool
 from acestep.engine.renderer import Loaded
 from acestep.engine.torch_models import TorchRenderer, load_model
 from acestep.engine.write import SongWriter
 from acestep.errors import NotEnoughMemoryError
 from acestep.files import AudioStore
 from acestep.limits import BASE_TASKS
-from acestep.planner.language_model import Advance
+from acestep.planner.language_model import StepOutput
 from tests.engine.fakes import RATE, FakeRenderer, loads, request, running, unheard, wanted
 from tests.engine.test_planning import GIVEN, MODEL, THINKING
 from tests.engine.test_torch_models import EXPECTED, write_checkpoint, write_oobleck
@@ -60,9 +60,9 @@ class ScarceRenderer(FakeRenderer):
     def __init__(self, scarce: Scarce) -> None:
         super().__init__()
         self.scarce = scarce
-        self.thrift = 0
+        self.oom_retry = 0
 
-    def encode(self, clip: AudioClip) -> AudioClip:
+    def encode(self, clip: AudioClip) -> Any:
         self.scarce.spend("encode")
         return super().encode(clip)
 
@@ -74,16 +74,16 @@ class ScarceRenderer(FakeRenderer):
         self.scarce.spend("decode")
         return super().decode(*args)
 
-    def hear_words(self, *args: Any) -> Any:
+    def align_lyrics(self, *args: Any) -> Any:
         self.scarce.spend("listen")
-        return super().hear_words(*args)
+        return super().align_lyrics(*args)
 
-    def listen(self, path: Path) -> tuple[int, ...]:
+    def tokenize(self, path: Path) -> tuple[int, ...]:
         self.scarce.spend("encode")
-        return super().listen(path)
+        return super().tokenize(path)
 
-    def thrifty(self) -> ScarceRenderer:
-        self.thrift += 1
+    def low_memory(self) -> ScarceRenderer:
+        self.oom_retry += 1
         return self
 
 
@@ -107,7 +107,7 @@ class ScarceModel(WalkingModel):
         super().__init__()
         self.scarce = scarce
 
-    def step(self) -> Sequence[Advance]:
+    def step(self) -> Sequence[StepOutput]:
         self.scarce.spend("plan")
         advances = super().step()
         self.scarce.together.append(len(advances))
@@ -132,11 +132,11 @@ def scarce() -> Scarce:
 @asynccontextmanager
 async def hungry(files: AudioStore, scarce: Scarce) -> AsyncIterator[tuple[Engine, ScarceRenderer]]:
     renderer, info = ScarceRenderer(scarce), replace(MODEL, tasks=BASE_TASKS)
-    desk = PlannerDesk(
+    host = PlannerHost(
         PlannerInfo("toy", "loading"), lambda on_loading: LoadedPlanner(ScarceModel(scarce), "toy")
     )
-    shelf = ModelShelf({PRIMARY: Slot(info, loads(renderer, info))})
-    engine = Engine(shelf, ScarceWriter(files, scarce), PlannerDesks(desk))
+    model_manager = ModelManager({PRIMARY: Slot(info, loads(renderer, info))})
+    engine = Engine(model_manager, ScarceWriter(files, scarce), PlannerPool(host))
     await engine.start()
     await engine.wait_ready()
     try:
@@ -157,7 +157,7 @@ def asked(stage: str, recording: str) -> SongRequest:
     special: dict[str, Any] = {
         "plan": {"planner": THINKING},
         "encode": {"task_type": "cover", "task": TaskOptions(source=recording, source_seconds=12.0)},
-        "stems": {"extras": Extras(stems=("drums",))},
+        "stems": {"analysis": AnalysisOptions(stems=("drums",))},
     }
     return request(seeds=(50, 51), **special.get(stage, {}))
 
@@ -172,7 +172,7 @@ class TestEveryStage:
             scarce.failures[stage] = 1
             songs = await engine.run(asked(stage, recording), unheard, wanted)
             assert [song.plan.seed for song in songs] == [50, 51]
-            assert renderer.thrift == (1 if stage in ("encode", "decode") else 0)
+            assert renderer.oom_retry == (1 if stage in ("encode", "decode") else 0)
 
     @pytest.mark.parametrize("stage", STAGES)
     async def test_a_job_that_does_not_fit_hears_so_and_the_next_one_is_made(
@@ -191,14 +191,14 @@ class TestEveryStage:
         async with hungry(files, scarce) as (engine, renderer):
             scarce.failures["encode"] = 1
             songs = await engine.run(asked("stems", recording), unheard, wanted)
-            assert [len(song.findings.stems) for song in songs] == [1, 1] and renderer.thrift == 1
+            assert [len(song.analysis.stems) for song in songs] == [1, 1] and renderer.oom_retry == 1
 
     async def test_songs_are_not_lost_for_what_is_found_out_besides(self, files, scarce):
-        extras = Extras(lyric_times=True, loudness=True)
+        analysis = AnalysisOptions(lyric_times=True, loudness=True)
         async with hungry(files, scarce) as (engine, _):
             scarce.failures["listen"] = ALWAYS
-            (song,) = await engine.run(request(lyrics="la", extras=extras), unheard, wanted)
-        assert song.findings.lyric_times is None and song.findings.loudness is not None
+            (song,) = await engine.run(request(lyrics="la", analysis=analysis), unheard, wanted)
+        assert song.analysis.lyric_times is None and song.analysis.loudness is not None
         assert any("lyric_timestamps: left out. Out of memory" in warning for warning in song.warnings)
         assert scarce.tries["listen"] == 2
 
@@ -226,7 +226,7 @@ class TestBatches:
             assert renderer.tried == [4, 2, 2, 2, 2]
             await engine.run(request(seeds=(1, 2, 3), duration=20.0), unheard, wanted)
             assert renderer.tried[5:] == [1, 1, 1], "twice as long, half as many"
-            await engine._shelf.put(PRIMARY)
+            await engine._model_manager.put(PRIMARY)
             await engine.run(request(seeds=(1, 2, 3, 4)), unheard, wanted)
             assert renderer.tried[8:] == [4, 2, 2]
 
@@ -336,7 +336,7 @@ class TestToyWeights:
 def _codecs(toy: Loaded) -> dict[str, Any]:
     renderer = toy.renderer
     assert isinstance(renderer, TorchRenderer)
-    return {"whole": renderer.codec, "pieces": renderer.thrifty().codec}
+    return {"whole": renderer.codec, "pieces": renderer.low_memory().codec}
 
 
 def _tiles(codec: OobleckCodec) -> list[int]:

@@ -16,9 +16,10 @@ from torch import Tensor
 from acestep.catalog.adapters import AdapterFolder
 from acestep.catalog.checkpoints import Checkpoint, read_json
 from acestep.codec.loading import load_codec
+from acestep.domain.latents import SourceLatents
 from acestep.domain.song import AudioClip, Sampling
-from acestep.engine.renderer import Heard, Renderer
-from acestep.engine.torch_models import Surroundings, TorchRenderer, load_model, moves, settle
+from acestep.engine.renderer import Renderer
+from acestep.engine.torch_models import LoadContext, TorchRenderer, load_model, moves, settle
 from acestep.memory.plan import Abilities, Device, MemoryPlan, Sizes, Wishes
 from acestep.memory.search import options
 from acestep.memory.sizes import DitSize, QwenSize, VaeSize
@@ -26,8 +27,8 @@ from acestep.settings.types import Quantization
 from acestep.synthesizer.loading import SynthesizerModules, load_synthesizer
 from acestep.synthesizer.lora import TransformerAdapters
 from acestep.synthesizer.synthesizer import Synthesizer
-from acestep.weights.offload import Part, Residency
-from acestep.weights.safetensors import DeviceMover, Placement
+from acestep.weights.offload import OffloadGroup, OffloadManager
+from acestep.weights.safetensors import DeviceMover, LoadTarget
 from tests.engine.test_torch_models import EXPECTED, write_checkpoint, write_oobleck
 from tests.synthesizer import toy
 
@@ -78,7 +79,7 @@ def plans(sizes: Sizes) -> Iterator[MemoryPlan]:
     for offload in (False, True):
         for offload_dit in (False, True):
             wishes = Wishes(offload=offload, offload_dit=offload_dit)
-            plan = options(sizes, wishes, Device(number=4), Abilities(offload=True))[0]
+            plan = options(sizes, wishes, Device(bytes_per_weight=4), Abilities(offload=True))[0]
             yield plan
             if offload_dit:
                 streamed = (
@@ -89,7 +90,7 @@ def plans(sizes: Sizes) -> Iterator[MemoryPlan]:
 
 def load(checkpoint: Checkpoint) -> tuple[SynthesizerModules, TorchRenderer]:
     modules = load_synthesizer(
-        checkpoint.dit, checkpoint.text_encoder, checkpoint.tokenizer, Placement(CPU, torch.float32)
+        checkpoint.dit, checkpoint.text_encoder, checkpoint.tokenizer, LoadTarget(CPU, torch.float32)
     )
     return modules, renderer(modules, checkpoint)
 
@@ -104,7 +105,7 @@ def renderer(modules: SynthesizerModules, checkpoint: Checkpoint) -> TorchRender
 def placed(checkpoint: Checkpoint, plan: MemoryPlan, mover: Counting) -> TorchRenderer:
     modules, _ = load(checkpoint)
     codec = load_codec(checkpoint.vae, CPU, torch.float32)
-    modules = settle(modules, codec, plan, CPU, Residency(mover))
+    modules = settle(modules, codec, plan, CPU, OffloadManager(mover))
     return replace(renderer(modules, checkpoint), codec=codec)
 
 
@@ -114,16 +115,16 @@ def songs(model: Renderer) -> list[np.ndarray]:
     cover = replace(guided, cover_strength=0.5)
     wave = 0.3 * np.sin(np.arange(round(4 * model.sample_rate)) * 2.4)
     source = AudioClip(np.stack([wave, wave]).astype(np.float32), model.sample_rate)
-    heard = Heard(model.encode(source))
-    made = []
+    sources = SourceLatents(model.encode(source))
+    rendered = []
     for plan, sound in (
-        (toy.song(sampling=guided), Heard()),
-        (toy.song(sampling=guided, audio_codes=(1, 2, 3)), Heard()),
-        (toy.song(sampling=cover, task_type="cover"), heard),
+        (toy.song(sampling=guided), SourceLatents()),
+        (toy.song(sampling=guided, audio_codes=(1, 2, 3)), SourceLatents()),
+        (toy.song(sampling=cover, task_type="cover"), sources),
     ):
-        (rendering,) = model.render([plan], lambda *_: None, lambda: False, [sound])
-        made.append(model.decode(rendering, 4.0, lambda _: None).samples)
-    return made
+        (latents_,) = model.render([plan], lambda *_: None, lambda: False, [sound])
+        rendered.append(model.decode(latents_, 4.0, lambda _: None).samples)
+    return rendered
 
 
 def promised(plan: MemoryPlan, sizes: Sizes) -> int:
@@ -195,7 +196,7 @@ def test_loading_follows_the_plan(checkpoint: Checkpoint) -> None:
     assert [moves(plan) for plan in every] == [False, *[True] * (len(every) - 1)]
     plain = load_model(checkpoint, "cpu", EXPECTED)
     for plan in every[1:]:
-        moving = load_model(checkpoint, "cpu", EXPECTED, Surroundings(plan=plan))
+        moving = load_model(checkpoint, "cpu", EXPECTED, LoadContext(plan=plan))
         for song, same in zip(songs(plain.renderer), songs(moving.renderer), strict=True):
             np.testing.assert_array_equal(song, same)
 
@@ -203,7 +204,7 @@ def test_loading_follows_the_plan(checkpoint: Checkpoint) -> None:
 @pytest.mark.parametrize("kind", ["int8", "fp8"])
 def test_quantized_weights_come_and_go(checkpoint: Checkpoint, kind: Quantization) -> None:
     sizes = sizes_of(checkpoint)
-    device = Device(number=4, quantization=kind)
+    device = Device(bytes_per_weight=4, quantization=kind)
     base = options(sizes, Wishes(offload=True, offload_dit=True), device, Abilities(offload=True))[0]
     expected = None
     for placement in ("resident", "offloaded", "streamed"):
@@ -213,25 +214,23 @@ def test_quantized_weights_come_and_go(checkpoint: Checkpoint, kind: Quantizatio
             checkpoint.dit,
             checkpoint.text_encoder,
             checkpoint.tokenizer,
-            Placement(CPU, torch.float32, plan.quantization),
+            LoadTarget(CPU, torch.float32, plan.quantization),
         )
-        dit = sum(weight.nbytes for weight in Part("resident", [modules.transformer]).everything())
+        dit = sum(weight.nbytes for weight in OffloadGroup("resident", [modules.transformer]).everything())
         assert dit == next(part.size for part in plan.parts if part.name == "DiT")
         codec = load_codec(checkpoint.vae, CPU, torch.float32)
-        modules = settle(modules, codec, plan, CPU, Residency(mover))
-        made = songs(replace(renderer(modules, checkpoint), codec=codec))
-        expected = expected or made
-        for song, same in zip(expected, made, strict=True):
+        modules = settle(modules, codec, plan, CPU, OffloadManager(mover))
+        rendered = songs(replace(renderer(modules, checkpoint), codec=codec))
+        expected = expected or rendered
+        for song, same in zip(expected, rendered, strict=True):
             np.testing.assert_array_equal(song, same)
 
 
 def test_quantized_songs_differ_a_little(checkpoint: Checkpoint) -> None:
     plan = next(plans(sizes_of(checkpoint)))
-    plain = songs(load_model(checkpoint, "cpu", EXPECTED, Surroundings(plan=plan)).renderer)
+    plain = songs(load_model(checkpoint, "cpu", EXPECTED, LoadContext(plan=plan)).renderer)
     packed = songs(
-        load_model(
-            checkpoint, "cpu", EXPECTED, Surroundings(plan=replace(plan, quantization="int8"))
-        ).renderer
+        load_model(checkpoint, "cpu", EXPECTED, LoadContext(plan=replace(plan, quantization="int8"))).renderer
     )
     for song, other in zip(plain, packed, strict=True):
         assert 0 < np.linalg.norm(song - other) < 0.05 * np.linalg.norm(song)

@@ -9,8 +9,8 @@ import pytest
 
 from acestep.domain.models import PlannerInfo
 from acestep.domain.song import Draft, DraftRequest, Metadata
-from acestep.engine.idle import Upkeep
-from acestep.engine.planner_host import LoadedPlanner, LoadPlanner, PlannerDesk
+from acestep.engine.idle import IdlePolicy
+from acestep.engine.planner_host import LoadedPlanner, LoadPlanner, PlannerHost
 from acestep.engine.renderer import OnLoading
 from acestep.engine.threads import Watchdog
 from acestep.errors import (
@@ -22,16 +22,16 @@ from acestep.errors import (
     StageStuckError,
 )
 from acestep.files import AudioStore
-from acestep.planner.language_model import Advance
+from acestep.planner.language_model import StepOutput
 from acestep.planner.planner import Watch
 from tests.engine.fakes import PATIENCE, FakeRenderer, loads, request, running, unheard, until, wanted
-from tests.engine.test_planning import MODEL, PLAIN, THINKING, desk
+from tests.engine.test_planning import MODEL, PLAIN, THINKING, host
 from tests.planner.fakes import WalkingModel, read
 from tests.planner.test_loop import GatedModel
 
 
 async def test_who_sits_there_is_known_once_loaded() -> None:
-    at_work = desk(WalkingModel())
+    at_work = host(WalkingModel())
     assert at_work.info() == PlannerInfo("acestep-5Hz-lm-toy", "loading")
     await at_work.start()
     async with at_work.borrow() as planner:
@@ -41,7 +41,7 @@ async def test_who_sits_there_is_known_once_loaded() -> None:
 
 
 async def test_an_empty_desk_says_why() -> None:
-    empty = PlannerDesk(PlannerInfo(detail="Set ACESTEP_INIT_LLM."))
+    empty = PlannerHost(PlannerInfo(detail="Set ACESTEP_INIT_LLM."))
     await empty.start()
     assert not empty.info().is_usable
     with pytest.raises(PlannerUnavailableError, match="Set ACESTEP_INIT_LLM"):
@@ -51,7 +51,7 @@ async def test_an_empty_desk_says_why() -> None:
 
 
 async def test_an_engine_drafts(files: AudioStore) -> None:
-    async with running(files, loads(FakeRenderer(), MODEL), MODEL, desk(WalkingModel())) as engine:
+    async with running(files, loads(FakeRenderer(), MODEL), MODEL, host(WalkingModel())) as engine:
         asked = DraftRequest("format", caption="a song", metadata=Metadata(bpm=90), seed=3)
         draft = await engine.draft(asked, wanted)
         assert draft.metadata.bpm == 90
@@ -63,7 +63,7 @@ async def test_a_file_is_heard_as_codes_before_it_is_understood(files: AudioStor
     model = WalkingModel()
     recording = tmp_path / "recording"
     recording.write_bytes(bytes([7, 3] * 30))  # what the fake renderer hears in it
-    async with running(files, loads(FakeRenderer(), MODEL), MODEL, desk(model)) as engine:
+    async with running(files, loads(FakeRenderer(), MODEL), MODEL, host(model)) as engine:
         draft = await engine.draft(DraftRequest("understand", audio_path=str(recording)), wanted)
     assert draft.metadata.duration == 12
     assert "<|audio_code_7|><|audio_code_3|>" in read(model.generations[0].prompt)
@@ -73,7 +73,7 @@ class Swapping:
     """A desk with a planner, and another to put there."""
 
     def __init__(self) -> None:
-        self.desk = desk(WalkingModel())
+        self.host = host(WalkingModel())
         self.loads: list[str] = []
 
     def other(self, name: str = "other", reason: str = "") -> tuple[PlannerInfo, LoadPlanner]:
@@ -91,13 +91,13 @@ class Swapping:
 @pytest.fixture
 async def swapping() -> AsyncIterator[Swapping]:
     there = Swapping()
-    await there.desk.start()
+    await there.host.start()
     yield there
-    await there.desk.close()
+    await there.host.close()
 
 
 async def test_another_planner_comes_when_the_texts_of_the_first_have_ended(swapping: Swapping) -> None:
-    at_work = swapping.desk
+    at_work = swapping.host
     async with at_work.borrow() as planner:
         putting = asyncio.create_task(at_work.put(*swapping.other()))
         await asyncio.sleep(0.01)
@@ -112,7 +112,7 @@ async def test_another_planner_comes_when_the_texts_of_the_first_have_ended(swap
 
 
 async def test_where_it_cannot_be_loaded_the_first_comes_again(swapping: Swapping) -> None:
-    at_work = swapping.desk
+    at_work = swapping.host
     assert await named(at_work) == "acestep-5Hz-lm-toy"
     async with at_work.borrow():
         putting = asyncio.create_task(at_work.put(*swapping.other(reason="a tensor is missing")))
@@ -127,7 +127,7 @@ async def test_where_it_cannot_be_loaded_the_first_comes_again(swapping: Swappin
 
 
 async def test_an_empty_desk_gets_a_planner() -> None:
-    empty, swapping = PlannerDesk(PlannerInfo(detail="Set ACESTEP_INIT_LLM.")), Swapping()
+    empty, swapping = PlannerHost(PlannerInfo(detail="Set ACESTEP_INIT_LLM.")), Swapping()
     await empty.start()
     with pytest.raises(ModelUnavailableError, match="no"):
         await empty.put(*swapping.other(reason="no"))
@@ -141,18 +141,18 @@ async def test_an_empty_desk_gets_a_planner() -> None:
 
 async def test_one_after_the_other(swapping: Swapping) -> None:
     names = ["a", "b", "c"]
-    infos = await asyncio.gather(*(swapping.desk.put(*swapping.other(name)) for name in names))
+    infos = await asyncio.gather(*(swapping.host.put(*swapping.other(name)) for name in names))
     assert [info.name for info in infos] == swapping.loads == names
-    assert await named(swapping.desk) == "c"
+    assert await named(swapping.host) == "c"
 
 
 async def test_a_client_that_left_does_not_stop_it_half_way(swapping: Swapping) -> None:
-    async with swapping.desk.borrow():
-        putting = asyncio.create_task(swapping.desk.put(*swapping.other()))
+    async with swapping.host.borrow():
+        putting = asyncio.create_task(swapping.host.put(*swapping.other()))
         await asyncio.sleep(0.01)
         putting.cancel()
         await asyncio.sleep(0.01)
-    assert await named(swapping.desk) == "other"
+    assert await named(swapping.host) == "other"
 
 
 SILENCE = 0.8  # seconds that a stage may be silent; a busy machine holds up what is not stuck for less
@@ -169,7 +169,7 @@ class Stuck:
         self.loads: list[str] = []
         self.watchdog = Watchdog(SILENCE)
         info, load = self.planner("first", self.model)
-        self.desk = PlannerDesk(info, load, upkeep=Upkeep(self.watchdog))
+        self.host = PlannerHost(info, load, idle_policy=IdlePolicy(self.watchdog))
 
     def planner(self, name: str, model: WalkingModel | None = None) -> tuple[PlannerInfo, LoadPlanner]:
         there = model or WalkingModel()
@@ -183,31 +183,31 @@ class Stuck:
         return PlannerInfo(name, "loading"), load
 
     async def draft(self) -> Draft:
-        return await self.desk.draft(FORMAT, 600.0, Watch())
+        return await self.host.draft(FORMAT, 600.0, Watch())
 
 
 @pytest.fixture
 async def stuck() -> AsyncIterator[Stuck]:
     there = Stuck()
-    await there.desk.start()
+    await there.host.start()
     yield there
     there.go_on.set()
     there.model.let(10_000)
     await until(lambda: not there.watchdog.trouble())
-    await there.desk.close()
+    await there.host.close()
 
 
 class TestStuck:
     async def test_who_waits_for_a_planner_that_does_not_come_hears_so(self, stuck: Stuck) -> None:
-        assert await named(stuck.desk) == "first"
-        await stuck.desk.leave()
+        assert await named(stuck.host) == "first"
+        await stuck.host.leave()
         stuck.go_on.clear()
         with pytest.raises(StageStuckError, match="Stage load first made no progress"):
-            await named(stuck.desk)
+            await named(stuck.host)
         assert "Stage load first" in stuck.watchdog.trouble()
         stuck.go_on.set()
         await until(lambda: not stuck.watchdog.trouble())
-        assert await named(stuck.desk) == "first"
+        assert await named(stuck.host) == "first"
         assert stuck.loads == ["first", "first"], "it came late, and is used"
 
     async def test_a_planner_whose_thread_is_stuck_is_not_replaced(self, stuck: Stuck) -> None:
@@ -215,13 +215,13 @@ class TestStuck:
             await stuck.draft()
         with pytest.raises(StageStuckError, match=r"Stage plan .* restart the server"):
             async with asyncio.timeout(SILENCE / 2):
-                await stuck.desk.put(*stuck.planner("other"))
-        assert (stuck.desk.info().name, stuck.desk.info().state) == ("first", "ready")
+                await stuck.host.put(*stuck.planner("other"))
+        assert (stuck.host.info().name, stuck.host.info().state) == ("first", "ready")
         stuck.model.let(10_000)
         await until(lambda: not stuck.watchdog.trouble())
         assert (await stuck.draft()).metadata.bpm == 90
         assert stuck.loads == ["first"]
-        assert (await stuck.desk.put(*stuck.planner("other"))).name == "other"
+        assert (await stuck.host.put(*stuck.planner("other"))).name == "other"
 
     @pytest.mark.parametrize("left", [False, True], ids=["somebody waits", "nobody waits any more"])
     async def test_one_that_gets_stuck_before_it_is_replaced_stays(self, stuck: Stuck, left: bool) -> None:
@@ -231,28 +231,28 @@ class TestStuck:
             writing.cancel()
         with pytest.raises(StageStuckError, match="Stage plan"):
             async with asyncio.timeout(PATIENCE / 2):
-                await stuck.desk.put(*stuck.planner("other"))
+                await stuck.host.put(*stuck.planner("other"))
         await asyncio.wait([writing])
-        assert await named(stuck.desk) == "first"
+        assert await named(stuck.host) == "first"
         assert stuck.loads == ["first"]
 
     async def test_a_step_that_nobody_waits_for_ends_before_another_planner_comes(self, stuck: Stuck) -> None:
         writing = asyncio.create_task(stuck.draft())
         await until(lambda: stuck.model.entered > 0)
         writing.cancel()
-        putting = asyncio.create_task(stuck.desk.put(*stuck.planner("other")))
+        putting = asyncio.create_task(stuck.host.put(*stuck.planner("other")))
         await asyncio.sleep(0.1)
-        assert not putting.done() and stuck.desk.info().name == "first"
+        assert not putting.done() and stuck.host.info().name == "first"
         stuck.model.let(10_000)
         assert (await putting).name == "other"
 
     async def test_where_another_does_not_come_the_first_is_wanted_again(self, stuck: Stuck) -> None:
-        assert await named(stuck.desk) == "first"
+        assert await named(stuck.host) == "first"
         stuck.go_on.clear()
-        putting = asyncio.create_task(stuck.desk.put(*stuck.planner("other")))
+        putting = asyncio.create_task(stuck.host.put(*stuck.planner("other")))
         with pytest.raises(StageStuckError, match="Stage load other"):
             await putting
-        waiting = asyncio.create_task(named(stuck.desk))
+        waiting = asyncio.create_task(named(stuck.host))
         await asyncio.sleep(SILENCE)
         assert not waiting.done(), "who waits behind it is not failed"
         stuck.go_on.set()
@@ -265,7 +265,7 @@ class FragileModel(WalkingModel):
 
     broken: Exception | None = None
 
-    def step(self) -> Sequence[Advance]:
+    def step(self) -> Sequence[StepOutput]:
         if self.broken is not None and self.generations:
             raise self.broken
         return super().step()
@@ -277,14 +277,14 @@ class Fragile:
     def __init__(self) -> None:
         self.models: list[FragileModel] = []
         self.reason = ""
-        self.desk = PlannerDesk(PlannerInfo("fragile", "loading"), self._load)
+        self.host = PlannerHost(PlannerInfo("fragile", "loading"), self._load)
 
     async def draft(self) -> Draft:
         asked = DraftRequest("format", caption="a song", metadata=Metadata(bpm=90), seed=3)
-        return await self.desk.draft(asked, 60.0, Watch(cancelled=wanted))
+        return await self.host.draft(asked, 60.0, Watch(cancelled=wanted))
 
     async def until_dropped(self) -> None:
-        await until(lambda: self.desk.info().state == "on_disk")
+        await until(lambda: self.host.info().state == "on_disk")
 
     def _load(self, _: OnLoading) -> LoadedPlanner:
         if self.reason:
@@ -296,10 +296,10 @@ class Fragile:
 @pytest.fixture
 async def fragile() -> AsyncIterator[Fragile]:
     there = Fragile()
-    await there.desk.start()
-    await named(there.desk)
+    await there.host.start()
+    await named(there.host)
     yield there
-    await there.desk.close()
+    await there.host.close()
 
 
 class TestFailed:
@@ -311,18 +311,18 @@ class TestFailed:
         with pytest.raises(PlannerError, match=r"failed: the engine is dead\. .* Send the request once more"):
             await fragile.draft()
         await fragile.until_dropped()
-        assert fragile.desk.info().is_usable
-        assert fragile.desk.info().detail == (
+        assert fragile.host.info().is_usable
+        assert fragile.host.info().detail == (
             "The language model failed: the engine is dead. It is loaded again when a request needs it."
         )
         assert (fragile.models[0].closed, len(fragile.models)) == (1, 1), "nobody has asked for it yet"
         assert await fragile.draft() == first
-        assert (len(fragile.models), fragile.desk.info().detail) == (2, "")
+        assert (len(fragile.models), fragile.host.info().detail) == (2, "")
 
     async def test_all_that_it_wrote_fails_at_once_and_who_comes_meanwhile_waits(
         self, fragile: Fragile
     ) -> None:
-        async with fragile.desk.borrow() as planner:
+        async with fragile.host.borrow() as planner:
             fragile.models[0].broken = RuntimeError("the engine is dead")
             failed = await asyncio.gather(*(fragile.draft() for _ in range(3)), return_exceptions=True)
             assert {type(each) for each in failed} == {PlannerError}
@@ -357,15 +357,15 @@ class TestFailed:
 
     async def test_songs_without_a_planner_go_on(self, files: AudioStore, fragile: Fragile) -> None:
         fragile.models[0].broken = RuntimeError("the engine is dead")
-        async with running(files, loads(FakeRenderer(), MODEL), MODEL, fragile.desk) as engine:
-            thought = asyncio.create_task(engine.run(request(planner=THINKING), unheard, wanted))
+        async with running(files, loads(FakeRenderer(), MODEL), MODEL, fragile.host) as engine:
+            planned = asyncio.create_task(engine.run(request(planner=THINKING), unheard, wanted))
             plain = await engine.run(request(planner=PLAIN), unheard, wanted)
             assert len(plain) == 1
             with pytest.raises(PlannerError, match="the engine is dead"):
-                await thought
+                await planned
             assert len(await engine.run(request(planner=THINKING), unheard, wanted)) == 1
 
 
-async def named(desk: PlannerDesk) -> str:
-    async with desk.borrow() as planner:
+async def named(host: PlannerHost) -> str:
+    async with host.borrow() as planner:
         return planner.name

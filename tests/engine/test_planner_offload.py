@@ -14,7 +14,14 @@ import torch
 
 from acestep.catalog.checkpoints import Checkpoint, read_json
 from acestep.codec.loading import load_codec
-from acestep.engine.torch_models import Surroundings, TorchRenderer, load_model, load_planner, lodge, settle
+from acestep.engine.torch_models import (
+    LoadContext,
+    TorchRenderer,
+    load_model,
+    load_planner,
+    place_modules,
+    settle,
+)
 from acestep.errors import JobCancelledError, PlannerError
 from acestep.memory.plan import Abilities, Device, MemoryPlan, Sizes, Wishes
 from acestep.memory.search import options
@@ -23,9 +30,9 @@ from acestep.planner.backends.decoder import Decoder
 from acestep.planner.backends.pt import TorchLanguageModel, load_torch_language_model
 from acestep.planner.loop import GenerationLoop
 from acestep.settings.types import Quantization
-from acestep.weights.offload import Residency
-from acestep.weights.safetensors import Placement, TensorIndex
-from acestep.weights.shared_modules import SharedParts
+from acestep.weights.offload import OffloadManager
+from acestep.weights.safetensors import LoadTarget, TensorIndex
+from acestep.weights.shared_modules import SharedModules
 from tests.engine.test_placements import CPU, Counting, load, networks, promised, renderer, sizes_of, songs
 from tests.engine.test_torch_models import EXPECTED, write_checkpoint, write_oobleck
 from tests.planner.backends.test_pt import run, song
@@ -38,7 +45,7 @@ class Shared:
     """A device in the books alone, with a planner and a model that take turns on it."""
 
     mover: Counting
-    residency: Residency
+    offload_manager: OffloadManager
     planner: TorchLanguageModel
     model: TorchRenderer
 
@@ -69,7 +76,7 @@ def shared(
 ) -> Iterator[Shared]:
     mover = Counting()
     count_caches(mover, monkeypatch)
-    yield place(checkpoint, folder, plan, mover)
+    yield entry(checkpoint, folder, plan, mover)
 
 
 def sizes(checkpoint: Checkpoint, folder: Path) -> Sizes:
@@ -83,7 +90,7 @@ def plans(sizes: Sizes) -> list[MemoryPlan]:
         Wishes(offload=offload, offload_dit=offload_dit, offload_planner=True, planner=True)
         for offload, offload_dit in ((True, True), (False, False), (True, False))
     ]
-    device = Device(number=4, span=32)
+    device = Device(bytes_per_weight=4, cache_block=32)
     return [options(sizes, wish, device, Abilities(offload=True, offload_planner=True))[0] for wish in wishes]
 
 
@@ -99,32 +106,32 @@ def count_caches(mover: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Decoder, "allocate", counted)
 
 
-def place(checkpoint: Checkpoint, folder: Path, plan: MemoryPlan, mover: Counting) -> Shared:
-    residency = Residency(mover)
+def entry(checkpoint: Checkpoint, folder: Path, plan: MemoryPlan, mover: Counting) -> Shared:
+    offload_manager = OffloadManager(mover)
     modules, _ = load(checkpoint)
     codec = load_codec(checkpoint.vae, CPU, torch.float32)
-    modules = settle(modules, codec, plan, CPU, residency)
+    modules = settle(modules, codec, plan, CPU, offload_manager)
     model = replace(renderer(modules, checkpoint), codec=codec)
     lm = load_torch_language_model(
-        folder, Placement(CPU, torch.float32, plan.quantization), plan.slots, plan.length, CPU
+        folder, LoadTarget(CPU, torch.float32, plan.quantization), plan.sequences, plan.length, CPU
     )
-    return Shared(mover, residency, lodge(lm, residency), model)
+    return Shared(mover, offload_manager, place_modules(lm, offload_manager), model)
 
 
 @pytest.mark.parametrize("kind", ["int8", "fp8"])
 def test_a_quantized_planner_makes_way(
     checkpoint: Checkpoint, folder: Path, kind: Quantization, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    device = Device(number=4, span=32, quantization=kind)
+    device = Device(bytes_per_weight=4, cache_block=32, quantization=kind)
     wishes = Wishes(offload_planner=True, planner=True)
     plan = options(sizes(checkpoint, folder), wishes, device, Abilities(offload_planner=True))[0]
     stays = load_torch_language_model(
-        folder, Placement(CPU, torch.float32, kind), slots=plan.slots, length=plan.length
+        folder, LoadTarget(CPU, torch.float32, kind), sequences=plan.sequences, length=plan.length
     )
     expected = [run(stays, song(stays, seed))[0].text for seed in range(2)]
     mover = Counting()
     count_caches(mover, monkeypatch)
-    goes = place(checkpoint, folder, plan, mover).planner
+    goes = entry(checkpoint, folder, plan, mover).planner
     assert mover.now == 0
     assert [run(goes, song(goes, seed))[0].text for seed in range(2)] == expected
     (part,) = (part for part in plan.parts if part.name == "planner")
@@ -140,13 +147,13 @@ def test_texts_and_songs_are_the_same_and_memory_is_as_planned(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = request.getfixturevalue(toy)
-    plain = load_torch_language_model(folder, Placement(CPU, torch.float32))
+    plain = load_torch_language_model(folder, LoadTarget(CPU, torch.float32))
     texts = [run(plain, song(plain, seed))[0].text for seed in range(2)]
     _, model = load(checkpoint)
     expected = songs(model)
     plan, mover = plans(sizes(checkpoint, folder))[number], Counting()
     count_caches(mover, monkeypatch)
-    there = place(checkpoint, folder, plan, mover)
+    there = entry(checkpoint, folder, plan, mover)
     assert mover.now == 0
     for _ in range(2):
         found = run(there.planner, *(song(plain, seed) for seed in range(2)))
@@ -200,7 +207,7 @@ def test_a_text_that_waits_for_the_device_can_be_cancelled(shared: Shared) -> No
         with pytest.raises(JobCancelledError):
             await task
 
-    with shared.model.places.turn():
+    with shared.model.places.locked():
         asyncio.run(cancelled())
     text = asyncio.run(loop.generate(song(shared.planner), _ignore, _wanted))
     assert text == run(shared.planner, song(shared.planner))[0].text
@@ -217,26 +224,26 @@ def test_a_loop_ends_while_it_waits_for_the_device(shared: Shared) -> None:
         with pytest.raises(PlannerError):
             await task
 
-    with shared.model.places.turn():
+    with shared.model.places.locked():
         asyncio.run(closed())
     assert len(songs(shared.model)) == 3, "the device is free"
 
 
 def test_a_song_that_waits_for_the_device_can_be_cancelled(shared: Shared) -> None:
-    ticket = shared.planner.add(song(shared.planner, count=60))
+    task = shared.planner.add(song(shared.planner, count=60))
     shared.planner.step()
     with pytest.raises(JobCancelledError):
         shared.model.render([toy.song()], lambda *_: None, lambda: True)
-    shared.planner.abort(ticket)
+    shared.planner.abort(task)
     assert len(songs(shared.model)) == 3
 
 
 def test_a_stream_of_texts_lets_songs_through(shared: Shared) -> None:
     """While somebody waits, no more texts begin than run at once."""
     planner, slots = shared.planner, shared.planner._slots
-    tickets = [planner.add(song(planner, seed)) for seed in range(3 * slots)]
+    tasks = [planner.add(song(planner, seed)) for seed in range(3 * slots)]
     planner.step()
-    waiting = shared.residency.ask()
+    waiting = shared.offload_manager.request()
     ended = 0
     while not waiting.came(0):
         ended += sum(advance.ended for advance in planner.step())
@@ -245,7 +252,7 @@ def test_a_stream_of_texts_lets_songs_through(shared: Shared) -> None:
     waiting.end()
     while advances := planner.step():
         ended += sum(advance.ended for advance in advances)
-    assert ended == len(tickets)
+    assert ended == len(tasks)
 
 
 def test_a_planner_without_room_is_not_half_there(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,11 +260,11 @@ def test_a_planner_without_room_is_not_half_there(shared: Shared, monkeypatch: p
     songs(shared.model)
     with monkeypatch.context() as patched:
         patched.setattr(Decoder, "allocate", _no_room)
-        ticket = shared.planner.add(song(shared.planner))
+        task = shared.planner.add(song(shared.planner))
         with pytest.raises(MemoryError):
             shared.planner.step()
         assert shared.mover.now == 0
-        shared.planner.abort(ticket)
+        shared.planner.abort(task)
     assert run(shared.planner, song(shared.planner))[0].text == expected
 
 
@@ -271,7 +278,7 @@ def test_a_planner_that_is_gone_takes_its_weights_along(shared: Shared) -> None:
 
 def test_every_tensor_that_is_read_is_a_sign_of_life(checkpoint: Checkpoint, folder: Path) -> None:
     signs: list[int] = []
-    load_model(checkpoint, "cpu", EXPECTED, Surroundings(beat=lambda: signs.append(1)))
+    load_model(checkpoint, "cpu", EXPECTED, LoadContext(beat=lambda: signs.append(1)))
     parts = checkpoint.dit, checkpoint.text_encoder
     assert len(signs) > sum(len(TensorIndex.of(part).files) for part in parts)
     signs.clear()
@@ -280,8 +287,8 @@ def test_every_tensor_that_is_read_is_a_sign_of_life(checkpoint: Checkpoint, fol
 
 
 def test_loading_follows_the_plan(checkpoint: Checkpoint, folder: Path, plan: MemoryPlan) -> None:
-    parts = SharedParts()
-    model = load_model(checkpoint, "cpu", EXPECTED, Surroundings(shared=parts, plan=plan))
+    parts = SharedModules()
+    model = load_model(checkpoint, "cpu", EXPECTED, LoadContext(shared=parts, plan=plan))
     moving = load_planner(folder, "cpu", "pt", plan, parts).model
     plain = load_planner(folder, "cpu", "pt").model
     assert run(moving, song(moving)) == run(plain, song(plain))

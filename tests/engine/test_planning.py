@@ -26,7 +26,7 @@ from acestep.domain.song import (
     is_instrumental,
 )
 from acestep.engine.engine import Engine
-from acestep.engine.planner_host import LoadedPlanner, PlannerDesk
+from acestep.engine.planner_host import LoadedPlanner, PlannerHost
 from acestep.engine.planning import guess_duration, plan_songs, stem_plan
 from acestep.errors import CheckpointError, JobCancelledError, PlannerError, PlannerUnavailableError
 from acestep.files import AudioStore
@@ -44,16 +44,16 @@ THINKING = replace(PLAIN, thinking=True)
 GIVEN: dict[str, Any] = {"bpm": 90, "key_scale": "C major", "time_signature": "3", "duration": 10.0}
 
 
-def desk(model: WalkingModel) -> PlannerDesk:
+def host(model: WalkingModel) -> PlannerHost:
     def load(on_loading: Any) -> LoadedPlanner:
         return LoadedPlanner(model, "toy", "runs on a toy")
 
-    return PlannerDesk(PlannerInfo("acestep-5Hz-lm-toy", "loading"), load)
+    return PlannerHost(PlannerInfo("acestep-5Hz-lm-toy", "loading"), load)
 
 
 @asynccontextmanager
 async def planning(files: AudioStore, model: WalkingModel | None = None) -> AsyncIterator[Engine]:
-    async with running(files, loads(FakeRenderer(), MODEL), MODEL, desk(model or WalkingModel())) as engine:
+    async with running(files, loads(FakeRenderer(), MODEL), MODEL, host(model or WalkingModel())) as engine:
         yield engine
 
 
@@ -144,15 +144,15 @@ async def test_codes_of_the_users_own_need_no_planner(files: AudioStore) -> None
 
 
 async def test_progress_rises_through_planning_and_rendering(files: AudioStore) -> None:
-    heard: list[Progress] = []
+    sources: list[Progress] = []
     async with planning(files) as engine:
-        await engine.run(request(planner=THINKING), heard.append, wanted)
-    fractions = [each.fraction for each in heard]
+        await engine.run(request(planner=THINKING), sources.append, wanted)
+    fractions = [each.fraction for each in sources]
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1.0
-    stages = list(dict.fromkeys(each.stage for each in heard))
+    stages = list(dict.fromkeys(each.stage for each in sources))
     assert stages == ["plan", "render", "decode", "write"]
-    codes = [each.fraction for each in heard if "audio codes" in each.text]
+    codes = [each.fraction for each in sources if "audio codes" in each.text]
     assert len(set(codes)) > 10
     assert max(codes) == pytest.approx(0.5)
 
@@ -167,7 +167,7 @@ async def test_a_job_is_cancelled_while_it_is_planned(files: AudioStore) -> None
 
 async def test_a_planner_of_another_model_cannot_sketch(files: AudioStore) -> None:
     other = replace(MODEL, code_count=64_000)
-    async with running(files, loads(FakeRenderer(), other), other, desk(WalkingModel())) as engine:
+    async with running(files, loads(FakeRenderer(), other), other, host(WalkingModel())) as engine:
         await engine.wait_ready()
         with pytest.raises(
             PlannerError, match="thinking: acestep-5Hz-lm-toy knows 50 audio codes, but hum has 64000"
@@ -185,7 +185,7 @@ async def test_without_a_planner_what_needs_one_fails_and_the_rest_goes_on(files
 
 async def test_one_that_is_there_if_needed_alone_fills_nothing_in(files: AudioStore) -> None:
     model = WalkingModel()
-    aside = PlannerDesk(
+    aside = PlannerHost(
         PlannerInfo("toy", "loading", only_if_needed=True), lambda _: LoadedPlanner(model, "toy")
     )
     async with running(files, loads(FakeRenderer(), MODEL), MODEL, aside) as engine:
@@ -210,7 +210,7 @@ async def test_a_planner_that_cannot_be_loaded_says_why(files: AudioStore) -> No
         assert go_on.wait(PATIENCE)
         raise CheckpointError("Its weights are cut short.")
 
-    failing = PlannerDesk(PlannerInfo("acestep-5Hz-lm-toy", "loading"), load)
+    failing = PlannerHost(PlannerInfo("acestep-5Hz-lm-toy", "loading"), load)
     async with running(files, loads(FakeRenderer(), MODEL), MODEL, failing) as engine:
         await engine.wait_ready()
         job = asyncio.create_task(engine.run(request(planner=PlannerOptions()), unheard, wanted))

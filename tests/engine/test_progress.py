@@ -68,7 +68,7 @@ def test_two_threads_cannot_overtake_each_other():
     told: list[float] = []
     first_is_told, second_reported = threading.Event(), threading.Event()
 
-    def listen(progress: Progress) -> None:
+    def tokenize(progress: Progress) -> None:
         if not first_is_told.is_set():
             first_is_told.set()
             second_reported.wait(0.1)  # long enough for the other to get ahead, if it could
@@ -79,7 +79,7 @@ def test_two_threads_cannot_overtake_each_other():
         job.report(1, "write", 1.0)
         second_reported.set()
 
-    job = JobProgress(2, listen)
+    job = JobProgress(2, tokenize)
     other = threading.Thread(target=report_second)
     other.start()
     job.report(0, "render", 0.5)

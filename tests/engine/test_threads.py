@@ -14,10 +14,10 @@ import pytest
 from acestep.domain.models import PlannerInfo
 from acestep.domain.song import Progress, SongPlan
 from acestep.engine.engine import Engine
-from acestep.engine.idle import Upkeep
-from acestep.engine.model_manager import PRIMARY, ModelShelf, Slot
-from acestep.engine.planner_host import LoadedPlanner, PlannerDesk
-from acestep.engine.planner_pool import PlannerDesks
+from acestep.engine.idle import IdlePolicy
+from acestep.engine.model_manager import PRIMARY, ModelManager, Slot
+from acestep.engine.planner_host import LoadedPlanner, PlannerHost
+from acestep.engine.planner_pool import PlannerPool
 from acestep.engine.renderer import Loaded, OnLoading
 from acestep.engine.threads import Watchdog, WatchedThread
 from acestep.engine.write import SongWriter
@@ -36,7 +36,7 @@ SILENCE = 0.8
 async def guarded(
     files: AudioStore, renderer: FakeRenderer, seconds: float = SILENCE
 ) -> AsyncIterator[Engine]:
-    async with running(files, loads(renderer), upkeep=Upkeep(Watchdog(seconds))) as engine:
+    async with running(files, loads(renderer), idle_policy=IdlePolicy(Watchdog(seconds))) as engine:
         await engine.wait_ready()
         yield engine
 
@@ -57,11 +57,11 @@ class TestSongs:
         async with guarded(files, renderer) as engine:
             with pytest.raises(StageStuckError):
                 await engine.run(request(seeds=(1,)), told.append, wanted)
-            heard = len(told)
+            sources = len(told)
             renderer.release()
             (song,) = await engine.run(request(seeds=(2,)), unheard, wanted)
             assert song.plan.seed == 2
-        assert len(told) == heard
+        assert len(told) == sources
         assert [plan.seed for plan in renderer.decoded] == [2]
 
     async def test_no_job_is_to_begin_while_a_thread_is_stuck(self, files, renderer):
@@ -109,11 +109,11 @@ class TestSongs:
 
 
 async def test_a_planner_that_is_stuck_fails_its_job(files: AudioStore) -> None:
-    model, upkeep = GatedModel(), Upkeep(Watchdog(SILENCE))
-    desk = PlannerDesk(
-        PlannerInfo("toy", "loading"), lambda on_loading: LoadedPlanner(model, "toy"), upkeep=upkeep
+    model, idle_policy = GatedModel(), IdlePolicy(Watchdog(SILENCE))
+    host = PlannerHost(
+        PlannerInfo("toy", "loading"), lambda on_loading: LoadedPlanner(model, "toy"), idle_policy=idle_policy
     )
-    async with running(files, loads(FakeRenderer(), MODEL), MODEL, desk, upkeep) as engine:
+    async with running(files, loads(FakeRenderer(), MODEL), MODEL, host, idle_policy) as engine:
         with pytest.raises(StageStuckError, match="Stage plan"):
             await engine.run(request(planner=THINKING), unheard, wanted)
         assert "Stage plan" in engine.trouble()
@@ -168,15 +168,15 @@ class TestLoading:
     def folder(self) -> Folder:
         return Folder(TURBO, BASE, SFT)
 
-    def shelf(self, folder: Folder, *names: str, room: int = 3) -> ModelShelf:
-        upkeep = Upkeep(Watchdog(SILENCE))
-        return ModelShelf(folder.slots(*names or ("turbo",)), folder, room=room, upkeep=upkeep)
+    def model_manager(self, folder: Folder, *names: str, room: int = 3) -> ModelManager:
+        idle_policy = IdlePolicy(Watchdog(SILENCE))
+        return ModelManager(folder.slots(*names or ("turbo",)), folder, room=room, idle_policy=idle_policy)
 
     async def test_who_waits_for_a_model_that_does_not_come_hears_so(self, files, folder):
-        upkeep = Upkeep(Watchdog(SILENCE))
-        shelf = ModelShelf(folder.slots("turbo"), folder, room=2, upkeep=upkeep)
-        desks = PlannerDesks(PlannerDesk(PlannerInfo(detail="Nobody plans here.")))
-        engine = Engine(shelf, SongWriter(files, 128), desks, upkeep)
+        idle_policy = IdlePolicy(Watchdog(SILENCE))
+        model_manager = ModelManager(folder.slots("turbo"), folder, room=2, idle_policy=idle_policy)
+        planner_pool = PlannerPool(PlannerHost(PlannerInfo(detail="Nobody plans here.")))
+        engine = Engine(model_manager, SongWriter(files, 128), planner_pool, idle_policy)
         await engine.start()
         await engine.wait_ready()
         folder.go_on.clear()
@@ -196,8 +196,8 @@ class TestLoading:
 
     async def test_a_default_model_that_comes_late_makes_the_server_ready(self, files, folder):
         folder.go_on.clear()
-        upkeep = Upkeep(Watchdog(SILENCE))
-        async with running(files, folder.find("turbo").load, TURBO, upkeep=upkeep) as engine:
+        idle_policy = IdlePolicy(Watchdog(SILENCE))
+        async with running(files, folder.find("turbo").load, TURBO, idle_policy=idle_policy) as engine:
             ready = asyncio.create_task(engine.wait_ready())
             await until(lambda: "Stage load turbo" in engine.trouble())
             assert not ready.done()
@@ -213,15 +213,15 @@ class TestLoading:
                 on_loading("downloading", f"{percent} %") if percent % 2 else on_loading.beat()
             return loads(FakeRenderer())(on_loading)
 
-        async with running(files, slow, upkeep=Upkeep(Watchdog(SILENCE))) as engine:
+        async with running(files, slow, idle_policy=IdlePolicy(Watchdog(SILENCE))) as engine:
             assert len(await engine.run(request(), unheard, wanted)) == 1
 
     async def test_who_waits_for_another_model_is_not_failed(self, folder):
-        shelf = self.shelf(folder)
-        async with opened(shelf):
-            await shelf.wait_ready()
+        model_manager = self.model_manager(folder)
+        async with opened(model_manager):
+            await model_manager.wait_ready()
             folder.go_on.clear()
-            base, sft = (asyncio.create_task(self.borrowed(shelf, name)) for name in ("base", "sft"))
+            base, sft = (asyncio.create_task(self.borrowed(model_manager, name)) for name in ("base", "sft"))
             with pytest.raises(StageStuckError, match="load base"):
                 await base
             await asyncio.sleep(SILENCE)
@@ -230,33 +230,33 @@ class TestLoading:
             assert await sft == "sft"
 
     async def test_a_model_that_nobody_has_told_of_is_not_put_late(self, folder):
-        shelf = self.shelf(folder)
-        async with opened(shelf):
-            await shelf.wait_ready()
+        model_manager = self.model_manager(folder)
+        async with opened(model_manager):
+            await model_manager.wait_ready()
             folder.go_on.clear()
             with pytest.raises(StageStuckError, match=r"load base .* restart the server"):
-                await shelf.put(PRIMARY, "base")
-            for change in (shelf.put(PRIMARY, "sft"), shelf.reload()):
+                await model_manager.put(PRIMARY, "base")
+            for change in (model_manager.put(PRIMARY, "sft"), model_manager.reload()):
                 with pytest.raises(StageStuckError, match="load base"):
                     async with asyncio.timeout(SILENCE / 2):  # at once, and nothing is changed
                         await change
             folder.go_on.set()
-            await until(lambda: not shelf._upkeep.watchdog.trouble())
-            assert shelf.primary.name == "turbo" and states(shelf)["base"] == "on_disk"
-            assert (await shelf.put(PRIMARY, "base")).name == "base"
+            await until(lambda: not model_manager._idle_policy.watchdog.trouble())
+            assert model_manager.primary.name == "turbo" and states(model_manager)["base"] == "on_disk"
+            assert (await model_manager.put(PRIMARY, "base")).name == "base"
         assert folder.loads == ["turbo", "base", "base"]
 
     async def test_a_model_that_has_its_slot_may_come_late(self, folder):
         folder.room = 1
-        shelf = self.shelf(folder, room=0)
-        async with opened(shelf):
-            await shelf.wait_ready()
+        model_manager = self.model_manager(folder, room=0)
+        async with opened(model_manager):
+            await model_manager.wait_ready()
             folder.go_on.clear()
             with pytest.raises(StageStuckError, match="load base"):
-                await shelf.put(PRIMARY, "base")
-            assert states(shelf) == {"base": "loading"}
+                await model_manager.put(PRIMARY, "base")
+            assert states(model_manager) == {"base": "loading"}
             folder.go_on.set()
-            assert await self.borrowed(shelf, None) == "base"
+            assert await self.borrowed(model_manager, None) == "base"
         assert folder.loads == ["turbo", "base"]
 
     async def test_what_the_server_does_not_wait_for_ends_at_its_next_sign(self):
@@ -271,10 +271,10 @@ class TestLoading:
             finally:
                 ended.set()
 
-        async with opened(ModelShelf({PRIMARY: Slot(INFO, load)})):
+        async with opened(ModelManager({PRIMARY: Slot(INFO, load)})):
             assert await asyncio.to_thread(begun.wait, PATIENCE)
         assert await asyncio.to_thread(ended.wait, PATIENCE)
 
-    async def borrowed(self, shelf: ModelShelf, name: str | None) -> str:
-        async with shelf.borrow(name) as (loaded, _):
+    async def borrowed(self, model_manager: ModelManager, name: str | None) -> str:
+        async with model_manager.borrow(name) as (loaded, _):
             return loaded.info.name

@@ -17,12 +17,13 @@ from diffusers import AutoencoderOobleck
 from acestep.audio.encode import FileSpec, write
 from acestep.catalog.checkpoints import Checkpoint, Defaults
 from acestep.codec.sine_bank import SineBankConfig
+from acestep.domain.latents import SongLatents, SourceLatents
 from acestep.domain.models import ModelInfo
 from acestep.domain.song import AudioClip, Window
 from acestep.engine import torch_models
 from acestep.engine.planner_host import LoadedPlanner
-from acestep.engine.renderer import Heard, Loaded, Rendering
-from acestep.engine.torch_models import Surroundings, choose_device, load_model, load_planner
+from acestep.engine.renderer import Loaded
+from acestep.engine.torch_models import LoadContext, choose_device, load_model, load_planner
 from acestep.errors import (
     AceStepError,
     CheckpointError,
@@ -37,7 +38,7 @@ from acestep.planner.backends.pt import TorchLanguageModel
 from acestep.settings.types import Quantization
 from acestep.synthesizer import synthesizer
 from acestep.synthesizer.loading import SynthesizerModules, load_synthesizer
-from acestep.weights.shared_modules import SharedParts
+from acestep.weights.shared_modules import SharedModules
 from tests.planner.fakes import WalkingModel
 from tests.planner.toy import Toy, write_toy
 from tests.synthesizer import toy
@@ -103,8 +104,8 @@ def loaded(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
 
 def sing(loaded: Loaded, seconds: float, seed: int = 1, told: list[float] | None = None) -> AudioClip:
     plan = toy.song(duration=seconds, seed=seed)
-    (rendering,) = loaded.renderer.render([plan], lambda done, of: None, lambda: False)
-    return loaded.renderer.decode(rendering, seconds, ([] if told is None else told).append)
+    (song,) = loaded.renderer.render([plan], lambda done, of: None, lambda: False)
+    return loaded.renderer.decode(song, seconds, ([] if told is None else told).append)
 
 
 @pytest.mark.parametrize("seconds", [10.0, 10.03, 10.05, 11.111])
@@ -119,12 +120,12 @@ def test_a_song_is_exactly_as_long_as_asked(loaded: Loaded, seconds: float) -> N
 
 def test_songs_of_a_batch_keep_apart(loaded: Loaded) -> None:
     plans = [toy.song(duration=10.0, seed=1), toy.song(duration=10.0, seed=2, caption="x" * 400)]
-    renderings = loaded.renderer.render(plans, lambda done, of: None, lambda: False)
-    assert renderings[0].warnings == () and len(renderings[1].warnings) == 1
-    for plan, rendering in zip(plans, renderings, strict=True):
-        together = loaded.renderer.decode(rendering, 10.0, lambda fraction: None)
+    songs_ = loaded.renderer.render(plans, lambda done, of: None, lambda: False)
+    assert songs_[0].warnings == () and len(songs_[1].warnings) == 1
+    for plan, song in zip(plans, songs_, strict=True):
+        together = loaded.renderer.decode(song, 10.0, lambda fraction: None)
         (alone,) = loaded.renderer.render([plan], lambda done, of: None, lambda: False)
-        torch.testing.assert_close(rendering.latents, alone.latents, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(song.latents, alone.latents, atol=1e-5, rtol=1e-5)
         assert together.samples.shape[0] == 2
 
 
@@ -132,8 +133,8 @@ def test_the_words_of_a_song_are_timed_aside(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(synthesizer, "known_heads", lambda config: {0: (1, 3), 2: (2,)})
     renderer = load_model(write_checkpoint(tmp_path, write_sine_bank), "cpu", EXPECTED).renderer
     plan = toy.song(lyrics="[Verse]\nla la\nlo")
-    (rendering,) = renderer.render([plan], lambda done, of: None, lambda: False)
-    work_out = renderer.hear_words(plan, rendering, Heard())
+    (song,) = renderer.render([plan], lambda done, of: None, lambda: False)
+    work_out = renderer.align_lyrics(plan, song, SourceLatents())
     with ThreadPoolExecutor(1) as aside:
         times = aside.submit(work_out).result()
     assert [line.text for line in times.lines] == ["la la", "lo"]
@@ -142,9 +143,9 @@ def test_the_words_of_a_song_are_timed_aside(tmp_path: Path, monkeypatch: pytest
 
 def test_a_model_whose_heads_nobody_knows_times_no_words(loaded: Loaded) -> None:
     plan = toy.song(lyrics="la la")
-    (rendering,) = loaded.renderer.render([plan], lambda done, of: None, lambda: False)
+    (song,) = loaded.renderer.render([plan], lambda done, of: None, lambda: False)
     with pytest.raises(UntimedLyricsError, match="published 2 B models"):
-        loaded.renderer.hear_words(plan, rendering, Heard())
+        loaded.renderer.align_lyrics(plan, song, SourceLatents())
 
 
 def hum(loaded: Loaded, seconds: float, hz: float = 150.0, volume: float = 0.3) -> AudioClip:
@@ -153,15 +154,15 @@ def hum(loaded: Loaded, seconds: float, hz: float = 150.0, volume: float = 0.3) 
     return AudioClip(np.stack([wave, wave]).astype(np.float32), rate)
 
 
-def repaint(loaded: Loaded, window: Window, source: AudioClip, duration: float = 4.08) -> Rendering:
+def repaint(loaded: Loaded, window: Window, source: AudioClip, duration: float = 4.08) -> SongLatents:
     plan = toy.song(task_type="repaint", window=window, duration=duration)
-    heard = Heard(loaded.renderer.encode(source))
-    (rendering,) = loaded.renderer.render([plan], lambda done, of: None, lambda: False, [heard])
-    return rendering
+    sources = SourceLatents(loaded.renderer.encode(source))
+    (song,) = loaded.renderer.render([plan], lambda done, of: None, lambda: False, [sources])
+    return song
 
 
-def sound_of(loaded: Loaded, rendering: Rendering, seconds: float = 4.08) -> AudioClip:
-    return loaded.renderer.decode(rendering, seconds, lambda fraction: None)
+def sound_of(loaded: Loaded, song: SongLatents, seconds: float = 4.08) -> AudioClip:
+    return loaded.renderer.decode(song, seconds, lambda fraction: None)
 
 
 def reconstruction(loaded: Loaded, clip: AudioClip) -> np.ndarray:
@@ -183,9 +184,9 @@ def test_outside_the_window_a_repaint_is_its_source(loaded: Loaded) -> None:
 
 
 def test_a_repaint_of_everything_is_a_song_like_any_other(loaded: Loaded) -> None:
-    rendering = repaint(loaded, Window(0.0, 4.08, 0.0, 4.08), hum(loaded, 4.08))
-    assert rendering.kept is None
-    assert np.abs(sound_of(loaded, rendering).samples).max() == pytest.approx(10 ** (-1 / 20))
+    song = repaint(loaded, Window(0.0, 4.08, 0.0, 4.08), hum(loaded, 4.08))
+    assert song.kept is None
+    assert np.abs(sound_of(loaded, song).samples).max() == pytest.approx(10 ** (-1 / 20))
 
 
 def test_the_window_cross_fades_for_as_long_as_is_asked(loaded: Loaded) -> None:
@@ -193,7 +194,7 @@ def test_the_window_cross_fades_for_as_long_as_is_asked(loaded: Loaded) -> None:
     hard = repaint(loaded, Window(1.0, 3.0, 0.0, 4.08), source)
     assert hard.window is not None
     soft = replace(hard, window=replace(hard.window, crossfade_seconds=0.25))
-    cut, faded = (sound_of(loaded, rendering).samples for rendering in (hard, soft))
+    cut, faded = (sound_of(loaded, song).samples for song in (hard, soft))
     differ = np.flatnonzero(np.abs(cut - faded).max(axis=0) > 0)
     inside = (np.array([1.0, 1.25, 2.75, 3.0]) * rate).astype(int)
     assert inside[0] <= differ.min() and differ.max() <= inside[3]
@@ -202,15 +203,16 @@ def test_the_window_cross_fades_for_as_long_as_is_asked(loaded: Loaded) -> None:
 
 def test_a_window_is_no_louder_than_a_song_or_its_source(loaded: Loaded) -> None:
     source = hum(loaded, 4.08)
-    rendering = repaint(loaded, Window(1.0, 3.0, 0.0, 4.08), source)
-    loud = replace(rendering, latents=rendering.kept + 6.0)
+    song = repaint(loaded, Window(1.0, 3.0, 0.0, 4.08), source)
+    assert song.kept is not None
+    loud = replace(song, latents=song.kept + 6.0)
     assert np.abs(sound_of(loaded, loud).samples).max() <= 0.9
 
 
 def test_sound_that_is_none_fails(loaded: Loaded) -> None:
-    rendering = repaint(loaded, Window(1.0, 3.0, 0.0, 4.08), hum(loaded, 4.08))
+    song = repaint(loaded, Window(1.0, 3.0, 0.0, 4.08), hum(loaded, 4.08))
     with pytest.raises(AceStepError, match="not numbers"):
-        sound_of(loaded, replace(rendering, latents=rendering.latents * torch.nan))
+        sound_of(loaded, replace(song, latents=song.latents * torch.nan))
 
 
 def test_the_same_sound_is_encoded_alike_and_its_end_is_heard(loaded: Loaded) -> None:
@@ -228,9 +230,9 @@ def test_decoding_can_be_stopped(loaded: Loaded) -> None:
     def stop(fraction: float) -> None:
         raise JobCancelledError("Enough.")
 
-    (rendering,) = loaded.renderer.render([toy.song()], lambda done, of: None, lambda: False)
+    (song,) = loaded.renderer.render([toy.song()], lambda done, of: None, lambda: False)
     with pytest.raises(JobCancelledError):
-        loaded.renderer.decode(rendering, toy.song().duration, stop)
+        loaded.renderer.decode(song, toy.song().duration, stop)
 
 
 def test_the_checkpoint_completes_what_is_known(loaded: Loaded) -> None:
@@ -247,13 +249,13 @@ def test_a_file_is_heard_as_codes(loaded: Loaded, tmp_path: Path) -> None:
         write(AudioClip((wave / 2).astype(np.float32), 44_100), tmp_path / name, FileSpec("flac"))
         return tmp_path / name
 
-    codes = loaded.renderer.listen(recording("low.flac", 150.0))
+    codes = loaded.renderer.tokenize(recording("low.flac", 150.0))
     frames = loaded.renderer.synthesizer.frames(10.03)  # type: ignore[attr-defined]
     assert len(codes) == -(-frames // toy.POOLER["pool_window_size"])
     assert all(0 <= code < 12 for code in codes)
-    assert loaded.renderer.listen(tmp_path / "low.flac") == codes
+    assert loaded.renderer.tokenize(tmp_path / "low.flac") == codes
     with pytest.raises(UnusableAudioError):
-        loaded.renderer.listen(Path(__file__))
+        loaded.renderer.tokenize(Path(__file__))
 
 
 @pytest.fixture
@@ -290,7 +292,7 @@ def test_pytorch_as_asked_for_needs_no_word(planner_folder: Path) -> None:
 def test_a_quantized_planner_runs_on_pytorch(
     kind: Quantization, planner_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch_models, "why_not", lambda place: "")
+    monkeypatch.setattr(torch_models, "why_not", lambda entry: "")
     plan = MemoryPlan((), "write", 0, 1, 60.0, 64, quantization=kind)
     planner = load_planner(planner_folder, "cpu", "vllm", plan)
     assert (planner.backend, kind in planner.detail) == ("pt", True)
@@ -301,8 +303,8 @@ def test_a_quantized_planner_runs_on_pytorch(
 
 def test_vllm_runs_the_planner_where_it_can(planner_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = WalkingModel()
-    monkeypatch.setattr(torch_models, "why_not", lambda place: "")
-    monkeypatch.setattr(torch_models, "load_vllm_language_model", lambda folder, place, *room: model)
+    monkeypatch.setattr(torch_models, "why_not", lambda entry: "")
+    monkeypatch.setattr(torch_models, "load_vllm_language_model", lambda folder, entry, *room: model)
     assert load_planner(planner_folder, "cpu", "vllm") == LoadedPlanner(model, "vllm")
     assert load_planner(planner_folder, "cpu", "pt").backend == "pt"
 
@@ -310,7 +312,7 @@ def test_vllm_runs_the_planner_where_it_can(planner_folder: Path, monkeypatch: p
 def test_a_vllm_that_does_not_start_is_an_error(
     planner_folder: Path, no_vllm: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch_models, "why_not", lambda place: "")
+    monkeypatch.setattr(torch_models, "why_not", lambda entry: "")
     with pytest.raises(ModelUnavailableError, match="could not start acestep-5Hz-lm-toy"):
         load_planner(planner_folder, "cpu", "vllm")
 
@@ -369,9 +371,9 @@ def test_what_two_models_have_in_common_is_loaded_once(
     (tmp_path / "links" / "vae").symlink_to(first.vae)
     twin = replace(first, name="twin", vae=tmp_path / "links" / "vae")
     stranger = write_checkpoint(tmp_path / "stranger", write_codec)
-    shared = SharedParts()
+    shared = SharedModules()
     codecs = [
-        codec_of(load_model(checkpoint, "cpu", EXPECTED, Surroundings(shared=shared)))
+        codec_of(load_model(checkpoint, "cpu", EXPECTED, LoadContext(shared=shared)))
         for checkpoint in (first, twin, stranger)
     ]
     one, two, three = modules
@@ -385,8 +387,8 @@ def test_what_two_models_have_in_common_is_loaded_once(
 
 def test_a_part_leaves_memory_with_the_last_model_that_used_it(tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path, write_sine_bank)
-    shared = SharedParts()
-    codec = weakref.ref(codec_of(load_model(checkpoint, "cpu", EXPECTED, Surroundings(shared=shared))))
+    shared = SharedModules()
+    codec = weakref.ref(codec_of(load_model(checkpoint, "cpu", EXPECTED, LoadContext(shared=shared))))
     gc.collect()
     assert codec() is None
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from acestep.domain.analysis import Findings, Loudness, LyricTimes, Stem, TimedLine, TimedWord
+from acestep.domain.analysis import Analysis, Loudness, LyricTimes, Stem, TimedLine, TimedWord
 from acestep.domain.song import PlannerOptions, SamplerOptions, SongRequest
 from acestep.errors import DataFolderError
 from acestep.jobs.model import Job, JobView, Ticket
@@ -285,13 +285,13 @@ class TestExpire:
         assert await store.files() == {"c.mp3"}
 
     async def test_stems_belong_to_their_song(self, store: JobStore, clock: Clock):
-        findings = Findings(
+        analysis = Analysis(
             lyric_times=LyricTimes((TimedLine("la", 0.5, 1.25, (TimedWord("la", 0.5, 1.25),)),), 0.75),
             peaks=((-0.5, 0.25),),
             loudness=Loudness(-14.2, None),
             stems=(Stem("drums", "d.mp3"), Stem("vocals", "v.mp3")),
         )
-        whole = replace(song("a.mp3"), findings=findings)
+        whole = replace(song("a.mp3"), analysis=analysis)
         job_id = await submit(store)
         await claim(store)
         await store.finish(job_id, (whole, song("b.mp3")))

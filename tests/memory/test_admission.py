@@ -12,7 +12,7 @@ from acestep.catalog.planner_choice import SMALLEST, PlannerChoice
 from acestep.device.probes import Probes
 from acestep.domain.models import ModelInfo
 from acestep.errors import CheckpointError, InvalidFieldError
-from acestep.memory.admission import Account, with_planner
+from acestep.memory.admission import MemoryLedger, with_planner
 from acestep.memory.configs import PLANNERS
 from acestep.memory.decide import Decision, decide_for_server
 from acestep.memory.plan import GB
@@ -39,33 +39,33 @@ def info_of(choice: Choice) -> ModelInfo:
     return ModelInfo(choice.name, choice.is_turbo, steps=8, guidance_scale=1, shift=3, max_steps=8)
 
 
-def opened(folder: Path, choices: list[Choice], planner: PlannerChoice = NONE, **given: Any) -> Account:
+def opened(folder: Path, choices: list[Choice], planner: PlannerChoice = NONE, **given: Any) -> MemoryLedger:
     """The account of a server that was started with these models."""
     settings = Settings.load(folder, **({"device": "cuda", "init_llm": bool(planner.name)} | given))
-    account = Account(decide_for_server(settings, choices, planner, PROBES))
+    ledger = MemoryLedger(decide_for_server(settings, choices, planner, PROBES))
     for choice in choices:
-        account.know(choice)
-    return account
+        ledger.know(choice)
+    return ledger
 
 
-def turbo_weights(account: Account) -> int:
+def turbo_weights(ledger: MemoryLedger) -> int:
     """Bytes of one DiT of the default model."""
-    assert account.decision is not None
-    (size,) = (part.size for part in account.decision.plan.parts if part.name == "DiT")
-    return size // len(account.decision.sizes.dits)
+    assert ledger.decision is not None
+    (size,) = (part.size for part in ledger.decision.plan.parts if part.name == "DiT")
+    return size // len(ledger.decision.sizes.dits)
 
 
 def usefulness(info: ModelInfo) -> tuple[float, int]:
     return info.max_duration, info.max_batch
 
 
-def at_budget(account: Account, budget: float) -> Account:
+def at_budget(ledger: MemoryLedger, budget: float) -> MemoryLedger:
     """The same with another budget, and what was decided as it is."""
-    decision = account.decision
+    decision = ledger.decision
     assert decision is not None
-    situation = replace(decision.situation, budget=replace(decision.budget, size=int(budget * GB)))
-    account.decision = replace(decision, situation=situation)
-    return account
+    constraints = replace(decision.constraints, budget=replace(decision.budget, size=int(budget * GB)))
+    ledger.decision = replace(decision, constraints=constraints)
+    return ledger
 
 
 class TestAnotherPlanner:
@@ -99,8 +99,8 @@ class TestAnotherPlanner:
             with_planner(before, PlannerChoice("acestep-5Hz-lm-4B"), settings)
         needed = float(caught.value.allowed.partition("this one ")[2].split()[0])
         assert needed > 8
-        roomy = replace(before.situation, budget=replace(before.budget, size=int((needed + 0.01) * GB)))
-        after = with_planner(replace(before, situation=roomy), PlannerChoice("acestep-5Hz-lm-4B"), settings)
+        roomy = replace(before.constraints, budget=replace(before.budget, size=int((needed + 0.01) * GB)))
+        after = with_planner(replace(before, constraints=roomy), PlannerChoice("acestep-5Hz-lm-4B"), settings)
         assert after.plan.peak == pytest.approx(needed * GB, abs=0.01 * GB)
 
     def test_one_on_another_device_takes_no_room(self, tmp_path: Path, turbo: Choice) -> None:
@@ -125,11 +125,11 @@ class TestAnotherPlanner:
         self, tmp_path: Path, turbo: Choice, xl: Choice
     ) -> None:
         settings = Settings.load(tmp_path, vram_budget=24, device="cuda")
-        account = opened(tmp_path, [turbo], vram_budget=24)
-        account.know(xl)
-        there = [account.limited(info_of(turbo), [])]
-        both = [*there, account.limited(info_of(xl), there)]
-        alone, beside = (account.with_planner(MIDDLE, settings, infos) for infos in (there, both))
+        ledger = opened(tmp_path, [turbo], vram_budget=24)
+        ledger.know(xl)
+        there = [ledger.limited(info_of(turbo), [])]
+        both = [*there, ledger.limited(info_of(xl), there)]
+        alone, beside = (ledger.with_planner(MIDDLE, settings, infos) for infos in (there, both))
         assert alone is not None and alone.plan.placement("planner") == "resident"
         assert beside is not None and beside.plan.placement("planner") == "offloaded"
         assert alone.plan.settled == beside.plan.settled, "models are not told that anything changed"
@@ -137,18 +137,18 @@ class TestAnotherPlanner:
         with pytest.raises(
             InvalidFieldError, match=r"^lm_model_path: .* GB are needed, and there are 24\.00"
         ):
-            account.with_planner(PlannerChoice(PLANNERS[2].name), settings, both)
+            ledger.with_planner(PlannerChoice(PLANNERS[2].name), settings, both)
 
     def test_room_stays_for_models_that_requests_name(self, tmp_path: Path, turbo: Choice) -> None:
         given: dict[str, Any] = {"on_demand_model_load": True, "models_in_memory": 2, "vram_budget": 20}
         settings = Settings.load(tmp_path, device="cuda", **given)
-        account = opened(tmp_path, [turbo], **given)
-        alone = [account.limited(info_of(turbo), [])]
+        ledger = opened(tmp_path, [turbo], **given)
+        alone = [ledger.limited(info_of(turbo), [])]
         for there in ([], alone, alone * 2):
-            decision = account.with_planner(MIDDLE, settings, there)
+            decision = ledger.with_planner(MIDDLE, settings, there)
             assert decision is not None
             sizes = {part.name: part.size for part in decision.plan.parts}
-            assert sizes["DiT"] == 2 * turbo_weights(account)
+            assert sizes["DiT"] == 2 * turbo_weights(ledger)
 
     @pytest.mark.parametrize(
         ("budget", "quantization", "name"),
@@ -157,25 +157,25 @@ class TestAnotherPlanner:
     def test_the_largest_with_room_comes_by_itself(
         self, tmp_path: Path, turbo: Choice, budget: float, quantization: str, name: int
     ) -> None:
-        account = opened(tmp_path, [turbo], vram_budget=budget, quantization=quantization)
+        ledger = opened(tmp_path, [turbo], vram_budget=budget, quantization=quantization)
         settings = Settings.load(tmp_path, vram_budget=budget, device="cuda", quantization=quantization)
-        there = [account.limited(info_of(turbo), [])]
-        assert account.planner_by_itself(settings, SMALLEST, there) == PLANNERS[name].name
+        there = [ledger.limited(info_of(turbo), [])]
+        assert ledger.default_planner(settings, SMALLEST, there) == PLANNERS[name].name
 
     def test_the_documented_one_comes_where_it_fits_in_any_way(self, tmp_path: Path, turbo: Choice) -> None:
-        account = opened(tmp_path, [turbo], vram_budget=14)
+        ledger = opened(tmp_path, [turbo], vram_budget=14)
         settings = Settings.load(tmp_path, vram_budget=14, device="cuda")
-        assert account.planner_by_itself(settings, MIDDLE.name, ()) == MIDDLE.name
-        decision = account.with_planner(MIDDLE, settings, ())
+        assert ledger.default_planner(settings, MIDDLE.name, ()) == MIDDLE.name
+        decision = ledger.with_planner(MIDDLE, settings, ())
         assert decision is not None and decision.plan.placement("planner") == "offloaded"
 
     def test_where_nobody_knows_no_plan_says(self, tmp_path: Path, turbo: Choice) -> None:
         elsewhere: list[dict[str, Any]] = [{"device": "cpu"}, {"device": "mps"}, {"lm_device": "cpu"}]
         for given in elsewhere:
-            account = opened(tmp_path, [turbo], **given)
+            ledger = opened(tmp_path, [turbo], **given)
             settings = Settings.load(tmp_path, **({"device": "cuda"} | given))
-            assert account.planner_by_itself(settings, SMALLEST, ()) is None
-        assert Account(None).planner_by_itself(settings, SMALLEST, ()) is None
+            assert ledger.default_planner(settings, SMALLEST, ()) is None
+        assert MemoryLedger(None).default_planner(settings, SMALLEST, ()) is None
 
 
 class TestOtherModels:
@@ -192,23 +192,23 @@ class TestOtherModels:
             "offload_dit_to_cpu": moved,
             "vram_budget": budget,
         }
-        account = opened(tmp_path, [turbo], **given)
-        account.know(base)
-        there = account.limited(info_of(turbo), [])
-        assert account.why_not_together([there]) == ""
-        found = account.why_not_together([there, account.limited(info_of(base), [there])])
+        ledger = opened(tmp_path, [turbo], **given)
+        ledger.know(base)
+        there = ledger.limited(info_of(turbo), [])
+        assert ledger.why_not_together([there]) == ""
+        found = ledger.why_not_together([there, ledger.limited(info_of(base), [there])])
         said = r"acestep-v15-turbo, acestep-v15-base: at least \S+ GB are needed, and there are 10\.00 GB .*"
         assert re.fullmatch("" if fits else said, found)
 
     def test_a_model_that_needs_more_has_smaller_limits(
         self, tmp_path: Path, turbo: Choice, base: Choice
     ) -> None:
-        account = opened(tmp_path, [turbo], vram_budget=12)
-        account.know(base)
-        assert account.decision is not None
-        alike = account.limited(info_of(turbo), [])
-        assert alike == account.decision.limited(info_of(turbo))
-        smaller = account.limited(info_of(base), [])
+        ledger = opened(tmp_path, [turbo], vram_budget=12)
+        ledger.know(base)
+        assert ledger.decision is not None
+        alike = ledger.limited(info_of(turbo), [])
+        assert alike == ledger.decision.limited(info_of(turbo))
+        smaller = ledger.limited(info_of(base), [])
         assert (smaller.max_batch, smaller.max_duration) < (alike.max_batch, 600.1)
         assert smaller.max_duration >= 240 and smaller.max_batch >= 2
 
@@ -216,14 +216,14 @@ class TestOtherModels:
         self, tmp_path: Path, turbo: Choice, base: Choice
     ) -> None:
         for budget, smaller in ((17, True), (20, True), (24, False)):
-            account = opened(tmp_path, [turbo], vram_budget=budget)
-            account.know(base)
-            there = account.limited(info_of(turbo), [])
-            alone, beside = (account.limited(info_of(base), others) for others in ([], [there]))
-            assert account.why_not_together([there, beside]) == ""
+            ledger = opened(tmp_path, [turbo], vram_budget=budget)
+            ledger.know(base)
+            there = ledger.limited(info_of(turbo), [])
+            alone, beside = (ledger.limited(info_of(base), others) for others in ([], [there]))
+            assert ledger.why_not_together([there, beside]) == ""
             assert (usefulness(beside) < usefulness(alone)) == smaller
             if smaller:
-                assert account.why_not_together([there, alone]) != "", "alone it may do more than beside"
+                assert ledger.why_not_together([there, alone]) != "", "alone it may do more than beside"
             both = opened(tmp_path, [turbo, base], vram_budget=budget).decision
             assert both is not None and {part.placement for part in both.plan.parts} == {"resident"}
             assert usefulness(beside) >= (both.plan.max_duration, both.plan.max_batch)
@@ -232,63 +232,63 @@ class TestOtherModels:
         self, tmp_path: Path, turbo: Choice, base: Choice
     ) -> None:
         """A budget by a hair too small refuses the model, with the number that is enough."""
-        account = opened(tmp_path, [turbo], vram_budget=12)
-        account.know(base)
-        there = account.limited(info_of(turbo), [])
+        ledger = opened(tmp_path, [turbo], vram_budget=12)
+        ledger.know(base)
+        there = ledger.limited(info_of(turbo), [])
         assert (there.max_batch, there.max_duration) == (8, 600)
-        said = account.why_not_together([there, account.limited(info_of(base), [there])])
+        said = ledger.why_not_together([there, ledger.limited(info_of(base), [there])])
         enough = float(said.partition("at least ")[2].split()[0])
         assert enough == pytest.approx(16.73, abs=0.1)
         fits = []
         for budget in (enough - 0.01, enough + 0.01):
-            account = at_budget(account, budget)
-            added = account.limited(info_of(base), [there])
-            fits.append(account.why_not_together([there, added]) == "")
+            ledger = at_budget(ledger, budget)
+            added = ledger.limited(info_of(base), [there])
+            fits.append(ledger.why_not_together([there, added]) == "")
         assert fits == [False, True]
         smaller = replace(there, max_batch=1, max_duration=60)
-        account = at_budget(account, enough - 0.01)
-        assert account.why_not_together([smaller, account.limited(info_of(base), [smaller])]) == ""
+        ledger = at_budget(ledger, enough - 0.01)
+        assert ledger.why_not_together([smaller, ledger.limited(info_of(base), [smaller])]) == ""
 
     def test_a_planner_counts_beside_whoever_is_at_work(
         self, tmp_path: Path, turbo: Choice, base: Choice
     ) -> None:
         settings = Settings.load(tmp_path, vram_budget=24, device="cuda")
-        account = opened(tmp_path, [turbo], vram_budget=24)
-        account.know(base)
-        there = account.limited(info_of(turbo), [])
-        before = account.limited(info_of(base), [there])
-        assert account.why_not_together([there, before]) == ""
-        account.decision = account.with_planner(PlannerChoice(PLANNERS[2].name), settings, [there])
-        after = account.limited(info_of(base), [there])
-        assert account.why_not_together([there, after]) != ""
+        ledger = opened(tmp_path, [turbo], vram_budget=24)
+        ledger.know(base)
+        there = ledger.limited(info_of(turbo), [])
+        before = ledger.limited(info_of(base), [there])
+        assert ledger.why_not_together([there, before]) == ""
+        ledger.decision = ledger.with_planner(PlannerChoice(PLANNERS[2].name), settings, [there])
+        after = ledger.limited(info_of(base), [there])
+        assert ledger.why_not_together([there, after]) != ""
 
     def test_what_a_request_names_has_the_place_that_was_kept(
         self, tmp_path: Path, turbo: Choice, base: Choice, xl: Choice
     ) -> None:
         given: dict[str, Any] = {"on_demand_model_load": True, "models_in_memory": 2, "vram_budget": 18}
-        account = opened(tmp_path, [turbo], **given)
+        ledger = opened(tmp_path, [turbo], **given)
         for choice in (base, xl):
-            account.know(choice)
-        there = account.limited(info_of(turbo))
-        assert there == account.decision.limited(info_of(turbo)) if account.decision else False
+            ledger.know(choice)
+        there = ledger.limited(info_of(turbo))
+        assert there == ledger.decision.limited(info_of(turbo)) if ledger.decision else False
         for choice in (turbo, base, xl):
-            guest = account.limited(info_of(choice))
-            assert account.why_not_together([guest]) == "" and guest.max_duration >= 240
-        assert account.why_not_together([there, account.limited(info_of(base))]) == ""
-        before = usefulness(account.limited(info_of(xl)))
-        after = usefulness(at_budget(account, 40).limited(info_of(xl)))
+            guest = ledger.limited(info_of(choice))
+            assert ledger.why_not_together([guest]) == "" and guest.max_duration >= 240
+        assert ledger.why_not_together([there, ledger.limited(info_of(base))]) == ""
+        before = usefulness(ledger.limited(info_of(xl)))
+        after = usefulness(at_budget(ledger, 40).limited(info_of(xl)))
         assert before < after, "limits are those of the plan that there is now"
 
     def test_a_model_of_unknown_size_has_the_limits_of_the_plan(self, tmp_path: Path, turbo: Choice) -> None:
-        account = opened(tmp_path, [turbo], vram_budget=8)
+        ledger = opened(tmp_path, [turbo], vram_budget=8)
         stranger = replace(info_of(turbo), name="stranger")
-        assert account.decision is not None
-        assert account.limited(stranger, []) == account.decision.limited(stranger)
-        assert account.why_not_together([stranger] * 9) == ""
-        assert Account(None).limited(stranger) == stranger
+        assert ledger.decision is not None
+        assert ledger.limited(stranger, []) == ledger.decision.limited(stranger)
+        assert ledger.why_not_together([stranger] * 9) == ""
+        assert MemoryLedger(None).limited(stranger) == stranger
 
     def test_nothing_is_too_large_for_main_memory(self, tmp_path: Path, turbo: Choice) -> None:
-        account = opened(tmp_path, [turbo], device="cpu")
-        there = account.limited(info_of(turbo), [])
-        assert account.why_not_together([there] * 9) == ""
-        assert account.limited(info_of(turbo), [there] * 9) == there
+        ledger = opened(tmp_path, [turbo], device="cpu")
+        there = ledger.limited(info_of(turbo), [])
+        assert ledger.why_not_together([there] * 9) == ""
+        assert ledger.limited(info_of(turbo), [there] * 9) == there

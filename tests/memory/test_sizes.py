@@ -125,16 +125,16 @@ def test_as_many_matrices_in_each_layer() -> None:
 
 
 def test_nothing_is_unpacked_that_is_not_packed() -> None:
-    assert Stored(2).unpacking(100) == Stored(2).bench([(10, 10)], by_pieces=False) == 0
+    assert Stored(2).unpacking(100) == Stored(2).workspace([(10, 10)], by_pieces=False) == 0
 
 
 @pytest.mark.parametrize("kind", ["int8", "fp8"])
 def test_a_planner_unpacks_its_largest_matrix_or_on_a_cpu_a_piece_of_it(kind: Quantization) -> None:
     way = Stored(4, kind)
-    assert way.bench([(2048, 4096), (2048, 12_288), (6144, 2048)], by_pieces=False) == 4 * 2048 * 12_288
-    assert way.bench([(2048, 4096), (2048, 12_288), (6144, 2048)], by_pieces=True) == 4 * 2**18
-    assert way.bench([(64, 128), (8, 16)], by_pieces=True) == 4 * 64 * 128, "no more than there is"
-    assert way.bench([(4, 2**20)], by_pieces=True) == 4 * 2**20, "no less than a row"
+    assert way.workspace([(2048, 4096), (2048, 12_288), (6144, 2048)], by_pieces=False) == 4 * 2048 * 12_288
+    assert way.workspace([(2048, 4096), (2048, 12_288), (6144, 2048)], by_pieces=True) == 4 * 2**18
+    assert way.workspace([(64, 128), (8, 16)], by_pieces=True) == 4 * 64 * 128, "no more than there is"
+    assert way.workspace([(4, 2**20)], by_pieces=True) == 4 * 2**20, "no less than a row"
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:1"])

@@ -10,7 +10,7 @@ from acestep.planner import codes as audio_codes
 from acestep.planner import metadata
 from acestep.planner.language_model import spelled
 from acestep.planner.loading import load_language_model
-from acestep.weights.safetensors import Placement
+from acestep.weights.safetensors import LoadTarget
 from training.nano.composer import compose
 from training.nano.dialogues import Dialogue, dialogue
 from training.nano.planner import Bearings, batch, build, surprise, train_tokenizer
@@ -101,7 +101,7 @@ def test_what_is_written_loads_as_a_planner(tokenizer: PreTrainedTokenizerFast, 
     assert 2e6 < sum(weight.numel() for weight in model.parameters()) < 4e6
     model.to(torch.bfloat16).save_pretrained(tmp_path / "lm")
     tokenizer.save_pretrained(tmp_path / "lm")
-    parts = load_language_model(tmp_path / "lm", Placement(torch.device("cpu"), torch.float32))
+    parts = load_language_model(tmp_path / "lm", LoadTarget(torch.device("cpu"), torch.float32))
     assert parts.vocabulary.code_count == 512
     ids = batch(tokenizer, dialogues(1)).ids
     theirs = Qwen3Model.from_pretrained(tmp_path / "lm", dtype=torch.float32)(ids).last_hidden_state

@@ -56,12 +56,12 @@ class Studio:
         self, task_type: str, source: AudioClip, reference: AudioClip | None = None, **fields: Any
     ) -> str:
         """Ask for one song of `source`, in a form; returns the task id."""
-        sounds = {"src_audio": source, "reference_audio": reference}
+        sources = {"src_audio": source, "reference_audio": reference}
         form = {"task_type": task_type, "prompt": "calm piano", "inference_steps": 2, "seed": 5} | fields
         answer = self.server.client.post(
             "/release_task",
             data=form | {"batch_size": 1, "audio_format": "wav32"},
-            files={name: self._file(name, clip) for name, clip in sounds.items() if clip is not None},
+            files={name: self._file(name, clip) for name, clip in sources.items() if clip is not None},
         )
         assert answer.status_code == 200, answer.text
         return str(answer.json()["data"]["task_id"])
@@ -197,9 +197,12 @@ def test_a_cover_that_starts_near_its_source_keeps_its_tune(studio: Studio, mode
     told: dict[str, Any] = {"cover_noise_strength": 0.6, "inference_steps": 8}
     source = tune(1)
     (near,) = studio.hear(studio.submit("cover", source, model=model, **told))
-    heard = studio.chroma(near)
+    source_latents = studio.chroma(near)
     others = [studio.chroma(tune(seed)) for seed in range(2, 8)]
-    assert likeness(heard, studio.chroma(source)) > max(likeness(heard, other) for other in others) + 0.2
+    assert (
+        likeness(source_latents, studio.chroma(source))
+        > max(likeness(source_latents, other) for other in others) + 0.2
+    )
 
 
 def test_another_track_is_another_sound(studio: Studio) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
+from acestep.domain.latents import SourceLatents
 from acestep.domain.song import Sampling, SongPlan, TaskType, Window
-from acestep.synthesizer.conditioning import Sounds
 from acestep.synthesizer.prompts import metas
 
 _BESIDE_CHECKOUT = Path(__file__).parents[3] / "shared" / "parity"
@@ -47,11 +47,11 @@ class Case:
         return self.expected["noise"].shape[1] / self.plans[0].duration
 
     @property
-    def sounds(self) -> list[Sounds]:
+    def sources(self) -> list[SourceLatents]:
         """The latents that each song is made from, as far as its task takes any."""
         tensors = self.expected
         return [
-            Sounds(
+            SourceLatents(
                 source=None if plan.task_type == "text2music" else tensors["src"][song],
                 reference=tensors["ref"][song] if plan.task_type == "repaint" else None,
             )

@@ -7,7 +7,7 @@ from acestep.codec.oobleck import OobleckCodec
 from acestep.synthesizer.codes import AudioCodes
 from acestep.synthesizer.loading import load_synthesizer
 from acestep.synthesizer.synthesizer import Synthesizer
-from acestep.weights.safetensors import Placement
+from acestep.weights.safetensors import LoadTarget
 from tests.parity.cases import FOLDER, MISSING, TEXT_ENCODER, VAE, read_case, read_expected, relative_error
 
 pytestmark = pytest.mark.skipif(not (FOLDER / "cases.json").is_file(), reason=MISSING)
@@ -30,10 +30,10 @@ def codec() -> OobleckCodec:
 @pytest.mark.parametrize(("variant", "name"), CASES, ids=[".".join(case) for case in CASES])
 def test_render(variant: str, name: str, codec: OobleckCodec):
     case = read_case(variant, name)
-    modules = load_synthesizer(case.dit, TEXT_ENCODER, TEXT_ENCODER, Placement(CPU, torch.float32))
+    modules = load_synthesizer(case.dit, TEXT_ENCODER, TEXT_ENCODER, LoadTarget(CPU, torch.float32))
     synthesizer = Synthesizer(modules, case.frame_rate)
 
-    rendered = synthesizer.render(case.plans, lambda done, of: None, lambda: False, case.sounds)
+    rendered = synthesizer.render(case.plans, lambda done, of: None, lambda: False, case.sources)
 
     errors = {"latents": relative_error(rendered.latents, case.expected["latents"])}
     if "audio" in case.expected:
@@ -44,12 +44,12 @@ def test_render(variant: str, name: str, codec: OobleckCodec):
 @pytest.mark.parametrize("variant", ["turbo", "base"])
 def test_codes(variant: str):
     modules = load_synthesizer(
-        FOLDER / f"acestep-v15-{variant}", TEXT_ENCODER, TEXT_ENCODER, Placement(CPU, torch.float32)
+        FOLDER / f"acestep-v15-{variant}", TEXT_ENCODER, TEXT_ENCODER, LoadTarget(CPU, torch.float32)
     )
     codes = AudioCodes(modules)
-    heard, written = read_expected(f"{variant}.tokenize"), read_expected(f"{variant}.detokenize")
+    source_latents, written = read_expected(f"{variant}.tokenize"), read_expected(f"{variant}.detokenize")
 
-    assert codes.tokenize(heard["latents"][0]) == tuple(heard["indices"].flatten().tolist())
+    assert codes.tokenize(source_latents["latents"][0]) == tuple(source_latents["indices"].flatten().tolist())
     assert (
         relative_error(codes.hints(written["indices"].flatten().tolist())[None], written["hints"]) < TOLERANCE
     )

@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from acestep.planner.backends.chat import Chat
-from acestep.planner.language_model import Advance, Generation, Message, Text, Vocabulary
+from acestep.planner.language_model import Generation, Message, StepOutput, Text, Vocabulary
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{m.role}}\n{{m.content}}<|im_end|>\n{% endfor %}"
@@ -130,11 +130,11 @@ class WalkingModel:
     def close(self) -> None:
         self.closed += 1
 
-    def step(self) -> Sequence[Advance]:
+    def step(self) -> Sequence[StepOutput]:
         self.together.append(len(self._walks))
         return [self._advance(ticket, walk) for ticket, walk in list(self._walks.items())]
 
-    def _advance(self, ticket: int, walk: _Walk) -> Advance:
+    def _advance(self, ticket: int, walk: _Walk) -> StepOutput:
         token = self._choose(walk)
         walk.matcher.consume_token(token)
         walk.tokens.append(token)
@@ -143,11 +143,11 @@ class WalkingModel:
         if walk.matcher.is_stopped():
             del self._walks[ticket]
             text = tokenizer().decode(walk.tokens, skip_special_tokens=False)
-            return Advance(ticket, count, text=text.removesuffix(END_OF_TURN))
+            return StepOutput(ticket, count, text=text.removesuffix(END_OF_TURN))
         if count >= walk.generation.max_tokens:
             del self._walks[ticket]
-            return Advance(ticket, count, error="It did not end.")
-        return Advance(ticket, count)
+            return StepOutput(ticket, count, error="It did not end.")
+        return StepOutput(ticket, count)
 
     def _choose(self, walk: _Walk) -> int:
         bits = llguidance.numpy.allocate_token_bitmask(1, guide().vocab_size)

@@ -14,14 +14,14 @@ from transformers import Qwen3ForCausalLM
 
 from acestep.errors import CheckpointError
 from acestep.planner.loading import LanguageModelParts, load_language_model
-from acestep.weights.safetensors import Placement
+from acestep.weights.safetensors import LoadTarget
 from tests.planner.toy import Toy, rewrite_json, write_toy
 
 CPU = torch.device("cpu")
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float32) -> LanguageModelParts:
-    return load_language_model(folder, Placement(CPU, dtype))
+    return load_language_model(folder, LoadTarget(CPU, dtype))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from acestep.errors import JobCancelledError, NotEnoughMemoryError, PlannerError
 from acestep.planner.grammar import codes_grammar
-from acestep.planner.language_model import Advance, Generation, TokenSampling
+from acestep.planner.language_model import Generation, StepOutput, TokenSampling
 from acestep.planner.loop import GenerationLoop
 from tests.planner.fakes import WalkingModel, write_now
 
@@ -39,7 +39,7 @@ class GatedModel(WalkingModel):
             raise PlannerError("too long")
         return super().add(generation)
 
-    def step(self) -> Sequence[Advance]:
+    def step(self) -> Sequence[StepOutput]:
         self.entered += 1
         assert self.steps.acquire(timeout=PATIENCE)
         self.threads.add(threading.current_thread().name)
@@ -48,7 +48,7 @@ class GatedModel(WalkingModel):
             raise broken
         advances = super().step()
         return [
-            Advance(advance.ticket, advance.tokens, error="out of luck")
+            StepOutput(advance.ticket, advance.tokens, error="out of luck")
             if self.generations[advance.ticket].seed == self.dead
             else advance
             for advance in advances

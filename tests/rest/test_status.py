@@ -7,7 +7,7 @@ from acestep.domain.models import ModelState
 from acestep.memory.configs import TEXT_ENCODER, VAE, published_dit
 from acestep.memory.decide import Decision
 from acestep.memory.plan import Abilities, Device, MemoryPlan, Part, Sizes
-from acestep.memory.search import Budget, Situation
+from acestep.memory.search import Budget, Constraints
 from acestep.rest.deps import provide
 from acestep.rest.envelope import Envelope
 from acestep.rest.response.schemas import Health, Stats
@@ -93,8 +93,8 @@ class TestHealth:
     @pytest.mark.parametrize("state", ["on_disk", "loading"])
     async def test_models_that_come_when_they_are_wanted(self, serve: Serve, state: ModelState):
         worker = FakeWorker(
-            infos=(replace(TURBO, state=state, comes_when_wanted=True), BASE),
-            planner_info=replace(PLANNER, state=state, comes_when_wanted=True),
+            infos=(replace(TURBO, state=state, loads_on_demand=True), BASE),
+            planner_info=replace(PLANNER, state=state, loads_on_demand=True),
         )
         async with serve(worker=worker) as server:
             answer = await server.client.get("/health")
@@ -108,7 +108,7 @@ class TestHealth:
             assert (models["llm_initialized"], models["loaded_lm_model"]) == (True, None)
 
     async def test_one_that_was_to_come_and_failed(self, serve: Serve):
-        broken = replace(failed(TURBO), comes_when_wanted=True)
+        broken = replace(failed(TURBO), loads_on_demand=True)
         async with serve(models=(broken, BASE)) as server:
             answer = await server.client.get("/health")
             assert (answer.status_code, answer.json()["data"]["ready"]) == (503, False)
@@ -131,9 +131,9 @@ class TestHealth:
 async def test_stats_show_the_memory_plan(server: Server):
     part = Part("DiT", "offloaded", 3_000, 2_000)
     plan = MemoryPlan((part,), "render", 2_000, 4, 240.0, 256, "acestep-5Hz-lm-0.6B", 2, 3328, "int8")
-    situation = Situation(Budget(4_000, True, "ACESTEP_VRAM_BUDGET"), Device(), Abilities())
+    constraints = Constraints(Budget(4_000, True, "ACESTEP_VRAM_BUDGET"), Device(), Abilities())
     sizes = Sizes((published_dit(TURBO.name, is_turbo=True),), TEXT_ENCODER, VAE)
-    decision = Decision(plan, situation, sizes, ("Said.",))
+    decision = Decision(plan, constraints, sizes, ("Said.",))
     provide(server.app, replace(server.app.state.services, memory=decision))
     body = (await server.client.get("/v1/stats")).json()
     Envelope[Stats].model_validate(body, strict=True)

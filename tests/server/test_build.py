@@ -10,15 +10,15 @@ from acestep.catalog.planner_choice import PlannerChoice
 from acestep.device.probes import Probes
 from acestep.engine.write import SongWriter
 from acestep.files import AudioStore, DataFolder
-from acestep.memory.admission import Account
+from acestep.memory.admission import MemoryLedger
 from acestep.memory.decide import decide_for_server
 from acestep.memory.plan import GB
 from acestep.server import build
-from acestep.server.build import Prepared, _Catalogue, build_engines
+from acestep.server.build import Prepared, _Catalog, build_engines
 from acestep.server.configured_models import Secondaries
-from acestep.server.planner_manager import PlannerSupply
+from acestep.server.planner_manager import DevicePlanner
 from acestep.settings.settings import Settings
-from acestep.weights.shared_modules import SharedParts
+from acestep.weights.shared_modules import SharedModules
 
 PROBES = Probes(gpu_free=lambda _: 20 * GB, main_memory=lambda: 32 * GB, has_vllm=lambda: False)
 LARGE = PlannerChoice("acestep-5Hz-lm-4B")
@@ -29,40 +29,40 @@ def _hub(bare_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "any_reachable", lambda source: True)
 
 
-def opened(folder: Path, **given: Any) -> tuple[Settings, Account, _Catalogue]:
+def opened(folder: Path, **given: Any) -> tuple[Settings, MemoryLedger, _Catalog]:
     settings = Settings.load(folder, device="cuda", **given)
     turbo = choose("acestep-v15-turbo", folder, lambda: True, lambda: True)
-    account = Account(decide_for_server(settings, [turbo], PlannerChoice(), PROBES))
-    catalogue = _Catalogue(settings, account, SharedParts())
-    return settings, account, catalogue
+    ledger = MemoryLedger(decide_for_server(settings, [turbo], PlannerChoice(), PROBES))
+    catalog = _Catalog(settings, ledger, SharedModules())
+    return settings, ledger, catalog
 
 
 def test_a_model_is_limited_beside_those_that_are_there(tmp_path: Path) -> None:
-    _, account, catalogue = opened(tmp_path, init_llm=False)
+    _, ledger, catalog = opened(tmp_path, init_llm=False)
     turbo = choose("acestep-v15-turbo", tmp_path, lambda: True, lambda: True)
-    there = catalogue.slot(turbo, is_default=True).info
-    assert account.decision is not None and there == account.decision.limited(there)
-    alone, beside = (catalogue.find("acestep-v15-base", infos).info for infos in ([], [there]))
+    there = catalog.slot(turbo, is_default=True).info
+    assert ledger.decision is not None and there == ledger.decision.limited(there)
+    alone, beside = (catalog.find("acestep-v15-base", infos).info for infos in ([], [there]))
     assert (alone.max_batch, beside.max_batch) == (8, 4)
-    assert catalogue.no_room([there, beside]) == ""
-    assert "20.00 GB" in catalogue.no_room([there, alone])
+    assert catalog.no_room([there, beside]) == ""
+    assert "20.00 GB" in catalog.no_room([there, alone])
 
 
 def test_a_planner_that_came_later_counts(tmp_path: Path) -> None:
-    settings, account, catalogue = opened(tmp_path, init_llm=False)
+    settings, ledger, catalog = opened(tmp_path, init_llm=False)
     turbo = choose("acestep-v15-turbo", tmp_path, lambda: True, lambda: True)
-    there = catalogue.slot(turbo, is_default=True).info
-    beside = catalogue.find("acestep-v15-base", [there]).info
-    account.decision = account.with_planner(LARGE, settings, [there])
-    assert "GB are needed" in catalogue.no_room([there, beside])
+    there = catalog.slot(turbo, is_default=True).info
+    beside = catalog.find("acestep-v15-base", [there]).info
+    ledger.decision = ledger.with_planner(LARGE, settings, [there])
+    assert "GB are needed" in catalog.no_room([there, beside])
 
 
 @pytest.mark.parametrize(
-    ("own", "homes"),
+    ("own", "devices"),
     [(None, ["cuda:0", "cuda:1"]), ("cuda:1", ["cuda:1"]), ("cuda", ["cuda:0"]), ("cpu", ["cuda:0"])],
 )
 def test_a_planner_is_at_home_where_its_device_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str | None, homes: list[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str | None, devices: list[str]
 ) -> None:
     settings = Settings.load(tmp_path, device="cuda:0,cuda:1", lm_device=own)
     nano = choose("acestep-nano", tmp_path, lambda: True, lambda: True)
@@ -72,17 +72,17 @@ def test_a_planner_is_at_home_where_its_device_is(
     prepared = Prepared(settings, nano, Secondaries(()), PlannerChoice(), DataFolder(tmp_path), memories)
     found: list[str] = []
 
-    def supply(settings: Settings, *rest: Any) -> PlannerSupply:
+    def device_planner(settings: Settings, *rest: Any) -> DevicePlanner:
         found.append(settings.device)
-        return PlannerSupply(settings, *rest)
+        return DevicePlanner(settings, *rest)
 
-    monkeypatch.setattr(build, "PlannerSupply", supply)
+    monkeypatch.setattr(build, "DevicePlanner", device_planner)
     build_engines(prepared, SongWriter(AudioStore(tmp_path / "audio", b"s" * 32), 128), lambda _: None)
-    assert found == homes
+    assert found == devices
 
 
 def test_nothing_is_known_without_a_plan(tmp_path: Path) -> None:
-    catalogue = _Catalogue(Settings.load(tmp_path), Account(None), SharedParts())
-    found = catalogue.find("acestep-v15-base", []).info
+    catalog = _Catalog(Settings.load(tmp_path), MemoryLedger(None), SharedModules())
+    found = catalog.find("acestep-v15-base", []).info
     assert (found.max_batch, found.max_duration) == (8, 600)
-    assert catalogue.no_room([found] * 9) == ""
+    assert catalog.no_room([found] * 9) == ""

@@ -13,15 +13,15 @@ from acestep.catalog.download import Order
 from acestep.catalog.hubs import OnBytes, Pull
 from acestep.catalog.planner_choice import NANO_PLANNER, NANO_PLANNER_FOLDER, PlannerChoice
 from acestep.device.probes import Probes
-from acestep.engine.idle import Upkeep
+from acestep.engine.idle import IdlePolicy
 from acestep.engine.threads import Watchdog
 from acestep.errors import InvalidFieldError, ModelUnavailableError, PlannerUnavailableError, StageStuckError
-from acestep.memory.admission import Account
+from acestep.memory.admission import MemoryLedger
 from acestep.memory.decide import Decision, decide_for_server
 from acestep.server import planner_manager
-from acestep.server.planner_manager import PlannerSupplies, PlannerSupply
+from acestep.server.planner_manager import DevicePlanner, PlannerManager
 from acestep.settings.settings import Settings
-from acestep.weights.shared_modules import SharedParts
+from acestep.weights.shared_modules import SharedModules
 from tests.live_server import LiveServer, WarmServer
 from tests.planner.toy import Toy, rewrite_json, write_toy
 
@@ -52,37 +52,40 @@ class Server:
         settings: Settings,
         choice: PlannerChoice = NONE,
         devices: int = 1,
-        upkeep: Upkeep | None = None,
+        idle_policy: IdlePolicy | None = None,
     ) -> None:
         self.settings = settings
         nano = choose("acestep-nano", settings.checkpoints_dir, lambda: False, lambda: False)
         self.heard: list[Decision | None] = []
-        self.supplies = [
-            PlannerSupply(
+        self.device_planners = [
+            DevicePlanner(
                 settings,
                 choice,
-                Account(decide_for_server(settings, [nano], choice, PROBES)),
-                SharedParts(),
-                upkeep or Upkeep(),
+                MemoryLedger(decide_for_server(settings, [nano], choice, PROBES)),
+                SharedModules(),
+                idle_policy or IdlePolicy(),
             )
             for _ in range(devices)
         ]
-        self.planners = PlannerSupplies(settings, "acestep-nano", self.supplies, self.hear)
+        self.planners = PlannerManager(settings, "acestep-nano", self.device_planners, self.hear)
 
     def hear(self, memories: Sequence[Decision | None]) -> None:
         self.heard.extend(memories)
 
     def states(self) -> list[tuple[str, str]]:
-        return [(supply.desks.info().name, supply.desks.info().state) for supply in self.supplies]
+        return [
+            (device_planner.planner_pool.info().name, device_planner.planner_pool.info().state)
+            for device_planner in self.device_planners
+        ]
 
     async def __aenter__(self) -> "Server":
-        for supply in self.supplies:
-            await supply.desks.start()
+        for device_planner in self.device_planners:
+            await device_planner.planner_pool.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for supply in self.supplies:
-            await supply.desks.close()
+        for device_planner in self.device_planners:
+            await device_planner.planner_pool.close()
 
 
 def at(folder: Path, **given: object) -> Settings:
@@ -123,7 +126,7 @@ async def test_what_cannot_be_had_changes_nothing(folder: Path, name: str) -> No
             with pytest.raises(InvalidFieldError, match=f"^lm_model_path: .*{NANO_PLANNER}") as caught:
                 await attempt(name)
             assert str(folder) not in str(caught.value), "clients learn no paths of this machine"
-        async with server.supplies[0].desks.borrow() as planner:
+        async with server.device_planners[0].planner_pool.borrow() as planner:
             assert planner.name == "one"
         assert server.heard == []
 
@@ -133,10 +136,10 @@ async def test_what_cannot_be_loaded_leaves_the_one_that_was_there(folder: Path)
         await server.planners.check("broken")
         with pytest.raises(ModelUnavailableError, match=r"broken could not be loaded: .*shape"):
             await server.planners.put("broken")
-        for supply in server.supplies:
-            async with supply.desks.borrow() as planner:
+        for device_planner in server.device_planners:
+            async with device_planner.planner_pool.borrow() as planner:
                 assert planner.name == "one"
-            assert supply.memory is not None and supply.memory.plan.planner == "one"
+            assert device_planner.memory is not None and device_planner.memory.plan.planner == "one"
         assert server.heard == []
 
 
@@ -155,7 +158,7 @@ async def test_one_without_room_is_refused(folder: Path) -> None:
     settings = Settings.load(folder, checkpoints_dir=folder, device="cuda", vram_budget=3)
     server = Server(settings)
     with pytest.raises(InvalidFieldError, match=r"acestep-5Hz-lm-4B.* GB are needed, and there are 3\.00 GB"):
-        server.supplies[0].planned(PlannerChoice("acestep-5Hz-lm-4B"))
+        server.device_planners[0].planned(PlannerChoice("acestep-5Hz-lm-4B"))
     await server.planners.check("one")
 
 
@@ -164,7 +167,7 @@ async def test_a_planner_that_failed_is_loaded_again(tmp_path: Path) -> None:
     rewrite_json(config, intermediate_size=32)
     async with Server(at(tmp_path), PlannerChoice("one", tmp_path / "one")) as server:
         with pytest.raises(PlannerUnavailableError):
-            async with server.supplies[0].desks.borrow():
+            async with server.device_planners[0].planner_pool.borrow():
                 pass
         with pytest.raises(ModelUnavailableError):
             await server.planners.reload()
@@ -196,14 +199,14 @@ async def test_a_planner_that_is_not_sent_changes_nothing(
     hub, far = SilentHub(), PlannerChoice("acestep-5Hz-lm-0.6B")
     order = Order(far.name, folder / "far", lambda: [hub])
     monkeypatch.setattr(planner_manager, "order_for", lambda *_: order)
-    upkeep = Upkeep(Watchdog(0.8))
-    async with Server(at(folder), PlannerChoice("one", folder / "one"), upkeep=upkeep) as server:
-        (supply,) = server.supplies
+    idle_policy = IdlePolicy(Watchdog(0.8))
+    async with Server(at(folder), PlannerChoice("one", folder / "one"), idle_policy=idle_policy) as server:
+        (device_planner,) = server.device_planners
         for _ in range(2):  # at once the second time
             with pytest.raises(StageStuckError, match="Stage download acestep-5Hz-lm"):
-                await supply.fetched(far)
-        assert not upkeep.watchdog.trouble(), "songs are made"
-        async with supply.desks.borrow() as planner:
+                await device_planner.fetched(far)
+        assert not idle_policy.watchdog.trouble(), "songs are made"
+        async with device_planner.planner_pool.borrow() as planner:
             assert planner.name == "one"
         hub.go_on.set()
 
@@ -262,12 +265,12 @@ async def test_who_has_no_room_does_not_come(folder: Path) -> None:
     settings = Settings.load(
         folder, checkpoints_dir=folder, device="cuda", vram_budget=3, on_demand_model_load=True
     )
-    supply = Server(settings).supplies[0]
-    assert supply.desk("one") is not None
+    device_planner = Server(settings).device_planners[0]
+    assert device_planner.host("one") is not None
     rewrite_json(write_toy(folder / "huge") / "config.json", num_hidden_layers=4_000_000)
-    assert supply.desk("huge") is None
+    assert device_planner.host("huge") is None
     for name in ("partial", "nobody", "../one", str(folder / "one")):
-        assert supply.desk(name) is None
+        assert device_planner.host(name) is None
 
 
 def init(live: LiveServer, **fields: object) -> dict[str, Any]:
@@ -283,14 +286,14 @@ async def test_the_one_that_comes_by_itself_is_the_largest_with_room_on_every_de
 ) -> None:
     monkeypatch.setattr(planner_manager, "any_reachable", lambda source: False)
     turbo = choose("acestep-v15-turbo", tmp_path, lambda: True, lambda: True)
-    supplies = []
+    device_planners = []
     for size in (26, budget):
         settings = Settings.load(
             tmp_path, checkpoints_dir=tmp_path, device="cuda", vram_budget=size, init_llm=False
         )
-        account = Account(decide_for_server(settings, [turbo], NONE, PROBES))
-        supplies.append(PlannerSupply(settings, NONE, account, SharedParts(), Upkeep()))
-    planners = PlannerSupplies(settings, turbo.name, supplies, lambda memories: None)
+        ledger = MemoryLedger(decide_for_server(settings, [turbo], NONE, PROBES))
+        device_planners.append(DevicePlanner(settings, NONE, ledger, SharedModules(), IdlePolicy()))
+    planners = PlannerManager(settings, turbo.name, device_planners, lambda memories: None)
     with pytest.raises(InvalidFieldError):
         await planners.check(None)
     for each in ("0.6B", "1.7B", "4B"):

@@ -51,11 +51,11 @@ class TestCrossLogits:
         transformer, told = Transformer(base.transformer), condition(40, lengths)
         attended, latents = transformer.attend(told), noise(len(lengths), 40)
         heads = {1: (0, 1, 2, 3)}
-        heard = {}
+        source_latents = {}
         layer = base.transformer.layers[1].cross_attn
 
         def note(module, inputs, output):
-            heard["mixed"] = inputs[0]
+            source_latents["mixed"] = inputs[0]
 
         hook = layer.to_out[0].register_forward_hook(note)
         transformer.velocity(latents, 0.5, attended)
@@ -65,7 +65,7 @@ class TestCrossLogits:
         assert len(weights) == 4
         values = attended.cross[1][1].repeat_interleave(2, dim=1)
         mixed = torch.cat([weight @ values[:, head] for head, weight in enumerate(weights)], dim=-1)
-        torch.testing.assert_close(mixed, heard["mixed"], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(mixed, source_latents["mixed"], atol=1e-5, rtol=1e-4)
         if len(lengths) > 1:
             assert not weights[0][1, :, 4:].any()  # padding is not attended to
 

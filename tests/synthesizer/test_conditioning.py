@@ -1,10 +1,11 @@
 import pytest
 import torch
 
+from acestep.domain.latents import SourceLatents
 from acestep.domain.song import SongPlan
 from acestep.errors import InvalidFieldError
 from acestep.synthesizer.codes import AudioCodes
-from acestep.synthesizer.conditioning import Condition, Conditioner, SongMaterial, Sounds
+from acestep.synthesizer.conditioning import Condition, Conditioner, SongMaterial
 from acestep.synthesizer.loading import SynthesizerModules
 from acestep.synthesizer.prompts import TEXT2MUSIC_INSTRUCTION
 from acestep.synthesizer.windows import Span
@@ -130,14 +131,14 @@ def latents(frames: int) -> torch.Tensor:
 
 
 def told(
-    modules: SynthesizerModules, plan: SongPlan, sounds: Sounds, span: Span | None = None
+    modules: SynthesizerModules, plan: SongPlan, sources: SourceLatents, span: Span | None = None
 ) -> SongMaterial:
-    return Conditioner(modules).material(plan, FRAMES, sounds, span)
+    return Conditioner(modules).material(plan, FRAMES, sources, span)
 
 
 def test_a_cover_is_built_on_what_the_codes_of_its_source_mean(base):
     source = latents(FRAMES)
-    material = told(base, song(task_type="cover"), Sounds(source))
+    material = told(base, song(task_type="cover"), SourceLatents(source))
 
     codes = AudioCodes(base)
     assert torch.equal(material.source, codes.hints(codes.tokenize(source))[:FRAMES])
@@ -146,23 +147,23 @@ def test_a_cover_is_built_on_what_the_codes_of_its_source_mean(base):
 
 def test_a_cover_longer_than_its_source_goes_on_from_silence(base):
     short = 2 * base.facts.frames_per_code + 1
-    material = told(base, song(task_type="cover"), Sounds(latents(short)))
+    material = told(base, song(task_type="cover"), SourceLatents(latents(short)))
     assert torch.equal(material.source[short:], Conditioner(base).silence(FRAMES - short))
 
 
 def test_codes_that_come_along_beat_the_source_of_a_cover(base):
     plan = song(task_type="cover", audio_codes=(3, 1))
     assert torch.equal(
-        told(base, plan, Sounds(latents(FRAMES))).source,
-        told(base, song(audio_codes=(3, 1)), Sounds()).source,
+        told(base, plan, SourceLatents(latents(FRAMES))).source,
+        told(base, song(audio_codes=(3, 1)), SourceLatents()).source,
     )
 
 
 def test_repaint_silences_its_window_and_lego_hears_it(base):
     source, span = latents(FRAMES), Span(10, 20)
     inside = slice(span.start, span.stop)
-    repainted = told(base, song(task_type="repaint"), Sounds(source), span)
-    added = told(base, song(task_type="lego"), Sounds(source), span)
+    repainted = told(base, song(task_type="repaint"), SourceLatents(source), span)
+    added = told(base, song(task_type="lego"), SourceLatents(source), span)
 
     silence = Conditioner(base).silence(FRAMES)
     assert torch.equal(repainted.source[inside], silence[inside])  # silence as it is in this place
@@ -176,25 +177,25 @@ def test_repaint_silences_its_window_and_lego_hears_it(base):
 @pytest.mark.parametrize("task", ["extract", "complete"])
 def test_extract_and_complete_hear_their_source_and_write_everywhere(base, task):
     source = latents(FRAMES)
-    material = told(base, song(task_type=task), Sounds(source))
+    material = told(base, song(task_type=task), SourceLatents(source))
     assert torch.equal(material.source, source)
     assert (material.chunk_mask == 1).all()
 
 
 def test_a_reference_takes_the_place_of_silence(base):
     reference = latents(toy.REFERENCE_FRAMES)
-    assert torch.equal(told(base, song(), Sounds(reference=reference)).reference, reference)
-    short = told(base, song(), Sounds(reference=reference[:5])).reference
+    assert torch.equal(told(base, song(), SourceLatents(reference=reference)).reference, reference)
+    short = told(base, song(), SourceLatents(reference=reference[:5])).reference
     assert torch.equal(short[5:], Conditioner(base).silence(toy.REFERENCE_FRAMES - 5))
 
 
 def test_the_plain_condition_forgets_the_source_and_its_instruction(base):
     conditioner = Conditioner(base)
     cover = song(task_type="cover", instruction="Cover it:")
-    material = told(base, cover, Sounds(latents(FRAMES), latents(toy.REFERENCE_FRAMES)))
+    material = told(base, cover, SourceLatents(latents(FRAMES), latents(toy.REFERENCE_FRAMES)))
     plain = conditioner.encode_plainly([cover], [material])
 
     words = song(instruction=TEXT2MUSIC_INSTRUCTION)
-    expected = conditioner.encode([words], [told(base, words, Sounds(reference=material.reference))])
+    expected = conditioner.encode([words], [told(base, words, SourceLatents(reference=material.reference))])
     assert torch.equal(plain.states, expected.states)
     assert torch.equal(plain.context, expected.context)

@@ -53,10 +53,10 @@ def on_gpu(modules: SynthesizerModules, monkeypatch: pytest.MonkeyPatch) -> Iter
     ids=["apg", "adg, sde", "heun"],
 )
 def test_a_batch_of_every_task_is_the_cpus(load, sampling, monkeypatch):
-    plans, sounds = every_task(sampling)
-    expected = render(Synthesizer(load(), toy.FRAME_RATE), plans, sounds)
+    plans, sources = every_task(sampling)
+    expected = render(Synthesizer(load(), toy.FRAME_RATE), plans, sources)
     with on_gpu(load(), monkeypatch) as (synthesizer, gpu):
-        latents = render(synthesizer, plans, sounds)
+        latents = render(synthesizer, plans, sources)
         assert latents.device == SECOND
         assert torch.equal(latents.cpu(), expected)
     assert gpu.unfused == []
@@ -64,10 +64,10 @@ def test_a_batch_of_every_task_is_the_cpus(load, sampling, monkeypatch):
 
 def test_songs_that_start_at_their_sources_are_the_cpus(load, monkeypatch):
     sampling = replace(GUIDED, noise_strength=0.4)
-    plans, sounds = [toy.song(task_type="cover", sampling=sampling)], every_task(sampling)[1][2:3]
-    expected = render(Synthesizer(load(), toy.FRAME_RATE), plans, sounds)
+    plans, sources = [toy.song(task_type="cover", sampling=sampling)], every_task(sampling)[1][2:3]
+    expected = render(Synthesizer(load(), toy.FRAME_RATE), plans, sources)
     with on_gpu(load(), monkeypatch) as (synthesizer, _):
-        assert torch.equal(render(synthesizer, plans, sounds).cpu(), expected)
+        assert torch.equal(render(synthesizer, plans, sources).cpu(), expected)
 
 
 def test_a_step_waits_once_and_codes_do_together(load, monkeypatch):
@@ -87,9 +87,9 @@ def test_lyrics_are_heard_as_on_the_cpu(load, monkeypatch):
     latents = noise(3)[None]
     expected = Synthesizer(load(), toy.FRAME_RATE, HEADS).attend_lyrics(plan, latents)
     with on_gpu(load(), monkeypatch) as (synthesizer, _):
-        heard = synthesizer.attend_lyrics(plan, latents.to(SECOND))
-    np.testing.assert_array_equal(heard.weights, expected.weights)
-    np.testing.assert_array_equal(heard.logits, expected.logits)
+        source_latents = synthesizer.attend_lyrics(plan, latents.to(SECOND))
+    np.testing.assert_array_equal(source_latents.weights, expected.weights)
+    np.testing.assert_array_equal(source_latents.logits, expected.logits)
 
 
 @pytest.mark.parametrize("use_dora", [False, True], ids=["lora", "dora"])
@@ -98,9 +98,9 @@ def test_an_adapter_acts_as_on_the_cpu(load, use_dora, tmp_path: Path, monkeypat
     write_lora(tmp_path / "pop", modules.transformer, use_dora=use_dora, target_modules="all-linear")
     adapters = TransformerAdapters("toy", modules.transformer, AdapterFolder(tmp_path))
     adapters.apply([AdapterUse("pop", 1.0)])
-    plans, sounds = every_task(PLAIN)
-    expected = render(Synthesizer(modules, toy.FRAME_RATE), plans[:1], sounds[:1])
+    plans, sources = every_task(PLAIN)
+    expected = render(Synthesizer(modules, toy.FRAME_RATE), plans[:1], sources[:1])
     with on_gpu(modules, monkeypatch) as (synthesizer, _):
-        assert torch.equal(render(synthesizer, plans[:1], sounds[:1]).cpu(), expected)
+        assert torch.equal(render(synthesizer, plans[:1], sources[:1]).cpu(), expected)
         adapters.apply([])
-        assert not torch.equal(render(synthesizer, plans[:1], sounds[:1]).cpu(), expected)
+        assert not torch.equal(render(synthesizer, plans[:1], sources[:1]).cpu(), expected)

@@ -6,7 +6,7 @@ import torch
 
 from acestep.domain.song import Sampling, SongPlan, Tuning
 from acestep.errors import InvalidFieldError, JobCancelledError
-from acestep.synthesizer.synthesizer import Rendered, Synthesizer
+from acestep.synthesizer.synthesizer import RenderedBatch, Synthesizer
 from tests.synthesizer import toy
 from tests.synthesizer.toy import song
 
@@ -25,7 +25,7 @@ METHODS = {
 }
 
 
-def render(synthesizer: Synthesizer, *plans: SongPlan) -> Rendered:
+def render(synthesizer: Synthesizer, *plans: SongPlan) -> RenderedBatch:
     return synthesizer.render(plans, lambda done, of: None, lambda: False)
 
 

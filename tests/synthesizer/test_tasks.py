@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from acestep.domain.latents import SourceLatents
 from acestep.domain.song import Sampling, SongPlan, Window
-from acestep.synthesizer.conditioning import Sounds
 from acestep.synthesizer.synthesizer import Synthesizer
 from tests.synthesizer import toy
 from tests.synthesizer.toy import song
@@ -21,11 +21,11 @@ def noise(seed: int, frames: int = FRAMES) -> torch.Tensor:
     return torch.randn(frames, toy.CHANNELS, generator=torch.Generator().manual_seed(seed))
 
 
-def render(synthesizer: Synthesizer, plans: list[SongPlan], sounds: list[Sounds]) -> torch.Tensor:
-    return synthesizer.render(plans, lambda done, of: None, lambda: False, sounds).latents
+def render(synthesizer: Synthesizer, plans: list[SongPlan], sources: list[SourceLatents]) -> torch.Tensor:
+    return synthesizer.render(plans, lambda done, of: None, lambda: False, sources).latents
 
 
-def every_task(sampling: Sampling) -> tuple[list[SongPlan], list[Sounds]]:
+def every_task(sampling: Sampling) -> tuple[list[SongPlan], list[SourceLatents]]:
     """One song of each task, with texts, codes, sources and references of different lengths."""
     plans = [
         song(seed=1, caption="a", sampling=sampling),
@@ -36,36 +36,36 @@ def every_task(sampling: Sampling) -> tuple[list[SongPlan], list[Sounds]]:
         song(seed=6, task_type="extract", sampling=sampling),
         song(seed=7, task_type="complete", sampling=sampling),
     ]
-    sounds = [Sounds(), Sounds(reference=noise(20, 9))]
-    sounds += [Sounds(noise(song, 30 + 5 * song), noise(song + 10, 20)) for song in range(5)]
-    return plans, sounds
+    sources = [SourceLatents(), SourceLatents(reference=noise(20, 9))]
+    sources += [SourceLatents(noise(song, 30 + 5 * song), noise(song + 10, 20)) for song in range(5)]
+    return plans, sources
 
 
 @pytest.mark.parametrize(
     "sampling", [PLAIN, GUIDED, replace(GUIDED, cover_strength=0.5), replace(PLAIN, injection=0.5)]
 )
 def test_a_song_of_any_task_in_a_batch_is_the_song_alone(synthesizer, sampling):
-    plans, sounds = every_task(sampling)
-    together = render(synthesizer, plans, sounds)
+    plans, sources = every_task(sampling)
+    together = render(synthesizer, plans, sources)
     for number in range(len(plans)):
-        alone = render(synthesizer, plans[number : number + 1], sounds[number : number + 1])
+        alone = render(synthesizer, plans[number : number + 1], sources[number : number + 1])
         torch.testing.assert_close(together[number], alone[0], atol=1e-5, rtol=1e-5)
 
 
 def test_songs_that_start_at_their_sources_share_a_batch(synthesizer):
     sampling = replace(GUIDED, noise_strength=0.4)
     plans = [song(task_type="cover", seed=seed, sampling=sampling) for seed in (1, 2)]
-    sounds = [Sounds(noise(seed)) for seed in (3, 4)]
-    together = render(synthesizer, plans, sounds)
+    sources = [SourceLatents(noise(seed)) for seed in (3, 4)]
+    together = render(synthesizer, plans, sources)
     for number in range(2):
-        alone = render(synthesizer, plans[number : number + 1], sounds[number : number + 1])
+        alone = render(synthesizer, plans[number : number + 1], sources[number : number + 1])
         torch.testing.assert_close(together[number], alone[0], atol=1e-5, rtol=1e-5)
 
 
 def test_each_task_hears_its_source(synthesizer):
     plans, _ = every_task(PLAIN)
     for plan in plans[2:]:
-        one, other = (render(synthesizer, [plan], [Sounds(noise(seed))]) for seed in (1, 2))
+        one, other = (render(synthesizer, [plan], [SourceLatents(noise(seed))]) for seed in (1, 2))
         assert not torch.allclose(one, other, atol=1e-3), plan.task_type
 
 
@@ -73,7 +73,8 @@ def test_a_cover_without_strength_is_a_song_from_words(synthesizer):
     weak = song(task_type="cover", sampling=replace(GUIDED, cover_strength=0.0), instruction="Cover:")
     words = song(sampling=GUIDED, instruction="Fill the audio semantic mask based on the given conditions:")
     assert torch.equal(
-        render(synthesizer, [weak], [Sounds(noise(1))]), render(synthesizer, [words], [Sounds()])
+        render(synthesizer, [weak], [SourceLatents(noise(1))]),
+        render(synthesizer, [words], [SourceLatents()]),
     )
 
 
@@ -82,7 +83,7 @@ def test_a_cover_follows_its_source_for_its_share_of_the_steps(synthesizer):
     cover = [
         song(task_type="cover", sampling=replace(PLAIN, cover_strength=s)) for s in (0.5, 0.74, 0.75, 1.0)
     ]
-    half, nearly, more, whole = (render(synthesizer, [plan], [Sounds(noise(1))]) for plan in cover)
+    half, nearly, more, whole = (render(synthesizer, [plan], [SourceLatents(noise(1))]) for plan in cover)
     assert torch.equal(half, nearly)
     assert not torch.allclose(half, more, atol=1e-4)
     assert not torch.allclose(more, whole, atol=1e-4)
@@ -95,7 +96,7 @@ def test_a_cover_that_starts_nearer_to_its_source_stays_nearer(synthesizer):
         render(
             synthesizer,
             [song(task_type="cover", sampling=replace(PLAIN, steps=20, noise_strength=strength))],
-            [Sounds(source)],
+            [SourceLatents(source)],
         )
         for strength in strengths
     ]
@@ -104,8 +105,8 @@ def test_a_cover_that_starts_nearer_to_its_source_stays_nearer(synthesizer):
 
 
 def test_a_reference_changes_the_song(synthesizer):
-    without = render(synthesizer, [song()], [Sounds()])
-    resembling = render(synthesizer, [song()], [Sounds(reference=noise(2, toy.REFERENCE_FRAMES))])
+    without = render(synthesizer, [song()], [SourceLatents()])
+    resembling = render(synthesizer, [song()], [SourceLatents(reference=noise(2, toy.REFERENCE_FRAMES))])
     assert not torch.allclose(without, resembling, atol=1e-4)
 
 
@@ -117,7 +118,7 @@ def test_what_stays_leads_for_its_share_of_the_steps(synthesizer, task):
         render(
             synthesizer,
             [song(task_type=task, window=WINDOW, sampling=replace(PLAIN, injection=share))],
-            [Sounds(source)],
+            [SourceLatents(source)],
         )[0]
         for share in (0.0, 0.4, 0.5, 1.0)
     )

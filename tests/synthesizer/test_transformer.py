@@ -52,9 +52,9 @@ def test_padding_is_not_heard(base):
     torch.testing.assert_close(after, before)
 
     told.states[1, 3] = -told.states[1, 3]
-    heard = transformer.velocity(latents, 0.5, transformer.attend(told))
-    assert torch.equal(heard[0], before[0])
-    assert not torch.allclose(heard[1], before[1])
+    source_latents = transformer.velocity(latents, 0.5, transformer.attend(told))
+    assert torch.equal(source_latents[0], before[0])
+    assert not torch.allclose(source_latents[1], before[1])
 
 
 @torch.inference_mode()

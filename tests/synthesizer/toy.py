@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 from acestep.domain.song import Sampling, SongPlan
 from acestep.settings.types import Quantization
 from acestep.synthesizer.loading import SynthesizerModules, load_synthesizer
-from acestep.weights.safetensors import Placement
+from acestep.weights.safetensors import LoadTarget
 
 CHANNELS, MASK_CHANNELS, TEXT_WIDTH, REFERENCE_FRAMES, FRAME_RATE = 24, 10, 16, 20, 12.5
 
@@ -95,7 +95,7 @@ class Toy:
     def load(
         self, dtype: torch.dtype = torch.float32, quantization: Quantization = "none"
     ) -> SynthesizerModules:
-        place = Placement(torch.device("cpu"), dtype, quantization)
+        place = LoadTarget(torch.device("cpu"), dtype, quantization)
         return load_synthesizer(self.dit, self.text_encoder, self.tokenizer, place)
 
 

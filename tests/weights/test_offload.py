@@ -3,12 +3,12 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from acestep.weights.offload import Turns
+from acestep.weights.offload import DeviceLock
 
 
 def test_whoever_came_first_goes_first() -> None:
-    turns = Turns()
-    first, second, third = (turns.ask() for _ in range(3))
+    turns = DeviceLock()
+    first, second, third = (turns.request() for _ in range(3))
     assert [turn.came(0) for turn in (first, second, third)] == [True, False, False]
     assert [turn.is_awaited for turn in (first, second, third)] == [True, True, False]
     first.end()
@@ -16,8 +16,8 @@ def test_whoever_came_first_goes_first() -> None:
 
 
 def test_whoever_gives_up_is_passed_over() -> None:
-    turns = Turns()
-    first, second, third = (turns.ask() for _ in range(3))
+    turns = DeviceLock()
+    first, second, third = (turns.request() for _ in range(3))
     second.end()
     first.end()
     assert third.came(0)
@@ -25,11 +25,11 @@ def test_whoever_gives_up_is_passed_over() -> None:
 
 
 def test_one_at_a_time() -> None:
-    turns, inside, seen = Turns(), threading.Semaphore(0), []
+    turns, inside, seen = DeviceLock(), threading.Semaphore(0), []
 
     def work(number: int) -> None:
         for _ in range(20):
-            turn = turns.ask()
+            turn = turns.request()
             assert turn.came(30)
             seen.append(inside.acquire(blocking=False))  # nobody let it go: nobody else is here
             inside.release()

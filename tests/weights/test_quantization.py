@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from acestep.memory.sizes import Matrices, Stored
 from acestep.settings.types import Quantization
-from acestep.weights.offload import Part
+from acestep.weights.offload import OffloadGroup
 from acestep.weights.quantization import Packer, packing, unpacked_parts
 from tests.memory.peaks import Peak
 
@@ -46,7 +46,7 @@ def test_a_packed_matrix_multiplies_nearly_as_before(kind: Quantization, dtype: 
 def test_it_takes_the_bytes_that_are_counted(kind: Quantization, dtype: torch.dtype) -> None:
     around = nn.Linear(COLUMNS, ROWS, bias=False)
     around.weight = packing(kind)(matrix(dtype))
-    held = sum(tensor.nbytes for tensor in Part("resident", [around]).everything())
+    held = sum(tensor.nbytes for tensor in OffloadGroup("resident", [around]).everything())
     counted = Stored(dtype.itemsize, kind).size(
         ROWS * COLUMNS, Matrices(ROWS * COLUMNS, ROWS, ROWS * COLUMNS)
     )
@@ -97,7 +97,7 @@ def test_a_layer_finds_its_weight_wherever_it_moves(kind: Quantization) -> None:
     packer.finish(layers)
     x = torch.randn(2, COLUMNS)
     names, _ = layer.weight.__tensor_flatten__()
-    homes = [getattr(layer.weight, name) for name in names]
+    devices = [getattr(layer.weight, name) for name in names]
 
     def move(parts: list[Tensor]) -> Tensor:
         for name, part in zip(names, parts, strict=True):
@@ -105,10 +105,10 @@ def test_a_layer_finds_its_weight_wherever_it_moves(kind: Quantization) -> None:
         with torch.inference_mode():
             found: Tensor = layer(x.to(parts[0].device))
         # What will be moved next is what was moved before.
-        assert list(map(id, Part("offloaded", [layer]).everything())) == list(map(id, parts))
+        assert list(map(id, OffloadGroup("offloaded", [layer]).everything())) == list(map(id, parts))
         assert layer.weight.device == parts[0].device == found.device
         return found
 
-    before = move(homes)
-    move([part.to("meta") for part in homes])
-    assert torch.equal(move(homes), before)
+    before = move(devices)
+    move([part.to("meta") for part in devices])
+    assert torch.equal(move(devices), before)

@@ -25,7 +25,7 @@ from acestep.planner.language_model import spelled
 from acestep.planner.loading import END_OF_TURN
 from acestep.synthesizer.codes import AudioCodes
 from acestep.synthesizer.loading import load_synthesizer
-from acestep.weights.safetensors import Placement
+from acestep.weights.safetensors import LoadTarget
 from training.nano.clock import Clock
 from training.nano.composer import Piece
 from training.nano.dataset import FRAME_RATE, Clip, examples
@@ -116,7 +116,7 @@ def main() -> None:
 def listen(clips: list[Clip], weights: Path) -> Ears:
     """The clips, heard through the model in the folder `weights`."""
     text = weights / "text_encoder"
-    modules = load_synthesizer(weights, text, text, Placement(torch.device("cpu"), torch.float32))
+    modules = load_synthesizer(weights, text, text, LoadTarget(torch.device("cpu"), torch.float32))
     return Ears(clips, AudioCodes(modules), SineBankConfig.read(weights / "vae"))
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from acestep.planner.backends.grammars import Allowed, Grammars
 from acestep.planner.backends.sampling import next_tokens
-from acestep.planner.backends.sequence import Spell, Writing
-from acestep.planner.language_model import Advance
+from acestep.planner.backends.sequence import Spell, TextSequence
+from acestep.planner.language_model import StepOutput
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,17 +42,17 @@ class Changes:
     moved: Sequence[tuple[int, int, bool]] = ()
 
 
-class Pairing:
+class CfgRows:
     """The texts in an engine's batch."""
 
     def __init__(self, grammars: Grammars, spell: Spell) -> None:
         self._grammars = grammars
         self._spell = spell
-        self._writings: dict[int, tuple[Writing, int]] = {}  # by ticket, with the number of its rows
+        self._writings: dict[int, tuple[TextSequence, int]] = {}  # by ticket, with the number of its rows
         self._places: dict[int, Place] = {}  # by row
-        self._advances: list[Advance] = []
+        self._advances: list[StepOutput] = []
 
-    def enter(self, writing: Writing, parts: int) -> None:
+    def enter(self, writing: TextSequence, parts: int) -> None:
         """Expect `parts` rows of a text."""
         self._writings[writing.ticket] = writing, parts
 
@@ -60,7 +60,7 @@ class Pairing:
         """Forget a text; its rows, where they are still there, mean nothing from now on."""
         self._writings.pop(ticket, None)
 
-    def advances(self) -> list[Advance]:
+    def advances(self) -> list[StepOutput]:
         """What has been chosen since the last call."""
         advances, self._advances = self._advances, []
         return advances
@@ -90,13 +90,13 @@ class Pairing:
                 logits[rows] = -torch.inf
                 logits[rows, token] = 0
         self._advances += [
-            Advance(writing.ticket, len(writing.tokens), error="The engine ran its two prompts apart")
+            StepOutput(writing.ticket, len(writing.tokens), error="The engine ran its two prompts apart")
             for writing, rows in together
             if not rows
         ]
         return logits
 
-    def _together(self) -> list[tuple[Writing, list[int]]]:
+    def _together(self) -> list[tuple[TextSequence, list[int]]]:
         """The texts in the batch with their rows, by part; no rows where some are missing or behind."""
         found: dict[int, dict[int, int]] = {}  # the row by part, by ticket
         for row, place in self._places.items():
@@ -105,7 +105,7 @@ class Pairing:
             rows_by_part = found.setdefault(place.ticket, {})
             if len(place.written) == len(self._writings[place.ticket][0].tokens):
                 rows_by_part[place.part] = row
-        together: list[tuple[Writing, list[int]]] = []
+        together: list[tuple[TextSequence, list[int]]] = []
         for ticket, rows_by_part in found.items():
             writing, parts = self._writings[ticket]
             rows = [rows_by_part[part] for part in range(parts)] if len(rows_by_part) == parts else []
@@ -113,7 +113,7 @@ class Pairing:
         return together
 
     def _tokens(
-        self, logits: Tensor, whole: list[tuple[Writing, list[int]]], allowed: Sequence[Allowed | None]
+        self, logits: Tensor, whole: list[tuple[TextSequence, list[int]]], allowed: Sequence[Allowed | None]
     ) -> list[int | None]:
         """The next token of each text; None where its grammar allows none."""
 

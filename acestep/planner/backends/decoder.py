@@ -225,7 +225,9 @@ class Decoder:
     def _decode(self, step: _Step) -> Tensor:
         groups = (self._kv_heads, self._heads // self._kv_heads, self._head_dim)
         heads = torch.arange(2 * self._kv_heads, device=self._device)
-        slots = ((step.rows[:, None] * len(heads) + heads) * self._stride + step.positions[:, None]).flatten()
+        sequences = (
+            (step.rows[:, None] * len(heads) + heads) * self._stride + step.positions[:, None]
+        ).flatten()
         seen = self._ramp.unfold(0, step.span, 1)[self._stride - 1 - step.positions][:, None, None]
         seen = seen.expand(-1, 1, groups[1], step.span)
         cached = self._cache[:, : step.count, :, : step.span]
@@ -237,7 +239,9 @@ class Decoder:
         ahead = [(row, slice(*part)) for (row, _), part in zip(step.ahead, pairwise(ends), strict=True)]
 
         def attend(layer: int, q: Tensor, kv: Tensor) -> Tensor:
-            self._cache[layer].view(-1, self._head_dim).index_copy_(0, slots, kv.reshape(-1, self._head_dim))
+            self._cache[layer].view(-1, self._head_dim).index_copy_(
+                0, sequences, kv.reshape(-1, self._head_dim)
+            )
             # The query heads that share a key head stand in as its queries: no keys are repeated.
             q = q.view(len(q), *groups)
             looks = [(slice(0, step.count), keys[layer], values[layer])]

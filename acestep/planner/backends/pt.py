@@ -18,14 +18,14 @@ from acestep.planner.backends.decoder import Decoder
 from acestep.planner.backends.grammars import Allowed, Grammars
 from acestep.planner.backends.head import Head, Question
 from acestep.planner.backends.sampling import next_tokens
-from acestep.planner.backends.sequence import Writing, prompts_of
-from acestep.planner.language_model import Advance, Generation, Message, Text, Vocabulary
+from acestep.planner.backends.sequence import TextSequence, prompts_of
+from acestep.planner.language_model import Generation, Message, StepOutput, Text, Vocabulary
 from acestep.planner.loading import LanguageModelParts, load_language_model
-from acestep.weights.safetensors import Placement
+from acestep.weights.safetensors import LoadTarget
 
 # To understand 600 s of song are 3,000 codes to read, and up to 3,256 tokens of block and lyrics to write.
 DEFAULT_LENGTH = 6656
-DEFAULT_SLOTS = 4
+DEFAULT_SEQUENCES = 4
 _PATIENCE = 0.1  # seconds of a step that waits for the device: so often is asked who was cancelled
 
 
@@ -60,7 +60,7 @@ class _Row:
 class _Text:
     """A generation on its way. Its first row reads the prompt, its second, with guidance, the null prompt."""
 
-    writing: Writing
+    writing: TextSequence
     prompts: list[tuple[int, ...]]
     rows: list[_Row] = field(default_factory=list)
 
@@ -76,7 +76,7 @@ class TorchLanguageModel:
     def __init__(
         self,
         parts: LanguageModelParts,
-        slots: int = DEFAULT_SLOTS,
+        sequences: int = DEFAULT_SEQUENCES,
         length: int = DEFAULT_LENGTH,
         device: torch.device | None = None,
     ) -> None:
@@ -86,7 +86,7 @@ class TorchLanguageModel:
         self._vocabulary = parts.vocabulary
         self._spell = partial(self._chat.text, end_of_turn=parts.vocabulary.end_of_turn)
         length = min(length, parts.model.config.max_position_embeddings)
-        self._decoder = Decoder(parts.model, rows=2 * slots, length=length, device=device)
+        self._decoder = Decoder(parts.model, rows=2 * sequences, length=length, device=device)
         self._head = Head(parts.head)
         self._device = device or parts.head.device
         self._grammars = Grammars(parts.tokenizer, parts.vocabulary, self._head.size)
@@ -94,7 +94,7 @@ class TorchLanguageModel:
         self._waiting: deque[_Text] = deque()
         self._running: list[_Text] = []
         self._rows: list[_Row] = []  # by place, without gaps
-        self._slots = slots
+        self._slots = sequences
         self._lodging: Lodging | None = None
         self._joined = 0  # texts that began since the device is ours
 
@@ -103,7 +103,7 @@ class TorchLanguageModel:
         """What has weights, which may be moved while there is nothing to write."""
         return self._decoder, self._head
 
-    def lodge(self, lodging: Lodging) -> None:
+    def place_modules(self, lodging: Lodging) -> None:
         """Be on the device by `lodging` alone from now on."""
         self._lodging = lodging
 
@@ -120,7 +120,7 @@ class TorchLanguageModel:
 
     def add(self, generation: Generation) -> int:
         prompts = prompts_of(generation, self._decoder.length, self._name)
-        writing = Writing.begin(next(self._tickets), generation, self._grammars)
+        writing = TextSequence.begin(next(self._tickets), generation, self._grammars)
         self._waiting.append(_Text(writing, prompts))
         return writing.ticket
 
@@ -138,7 +138,7 @@ class TorchLanguageModel:
     def close(self) -> None:
         """See `LanguageModel.close`: all of it goes with the last who holds it."""
 
-    def step(self) -> Sequence[Advance]:
+    def step(self) -> Sequence[StepOutput]:
         """See `LanguageModel.step`. One waiting generation joins at most, lest the others wait long.
 
         While the device is somebody else's, nothing advances.
@@ -159,7 +159,7 @@ class TorchLanguageModel:
             self._lodging.go()
 
     @torch.inference_mode()
-    def _step(self) -> Sequence[Advance]:
+    def _step(self) -> Sequence[StepOutput]:
         hidden = self._decoder.decode([row.feed for row in self._rows], [row.position for row in self._rows])
         # On CUDA the layers run while the masks are made.
         allowed = self._grammars.allowed([text.writing.constraint for text in self._running])
@@ -201,7 +201,7 @@ class TorchLanguageModel:
         writings = [text.writing for text in self._running]
         return next_tokens(writings, allowed, logits_of, lambda each: self._head.index(each.rows))
 
-    def _advance(self, text: _Text, token: int | None) -> Advance:
+    def _advance(self, text: _Text, token: int | None) -> StepOutput:
         """Take the token, and where several are cheap at once those that must follow it."""
         advance = text.writing.take(token, self._spell)
         fed = [] if token is None else [token]
@@ -229,8 +229,8 @@ class TorchLanguageModel:
 
 def load_torch_language_model(
     folder: Path,
-    place: Placement,
-    slots: int = DEFAULT_SLOTS,
+    place: LoadTarget,
+    sequences: int = DEFAULT_SEQUENCES,
     length: int = DEFAULT_LENGTH,
     device: torch.device | None = None,
 ) -> TorchLanguageModel:
@@ -238,4 +238,4 @@ def load_torch_language_model(
 
     Raises CheckpointError where something does not fit.
     """
-    return TorchLanguageModel(load_language_model(folder, place), slots, length, device)
+    return TorchLanguageModel(load_language_model(folder, place), sequences, length, device)

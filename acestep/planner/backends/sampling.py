@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from acestep.planner.backends.grammars import Allowed
-from acestep.planner.backends.sequence import Writing
+from acestep.planner.backends.sequence import TextSequence
 from acestep.planner.language_model import TokenSampling
 
 
@@ -87,12 +87,12 @@ Index = Callable[[Allowed], slice | Tensor]
 class Choice:
     """`logits` `[prompts, rows of allowed]`, float32: after the prompt, with guidance the null prompt too."""
 
-    writing: Writing
+    writing: TextSequence
     allowed: Allowed
     logits: Tensor
 
     @property
-    def company(self) -> Hashable:
+    def group_key(self) -> Hashable:
         """Choices for which this is the same are drawn together."""
         rows = self.allowed.rows
         if isinstance(rows, slice) and self.allowed.barred is None and self.writing.seen is None:
@@ -101,7 +101,7 @@ class Choice:
 
 
 def next_tokens(
-    writings: Sequence[Writing],
+    writings: Sequence[TextSequence],
     allowed: Sequence[Allowed | None],
     logits_of: Callable[[Sequence[tuple[int, Allowed]]], Sequence[Tensor]],
     index: Index,
@@ -125,7 +125,7 @@ def choose(choices: Sequence[Choice], index: Index) -> list[int]:
     """The next token of each."""
     together: dict[Hashable, list[int]] = {}
     for number, choice in enumerate(choices):
-        together.setdefault(choice.company, []).append(number)
+        together.setdefault(choice.group_key, []).append(number)
     drawn = [_draw([choices[number] for number in numbers], index) for numbers in together.values()]
     # One wait for the device, not one a text.
     found: list[int] = torch.cat(drawn).tolist() if drawn else []

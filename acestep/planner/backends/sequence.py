@@ -10,14 +10,14 @@ from torch import Tensor
 
 from acestep.errors import PlannerError
 from acestep.planner.backends.grammars import Constraint, Grammars
-from acestep.planner.language_model import Advance, Generation
+from acestep.planner.language_model import Generation, StepOutput
 
 Spell = Callable[[Sequence[int]], str]
 """Token ids as text, special tokens spelled out."""
 
 
 @dataclass(slots=True, eq=False)
-class Writing:
+class TextSequence:
     """A generation that is being written. `seen` is `[vocabulary]` and there with a repetition penalty."""
 
     ticket: int
@@ -28,7 +28,7 @@ class Writing:
     tokens: list[int] = field(default_factory=list)
 
     @classmethod
-    def begin(cls, ticket: int, generation: Generation, grammars: Grammars) -> Writing:
+    def begin(cls, ticket: int, generation: Generation, grammars: Grammars) -> TextSequence:
         """Nothing is written yet. Raises PlannerError for a grammar that cannot be read."""
         chance = torch.Generator("cpu").manual_seed(generation.seed)
         return cls(ticket, generation, grammars.read(generation.grammar), chance)
@@ -43,7 +43,7 @@ class Writing:
         """The tokens that must come next, as far as there is room for them."""
         return self.constraint.forced()[: self.generation.max_tokens - len(self.tokens)]
 
-    def take(self, token: int | None, spell: Spell) -> Advance:
+    def take(self, token: int | None, spell: Spell) -> StepOutput:
         """Go on with the token that was chosen; None where the grammar allowed none."""
         if token is not None:
             self.constraint.advance(token)
@@ -53,14 +53,14 @@ class Writing:
         count = len(self.tokens)
         if error := self.constraint.error:
             reason = error.partition("\n")[0]  # the parser's whole state follows
-            return Advance(self.ticket, count, error=f"The grammar could not be followed: {reason}")
+            return StepOutput(self.ticket, count, error=f"The grammar could not be followed: {reason}")
         if self.constraint.ended:
-            return Advance(self.ticket, count, text=spell(self.tokens))
+            return StepOutput(self.ticket, count, text=spell(self.tokens))
         if token is None:
-            return Advance(self.ticket, count, error="The grammar allows no token here")
+            return StepOutput(self.ticket, count, error="The grammar allows no token here")
         if count >= self.generation.max_tokens:
-            return Advance(self.ticket, count, error=f"The text has not ended after {count} tokens")
-        return Advance(self.ticket, count)
+            return StepOutput(self.ticket, count, error=f"The text has not ended after {count} tokens")
+        return StepOutput(self.ticket, count)
 
 
 def prompts_of(generation: Generation, length: int, name: str) -> list[tuple[int, ...]]:

@@ -23,12 +23,12 @@ from transformers import Qwen3Config
 
 from acestep.device.oom import is_out_of_memory
 from acestep.errors import ModelUnavailableError
-from acestep.planner.backends.cfg_rows import Changes, Pairing, Place
+from acestep.planner.backends.cfg_rows import CfgRows, Changes, Place
 from acestep.planner.backends.chat import Chat
 from acestep.planner.backends.grammars import Grammars
 from acestep.planner.backends.pt import DEFAULT_LENGTH
-from acestep.planner.backends.sequence import Writing, prompts_of
-from acestep.planner.language_model import Advance, Generation, Message, Text, TokenSampling, Vocabulary
+from acestep.planner.backends.sequence import TextSequence, prompts_of
+from acestep.planner.language_model import Generation, Message, StepOutput, Text, TokenSampling, Vocabulary
 from acestep.planner.loading import read_facts
 
 _log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class _Room:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Waiting:
-    writing: Writing
+    writing: TextSequence
     prompts: list[tuple[int, ...]]
 
 
@@ -74,7 +74,7 @@ class VllmLanguageModel:
     """
 
     def __init__(
-        self, folder: Path, device: torch.device, slots: int = 4, length: int = DEFAULT_LENGTH
+        self, folder: Path, device: torch.device, sequences: int = 4, length: int = DEFAULT_LENGTH
     ) -> None:
         self._name = folder.name
         tokenizer, self._vocabulary, config = read_facts(folder)
@@ -82,13 +82,13 @@ class VllmLanguageModel:
         self._end: int = tokenizer.convert_tokens_to_ids(self._vocabulary.end_of_turn)
         self._size: int = config.vocab_size
         self._device = device
-        self._room = _Room(2 * slots, min(length, config.max_position_embeddings))
+        self._room = _Room(2 * sequences, min(length, config.max_position_embeddings))
         self._grammars = Grammars(tokenizer, self._vocabulary, self._size)
         # A method, so that this object and `pairing` hold each other: an engine that goes takes along what
         # all engines of the process share, and must not do so the moment that one of two is let go. Who wants
         # it gone at once says `close`.
-        self._pairing = Pairing(self._grammars, self._spell)
-        self._engine = _start(folder, config, self._room, self._pairing)
+        self._cfg_rows = CfgRows(self._grammars, self._spell)
+        self._engine = _start(folder, config, self._room, self._cfg_rows)
         self._tickets = itertools.count()
         self._waiting: deque[_Waiting] = deque()
         self._running: dict[int, list[str]] = {}  # by ticket, what vLLM calls its rows
@@ -111,7 +111,7 @@ class VllmLanguageModel:
 
     def add(self, generation: Generation) -> int:
         prompts = prompts_of(generation, self._room.length, self._name)
-        writing = Writing.begin(next(self._tickets), generation, self._grammars)
+        writing = TextSequence.begin(next(self._tickets), generation, self._grammars)
         self._waiting.append(_Waiting(writing, prompts))
         return writing.ticket
 
@@ -119,14 +119,14 @@ class VllmLanguageModel:
         self._waiting = deque(each for each in self._waiting if each.writing.ticket != ticket)
         if rows := self._running.pop(ticket, None):
             self._engine.abort_request(rows)
-            self._pairing.leave(ticket)
+            self._cfg_rows.leave(ticket)
 
-    def step(self) -> Sequence[Advance]:
+    def step(self) -> Sequence[StepOutput]:
         self._admit()
         if not self._running:
             return []
         self._engine.step()
-        advances = self._pairing.advances()
+        advances = self._cfg_rows.advances()
         for advance in advances:
             if advance.ended:
                 self.abort(advance.ticket)
@@ -153,7 +153,7 @@ class VllmLanguageModel:
         waiting = self._waiting.popleft()
         writing = waiting.writing
         writing.remember(self._size, self._device)
-        self._pairing.enter(writing, len(waiting.prompts))
+        self._cfg_rows.enter(writing, len(waiting.prompts))
         self._running[writing.ticket] = rows = []
         for part, prompt in enumerate(waiting.prompts):
             rows.append(f"{writing.ticket}-{part}")
@@ -186,7 +186,7 @@ def why_not(device: torch.device) -> str:
 
 
 def load_vllm_language_model(
-    folder: Path, device: torch.device, slots: int = 4, length: int = DEFAULT_LENGTH
+    folder: Path, device: torch.device, sequences: int = 4, length: int = DEFAULT_LENGTH
 ) -> VllmLanguageModel:
     """A published LM folder, ready to write; where `why_not(device)` is empty.
 
@@ -194,7 +194,7 @@ def load_vllm_language_model(
     `is_out_of_memory` knows it where it has no room.
     """
     try:
-        return VllmLanguageModel(folder, device, slots, length)
+        return VllmLanguageModel(folder, device, sequences, length)
     except _RAISED as error:
         if is_out_of_memory(error):
             raise
@@ -212,7 +212,7 @@ def _prepare_environment() -> None:
         _log.warning("%s has no effect: the planner's cache is as large as its texts need", _CACHE_SPACE)
 
 
-def _start(folder: Path, config: Qwen3Config, room: _Room, pairing: Pairing) -> Any:
+def _start(folder: Path, config: Qwen3Config, room: _Room, cfg_rows: CfgRows) -> Any:
     """A `vllm.LLMEngine` in this process, on this thread, that asks `pairing` for every token."""
     _prepare_environment()
     from vllm import EngineArgs, LLMEngine, ModelRegistry
@@ -239,7 +239,7 @@ def _start(folder: Path, config: Qwen3Config, room: _Room, pairing: Pairing) -> 
         gpu_memory_utilization=0.01,  # only checked, as the cache has its size from us
         enforce_eager=on_cpu,  # compiling needs a compiler
         distributed_executor_backend=UniProcExecutor,  # where "uni" is asked for, CPUs get a process
-        logits_processors=[_processor(pairing)],
+        logits_processors=[_processor(cfg_rows)],
         disable_log_stats=True,
     )
     try:
@@ -265,7 +265,7 @@ def _greedy(max_tokens: int, extra: dict[str, Any]) -> Any:
     )
 
 
-def _processor(pairing: Pairing) -> type:
+def _processor(cfg_rows: CfgRows) -> type:
     """The logits processor that hands vLLM's batch to `pairing`; vLLM makes the instance itself."""
     from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
@@ -284,10 +284,10 @@ def _processor(pairing: Pairing) -> type:
                 for row, params, _, written in batch_update.added
             ]
             moved = [(a, b, way is MoveDirectionality.SWAP) for a, b, way in batch_update.moved]
-            pairing.update(Changes(batch_update.removed, added, moved))
+            cfg_rows.update(Changes(batch_update.removed, added, moved))
 
         def apply(self, logits: torch.Tensor) -> torch.Tensor:
-            return pairing.choose(logits)
+            return cfg_rows.choose(logits)
 
     return Chooser
 

@@ -14,8 +14,8 @@ from acestep.domain.song import (
     MIN_BPM,
     MIN_DURATION,
     TRACKS,
+    AnalysisOptions,
     AudioFormat,
-    Extras,
     InferMethod,
     TaskType,
 )
@@ -258,7 +258,7 @@ Points = Annotated[
 ]
 
 
-class ExtrasFields(BaseModel):
+class AnalysisFields(BaseModel):
     """What else is found out about each song; it takes time, and makes results longer."""
 
     lyric_timestamps: Flag = wire(
@@ -298,9 +298,9 @@ class ExtrasFields(BaseModel):
     )
 
 
-def extras_of(task: ExtrasFields) -> Extras:
+def analysis_of(task: AnalysisFields) -> AnalysisOptions:
     """What is asked for, in the words of the program."""
-    return Extras(
+    return AnalysisOptions(
         lyric_times=task.lyric_timestamps,
         peaks=task.waveform_peaks or 0,
         loudness=task.measure_loudness,

@@ -19,7 +19,7 @@ from acestep.rest.errors import InvalidFieldsError
 from acestep.rest.request.fields_audio_sampler import NewerSamplerFields, SourceFields
 from acestep.rest.request.fields_models import InitModel, LoadLora, LoraFields, ScaleLora, ToggleLora
 from acestep.rest.request.fields_planner import CodeFields, DraftFields, PlannerFields, PlannerSamplingFields
-from acestep.rest.request.fields_song import ExtrasFields, MusicFields, OutputFields, SamplerFields
+from acestep.rest.request.fields_song import AnalysisFields, MusicFields, OutputFields, SamplerFields
 from acestep.rest.request.wire_types import MAX_IDS, OptionalText, TaskIds, notes_of, read_object, wire
 
 PARAM_OBJ = "param_obj"
@@ -33,7 +33,7 @@ M = TypeVar("M", bound=BaseModel)
 class GenerateTask(
     NewerSamplerFields,
     SourceFields,
-    ExtrasFields,
+    AnalysisFields,
     CodeFields,
     PlannerSamplingFields,
     PlannerFields,
@@ -136,12 +136,12 @@ def _in_words(schema: Mapping[str, Any]) -> str:
 
 
 def _range(schema: Mapping[str, Any]) -> str:
-    bounds = (
+    batch_limit = (
         ("minimum", "from {:g}"),
         ("exclusiveMinimum", "above {:g}"),
         ("maximum", "to {:g}"),
     )
-    return "".join(f" {text.format(schema[key])}" for key, text in bounds if key in schema)
+    return "".join(f" {text.format(schema[key])}" for key, text in batch_limit if key in schema)
 
 
 def _read(model: type[M], sources: Sequence[Mapping[str, Any]]) -> tuple[M, tuple[str, ...]]:

@@ -23,7 +23,7 @@ from acestep.limits import check_stems, check_task, choose_model, default_model,
 from acestep.rest.adapters import ServerAdapters
 from acestep.rest.request.body import Sound
 from acestep.rest.request.fields_planner import PlannerSamplingFields
-from acestep.rest.request.fields_song import DEFAULT_INSTRUCTION, MusicFields, extras_of
+from acestep.rest.request.fields_song import DEFAULT_INSTRUCTION, MusicFields, analysis_of
 from acestep.rest.request.schemas import GenerateTask
 from acestep.rest.request.support import check_strict, check_support, planner_name
 from acestep.rest.request.task_rules import relevant, task_options
@@ -34,7 +34,7 @@ UNKNOWN_LANGUAGE = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class RequestContext:
     """What a request has beside its fields: the adapters of the server, and audio by what it is."""
 
     lora: ServerAdapters = field(default_factory=lambda: ServerAdapters(AdapterFolder(None)))
@@ -47,7 +47,7 @@ def accept_task(
     planner: PlannerInfo,
     strict: bool = False,
     strict_model: bool = False,
-    beside: Beside | None = None,
+    context: RequestContext | None = None,
 ) -> SongRequest:
     """Return the request in what `read_task` read, fitted to the model that will run it.
 
@@ -58,12 +58,12 @@ def accept_task(
     task, ignored = read
     if models and (default := default_model(models)).state == "failed":
         raise ModelUnavailableError(f"{default.name} could not be loaded: {default.detail}")
-    beside = beside or Beside()
+    context = context or RequestContext()
     model, fallback = choose_model(models, task.model, strict_model)
     check_task(task.task_type, model, models)
     check_stems(task.stems, model, models)
-    request = _cut_codes(fit(to_request(task, model, planner, beside.sounds), model))
-    adapters, skipped = beside.lora.choose(task.lora, model)
+    request = _cut_codes(fit(to_request(task, model, planner, context.sounds), model))
+    adapters, skipped = context.lora.choose(task.lora, model)
     warnings = (*ignored, *fallback, *request.warnings, *skipped)
     request = replace(request, adapters=adapters, warnings=warnings)
     check_strict(request.warnings, strict)
@@ -99,7 +99,7 @@ def to_request(
         sampler=_sampler(task),
         planner=_planner(task, planner.name),
         audio_codes=task.audio_code_string,
-        extras=extras_of(task),
+        analysis=analysis_of(task),
         warnings=tuple(warnings),
         task=options,
         goal=goal,

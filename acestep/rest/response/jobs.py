@@ -18,7 +18,7 @@ from acestep.rest.response.schemas import (
     SimpleSample,
     StemItem,
 )
-from acestep.rest.response.song import METADATA_DONE, NO_DIT, analysis, found_fields, recipe
+from acestep.rest.response.song import METADATA_DONE, NO_DIT, analysis_fields, plan_item, recipe
 from acestep.rest.spelling import UNDECIDED, audio_link, code_string
 
 STATUS: dict[JobState, int] = {"queued": 0, "running": 0, "succeeded": 1, "failed": 2, "cancelled": 2}
@@ -62,7 +62,7 @@ def _analysis(job: Job) -> dict[str, Any] | None:
     if job.state != "succeeded" or not job.songs:
         return None
     plan = job.songs[0].plan
-    return analysis(job.request.goal, plan, code_string(plan.audio_codes))
+    return plan_item(job.request.goal, plan, code_string(plan.audio_codes))
 
 
 def _dump(items: Sequence[ResultItem]) -> str:
@@ -118,9 +118,9 @@ def _song_item(job: Job, index: int, token: Callable[[str], str]) -> ResultItem:
         recipe=recipe(song, request),
         stems=[
             StemItem(track=stem.track, file=audio_link(f"{stem.track} {plan.caption}", token(stem.file)))
-            for stem in song.findings.stems
+            for stem in song.analysis.stems
         ],
-        **found_fields(song.findings),
+        **analysis_fields(song.analysis),
     )
 
 

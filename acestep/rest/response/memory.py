@@ -26,7 +26,7 @@ def memory_of(decision: Decision | None) -> MemoryState | None:
         max_audio_duration=plan.max_duration,
         vae_decode_chunk_size=plan.tile,
         lm_model=plan.planner,
-        lm_texts_at_once=plan.slots,
+        lm_texts_at_once=plan.sequences,
         lm_tokens=plan.length,
         notes=list(decision.notes),
     )

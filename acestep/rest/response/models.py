@@ -94,7 +94,7 @@ def _can_be_had(model: ModelInfo | PlannerInfo) -> bool:
 
     Who waits for a server to be ready would wait for ever for one that loads at the first request.
     """
-    return model.state == "ready" or (model.comes_when_wanted and model.state != "failed")
+    return model.state == "ready" or (model.loads_on_demand and model.state != "failed")
 
 
 def _default_name(models: Sequence[ModelInfo]) -> str | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from acestep.domain.analysis import Findings, TimedLine
+from acestep.domain.analysis import Analysis, TimedLine
 from acestep.domain.song import Goal, Sampling, Song, SongPlan, SongRequest, Tuning
 from acestep.limits import WINDOW_TASKS
 from acestep.rest.response.schemas import LineItem, LoudnessItem, WordItem
@@ -108,7 +108,7 @@ METADATA_DONE = "Analysis Only Mode Complete"
 NO_DIT = "None (Analysis Only)"
 
 
-def analysis(goal: Goal, plan: SongPlan, codes: str) -> dict[str, Any] | None:
+def plan_item(goal: Goal, plan: SongPlan, codes: str) -> dict[str, Any] | None:
     """Return the one item of such a job; `codes` is the text of the plan's codes. None for other goals."""
     if goal == "codes":
         return _extracted(codes)
@@ -146,7 +146,7 @@ def _described(plan: SongPlan, codes: str) -> dict[str, Any]:
     }
 
 
-def found_fields(found: Findings) -> dict[str, Any]:
+def analysis_fields(found: Analysis) -> dict[str, Any]:
     """The fields of a result item that say what was found out; each is empty where nobody asked."""
     times = found.lyric_times
     lines = times.lines if times else ()
@@ -174,7 +174,7 @@ def _line(line: TimedLine) -> LineItem:
     return LineItem(text=line.text, start=line.start, end=line.end, words=words)
 
 
-def _loudness(found: Findings) -> LoudnessItem | None:
+def _loudness(found: Analysis) -> LoudnessItem | None:
     if found.loudness is None:
         return None
     return LoudnessItem(integrated_lufs=found.loudness.integrated, true_peak_dbtp=found.loudness.true_peak)

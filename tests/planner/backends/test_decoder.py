@@ -13,7 +13,7 @@ from transformers import Qwen3ForCausalLM
 
 from acestep.planner.backends.decoder import Decoder
 from acestep.planner.loading import load_language_model
-from acestep.weights.safetensors import Placement
+from acestep.weights.safetensors import LoadTarget
 from tests.planner.toy import Toy, write_toy
 
 ROWS, LENGTH = 12, 700
@@ -28,7 +28,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def decoder(wide: Path) -> Decoder:
-    parts = load_language_model(wide, Placement(torch.device("cpu"), torch.float32))
+    parts = load_language_model(wide, LoadTarget(torch.device("cpu"), torch.float32))
     return Decoder(parts.model, ROWS, LENGTH)
 
 
@@ -66,7 +66,7 @@ def test_rows_of_all_lengths_are_what_transformers_computes(decoder: Decoder, re
 
 
 def test_the_modules_stay_usable(wide: Path, reference: Any) -> None:
-    parts = load_language_model(wide, Placement(torch.device("cpu"), torch.float32))
+    parts = load_language_model(wide, LoadTarget(torch.device("cpu"), torch.float32))
     Decoder(parts.model, 2, 64)
     text = tokens(1, 30)
     torch.testing.assert_close(expected(parts.model, text, 3), expected(reference, text, 3))
@@ -80,13 +80,13 @@ def threads(request: Any) -> Iterator[int]:
     torch.set_num_threads(usual)
 
 
-@pytest.mark.parametrize("company", [1, 2, 3, 4, 7, 11])
-def test_a_row_is_the_same_in_any_company(decoder: Decoder, company: int, threads: int) -> None:
+@pytest.mark.parametrize("group_key", [1, 2, 3, 4, 7, 11])
+def test_a_row_is_the_same_in_any_company(decoder: Decoder, group_key: int, threads: int) -> None:
     """To the bit on one thread; more threads divide the work by its size, and round by what they divide."""
     text, last = tokens(50, 150), 8
     alone = feed(decoder, [text], last)[0]
-    others = [tokens(60 + n, 20 + 55 * n) for n in range(company)]
-    for place in {0, company // 2, company}:
+    others = [tokens(60 + n, 20 + 55 * n) for n in range(group_key)]
+    for place in {0, group_key // 2, group_key}:
         texts = [*others[:place], text, *others[place:]]
         found = feed(decoder, texts, last)[place]
         if threads == 1:
@@ -129,7 +129,7 @@ def test_tokens_come_one_by_one_or_together(decoder: Decoder, many: int, threads
 @pytest.fixture(scope="module", params=["int8", "fp8"])
 def packed(request: Any, wide: Path) -> tuple[Decoder, Any]:
     """A quantized decoder, and transformers' own layers over the same weights."""
-    parts = load_language_model(wide, Placement(torch.device("cpu"), torch.float32, request.param))
+    parts = load_language_model(wide, LoadTarget(torch.device("cpu"), torch.float32, request.param))
     return Decoder(parts.model, ROWS, LENGTH), parts.model
 
 
@@ -142,13 +142,13 @@ def test_quantized_rows_are_what_transformers_computes(packed: tuple[Decoder, An
         assert 0 < (found - plain).norm() < 0.2 * plain.norm()
 
 
-@pytest.mark.parametrize("company", [1, 4, 11])
-def test_a_quantized_row_is_the_same_in_any_company(packed: tuple[Decoder, Any], company: int) -> None:
+@pytest.mark.parametrize("group_key", [1, 4, 11])
+def test_a_quantized_row_is_the_same_in_any_company(packed: tuple[Decoder, Any], group_key: int) -> None:
     text, last = tokens(50, 60), 4
     alone = feed(packed[0], [text], last)[0]
-    others = [tokens(60 + n, 20 + 15 * n) for n in range(company)]
+    others = [tokens(60 + n, 20 + 15 * n) for n in range(group_key)]
     usual = torch.get_num_threads()
     torch.set_num_threads(1)
-    found = feed(packed[0], [*others, text], last)[company]
+    found = feed(packed[0], [*others, text], last)[group_key]
     torch.set_num_threads(usual)
     assert torch.equal(found, alone)

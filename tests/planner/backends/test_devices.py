@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from acestep.engine.torch_models import lodge
+from acestep.engine.torch_models import place_modules
 from acestep.planner.backends.pt import TorchLanguageModel
 from acestep.planner.backends.sampling import draw
 from acestep.planner.language_model import Generation, TokenSampling
 from acestep.planner.loading import load_language_model
-from acestep.weights.offload import Residency
-from acestep.weights.safetensors import DeviceMover, Placement
+from acestep.weights.offload import OffloadManager
+from acestep.weights.safetensors import DeviceMover, LoadTarget
 from tests.planner.backends.test_pt import codes, run, song
 from tests.planner.toy import Toy, write_toy
 from tests.pretended_gpu import CPU, Gpu, movable, pretended
@@ -51,19 +51,19 @@ def texts(model: TorchLanguageModel) -> list[str | None]:
 
 
 def on_cpu(folder: Path, dtype: torch.dtype = torch.float32) -> TorchLanguageModel:
-    return TorchLanguageModel(load_language_model(folder, Placement(CPU, dtype)), 3, 512)
+    return TorchLanguageModel(load_language_model(folder, LoadTarget(CPU, dtype)), 3, 512)
 
 
 def resident(folder: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> TorchLanguageModel:
-    parts = load_language_model(folder, Placement(CPU, dtype))
+    parts = load_language_model(folder, LoadTarget(CPU, dtype))
     tied = parts.head is parts.model.embed_tokens.weight
     parts.model.to(device)
     head = parts.model.embed_tokens.weight if tied else parts.head.to(device)
     return TorchLanguageModel(replace(parts, head=head), 3, 512)
 
 
-def lodging(folder: Path, device: torch.device, residency: Residency) -> TorchLanguageModel:
-    parts = load_language_model(folder, Placement(CPU, torch.float32))
+def lodging(folder: Path, device: torch.device, offload_manager: OffloadManager) -> TorchLanguageModel:
+    parts = load_language_model(folder, LoadTarget(CPU, torch.float32))
     tied = parts.head is parts.model.embed_tokens.weight
     movable(parts.model, device)
     head: Tensor = parts.model.embed_tokens.weight
@@ -72,7 +72,7 @@ def lodging(folder: Path, device: torch.device, residency: Residency) -> TorchLa
         linear.weight = nn.Parameter(parts.head, requires_grad=False)
         movable(linear, device)
         head = linear.weight
-    return lodge(TorchLanguageModel(replace(parts, head=head), 3, 512, device), residency)
+    return place_modules(TorchLanguageModel(replace(parts, head=head), 3, 512, device), offload_manager)
 
 
 @pytest.mark.parametrize(("device", "dtype"), [(FIRST, torch.float32), (SECOND, torch.bfloat16)], ids=str)
@@ -93,13 +93,13 @@ def test_graphs_are_recorded_anew_where_weights_have_moved(
     reference = on_cpu(folder)
     expected = [run(reference, song(reference, caption=caption))[0].text for caption in captions]
     with pretended(monkeypatch):
-        residency = Residency(DeviceMover(SECOND))
-        model = lodging(folder, SECOND, residency)
-        other = residency.part("offloaded", [movable(nn.Linear(2, 2), SECOND)])
+        offload_manager = OffloadManager(DeviceMover(SECOND))
+        model = lodging(folder, SECOND, offload_manager)
+        other = offload_manager.group("offloaded", [movable(nn.Linear(2, 2), SECOND)])
         for caption, text in zip(captions, expected, strict=True):
             assert run(model, song(model, caption=caption))[0].text == text
             assert {weight.device for part in model.movable for weight in part.parameters()} == {SECOND}
-            residency.enter(other)
+            offload_manager.enter(other)
             assert {weight.device for part in model.movable for weight in part.parameters()} == {CPU}
 
 
@@ -114,7 +114,7 @@ def test_a_code_costs_two_waits(folder: Path, gpu: Gpu) -> None:
         model.step()
         assert [wait.line for wait in gpu.waits[before:]] == [
             "planner/backends/decoder.py:decode",
-            "planner/backends/choosing.py:choose",
+            "planner/backends/sampling.py:choose",
         ]
 
 

@@ -95,6 +95,6 @@ def test_the_bench_is_as_large_as_the_memory_plan_has_it(kind: Quantization, dev
     join(bench, packed(kind, 512, 256))
     join(bench, packed(kind, 768, 256))
     bench.allocate()
-    assert bench.nbytes == Stored(4, kind).bench(size.joined, by_pieces=device == "cpu")
+    assert bench.nbytes == Stored(4, kind).workspace(size.joined, by_pieces=device == "cpu")
     bench.release()
     assert bench.nbytes == 0

@@ -17,7 +17,7 @@ from transformers import Qwen3ForCausalLM
 
 from acestep.errors import PlannerError
 from acestep.planner.backends.decoder import Decoder
-from acestep.planner.language_model import Advance, Generation, LanguageModel, Message, TokenSampling
+from acestep.planner.language_model import Generation, LanguageModel, Message, StepOutput, TokenSampling
 from acestep.planner.loading import load_tokenizer
 from tests.planner.loaders import Load, load_on_torch
 
@@ -46,10 +46,10 @@ def song(model: LanguageModel, seed: int = 0, caption: str = "pop", count: int =
     )
 
 
-def run(model: LanguageModel, *generations: Generation) -> list[Advance]:
+def run(model: LanguageModel, *generations: Generation) -> list[StepOutput]:
     """The last of each, in their order."""
     tickets = [model.add(generation) for generation in generations]
-    last: dict[int, Advance] = {}
+    last: dict[int, StepOutput] = {}
     while advances := model.step():
         last.update((advance.ticket, advance) for advance in advances)
     return [last[ticket] for ticket in tickets]
@@ -94,7 +94,7 @@ def test_same_alone_in_company_and_after_a_restart(toy: Path, load: Load, model:
     mine = song(model, seed=7, caption="a catchy chorus with warm pads", count=60)
     alone = run(model, mine)[0].text
     assert alone is not None
-    assert run(load(toy, slots=1), mine)[0].text == alone
+    assert run(load(toy, sequences=1), mine)[0].text == alone
     crowd = [song(model, seed, "x" * (1 + 23 * seed), count=5 + 9 * seed) for seed in range(6)]
     crowd[2] = replace(crowd[2], null_prompt=None)
     for place in (0, 3, 6):  # with four slots it also waits, and is moved when others end
@@ -143,7 +143,7 @@ def test_tokens_without_a_choice_are_fed_together_and_change_nothing(
 
 
 def test_who_finds_no_place_waits_inside(toy: Path, load: Load) -> None:
-    model = load(toy, slots=1)
+    model = load(toy, sequences=1)
     tickets = [model.add(song(model, seed)) for seed in range(3)]
     seen = []
     while advances := model.step():
@@ -153,7 +153,7 @@ def test_who_finds_no_place_waits_inside(toy: Path, load: Load) -> None:
 
 
 def test_abort_works_within_a_step_and_frees_the_place(toy: Path, load: Load) -> None:
-    model = load(toy, slots=1)
+    model = load(toy, sequences=1)
     running, waiting, last = (model.add(song(model, seed)) for seed in range(3))
     model.step()
     model.abort(waiting)
@@ -167,7 +167,7 @@ def test_abort_works_within_a_step_and_frees_the_place(toy: Path, load: Load) ->
 def test_a_text_for_which_there_was_no_memory_leaves_its_place_free(
     toy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = load_on_torch(toy, slots=1)
+    model = load_on_torch(toy, sequences=1)
     alone = run(model, song(model))
     prefill, calls = Decoder.prefill, 0
 

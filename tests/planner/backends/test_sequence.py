@@ -10,11 +10,11 @@ import torch
 
 from acestep.errors import PlannerError
 from acestep.planner.backends.grammars import Grammars
-from acestep.planner.backends.sequence import Writing, prompts_of
-from acestep.planner.language_model import Advance, Generation, TokenSampling
+from acestep.planner.backends.sequence import TextSequence, prompts_of
+from acestep.planner.language_model import Generation, StepOutput, TokenSampling
 from acestep.planner.loading import load_tokenizer
 
-Start = Callable[..., Writing]
+Start = Callable[..., TextSequence]
 
 
 def generation(grammar: str = "start: <[7]>{3}", max_tokens: int = 3) -> Generation:
@@ -25,8 +25,8 @@ def generation(grammar: str = "start: <[7]>{3}", max_tokens: int = 3) -> Generat
 def start(toy: Path) -> Start:
     grammars = Grammars(*load_tokenizer(toy), size=448)
 
-    def start(wanted: Generation) -> Writing:
-        return Writing(9, wanted, grammars.read(wanted.grammar), torch.Generator("cpu"))
+    def start(wanted: Generation) -> TextSequence:
+        return TextSequence(9, wanted, grammars.read(wanted.grammar), torch.Generator("cpu"))
 
     return start
 
@@ -39,9 +39,9 @@ def test_a_text_ends_where_its_grammar_ends(start: Start) -> None:
     writing = start(generation())
     writing.seen = torch.zeros(448, dtype=torch.bool)
     assert [writing.take(7, spell) for _ in range(3)] == [
-        Advance(9, 1),
-        Advance(9, 2),
-        Advance(9, 3, text="spelled [7, 7, 7]"),
+        StepOutput(9, 1),
+        StepOutput(9, 2),
+        StepOutput(9, 3, text="spelled [7, 7, 7]"),
     ]
     assert writing.seen.nonzero().tolist() == [[7]]
 
@@ -49,7 +49,7 @@ def test_a_text_ends_where_its_grammar_ends(start: Start) -> None:
 def test_a_text_that_has_not_ended_in_time_is_none(start: Start) -> None:
     writing = start(generation(max_tokens=2))
     writing.take(7, spell)
-    assert writing.take(7, spell) == Advance(9, 2, error="The text has not ended after 2 tokens")
+    assert writing.take(7, spell) == StepOutput(9, 2, error="The text has not ended after 2 tokens")
 
 
 def test_a_token_against_the_grammar_is_an_error_in_one_line(start: Start) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from acestep.domain.models import ModelInfo, PlannerInfo
 from acestep.domain.song import SongRequest
 from acestep.rest.request.schemas import read_task
-from acestep.rest.request.to_request import Beside, accept_task
+from acestep.rest.request.to_request import RequestContext, accept_task
 
 
 def accept(
@@ -17,7 +17,7 @@ def accept(
     planner: PlannerInfo,
     strict: bool = False,
     strict_model: bool = False,
-    beside: Beside | None = None,
+    context: RequestContext | None = None,
 ) -> SongRequest:
     """`accept_task`, of a body that is yet to be read."""
-    return accept_task(read_task(body), models, planner, strict, strict_model, beside)
+    return accept_task(read_task(body), models, planner, strict, strict_model, context)

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+
+from acestep.domain.analysis import Analysis, Stem
+from acestep.domain.song import AnalysisOptions
+from acestep.jobs.store import JobStore
+from tests.jobs.fakes import request, song
+
+WANTED = AnalysisOptions(peaks=8, stems=("drums",))
+FOUND = Analysis(stems=(Stem("drums", "d.mp3"),))
+
+
+async def test_what_a_song_was_examined_for_is_found_under_its_new_name(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.sqlite3"
+    store = JobStore(path)
+    receipts = [await store.submit(replace(request("x"), analysis=WANTED), max_waiting=0) for _ in range(2)]
+    claimed = await store.claim()
+    assert claimed is not None and None not in receipts
+    await store.finish(claimed.id, (replace(song("a.mp3"), analysis=FOUND), song("b.mp3")))
+    await store.close()
+    as_version_1(path)
+
+    store = JobStore(path)
+    done, waiting = await store.find([receipt.job_id for receipt in receipts if receipt])
+    await store.close()
+    assert done is not None and waiting is not None
+    assert [each.job.request.analysis for each in (done, waiting)] == [WANTED, WANTED]
+    assert [each.analysis for each in done.job.songs] == [FOUND, Analysis()]
+    assert [each.file for each in done.job.songs] == ["a.mp3", "b.mp3"]
+
+
+def as_version_1(path: Path) -> None:
+    """Write the rows as the first version did."""
+    database = sqlite3.connect(path)
+    with database:
+        for seq, asked, songs in database.execute("SELECT seq, request, songs FROM jobs").fetchall():
+            old = json.loads(asked)
+            old["extras"] = old.pop("analysis")
+            made = [each | {"findings": each["analysis"]} for each in json.loads(songs)]
+            for each in made:
+                del each["analysis"]
+            row = (json.dumps(old), json.dumps(made, separators=(",", ":")), seq)
+            database.execute("UPDATE jobs SET request = ?, songs = ? WHERE seq = ?", row)
+        database.execute("PRAGMA user_version = 1")
+    database.close()
