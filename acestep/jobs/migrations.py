@@ -29,7 +29,7 @@ _SCRIPTS = (
     CREATE INDEX jobs_by_arrival ON jobs (state, seq);
     CREATE INDEX jobs_by_finish ON jobs (state, finished_at);
     """,
-    # What is found out about a song is called its analysis: `extras` of a request, `findings` of a song before.
+    # `analysis` was called `extras` in a request and `findings` in a song.
     """
     UPDATE jobs SET request =
         json_set(json_remove(request, '$.extras'), '$.analysis', json_extract(request, '$.extras'))
