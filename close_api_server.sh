@@ -36,12 +36,12 @@ listeners() {
     elif command -v ss >/dev/null; then
         ss -Hltnp "sport = :$1" | { grep -o 'pid=[0-9]*' || true; } | cut -d= -f2
     else
-        echo "Neither lsof nor ss is here to tell who listens on port $1; give --pid." >&2
+        echo "Neither lsof nor ss is installed to find the process on port $1; give --pid." >&2
         exit 1
     fi | sort -un
 }
 
-# stop PID: ask, wait 6 seconds, then insist. Its children go with it if it leads a process group.
+# stop PID: SIGTERM, then SIGKILL after 6 seconds; also to its children if it leads a process group.
 stop() {
     kill -TERM "$1" || return 1
     for ((i = 0; i < 30; i++)); do
@@ -90,7 +90,7 @@ else
     port=${port:-$(setting ACESTEP_API_PORT 8001)}
     pids=$(listeners "$port")
     if [[ -z $pids ]] && answers 127.0.0.1 "$port"; then
-        echo "Something listens on port $port, but its process belongs to somebody else." >&2
+        echo "Something listens on port $port, but its process belongs to another user." >&2
         exit 3
     fi
 fi
@@ -101,7 +101,7 @@ for pid in $pids; do
     found=true
     if ! $force && ! is_ours "$pid"; then
         echo "PID $pid is not this server: $(command_line "$pid")" >&2
-        echo "Use --force to stop it all the same." >&2
+        echo "Use --force to stop it anyway." >&2
         exit 3
     fi
     stop "$pid" || { echo "PID $pid could not be stopped" >&2 && exit 1; }

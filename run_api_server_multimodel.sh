@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Starts the server in the foreground with two models: turbo by default, base for the requests that name it.
-# Each value below gives way to an exported variable and to .env. Arguments go to acestep-api.
+# An exported variable or .env overrides each value below. Arguments go to acestep-api.
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 # shellcheck source=scripts/launch.sh disable=SC1091

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the launch scripts share: defaults that give way, the server's command, processes and ports.
+# Shared by the launch scripts: overridable defaults, the server's command, processes and ports.
 # To be sourced in the project folder. Runs on bash 3.2 (macOS) too.
 
 PIDFILE=server.pid
@@ -31,7 +31,7 @@ setting() {
     printf '%s\n' "${value:-$2}"
 }
 
-# Set SERVER to the command that starts the server: through uv, else from the environment beside us.
+# Set SERVER to the command that starts the server: through uv, else from the current environment.
 find_server() {
     if command -v uv >/dev/null; then
         SERVER=(uv run acestep-api)
@@ -43,7 +43,7 @@ find_server() {
     fi
 }
 
-# Become the server.
+# Replace this shell by the server.
 serve() {
     find_server
     exec "${SERVER[@]}" "$@"
@@ -58,7 +58,7 @@ command_line() {
     fi 2>/dev/null
 }
 
-# is_running PID: whether there is such a process, not counting one that is dead and not yet buried.
+# is_running PID: whether the process exists and is no zombie.
 is_running() {
     local state=""
     if [[ -d /proc/self ]]; then
@@ -83,7 +83,7 @@ running_pid() {
     pid=$(cat "$PIDFILE" 2>/dev/null) && [[ $pid =~ ^[0-9]+$ ]] && is_ours "$pid" && echo "$pid"
 }
 
-# answers HOST PORT: whether somebody listens there.
+# answers HOST PORT: whether a process listens there.
 answers() {
     local host=$1
     case $host in 0.0.0.0 | ::) host=127.0.0.1 ;; esac
