@@ -1,7 +1,6 @@
 """Folders in the published layout whose weights mean nothing: models of any size, without a download.
 
-Owns how large random weights are, so that nothing in the networks grows without bound, and writing them in
-pieces. Names, shapes and configs are those of the real classes.
+Names, shapes and configs are those of the real classes.
 """
 
 from __future__ import annotations

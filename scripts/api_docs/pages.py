@@ -1,6 +1,5 @@
 """The pages about the API, in English and Japanese.
 
-Owns the tables: names, ranges, defaults and who uses a field come from the program, English descriptions too;
 Japanese ones lie in `ja.yaml`, and the prose around the tables in `page.*.md`.
 """
 

@@ -1,6 +1,6 @@
 """What people would write to get a piece: captions in many shapes, and which facts come as metadata.
 
-Owns wording. Every statement is true of the piece; what is said, in which words and order, is drawn.
+Every statement is true of the piece; what is said, in which words and order, is drawn.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""A training loop's time: so many minutes, shown as they pass.
-
-Owns the progress bar and the smoothed loss beside it. Knows nothing of what is learned.
-"""
+"""A training loop's time: so many minutes, shown as they pass."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Teach the audio tokenizer and detokenizer: five latent frames to one code, and back to what they were.
 
-Owns that exercise alone. The two are frozen afterwards: the denoiser learns what their hints are worth,
-and a planner learns to write the codes.
+The two are frozen afterwards: the denoiser learns what their hints are worth, and a planner learns to write
+the codes.
 """
 
 from __future__ import annotations

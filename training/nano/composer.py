@@ -1,8 +1,8 @@
 """A composer of short, plain pieces: what nano learns from.
 
-Owns the way from a seed to a score. Pieces start on a downbeat, keep one tempo and one key, repeat in
-phrases of four and eight bars, and return to the tonic: real enough to enjoy, regular enough for five
-million weights. Styles are data (`styles`), harmony is `theory`; sound is `render`.
+Pieces start on a downbeat, keep one tempo and one key, repeat in phrases of four and eight bars, and return
+to the tonic: real enough to enjoy, regular enough for five million weights. Styles are data (`styles`),
+harmony is `theory`; sound is `render`.
 """
 
 from __future__ import annotations

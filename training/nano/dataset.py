@@ -1,8 +1,4 @@
-"""What the model sees: crops of rendered pieces, transposed and stretched as latents, and described.
-
-Owns the endless stream of examples that a pool of clips gives. Knows nothing of the model that learns, nor
-how clips are rendered (that is `pool`).
-"""
+"""What the model sees: crops of rendered pieces, transposed and stretched as latents, and described."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Nano as one trainable module: texts and noisy latents in, flow-matching loss out.
 
-Owns the training forward pass. The server has its own, faster one; both drive the same classes, and
-the parity of the server's with the original is proved in the tests.
+The server has its own, faster one; both drive the same classes, and the parity of the server's with the
+original is proved in the tests.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What nano's planner learns to say: the dialogues of the published language models, about our own pieces.
 
-Owns the choice of what is asked and of the answer that is true of a piece. The wording is the server's own
-(`acestep.planner.prompts`, `acestep.planner.metadata`); how it is learned is `planner`'s.
+The wording is the server's own (`acestep.planner.prompts`, `acestep.planner.metadata`); how it is learned
+is `planner`'s.
 """
 
 from __future__ import annotations

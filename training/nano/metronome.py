@@ -1,6 +1,6 @@
 """Where in beat and bar a moment of a piece is: what both of nano's models are asked while they learn.
 
-Owns the angles. What is asked, and with what weight, is each model's affair.
+What is asked, and with what weight, is each model's affair.
 """
 
 from __future__ import annotations

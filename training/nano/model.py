@@ -1,8 +1,4 @@
-"""The nano model before it knows anything: its sizes, its tokenizer, and its trainable modules.
-
-Owns the published-layout configuration of nano and the writing of its folder; the classes are those
-that the server loads. Knows nothing of data or optimisation.
-"""
+"""The nano model before it knows anything: its sizes, its tokenizer, and its trainable modules."""
 
 from __future__ import annotations
 

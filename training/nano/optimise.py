@@ -1,7 +1,4 @@
-"""One step down a loss, the same in every lesson.
-
-Owns the order of a step and the limit on its gradient. Knows nothing of what is learned, nor for how long.
-"""
+"""One step down a loss, the same in every lesson."""
 
 from __future__ import annotations
 

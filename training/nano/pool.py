@@ -1,6 +1,6 @@
 """The pool of rendered music on disk: composed, played, and kept as latents in decibels.
 
-Owns its files. What becomes of the clips is `dataset`; how a piece sounds is `render`.
+What becomes of the clips is `dataset`; how a piece sounds is `render`.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 A prompt states its facts in words; what the denoiser needs are the facts. Finding them with the noisy
 gradient of the denoising loss takes longer than everything else together, so the encoder first learns to
-tell tempo, key, metre, style and drums from prompts alone, and is asked again while the denoiser learns, lest
-it forget. Owns that exercise and its heads, which are for training alone.
+tell tempo, key, metre, style and drums from prompts alone, and is asked again while the denoiser learns,
+lest it forget.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Scores to sound, with FluidSynth and a General MIDI SoundFont.
-
-Owns the synthesiser process-wide object that is slow to make (it loads the SoundFont); knows nothing of
-how pieces come about.
-"""
+"""Scores to sound, with FluidSynth and a General MIDI SoundFont."""
 
 from __future__ import annotations
 

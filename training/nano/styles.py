@@ -1,7 +1,8 @@
 """The data of the composer: instruments, drums, chord progressions and styles.
 
-Owns tables only. A pattern is one bar in sixteenths (16 signs in 4/4, 12 in 3/4): "." rests, "-" holds the note before,
-"x" and "o" strike a chord, a drum or a melody note (loud and soft), a digit strikes that step of the chord's ladder.
+A pattern is one bar in sixteenths (16 signs in 4/4, 12 in 3/4): "." rests, "-" holds the note before, "x"
+and "o" strike a chord, a drum or a melody note (loud and soft), a digit strikes that step of the chord's
+ladder.
 """
 
 from dataclasses import dataclass, field

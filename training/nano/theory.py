@@ -1,7 +1,4 @@
-"""Keys, scales and chords in twelve-tone equal temperament.
-
-Owns pitch-class arithmetic and the spelling of keys; knows nothing of styles, time or instruments.
-"""
+"""Keys, scales and chords in twelve-tone equal temperament."""
 
 from dataclasses import dataclass
 
