@@ -13,7 +13,7 @@ import pytest
 from tests.checkpoint_folders import link_nano
 from tests.live_server import LiveServer, WarmServer
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TURBO, BASE, SFT = "acestep-v15-turbo", "acestep-v15-base", "acestep-v15-sft"
 QUICK = {"prompt": "piano", "audio_duration": 10, "batch_size": 1}
 

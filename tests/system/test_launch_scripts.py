@@ -15,7 +15,7 @@ import pytest
 
 from acestep.settings.settings import Settings
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 MULTIMODEL, LOWVRAM = "run_api_server_multimodel.sh", "run_api_server_lowvram.sh"
 BACKGROUND, CLOSE = "run_api_server.sh", "close_api_server.sh"
 SYSTEM_PATH = "/usr/bin:/bin"
