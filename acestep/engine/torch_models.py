@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -59,7 +60,7 @@ class TorchRenderer:
     synthesizer: Synthesizer
     codec: Codec
     adapters: TransformerAdapters
-    places: ModulePlacement = field(default_factory=ModulePlacement)
+    placement: ModulePlacement | None = None  # None: every module is on the device
 
     @property
     def sample_rate(self) -> int:
@@ -72,10 +73,9 @@ class TorchRenderer:
     def encode(self, clip: AudioClip) -> torch.Tensor:
         audio = torch.from_numpy(clip.samples)[None]
         audio = torch.nn.functional.pad(audio, (0, -audio.shape[-1] % self.codec.hop_length))
-        with self.places.locked():
-            self.places.enter("VAE")
-            with torch.inference_mode():
-                return self.codec.encode(audio)[0]
+        with self._device(), torch.inference_mode():
+            self._enter_codec()
+            return self.codec.encode(audio)[0]
 
     def render(
         self,
@@ -85,7 +85,7 @@ class TorchRenderer:
         sources: Sequence[SourceLatents] = (),
     ) -> Sequence[SongLatents]:
         sources = sources or [SourceLatents()] * len(plans)
-        with self.places.locked(partial(_stop, cancelled)):
+        with self._device(partial(_stop, cancelled)):
             self._adapt(plans)
             rendered = self.synthesizer.render(plans, on_step, cancelled, sources)
         return [
@@ -93,12 +93,22 @@ class TorchRenderer:
             for n, (plan, each) in enumerate(zip(plans, sources, strict=True))
         ]
 
+    def _device(self, check: Callable[[], None] = lambda: None) -> AbstractContextManager[None]:
+        """The device, exclusively where weights are offloaded; `check` runs while it waits, and may raise."""
+        return self.placement.locked(check) if self.placement else nullcontext()
+
+    def _enter_codec(self) -> None:
+        if self.placement:
+            self.placement.enter("VAE")
+
     def _adapt(self, plans: Sequence[SongPlan]) -> None:
         """Let the adapters of these plans act, and no others: to be done before the transformer runs."""
         wanted = {plan.adapters for plan in plans}
         if len(wanted) != 1:
             raise ValueError("the plans of one render must share their adapters")
-        self.adapters.apply(wanted.pop())
+        adapters = wanted.pop()
+        if adapters or not self.adapters.is_idle:
+            self.adapters.apply(adapters)
 
     def _kept(self, plan: SongPlan, latents: torch.Tensor, sources: SourceLatents) -> SongLatents:
         """The song with its source outside of what was to be written anew, if there is an outside."""
@@ -111,8 +121,8 @@ class TorchRenderer:
 
     def decode(self, song: SongLatents, seconds: float, on_fraction: OnFraction) -> AudioClip:
         window, length = song.window, round(seconds * self.codec.sample_rate)
-        with self.places.locked(partial(on_fraction, 0.0)), torch.inference_mode():
-            self.places.enter("VAE")
+        with self._device(partial(on_fraction, 0.0)), torch.inference_mode():
+            self._enter_codec()
             if window is None or song.kept is None:
                 return normalise_peak(self._clip(self.codec.decode(song.latents, on_fraction)[0], length))
             # A sample depends on frames around it: at the edges, only the source's own sound is the source's.
@@ -135,14 +145,14 @@ class TorchRenderer:
     def align_lyrics(
         self, plan: SongPlan, song: SongLatents, sources: SourceLatents
     ) -> Callable[[], LyricTimes]:
-        with self.places.locked():
+        with self._device():
             self._adapt([plan])
             return partial(time_lyrics, self.synthesizer.attend_lyrics(plan, song.latents, sources))
 
     def tokenize(self, path: Path) -> tuple[int, ...]:
         clip = read(path, self.codec.sample_rate, MAX_DURATION)
         latents = self.encode(clip)
-        with self.places.locked(), torch.inference_mode():
+        with self._device(), torch.inference_mode():
             return self.synthesizer.tokenize(latents)
 
     def low_memory(self) -> TorchRenderer:
@@ -229,7 +239,7 @@ def load_model(
         state="ready",
         detail="",
     )
-    return Loaded(complete, TorchRenderer(synthesizer, codec, adapters, modules.places))
+    return Loaded(complete, TorchRenderer(synthesizer, codec, adapters, modules.placement))
 
 
 def _offload_manager(place: torch.device, shared: SharedModules) -> OffloadManager:
@@ -344,7 +354,7 @@ def settle(
             _move_buffers(network, device)
             if plan.placement(name) == "resident":
                 network.to(device)
-    places = ModulePlacement(
+    placement = ModulePlacement(
         offload_manager,
         {
             name: offload_manager.group(
@@ -353,7 +363,7 @@ def settle(
             for name, networks in parts.items()
         },
     )
-    return replace(modules, silence_latent=modules.condition_encoder.silence_latent, places=places)
+    return replace(modules, silence_latent=modules.condition_encoder.silence_latent, placement=placement)
 
 
 def _move_buffers(network: Any, device: Any) -> None:

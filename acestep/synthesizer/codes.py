@@ -19,7 +19,7 @@ class AudioCodes:
         self._detokenizer = modules.audio_token_detokenizer
         self._silence = modules.silence_latent
         self._count = modules.facts.code_count
-        self._places = modules.places
+        self._placement = modules.placement
 
     @property
     def count(self) -> int:
@@ -29,7 +29,8 @@ class AudioCodes:
     @torch.inference_mode()
     def tokenize(self, latents: Tensor) -> tuple[int, ...]:
         """The codes of latents `[T, C]`; silence fills the last one up."""
-        self._places.enter("condition encoder")
+        if self._placement:
+            self._placement.enter("condition encoder")
         at_home = latents[None].to(self._silence)
         _, indices = self._tokenizer.tokenize(at_home, self._silence)
         return tuple(indices.flatten().tolist())  # at once: a GPU is waited for each time
@@ -43,7 +44,8 @@ class AudioCodes:
         strange = next((code for code in codes if not 0 <= code < self._count), None)
         if strange is not None:
             raise InvalidFieldError("audio_code_string", strange, f"codes from 0 to {self._count - 1}")
-        self._places.enter("condition encoder")
+        if self._placement:
+            self._placement.enter("condition encoder")
         indices = torch.tensor(codes, device=self._silence.device).view(1, -1, 1)
         source_latents: Tensor = self._detokenizer(self._tokenizer.quantizer.get_output_from_indices(indices))
         return source_latents[0]

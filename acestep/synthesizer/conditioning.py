@@ -108,11 +108,11 @@ class Conditioner:
     def encode(self, plans: Sequence[SongPlan], materials: Sequence[SongMaterial]) -> Condition:
         """One `Condition` for all songs; `materials` has one entry a plan, all of the same length."""
         captions, lyrics = self._caption_tokens(plans), self._lyric_tokens(plans)
-        text_encoder, places = self._modules.text_encoder, self._modules.places
-        places.enter("text encoder")
+        text_encoder = self._modules.text_encoder
+        self._enter("text encoder")
         read = text_encoder(captions.ids, attention_mask=captions.mask).last_hidden_state
         spelled = text_encoder.embed_tokens(lyrics.ids)
-        places.enter("condition encoder")
+        self._enter("condition encoder")
         states, mask = self._modules.condition_encoder(
             text_hidden_states=read,
             text_attention_mask=captions.mask,
@@ -133,13 +133,17 @@ class Conditioner:
 
     def with_null(self, condition: Condition) -> Condition:
         """The same songs, then once more with the model's learned null condition instead of words."""
-        self._modules.places.enter("condition encoder")
+        self._enter("condition encoder")
         null = self._modules.condition_encoder.null_condition_emb.expand_as(condition.states)
         return Condition(
             states=torch.cat([condition.states, null]),
             mask=torch.cat([condition.mask, condition.mask]),
             context=torch.cat([condition.context, condition.context]),
         )
+
+    def _enter(self, group: str) -> None:
+        if self._modules.placement:
+            self._modules.placement.enter(group)
 
     def warnings(self, plan: SongPlan) -> tuple[str, ...]:
         """Sentences for the client about text that is longer than what the model reads."""

@@ -6,7 +6,7 @@ import inspect
 import math
 import pickle
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,8 @@ class ModelFacts:
 class SynthesizerModules:
     """Everything that turns a `SongPlan` into latents; `silence_latent` is `[1, T, latent_channels]`.
 
-    Whoever computes with a module enters its part of `places` first.
+    With a `placement`, code enters a module's group before it computes with the module; None: every module is
+    on the device.
     """
 
     transformer: AceStepTransformer1DModel
@@ -93,7 +94,7 @@ class SynthesizerModules:
     tokenizer: PreTrainedTokenizerFast
     silence_latent: Tensor
     facts: ModelFacts
-    places: ModulePlacement = field(default_factory=ModulePlacement)
+    placement: ModulePlacement | None = None
 
 
 def load_synthesizer(

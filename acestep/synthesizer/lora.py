@@ -70,6 +70,7 @@ class TransformerAdapters:
         self._layers = adaptable_layers(transformer)
         self._residents: OrderedDict[str, _Resident] = OrderedDict()  # the latest used last
         self._loads = 0
+        self.is_idle = True  # none acts
 
     @property
     def layers(self) -> Mapping[str, Shape]:
@@ -86,12 +87,14 @@ class TransformerAdapters:
 
         Raises CheckpointError where one is not there, cannot be read, or does not fit; then none acts.
         """
+        self.is_idle = False
         self._switch({})
         acting = {use.name: use.scale for use in uses if use.scale}
         scales: dict[str, float] = {}
         for name, scale in acting.items():
             scales[self._slot(name, kept=acting)] = scale
         self._switch(scales)
+        self.is_idle = not scales
 
     def _slot(self, name: str, kept: Collection[str]) -> str:
         """PEFT's name for an adapter, which is in memory then; those that are `kept` do not leave for it."""

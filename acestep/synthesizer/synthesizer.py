@@ -62,7 +62,7 @@ class Synthesizer:
         self._frame_rate = frame_rate
         self._conditioner = Conditioner(modules)
         self._codes = AudioCodes(modules)
-        self._transformer = Transformer(modules.transformer, modules.places)
+        self._transformer = Transformer(modules.transformer, modules.placement)
         heads = alignment_heads or known_heads(modules.transformer.config)
         self._aligner = LyricAligner(modules, self._transformer, heads)
         self._device = modules.silence_latent.device

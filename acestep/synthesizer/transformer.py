@@ -65,9 +65,9 @@ class Attended:
 class Transformer:
     """Predicts velocities with a loaded `AceStepTransformer1DModel`."""
 
-    def __init__(self, module: AceStepTransformer1DModel, places: ModulePlacement | None = None) -> None:
+    def __init__(self, module: AceStepTransformer1DModel, placement: ModulePlacement | None = None) -> None:
         self._module = module
-        self._places = places or ModulePlacement()
+        self._placement = placement
         self._patch: int = module.config.patch_size
 
     @property
@@ -83,7 +83,7 @@ class Transformer:
 
     def attend(self, condition: Condition) -> Attended:
         """Do once what every step of a render would do alike."""
-        self._places.enter("DiT")
+        self._enter()
         states = self._module.condition_embedder(condition.states)
         patches = -(-condition.context.shape[1] // self._patch)
         return Attended(
@@ -97,7 +97,7 @@ class Transformer:
     def velocity(self, latents: Tensor, t: float, attended: Attended) -> Tensor:
         """Where the latents `[B, T, C]` move at time `t`; float32 of the same shape."""
         net, frames = self._module, latents.shape[1]
-        self._places.enter("DiT")
+        self._enter()
         x = self._patches(latents, attended)
         time_embedding, modulation = self._time(t, x)
         for layer, cross, kind in zip(self._layers(), attended.cross, net.layer_types, strict=True):
@@ -117,7 +117,7 @@ class Transformer:
         last one asked for are not run.
         """
         net = self._module
-        self._places.enter("DiT")
+        self._enter()
         x = self._patches(latents, attended)
         _, modulation = self._time(t, x)
         for number, layer in enumerate(islice(self._layers(), max(heads) + 1)):
@@ -130,8 +130,12 @@ class Transformer:
                 yield _logits(layer, x, head, cross[0], attended.cross_mask)
             x = _cross_attend(layer, x, gates, cross, attended)
 
+    def _enter(self) -> None:
+        if self._placement:
+            self._placement.enter("DiT")
+
     def _layers(self) -> Iterator[Any]:
-        return self._places.layers("DiT", self._module.layers)
+        return self._placement.layers("DiT") if self._placement else iter(self._module.layers)
 
     def _patches(self, latents: Tensor, attended: Attended) -> Tensor:
         """Latents beside their context, as the first layer takes them: `[B, S, D]`."""

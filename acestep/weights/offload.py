@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 from weakref import ReferenceType, ref
 
@@ -191,30 +191,19 @@ class OffloadedModel:
 
 
 class ModulePlacement:
-    """The parts of one model by their names in the memory plan; without any, all is where it is needed."""
+    """The weights of one model, in groups with the names of the memory plan."""
 
-    def __init__(
-        self, offload_manager: OffloadManager | None = None, groups: Mapping[str, OffloadGroup] | None = None
-    ) -> None:
+    def __init__(self, offload_manager: OffloadManager, groups: Mapping[str, OffloadGroup]) -> None:
         self._offload_manager = offload_manager
-        self._groups = groups or {}
+        self._groups = groups
 
-    @contextmanager
-    def locked(self, check: Callable[[], None] = lambda: None) -> Iterator[None]:
-        if self._offload_manager is None:
-            yield
-            return
-        with self._offload_manager.locked(check):
-            yield
+    def locked(self, check: Callable[[], None] = lambda: None) -> AbstractContextManager[None]:
+        return self._offload_manager.locked(check)
 
     def enter(self, name: str) -> None:
-        if self._offload_manager is not None:
-            self._offload_manager.enter(self._groups[name])
+        self._offload_manager.enter(self._groups[name])
 
-    def layers(self, name: str, layers: Iterable[Any]) -> Iterator[Any]:
-        """`layers`, which are those of the part called `name`; see `Residency.layers`."""
-        if self._offload_manager is None:
-            return iter(layers)
+    def layers(self, name: str) -> Iterator[Any]:
         return self._offload_manager.layers(self._groups[name])
 
 

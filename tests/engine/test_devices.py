@@ -43,7 +43,7 @@ def settled(checkpoint: Checkpoint, plan: MemoryPlan) -> TorchRenderer:
     modules = model.synthesizer._conditioner._modules
     settled = settle(modules, model.codec, plan, SECOND, OffloadManager(DeviceMover(SECOND)))
     again = renderer(settled, checkpoint)
-    return TorchRenderer(again.synthesizer, model.codec, again.adapters, settled.places)
+    return TorchRenderer(again.synthesizer, model.codec, again.adapters, settled.placement)
 
 
 def some_plans(checkpoint: Checkpoint) -> Iterator[MemoryPlan]:

@@ -99,7 +99,7 @@ def renderer(modules: SynthesizerModules, checkpoint: Checkpoint) -> TorchRender
     codec = load_codec(checkpoint.vae, CPU, torch.float32)
     adapters = TransformerAdapters("toy", modules.transformer, AdapterFolder(None))
     synthesizer = Synthesizer(modules, frame_rate=codec.sample_rate / codec.hop_length)
-    return TorchRenderer(synthesizer, codec, adapters, modules.places)
+    return TorchRenderer(synthesizer, codec, adapters, modules.placement)
 
 
 def placed(checkpoint: Checkpoint, plan: MemoryPlan, mover: Counting) -> TorchRenderer:

@@ -207,7 +207,7 @@ def test_a_text_that_waits_for_the_device_can_be_cancelled(shared: Shared) -> No
         with pytest.raises(JobCancelledError):
             await task
 
-    with shared.model.places.locked():
+    with shared.model._device():
         asyncio.run(cancelled())
     text = asyncio.run(loop.generate(song(shared.planner), _ignore, _wanted))
     assert text == run(shared.planner, song(shared.planner))[0].text
@@ -224,7 +224,7 @@ def test_a_loop_ends_while_it_waits_for_the_device(shared: Shared) -> None:
         with pytest.raises(PlannerError):
             await task
 
-    with shared.model.places.locked():
+    with shared.model._device():
         asyncio.run(closed())
     assert len(songs(shared.model)) == 3, "the device is free"
 
