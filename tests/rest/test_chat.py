@@ -51,10 +51,20 @@ def deltas(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 class TestPlanner:
-    async def test_one_that_is_named_writes_the_song_where_there_is_no_other(self, serve: Serve):
+    @pytest.mark.parametrize(
+        "sent",
+        [
+            {"lm_model_path": PLANNER.name},
+            {"audio_config": {"lm_model_path": PLANNER.name}},
+            {"metas": {"lm_model_path": f"checkpoints/{PLANNER.name}"}},
+        ],
+    )
+    async def test_one_that_is_named_writes_the_song_where_there_is_no_other(
+        self, serve: Serve, sent: dict[str, Any]
+    ):
         async with serve(worker=FakeWorker(guests=(PLANNER,))) as server:
             body = {"messages": [{"role": "user", "content": "a sad song about rain"}], "seed": 7}
-            named = {**body, "lm_model_path": PLANNER.name}
+            named = {**body, **sent}
             _, job = await both(server.client.post(CHAT, json=named), server.finish_next(content=b"song"))
             assert (job.request.planner.sample_query, job.request.planner.model) == (
                 "a sad song about rain",

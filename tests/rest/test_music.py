@@ -38,6 +38,13 @@ class TestGenerate:
         request = (await server.finish_next()).request
         assert (request.caption, request.bpm, request.sampler.steps) == ("pop", 90, 8)
 
+    @pytest.mark.parametrize("place", ["param_obj", "metas", "userMetadata"])
+    async def test_fields_may_be_nested_in_a_form(self, server: Server, place: str):
+        sent = {place: '{"taskType": "TEXT2MUSIC", "keyScale": "a minor", "batch_size": "1"}'}
+        (await server.client.post(GENERATE, data=sent)).raise_for_status()
+        request = (await server.finish_next()).request
+        assert (request.task_type, request.key_scale, request.batch_size) == ("text2music", "A minor", 1)
+
     async def test_what_cannot_be_used(self, server: Server):
         assert_error(await server.client.post(GENERATE, json={"bpm": 5}), 422, "bpm: 5")
 

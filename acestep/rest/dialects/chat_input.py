@@ -24,43 +24,62 @@ from acestep.rest.dialects.chat_fields import (
     UserMessage,
 )
 from acestep.rest.dialects.chat_text import understand
-from acestep.rest.dialects.reading import ignored, read
+from acestep.rest.dialects.reading import ignored, read, wire_fields
+from acestep.rest.request.schemas import GenerateTask, find_task, parse_task
 
 _TEXT_TO_MUSIC = "text2music"
-# What a song can be made of besides the message.
-_SUBSTANCE = ("prompt", "lyrics", "sample_query", "sample_mode", "audio_code_string", "audio_codes")
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A chat that has been read: its wire `fields` by their own names, and the same as a `task`."""
+
+    request: ChatRequest
+    said: UserMessage
+    fields: Mapping[str, Any]
+    task: GenerateTask
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ChatSong:
     """What a chat asks for: the wire `fields`, the `audio` that comes along by what it is, and `warnings`."""
 
-    request: ChatRequest
     fields: dict[str, Any]
     audio: dict[str, InputAudio]
     warnings: tuple[str, ...]
 
 
-def read_chat(body: Mapping[str, Any], planner: PlannerInfo) -> ChatSong:
-    """Translate a chat.
-
-    Raises `InvalidFieldError` for a field of its own, and where it does not say what the song is.
-    """
+def read_chat(body: Mapping[str, Any]) -> Chat:
+    """Read all fields of a chat. Raises `InvalidFieldError` that names the wrong ones."""
     request = read(ChatRequest, body)
     said = next((said for said in reversed(request.messages) if isinstance(said, UserMessage)), None)
     if said is None:
         raise InvalidFieldError("messages", None, "at least one message whose role is user")
-    audio = _audio_of(said, (request.task_type or _TEXT_TO_MUSIC).strip().lower())
-    fields, warnings = _own_fields(request)
-    warnings += _say(_text_of(said), fields, request, planner)
-    if planner.is_usable and (request.task_type or _TEXT_TO_MUSIC) in PLANNED_TASKS:
+    config = request.audio_config
+    own = {
+        "batch_size": request.n or None,
+        "audio_format": config.format or request.audio.format,
+        "lm_temperature": request.temperature,
+        "lm_top_p": request.top_p,
+        "lm_top_k": request.top_k,
+    }
+    fields, unused = find_task(wire_fields(request), config.model_extra or {}, own)
+    fields.setdefault("batch_size", 1)
+    return Chat(request, said, fields, parse_task(fields), (*_without_meaning(request), *unused))
+
+
+def song_of(chat: Chat, planner: PlannerInfo) -> ChatSong:
+    """Say what a chat asks for. Raises `InvalidFieldError` where it does not say what the song is."""
+    audio = _audio_of(chat.said, chat.task.task_type)
+    fields = dict(chat.fields)
+    warnings = [*chat.warnings, *_say(_text_of(chat.said), fields, chat, planner)]
+    if planner.is_usable and chat.task.task_type in PLANNED_TASKS:
         fields.setdefault("lm_cfg_scale", GUIDANCE)
-    warnings += _silence(fields) if request.audio_config.instrumental else []
-    # What is no text at all is refused later, by its own name.
-    unreadable = any(not isinstance(fields.get(name, ""), str) for name in ("prompt", "lyrics"))
-    if not (audio or unreadable or any(fields.get(name) for name in _SUBSTANCE)):
+    warnings += _silence(fields) if chat.request.audio_config.instrumental else []
+    if not (audio or _says_something(parse_task(fields))):
         raise InvalidFieldError("messages", "", "a user message that says what the song is, or brings audio")
-    return ChatSong(request, fields, audio, tuple(warnings))
+    return ChatSong(fields, audio, tuple(warnings))
 
 
 def decode(audio: Mapping[str, InputAudio]) -> dict[str, UploadFile]:
@@ -68,27 +87,9 @@ def decode(audio: Mapping[str, InputAudio]) -> dict[str, UploadFile]:
     return {kind: _upload(kind, part) for kind, part in audio.items()}
 
 
-def _own_fields(request: ChatRequest) -> tuple[dict[str, Any], list[str]]:
-    """All fields but what the message says, and warnings about those that mean nothing here."""
-    config, output = request.audio_config, request.audio
-    own = {
-        "model": request.model,
-        "lyrics": request.lyrics,
-        "task_type": request.task_type,
-        "sample_mode": request.sample_mode,
-        "use_format": request.use_format,
-        "batch_size": request.n or 1,
-        "audio_format": config.format or output.format,
-        "lm_temperature": request.temperature,
-        "lm_top_p": request.top_p,
-        "lm_top_k": request.top_k,
-        "lm_cfg_scale": request.lm_cfg_scale,
-    }
-    fields: dict[str, Any] = {}
-    for source in (own, config.model_extra or {}, request.model_extra or {}):
-        fields |= {name: value for name, value in source.items() if value is not None}
-    if "caption" in fields and "prompt" not in fields:
-        fields["prompt"] = fields.pop("caption")
+def _without_meaning(request: ChatRequest) -> list[str]:
+    """Warn of fields of other models' chats."""
+    output = request.audio
     sent = request.model_dump(include={"max_tokens", "max_completion_tokens", "stop"})
     warnings = ignored(sent, tuple(sent), "a song has a duration, not tokens")
     warnings += ignored({"audio.voice": output.voice}, ("audio.voice",), "the caption says who sings")
@@ -96,17 +97,18 @@ def _own_fields(request: ChatRequest) -> tuple[dict[str, Any], list[str]]:
         warnings.append("use_cot_metas: a planner always fills in what nobody decided; false is not used")
     if request.modalities and "audio" not in request.modalities:
         warnings.append("modalities: the answer always carries text and audio")
-    return fields, warnings
+    return warnings
 
 
-def _say(text: str, fields: dict[str, Any], request: ChatRequest, planner: PlannerInfo) -> list[str]:
+def _say(text: str, fields: dict[str, Any], chat: Chat, planner: PlannerInfo) -> list[str]:
     """Put what a message says into `fields`; what was sent as a field of its own wins."""
-    message = understand(text, not (request.lyrics or request.audio_config.instrumental))
+    task = chat.task
+    message = understand(text, not (task.lyrics or chat.request.audio_config.instrumental))
     said = {"prompt": message.caption, "lyrics": message.lyrics}
     warnings = ["messages: the text beside the tags is not used"] if message.aside else []
     if message.sentence is not None:
-        for_planner = request.sample_mode or _leaves_it_to_a_planner(request, fields)
-        name = "sample_query" if for_planner and (planner.is_usable or request.sample_mode) else "prompt"
+        for_planner = task.sample_mode or _leaves_it_to_a_planner(task)
+        name = "sample_query" if for_planner and (planner.is_usable or task.sample_mode) else "prompt"
         said[name] = message.sentence
         if for_planner and name == "prompt":
             warnings.append("messages: no planner is loaded on this server; the sentence is the caption")
@@ -120,16 +122,21 @@ def _say(text: str, fields: dict[str, Any], request: ChatRequest, planner: Plann
     return warnings
 
 
-def _leaves_it_to_a_planner(request: ChatRequest, fields: Mapping[str, Any]) -> bool:
-    """Whether a sentence is all there is, so that somebody has to write the song."""
-    decided = request.sample_mode is False or request.use_format or bool(request.lyrics)
-    return not decided and request.task_type in (None, _TEXT_TO_MUSIC) and not fields.get("prompt")
+def _leaves_it_to_a_planner(task: GenerateTask) -> bool:
+    """Whether a sentence is all there is, so that a planner has to write the song."""
+    refused = "sample_mode" in task.model_fields_set and not task.sample_mode
+    decided = refused or task.use_format or task.lyrics or task.prompt
+    return not decided and task.task_type == _TEXT_TO_MUSIC
+
+
+def _says_something(task: GenerateTask) -> bool:
+    return bool(task.prompt or task.lyrics or task.sample_query or task.sample_mode or task.audio_code_string)
 
 
 def _silence(fields: dict[str, Any]) -> list[str]:
-    lyrics = fields.get("lyrics") or ""
+    lyrics = str(fields.get("lyrics", ""))
     fields["lyrics"] = INSTRUMENTAL
-    if isinstance(lyrics, str) and is_instrumental(lyrics):
+    if is_instrumental(lyrics):
         return []
     return ["lyrics: instrumental=true was sent as well; they are not used"]
 

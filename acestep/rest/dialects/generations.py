@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from acestep.errors import InvalidFieldError
-from acestep.rest.dialects.reading import read
+from acestep.rest.dialects.reading import read, wire_fields
+from acestep.rest.request.schemas import find_task, parse_task
 
 
 class AudioGeneration(BaseModel):
@@ -27,22 +28,25 @@ class AudioGeneration(BaseModel):
     )
 
 
-def read_generation(body: Mapping[str, Any], prefers_async: bool) -> tuple[dict[str, Any], bool]:
-    """Return the wire fields of a request, and whether the answer is a job.
+def read_generation(
+    body: Mapping[str, Any], prefers_async: bool
+) -> tuple[dict[str, Any], bool, tuple[str, ...]]:
+    """Return the wire fields of a request, whether the answer is a job, and warnings.
 
-    Raises `InvalidFieldError` for a field of its own, and for several songs in an answer that holds one.
+    Raises `InvalidFieldError` for a field that cannot be read, and for several songs in an answer that holds
+    one.
     """
     request = read(AudioGeneration, body)
     run_async = request.run_async or prefers_async
-    if request.prompt and request.input and request.prompt != request.input:
+    sent = wire_fields(request)
+    prompt = sent.get("prompt") or sent.get("caption")
+    if prompt and request.input and prompt != request.input:
         raise InvalidFieldError("input", request.input, "the same as prompt", "Send one of the two")
-    own = {
-        "prompt": request.prompt or request.input,
-        "audio_format": request.response_format,
-        "batch_size": request.n,
-    }
-    fields = {name: value for name, value in own.items() if value is not None}
-    fields |= {name: value for name, value in (request.model_extra or {}).items() if value is not None}
-    if not run_async and str(fields["batch_size"]) != "1":
-        raise InvalidFieldError("n", fields["batch_size"], "1", 'Or send "async": true and fetch the songs')
-    return fields, run_async
+    sent["prompt"] = prompt or request.input
+    songs = request.n if "n" in request.model_fields_set else None
+    fields, warnings = find_task(sent, {"audio_format": request.response_format, "batch_size": songs})
+    fields.setdefault("batch_size", 1)
+    songs = parse_task(fields).batch_size
+    if not run_async and songs != 1:
+        raise InvalidFieldError("n", songs, "1", 'Or send "async": true and fetch the songs')
+    return fields, run_async, warnings

@@ -1,4 +1,4 @@
-"""Reads a dialect's own fields; what the dialect does not declare is left for `/release_task`."""
+"""Reads a dialect's own fields, and finds those of `/release_task` beside them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from acestep.errors import InvalidFieldError
 from acestep.rest.errors import InvalidFieldsError
+from acestep.rest.request.schemas import GenerateTask
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -23,6 +24,12 @@ def read(model: type[M], fields: Mapping[str, Any]) -> M:
     except ValidationError as error:
         wrong = error.errors(include_url=False)
     raise InvalidFieldsError([_invalid(item, fields) for item in wrong])
+
+
+def wire_fields(request: BaseModel) -> dict[str, Any]:
+    """Return what a request of a dialect says in fields of `/release_task`, under any of their names."""
+    shared = request.model_dump(include=set(GenerateTask.model_fields), exclude_unset=True)
+    return {**shared, **(request.model_extra or {})}
 
 
 def _invalid(item: Mapping[str, Any], fields: Mapping[str, Any]) -> InvalidFieldError:

@@ -96,9 +96,24 @@ def read_task(body: Mapping[str, Any]) -> tuple[GenerateTask, tuple[str, ...]]:
 
     Raises `InvalidFieldError` that names every value that is not readable or out of its range.
     """
-    sources, warnings = _drop_audio_format(_sources(body))
-    task, unknown = _read(GenerateTask, sources)
-    return task, (*warnings, *unknown)
+    found, warnings = find_task(body)
+    return parse_task(found), warnings
+
+
+def find_task(*places: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the fields of a request by their own names, and warnings about what is not used.
+
+    Of several values for a field the one in the first place counts; objects in a place (`param_obj`, metas)
+    come after all places. The values are not read yet: `parse_task` does that.
+    """
+    nested = (source for place in places for source in _sources(place)[1:])
+    sources, warnings = _drop_audio_format([*places, *nested])
+    return _look_up(GenerateTask, sources), (*warnings, *_unknown(GenerateTask, sources))
+
+
+def parse_task(found: Mapping[str, Any]) -> GenerateTask:
+    """Read what `find_task` found, or what a dialect made of it. Raises as `read_task` does."""
+    return _validate(GenerateTask, found)
 
 
 def read_draft(model: type[M], body: Mapping[str, Any]) -> tuple[M, tuple[str, ...]]:

@@ -16,7 +16,7 @@ from acestep.errors import AceStepError
 from acestep.rest.deps import HttpConfig, HttpServices, Services, require_key
 from acestep.rest.dialects.chat_answers import DONE, ChatAnswer
 from acestep.rest.dialects.chat_fields import ChatRequest
-from acestep.rest.dialects.chat_input import decode, read_chat
+from acestep.rest.dialects.chat_input import decode, read_chat, song_of
 from acestep.rest.errors import problem_of
 from acestep.rest.openapi import CHAT_ANSWERS, dialect_of
 from acestep.rest.request.body import Body, BodyReader
@@ -41,16 +41,15 @@ async def chat_completions(request: Request, services: Services) -> Response:
     The key is read from the headers alone.
     """
     body = await _reader(services.config).read(request)
-    named = body.fields.get("lm_model_path")
-    planner = services.worker.planner(planner_name(named) if isinstance(named, str) else "")
-    song = read_chat(body.fields, planner)
+    chat = read_chat(body.fields)
+    song = song_of(chat, services.worker.planner(planner_name(chat.task.lm_model_path)))
     files = await run_in_threadpool(decode, song.audio)
     submission = await submit(Body(song.fields, files), services, song.warnings)
-    asked, model = submission.request, song.request.model or submission.request.model or ""
+    asked, model = submission.request, chat.task.model or submission.request.model or ""
     answer = ChatAnswer(submission.job_id, model, int(time.time()), asked.warnings)
     headers = job_headers(answer.job_id)
-    if song.request.stream:
-        events = _events(answer, services, song.request.stream_options.include_usage)
+    if chat.request.stream:
+        events = _events(answer, services, chat.request.stream_options.include_usage)
         return EventSourceResponse(events, sep="\n", ping=NO_PINGS, headers=headers)
     job = await wait_for_songs(request, services, answer.job_id)
     whole = await run_in_threadpool(answer.completion, job, recordings_of(job, services.audio))

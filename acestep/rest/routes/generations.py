@@ -33,8 +33,8 @@ RESPOND_ASYNC = "respond-async"
 async def audio_generations(request: Request, body: RequestBody, services: Services) -> Response:
     """Make one song and answer with its bytes, or at once with a job (`"async": true`)."""
     preferred = RESPOND_ASYNC in request.headers.get("prefer", "").lower()
-    fields, run_async = read_generation(body.fields, preferred)
-    submission = await submit(Body(fields, body.files), services)
+    fields, run_async, warnings = read_generation(body.fields, preferred)
+    submission = await submit(Body(fields, body.files), services, warnings)
     if run_async:
         return await _job(
             submission.job_id, services, 202, {"Preference-Applied": RESPOND_ASYNC} if preferred else {}

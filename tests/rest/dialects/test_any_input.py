@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from acestep.errors import InvalidFieldError, ModelUnavailableError, PlannerUnavailableError
 from acestep.rest.dialects.chat_fields import ChatRequest
-from acestep.rest.dialects.chat_input import decode, read_chat
+from acestep.rest.dialects.chat_input import decode, read_chat, song_of
 from acestep.rest.dialects.generations import AudioGeneration, read_generation
 from tests.rest.conftest import BASE, NO_PLANNER, PLANNER, TURBO
 from tests.rest.request.accepting import accept
@@ -45,7 +45,7 @@ BODIES = st.dictionaries(st.sampled_from(NAMES), ANYTHING, max_size=4)
 def test_chats(body: dict[str, Any], messages: Any, has_planner: bool):
     planner = PLANNER if has_planner else NO_PLANNER
     try:
-        song = read_chat({**body, "messages": messages}, planner)
+        song = song_of(read_chat({**body, "messages": messages}), planner)
         decode(song.audio)
         request = accept(song.fields, (TURBO, BASE), planner)
     except REFUSALS as refusal:
@@ -58,7 +58,7 @@ def test_chats(body: dict[str, Any], messages: Any, has_planner: bool):
 @given(BODIES, st.booleans())
 def test_generations(body: dict[str, Any], prefers_async: bool):
     try:
-        fields, run_async = read_generation(body, prefers_async)
+        fields, run_async, _ = read_generation(body, prefers_async)
         request = accept(fields, (TURBO, BASE), NO_PLANNER)
     except REFUSALS as refusal:
         assert str(refusal)

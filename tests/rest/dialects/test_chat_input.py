@@ -5,7 +5,7 @@ import pytest
 
 from acestep.errors import InvalidFieldError
 from acestep.rest.dialects.chat_fields import InputAudio
-from acestep.rest.dialects.chat_input import ChatSong, decode, read_chat
+from acestep.rest.dialects.chat_input import ChatSong, decode, read_chat, song_of
 from tests.rest.conftest import NO_PLANNER, PLANNER
 
 SENTENCE = "A calm piano piece"
@@ -14,7 +14,7 @@ LYRICS = "[Verse]\nla la"
 
 def chat(text: Any, planner: bool = True, **fields: Any) -> ChatSong:
     messages = [{"role": "user", "content": text}]
-    return read_chat({"messages": messages, **fields}, PLANNER if planner else NO_PLANNER)
+    return song_of(read_chat({"messages": messages, **fields}), PLANNER if planner else NO_PLANNER)
 
 
 def audio_part(data: str = "QUJD", kind: str = "wav") -> dict[str, Any]:
@@ -80,8 +80,9 @@ class TestWhatIsSaid:
         assert [warning.partition(":")[0] for warning in song.warnings] == ["prompt", "lyrics"]
 
     @pytest.mark.parametrize("value", [[], {}, False])
-    def test_a_field_that_is_no_text_is_not_covered_up_by_the_message(self, value: Any):
-        assert chat("<prompt>pop</prompt>", prompt=value).fields["prompt"] == value
+    def test_a_field_that_is_no_text_is_refused_whatever_the_message_says(self, value: Any):
+        with pytest.raises(InvalidFieldError, match=r"prompt: .* cannot be used; allowed: text"):
+            chat("<prompt>pop</prompt>", prompt=value)
 
     def test_the_last_user_message_alone_counts(self):
         messages = [
@@ -91,7 +92,7 @@ class TestWhatIsSaid:
             {"role": "user", "content": [{"type": "text", "text": "<prompt>pop"}, text_part("</prompt>")]},
             {"role": "tool", "content": "…", "tool_call_id": "1"},
         ]
-        song = read_chat({"messages": messages}, NO_PLANNER)
+        song = song_of(read_chat({"messages": messages}), NO_PLANNER)
         assert song.fields["prompt"] == "pop"
         assert "lyrics" not in song.fields
 
@@ -101,7 +102,7 @@ class TestWhatIsSaid:
             chat(text)
 
     def test_nothing_but_fields(self):
-        assert chat("", audio_codes="1 2").fields["audio_codes"] == "1 2"
+        assert chat("", audio_codes="1 2").fields["audio_code_string"] == "1 2"
 
 
 class TestInstrumental:
@@ -130,7 +131,8 @@ class TestFields:
         config = {"duration": 30, "format": "flac", "bpm": 90, "key_scale": "C major", "time_signature": "3"}
         fields = chat(LYRICS, audio_config={**config, "vocal_language": "ja"}).fields
         assert fields.pop("audio_format") == config.pop("format")
-        assert fields.items() >= {**config, "vocal_language": "ja"}.items()
+        assert fields.items() >= {"audio_duration": 30, "bpm": 90, "vocal_language": "ja"}.items()
+        assert fields.items() >= {"key_scale": "C major", "time_signature": "3"}.items()
 
     def test_those_of_openai(self):
         song = chat(
@@ -163,7 +165,7 @@ class TestFields:
             "lm_temperature": 1.1,
             "batch_size": 2,
             "bpm": 90,
-            "cover_strength": 0.5,
+            "audio_cover_strength": 0.5,
         }
         song = chat(LYRICS, temperature=0.5, n=1, audio_config={"bpm": 80}, **sent)
         assert song.fields.items() >= sent.items()
@@ -220,7 +222,7 @@ class TestFields:
     )
     def test_what_cannot_be_used_is_named(self, body: dict[str, Any], complaint: str):
         with pytest.raises(InvalidFieldError, match=complaint):
-            read_chat(body, PLANNER)
+            read_chat(body)
 
 
 class TestAudio:
