@@ -70,24 +70,12 @@ _ENCODINGS: Mapping[AudioFormat, _Encoding] = {
         container_options={"movflags": "+faststart"},
     ),
 }
-_MEDIA_TYPES: Mapping[str, str] = {
-    "wav": "audio/wav",
-    "flac": "audio/flac",
-    "mp3": "audio/mpeg",
-    "opus": "audio/ogg",
-    "m4a": "audio/mp4",
-}
 _LAYOUTS = {1: "mono", 2: "stereo"}
 
 
 def extension(audio_format: AudioFormat) -> str:
     """File name extension of a format, without the dot."""
     return _ENCODINGS[audio_format].extension
-
-
-def media_type(extension: str) -> str:
-    """Media type of a file name extension (without the dot) that `extension` gives."""
-    return _MEDIA_TYPES[extension]
 
 
 _LOSSY = ("mp3", "opus", "aac")

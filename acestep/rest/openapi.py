@@ -1,9 +1,8 @@
-"""What `/openapi.json` says of bodies, which routes read themselves, and of errors."""
+"""What `/openapi.json` says of errors, and of bodies that routes read themselves."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from fastapi import FastAPI
 from pydantic import BaseModel
@@ -25,10 +24,11 @@ from acestep.rest.request.schemas import (
     UnderstandTask,
 )
 from acestep.rest.response.schemas import ResultItem
+from acestep.rest.spelling import JsonObject
 
 SCHEMAS = "#/components/schemas/"
 
-ERRORS: dict[int | str, dict[str, Any]] = {
+ERRORS: dict[int | str, JsonObject] = {
     status: {"model": ErrorEnvelope, "description": description}
     for status, description in {
         400: "The body is broken",
@@ -44,7 +44,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 
-EXAMPLES: dict[type[BaseModel], dict[str, Any]] = {
+EXAMPLES: dict[type[BaseModel], JsonObject] = {
     GenerateTask: {
         "prompt": "Bright city pop with slap bass and brass",
         "lyrics": "[Verse]\nCity lights are calling",
@@ -72,8 +72,8 @@ EXAMPLES: dict[type[BaseModel], dict[str, Any]] = {
     AudioGeneration: {"prompt": "Calm piano", "duration": 30, "response_format": "flac", "seed": 42},
 }
 
-# What answers that are no envelope look like; `rest.dialects` makes them.
-CHAT_ANSWERS: dict[int | str, dict[str, Any]] = {
+# Answers without an envelope.
+CHAT_ANSWERS: dict[int | str, JsonObject] = {
     200: {
         "description": "A chat completion, or chunks of it as server-sent events.",
         "content": {
@@ -112,7 +112,7 @@ CHAT_ANSWERS: dict[int | str, dict[str, Any]] = {
     }
 }
 
-GENERATION_ANSWERS: dict[int | str, dict[str, Any]] = {
+GENERATION_ANSWERS: dict[int | str, JsonObject] = {
     200: {
         "description": "The song; `X-ACE-Step-Task-Id`, `-Seed` and `-Warnings` (a JSON list) tell of it.",
         "content": {"audio/*": {"schema": {"type": "string", "format": "binary"}}},
@@ -124,21 +124,44 @@ GENERATION_ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 DIALECTS = (ChatRequest, AudioGeneration)
-
 TAKE_FILES = (GenerateTask, UnderstandTask)
-
 TAKE_NESTS = (GenerateTask, FormatTask, UnderstandTask)
-
 BODIES = (
     *(GenerateTask, FormatTask, UnderstandTask, SampleTask, QueryTask),
     *(LoadLora, ToggleLora, ScaleLora, InitModel),
 )
+# Fields that stand in a body beside those of its model. An empty value counts as not sent, whatever its type.
+_KEY: JsonObject = {BODY_FIELD: {"description": "The key, where one is set."}}
+_NESTS: JsonObject = {
+    PARAM_OBJ: {"description": "An object with more fields; those at the top level win."},
+    METAS[0]: {"description": "More fields; those above win.", "x-aliases": list(METAS[1:])},
+}
+
+_NULL, _STRING, _BIT = {"type": "null"}, {"type": "string"}, {"enum": [0, 1]}
+# Types that are read beside the declared one. Bodies may be forms, which hold only strings.
+_WIRE_TYPES: Mapping[str, tuple[JsonObject, ...]] = {
+    "integer": (_STRING,),
+    "number": (_STRING,),
+    "boolean": (_STRING, _BIT),
+    "string": ({"type": "number"},),
+}
+# Pydantic reads a dialect's own fields; it takes booleans for numbers.
+_DIALECT_TYPES: Mapping[str, tuple[JsonObject, ...]] = {
+    "integer": (_STRING, {"type": "boolean"}),
+    "number": (_STRING, {"type": "boolean"}),
+    "boolean": (_STRING, _BIT),
+}
+# Keys of a field's schema that limit its values; the others are notes.
+_CONSTRAINTS = (
+    *("anyOf", "$ref", "type", "enum", "const", "items", "maxItems", "maxLength", "format"),
+    *("minimum", "maximum", "exclusiveMinimum"),
+)
 
 
-def body_of(model: type[BaseModel]) -> dict[str, Any]:
+def body_of(model: type[BaseModel]) -> JsonObject:
     """Return the request body of a route that reads `model` as JSON or as a form of either kind."""
-    plain: dict[str, Any] = {"schema": {"$ref": SCHEMAS + model.__name__}}
-    files = {"allOf": [plain["schema"], {"type": "object", "properties": _files(model)}]}
+    plain: JsonObject = {"schema": _reference(model)}
+    files = {"allOf": [plain["schema"], {"type": "object", "properties": _files()}]}
     multipart = {"schema": files} if model in TAKE_FILES else plain
     content = {"application/json": plain, FORM: plain, "multipart/form-data": multipart}
     if model in EXAMPLES:
@@ -146,10 +169,9 @@ def body_of(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-def dialect_of(model: type[BaseModel]) -> dict[str, Any]:
-    """Return the request body of a route that reads `model` as JSON, and more fields as /release_task."""
-    schema = {"$ref": SCHEMAS + model.__name__}
-    content = {"application/json": {"schema": schema, "example": EXAMPLES[model]}}
+def dialect_of(model: type[BaseModel]) -> JsonObject:
+    """Return the request body of a route that reads `model` as JSON."""
+    content = {"application/json": {"schema": _reference(model), "example": EXAMPLES[model]}}
     return {"requestBody": {"required": True, "content": content}}
 
 
@@ -157,7 +179,7 @@ def describe(app: FastAPI) -> None:
     """Add the models that routes read and write by hand to the document of `app`."""
     generate = app.openapi
 
-    def openapi() -> dict[str, Any]:
+    def openapi() -> JsonObject:
         document = generate()
         document["components"]["schemas"].update(_extra_schemas())
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
@@ -167,101 +189,72 @@ def describe(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _files(model: type[BaseModel]) -> dict[str, Any]:
+def _reference(model: type[BaseModel]) -> JsonObject:
+    return {"$ref": SCHEMAS + model.__name__}
+
+
+def _files() -> JsonObject:
     about = "Audio; of two names of the same thing the first counts."
-    file = {"type": "string", "format": "binary", "description": about}
-    return dict.fromkeys(UPLOAD_NAMES, file)
+    return {name: {"type": "string", "format": "binary", "description": about} for name in UPLOAD_NAMES}
 
 
-def _extra_schemas() -> dict[str, Any]:
-    schemas: dict[str, Any] = {}
+def _extra_schemas() -> JsonObject:
+    schemas: JsonObject = {}
     for model in (*BODIES, *DIALECTS, ResultItem):
         schema = model.model_json_schema(ref_template=SCHEMAS + "{model}")
         parts = schema.pop("$defs", {})
         if model in DIALECTS:
             for part in parts.values():
-                part["properties"] = dialect_fields(part, takes_null=False)
+                part["properties"] = _lenient_dialect_fields(part, takes_null=False)
         schemas.update(parts)
         schemas[model.__name__] = schema
-    # An object, or JSON of one; what is empty counts as not sent, whatever its type.
-    nests = {
-        PARAM_OBJ: {"description": "An object with more fields; those at the top level win."},
-        METAS[0]: {"description": "More fields; those above win.", "x-aliases": list(METAS[1:])},
-    }
     for model in BODIES:
         properties = schemas[model.__name__]["properties"]
-        properties |= {name: wire_field(properties[name]) for name in model.model_fields}
-        properties |= {BODY_FIELD: {"description": "The key, where one is set."}}
-        properties |= nests if model in TAKE_NESTS else {}
+        properties |= {name: _lenient_wire_field(properties[name]) for name in model.model_fields}
+        properties |= _KEY | (_NESTS if model in TAKE_NESTS else {})
     for model in DIALECTS:
         schema = schemas[model.__name__]
-        own = dialect_fields(schema, takes_null=True)
+        own = _lenient_dialect_fields(schema, takes_null=True)
         schema["properties"] = schemas[GenerateTask.__name__]["properties"] | own
     return schemas
 
 
-NULL = {"type": "null"}
-
-_STRING, _BIT = {"type": "string"}, {"enum": [0, 1]}
-
-# `rest.request.wire_types` reads these too where the first type is expected: forms send only strings.
-_WIRE: Mapping[str, tuple[dict[str, Any], ...]] = {
-    "integer": (_STRING,),
-    "number": (_STRING,),
-    "boolean": (_STRING, _BIT),
-    "string": ({"type": "number"},),
-}
-
-# Dialects are read by pydantic, which counts with booleans.
-_DIALECT: Mapping[str, tuple[dict[str, Any], ...]] = {
-    "integer": (_STRING, {"type": "boolean"}),
-    "number": (_STRING, {"type": "boolean"}),
-    "boolean": (_STRING, _BIT),
-}
-
-# What a schema holds beside its notes.
-_CONSTRAINTS = (
-    *("anyOf", "$ref", "type", "enum", "const", "items", "maxItems", "maxLength", "format"),
-    *("minimum", "maximum", "exclusiveMinimum"),
-)
-
-
-def wire_field(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Describe a wire field as it is read; null and what means the default are not sent."""
-    kinds, notes = _parted(schema)
-    is_word = "enum" in kinds[0] or (kinds[0].get("type") == "string" and "x-allowed" in notes)
-    more = () if is_word else _WIRE.get(kinds[0].get("type", ""), ())
-    empty = [{"const": ""}] if "enum" in kinds[0] else []
+def _lenient_wire_field(schema: JsonObject) -> JsonObject:
+    """Describe a field of `BODIES` with all that it is read from; null counts as not sent."""
+    types, notes = _parted(schema)
+    is_word = "enum" in types[0] or (types[0].get("type") == "string" and "x-allowed" in notes)
+    more = () if is_word else _WIRE_TYPES.get(types[0].get("type", ""), ())
+    empty = [{"const": ""}] if "enum" in types[0] else []
     neutral = [{"const": value} for value in notes.get("x-neutral", ())]
-    return {"anyOf": [*_with(kinds, *more, NULL), *empty, *neutral], **notes}
+    return {"anyOf": [*_with(types, *more, _NULL), *empty, *neutral], **notes}
 
 
-def dialect_fields(schema: Mapping[str, Any], takes_null: bool) -> dict[str, Any]:
-    """Describe the fields of an object of a dialect as they are read; null may stand for "not sent".
+def _lenient_dialect_fields(schema: JsonObject, takes_null: bool) -> JsonObject:
+    """Describe the fields of `DIALECTS` with all that they are read from.
 
-    What must be sent cannot be null.
+    `takes_null`: null counts as not sent, for fields that need not be sent.
     """
     needed = schema.get("required", ())
     return {
-        name: _dialect_field(field, takes_null and name not in needed)
+        name: _lenient_dialect_field(field, takes_null and name not in needed)
         for name, field in schema["properties"].items()
     }
 
 
-def _dialect_field(schema: Mapping[str, Any], takes_null: bool) -> dict[str, Any]:
-    kinds, notes = _parted(schema)
-    more = _DIALECT.get(kinds[0].get("type", ""), ())
-    wider = _with(kinds, *more, *([NULL] if takes_null else []))
-    return dict(schema) if len(wider) == len(kinds) else {"anyOf": wider, **notes}
+def _lenient_dialect_field(schema: JsonObject, takes_null: bool) -> JsonObject:
+    types, notes = _parted(schema)
+    more = _DIALECT_TYPES.get(types[0].get("type", ""), ())
+    lenient = _with(types, *more, *([_NULL] if takes_null else []))
+    return dict(schema) if len(lenient) == len(types) else {"anyOf": lenient, **notes}
 
 
-def _parted(schema: Mapping[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Return what a field may be, first what is meant, and the notes on it."""
+def _parted(schema: JsonObject) -> tuple[list[JsonObject], JsonObject]:
+    """Return the types that a field may have, the declared one first, and the notes on it."""
     notes = {name: value for name, value in schema.items() if name not in _CONSTRAINTS}
-    alone = {name: schema[name] for name in _CONSTRAINTS if name in schema}
-    return list(schema.get("anyOf", [alone])), notes
+    only = {name: schema[name] for name in _CONSTRAINTS if name in schema}
+    return list(schema.get("anyOf", [only])), notes
 
 
-def _with(kinds: list[dict[str, Any]], *more: dict[str, Any]) -> list[dict[str, Any]]:
-    known = {kind.get("type") for kind in kinds}
-    return [*kinds, *(kind for kind in more if kind.get("type", "") not in known)]
+def _with(types: list[JsonObject], *more: JsonObject) -> list[JsonObject]:
+    known = {each.get("type") for each in types}
+    return [*types, *(each for each in more if each.get("type", "") not in known)]

@@ -5,7 +5,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 import pytest
 
 from acestep.rest.deps import HttpConfig
-from acestep.rest.spelling import audio_link, split_link
+from acestep.rest.spelling import split_link
 from tests.rest.conftest import Serve, Server, assert_error
 
 
@@ -80,18 +80,6 @@ class TestFetching:
         link = await link_of(server)
         assert unquote(link) == link
         assert quote(path_in(link), safe="") == path_in(link)
-
-
-class TestLinks:
-    def test_a_caption_without_latin_letters_leaves_the_token(self):
-        assert audio_link("明るい", "token.mp3") == "/v1/audio?path=token.mp3"
-
-    def test_a_long_caption_is_cut(self):
-        label, token = split_link(path_in(audio_link("word " * 100, "token.mp3")))
-        assert (len(label) <= 40, label[-1], token) == (True, "d", "token.mp3")
-
-    def test_a_forged_label_is_harmless(self):
-        assert split_link('../"\r\nx: y/_token.mp3') == ("xy", "token.mp3")
 
 
 class TestNothingElse:
