@@ -1,18 +1,14 @@
-"""The errors that people get to read. Each carries one sentence that says what to do."""
+"""Domain errors: one sentence for the user that says what to do."""
 
 from __future__ import annotations
 
 
 class AceStepError(Exception):
-    """Base of everything that this program raises on purpose; `str(error)` is fit for a user."""
+    """Base of all domain errors."""
 
 
 class InvalidFieldError(AceStepError):
-    """A request field cannot be used.
-
-    `field` is the field's canonical wire name, `value` what was sent, `allowed` what would do,
-    `scope` what it cannot be used with ("with model X"), when that decides.
-    """
+    """`field` is the canonical wire name; `scope` limits the refusal ("with model X")."""
 
     def __init__(self, field: str, value: object, allowed: str, remedy: str = "", scope: str = "") -> None:
         self.field = field
@@ -23,11 +19,11 @@ class InvalidFieldError(AceStepError):
 
 
 class UnusableAudioError(AceStepError):
-    """Bytes that were sent as audio cannot be decoded as audio, or exceed a limit."""
+    """The bytes are no audio, or exceed a limit."""
 
 
 class QueueFullError(AceStepError):
-    """The queue holds as many jobs as it may; `retry_after` is in whole seconds."""
+    """`retry_after` is in whole seconds."""
 
     def __init__(self, limit: int, retry_after: int) -> None:
         self.retry_after = retry_after
@@ -37,12 +33,10 @@ class QueueFullError(AceStepError):
 
 
 class ModelUnavailableError(AceStepError):
-    """A model that the request needs cannot run here; the text says what to set."""
+    """The model that a request needs cannot run here."""
 
 
 class UnknownModelError(AceStepError):
-    """A model was asked for by a name that is not loaded here; `loaded` are the names that are."""
-
     def __init__(self, name: str, loaded: tuple[str, ...]) -> None:
         self.name = _short(name)
         self.loaded = loaded
@@ -54,8 +48,6 @@ class CheckpointError(AceStepError):
 
 
 class SettingError(AceStepError):
-    """A setting cannot be used: `variable`, `value`, and what is allowed."""
-
     def __init__(self, variable: str, value: object, allowed: str) -> None:
         self.variable = variable
         self.value = value
@@ -64,11 +56,11 @@ class SettingError(AceStepError):
 
 
 class UntimedLyricsError(AceStepError):
-    """It cannot be told when the lyrics of a song are sung; the text says why."""
+    """The lyrics of a song cannot be aligned."""
 
 
 class DataFolderError(AceStepError):
-    """The data folder cannot be read or written; the text says what is wrong and what to do."""
+    """The data folder cannot be read or written."""
 
 
 class DataFolderInUseError(DataFolderError):
@@ -76,11 +68,11 @@ class DataFolderInUseError(DataFolderError):
 
 
 class JobCancelledError(AceStepError):
-    """The job was asked to stop and did."""
+    """The job was cancelled."""
 
 
 def _short(value: object, limit: int = 80) -> object:
-    """Keep what the user sent recognisable without echoing megabytes back."""
+    # Recognisable, without echoing megabytes.
     if isinstance(value, str) and len(value) > limit:
         return f"{value[:limit]}… ({len(value)} characters)"
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -89,7 +81,7 @@ def _short(value: object, limit: int = 80) -> object:
 
 
 class PlannerError(AceStepError):
-    """The planner's language model cannot do what was asked of it."""
+    """The planner cannot do what was asked."""
 
 
 class PlannerUnavailableError(AceStepError):
@@ -97,7 +89,7 @@ class PlannerUnavailableError(AceStepError):
 
 
 class NotEnoughMemoryError(AceStepError):
-    """Memory ran out at `stage`; `what` says what was too large, and what would fit."""
+    """`what` says what was too large, and what would fit."""
 
     def __init__(self, stage: str, what: str) -> None:
         self.stage = stage
@@ -105,12 +97,10 @@ class NotEnoughMemoryError(AceStepError):
 
 
 class StageStuckError(AceStepError):
-    """`stage` made no progress for `seconds`, which is as long as it may be silent."""
-
     def __init__(self, stage: str, seconds: float) -> None:
         self.stage = stage
         super().__init__(
             f"Stage {stage} made no progress for {seconds:g} s, the limit of this server "
-            "(ACESTEP_STAGE_TIMEOUT): its thread is stuck. Send the request again once GET /health is well; "
-            "if that does not come by itself, restart the server."
+            "(ACESTEP_STAGE_TIMEOUT): its thread is stuck. Send the request again once GET /health is ok; "
+            "if it stays so, restart the server."
         )

@@ -1,4 +1,4 @@
-"""Examples of songs for people who try the server out: sentences, and whole songs with lyrics."""
+"""Example requests: sentences, and whole songs with lyrics."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class SimpleExample:
-    """One sentence that a song can be invented from, written in `language` where that is sung."""
-
     description: str
     instrumental: bool
     language: str
@@ -21,7 +19,7 @@ class SimpleExample:
 
 @dataclass(frozen=True, slots=True)
 class CustomExample:
-    """One whole song on paper; `duration` in seconds."""
+    """`duration` is in seconds."""
 
     caption: str
     lyrics: str
@@ -33,7 +31,7 @@ class CustomExample:
 
 
 class Examples:
-    """A book of examples, opened anywhere: every one is as likely as another."""
+    """Draws examples with equal probability."""
 
     def __init__(
         self, simple: Sequence[SimpleExample], custom: Sequence[CustomExample], rng: random.Random
@@ -44,25 +42,21 @@ class Examples:
 
     @classmethod
     def load(cls, rng: random.Random | None = None) -> Examples:
-        """Read the examples of this package; drawn by the system's randomness unless `rng` is given."""
         return cls(load_simple(), load_custom(), rng or random.SystemRandom())
 
     def draw_simple(self) -> SimpleExample:
-        """One sentence."""
         return self._rng.choice(self._simple)
 
     def draw_custom(self) -> CustomExample:
-        """One whole song."""
         return self._rng.choice(self._custom)
 
 
 def load_simple() -> tuple[SimpleExample, ...]:
-    """All sentences."""
     return tuple(SimpleExample(**entry) for entry in _read("simple.json"))
 
 
 def load_custom() -> tuple[CustomExample, ...]:
-    """All whole songs; in the file, lyrics are lists of lines."""
+    # In the file, lyrics are lists of lines.
     return tuple(
         CustomExample(**{**entry, "lyrics": "\n".join(entry["lyrics"])}) for entry in _read("custom.json")
     )
