@@ -102,5 +102,5 @@ class StageStuckError(AceStepError):
         super().__init__(
             f"Stage {stage} made no progress for {seconds:g} s, the limit of this server "
             "(ACESTEP_STAGE_TIMEOUT): its thread is stuck. Send the request again once GET /health is ok; "
-            "if it stays so, restart the server."
+            "if it does not recover, restart the server."
         )
