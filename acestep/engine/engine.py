@@ -20,7 +20,7 @@ from acestep.engine.batching import BatchingStage
 from acestep.engine.idle import IdlePolicy
 from acestep.engine.model_manager import ModelManager
 from acestep.engine.oom_retry import BatchLimit, OomRetry, WorkItem
-from acestep.engine.planner_pool import PlannerPool
+from acestep.engine.planner_host import PlannerHost
 from acestep.engine.planning import (
     Planned,
     PlanningCallbacks,
@@ -73,12 +73,12 @@ class Engine:
         self,
         model_manager: ModelManager,
         writer: SongWriter,
-        planner_pool: PlannerPool,
+        planner_host: PlannerHost,
         idle_policy: IdlePolicy | None = None,
     ) -> None:
         idle_policy = idle_policy or IdlePolicy()
         self._model_manager = model_manager
-        self._planner_pool = planner_pool
+        self._planner_host = planner_host
         self._writer = writer
         self._watchdog = idle_policy.watchdog
         self._oom_retry = OomRetry(idle_policy.free)
@@ -98,10 +98,10 @@ class Engine:
         return self._model_manager.infos()
 
     def planner(self, name: str = "") -> PlannerInfo:
-        return self._planner_pool.info(name)
+        return self._planner_host.info(name)
 
     def planners(self) -> tuple[PlannerInfo, ...]:
-        return self._planner_pool.infos()
+        return self._planner_host.infos()
 
     async def draft(self, request: DraftRequest, cancelled: Cancelled) -> Draft:
         if request.audio_path:
@@ -109,7 +109,7 @@ class Engine:
             async with self._model_manager.borrow(None) as (model, _):
                 codes = await self._tokenize(Path(request.audio_path), model)
             request = replace(request, audio_codes=codes)
-        return await self._planner_pool.draft(
+        return await self._planner_host.draft(
             request, self._model_manager.primary.max_duration, Watch(cancelled=cancelled)
         )
 
@@ -131,12 +131,12 @@ class Engine:
     async def start(self) -> None:
         """Begin to load the models; returns at once."""
         await self._model_manager.start()
-        await self._planner_pool.start()
+        await self._planner_host.start()
 
     async def close(self) -> None:
         """Let running work end and free the threads."""
         await self._model_manager.close()
-        await self._planner_pool.close()
+        await self._planner_host.close()
         for executor in self._executors:
             executor.shutdown(wait=False, cancel_futures=True)
 
@@ -183,7 +183,7 @@ class Engine:
                 "understand", audio_codes=codes, options=request.planner, seed=request.seeds[0]
             )
             draft = await self.draft(asked, cancelled)
-            request, planner = with_draft(request, draft), self._planner_pool.info(asked.options.model).name
+            request, planner = with_draft(request, draft), self._planner_host.info(asked.options.model).name
         return _on_paper(request, Planned(plan_songs(request, model.info), planner), model.info)
 
     async def _load_inputs(self, request: SongRequest, model: Loaded) -> tuple[SongRequest, SourceLatents]:
@@ -197,7 +197,7 @@ class Engine:
         self, request: SongRequest, info: ModelInfo, callbacks: PlanningCallbacks
     ) -> tuple[Planned, tuple[str, ...]]:
         """The plans of a request, and what the client must hear of how they came about."""
-        planner = self._planner_pool.info(request.planner.model)
+        planner = self._planner_host.info(request.planner.model)
         if needs_planner(request):
             return await self._ask_planner(request, info, callbacks), _stand_in(request, planner)
         if planner.fills_in and planner.state != "downloading" and uses_planner(request):
@@ -210,8 +210,8 @@ class Engine:
     async def _ask_planner(
         self, request: SongRequest, info: ModelInfo, callbacks: PlanningCallbacks
     ) -> Planned:
-        async with self._planner_pool.borrow(request.planner.model) as planner:
-            return await plan_with_retry(request, info, planner, callbacks, self._planner_pool.free)
+        async with self._planner_host.borrow(request.planner.model) as planner:
+            return await plan_with_retry(request, info, planner, callbacks, self._planner_host.free)
 
     def _plain(self, request: SongRequest, info: ModelInfo) -> Planned:
         started = time.perf_counter()

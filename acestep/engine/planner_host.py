@@ -1,17 +1,16 @@
-"""The planner's desk: brings the language model into memory, and says who sits there.
-
-What the planner decides is `acestep.planner`'s; what becomes of it is `thinking`'s.
-"""
+"""The planners (5 Hz language models) of one device. At most one is in memory; requests borrow it."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 from functools import partial
+from typing import Protocol
 
 from acestep.domain.models import ModelState, PlannerInfo
 from acestep.domain.song import Draft, DraftRequest
@@ -21,6 +20,7 @@ from acestep.engine.renderer import OnLoading
 from acestep.engine.tasks import loaded
 from acestep.engine.threads import WatchedThread
 from acestep.errors import (
+    AceStepError,
     ModelUnavailableError,
     NotEnoughMemoryError,
     PlannerUnavailableError,
@@ -30,10 +30,12 @@ from acestep.planner.language_model import Generation, LanguageModel
 from acestep.planner.loop import Cancelled, GenerationLoop, OnTokens
 from acestep.planner.planner import Planner, Watch
 
+_EVICTED = "It was evicted for another planner, and is loaded again when a request needs it."
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedPlanner:
-    """A language model in memory; `detail` is what people should know (another backend than asked for)."""
+    """A language model in memory. `detail`: why its backend is another than the one that was set."""
 
     model: LanguageModel
     backend: str
@@ -41,193 +43,156 @@ class LoadedPlanner:
 
 
 LoadPlanner = Callable[[OnLoading], LoadedPlanner]
-"""Brings a language model into memory, from any thread. Raises AceStepError if it cannot."""
+"""Loads a language model, on any thread. Raises AceStepError if it cannot."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Who sat at the desk before another came."""
+@dataclass(slots=True, eq=False)
+class PlannerEntry:
+    """A planner by name. `load` None: it cannot be loaded, and `info.detail` says why."""
 
     info: PlannerInfo
-    load: LoadPlanner | None
-    has_worked: bool
-    was_there: bool
+    load: LoadPlanner | None = None
+    has_worked: bool = False
+
+    @property
+    def can_load(self) -> bool:
+        return self.load is not None and self.info.state != "failed"
+
+    def say(self, state: ModelState, detail: str) -> None:
+        self.info = replace(self.info, state=state, detail=detail)
+
+    def give_up(self, reason: str) -> None:
+        """Loading failed. If the planner has worked before, the next request tries again."""
+        self.say("on_disk" if self.has_worked else "failed", reason)
+
+
+class OnDemandPlanners(Protocol):
+    """The planners that are loaded because a request names them."""
+
+    def names(self) -> tuple[str, ...]:
+        """Those that are listed; cheap."""
+        ...
+
+    def find(self, name: str) -> PlannerEntry | None:
+        """The planner of this name, not loaded yet; None if it cannot be had."""
+        ...
+
+
+class HostState(Enum):
+    """The state of the one planner that may be in memory."""
+
+    EMPTY = auto()
+    LOADING = auto()
+    READY = auto()
+    DRAINING = auto()  # requests that have borrowed it end, and no other gets it
+    UNLOADING = auto()
+
+
+_NEXT = {
+    HostState.EMPTY: {HostState.LOADING},
+    HostState.LOADING: {HostState.READY, HostState.EMPTY},  # EMPTY: loading failed
+    HostState.READY: {HostState.DRAINING},
+    HostState.DRAINING: {HostState.UNLOADING, HostState.READY},  # READY: a thread is stuck, or cancelled
+    HostState.UNLOADING: {HostState.EMPTY},
+}
 
 
 class PlannerHost:
-    """The planner of this process, or the reason why there is none. Lives on one event loop."""
+    """Loads, lends and unloads planners. Lives on one event loop.
+
+    Requests take turns in the order in which they come, and each has its planner loaded in its turn. A turn
+    ends when the planner is borrowed, so that requests for the same planner share it. Loading and unloading
+    are tasks of the host: a request that is cancelled stops only its own waiting.
+    """
+
+    stage = "plan"  # for the watchdog
 
     def __init__(
         self,
-        info: PlannerInfo,
-        load: LoadPlanner | None = None,
+        own: PlannerEntry,
+        on_demand: OnDemandPlanners | None = None,
         closed_turn: bool = False,
         idle_policy: IdlePolicy | None = None,
     ) -> None:
-        """`load` None: there is no planner, and `info` says why. `closed_turn` as `Planner` has it."""
-        self._info = info
-        self._load = load
+        """`own` serves requests that name no planner, or one that cannot be had."""
+        self._own = own
+        self._on_demand = on_demand
+        self._others: dict[str, PlannerEntry] = {}
         self._closed_turn = closed_turn
         self._idle_policy = idle_policy or IdlePolicy()
-        self._loading: asyncio.Task[None] | None = None
-        self._leaving: asyncio.Task[None] | None = None
-        self._settled = asyncio.Event()
-        self._loop: GenerationLoop | None = None
-        self._planner: Planner | None = None
-        self._users = 0
-        self._last_use = 0.0
-        self._has_worked = False
-        self._has_started = False
-        self._at_work = 0  # of the users, those that have the planner
-        self._ended = asyncio.Event()  # one of them has done with it
-        self._putting = asyncio.Lock()
-        self._ending = asyncio.Lock()  # held until what leaves has gone
-        self._replacing: asyncio.Task[PlannerInfo] | None = None
-        self._dropping: asyncio.Task[None] | None = None
-        self._open = asyncio.Event()  # not while it is being replaced
-        self._open.set()
         self._watchdog = self._idle_policy.watchdog
-        executor = ThreadPoolExecutor(1, thread_name_prefix="load-planner")
-        self._thread = WatchedThread(executor, self._watchdog)
+        self.state = HostState.EMPTY
+        self._current: PlannerEntry | None = None  # None if and only if EMPTY
+        self._loop: GenerationLoop | None = None  # this and `_planner` while READY or DRAINING
+        self._planner: Planner | None = None
+        self._change: asyncio.Task[None] | None = None  # while LOADING or UNLOADING
+        self._turn = asyncio.Lock()
+        self._borrowers = 0
+        self._returned = asyncio.Event()  # set while nothing is borrowed
+        self._returned.set()
+        self._last_use = 0.0
+        self._has_started = False
+        self._background: set[asyncio.Task[None]] = set()
+        self._thread = WatchedThread(ThreadPoolExecutor(1, thread_name_prefix="load-planner"), self._watchdog)
         self._watchdog.add(self)
-
-    stage = "plan"
 
     def silence(self) -> float:
         loop = self._loop
         return loop.silence() if loop else 0.0
 
-    def info(self) -> PlannerInfo:
-        """The planner, as far as it is known by now."""
-        return self._info
+    def info(self, name: str = "") -> PlannerInfo:
+        """The planner that serves requests for this name."""
+        return self._entry(name).info
+
+    def infos(self) -> tuple[PlannerInfo, ...]:
+        """All that are known. The own one is first, even if it is absent."""
+        names = self._on_demand.names() if self._on_demand else ()
+        others = (entry for entry in map(self._entry, names) if entry is not self._own)
+        return (self._own.info, *(entry.info for entry in others))
 
     async def start(self) -> None:
-        """Begin to load, unless it is to come when it is wanted; returns at once.
-
-        Engines may share a desk: it begins with the first.
-        """
+        """Begin to load the own planner, unless it is loaded on demand. Engines may share a host."""
         if self._has_started:
             return
         self._has_started = True
         if seconds := self._idle_policy.idle_seconds:
-            self._leaving = asyncio.create_task(leave_when_idle(seconds, lambda: [self], _leave))
-        if self._load is None:
-            self._settled.set()
+            self._in_background(leave_when_idle(seconds, lambda: [self], PlannerHost._leave))
+        if self._own.load is None:
             return
-        if self._idle_policy.is_lazy or self._info.only_if_needed:
-            self._info = as_on_demand(self._info)
+        if self._is_lazy(self._own):
+            self._own.info = as_on_demand(self._own.info)
         else:
-            self._begin(self._load)
+            self._begin_load(self._own)
 
-    async def put(self, info: PlannerInfo, load: LoadPlanner) -> PlannerInfo:
-        """Have another planner from now on; returns once it is there.
-
-        What is being planned ends first, with the planner that is there; who comes meanwhile waits for the
-        other. Where that cannot be loaded, the one that was there comes again, and ModelUnavailableError is
-        raised; StageStuckError where a thread is stuck that has to come to an end first, or loads the other.
-        """
-        # Whoever asked for it may leave, but half of it would leave no planner at all.
-        self._replacing = asyncio.create_task(self._put(info, load))
-        return await asyncio.shield(self._replacing)
-
-    async def _put(self, info: PlannerInfo, load: LoadPlanner) -> PlannerInfo:
-        async with self._putting:
-            return await self._replace(info, load)
-
-    async def _replace(self, info: PlannerInfo, load: LoadPlanner) -> PlannerInfo:
-        self._open.clear()
-        try:
-            await self._rest()
-            before = _Place(self._info, self._load, self._has_worked, self._planner is not None)
-            await self.leave()
-            self._info, self._load, self._has_worked = info, load, False
-            self._begin(load)
-            try:
-                await self._watchdog.until(self._settled, self._thread)
-            except StageStuckError:
-                await self._bring_back(before)
-                raise
-            if self._planner is not None:
-                return self._info
-            reason = self._info.detail
-            await self._bring_back(before)
-            raise ModelUnavailableError(f"The planner {info.name} could not be loaded: {reason}")
-        finally:
-            self._open.set()
-
-    async def unload_when_idle(self) -> None:
-        """Leave memory once nobody needs it any more; who wants the planner next waits until it is back.
-
-        Raises StageStuckError where a thread is stuck.
-        """
-        await self._open.wait()
-        await self._rest()
-        await self.leave()
-
-    async def _rest(self) -> None:
-        """Return once nothing is loaded and nobody writes. Raises StageStuckError where that does not end."""
-        self._watchdog.check()
-        if self._loading is not None:
-            await self._watchdog.until(self._settled, self._thread)
-        while self._at_work:
-            self._ended.clear()
-            await self._ended.wait()
-        await self._watchdog.until_quiet(self)  # a step that nobody waits for any more
-
-    async def _bring_back(self, before: _Place) -> None:
-        """Have the planner again that left for one that did not come."""
-        if self._loading is not None and not self._loading.done():
-            self._loading.cancel()
-            await asyncio.wait([self._loading])
-        self._info, self._load, self._has_worked = before.info, before.load, before.has_worked
-        self._loading = None
-        if before.was_there and self._load is not None:
-            self._info = replace(self._info, state="on_disk")
-            self._begin(self._load)
+    async def close(self) -> None:
+        """Wait for the step of the language model, unless it is stuck, and end the threads."""
+        for task in (*self._background, *filter(None, [self._change])):
+            task.cancel()
+        self._thread.close()
+        self._watchdog.forget(self)
+        if self._loop is not None and not self._watchdog.is_stuck(self):
+            await asyncio.to_thread(self._loop.close)
 
     @asynccontextmanager
-    async def borrow(self) -> AsyncIterator[Planner]:
-        """The planner, which stays in memory meanwhile; waits while it is loaded.
+    async def borrow(self, name: str = "") -> AsyncIterator[Planner]:
+        """The planner, which stays in memory meanwhile.
 
-        Raises PlannerUnavailableError if it cannot be had, StageStuckError where loading does not get on.
+        Raises PlannerUnavailableError if it cannot be loaded, StageStuckError if a thread is stuck.
         """
-        self._users += 1
+        async with self._turn:
+            planner = await self._bring(self._entry(name))
+            self._borrowers += 1
+            self._returned.clear()
         try:
-            await self._settle()
-            if self._planner is None:
-                raise PlannerUnavailableError(
-                    f"There is no planner (5 Hz language model). {self._info.detail}"
-                )
-            self._at_work += 1
-            try:
-                yield self._planner
-            finally:
-                self._at_work -= 1
-                self._ended.set()
+            yield planner
         finally:
-            self._users -= 1
+            self._borrowers -= 1
             self._last_use = time.monotonic()
-
-    async def _settle(self) -> None:
-        """Return once the planner is there, or it is known that there is none."""
-        while True:
-            await self._open.wait()
-            if self._load is not None and self._loading is None:
-                self._begin(self._load)
-            await self._watchdog.until(self._settled, self._thread, self._is_loading)
-            if self._open.is_set() and self._settled.is_set():  # still
-                return
-
-    def _is_loading(self) -> bool:
-        """Whether the thread is at the planner that is wanted now."""
-        return self._thread.stage == self._loading_stage
-
-    @property
-    def _loading_stage(self) -> str:
-        return f"load {self._info.name}"
+            if not self._borrowers:
+                self._returned.set()
 
     async def draft(self, request: DraftRequest, longest: float, watch: Watch) -> Draft:
-        async with self.borrow() as planner:
+        async with self.borrow(request.options.model) as planner:
             try:
                 return await planner.draft(request, longest, watch)
             except NotEnoughMemoryError:
@@ -235,108 +200,195 @@ class PlannerHost:
             return await planner.draft(request, longest, watch)
 
     async def free(self) -> None:
-        """Give memory back that nobody uses."""
+        """Give unused memory back to the device."""
         await asyncio.to_thread(self._idle_policy.free)
 
-    async def close(self) -> None:
-        """Let the step at hand end and free the threads; a step that is stuck is left alone."""
-        for task in (self._replacing, self._dropping, self._loading, self._leaving):
-            if task is not None:
-                task.cancel()
-        self._thread.close()
-        self._watchdog.forget(self)
-        if self._loop is not None and not self._watchdog.is_stuck(self):
-            await asyncio.to_thread(self._loop.close)
+    async def put(self, entry: PlannerEntry) -> PlannerEntry:
+        """Replace the own planner, and return the one before, for `restore`.
+
+        Raises ModelUnavailableError if the new one cannot be loaded, StageStuckError if a thread is stuck.
+        Then the one before is back, and is being loaded again unless it is loaded on demand.
+        """
+        async with self._turn:
+            await self._unload(_EVICTED)
+            before, self._own = self._own, entry
+            self._others.pop(entry.info.name, None)
+            self._begin_load(entry)
+            try:
+                await self._settle()
+                if self._planner is None:
+                    what = f"The planner {entry.info.name}"
+                    raise ModelUnavailableError(f"{what} could not be loaded: {entry.info.detail}")
+            except AceStepError:
+                if self._change is not None:
+                    self._change.cancel()
+                    await asyncio.wait({self._change})
+                self._bring_back(before)
+                raise
+            return before
+
+    async def restore(self, entry: PlannerEntry) -> None:
+        """Undo a `put`, which returned this entry. Raises StageStuckError if a thread is stuck."""
+        async with self._turn:
+            await self._unload(_EVICTED)
+            self._bring_back(entry)
 
     @property
     def idle_since(self) -> float | None:
-        return None if self._users or self._planner is None or self.silence() else self._last_use
+        """When the planner was last used (monotonic); None: in use, or not in memory."""
+        return self._last_use if self._is_idle and not self._turn.locked() else None
 
-    async def leave(self, why: str = LEFT) -> None:
-        """Leave memory; who wants the planner next waits until it is there again."""
-        async with self._ending:
-            loop = self._loop
-            if loop is None:
-                return
-            self._loop = self._planner = self._loading = None
-            self._settled.clear()
-            self._info = replace(self._info, state="on_disk", detail=why, backend="", loads_on_demand=True)
-            held = [loop]
-            del loop
-            # On the thread that loads, so that it is gone before it comes again.
-            await self._thread.run("end planner", partial(_end, held, self._idle_policy.free))
+    @property
+    def _is_idle(self) -> bool:
+        return self.state is HostState.READY and not self._borrowers and not self.silence()
 
-    def _begin(self, load: LoadPlanner) -> None:
-        if self._info.state == "on_disk":
-            self._on_loading("loading", "")
-        self._settled.clear()
-        self._loading = asyncio.create_task(self._load_model(load))
+    def _failure(self) -> str:
+        return self._loop.failure if self._loop else ""
 
-    async def _load_model(self, load: LoadPlanner) -> None:
+    def _is_lazy(self, entry: PlannerEntry) -> bool:
+        return entry is not self._own or self._idle_policy.is_lazy or entry.info.only_if_needed
+
+    def _entry(self, name: str) -> PlannerEntry:
+        if not name or self._on_demand is None or name == self._own.info.name:
+            return self._own
+        if name not in self._others:
+            found = self._on_demand.find(name)
+            if found is None:
+                return self._own
+            self._others[name] = found
+        return self._others[name]
+
+    async def _bring(self, entry: PlannerEntry) -> Planner:
+        """Have this planner in memory. The caller has the turn, as for all that load or unload."""
+        if self._current not in (None, entry):
+            await self._unload(_EVICTED)
+        await self._settle()
+        if failure := self._failure():
+            await self._unload(failure)
+        if self.state is HostState.EMPTY and entry.can_load:
+            self._begin_load(entry)
+            await self._settle()
+        if self._planner is not None:
+            return self._planner
+        if entry is not self._own:  # the next request for it looks for it anew
+            self._others.pop(entry.info.name, None)
+        raise PlannerUnavailableError(f"There is no planner (5 Hz language model). {entry.info.detail}")
+
+    def _bring_back(self, before: PlannerEntry) -> None:
+        self._own = before
+        if before.has_worked and not self._is_lazy(before):
+            self._begin_load(before)
+
+    async def _settle(self) -> None:
+        """Wait until nothing is loaded or unloaded. Raises StageStuckError if the thread is stuck at it."""
+        if self._change is None or self._current is None:
+            return
+        stage = self._stage(self._current)  # the thread may be stuck at another, which is not waited for
+        ended = asyncio.ensure_future(asyncio.wait({self._change}))
+        await self._watchdog.watch(ended, self._thread, lambda: self._thread.stage == stage)
+
+    def _stage(self, entry: PlannerEntry) -> str:
+        return f"{'load' if self.state is HostState.LOADING else 'unload'} {entry.info.name}"
+
+    def _become(self, state: HostState) -> None:
+        """The one place where the state changes."""
+        assert state in _NEXT[self.state], f"{self.state} to {state}"
+        self.state = state
+        if state is HostState.EMPTY:
+            self._current = self._change = None
+
+    def _begin_load(self, entry: PlannerEntry) -> None:
+        self._become(HostState.LOADING)
+        self._current = entry
+        if entry.info.state == "on_disk":
+            entry.say("loading", "")
+        self._change = asyncio.create_task(self._load(entry))
+
+    async def _load(self, entry: PlannerEntry) -> None:
+        there = None
         try:
-            there = await loaded(f"The planner {self._info.name}", self._fetch(load), self._give_up)
+            there = await loaded(f"The planner {entry.info.name}", self._fetch(entry), entry.give_up)
+        finally:
             if there is None:
-                return
-            self._loop = GenerationLoop(there.model)
-            self._planner = Planner(there.model, self._generate, self._closed_turn)
-            self._has_worked, self._last_use = True, time.monotonic()
-            self._info = replace(
-                self._info,
-                state="ready",
-                detail=there.detail,
-                backend=there.backend,
-                loads_on_demand=self._idle_policy.loads_on_demand,
-            )
-        finally:
-            self._settled.set()
+                self._become(HostState.EMPTY)
+        if there is None:
+            return
+        self._loop = GenerationLoop(there.model)
+        self._planner = Planner(there.model, partial(self._generate, self._loop), self._closed_turn)
+        self._last_use = time.monotonic()
+        entry.has_worked = True
+        entry.info = replace(
+            entry.info,
+            state="ready",
+            detail=there.detail,
+            backend=there.backend,
+            loads_on_demand=entry is not self._own or self._idle_policy.loads_on_demand,
+        )
+        self._change = None
+        self._become(HostState.READY)
 
-    async def _generate(self, generation: Generation, on_tokens: OnTokens, cancelled: Cancelled) -> str:
-        loop = self._loop
-        assert loop is not None  # as long as anybody has the planner
-        writing = asyncio.ensure_future(loop.generate(generation, on_tokens, cancelled))
+    async def _fetch(self, entry: PlannerEntry) -> LoadedPlanner:
+        assert entry.load is not None
+        load = partial(entry.load, OnLoading(entry.say, self._thread.beat))
+        fetch = partial(load_with_retry, f"the planner {entry.info.name}", load, self._idle_policy.free)
+        return await self._thread.see_through(self._stage(entry), fetch)
+
+    async def _unload(self, why: str) -> None:
+        """Wait until the planner is not used, and unload it. Raises StageStuckError if a thread is stuck."""
+        self._watchdog.check()
+        await self._settle()
+        if self.state is HostState.EMPTY:
+            return
+        self._become(HostState.DRAINING)
         try:
-            return await self._watchdog.watch(writing, self)
+            await self._returned.wait()
+            await self._watchdog.until_quiet(self)  # a step whose request was cancelled
+        except BaseException:  # stuck, or the request that waits was cancelled: it stays as it was
+            self._become(HostState.READY)
+            raise
+        self._become(HostState.UNLOADING)
+        assert self._current is not None and self._loop is not None
+        entry, held = self._current, [self._loop]
+        self._loop = self._planner = None
+        entry.info = replace(entry.info, state="on_disk", detail=why, backend="", loads_on_demand=True)
+        self._change = asyncio.create_task(self._end(self._stage(entry), held))
+        await self._settle()
+
+    async def _end(self, stage: str, held: list[GenerationLoop]) -> None:
+        try:
+            await self._thread.see_through(stage, partial(_end, held, self._idle_policy.free))
         finally:
-            if loop.failure and (self._dropping is None or self._dropping.done()):
-                self._dropping = asyncio.create_task(self._drop())
+            self._become(HostState.EMPTY)
 
-    async def _drop(self) -> None:
-        """Let go of a planner that failed, once nobody has it; who wants it next waits until it is loaded."""
-        async with self._putting:
-            failure = self._loop.failure if self._loop else ""
-            if not failure:  # another came meanwhile
-                return
-            self._open.clear()
-            try:
-                await self._rest()
-                await self.leave(failure)
-            except StageStuckError:  # which the log and /health say; whoever writes next brings this here
-                return
-            finally:
-                self._open.set()
+    async def _leave(self) -> None:
+        """Unload the planner if it is idle."""
+        await self._unload_because(lambda: LEFT if self._is_idle else "")
 
-    async def _fetch(self, load: LoadPlanner) -> LoadedPlanner:
-        what, sources = f"the planner {self._info.name}", OnLoading(self._on_loading, self._thread.beat)
-        fetch = partial(load_with_retry, what, partial(load, sources), self._idle_policy.free)
-        return await self._thread.see_through(self._loading_stage, fetch)
+    async def _unload_because(self, why: Callable[[], str]) -> None:
+        """Take a turn, and unload the planner if there is a reason then."""
+        async with self._turn:
+            if reason := why():
+                with suppress(StageStuckError):  # which is in the log, and at /health
+                    await self._unload(reason)
 
-    def _give_up(self, reason: str) -> None:
-        """Loading failed. What was in memory once may be there again when there is more room."""
-        self._on_loading("on_disk" if self._has_worked else "failed", reason)
-        if self._has_worked:
-            self._loading = None
+    async def _generate(
+        self, loop: GenerationLoop, generation: Generation, on_tokens: OnTokens, cancelled: Cancelled
+    ) -> str:
+        text = asyncio.ensure_future(loop.generate(generation, on_tokens, cancelled))
+        try:
+            return await self._watchdog.watch(text, self)
+        finally:
+            if loop.failure:
+                self._in_background(self._unload_because(self._failure))
 
-    def _on_loading(self, state: ModelState, detail: str) -> None:
-        self._info = replace(self._info, state=state, detail=detail)
-
-
-async def _leave(host: PlannerHost) -> None:
-    with suppress(StageStuckError):  # which is in the log, and at /health
-        await host.leave()
+    def _in_background(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
 
 def _end(held: list[GenerationLoop], free: Callable[[], None]) -> None:
-    """Close the loop in `held`, which nobody else has, and give its memory back."""
+    """Close the loop in `held`, the last reference to it, and free its memory."""
     loop = held.pop()
     loop.close()
     loop.let_go()

@@ -97,6 +97,7 @@ class Engines:
         self, engines: Sequence[Engine], model_managers: Sequence[ModelManager], planners: PlannerManager
     ) -> None:
         self.planners: PlannerKeeper = planners
+        self._planner_manager = planners
         self._engines = tuple(engines)
         one = len(engines) == 1
         self.worker: Worker = engines[0] if one else Fleet(engines)
@@ -109,6 +110,7 @@ class Engines:
 
     async def close(self) -> None:
         """Let running work end and free the threads."""
+        await self._planner_manager.close()
         for engine in self._engines:
             await engine.close()
 
@@ -133,7 +135,7 @@ def build_engines(prepared: Prepared, writer: SongWriter, changed: Changed) -> E
         with_planner = [next(there, devices[0])]
     device_planners = [home.device_planner(prepared.planner) for home in with_planner]
     engines = [
-        Engine(home.model_manager, writer, device_planner.planner_pool, home.idle_policy)
+        Engine(home.model_manager, writer, device_planner.host, home.idle_policy)
         for home, device_planner in zip(devices, cycle(device_planners), strict=False)
     ]
     planners = PlannerManager(prepared.settings, prepared.choice.name, device_planners, changed)

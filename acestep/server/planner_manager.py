@@ -1,4 +1,4 @@
-"""How planners (5 Hz language models) come into memory: at the start, and others while the server runs."""
+"""Which planner (5 Hz language model) the server has: at the start, and after it is replaced."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePath
 
@@ -24,11 +24,10 @@ from acestep.catalog.planner_choice import (
 )
 from acestep.domain.models import ModelInfo, ModelState, PlannerInfo
 from acestep.engine.idle import IdlePolicy, as_on_demand
-from acestep.engine.planner_host import LoadedPlanner, LoadPlanner, PlannerHost
-from acestep.engine.planner_pool import PlannerPool
+from acestep.engine.planner_host import LoadedPlanner, LoadPlanner, PlannerEntry, PlannerHost
 from acestep.engine.renderer import OnLoading
-from acestep.engine.threads import WatchedThread
-from acestep.errors import AceStepError, CheckpointError, InvalidFieldError
+from acestep.engine.threads import Watchdog, WatchedThread
+from acestep.errors import AceStepError, CheckpointError, InvalidFieldError, StageStuckError
 from acestep.memory.admission import MemoryLedger
 from acestep.memory.decide import Decision, room_for_planner
 from acestep.memory.search import on_all_devices
@@ -40,11 +39,20 @@ log = logging.getLogger(__name__)
 _FIELD = "lm_model_path"
 
 Changed = Callable[[Sequence[Decision | None]], None]
-"""Hears of the devices' memory plans, in their order."""
+"""Called with the memory plans of the devices, in their order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """What a device had before its planner was replaced."""
+
+    choice: PlannerChoice
+    memory: Decision | None
+    entry: PlannerEntry
 
 
 class DevicePlanner:
-    """The planner of one device. It takes turns there with the models that have the same `shared` parts."""
+    """The planner of one device, and the memory plan that includes it."""
 
     def __init__(
         self,
@@ -55,32 +63,26 @@ class DevicePlanner:
         idle_policy: IdlePolicy,
         models: Callable[[], Sequence[ModelInfo]] = tuple,
     ) -> None:
-        """`models` says which ones are in memory on the device, or may come back."""
+        """`models` are those in memory on the device, or that may be loaded again."""
         self._settings = settings
+        self._choice = choice
         self._ledger = ledger
-        self._models = models
         self._shared = shared
-        self._idle_policy = idle_policy
+        self._models = models
         self._watchdog = idle_policy.watchdog
-        self._patrol = idle_policy.watchdog.apart()  # songs are made while this thread is stuck
-        executor = ThreadPoolExecutor(1, thread_name_prefix="fetch-planner")
-        self._thread = WatchedThread(executor, self._patrol)
-        self._fetching = asyncio.Lock()
-        self._refused: dict[str, str] = {}  # what the log was told last of planners that cannot come
-        self.choice = choice
-        load = self._loader(choice, ledger.decision) if choice.name else None
-        own = PlannerHost(_expect(choice), load, settings.lm_closed_turn, idle_policy)
-        self.planner_pool = PlannerPool(own, self if settings.on_demand_model_load else None)
+        self._refused: dict[str, str] = {}  # the last warning about each planner: clients list them often
+        own = PlannerEntry(_expect(choice), self._loader(choice, ledger.decision) if choice.name else None)
+        on_demand = self if settings.on_demand_model_load else None
+        self.host = PlannerHost(own, on_demand, settings.lm_closed_turn, idle_policy)
 
     @property
     def memory(self) -> Decision | None:
-        """The memory plan with the planner that is there."""
         return self._ledger.decision
 
     def names(self) -> tuple[str, ...]:
         return on_disk(self._settings.checkpoints_dir)
 
-    def host(self, name: str) -> PlannerHost | None:
+    def find(self, name: str) -> PlannerEntry | None:
         try:
             choice = find_planner(name, self._settings.checkpoints_dir) if is_bare(name) else None
             if choice is None:
@@ -88,19 +90,18 @@ class DevicePlanner:
             self.planned(choice)
             self._refused.pop(name, None)
         except AceStepError as error:
-            if self._refused.get(name) != str(error):  # whoever lists the models asks again and again
-                log.warning("%s does not come. %s", name, error)
+            if self._refused.get(name) != str(error):
+                log.warning("%s is not available. %s", name, error)
                 self._refused[name] = str(error)
             return None
 
         def load(on_loading: OnLoading) -> LoadedPlanner:
-            return self._loader(choice, self.planned(choice))(on_loading)  # by what is in memory then
+            return self._loader(choice, self.planned(choice))(on_loading)  # the models may be others by then
 
-        idle_policy = replace(self._idle_policy, is_lazy=True)
-        return PlannerHost(as_on_demand(_expect(choice)), load, self._settings.lm_closed_turn, idle_policy)
+        return PlannerEntry(as_on_demand(_expect(choice)), load)
 
     def default_planner(self, documented: str) -> str | None:
-        """The published planner that comes by itself, see `largest_planner`; None where no plan can say."""
+        """The published planner that is the default, see `largest_planner`; None if no plan can say."""
         return self._ledger.default_planner(self._settings, documented, self._models())
 
     def planned(self, choice: PlannerChoice) -> Decision | None:
@@ -108,27 +109,25 @@ class DevicePlanner:
         return self._ledger.with_planner(choice, self._settings, self._models())
 
     def check(self) -> None:
-        """Raises StageStuckError where a thread of this device is stuck."""
+        """Raises StageStuckError if a thread of this device is stuck."""
         self._watchdog.check()
 
-    async def fetched(self, choice: PlannerChoice) -> PlannerChoice:
-        """The planner once its files are there. Raises StageStuckError where no more bytes come."""
-        async with self._fetching:
-            self._patrol.check()
-            heard = OnLoading(_log_progress, self._thread.beat)
-            work = partial(_fetch, choice, self._settings, heard)
-            return replace(choice, folder=await self._thread.run(f"download {choice.name}", work))
-
-    async def put(self, choice: PlannerChoice) -> PlannerInfo:
+    async def put(self, choice: PlannerChoice) -> Replaced:
+        """Replace planner and memory plan. If that fails, both are as before."""
         memory = await asyncio.to_thread(self.planned, choice)
-        before, self._ledger.decision = self._ledger.decision, memory  # models that come meanwhile see it
+        before, self._ledger.decision = self._ledger.decision, memory  # for models that are loaded meanwhile
         try:
-            info = await self.planner_pool.put(_expect(choice), self._loader(choice, memory))
-        except BaseException:
+            entry = await self.host.put(PlannerEntry(_expect(choice), self._loader(choice, memory)))
+        except AceStepError:
             self._ledger.decision = before
             raise
-        self.choice = choice
-        return info
+        replaced, self._choice = Replaced(self._choice, before, entry), choice
+        return replaced
+
+    async def restore(self, before: Replaced) -> None:
+        """Undo a `put`. Raises StageStuckError if a thread is stuck; then nothing changes."""
+        await self.host.restore(before.entry)
+        self._ledger.decision, self._choice = before.memory, before.choice
 
     def _loader(self, choice: PlannerChoice, memory: Decision | None) -> LoadPlanner:
         settings, plan = self._settings, memory.plan if memory else None
@@ -145,47 +144,35 @@ class DevicePlanner:
 
 
 class PlannerManager:
-    """See `PlannerKeeper`: all devices have the same planner."""
+    """See `PlannerKeeper`. All devices have the same planner.
+
+    A replacement that has begun is finished, or undone on all devices: it runs in a task of the manager, and
+    a caller that is cancelled only stops waiting for it.
+    """
 
     def __init__(
-        self, settings: Settings, dit: str, device_planners: Sequence[DevicePlanner], changed: Changed
+        self, settings: Settings, dit: str, devices: Sequence[DevicePlanner], changed: Changed
     ) -> None:
-        """`dit` is the default model's name, by which a planner is chosen that was not named."""
+        """`dit` is the default model's name, which decides on the default planner."""
         self._settings = settings
         self._dit = dit
-        self._device_planners = tuple(device_planners)
+        self._devices = tuple(devices)
         self._changed = changed
+        self._turn = asyncio.Lock()  # one replacement at a time
+        self._replacements: set[asyncio.Task[PlannerInfo]] = set()
+        executor = ThreadPoolExecutor(1, thread_name_prefix="fetch-planner")
+        self._download_watchdog = Watchdog(settings.stage_timeout)  # its own: a stuck download stops no song
+        self._download = WatchedThread(executor, self._download_watchdog)
 
     async def check(self, name: str | None) -> None:
-        if not self._is_there(name):
+        if not self._has(name):
             await asyncio.to_thread(self._choose, name)
 
     async def put(self, name: str | None) -> PlannerInfo:
-        if self._is_there(name):
-            for device_planner in self._device_planners:
-                async with device_planner.planner_pool.borrow():  # it may be on its way
-                    pass
-            return self._info
-        self._check_threads()
-        choice = await asyncio.to_thread(self._choose, name)
-        if choice.folder is None and any(
-            device_planner.planner_pool.info().is_usable for device_planner in self._device_planners
-        ):
-            choice = await self._device_planners[0].fetched(choice)
-        before, done = self._memories, []
-        try:
-            for device_planner in self._device_planners:
-                old = device_planner.choice
-                await device_planner.put(choice)
-                done.append((device_planner, old))
-        except AceStepError:
-            for device_planner, old in done:
-                if old.name:
-                    await device_planner.put(old)
-            raise
-        if self._memories != before:
-            self._changed(self._memories)
-        return self._info
+        task = asyncio.create_task(self._put(name))
+        self._replacements.add(task)
+        task.add_done_callback(self._replacements.discard)
+        return await asyncio.shield(task)
 
     async def reload(self) -> tuple[str, ...]:
         self._check_threads()
@@ -193,21 +180,64 @@ class PlannerManager:
             return ()
         return ((await self.put(self._info.name)).name,)
 
+    async def close(self) -> None:
+        """Begin nothing more. Before the hosts are closed."""
+        for task in self._replacements:
+            task.cancel()
+        self._download.close()
+
+    async def _put(self, name: str | None) -> PlannerInfo:
+        async with self._turn:
+            if self._has(name):
+                for device in self._devices:
+                    async with device.host.borrow():  # it may be loading
+                        pass
+                return self._info
+            self._check_threads()
+            choice = await asyncio.to_thread(self._choose, name)
+            if choice.folder is None and any(device.host.info().is_usable for device in self._devices):
+                choice = await self._fetched(choice)  # before the one that works leaves memory
+            await self._replace(choice)
+            return self._info
+
+    async def _fetched(self, choice: PlannerChoice) -> PlannerChoice:
+        """The planner, downloaded. Raises StageStuckError if no more bytes come."""
+        self._download_watchdog.check()
+        work = partial(_fetch, choice, self._settings, OnLoading(_log_progress, self._download.beat))
+        return replace(choice, folder=await self._download.run(f"download {choice.name}", work))
+
+    async def _replace(self, choice: PlannerChoice) -> None:
+        """Replace the planner on all devices, or on none."""
+        before, done = self._memories, list[tuple[DevicePlanner, Replaced]]()
+        try:
+            for device in self._devices:
+                done.append((device, await device.put(choice)))
+        except AceStepError:
+            for device, replaced in done:
+                try:
+                    await device.restore(replaced)
+                except StageStuckError as error:
+                    log.error("One device keeps the planner %s. %s", choice.name, error)
+            raise
+        finally:
+            if self._memories != before:
+                self._changed(self._memories)
+
     @property
     def _memories(self) -> tuple[Decision | None, ...]:
-        return tuple(device_planner.memory for device_planner in self._device_planners)
+        return tuple(device.memory for device in self._devices)
 
     @property
     def _info(self) -> PlannerInfo:
-        return self._device_planners[0].planner_pool.info()
+        return self._devices[0].host.info()
 
     def _check_threads(self) -> None:
-        for device_planner in self._device_planners:
-            device_planner.check()
+        for device in self._devices:
+            device.check()
 
-    def _is_there(self, name: str | None) -> bool:
-        infos = [device_planner.planner_pool.info() for device_planner in self._device_planners]
-        # One that keeps to what cannot be done without it becomes one that fills in as well.
+    def _has(self, name: str | None) -> bool:
+        """Whether all devices have this planner. One that is used only if needed is not enough."""
+        infos = [device.host.info() for device in self._devices]
         return all(info.fills_in and name in (None, info.name) for info in infos)
 
     def _choose(self, name: str | None) -> PlannerChoice:
@@ -230,11 +260,11 @@ class PlannerManager:
                 partial(room_for_planner, settings, gpu_memory_gb),
                 partial(any_reachable, settings.download_source),
                 lambda documented: on_all_devices(
-                    each.default_planner(documented) for each in self._device_planners
+                    device.default_planner(documented) for device in self._devices
                 ),
             )
-            for device_planner in self._device_planners:
-                device_planner.planned(choice)
+            for device in self._devices:
+                device.planned(choice)
         except CheckpointError as error:
             log.warning("The planner stays as it is. %s", error)
             raise InvalidFieldError(_FIELD, wanted, allowed) from error

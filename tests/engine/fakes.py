@@ -20,8 +20,7 @@ from acestep.domain.song import AudioClip, Progress, SongPlan, SongRequest, is_i
 from acestep.engine.engine import Engine
 from acestep.engine.idle import IdlePolicy
 from acestep.engine.model_manager import PRIMARY, ModelManager, Slot
-from acestep.engine.planner_host import PlannerHost
-from acestep.engine.planner_pool import PlannerPool
+from acestep.engine.planner_host import LoadPlanner, PlannerEntry, PlannerHost
 from acestep.engine.renderer import Cancelled, Load, Loaded, OnFraction, OnStep
 from acestep.engine.write import SongWriter
 from acestep.errors import JobCancelledError, UntimedLyricsError
@@ -142,6 +141,15 @@ def loads(renderer: FakeRenderer, info: ModelInfo = INFO) -> Load:
     return lambda on_loading: Loaded(replace(info, state="ready"), renderer)
 
 
+def planner_host(
+    info: PlannerInfo | None = None,
+    load: LoadPlanner | None = None,
+    idle_policy: IdlePolicy | None = None,
+) -> PlannerHost:
+    info = info or PlannerInfo(detail="This test has no planner.")
+    return PlannerHost(PlannerEntry(info, load), idle_policy=idle_policy)
+
+
 @asynccontextmanager
 async def running(
     files: AudioStore,
@@ -150,9 +158,9 @@ async def running(
     host: PlannerHost | None = None,
     idle_policy: IdlePolicy | None = None,
 ):
-    host = host or PlannerHost(PlannerInfo(detail="Nobody plans in this test."))
+    host = host or planner_host()
     model_manager = ModelManager({PRIMARY: Slot(info, load)}, idle_policy=idle_policy)
-    engine = Engine(model_manager, SongWriter(files, mp3_bitrate=128), PlannerPool(host), idle_policy)
+    engine = Engine(model_manager, SongWriter(files, mp3_bitrate=128), host, idle_policy)
     await engine.start()
     try:
         yield engine

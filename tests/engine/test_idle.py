@@ -16,7 +16,17 @@ from acestep.engine.planner_host import LoadedPlanner, PlannerHost
 from acestep.engine.renderer import Loaded, OnLoading
 from acestep.errors import CheckpointError, ModelUnavailableError
 from acestep.files import AudioStore
-from tests.engine.fakes import INFO, FakeRenderer, loads, request, running, unheard, until, wanted
+from tests.engine.fakes import (
+    INFO,
+    FakeRenderer,
+    loads,
+    planner_host,
+    request,
+    running,
+    unheard,
+    until,
+    wanted,
+)
 from tests.engine.test_model_manager import BASE, SFT, TURBO, Folder, opened, states
 from tests.engine.test_planning import MODEL, THINKING
 from tests.planner.fakes import WalkingModel
@@ -163,7 +173,7 @@ def planner_desk(idle_policy: IdlePolicy, rendered: list[weakref.ref[WalkingMode
         rendered.append(weakref.ref(model))
         return LoadedPlanner(model, "toy")
 
-    return PlannerHost(PlannerInfo("acestep-5Hz-lm-toy", "loading"), load, idle_policy=idle_policy)
+    return planner_host(PlannerInfo("acestep-5Hz-lm-toy", "loading"), load, idle_policy=idle_policy)
 
 
 class TestPlanner:
@@ -199,7 +209,7 @@ class TestPlanner:
         await host.close()
 
     async def test_one_that_is_there_if_needed_alone_comes_at_the_first_request(self):
-        host = PlannerHost(
+        host = planner_host(
             PlannerInfo("toy", "loading", only_if_needed=True),
             lambda _: LoadedPlanner(WalkingModel(), "toy"),
         )
@@ -220,7 +230,7 @@ class TestPlanner:
                 raise CheckpointError("No room.")
             return LoadedPlanner(WalkingModel(), "toy")
 
-        host = PlannerHost(PlannerInfo("toy", "loading"), load, idle_policy=SOON)
+        host = planner_host(PlannerInfo("toy", "loading"), load, idle_policy=SOON)
         await host.start()
         await until(lambda: host.info().state == "on_disk")
         with pytest.raises(Exception, match="No room"):

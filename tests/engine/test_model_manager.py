@@ -10,19 +10,17 @@ from dataclasses import replace
 
 import pytest
 
-from acestep.domain.models import ModelInfo, PlannerInfo
+from acestep.domain.models import ModelInfo
 from acestep.engine.batching import PATIENCE
 from acestep.engine.engine import Engine
 from acestep.engine.idle import IdlePolicy
 from acestep.engine.model_manager import PRIMARY, ModelManager, Slot
-from acestep.engine.planner_host import PlannerHost
-from acestep.engine.planner_pool import PlannerPool
 from acestep.engine.renderer import Loaded, OnLoading
 from acestep.engine.write import SongWriter
 from acestep.errors import CheckpointError, InvalidFieldError, ModelUnavailableError
 from acestep.files import AudioStore
 from acestep.limits import BASE_TASKS, TURBO_TASKS
-from tests.engine.fakes import INFO, FakeRenderer, request, unheard, until, wanted
+from tests.engine.fakes import INFO, FakeRenderer, planner_host, request, unheard, until, wanted
 from tests.engine.fakes import PATIENCE as SECONDS
 
 TURBO = replace(
@@ -83,7 +81,7 @@ async def working(files: AudioStore, model_manager: ModelManager) -> AsyncIterat
     engine = Engine(
         model_manager,
         SongWriter(files, 128),
-        PlannerPool(PlannerHost(PlannerInfo(detail="Nobody plans here."))),
+        planner_host(),
     )
     await engine.start()
     try:

@@ -22,8 +22,7 @@ from acestep.domain.models import PlannerInfo
 from acestep.domain.song import AnalysisOptions, AudioClip, DraftRequest, Song, SongRequest, TaskOptions
 from acestep.engine.engine import Engine
 from acestep.engine.model_manager import PRIMARY, ModelManager, Slot
-from acestep.engine.planner_host import LoadedPlanner, PlannerHost
-from acestep.engine.planner_pool import PlannerPool
+from acestep.engine.planner_host import LoadedPlanner
 from acestep.engine.renderer import Loaded
 from acestep.engine.torch_models import TorchRenderer, load_model
 from acestep.engine.write import SongWriter
@@ -31,7 +30,7 @@ from acestep.errors import NotEnoughMemoryError
 from acestep.files import AudioStore
 from acestep.limits import BASE_TASKS
 from acestep.planner.language_model import StepOutput
-from tests.engine.fakes import RATE, FakeRenderer, loads, request, running, unheard, wanted
+from tests.engine.fakes import RATE, FakeRenderer, loads, planner_host, request, running, unheard, wanted
 from tests.engine.test_planning import GIVEN, MODEL, THINKING
 from tests.engine.test_torch_models import EXPECTED, write_checkpoint, write_oobleck
 from tests.planner.fakes import WalkingModel
@@ -132,11 +131,11 @@ def scarce() -> Scarce:
 @asynccontextmanager
 async def hungry(files: AudioStore, scarce: Scarce) -> AsyncIterator[tuple[Engine, ScarceRenderer]]:
     renderer, info = ScarceRenderer(scarce), replace(MODEL, tasks=BASE_TASKS)
-    host = PlannerHost(
+    host = planner_host(
         PlannerInfo("toy", "loading"), lambda on_loading: LoadedPlanner(ScarceModel(scarce), "toy")
     )
     model_manager = ModelManager({PRIMARY: Slot(info, loads(renderer, info))})
-    engine = Engine(model_manager, ScarceWriter(files, scarce), PlannerPool(host))
+    engine = Engine(model_manager, ScarceWriter(files, scarce), host)
     await engine.start()
     await engine.wait_ready()
     try:

@@ -10,7 +10,7 @@ import pytest
 from acestep.domain.models import PlannerInfo
 from acestep.domain.song import Draft, DraftRequest, Metadata
 from acestep.engine.idle import IdlePolicy
-from acestep.engine.planner_host import LoadedPlanner, LoadPlanner, PlannerHost
+from acestep.engine.planner_host import LoadedPlanner, PlannerEntry, PlannerHost
 from acestep.engine.renderer import OnLoading
 from acestep.engine.threads import Watchdog
 from acestep.errors import (
@@ -24,13 +24,23 @@ from acestep.errors import (
 from acestep.files import AudioStore
 from acestep.planner.language_model import StepOutput
 from acestep.planner.planner import Watch
-from tests.engine.fakes import PATIENCE, FakeRenderer, loads, request, running, unheard, until, wanted
+from tests.engine.fakes import (
+    PATIENCE,
+    FakeRenderer,
+    loads,
+    planner_host,
+    request,
+    running,
+    unheard,
+    until,
+    wanted,
+)
 from tests.engine.test_planning import MODEL, PLAIN, THINKING, host
 from tests.planner.fakes import WalkingModel, read
 from tests.planner.test_loop import GatedModel
 
 
-async def test_who_sits_there_is_known_once_loaded() -> None:
+async def test_the_backend_is_known_once_loaded() -> None:
     at_work = host(WalkingModel())
     assert at_work.info() == PlannerInfo("acestep-5Hz-lm-toy", "loading")
     await at_work.start()
@@ -40,8 +50,8 @@ async def test_who_sits_there_is_known_once_loaded() -> None:
     await at_work.close()
 
 
-async def test_an_empty_desk_says_why() -> None:
-    empty = PlannerHost(PlannerInfo(detail="Set ACESTEP_INIT_LLM."))
+async def test_an_absent_planner_says_why() -> None:
+    empty = planner_host(PlannerInfo(detail="Set ACESTEP_INIT_LLM."))
     await empty.start()
     assert not empty.info().is_usable
     with pytest.raises(PlannerUnavailableError, match="Set ACESTEP_INIT_LLM"):
@@ -59,7 +69,7 @@ async def test_an_engine_drafts(files: AudioStore) -> None:
         assert await engine.draft(asked, wanted) == draft
 
 
-async def test_a_file_is_heard_as_codes_before_it_is_understood(files: AudioStore, tmp_path: Path) -> None:
+async def test_a_file_is_encoded_before_it_is_understood(files: AudioStore, tmp_path: Path) -> None:
     model = WalkingModel()
     recording = tmp_path / "recording"
     recording.write_bytes(bytes([7, 3] * 30))  # what the fake renderer hears in it
@@ -70,13 +80,13 @@ async def test_a_file_is_heard_as_codes_before_it_is_understood(files: AudioStor
 
 
 class Swapping:
-    """A desk with a planner, and another to put there."""
+    """A host with a planner, and others to replace it."""
 
     def __init__(self) -> None:
         self.host = host(WalkingModel())
         self.loads: list[str] = []
 
-    def other(self, name: str = "other", reason: str = "") -> tuple[PlannerInfo, LoadPlanner]:
+    def other(self, name: str = "other", reason: str = "") -> PlannerEntry:
         def load(_: OnLoading) -> LoadedPlanner:
             self.loads.append(name)
             if reason:
@@ -85,7 +95,11 @@ class Swapping:
             model.name = name
             return LoadedPlanner(model, "toy")
 
-        return PlannerInfo(name, "loading"), load
+        return PlannerEntry(PlannerInfo(name, "loading"), load)
+
+    async def put(self, name: str = "other", reason: str = "") -> PlannerInfo:
+        await self.host.put(self.other(name, reason))
+        return self.host.info()
 
 
 @pytest.fixture
@@ -96,10 +110,10 @@ async def swapping() -> AsyncIterator[Swapping]:
     await there.host.close()
 
 
-async def test_another_planner_comes_when_the_texts_of_the_first_have_ended(swapping: Swapping) -> None:
+async def test_a_replacement_waits_for_texts_that_are_being_generated(swapping: Swapping) -> None:
     at_work = swapping.host
     async with at_work.borrow() as planner:
-        putting = asyncio.create_task(at_work.put(*swapping.other()))
+        putting = asyncio.create_task(swapping.put())
         await asyncio.sleep(0.01)
         later = asyncio.create_task(named(at_work))
         await asyncio.sleep(0.01)
@@ -107,15 +121,15 @@ async def test_another_planner_comes_when_the_texts_of_the_first_have_ended(swap
         draft = await planner.draft(DraftRequest("format", caption="a song", metadata=Metadata(bpm=90)))
         assert draft.metadata.bpm == 90
     assert await putting == PlannerInfo("other", "ready", "", "toy")
-    assert await later == "other", "who came meanwhile waited for it"
+    assert await later == "other", "it was queued behind the replacement"
     assert at_work.info().name == "other"
 
 
-async def test_where_it_cannot_be_loaded_the_first_comes_again(swapping: Swapping) -> None:
+async def test_if_loading_fails_the_first_is_loaded_again(swapping: Swapping) -> None:
     at_work = swapping.host
     assert await named(at_work) == "acestep-5Hz-lm-toy"
     async with at_work.borrow():
-        putting = asyncio.create_task(at_work.put(*swapping.other(reason="a tensor is missing")))
+        putting = asyncio.create_task(swapping.put(reason="a tensor is missing"))
         await asyncio.sleep(0.01)
         later = asyncio.create_task(named(at_work))
         await asyncio.sleep(0.01)
@@ -123,36 +137,57 @@ async def test_where_it_cannot_be_loaded_the_first_comes_again(swapping: Swappin
         await putting
     assert await later == "acestep-5Hz-lm-toy"
     assert at_work.info().state == "ready"
-    assert (await at_work.put(*swapping.other("third"))).name == "third"
+    assert (await swapping.put("third")).name == "third"
 
 
-async def test_an_empty_desk_gets_a_planner() -> None:
-    empty, swapping = PlannerHost(PlannerInfo(detail="Set ACESTEP_INIT_LLM.")), Swapping()
-    await empty.start()
-    with pytest.raises(ModelUnavailableError, match="no"):
-        await empty.put(*swapping.other(reason="no"))
-    assert empty.info().detail == "Set ACESTEP_INIT_LLM."
+async def test_an_absent_planner_is_replaced(swapping: Swapping) -> None:
+    absent = planner_host(PlannerInfo(detail="Set ACESTEP_INIT_LLM."))
+    await absent.start()
+    with pytest.raises(ModelUnavailableError, match="a tensor is missing"):
+        await absent.put(swapping.other(reason="a tensor is missing"))
+    assert absent.info() == PlannerInfo(detail="Set ACESTEP_INIT_LLM.")
     with pytest.raises(PlannerUnavailableError, match="Set ACESTEP_INIT_LLM"):
-        await named(empty)
-    assert (await empty.put(*swapping.other())).state == "ready"
-    assert await named(empty) == "other"
-    await empty.close()
+        await named(absent)
+    before = await absent.put(swapping.other())
+    assert (absent.info().state, await named(absent)) == ("ready", "other")
+    await absent.restore(before)
+    assert absent.info() == PlannerInfo(detail="Set ACESTEP_INIT_LLM.")
+    with pytest.raises(PlannerUnavailableError, match="Set ACESTEP_INIT_LLM"):
+        await named(absent)
+    await absent.close()
 
 
-async def test_one_after_the_other(swapping: Swapping) -> None:
+async def test_a_restored_planner_is_loaded_again(swapping: Swapping) -> None:
+    assert await named(swapping.host) == "acestep-5Hz-lm-toy"
+    before = await swapping.host.put(swapping.other())
+    async with swapping.host.borrow() as planner:
+        restoring = asyncio.create_task(swapping.host.restore(before))
+        await asyncio.sleep(0.01)
+        assert planner.name == "other" and not restoring.done()
+    await restoring
+    assert swapping.host.info().state == "loading"
+    assert await named(swapping.host) == "acestep-5Hz-lm-toy"
+
+
+async def test_replacements_take_turns(swapping: Swapping) -> None:
     names = ["a", "b", "c"]
-    infos = await asyncio.gather(*(swapping.host.put(*swapping.other(name)) for name in names))
-    assert [info.name for info in infos] == swapping.loads == names
+    replaced = await asyncio.gather(*(swapping.host.put(swapping.other(name)) for name in names))
+    assert [entry.info.name for entry in replaced] == ["acestep-5Hz-lm-toy", "a", "b"]
+    assert swapping.loads == names
     assert await named(swapping.host) == "c"
 
 
-async def test_a_client_that_left_does_not_stop_it_half_way(swapping: Swapping) -> None:
-    async with swapping.host.borrow():
-        putting = asyncio.create_task(swapping.host.put(*swapping.other()))
+async def test_a_request_that_is_cancelled_while_the_planner_drains_leaves_it_in_memory(
+    swapping: Swapping,
+) -> None:
+    async with swapping.host.borrow() as planner:
+        putting = asyncio.create_task(swapping.put())
         await asyncio.sleep(0.01)
         putting.cancel()
-        await asyncio.sleep(0.01)
-    assert await named(swapping.host) == "other"
+        await asyncio.wait([putting])
+        assert (planner.name, swapping.loads) == ("acestep-5Hz-lm-toy", [])
+    assert swapping.host.info().state == "ready"
+    assert await named(swapping.host) == "acestep-5Hz-lm-toy"
 
 
 SILENCE = 0.8  # seconds that a stage may be silent; a busy machine holds up what is not stuck for less
@@ -160,7 +195,7 @@ FORMAT = DraftRequest("format", caption="a song", metadata=Metadata(bpm=90))
 
 
 class Stuck:
-    """A desk whose planner takes no step until it is let, and which loads others when `go_on` is set."""
+    """A host whose planner takes no step until the test lets it, and that loads while `go_on` is set."""
 
     def __init__(self) -> None:
         self.model = GatedModel()
@@ -168,10 +203,9 @@ class Stuck:
         self.go_on.set()
         self.loads: list[str] = []
         self.watchdog = Watchdog(SILENCE)
-        info, load = self.planner("first", self.model)
-        self.host = PlannerHost(info, load, idle_policy=IdlePolicy(self.watchdog))
+        self.host = PlannerHost(self.planner("first", self.model), idle_policy=IdlePolicy(self.watchdog))
 
-    def planner(self, name: str, model: WalkingModel | None = None) -> tuple[PlannerInfo, LoadPlanner]:
+    def planner(self, name: str, model: WalkingModel | None = None) -> PlannerEntry:
         there = model or WalkingModel()
         there.name = name
 
@@ -180,7 +214,7 @@ class Stuck:
             assert self.go_on.wait(PATIENCE)
             return LoadedPlanner(there, "toy")
 
-        return PlannerInfo(name, "loading"), load
+        return PlannerEntry(PlannerInfo(name, "loading"), load)
 
     async def draft(self) -> Draft:
         return await self.host.draft(FORMAT, 600.0, Watch())
@@ -198,9 +232,9 @@ async def stuck() -> AsyncIterator[Stuck]:
 
 
 class TestStuck:
-    async def test_who_waits_for_a_planner_that_does_not_come_hears_so(self, stuck: Stuck) -> None:
+    async def test_a_request_fails_if_loading_is_stuck(self, stuck: Stuck) -> None:
         assert await named(stuck.host) == "first"
-        await stuck.host.leave()
+        await stuck.host._leave()
         stuck.go_on.clear()
         with pytest.raises(StageStuckError, match="Stage load first made no progress"):
             await named(stuck.host)
@@ -215,46 +249,48 @@ class TestStuck:
             await stuck.draft()
         with pytest.raises(StageStuckError, match=r"Stage plan .* restart the server"):
             async with asyncio.timeout(SILENCE / 2):
-                await stuck.host.put(*stuck.planner("other"))
+                await stuck.host.put(stuck.planner("other"))
         assert (stuck.host.info().name, stuck.host.info().state) == ("first", "ready")
         stuck.model.let(10_000)
         await until(lambda: not stuck.watchdog.trouble())
         assert (await stuck.draft()).metadata.bpm == 90
         assert stuck.loads == ["first"]
-        assert (await stuck.host.put(*stuck.planner("other"))).name == "other"
+        await stuck.host.put(stuck.planner("other"))
+        assert await named(stuck.host) == "other"
 
-    @pytest.mark.parametrize("left", [False, True], ids=["somebody waits", "nobody waits any more"])
-    async def test_one_that_gets_stuck_before_it_is_replaced_stays(self, stuck: Stuck, left: bool) -> None:
+    @pytest.mark.parametrize("left", [False, True], ids=["request waits", "request cancelled"])
+    async def test_a_planner_that_gets_stuck_first_is_not_replaced(self, stuck: Stuck, left: bool) -> None:
         writing = asyncio.create_task(stuck.draft())
         await until(lambda: stuck.model.entered > 0)
         if left:
             writing.cancel()
         with pytest.raises(StageStuckError, match="Stage plan"):
             async with asyncio.timeout(PATIENCE / 2):
-                await stuck.host.put(*stuck.planner("other"))
+                await stuck.host.put(stuck.planner("other"))
         await asyncio.wait([writing])
         assert await named(stuck.host) == "first"
         assert stuck.loads == ["first"]
 
-    async def test_a_step_that_nobody_waits_for_ends_before_another_planner_comes(self, stuck: Stuck) -> None:
+    async def test_a_replacement_waits_for_the_step_of_a_cancelled_request(self, stuck: Stuck) -> None:
         writing = asyncio.create_task(stuck.draft())
         await until(lambda: stuck.model.entered > 0)
         writing.cancel()
-        putting = asyncio.create_task(stuck.host.put(*stuck.planner("other")))
+        putting = asyncio.create_task(stuck.host.put(stuck.planner("other")))
         await asyncio.sleep(0.1)
         assert not putting.done() and stuck.host.info().name == "first"
         stuck.model.let(10_000)
-        assert (await putting).name == "other"
+        await putting
+        assert await named(stuck.host) == "other"
 
-    async def test_where_another_does_not_come_the_first_is_wanted_again(self, stuck: Stuck) -> None:
+    async def test_if_loading_is_stuck_the_first_is_queued_again(self, stuck: Stuck) -> None:
         assert await named(stuck.host) == "first"
         stuck.go_on.clear()
-        putting = asyncio.create_task(stuck.host.put(*stuck.planner("other")))
+        putting = asyncio.create_task(stuck.host.put(stuck.planner("other")))
         with pytest.raises(StageStuckError, match="Stage load other"):
             await putting
         waiting = asyncio.create_task(named(stuck.host))
         await asyncio.sleep(SILENCE)
-        assert not waiting.done(), "who waits behind it is not failed"
+        assert not waiting.done(), "a request behind the stuck load does not fail"
         stuck.go_on.set()
         assert await waiting == "first"
         assert stuck.loads == ["first", "other", "first"]
@@ -272,12 +308,12 @@ class FragileModel(WalkingModel):
 
 
 class Fragile:
-    """A desk whose planner may break; `models` are those that were loaded."""
+    """A host whose planner may break. `models` are those that were loaded."""
 
     def __init__(self) -> None:
         self.models: list[FragileModel] = []
         self.reason = ""
-        self.host = PlannerHost(PlannerInfo("fragile", "loading"), self._load)
+        self.host = planner_host(PlannerInfo("fragile", "loading"), self._load)
 
     async def draft(self) -> Draft:
         asked = DraftRequest("format", caption="a song", metadata=Metadata(bpm=90), seed=3)
@@ -303,7 +339,7 @@ async def fragile() -> AsyncIterator[Fragile]:
 
 
 class TestFailed:
-    """A language model that fails at its work, as an engine does that has died."""
+    """A step of the language model raises, as the steps of a dead vLLM engine do."""
 
     async def test_a_planner_that_failed_is_loaded_again_for_the_next_request(self, fragile: Fragile) -> None:
         first = await fragile.draft()
@@ -315,18 +351,16 @@ class TestFailed:
         assert fragile.host.info().detail == (
             "The language model failed: the engine is dead. It is loaded again when a request needs it."
         )
-        assert (fragile.models[0].closed, len(fragile.models)) == (1, 1), "nobody has asked for it yet"
+        assert (fragile.models[0].closed, len(fragile.models)) == (1, 1), "no request needs it yet"
         assert await fragile.draft() == first
         assert (len(fragile.models), fragile.host.info().detail) == (2, "")
 
-    async def test_all_that_it_wrote_fails_at_once_and_who_comes_meanwhile_waits(
-        self, fragile: Fragile
-    ) -> None:
+    async def test_all_texts_fail_at_once_and_later_requests_wait(self, fragile: Fragile) -> None:
         async with fragile.host.borrow() as planner:
             fragile.models[0].broken = RuntimeError("the engine is dead")
             failed = await asyncio.gather(*(fragile.draft() for _ in range(3)), return_exceptions=True)
             assert {type(each) for each in failed} == {PlannerError}
-            with pytest.raises(PlannerError, match="the engine is dead"):  # which has been told it before
+            with pytest.raises(PlannerError, match="the engine is dead"):  # again, for a borrower
                 await planner.draft(DraftRequest("format", caption="a song"))
             later = asyncio.create_task(fragile.draft())
             await asyncio.sleep(0.01)
@@ -334,9 +368,7 @@ class TestFailed:
         assert (await later).metadata.bpm == 90
         assert len(fragile.models) == 2
 
-    async def test_one_that_does_not_come_again_says_why_and_is_tried_each_time(
-        self, fragile: Fragile
-    ) -> None:
+    async def test_if_it_cannot_be_loaded_again_each_request_tries(self, fragile: Fragile) -> None:
         fragile.models[0].broken = RuntimeError("the engine is dead")
         fragile.reason = "the driver is gone"
         with pytest.raises(PlannerError):
@@ -347,7 +379,7 @@ class TestFailed:
         fragile.reason = ""
         assert (await fragile.draft()).metadata.bpm == 90
 
-    async def test_want_of_memory_passes_without_loading(self, fragile: Fragile) -> None:
+    async def test_out_of_memory_does_not_reload_it(self, fragile: Fragile) -> None:
         fragile.models[0].broken = MemoryError()
         with pytest.raises(NotEnoughMemoryError):
             await fragile.draft()

@@ -32,7 +32,17 @@ from acestep.errors import CheckpointError, JobCancelledError, PlannerError, Pla
 from acestep.files import AudioStore
 from acestep.limits import BASE_TASKS
 from acestep.synthesizer.prompts import HINTED_INSTRUCTION, TEXT2MUSIC_INSTRUCTION
-from tests.engine.fakes import INFO, PATIENCE, FakeRenderer, loads, request, running, unheard, wanted
+from tests.engine.fakes import (
+    INFO,
+    PATIENCE,
+    FakeRenderer,
+    loads,
+    planner_host,
+    request,
+    running,
+    unheard,
+    wanted,
+)
 from tests.planner.fakes import CODES, WalkingModel
 
 MODEL = replace(INFO, code_count=CODES)
@@ -48,7 +58,7 @@ def host(model: WalkingModel) -> PlannerHost:
     def load(on_loading: Any) -> LoadedPlanner:
         return LoadedPlanner(model, "toy", "runs on a toy")
 
-    return PlannerHost(PlannerInfo("acestep-5Hz-lm-toy", "loading"), load)
+    return planner_host(PlannerInfo("acestep-5Hz-lm-toy", "loading"), load)
 
 
 @asynccontextmanager
@@ -177,7 +187,7 @@ async def test_a_planner_of_another_model_cannot_sketch(files: AudioStore) -> No
 
 async def test_without_a_planner_what_needs_one_fails_and_the_rest_goes_on(files: AudioStore) -> None:
     async with running(files, loads(FakeRenderer(), MODEL), MODEL) as engine:
-        with pytest.raises(PlannerUnavailableError, match="Nobody plans in this test"):
+        with pytest.raises(PlannerUnavailableError, match="This test has no planner"):
             await engine.run(request(planner=THINKING), unheard, wanted)
         (song,) = await engine.run(request(planner=PlannerOptions()), unheard, wanted)
     assert song.lm_model == ""
@@ -185,7 +195,7 @@ async def test_without_a_planner_what_needs_one_fails_and_the_rest_goes_on(files
 
 async def test_one_that_is_there_if_needed_alone_fills_nothing_in(files: AudioStore) -> None:
     model = WalkingModel()
-    aside = PlannerHost(
+    aside = planner_host(
         PlannerInfo("toy", "loading", only_if_needed=True), lambda _: LoadedPlanner(model, "toy")
     )
     async with running(files, loads(FakeRenderer(), MODEL), MODEL, aside) as engine:
@@ -210,7 +220,7 @@ async def test_a_planner_that_cannot_be_loaded_says_why(files: AudioStore) -> No
         assert go_on.wait(PATIENCE)
         raise CheckpointError("Its weights are cut short.")
 
-    failing = PlannerHost(PlannerInfo("acestep-5Hz-lm-toy", "loading"), load)
+    failing = planner_host(PlannerInfo("acestep-5Hz-lm-toy", "loading"), load)
     async with running(files, loads(FakeRenderer(), MODEL), MODEL, failing) as engine:
         await engine.wait_ready()
         job = asyncio.create_task(engine.run(request(planner=PlannerOptions()), unheard, wanted))

@@ -16,14 +16,24 @@ from acestep.domain.song import Progress, SongPlan
 from acestep.engine.engine import Engine
 from acestep.engine.idle import IdlePolicy
 from acestep.engine.model_manager import PRIMARY, ModelManager, Slot
-from acestep.engine.planner_host import LoadedPlanner, PlannerHost
-from acestep.engine.planner_pool import PlannerPool
+from acestep.engine.planner_host import LoadedPlanner
 from acestep.engine.renderer import Loaded, OnLoading
 from acestep.engine.threads import Watchdog, WatchedThread
 from acestep.engine.write import SongWriter
 from acestep.errors import JobCancelledError, StageStuckError
 from acestep.files import AudioStore
-from tests.engine.fakes import INFO, PATIENCE, FakeRenderer, loads, request, running, unheard, until, wanted
+from tests.engine.fakes import (
+    INFO,
+    PATIENCE,
+    FakeRenderer,
+    loads,
+    planner_host,
+    request,
+    running,
+    unheard,
+    until,
+    wanted,
+)
 from tests.engine.test_model_manager import BASE, SFT, TURBO, Folder, opened, states
 from tests.engine.test_planning import MODEL, THINKING
 from tests.planner.test_loop import GatedModel
@@ -110,7 +120,7 @@ class TestSongs:
 
 async def test_a_planner_that_is_stuck_fails_its_job(files: AudioStore) -> None:
     model, idle_policy = GatedModel(), IdlePolicy(Watchdog(SILENCE))
-    host = PlannerHost(
+    host = planner_host(
         PlannerInfo("toy", "loading"), lambda on_loading: LoadedPlanner(model, "toy"), idle_policy=idle_policy
     )
     async with running(files, loads(FakeRenderer(), MODEL), MODEL, host, idle_policy) as engine:
@@ -175,8 +185,8 @@ class TestLoading:
     async def test_who_waits_for_a_model_that_does_not_come_hears_so(self, files, folder):
         idle_policy = IdlePolicy(Watchdog(SILENCE))
         model_manager = ModelManager(folder.slots("turbo"), folder, room=2, idle_policy=idle_policy)
-        planner_pool = PlannerPool(PlannerHost(PlannerInfo(detail="Nobody plans here.")))
-        engine = Engine(model_manager, SongWriter(files, 128), planner_pool, idle_policy)
+        host = planner_host()
+        engine = Engine(model_manager, SongWriter(files, 128), host, idle_policy)
         await engine.start()
         await engine.wait_ready()
         folder.go_on.clear()

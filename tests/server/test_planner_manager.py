@@ -1,28 +1,35 @@
-"""Planners that come while the server runs."""
+"""Planners that are replaced, or loaded on demand, while the server runs."""
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from acestep.catalog.checkpoints import choose
 from acestep.catalog.download import Order
 from acestep.catalog.hubs import OnBytes, Pull
-from acestep.catalog.planner_choice import NANO_PLANNER, NANO_PLANNER_FOLDER, PlannerChoice
+from acestep.catalog.planner_choice import NANO_PLANNER, PlannerChoice
 from acestep.device.probes import Probes
+from acestep.domain.models import PlannerInfo
 from acestep.engine.idle import IdlePolicy
-from acestep.engine.threads import Watchdog
-from acestep.errors import InvalidFieldError, ModelUnavailableError, PlannerUnavailableError, StageStuckError
+from acestep.engine.planner_host import HostState, LoadedPlanner
+from acestep.errors import (
+    CheckpointError,
+    InvalidFieldError,
+    ModelUnavailableError,
+    PlannerUnavailableError,
+    StageStuckError,
+)
 from acestep.memory.admission import MemoryLedger
 from acestep.memory.decide import Decision, decide_for_server
 from acestep.server import planner_manager
 from acestep.server.planner_manager import DevicePlanner, PlannerManager
 from acestep.settings.settings import Settings
 from acestep.weights.shared_modules import SharedModules
-from tests.live_server import LiveServer, WarmServer
+from tests.engine.fakes import PATIENCE, until
+from tests.planner.fakes import WalkingModel
 from tests.planner.toy import Toy, rewrite_json, write_toy
 
 GB = 2**30
@@ -45,66 +52,65 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Server:
-    """One device with a planner, if any, and what is heard of its memory plan."""
+    """Devices with a planner each, and the memory plans that the server was told of."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        choice: PlannerChoice = NONE,
-        devices: int = 1,
-        idle_policy: IdlePolicy | None = None,
-    ) -> None:
+    def __init__(self, settings: Settings, choice: PlannerChoice = NONE, devices: int = 1) -> None:
         self.settings = settings
         nano = choose("acestep-nano", settings.checkpoints_dir, lambda: False, lambda: False)
-        self.heard: list[Decision | None] = []
-        self.device_planners = [
+        self.told: list[Decision | None] = []
+        self.devices = [
             DevicePlanner(
                 settings,
                 choice,
                 MemoryLedger(decide_for_server(settings, [nano], choice, PROBES)),
                 SharedModules(),
-                idle_policy or IdlePolicy(),
+                IdlePolicy(),
             )
             for _ in range(devices)
         ]
-        self.planners = PlannerManager(settings, "acestep-nano", self.device_planners, self.hear)
-
-    def hear(self, memories: Sequence[Decision | None]) -> None:
-        self.heard.extend(memories)
+        self.planners = PlannerManager(settings, "acestep-nano", self.devices, self.told.extend)
 
     def states(self) -> list[tuple[str, str]]:
-        return [
-            (device_planner.planner_pool.info().name, device_planner.planner_pool.info().state)
-            for device_planner in self.device_planners
-        ]
+        infos = [device.host.info() for device in self.devices]
+        return [(info.name, info.state) for info in infos]
+
+    async def planners_and_plans(self) -> list[tuple[str, str]]:
+        """The name of each device's planner, by what it writes with, and by its memory plan."""
+        found = []
+        for device in self.devices:
+            async with device.host.borrow() as planner:
+                assert device.memory is not None
+                found.append((planner.name, device.memory.plan.planner))
+        return found
 
     async def __aenter__(self) -> "Server":
-        for device_planner in self.device_planners:
-            await device_planner.planner_pool.start()
+        for device in self.devices:
+            await device.host.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for device_planner in self.device_planners:
-            await device_planner.planner_pool.close()
+        await self.planners.close()
+        for device in self.devices:
+            await device.host.close()
 
 
 def at(folder: Path, **given: object) -> Settings:
     return Settings.load(folder, checkpoints_dir=folder, device="cpu", **given)
 
 
-async def test_a_planner_comes_and_the_memory_plan_has_it(folder: Path) -> None:
+async def test_the_memory_plan_includes_the_new_planner(folder: Path) -> None:
     async with Server(at(folder)) as server:
         info = await server.planners.put("one")
         assert (info.name, info.state, info.backend) == ("one", "ready", "pt")
-        assert [memory.plan.planner for memory in server.heard if memory] == ["one"]
+        assert [memory.plan.planner for memory in server.told if memory] == ["one"]
         assert (await server.planners.put("two")).name == "two"
-        assert [memory.plan.planner for memory in server.heard if memory] == ["one", "two"]
+        assert [memory.plan.planner for memory in server.told if memory] == ["one", "two"]
         assert await server.planners.put(None) == await server.planners.put("two")
-        assert len(server.heard) == 2, "nothing had to be done"
+        assert len(server.told) == 2, "nothing had to be done"
         assert await server.planners.reload() == ()
 
 
-async def test_one_that_is_there_if_needed_alone_becomes_one_that_fills_in(folder: Path) -> None:
+async def test_a_planner_used_only_if_needed_becomes_one_that_fills_in(folder: Path) -> None:
     aside = PlannerChoice("one", folder / "one", only_if_needed=True)
     async with Server(at(folder), aside) as server:
         assert server.states() == [("one", "on_disk")]
@@ -112,38 +118,35 @@ async def test_one_that_is_there_if_needed_alone_becomes_one_that_fills_in(folde
         assert (info.name, info.state, info.fills_in) == ("one", "ready", True)
 
 
-async def test_all_devices_have_the_same(folder: Path) -> None:
+async def test_all_devices_have_the_same_planner(folder: Path) -> None:
     async with Server(at(folder), devices=2) as server:
         await server.planners.put("one")
         assert server.states() == [("one", "ready")] * 2
-        assert len(server.heard) == 2
+        assert len(server.told) == 2
 
 
 @pytest.mark.parametrize("name", ["nobody", "partial", "/etc", "../one", ".", "one/"])
-async def test_what_cannot_be_had_changes_nothing(folder: Path, name: str) -> None:
+async def test_an_unknown_name_changes_nothing(folder: Path, name: str) -> None:
     async with Server(at(folder), PlannerChoice("one", folder / "one")) as server:
         for attempt in (server.planners.check, server.planners.put):
             with pytest.raises(InvalidFieldError, match=f"^lm_model_path: .*{NANO_PLANNER}") as caught:
                 await attempt(name)
             assert str(folder) not in str(caught.value), "clients learn no paths of this machine"
-        async with server.device_planners[0].planner_pool.borrow() as planner:
+        async with server.devices[0].host.borrow() as planner:
             assert planner.name == "one"
-        assert server.heard == []
+        assert server.told == []
 
 
-async def test_what_cannot_be_loaded_leaves_the_one_that_was_there(folder: Path) -> None:
+async def test_if_loading_fails_planner_and_memory_plan_are_as_before(folder: Path) -> None:
     async with Server(at(folder), PlannerChoice("one", folder / "one"), devices=2) as server:
         await server.planners.check("broken")
         with pytest.raises(ModelUnavailableError, match=r"broken could not be loaded: .*shape"):
             await server.planners.put("broken")
-        for device_planner in server.device_planners:
-            async with device_planner.planner_pool.borrow() as planner:
-                assert planner.name == "one"
-            assert device_planner.memory is not None and device_planner.memory.plan.planner == "one"
-        assert server.heard == []
+        assert await server.planners_and_plans() == [("one", "one")] * 2
+        assert server.told == []
 
 
-async def test_none_named_is_the_one_of_the_settings(folder: Path) -> None:
+async def test_without_a_name_the_settings_decide(folder: Path) -> None:
     path = str(folder / "two")
     async with Server(at(folder, lm_model_path=path, init_llm=False)) as server:
         assert (await server.planners.put(None)).name == "two"
@@ -154,11 +157,11 @@ async def test_none_named_is_the_one_of_the_settings(folder: Path) -> None:
         assert (await server.planners.put(None)).name == NANO_PLANNER
 
 
-async def test_one_without_room_is_refused(folder: Path) -> None:
+async def test_a_planner_without_room_is_refused(folder: Path) -> None:
     settings = Settings.load(folder, checkpoints_dir=folder, device="cuda", vram_budget=3)
     server = Server(settings)
     with pytest.raises(InvalidFieldError, match=r"acestep-5Hz-lm-4B.* GB are needed, and there are 3\.00 GB"):
-        server.device_planners[0].planned(PlannerChoice("acestep-5Hz-lm-4B"))
+        server.devices[0].planned(PlannerChoice("acestep-5Hz-lm-4B"))
     await server.planners.check("one")
 
 
@@ -167,7 +170,7 @@ async def test_a_planner_that_failed_is_loaded_again(tmp_path: Path) -> None:
     rewrite_json(config, intermediate_size=32)
     async with Server(at(tmp_path), PlannerChoice("one", tmp_path / "one")) as server:
         with pytest.raises(PlannerUnavailableError):
-            async with server.device_planners[0].planner_pool.borrow():
+            async with server.devices[0].host.borrow():
                 pass
         with pytest.raises(ModelUnavailableError):
             await server.planners.reload()
@@ -178,7 +181,7 @@ async def test_a_planner_that_failed_is_loaded_again(tmp_path: Path) -> None:
 
 
 class SilentHub:
-    """A hub that no byte comes from until it is let."""
+    """A hub that sends no byte until the test lets it."""
 
     address = "a hub"
 
@@ -193,110 +196,183 @@ class SilentHub:
         on_bytes(1)
 
 
-async def test_a_planner_that_is_not_sent_changes_nothing(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hub, far = SilentHub(), PlannerChoice("acestep-5Hz-lm-0.6B")
-    order = Order(far.name, folder / "far", lambda: [hub])
-    monkeypatch.setattr(planner_manager, "order_for", lambda *_: order)
-    idle_policy = IdlePolicy(Watchdog(0.8))
-    async with Server(at(folder), PlannerChoice("one", folder / "one"), idle_policy=idle_policy) as server:
-        (device_planner,) = server.device_planners
-        for _ in range(2):  # at once the second time
+async def test_a_stuck_download_changes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub, name = SilentHub(), "acestep-5Hz-lm-0.6B"
+    monkeypatch.setattr(planner_manager, "any_reachable", lambda _: True)
+    monkeypatch.setattr(planner_manager, "order_for", lambda *_: Order(name, folder / "far", lambda: [hub]))
+    settings = at(folder, stage_timeout=0.8)
+    async with Server(settings, PlannerChoice("one", folder / "one")) as server:
+        for _ in range(2):  # the second fails at once
             with pytest.raises(StageStuckError, match="Stage download acestep-5Hz-lm"):
-                await device_planner.fetched(far)
-        assert not idle_policy.watchdog.trouble(), "songs are made"
-        async with device_planner.planner_pool.borrow() as planner:
-            assert planner.name == "one"
+                await server.planners.put(name)
+        assert await server.planners_and_plans() == [("one", "one")]
         hub.go_on.set()
 
 
-def test_queued_songs_live_through_it(tmp_path: Path) -> None:
-    """Over HTTP: songs wait, planners come and go, and all songs are made."""
-    (tmp_path / "other").symlink_to(NANO_PLANNER_FOLDER)
-    env = {"ACESTEP_CHECKPOINTS_DIR": str(tmp_path), "ACESTEP_INIT_LLM": "false"}
-    song = {"prompt": "a piano", "audio_duration": 10, "inference_steps": 1, "batch_size": 1}
-    with WarmServer(tmp_path / "data", env) as live:
-        waiting = [live.submit(**song)]
-        data = init(live, lm_model_path=NANO_PLANNER)
-        assert (data["loaded_lm_model"], data["llm_initialized"]) == (NANO_PLANNER, True)
-        assert data["loaded_model"] == "acestep-nano"
-        memory = live.client.get("/v1/stats").json()["data"]["memory"]
-        assert memory["lm_model"] == NANO_PLANNER
-        assert "planner" in [part["name"] for part in memory["parts"]]
-        live.wait_ready()
-        waiting += [live.submit(**song, thinking=True) for _ in range(2)]
-        assert init(live, init_llm=True, lm_model_path="other")["loaded_lm_model"] == "other"
-        refused = live.client.post("/v1/init", json={"lm_model_path": "nobody"})
-        assert (refused.status_code, refused.json()["extra"]["field"]) == (422, "lm_model_path")
-        songs = [made for (made,) in live.wait_for(waiting)]
-        assert [made["status"] for made in songs] == [1, 1, 1]
-        assert {made["lm_model"] for made in songs[1:]} <= {NANO_PLANNER, "other"}
-        assert live.client.post("/v1/reinitialize").json()["data"]["reloaded"] == []
-
-
-def test_planners_come_on_demand(tmp_path: Path) -> None:
-    """Over HTTP: each song is planned by who is named, the server's own planner where that is nobody."""
-    other = "acestep-5Hz-lm-0.6B"
-    (tmp_path / other).symlink_to(NANO_PLANNER_FOLDER)
-    env = {"ACESTEP_CHECKPOINTS_DIR": str(tmp_path), "ACESTEP_ON_DEMAND_MODEL_LOAD": "true"}
-    song = {"prompt": "a piano", "audio_duration": 10, "inference_steps": 1, "batch_size": 1}
-    with WarmServer(tmp_path / "data", env) as live:
-        live.wait_ready()
-        names = ["", other, NANO_PLANNER, f"/models/{other}", "nobody"]
-        waiting = [live.submit(**song, thinking=True, lm_model_path=name) for name in names]
-        songs = [made for (made,) in live.wait_for(waiting)]
-        own = NANO_PLANNER
-        assert [made["lm_model"] for made in songs] == [own, other, own, other, own]
-        said = [[each for each in made["warnings"] if "lm_model_path" in each] for made in songs]
-        assert said[:4] == [[]] * 4
-        assert said[4] == [f"lm_model_path: 'nobody' is not loaded here; {NANO_PLANNER} is used instead"]
-        answer = live.client.post("/format_input", json={"prompt": "piano, 70 bpm", "lm_model_path": other})
-        assert answer.json()["data"]["bpm"] == 70
-        listed = live.client.get("/v1/models").json()["data"]
-        assert listed["loaded_lm_model"] == other
-        assert {each["name"]: each["state"] for each in listed["lm_models"]} == {
-            NANO_PLANNER: "on_disk",
-            other: "ready",
-        }
-
-
-async def test_who_has_no_room_does_not_come(folder: Path) -> None:
+async def test_a_planner_without_room_is_not_loaded_on_demand(folder: Path) -> None:
     settings = Settings.load(
         folder, checkpoints_dir=folder, device="cuda", vram_budget=3, on_demand_model_load=True
     )
-    device_planner = Server(settings).device_planners[0]
-    assert device_planner.host("one") is not None
+    device = Server(settings).devices[0]
+    assert device.find("one") is not None
     rewrite_json(write_toy(folder / "huge") / "config.json", num_hidden_layers=4_000_000)
-    assert device_planner.host("huge") is None
+    assert device.find("huge") is None
     for name in ("partial", "nobody", "../one", str(folder / "one")):
-        assert device_planner.host(name) is None
-
-
-def init(live: LiveServer, **fields: object) -> dict[str, Any]:
-    answer = live.client.post("/v1/init", json=fields)
-    assert answer.status_code == 200, answer.text
-    data: dict[str, Any] = answer.json()["data"]
-    return data
+        assert device.find(name) is None
 
 
 @pytest.mark.parametrize(("budget", "name"), [(26, "acestep-5Hz-lm-4B"), (20, "acestep-5Hz-lm-1.7B")])
-async def test_the_one_that_comes_by_itself_is_the_largest_with_room_on_every_device(
+async def test_the_default_planner_is_the_largest_with_room_on_every_device(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: float, name: str
 ) -> None:
     monkeypatch.setattr(planner_manager, "any_reachable", lambda source: False)
     turbo = choose("acestep-v15-turbo", tmp_path, lambda: True, lambda: True)
-    device_planners = []
+    devices = []
     for size in (26, budget):
         settings = Settings.load(
             tmp_path, checkpoints_dir=tmp_path, device="cuda", vram_budget=size, init_llm=False
         )
         ledger = MemoryLedger(decide_for_server(settings, [turbo], NONE, PROBES))
-        device_planners.append(DevicePlanner(settings, NONE, ledger, SharedModules(), IdlePolicy()))
-    planners = PlannerManager(settings, turbo.name, device_planners, lambda memories: None)
+        devices.append(DevicePlanner(settings, NONE, ledger, SharedModules(), IdlePolicy()))
+    planners = PlannerManager(settings, turbo.name, devices, lambda memories: None)
     with pytest.raises(InvalidFieldError):
         await planners.check(None)
     for each in ("0.6B", "1.7B", "4B"):
         write_toy(tmp_path / f"acestep-5Hz-lm-{each}")
     assert (await asyncio.to_thread(planners._choose, None)).name == name
     await planners.check(None)
+
+
+class Loads:
+    """Stands for `load_planner`: models that walk their grammars, by the name of the folder.
+
+    `held` names are loaded once `go_on` is set; `failing` are the loads of a name that fail, the first is 1.
+    """
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.held: set[str] = set()
+        self.failing: set[tuple[str, int]] = set()
+        self.go_on = threading.Event()
+
+    def __call__(self, folder: Path, *_: object) -> LoadedPlanner:
+        name = folder.name
+        self.begun.append(name)
+        times = self.begun.count(name)
+        if name in self.held:
+            assert self.go_on.wait(PATIENCE)
+        if (name, times) in self.failing:
+            raise CheckpointError("A tensor is missing.")
+        model = WalkingModel()
+        model.name = name
+        return LoadedPlanner(model, "toy")
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> Loads:
+    loads = Loads()
+    monkeypatch.setattr("acestep.engine.torch_models.load_planner", loads)
+    return loads
+
+
+@pytest.fixture(params=[1, 2], ids=["one device", "two devices"])
+async def server(folder: Path, loads: Loads, request: pytest.FixtureRequest) -> AsyncIterator[Server]:
+    async with Server(at(folder), PlannerChoice("one", folder / "one"), request.param) as server:
+        assert await server.planners_and_plans() == [("one", "one")] * request.param
+        yield server
+
+
+class TestCancelled:
+    """The client leaves during a replacement: what is loaded and the memory plan agree on every device."""
+
+    async def test_before_it_began(self, server: Server, loads: Loads) -> None:
+        putting = asyncio.create_task(server.planners.put("two"))
+        await cancelled(putting)
+        assert await server.planners_and_plans() == [("one", "one")] * len(server.devices)
+
+    async def test_while_it_waits_for_another(self, server: Server, loads: Loads) -> None:
+        loads.held.add("two")
+        first = asyncio.create_task(server.planners.put("two"))
+        await until(lambda: "two" in loads.begun)
+        second = asyncio.create_task(server.planners.put("one"))
+        await asyncio.sleep(0)
+        await cancelled(second)
+        loads.go_on.set()
+        await first
+        await replaced(server)
+        assert await server.planners_and_plans() == [("one", "one")] * len(server.devices)
+
+    @pytest.mark.parametrize("is_last", [False, True], ids=["first device", "last device"])
+    async def test_while_requests_end(self, server: Server, loads: Loads, is_last: bool) -> None:
+        busy = server.devices[-1 if is_last else 0]
+        async with busy.host.borrow() as planner:
+            putting = asyncio.create_task(server.planners.put("two"))
+            await until(lambda: busy.host.state is HostState.DRAINING)
+            await cancelled(putting)
+            assert planner.name == "one"
+        await replaced(server)
+        assert await server.planners_and_plans() == [("two", "two")] * len(server.devices)
+
+    @pytest.mark.parametrize("failing", [None, 1, 2], ids=["loads", "first load fails", "second load fails"])
+    async def test_while_it_is_loaded(self, server: Server, loads: Loads, failing: int | None) -> None:
+        loads.held.add("two")
+        if failing:
+            loads.failing.add(("two", failing))
+        putting = asyncio.create_task(server.planners.put("two"))
+        await until(lambda: "two" in loads.begun)
+        await cancelled(putting)
+        loads.go_on.set()
+        await replaced(server)
+        number = len(server.devices)
+        name = "one" if failing in range(1, number + 1) else "two"
+        assert await server.planners_and_plans() == [(name, name)] * number
+        assert [memory.plan.planner for memory in server.told if memory] == ["two"] * number * (name == "two")
+        assert (await server.planners.put("one")).name == "one"
+        assert await server.planners_and_plans() == [("one", "one")] * number
+
+    async def test_afterwards(self, server: Server, loads: Loads) -> None:
+        putting = asyncio.create_task(server.planners.put("two"))
+        await replaced(server, begun=putting)
+        putting.cancel()
+        await asyncio.wait([putting])
+        assert await server.planners_and_plans() == [("two", "two")] * len(server.devices)
+
+
+async def test_if_the_second_device_fails_the_first_is_restored(folder: Path, loads: Loads) -> None:
+    loads.failing.add(("two", 2))
+    async with Server(at(folder), NONE, devices=2) as server:
+        with pytest.raises(ModelUnavailableError, match=r"two could not be loaded: A tensor is missing\."):
+            await server.planners.put("two")
+        assert server.states() == [("", "absent")] * 2
+        assert [device.memory and device.memory.plan.planner for device in server.devices] == ["", ""]
+        assert server.told == []
+        assert (await server.planners.put("two")).state == "ready"
+        assert await server.planners_and_plans() == [("two", "two")] * 2
+
+
+async def test_replacements_of_two_clients_do_not_mix(server: Server, loads: Loads) -> None:
+    await asyncio.gather(*(server.planners.put(name) for name in ("two", "one", "two")))
+    assert await server.planners_and_plans() == [("two", "two")] * len(server.devices)
+
+
+async def test_a_server_that_closes_ends_a_replacement(folder: Path, loads: Loads) -> None:
+    loads.held.add("two")
+    async with asyncio.timeout(PATIENCE), Server(at(folder)) as server:
+        putting = asyncio.create_task(server.planners.put("two"))
+        await until(lambda: "two" in loads.begun)
+    await asyncio.wait([putting])
+    assert putting.cancelled()
+    loads.go_on.set()
+
+
+async def cancelled(putting: asyncio.Task[PlannerInfo]) -> None:
+    putting.cancel()
+    await asyncio.wait([putting])
+    assert putting.cancelled()
+
+
+async def replaced(server: Server, begun: asyncio.Task[PlannerInfo] | None = None) -> None:
+    """Return once no replacement is under way."""
+    if begun:
+        await until(lambda: bool(server.planners._replacements))
+    await until(lambda: not server.planners._replacements)

@@ -10,11 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from acestep.domain.models import ModelInfo, PlannerInfo
+from acestep.domain.models import ModelInfo
 from acestep.engine.engine import Engine
 from acestep.engine.model_manager import ModelManager, Slot
-from acestep.engine.planner_host import PlannerHost
-from acestep.engine.planner_pool import PlannerPool
 from acestep.engine.renderer import Loaded, OnLoading
 from acestep.engine.write import SongWriter
 from acestep.files import AudioStore, FileStore
@@ -23,6 +21,7 @@ from acestep.jobs.queue import PATIENCE
 from acestep.jobs.runner import Runner
 from acestep.jobs.store import JobStore
 from acestep.rest.deps import HttpConfig
+from tests.engine.fakes import planner_host
 from tests.engine.test_model_manager import BASE, SFT, TURBO, Folder
 from tests.rest.conftest import FakeWorker, Server
 from tests.rest.conftest import running as answering
@@ -63,7 +62,7 @@ async def serving(tmp_path: Path, strict_model: bool = False) -> AsyncIterator[t
     folder = Watched(TURBO, BASE, SFT, XL)
     folder.model_manager = model_manager = ModelManager(folder.slots("turbo"), folder, ROOM)
     writer = SongWriter(AudioStore(tmp_path / "audio", b"s" * 32), 128)
-    engine = Engine(model_manager, writer, PlannerPool(PlannerHost(PlannerInfo(detail="Nobody plans here."))))
+    engine = Engine(model_manager, writer, planner_host())
     worker = cast(FakeWorker, engine)  # they have the same protocol
     config = HttpConfig(strict_model=strict_model)
     async with answering(tmp_path, config, max_waiting=REQUESTS, worker=worker) as server:
