@@ -1,1 +1,0 @@
-"""The public API: routes, the wire's spelling of things, errors as status codes."""

@@ -1,5 +1,3 @@
-"""The web application: routes, errors and CORS put together."""
-
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -18,7 +16,7 @@ from acestep.rest.wait import JOB_HEADERS
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 LOCAL = "local"
-# Pages on this machine, from any port, and pages opened as files, whose origin is "null".
+# Pages of this machine on any port, and pages opened as files, whose origin is "null".
 LOCAL_ORIGINS = r"null|https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 
@@ -27,15 +25,11 @@ def create_app(
     lifespan: Lifespan | None = None,
     cors_origins: Sequence[str] | None = None,
 ) -> FastAPI:
-    """Return the application.
-
-    A lifespan that builds the services itself hands them over with `deps.provide(app, services)`; then
-    `cors_origins` must be given here, since middleware is fixed before the lifespan runs.
-    """
+    """Without `services` the lifespan must call `deps.provide`; `cors_origins` cannot come later."""
     app = FastAPI(
         title="ACE-Step API",
         version=__version__,
-        description=f"Every path is below `{models.OPENAI_ROOT}` as well; model lists are OpenAI's there.",
+        description=f"Every path also works below `{models.OPENAI_ROOT}`; model lists have OpenAI's shape.",
         lifespan=lifespan,
         responses=ERRORS,
     )

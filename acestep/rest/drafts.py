@@ -1,5 +1,3 @@
-"""From wire requests for drafts to what the planner is asked, and from its drafts to answers."""
-
 from __future__ import annotations
 
 import secrets
@@ -14,7 +12,7 @@ from acestep.rest.response.schemas import DraftAnswer
 
 
 def to_format(task: FormatTask) -> DraftRequest:
-    """Ask for a better caption and lyrics. Raises `InvalidFieldError` where neither was sent."""
+    """Raises `InvalidFieldError` for a request without caption and lyrics."""
     if not (task.prompt.strip() or task.lyrics.strip()):
         raise InvalidFieldError("prompt", task.prompt, "a caption, or else lyrics")
     return DraftRequest(
@@ -34,7 +32,7 @@ def to_format(task: FormatTask) -> DraftRequest:
 
 
 def to_understand(task: UnderstandTask, audio: Path | None) -> DraftRequest:
-    """Ask what a song is. Raises `InvalidFieldError` unless there is one: as audio or as codes."""
+    """Raises `InvalidFieldError` unless the request has either audio or codes."""
     if audio is None and not task.audio_code_string:
         raise InvalidFieldError("src_audio", None, "an audio file, or else audio_code_string")
     if audio is not None and task.audio_code_string:
@@ -54,7 +52,7 @@ def to_understand(task: UnderstandTask, audio: Path | None) -> DraftRequest:
 
 
 def formatted(task: FormatTask, draft: Draft) -> DraftAnswer:
-    """Return a formatted song: of the metadata what the client sent, or else what the planner decided."""
+    """Return the planner's draft; metadata that the client sent wins."""
     answer = understood(draft)
     sent = {
         "bpm": task.bpm,
@@ -69,7 +67,6 @@ def formatted(task: FormatTask, draft: Draft) -> DraftAnswer:
 
 
 def understood(draft: Draft) -> DraftAnswer:
-    """Return what the planner made of a song."""
     decided = draft.metadata
     return DraftAnswer(
         caption=decided.caption or "",

@@ -1,7 +1,4 @@
-"""The one shape of every answer, good or bad.
-
-Which status and text an error has is decided in `rest.errors`.
-"""
+"""The shape of all answers. `rest.errors` decides the status and text of an error."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import json
 import logging
 import time
 from http import HTTPStatus
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -28,49 +25,46 @@ T = TypeVar("T")
 
 
 def now_ms() -> int:
-    """Milliseconds since the epoch."""
     return time.time_ns() // 1_000_000
 
 
 class Envelope(BaseModel, Generic[T]):
-    """A good answer: what was asked for is in `data`."""
+    """An answer; the result is in `data`."""
 
     data: T
     code: int = Field(200, description="The HTTP status.")
-    error: str | None = Field(None, description="What went wrong.")
+    error: str | None = Field(None, description="The error, as a sentence.")
     timestamp: int = Field(default_factory=now_ms, description="Milliseconds since the epoch.")
-    extra: dict[str, Any] | None = None
+    extra: dict[str, object] | None = None
 
 
 class ErrorDetail(BaseModel):
-    """Which field an error is about."""
+    """The field that cannot be used."""
 
     field: str
-    value: Any = Field(None, description="What was sent.")
-    allowed: str | None = Field(None, description="What can be sent.")
+    value: object = Field(None, description="The value that was sent.")
+    allowed: str | None = Field(None, description="The values that can be sent.")
 
 
 class ErrorEnvelope(BaseModel):
-    """A bad answer; `error` and `detail` say the same."""
+    """An error; `error` and `detail` have the same text."""
 
     data: None = None
     code: int = Field(description="The HTTP status.")
-    error: str = Field(description="One sentence that says what to do.")
-    detail: str = Field(description="The same, for clients that read it here.")
+    error: str = Field(description="The error and its remedy, as a sentence.")
+    detail: str = Field(description="The same text, for clients that read this key.")
     timestamp: int = Field(description="Milliseconds since the epoch.")
-    extra: ErrorDetail | None = Field(None, description="The field that the error is about.")
+    extra: ErrorDetail | None = Field(None, description="The field that cannot be used, if there is one.")
 
 
 class Json(JSONResponse):
-    """JSON in readable UTF-8; half surrogate pairs, which UTF-8 has no form for, stay escaped."""
+    """JSON in UTF-8; lone surrogates, which UTF-8 cannot hold, stay escaped."""
 
-    def render(self, content: Any) -> bytes:
-        """Return the bytes of `content`."""
+    def render(self, content: object) -> bytes:
         return json.dumps(content, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")
 
 
 def failure(problem: Problem) -> Json:
-    """Return the answer that tells of `problem`."""
     content = {
         "data": None,
         "code": problem.status,
@@ -83,7 +77,6 @@ def failure(problem: Problem) -> Json:
 
 
 def install(app: FastAPI) -> None:
-    """Make `app` answer every error in the envelope."""
     for kind in (AceStepError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _answer_error)
     app.add_middleware(ErrorGuard)
@@ -97,16 +90,12 @@ async def _answer_error(request: Request, error: Exception) -> Json:
 
 
 class ErrorGuard:
-    """Turns what escapes the handlers into the envelope: unforeseen exceptions, and a library's plain text.
-
-    Plain text comes from the framework itself, for example for a range outside a file.
-    """
+    """Answers unforeseen exceptions, and errors that the framework sends as plain text, in the envelope."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the application on one connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -137,7 +126,6 @@ def _is_bare_error(message: Message) -> bool:
 
 
 def _bare_problem(message: Message) -> Problem:
-    """What a bare error says, less the headers that described its text."""
     kept = {
         name: value
         for name, value in Headers(raw=message["headers"]).items()

@@ -1,11 +1,10 @@
-"""Which HTTP status an error has, and what of it the client may read."""
+"""The HTTP status of each error, and the text that clients may read."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -39,12 +38,12 @@ STATUS: Mapping[type[AceStepError], int] = {
     StageStuckError: 503,
 }
 INTERNAL = "Internal server error"
-# The error itself names a folder of the server, which is for its operator.
-STORAGE = "The server cannot use its storage at the moment; nothing was accepted. Its log says why."
+# The error names a folder of the server, so only the log has it.
+STORAGE = "The server cannot use its storage at the moment; nothing was accepted. Its log has the reason."
 
 
 class InvalidFieldsError(InvalidFieldError):
-    """Several fields cannot be used: the first is `field`, the text names all."""
+    """Several fields cannot be used; `field` is the first, the text names all."""
 
     def __init__(self, errors: Sequence[InvalidFieldError]) -> None:
         first = errors[0]
@@ -53,7 +52,7 @@ class InvalidFieldsError(InvalidFieldError):
 
 
 class StrictError(InvalidFieldError):
-    """The server is strict, and these warnings would have been given."""
+    """Raised instead of warnings on a strict server."""
 
     def __init__(self, warnings: Sequence[str]) -> None:
         super().__init__(warnings[0].partition(":")[0].strip("'\""), None, "")
@@ -62,16 +61,16 @@ class StrictError(InvalidFieldError):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """An error as the client sees it."""
+    """An error as clients read it."""
 
     status: int
     message: str
-    extra: dict[str, Any] | None = None
+    extra: dict[str, object] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
 def problem_of(error: Exception) -> Problem:
-    """Return what to answer for `error`; of what is not meant for clients nothing is told."""
+    """Errors that are not meant for clients become a 500 without details."""
     if isinstance(error, HTTPException):
         return Problem(error.status_code, error.detail, headers=error.headers or {})
     if isinstance(error, RequestValidationError):
@@ -85,11 +84,11 @@ def problem_of(error: Exception) -> Problem:
     return Problem(status, str(error), _extra(error), headers)
 
 
-def _extra(error: Exception) -> dict[str, Any] | None:
+def _extra(error: Exception) -> dict[str, object] | None:
     if isinstance(error, InvalidFieldError):
         value = error.value
         if isinstance(value, float) and not math.isfinite(value):
-            value = str(value)  # JSON has no word for it
+            value = str(value)  # JSON has no such number
         return {"field": error.field, "value": value, "allowed": error.allowed or None}
     if isinstance(error, UnknownModelError):
         return {"field": "model", "value": error.name, "allowed": ", ".join(error.loaded)}
@@ -97,7 +96,7 @@ def _extra(error: Exception) -> dict[str, Any] | None:
 
 
 def _invalid_parameter(error: RequestValidationError) -> Problem:
-    """A query parameter, the only thing that the framework checks for us."""
+    """The framework validates query parameters alone."""
     first = error.errors()[0]
     name = str(first["loc"][-1])
     return Problem(422, f"{name}: {first['msg']}", {"field": name, "value": None, "allowed": None})

@@ -33,14 +33,14 @@ ERRORS: dict[int | str, JsonObject] = {
     for status, description in {
         400: "The body is broken",
         401: "The key is missing or wrong",
-        404: "There is no such thing",
+        404: "It does not exist, or was deleted",
         413: "The body is too large",
-        415: "The body's type is unknown, or a file is not audio",
+        415: "The type of the body is not supported, or a file is not audio",
         422: "A field cannot be used; `extra` names it",
-        429: "The queue is full; `Retry-After` says when to come back",
-        500: "The server failed",
+        429: "The queue is full; `Retry-After` has the seconds to wait",
+        500: "Internal error, or a job that failed",
         503: "A model is not available",
-        504: "The planner, or a song that was waited for, was not there in time",
+        504: "The planner or the song was not finished in time",
     }.items()
 }
 
@@ -114,12 +114,12 @@ CHAT_ANSWERS: dict[int | str, JsonObject] = {
 
 GENERATION_ANSWERS: dict[int | str, JsonObject] = {
     200: {
-        "description": "The song; `X-ACE-Step-Task-Id`, `-Seed` and `-Warnings` (a JSON list) tell of it.",
+        "description": "The song. Headers: `X-ACE-Step-Task-Id`, `-Seed`, `-Warnings` (a JSON list).",
         "content": {"audio/*": {"schema": {"type": "string", "format": "binary"}}},
     },
     202: {
         "model": JobObject,
-        "description": "The job that makes the songs; `Location` is where to ask for it",
+        "description": "The job; `Location` is its address",
     },
 }
 
@@ -131,10 +131,13 @@ BODIES = (
     *(LoadLora, ToggleLora, ScaleLora, InitModel),
 )
 # Fields that stand in a body beside those of its model. An empty value counts as not sent, whatever its type.
-_KEY: JsonObject = {BODY_FIELD: {"description": "The key, where one is set."}}
+_KEY: JsonObject = {BODY_FIELD: {"description": "The API key, if the server has one."}}
 _NESTS: JsonObject = {
-    PARAM_OBJ: {"description": "An object with more fields; those at the top level win."},
-    METAS[0]: {"description": "More fields; those above win.", "x-aliases": list(METAS[1:])},
+    PARAM_OBJ: {"description": "An object with more fields; fields at the top level win."},
+    METAS[0]: {
+        "description": "An object with more fields; those at the top level and in `param_obj` win.",
+        "x-aliases": list(METAS[1:]),
+    },
 }
 
 _NULL, _STRING, _BIT = {"type": "null"}, {"type": "string"}, {"enum": [0, 1]}
@@ -194,7 +197,7 @@ def _reference(model: type[BaseModel]) -> JsonObject:
 
 
 def _files() -> JsonObject:
-    about = "Audio; of two names of the same thing the first counts."
+    about = "Audio file. Of several names for the same file the first counts."
     return {name: {"type": "string", "format": "binary", "description": about} for name in UPLOAD_NAMES}
 
 

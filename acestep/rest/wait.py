@@ -1,7 +1,4 @@
-"""How long an answer that holds songs is waited for: to their end, a time limit, or the client's leaving.
-
-The job itself goes on in every case.
-"""
+"""Waiting for songs and drafts: to their end, to a time limit, or until the client disconnects."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ from acestep.jobs.worker import Worker
 from acestep.rest.deps import HttpServices
 from acestep.rest.response.jobs import error_of
 
-# How answers that are no envelope tell of their job; warnings are a JSON list, in ASCII as headers must be.
+# Headers of answers without an envelope; warnings are a JSON list in ASCII.
 TASK_ID, SEED, WARNINGS = "X-ACE-Step-Task-Id", "X-ACE-Step-Seed", "X-ACE-Step-Warnings"
 
 JOB_HEADERS = (TASK_ID, SEED, WARNINGS)
@@ -30,19 +27,17 @@ JOBS_PATH = "/v1/jobs"
 
 
 def job_path(job_id: str) -> str:
-    """Return where a job can be asked after."""
     return f"{JOBS_PATH}/{job_id}"
 
 
 def job_headers(job_id: str) -> dict[str, str]:
-    """Return the headers that name a job, for answers that come before or without its songs."""
     return {TASK_ID: job_id, "Location": job_path(job_id)}
 
 
 async def wait_for_songs(request: Request, services: HttpServices, job_id: str) -> Job:
-    """Return the job once it has succeeded; the body of `request` must have been read.
+    """Return the job once it has succeeded. The body of `request` must have been read before.
 
-    Raises as `succeeded` does, and 400 (which nobody reads) when the client leaves.
+    Raises as `succeeded` does, and 400 when the client disconnects; the job continues.
     """
     seconds = services.config.generation_timeout
     waiting = asyncio.create_task(services.queue.wait(job_id, seconds))
@@ -58,11 +53,7 @@ async def wait_for_songs(request: Request, services: HttpServices, job_id: str) 
 
 
 def succeeded(view: JobView | None, job_id: str, seconds: float) -> Job:
-    """Return the job that was waited for.
-
-    Raises 500 with its own sentence if it failed, 503 if it was cancelled, 504 if it is not finished after
-    `seconds`, and 404 if it is not known any more.
-    """
+    """Raises 500 for a job that failed, 503 if cancelled, 504 if it still runs, 404 if it was deleted."""
     headers = job_headers(job_id)
     if view is None:
         raise HTTPException(404, f"Task {job_id} is not known any more", headers)
@@ -76,7 +67,7 @@ def succeeded(view: JobView | None, job_id: str, seconds: float) -> Job:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A song that can be heard: its file, and the token that opens it."""
+    """A song with its file, and the token that opens the file."""
 
     song: Song
     path: Path
@@ -84,10 +75,7 @@ class Recording:
 
 
 def recordings_of(job: Job, audio: AudioStore) -> list[Recording]:
-    """Return the songs of a job with their files; what ended in a plan has none.
-
-    Raises 404 for a file that has been deleted since.
-    """
+    """Return the songs that have files. Raises 404 for a file that was deleted."""
     return [_recording(job, song, audio) for song in job.songs if song.file]
 
 
@@ -101,18 +89,18 @@ def _recording(job: Job, song: Song, audio: AudioStore) -> Recording:
 def _too_slow(job_id: str, seconds: float) -> str:
     return (
         f"The song was not finished within {seconds:g} s, the limit of this server "
-        f"(ACESTEP_GENERATION_TIMEOUT). It goes on as task {job_id}: ask for it with GET {job_path(job_id)} "
+        f"(ACESTEP_GENERATION_TIMEOUT). It continues as task {job_id}: fetch it with GET {job_path(job_id)} "
         "or POST /query_result."
     )
 
 
-UNWIND_SECONDS = 1.0  # how long a draft that nobody waits for any more may take to stop
+UNWIND_SECONDS = 1.0  # in which an abandoned draft may stop by itself
 
 
 async def wait_for_draft(request: Request, worker: Worker, asked: DraftRequest, seconds: float) -> Draft:
-    """Return the planner's draft. It is stopped where it takes longer than `seconds`, or the client leaves.
+    """Return the planner's draft; it is stopped after `seconds`, and when the client disconnects.
 
-    Raises what `Worker.draft` does, 504 after the time limit, and 400 (which nobody reads) without a client.
+    Raises as `Worker.draft` does, 504 after `seconds`, and 400 when the client disconnects.
     """
     stop = threading.Event()
     draft = asyncio.ensure_future(worker.draft(asked, stop.is_set))
@@ -131,16 +119,16 @@ async def wait_for_draft(request: Request, worker: Worker, asked: DraftRequest, 
 
 
 async def until_disconnect(request: Request) -> None:
-    """Return when the client has left; its body must have been read."""
+    """Return when the client has disconnected. The body must have been read before."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 async def _end(draft: asyncio.Future[Draft]) -> None:
-    """Let a draft stop by itself, since it may have threads at work; then cancel it."""
     if draft.done():
         return
     draft.add_done_callback(_forget)
+    # Its threads see the stop event; cancelling at once would abandon them.
     await asyncio.wait({draft}, timeout=UNWIND_SECONDS)
     draft.cancel()
 
@@ -152,10 +140,10 @@ def _forget(draft: asyncio.Future[Draft]) -> None:
 
 def _draft_too_slow(seconds: float, planner: PlannerInfo) -> str:
     if planner.state != "ready":
-        state = f"is {planner.state} still" if planner.is_usable else f"is {planner.state}"
+        state = f"is still {planner.state}" if planner.is_usable else f"is {planner.state}"
         about = f" ({planner.detail})" if planner.detail else ""
-        return f"The planner {state}{about}; no answer within {seconds:g} s. Ask again later."
+        return f"The planner {state}{about}; no answer within {seconds:g} s. Try again later."
     return (
         f"The planner did not answer within {seconds:g} s, the limit of this server (ACESTEP_LM_TIMEOUT). "
-        "Ask again later, or for less."
+        "Try again later, or ask for less."
     )

@@ -151,7 +151,7 @@ class TestChosenByTheRequest:
 class TestChosenByTheServer:
     async def test_acts_on_requests_that_choose_none(self, server):
         assert await post(server, "load", lora_path="pop") == {
-            "message": "pop acts on requests that name no adapter",
+            "message": "pop applies to requests that name no adapter",
             "lora_path": "pop",
             "adapter_name": "pop",
         }
@@ -197,8 +197,8 @@ class TestChosenByTheServer:
             "synthetic_default_mode": False,
             "available": available,
         }
-        assert await post(server, "unload") == {"message": "No adapter acts any more"}
-        assert await post(server, "unload") == {"message": "None was loaded"}
+        assert await post(server, "unload") == {"message": "No adapter is loaded any more"}
+        assert await post(server, "unload") == {"message": "No adapter was loaded"}
         assert await status(server) == nothing
 
     async def test_the_latest_is_active_and_keeps_its_scale(self, server):
@@ -208,7 +208,7 @@ class TestChosenByTheServer:
 
         await post(server, "load", lora_path="jazz/final", adapter_name="smooth")
         assert (await post(server, "scale", scale=0.25)) == {
-            "message": "smooth acts at 0.25",
+            "message": "smooth has the scale 0.25",
             "scale": 0.25,
             "adapter_name": "smooth",
         }
@@ -217,7 +217,7 @@ class TestChosenByTheServer:
         await post(server, "load", lora_path="jazz/final", adapter_name="smooth")
         assert await acting() == (AdapterUse("jazz/final", 0.25),)
         assert await post(server, "toggle", use_lora="false") == {
-            "message": "The adapter rests",
+            "message": "The adapter is off",
             "use_lora": False,
         }
         assert await acting() == ()
@@ -299,7 +299,7 @@ class TestChosenByTheServer:
             await post(server, "load", lora_path="pop", ai_token="secret")
             headers = {"Authorization": "Bearer secret"}
             answer = await server.client.post("/v1/lora/unload", headers=headers)
-            assert answer.json()["data"] == {"message": "No adapter acts any more"}
+            assert answer.json()["data"] == {"message": "No adapter is loaded any more"}
 
 
 class TestRoom:

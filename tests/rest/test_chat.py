@@ -186,7 +186,7 @@ class TestStream:
         await server.queue.fail(job.id, "no memory")
         events = chunks(await asking)
         beats = [event["progress"] for event in events if "progress" in event]
-        assert beats[0] == {"stage": "queued", "fraction": 0.0, "text": "Waiting, number 1 in the queue"}
+        assert beats[0] == {"stage": "queued", "fraction": 0.0, "text": "Queued, number 1"}
         assert beats[-1] == {"stage": "render", "fraction": 0.5, "text": "step 4 of 8"}
         assert all(
             event["choices"][0]["delta"] == {"content": "."} for event in events if "progress" in event

@@ -186,7 +186,7 @@ class TestFormatting:
         async with serve(worker=planner()) as server:
             files: Any = {"src_audio": ("a.wav", b"RIFF")}
             answer = await server.client.post("/format_input", data={"prompt": "pop"}, files=files)
-            assert_error(answer, 422, "src_audio: 'a.wav'", "It takes text alone")
+            assert_error(answer, 422, "src_audio: 'a.wav'", "Only text can be sent here")
 
 
 class TestUnderstanding:
@@ -399,7 +399,7 @@ class TestPatience:
         worker = planner(drafter=Patient(), planner_info=info)
         async with serve(HttpConfig(draft_timeout=0.02), worker=worker) as server:
             answer = await server.client.post("/format_input", json={"prompt": "pop"})
-            assert_error(answer, 504, "The planner is downloading still (3 of 7 GB)", "Ask again later")
+            assert_error(answer, 504, "The planner is still downloading (3 of 7 GB)", "Try again later")
 
     async def test_one_that_does_not_listen_is_cancelled(self, serve: Serve, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(wait, "UNWIND_SECONDS", 0.02)

@@ -97,7 +97,7 @@ class TestQueryResult:
         assert [entry["task_id"] for entry in entries] == [second, first]
         entry = entries[0]
         assert (entry["status"], entry["error"], entry["queue_position"]) == (0, None, 2)
-        assert entry["progress_text"] == "Waiting, number 2 in the queue"
+        assert entry["progress_text"] == "Queued, number 2"
         assert entry["eta_seconds"] > entries[1]["eta_seconds"] > 0
         item = only_item(entry)
         assert (item["file"], item["wave"], item["status"], item["env"]) == ("", "", 0, "development")

@@ -173,8 +173,15 @@ async def test_a_song_that_was_made_here_is_named_by_its_link(
     assert list(server.uploads.iterdir()) == []
 
 
-@pytest.mark.parametrize("change", [lambda link: link[:-5] + "0.wav", lambda link: "http://[" + link])
-async def test_a_link_that_was_not_given_out_opens_nothing(server: Server, change: Callable[[str], str]):
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda link: link[:-5] + ("1" if link[-5] == "0" else "0") + ".wav",
+        lambda link: "http://[" + link,
+    ],
+    ids=["another token", "not an address"],
+)
+async def test_a_forged_link_opens_nothing(server: Server, change: Callable[[str], str]):
     link = await finished(server)
     body = {"task_type": "cover", "src_audio_path": change(link)}
     refused = assert_error(

@@ -1,26 +1,25 @@
-"""The answers to a chat: one completion, or chunks of it as server-sent events."""
+"""Answers to a chat: one completion, or its chunks as server-sent events."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from acestep.domain.song import Song, is_instrumental
 from acestep.jobs.model import Job, JobView
 from acestep.rest.errors import Problem
 from acestep.rest.response.jobs import progress_text
-from acestep.rest.spelling import audio_link, code_string, data_url
+from acestep.rest.spelling import JsonObject, audio_link, code_string, data_url
 from acestep.rest.wait import Recording
 
-ID_LENGTH = 24  # as long as those of the original
+ID_LENGTH = 24  # as in the original
 _USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 
 
 @dataclass(frozen=True, slots=True)
 class ChatAnswer:
-    """Makes the answers to one chat. `model` is echoed, `created` in seconds since the epoch."""
+    """`model` is echoed; `created` is in seconds since the epoch."""
 
     job_id: str
     model: str
@@ -28,7 +27,7 @@ class ChatAnswer:
     warnings: tuple[str, ...] = ()
 
     def completion(self, job: Job, recordings: Sequence[Recording]) -> bytes:
-        """Return the whole answer as JSON. Reads the files."""
+        """Return the whole answer. Reads the files."""
         message = {"role": "assistant", "content": content(job.songs[0]), **_sound(job, recordings)}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         warnings = [*self.warnings, *(warning for song in job.songs for warning in song.warnings)]
@@ -38,12 +37,10 @@ class ChatAnswer:
         )
 
     def opening(self) -> bytes:
-        """Return the first chunk, which names the job and says what was changed."""
         delta = {"role": "assistant", "content": "Generating music"}
         return self._chunk(delta, more={"warnings": list(self.warnings)})
 
     def heartbeat(self, view: JobView | None) -> bytes:
-        """Return the chunk that says that the song is being made, and how far it is."""
         progress = view.progress if view else None
         state = {
             "stage": progress.stage if progress else "queued",
@@ -53,23 +50,21 @@ class ChatAnswer:
         return self._chunk({"content": "."}, more={"progress": state})
 
     def words(self, song: Song) -> bytes:
-        """Return the chunk that says what the song is."""
         return self._chunk({"content": f"\n\n{content(song)}"})
 
     def sound(self, job: Job, recordings: Sequence[Recording]) -> bytes:
-        """Return the chunk that holds all songs. Reads the files."""
+        """Return the chunk with all songs. Reads the files."""
         return self._chunk(_sound(job, recordings))
 
     def end(self) -> bytes:
-        """Return the last chunk of an answer."""
         return self._chunk({}, "stop")
 
     def usage(self) -> bytes:
-        """Return the chunk without choices that clients may ask for."""
+        """Return the chunk without choices (`stream_options.include_usage`)."""
         return _event(self._body("chat.completion.chunk") | {"usage": _USAGE})
 
     def failure(self, problem: Problem) -> list[bytes]:
-        """Return how an answer ends that has begun already: in words, and in a form that libraries raise."""
+        """Return the end of a stream that fails: the error as text, and as OpenAI's library raises it."""
         error = {"code": problem.status, "message": problem.message}
         return [
             self._chunk({"content": f"\n\nError: {problem.message}"}),
@@ -77,12 +72,12 @@ class ChatAnswer:
         ]
 
     def _chunk(
-        self, delta: dict[str, Any], finish_reason: str | None = None, more: dict[str, Any] | None = None
+        self, delta: JsonObject, finish_reason: str | None = None, more: JsonObject | None = None
     ) -> bytes:
         choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
         return _event(self._body("chat.completion.chunk", choice) | (more or {}))
 
-    def _body(self, kind: str, *choices: dict[str, Any]) -> dict[str, Any]:
+    def _body(self, kind: str, *choices: JsonObject) -> JsonObject:
         return {
             "id": f"chatcmpl-{self.job_id.replace('-', '')[:ID_LENGTH]}",
             "object": kind,
@@ -97,7 +92,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 def content(song: Song) -> str:
-    """Return what a song is, in Markdown."""
+    """Return a description of the song in Markdown."""
     plan = song.plan
     facts = {
         "Caption": plan.caption,
@@ -112,7 +107,7 @@ def content(song: Song) -> str:
     return "\n".join(["## Metadata", *lines, *lyrics])
 
 
-def _sound(job: Job, recordings: Sequence[Recording]) -> dict[str, Any]:
+def _sound(job: Job, recordings: Sequence[Recording]) -> JsonObject:
     audio = [
         {
             "type": "audio_url",
@@ -122,16 +117,16 @@ def _sound(job: Job, recordings: Sequence[Recording]) -> dict[str, Any]:
         }
         for recording in recordings
     ]
-    found: dict[str, Any] = {"audio": audio or None}
+    found: JsonObject = {"audio": audio or None}
     if codes := code_string(job.songs[0].plan.audio_codes):
         found["audio_codes"] = codes
     return found
 
 
-def _dump(body: dict[str, Any]) -> bytes:
+def _dump(body: JsonObject) -> bytes:
     return json.dumps(body, ensure_ascii=False, allow_nan=False).encode("utf-8")
 
 
-def _event(body: dict[str, Any]) -> bytes:
-    """One event. Everything beyond ASCII is escaped: some clients take U+2028 for the end of a line."""
+def _event(body: JsonObject) -> bytes:
+    # ASCII, since some clients take U+2028 for the end of a line.
     return b"data: " + json.dumps(body, allow_nan=False).encode("ascii") + b"\n\n"

@@ -1,5 +1,3 @@
-"""From a chat to the fields and files of `/release_task`."""
-
 from __future__ import annotations
 
 import base64
@@ -7,7 +5,6 @@ import binascii
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from starlette.datastructures import UploadFile
 
@@ -26,35 +23,36 @@ from acestep.rest.dialects.chat_fields import (
 from acestep.rest.dialects.chat_text import understand
 from acestep.rest.dialects.reading import ignored, read, wire_fields
 from acestep.rest.request.schemas import GenerateTask, find_task, parse_task
+from acestep.rest.spelling import JsonObject
 
 _TEXT_TO_MUSIC = "text2music"
 
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A chat that has been read: its wire `fields` by their own names, and the same as a `task`."""
+    """A chat as it was read; `fields` and `task` hold the same values, raw and read."""
 
     request: ChatRequest
-    said: UserMessage
-    fields: Mapping[str, Any]
+    message: UserMessage
+    fields: JsonObject
     task: GenerateTask
     warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ChatSong:
-    """What a chat asks for: the wire `fields`, the `audio` that comes along by what it is, and `warnings`."""
+    """A chat as a request: fields of `/release_task`, and audio parts by the names of uploads."""
 
-    fields: dict[str, Any]
+    fields: JsonObject
     audio: dict[str, InputAudio]
     warnings: tuple[str, ...]
 
 
-def read_chat(body: Mapping[str, Any]) -> Chat:
-    """Read all fields of a chat. Raises `InvalidFieldError` that names the wrong ones."""
+def read_chat(body: JsonObject) -> Chat:
+    """Raises `InvalidFieldError` that names the fields that cannot be used."""
     request = read(ChatRequest, body)
-    said = next((said for said in reversed(request.messages) if isinstance(said, UserMessage)), None)
-    if said is None:
+    message = next((each for each in reversed(request.messages) if isinstance(each, UserMessage)), None)
+    if message is None:
         raise InvalidFieldError("messages", None, "at least one message whose role is user")
     config = request.audio_config
     own = {
@@ -66,48 +64,50 @@ def read_chat(body: Mapping[str, Any]) -> Chat:
     }
     fields, unused = find_task(wire_fields(request), config.model_extra or {}, own)
     fields.setdefault("batch_size", 1)
-    return Chat(request, said, fields, parse_task(fields), (*_without_meaning(request), *unused))
+    return Chat(request, message, fields, parse_task(fields), (*_ignored_fields(request), *unused))
 
 
 def song_of(chat: Chat, planner: PlannerInfo) -> ChatSong:
-    """Say what a chat asks for. Raises `InvalidFieldError` where it does not say what the song is."""
-    audio = _audio_of(chat.said, chat.task.task_type)
+    """Raises `InvalidFieldError` for a chat without any description of the song."""
+    audio = _audio_of(chat.message, chat.task.task_type)
     fields = dict(chat.fields)
-    warnings = [*chat.warnings, *_say(_text_of(chat.said), fields, chat, planner)]
+    warnings = [*chat.warnings, *_apply_message(fields, chat, planner)]
     if planner.is_usable and chat.task.task_type in PLANNED_TASKS:
         fields.setdefault("lm_cfg_scale", GUIDANCE)
-    warnings += _silence(fields) if chat.request.audio_config.instrumental else []
-    if not (audio or _says_something(parse_task(fields))):
-        raise InvalidFieldError("messages", "", "a user message that says what the song is, or brings audio")
+    warnings += _make_instrumental(fields) if chat.request.audio_config.instrumental else []
+    if not (audio or _describes_song(parse_task(fields))):
+        raise InvalidFieldError(
+            "messages", "", "a user message with a description of the song, lyrics or audio"
+        )
     return ChatSong(fields, audio, tuple(warnings))
 
 
 def decode(audio: Mapping[str, InputAudio]) -> dict[str, UploadFile]:
-    """Return audio parts as uploads. Raises `InvalidFieldError` for what is not base64."""
+    """Raises `InvalidFieldError` for data that is not base64."""
     return {kind: _upload(kind, part) for kind, part in audio.items()}
 
 
-def _without_meaning(request: ChatRequest) -> list[str]:
-    """Warn of fields of other models' chats."""
+def _ignored_fields(request: ChatRequest) -> list[str]:
     output = request.audio
     sent = request.model_dump(include={"max_tokens", "max_completion_tokens", "stop"})
     warnings = ignored(sent, tuple(sent), "a song has a duration, not tokens")
-    warnings += ignored({"audio.voice": output.voice}, ("audio.voice",), "the caption says who sings")
+    warnings += ignored({"audio.voice": output.voice}, ("audio.voice",), "describe the voice in the caption")
     if not request.use_cot_metas:
-        warnings.append("use_cot_metas: a planner always fills in what nobody decided; false is not used")
+        warnings.append("use_cot_metas: the planner always fills in missing metadata; false is not used")
     if request.modalities and "audio" not in request.modalities:
-        warnings.append("modalities: the answer always carries text and audio")
+        warnings.append("modalities: the answer always has text and audio")
     return warnings
 
 
-def _say(text: str, fields: dict[str, Any], chat: Chat, planner: PlannerInfo) -> list[str]:
-    """Put what a message says into `fields`; what was sent as a field of its own wins."""
+def _apply_message(fields: JsonObject, chat: Chat, planner: PlannerInfo) -> list[str]:
+    """Add the text of the message to `fields`; values that were sent as fields win. Returns warnings."""
     task = chat.task
-    message = understand(text, not (task.lyrics or chat.request.audio_config.instrumental))
+    may_be_lyrics = not (task.lyrics or chat.request.audio_config.instrumental)
+    message = understand(_text_of(chat.message), may_be_lyrics)
     said = {"prompt": message.caption, "lyrics": message.lyrics}
     warnings = ["messages: the text beside the tags is not used"] if message.aside else []
     if message.sentence is not None:
-        for_planner = task.sample_mode or _leaves_it_to_a_planner(task)
+        for_planner = task.sample_mode or _needs_planner(task)
         name = "sample_query" if for_planner and (planner.is_usable or task.sample_mode) else "prompt"
         said[name] = message.sentence
         if for_planner and name == "prompt":
@@ -122,18 +122,18 @@ def _say(text: str, fields: dict[str, Any], chat: Chat, planner: PlannerInfo) ->
     return warnings
 
 
-def _leaves_it_to_a_planner(task: GenerateTask) -> bool:
-    """Whether a sentence is all there is, so that a planner has to write the song."""
+def _needs_planner(task: GenerateTask) -> bool:
+    """Whether the planner has to write the song, since there is nothing but a sentence."""
     refused = "sample_mode" in task.model_fields_set and not task.sample_mode
     decided = refused or task.use_format or task.lyrics or task.prompt
     return not decided and task.task_type == _TEXT_TO_MUSIC
 
 
-def _says_something(task: GenerateTask) -> bool:
+def _describes_song(task: GenerateTask) -> bool:
     return bool(task.prompt or task.lyrics or task.sample_query or task.sample_mode or task.audio_code_string)
 
 
-def _silence(fields: dict[str, Any]) -> list[str]:
+def _make_instrumental(fields: JsonObject) -> list[str]:
     lyrics = str(fields.get("lyrics", ""))
     fields["lyrics"] = INSTRUMENTAL
     if is_instrumental(lyrics):
@@ -141,15 +141,14 @@ def _silence(fields: dict[str, Any]) -> list[str]:
     return ["lyrics: instrumental=true was sent as well; they are not used"]
 
 
-def _text_of(said: UserMessage) -> str:
-    if isinstance(said.content, str):
-        return said.content
-    return "\n".join(part.text for part in said.content if isinstance(part, TextPart))
+def _text_of(message: UserMessage) -> str:
+    if isinstance(message.content, str):
+        return message.content
+    return "\n".join(part.text for part in message.content if isinstance(part, TextPart))
 
 
-def _audio_of(said: UserMessage, task_type: str) -> dict[str, InputAudio]:
-    """Return audio parts by what they are: a text2music song has no source."""
-    parts = [] if isinstance(said.content, str) else said.content
+def _audio_of(message: UserMessage, task_type: str) -> dict[str, InputAudio]:
+    parts = [] if isinstance(message.content, str) else message.content
     audio = [part.input_audio for part in parts if isinstance(part, AudioPart)]
     kinds = ("reference_audio",) if task_type == _TEXT_TO_MUSIC else ("src_audio", "reference_audio")
     if len(audio) > len(kinds):
@@ -161,7 +160,7 @@ def _audio_of(said: UserMessage, task_type: str) -> dict[str, InputAudio]:
 
 
 def _upload(kind: str, part: InputAudio) -> UploadFile:
-    """Read base64, also as a `data:` link, with line breaks, or in the alphabet for links."""
+    """Read base64, also as a `data:` link, with line breaks, or in the URL-safe alphabet."""
     head, comma, tail = part.data.partition(",")
     text = tail if comma and head.lower().startswith("data:") else part.data
     text = text.translate(_ALPHABET).rstrip("=")

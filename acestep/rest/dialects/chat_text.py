@@ -1,5 +1,3 @@
-"""What a person's message says: caption and lyrics between tags, bare lyrics, or a sentence about a song."""
-
 from __future__ import annotations
 
 import re
@@ -9,22 +7,19 @@ from acestep.domain.song import is_instrumental
 from acestep.errors import InvalidFieldError
 
 _TAGS = ("prompt", "lyrics")
-# Sections as singers and the models name them, alone on a line: [Verse], [Chorus 2], [Bridge - whispered].
+# A section alone on a line: [Verse], [Chorus 2], [Bridge - whispered].
 _SECTION = re.compile(
     r"^\s*\[\s*(?:intro|verse|pre-?chorus|chorus|post-?chorus|refrain|hook|bridge|interlude|break|drop|build"
     r"|solo|rap|ad-?lib|instrumental|inst|outro|ending)\b[^\]\n]*\]\s*$",
     re.IGNORECASE | re.MULTILINE,
 )
-# Fewer short lines may well be a description, or a greeting.
+# Fewer lines, or longer ones, may be a description.
 _MIN_LINES, _MAX_LINE = 4, 60
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What was said: `caption` and `lyrics`, or else a `sentence`; None where that was not said.
-
-    `aside` is text beside the tags.
-    """
+    """`caption` and `lyrics`, or else a `sentence`; `aside` is text beside the tags."""
 
     caption: str | None = None
     lyrics: str | None = None
@@ -33,9 +28,9 @@ class Message:
 
 
 def understand(text: str, may_be_lyrics: bool = True) -> Message:
-    """Tell what a text is; without tags it is a sentence unless it `may_be_lyrics`.
+    """Without tags a text is a sentence, or lyrics if it `may_be_lyrics` and looks like them.
 
-    Raises `InvalidFieldError` for a tag that is opened and not closed.
+    Raises `InvalidFieldError` for a tag that is not closed.
     """
     tagged = {name: _inside(name, text) for name in _TAGS}
     if any(inside is not None for inside in tagged.values()):
@@ -48,7 +43,7 @@ def understand(text: str, may_be_lyrics: bool = True) -> Message:
 
 
 def looks_like_lyrics(text: str) -> bool:
-    """Whether a text has sections like lyrics, or at least four lines and all of them short."""
+    """Whether a text has section tags, or at least four lines that are all short."""
     if _SECTION.search(text):
         return True
     lines = [line.strip() for line in text.splitlines() if line.strip()]

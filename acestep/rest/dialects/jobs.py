@@ -1,5 +1,3 @@
-"""A job as one object without a wrapper, the shape of the older API."""
-
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -13,18 +11,16 @@ from acestep.rest.submit import Submission
 
 
 class SubmittedJob(BaseModel):
-    """The answer to a request for songs."""
-
     job_id: str
     status: JobState = "queued"
-    queue_position: int = Field(description="Waiting jobs, this one included.")
-    warnings: list[str] = Field(description="What was changed or ignored, one sentence each.")
+    queue_position: int = Field(description="Queued jobs, this one included.")
+    warnings: list[str] = Field(description="Each value that was changed or ignored, as a sentence.")
 
 
 class JobResult(BaseModel):
-    """What came of a job; the single values are those of the first song."""
+    """The songs of a job; single values are those of the first song."""
 
-    audio_paths: list[str] = Field(description="Links to the audio, one a song.")
+    audio_paths: list[str] = Field(description="Links to the audio, one for each song.")
     first_audio_path: str | None = None
     second_audio_path: str | None = None
     metas: Metas
@@ -38,19 +34,19 @@ class JobResult(BaseModel):
     seed_value: str = Field(description="The seeds of all songs.")
     lm_model: str
     dit_model: str
-    songs: list[ResultItem] = Field(description="All about every song, as in /query_result.")
+    songs: list[ResultItem] = Field(description="Every song, as in /query_result.")
 
 
 class JobObject(BaseModel):
-    """A job as it is now. Times are seconds since the epoch."""
+    """The state of a job. Times are seconds since the epoch."""
 
     job_id: str
     status: JobState
-    queue_position: int = Field(0, description="From 1, while it is queued; else 0.")
+    queue_position: int = Field(0, description="From 1 while the job is queued, else 0.")
     progress: float = Field(description="From 0 to 1.")
     stage: str
-    progress_text: str = Field(description="What is going on, for people.")
-    eta_seconds: float | None = Field(None, description="Guess of when it is done, from earlier jobs.")
+    progress_text: str = Field(description="Progress as a sentence.")
+    eta_seconds: float | None = Field(None, description="Estimated time to completion, from earlier jobs.")
     created_at: float
     started_at: float | None = None
     finished_at: float | None = None
@@ -60,7 +56,6 @@ class JobObject(BaseModel):
 
 
 def submitted_job(submission: Submission) -> SubmittedJob:
-    """Return the answer to a request that was accepted."""
     return SubmittedJob(
         job_id=submission.job_id,
         queue_position=submission.position,
@@ -69,7 +64,7 @@ def submitted_job(submission: Submission) -> SubmittedJob:
 
 
 def job_object(view: JobView, token: Callable[[str], str], average_seconds: float) -> JobObject:
-    """Return what is known of a job; `token` makes the capability for a file's name."""
+    """`token` returns the token that opens a file."""
     job = view.job
     items = result_items(view, token)
     return JobObject(

@@ -1,15 +1,15 @@
-"""Reads a dialect's own fields, and finds those of `/release_task` beside them."""
-
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from acestep.errors import InvalidFieldError
 from acestep.rest.errors import InvalidFieldsError
 from acestep.rest.request.schemas import GenerateTask
+from acestep.rest.spelling import JsonObject
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -17,8 +17,11 @@ _LENGTHS = {"too_short": "{min_length} or more of them", "too_long": "at most {m
 _PREAMBLE = "Input should be "
 
 
-def read(model: type[M], fields: Mapping[str, Any]) -> M:
-    """Read `fields`, null counting as not sent. Raises `InvalidFieldError` that names every wrong one."""
+def read(model: type[M], fields: Mapping[str, object]) -> M:
+    """Read a dialect's own fields; null counts as not sent.
+
+    Raises `InvalidFieldError` that names every field that cannot be used.
+    """
     try:
         return model.model_validate({name: value for name, value in fields.items() if value is not None})
     except ValidationError as error:
@@ -26,36 +29,37 @@ def read(model: type[M], fields: Mapping[str, Any]) -> M:
     raise InvalidFieldsError([_invalid(item, fields) for item in wrong])
 
 
-def wire_fields(request: BaseModel) -> dict[str, Any]:
-    """Return what a request of a dialect says in fields of `/release_task`, under any of their names."""
+def wire_fields(request: BaseModel) -> JsonObject:
+    """Return the fields of `/release_task` in a request, under any of their names."""
     shared = request.model_dump(include=set(GenerateTask.model_fields), exclude_unset=True)
     return {**shared, **(request.model_extra or {})}
 
 
-def _invalid(item: Mapping[str, Any], fields: Mapping[str, Any]) -> InvalidFieldError:
+def _invalid(item: ErrorDetails, fields: Mapping[str, object]) -> InvalidFieldError:
     if item["type"] == "missing":
         missing = f"{_path(item['loc'][:-1], fields)}.{item['loc'][-1]}".removeprefix(".")
         return InvalidFieldError(missing, None, "a value; the field is required")
     path = _path(item["loc"], fields)
     if item["type"] in _LENGTHS:
-        allowed = _LENGTHS[item["type"]].format(**item["ctx"])
-        return InvalidFieldError(path, f"{item['ctx']['actual_length']} entries", allowed)
+        length = item["ctx"]
+        allowed = _LENGTHS[item["type"]].format(**length)
+        return InvalidFieldError(path, f"{length['actual_length']} entries", allowed)
     return InvalidFieldError(path, item["input"], item["msg"].removeprefix(_PREAMBLE))
 
 
-def _path(parts: Sequence[str | int], node: Any) -> str:
-    """Spell `messages[0].content` as people do, without the kinds of a union, which pydantic adds."""
+def _path(parts: Sequence[str | int], node: object) -> str:
+    """Return `messages[0].content`, without the tags of unions that pydantic adds."""
     path = ""
     for part in parts:
         if isinstance(part, int):
             path += f"[{part}]"
-            node = node[part]
+            node = node[part] if isinstance(node, Sequence) else None
         elif isinstance(node, Mapping) and part in node:
             path += f".{part}"
             node = node[part]
     return path.removeprefix(".")
 
 
-def ignored(sent: Mapping[str, Any], names: Sequence[str], why: str) -> list[str]:
-    """Warn of each of `names` that was sent."""
+def ignored(sent: Mapping[str, object], names: Sequence[str], why: str) -> list[str]:
+    """Return a warning for each of `names` that was sent."""
     return [f"{name}: {why}; it is not used" for name in names if sent.get(name) is not None]

@@ -1,1 +1,0 @@
-"""From jobs, songs and models to what clients read."""

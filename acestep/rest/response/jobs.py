@@ -1,10 +1,7 @@
-"""From jobs, songs and models to what clients read."""
-
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from acestep.domain.song import AdapterUse, Song, SongPlan, SongRequest
 from acestep.examples import CustomExample, SimpleExample
@@ -19,7 +16,7 @@ from acestep.rest.response.schemas import (
     StemItem,
 )
 from acestep.rest.response.song import METADATA_DONE, NO_DIT, analysis_fields, plan_item, recipe
-from acestep.rest.spelling import UNDECIDED, audio_link, code_string
+from acestep.rest.spelling import UNDECIDED, JsonObject, audio_link, code_string
 
 STATUS: dict[JobState, int] = {"queued": 0, "running": 0, "succeeded": 1, "failed": 2, "cancelled": 2}
 
@@ -27,7 +24,7 @@ UNKNOWN_TASK = "unknown task id"
 
 
 def unknown_entry(task_id: str, status: int) -> QueryEntry:
-    """Return the entry for an id that nobody knows; with status 0 it looks like a job that waits."""
+    """With status 0, as the original answers, the entry looks like that of a queued job."""
     if status == 0:
         return QueryEntry(task_id=task_id, result="[]", status=0)
     item = ResultItem(status=status, stage="failed", error=UNKNOWN_TASK)
@@ -35,7 +32,7 @@ def unknown_entry(task_id: str, status: int) -> QueryEntry:
 
 
 def query_entry(view: JobView, token: Callable[[str], str], average_seconds: float) -> QueryEntry:
-    """Return the entry for a job; `token` makes the capability for a file's name."""
+    """`token` returns the token that opens a file."""
     job = view.job
     found = _analysis(job)
     return QueryEntry(
@@ -50,15 +47,15 @@ def query_entry(view: JobView, token: Callable[[str], str], average_seconds: flo
 
 
 def result_items(view: JobView, token: Callable[[str], str]) -> list[ResultItem]:
-    """Return one item for each song of a job, or the one that stands for all until there are songs."""
+    """Return an item for each song, or one for the job until it has songs."""
     job = view.job
     if job.state == "succeeded":
         return [_song_item(job, index, token) for index in range(len(job.songs))]
     return [_waiting_item(view)]
 
 
-def _analysis(job: Job) -> dict[str, Any] | None:
-    """What a job says that has ended in a plan, not in a song."""
+def _analysis(job: Job) -> JsonObject | None:
+    """Return the item of a job that ends in a plan instead of songs."""
     if job.state != "succeeded" or not job.songs:
         return None
     plan = job.songs[0].plan
@@ -70,12 +67,10 @@ def _dump(items: Sequence[ResultItem]) -> str:
 
 
 def error_of(job: Job) -> str | None:
-    """Return why a job ended without songs; None for any other."""
     return job.error or "The job was cancelled." if STATUS[job.state] == 2 else None
 
 
 def _waiting_item(view: JobView) -> ResultItem:
-    """A job without songs: queued, running, failed or cancelled."""
     job, request = view.job, view.job.request
     progress = view.progress
     return ResultItem(
@@ -146,7 +141,7 @@ def _join(seeds: Sequence[int]) -> str:
 
 
 def _generation_info(job: Job, song: Song) -> str:
-    """Markdown for people: how long it took, and with what."""
+    """Return Markdown: time, model, sampling, metadata."""
     sampling = song.plan.sampling
     count = len(job.songs)
     lines = []
@@ -177,16 +172,15 @@ def _metadata(plan: SongPlan) -> str:
 
 
 def progress_text(view: JobView) -> str:
-    """Say what is going on, for people."""
     if view.progress:
         return view.progress.text or view.progress.stage
     if view.position:
-        return f"Waiting, number {view.position} in the queue"
+        return f"Queued, number {view.position}"
     return ""
 
 
 def eta_seconds(view: JobView, average_seconds: float) -> float | None:
-    """Guess when a job is done from the average; jobs that run now count as half done."""
+    """Estimate from the average time of a job; jobs that run now count as half done."""
     if view.position:
         return round((view.position + 0.5) * average_seconds, 1)
     if view.progress:
@@ -195,7 +189,6 @@ def eta_seconds(view: JobView, average_seconds: float) -> float | None:
 
 
 def simple_sample(example: SimpleExample) -> SimpleSample:
-    """Return a sentence under the names that clients know."""
     return SimpleSample(
         description=example.description,
         instrumental=example.instrumental,
@@ -204,7 +197,6 @@ def simple_sample(example: SimpleExample) -> SimpleSample:
 
 
 def custom_sample(example: CustomExample) -> CustomSample:
-    """Return a whole song under the names that clients know; every one gains from thinking."""
     return CustomSample(
         think=True,
         caption=example.caption,

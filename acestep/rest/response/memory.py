@@ -1,5 +1,3 @@
-"""The memory plan as clients read it."""
-
 from __future__ import annotations
 
 from acestep.memory.decide import Decision
@@ -7,7 +5,6 @@ from acestep.rest.response.schemas import MemoryPart, MemoryState
 
 
 def memory_of(decision: Decision | None) -> MemoryState | None:
-    """Return the plan in the shape of `/v1/stats`; null where nothing could be planned."""
     if decision is None:
         return None
     plan, budget = decision.plan, decision.budget

@@ -1,5 +1,3 @@
-"""."""
-
 from __future__ import annotations
 
 import time
@@ -24,11 +22,10 @@ from acestep.rest.response.schemas import (
     Stats,
 )
 
-MONTH = 30 * 24 * 3600  # the original says that its models are a month old, whenever it is asked
+MONTH = 30 * 24 * 3600  # seconds; `created` is a month ago at any time, as in the original
 
 
 def stats_of(stats: QueueStats, planner: PlannerInfo, memory: MemoryState | None = None) -> Stats:
-    """Return the counts under the names that clients know."""
     return Stats(
         jobs=JobCounts(
             total=stats.total,
@@ -46,13 +43,13 @@ def stats_of(stats: QueueStats, planner: PlannerInfo, memory: MemoryState | None
 
 
 def model_list(models: Sequence[ModelInfo], planners: Sequence[PlannerInfo]) -> ModelList:
-    """Return the models that can be asked for, and the planners, of which the first is the own one."""
+    """The first of `planners` is the configured one."""
     return ModelList(
         models=[_model_entry(model) for model in models],
         default_model=_default_name(models),
         lm_models=[_planner_entry(planner) for planner in planners if planner.name],
         loaded_lm_model=next((planner.name for planner in planners if planner.state == "ready"), None),
-        llm_initialized=_can_be_had(planners[0]),
+        llm_initialized=_is_available(planners[0]),
     )
 
 
@@ -67,21 +64,20 @@ def _planner_state(planner: PlannerInfo) -> PlannerState:
 
 
 def openai_models(models: Sequence[ModelInfo]) -> OpenAiModels:
-    """Return the model list in the shape that OpenAI-style clients read."""
     return OpenAiModels(data=[openai_model(model) for model in models])
 
 
 def health(models: Sequence[ModelInfo], planner: PlannerInfo, version: str, trouble: str = "") -> Health:
-    """Return how far loading is; `trouble` is what keeps loaded models from working."""
+    """`trouble`: why the server cannot work although its models are loaded; "" if it can."""
     default = default_model(models) if models else None
     has_failed = default is not None and default.state == "failed"
-    ready = default is not None and _can_be_had(default)
+    ready = default is not None and _is_available(default)
     return Health(
         status="error" if has_failed or trouble else "ok",
         version=version,
         ready=ready and not trouble,
         models_initialized=ready,
-        llm_initialized=_can_be_had(planner),
+        llm_initialized=_is_available(planner),
         loaded_model=default.name if default and default.state == "ready" else None,
         loaded_lm_model=planner.name if planner.state == "ready" else None,
         models=[ModelHealth(name=model.name, state=model.state, detail=model.detail) for model in models],
@@ -89,10 +85,10 @@ def health(models: Sequence[ModelInfo], planner: PlannerInfo, version: str, trou
     )
 
 
-def _can_be_had(model: ModelInfo | PlannerInfo) -> bool:
-    """Whether it works for the next request, which may have to wait for it to be loaded again.
+def _is_available(model: ModelInfo | PlannerInfo) -> bool:
+    """Whether the next request can use it; an on-demand model may have to be loaded first.
 
-    Who waits for a server to be ready would wait for ever for one that loads at the first request.
+    A client that polls until the server is ready would otherwise never send that request.
     """
     return model.state == "ready" or (model.loads_on_demand and model.state != "failed")
 
@@ -124,7 +120,6 @@ def _model_entry(model: ModelInfo) -> ModelEntry:
 
 
 def openai_model(model: ModelInfo) -> OpenAiModel:
-    """Return one model in the shape that OpenAI-style clients read."""
     return OpenAiModel(
         id=f"{NAME_PREFIX}{model.name}",
         name=f"ACE-Step {model.name}",

@@ -1,27 +1,25 @@
-"""The shapes of all answers, as pydantic models."""
+"""The answers that have an envelope."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, Field
 
 from acestep.rest.spelling import UNDECIDED
 
-ENVIRONMENT = "development"  # what the original always says
+ENVIRONMENT = "development"  # as in the original
 
 
 class Submitted(BaseModel):
-    """The answer to a request for songs."""
-
     task_id: str
     status: str = "queued"
-    queue_position: int = Field(description="Waiting jobs, this one included.")
-    warnings: list[str] = Field(description="What was changed or ignored, one sentence each.")
+    queue_position: int = Field(description="Queued jobs, this one included.")
+    warnings: list[str] = Field(description="Each value that was changed or ignored, as a sentence.")
 
 
 class Metas(BaseModel):
-    """Metadata of a song; what nobody decided is "N/A"."""
+    """Metadata of a song; "N/A" where it was not decided."""
 
     bpm: int | str = UNDECIDED
     duration: float | str = UNDECIDED
@@ -33,14 +31,12 @@ class Metas(BaseModel):
 
 
 class LoraItem(BaseModel):
-    """An adapter that acts on a song."""
-
     name: str
     scale: float
 
 
 class WordItem(BaseModel):
-    """A word that is sung, in seconds from the song's beginning."""
+    """A sung word; seconds from the beginning of the song."""
 
     text: str
     start: float
@@ -48,8 +44,6 @@ class WordItem(BaseModel):
 
 
 class LineItem(BaseModel):
-    """A line that is sung, in seconds from the song's beginning."""
-
     text: str
     start: float
     end: float
@@ -57,23 +51,21 @@ class LineItem(BaseModel):
 
 
 class LoudnessItem(BaseModel):
-    """How loud a song is before its file is encoded; null: it is silent."""
+    """Loudness before the file is encoded; null for silence."""
 
     integrated_lufs: float | None
     true_peak_dbtp: float | None
 
 
 class StemItem(BaseModel):
-    """A track of a song on its own."""
-
     track: str
     file: str = Field(description="Link to the audio.")
 
 
 class ResultItem(BaseModel):
-    """One song, or the one place where a song will be; the same keys in every state."""
+    """A song, or a job that has no songs yet; the keys are the same in every state."""
 
-    file: str = Field("", description="Link to the audio; empty until it is there.")
+    file: str = Field("", description="Link to the audio; empty until the song is finished.")
     wave: str = ""
     status: int = Field(description="0 queued or running, 1 succeeded, 2 failed.")
     create_time: int = Field(0, description="Seconds since the epoch.")
@@ -91,35 +83,31 @@ class ResultItem(BaseModel):
     error: str | None = None
     warnings: list[str] = Field(default_factory=list)
     timings: dict[str, float] = Field(default_factory=dict, description="Seconds for each stage.")
-    lora: list[LoraItem] = Field(default_factory=list, description="The adapters that act on this song.")
+    lora: list[LoraItem] = Field(default_factory=list, description="The adapters of this song.")
     audio_codes: str = Field(
-        "", description="The audio codes of this song, to be sent as audio_code_string; empty if it has none."
+        "", description="The audio codes of this song, as audio_code_string takes them; empty if it has none."
     )
-    recipe: dict[str, Any] | None = Field(
+    recipe: dict[str, object] | None = Field(
         None,
-        description="Everything that was decided about this song: post it to /release_task to make it again, "
-        "with the same audio beside it if it was made from audio. Null until the song is there.",
+        description="A body for /release_task that makes this song again; send the same source and reference "
+        "audio with it. Null until the song is finished.",
     )
-    lrc: str = Field("", description="The lyrics in the LRC format, if lyric_timestamps was sent.")
+    lrc: str = Field("", description="The lyrics in the LRC format (with lyric_timestamps).")
     alignment_score: float | None = Field(
-        None, description="How well the song sings its lyrics, 0 to 1, if lyric_timestamps was sent."
+        None, description="How closely the vocals follow the lyrics, 0 to 1 (with lyric_timestamps)."
     )
     lyric_timestamps: list[LineItem] = Field(
-        default_factory=list, description="When lines and words are sung, if lyric_timestamps was sent."
+        default_factory=list, description="When lines and words are sung (with lyric_timestamps)."
     )
     waveform_peaks: list[list[float]] = Field(
         default_factory=list,
-        description="Lowest and highest sample, -1 to 1, of each piece, if waveform_peaks was sent.",
+        description="Lowest and highest sample of each section, -1 to 1 (with waveform_peaks).",
     )
-    loudness: LoudnessItem | None = Field(
-        None, description="Loudness and true peak, if measure_loudness was sent."
-    )
-    stems: list[StemItem] = Field(default_factory=list, description="The tracks that stems asked for.")
+    loudness: LoudnessItem | None = Field(None, description="Loudness and true peak (with measure_loudness).")
+    stems: list[StemItem] = Field(default_factory=list, description="The extracted tracks (with stems).")
 
 
 class QueryEntry(BaseModel):
-    """What is known of one job."""
-
     task_id: str
     result: str = Field(
         description="A JSON array of items, as a string.",
@@ -129,14 +117,14 @@ class QueryEntry(BaseModel):
         },
     )
     status: int = Field(description="0 queued or running, 1 succeeded, 2 failed.")
-    progress_text: str = Field("", description="What is going on, for people.")
+    progress_text: str = Field("", description="Progress as a sentence.")
     error: str | None = None
-    queue_position: int | None = Field(None, description="From 1, while it is queued.")
-    eta_seconds: float | None = Field(None, description="Guess of when it is done, from earlier jobs.")
+    queue_position: int | None = Field(None, description="From 1, while the job is queued.")
+    eta_seconds: float | None = Field(None, description="Estimated time to completion, from earlier jobs.")
 
 
 class DraftAnswer(BaseModel):
-    """A song on paper."""
+    """A draft of a song."""
 
     caption: str
     lyrics: str
@@ -148,7 +136,7 @@ class DraftAnswer(BaseModel):
 
 
 class SimpleSample(BaseModel):
-    """A sentence to invent a song from, for sample_query."""
+    """A sentence for sample_query."""
 
     description: str
     instrumental: bool
@@ -156,9 +144,9 @@ class SimpleSample(BaseModel):
 
 
 class CustomSample(BaseModel):
-    """A whole song, to be rendered; its keys are other names of the fields of /release_task."""
+    """A song to render; the keys are aliases of the fields of /release_task."""
 
-    think: bool = Field(description="Whether the song gains from thinking.")
+    think: bool = Field(description="The value for `thinking`.")
     caption: str
     lyrics: str
     bpm: int
@@ -169,8 +157,6 @@ class CustomSample(BaseModel):
 
 
 class JobCounts(BaseModel):
-    """Jobs by state."""
-
     total: int
     queued: int
     running: int
@@ -179,59 +165,61 @@ class JobCounts(BaseModel):
 
 
 class PlannerState(BaseModel):
-    """What there is of a planner (the 5 Hz language model)."""
+    """The state of the planner (the 5 Hz language model)."""
 
     name: str
     state: str
-    detail: str = Field(description="How far loading is, or why there is none and what to set.")
-    backend: str = Field(description="What runs it.")
+    detail: str = Field(
+        description="Loading progress, or why there is no planner and which setting enables it."
+    )
+    backend: str = Field(description="What the planner runs on, such as `pt` or `vllm`.")
 
 
 class MemoryPart(BaseModel):
-    """A row of the memory plan."""
-
     name: str
     placement: str = Field(
         description="`resident`, `offloaded` (to main memory while idle) or `streamed` (layer by layer)."
     )
     bytes: int
-    bytes_at_peak: int = Field(description="What of it is on the device when most is.")
+    bytes_at_peak: int = Field(description="Bytes on the device at the peak.")
 
 
 class MemoryState(BaseModel):
-    """The memory plan, which was made before anything was loaded."""
+    """The memory plan, which is made before anything is loaded."""
 
     device: str = Field(description="`gpu`, or `cpu`: main memory.")
-    budget_bytes: int | None = Field(description="What may be used; null if nobody knows.")
+    budget_bytes: int | None = Field(description="Bytes that may be used; null if unknown.")
     budget_source: str
-    peak_bytes: int = Field(description="What is used at most; the sum of `bytes_at_peak`.")
-    peak_stage: str = Field(description="When that is: `write`, `read`, `condition`, `render` or `decode`.")
+    peak_bytes: int = Field(description="The largest use of memory: the sum of `bytes_at_peak`.")
+    peak_stage: str = Field(
+        description="The stage of the peak: `write`, `read`, `condition`, `render` or `decode`."
+    )
     parts: list[MemoryPart]
     quantization: str = Field(
-        description="How the matrices of DiT and planner are stored: `none`, `int8` or `fp8`."
+        description="How the weights of DiT and planner are stored: `none`, `int8` or `fp8`."
     )
-    max_batch_size: int = Field(description="More songs are clamped, or refused if the server is strict.")
-    max_audio_duration: float = Field(description="Seconds; as `max_batch_size`.")
+    max_batch_size: int = Field(description="Larger batches are clamped, or refused by a strict server.")
+    max_audio_duration: float = Field(
+        description="Seconds; longer songs are clamped, or refused by a strict server."
+    )
     vae_decode_chunk_size: int = Field(description="Latent frames.")
-    lm_model: str = Field(description="The planner that has room; empty: none.")
+    lm_model: str = Field(description="The planner that fits; empty: none.")
     lm_texts_at_once: int
-    lm_tokens: int = Field(description="Tokens that each of these texts may have.")
-    notes: list[str] = Field(description="What people should know about the plan, one sentence each.")
+    lm_tokens: int = Field(description="The most tokens of one text.")
+    notes: list[str] = Field(description="Remarks on the plan, one sentence each.")
 
 
 class Stats(BaseModel):
-    """How busy the server is."""
-
     jobs: JobCounts
     queue_size: int
-    queue_maxsize: int = Field(description="0: any number may wait.")
+    queue_maxsize: int = Field(description="0: unlimited.")
     avg_job_seconds: float
     planner: PlannerState
-    memory: MemoryState | None = Field(None, description="Null if nothing could be planned.")
+    memory: MemoryState | None = Field(None, description="Null without a memory plan.")
 
 
 class Defaults(BaseModel):
-    """What a model does when a request does not say."""
+    """The defaults of a model."""
 
     inference_steps: int
     guidance_scale: float
@@ -240,7 +228,7 @@ class Defaults(BaseModel):
 
 
 class Limits(BaseModel):
-    """What a model can do on this machine."""
+    """The limits of a model on this machine."""
 
     max_inference_steps: int
     max_audio_duration: float = Field(description="Seconds.")
@@ -248,8 +236,6 @@ class Limits(BaseModel):
 
 
 class ModelEntry(BaseModel):
-    """One model that can be asked for."""
-
     name: str
     is_default: bool
     is_loaded: bool
@@ -264,14 +250,10 @@ class ModelEntry(BaseModel):
 
 
 class PlannerEntry(PlannerState):
-    """One planner that is, or is to be, loaded."""
-
     is_loaded: bool
 
 
 class ModelList(BaseModel):
-    """The models that can be asked for, and the planner."""
-
     models: list[ModelEntry]
     default_model: str | None
     lm_models: list[PlannerEntry]
@@ -280,7 +262,7 @@ class ModelList(BaseModel):
 
 
 class OpenAiModel(BaseModel):
-    """One model in the shape that OpenAI-style clients read."""
+    """A model in OpenAI's shape."""
 
     id: str
     object: Literal["model"] = "model"
@@ -297,88 +279,68 @@ class OpenAiModel(BaseModel):
 
 
 class ModelInit(ModelList):
-    """The models, now that one of them is in a slot."""
-
     message: str
     slot: int
     loaded_model: str
 
 
 class Reinitialized(BaseModel):
-    """What is loaded now that was not before."""
-
     message: str
     reloaded: list[str]
 
 
 class OpenAiModels(BaseModel):
-    """The models that can be asked for, in that shape."""
-
     object: Literal["list"] = "list"
     data: list[OpenAiModel]
 
 
 class LoraLoaded(BaseModel):
-    """An adapter that acts from now on."""
-
     message: str
     lora_path: str
     adapter_name: str
 
 
 class LoraUnloaded(BaseModel):
-    """No adapter acts from now on."""
-
     message: str
 
 
 class LoraToggled(BaseModel):
-    """Whether the active adapter acts from now on."""
-
     message: str
     use_lora: bool
 
 
 class LoraScaled(BaseModel):
-    """How strongly an adapter acts from now on."""
-
     message: str
     scale: float
     adapter_name: str
 
 
 class LoraStatus(BaseModel):
-    """Which adapter acts where a request names none, and which adapters there are."""
-
     lora_loaded: bool
     use_lora: bool
     lora_scale: float = Field(description="Scale of the active adapter.")
     adapter_type: str | None
     scales: dict[str, float]
     active_adapter: str | None
-    adapters: list[str] = Field(description="What is loaded, by the names that it was given.")
+    adapters: list[str] = Field(description="The loaded adapters, by the names of POST /v1/lora/load.")
     synthetic_default_mode: bool = False
-    available: list[str] = Field(description="What a request may name, and what can be loaded.")
+    available: list[str] = Field(description="The adapters in ACESTEP_LORA_DIR, which requests can name.")
 
 
 class ModelHealth(BaseModel):
-    """How far one model is."""
-
     name: str
     state: str
     detail: str
 
 
 class Health(BaseModel):
-    """Whether the server can work."""
-
     status: str = Field(
-        description="`error` if the default model could not be loaded or a stage is stuck, else `ok`."
+        description="`error` if the default model could not be loaded or the server cannot work, else `ok`."
     )
     service: str = "ACE-Step API"
     version: str
     ready: bool = Field(
-        description="Whether songs can be made: the default model is loaded, or will be by the next request."
+        description="Whether songs can be made: the default model is loaded, or the next request loads it."
     )
     models_initialized: bool
     llm_initialized: bool

@@ -1,24 +1,21 @@
-"""How to make a finished song again: everything that was decided, as a body for /release_task.
-
-A recipe leaves nothing to chance, to a planner or to the model's defaults: posted to the same model on the
-same machine, it gives the same samples. Audio that a song was made from is not part of it, and must be sent
-along again.
-"""
+"""What a result says of a finished song: its recipe and its analysis."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from acestep.domain.analysis import Analysis, TimedLine
 from acestep.domain.song import Goal, Sampling, Song, SongPlan, SongRequest, Tuning
 from acestep.limits import WINDOW_TASKS
 from acestep.rest.response.schemas import LineItem, LoudnessItem, WordItem
-from acestep.rest.spelling import UNDECIDED
+from acestep.rest.spelling import UNDECIDED, JsonObject
 
 
-def recipe(song: Song, request: SongRequest) -> dict[str, Any] | None:
-    """A body that gives `song` of `request` again; None where there is only a plan of one."""
+def recipe(song: Song, request: SongRequest) -> JsonObject | None:
+    """Return a body for /release_task that makes the song again; None for a plan without a song.
+
+    The same model on the same machine makes the same samples. Source and reference audio must be sent again.
+    """
     if not song.file:
         return None
     plan = song.plan
@@ -29,7 +26,7 @@ def recipe(song: Song, request: SongRequest) -> dict[str, Any] | None:
         "bpm": plan.bpm,
         "key_scale": plan.key_scale,
         "time_signature": plan.time_signature,
-        # Where the source says how long the song is, it says so again.
+        # The source determines the duration again.
         "audio_duration": None if request.task.source and request.task_type != "cover" else plan.duration,
         "seed": plan.seed,
         "use_random_seed": False,
@@ -41,18 +38,17 @@ def recipe(song: Song, request: SongRequest) -> dict[str, Any] | None:
         **_sampling(plan.sampling),
         **_task(request),
         "lora": [{"name": use.name, "scale": use.scale} for use in plan.adapters],
-        # What the planner said is in the fields above; it has nothing to add.
+        # The fields above hold what the planner decided.
         **dict.fromkeys(("thinking", "use_cot_caption", "use_cot_language"), False),
     }
-    # As numbers, codes take a third of the room that they take as tokens.
+    # Numbers take a third of the characters of tokens.
     codes = {"audio_code_string": ",".join(map(str, plan.audio_codes))} if plan.audio_codes else {}
     return body | codes
 
 
-def _task(request: SongRequest) -> dict[str, Any]:
-    """What the task of a request is told beside its audio."""
+def _task(request: SongRequest) -> JsonObject:
     task = request.task
-    fields: dict[str, Any] = {}
+    fields: JsonObject = {}
     if request.task_type in WINDOW_TASKS:
         fields |= {
             "repainting_start": task.start,
@@ -60,7 +56,7 @@ def _task(request: SongRequest) -> dict[str, Any]:
             "repaint_latent_crossfade_frames": task.crossfade_frames,
             "repaint_wav_crossfade_sec": task.crossfade_seconds,
         }
-        # A strength of 1 says the same as none.
+        # 1 is the default.
         fields |= {"repaint_strength": 1.0 - task.injection} if task.injection else {}
     if request.task_type == "complete":
         fields["track_classes"] = list(task.tracks)
@@ -69,10 +65,10 @@ def _task(request: SongRequest) -> dict[str, Any]:
     return fields
 
 
-def _sampling(sampling: Sampling) -> dict[str, Any]:
+def _sampling(sampling: Sampling) -> JsonObject:
     start, end = sampling.cfg_interval
-    # A list of times stands for steps and shift, which would have no effect beside it.
-    schedule: dict[str, Any] = (
+    # Steps and shift have no effect beside timesteps.
+    schedule: JsonObject = (
         {"timesteps": list(sampling.timesteps)}
         if sampling.timesteps is not None
         else {"inference_steps": sampling.steps, "shift": sampling.shift}
@@ -90,8 +86,7 @@ def _sampling(sampling: Sampling) -> dict[str, Any]:
     }
 
 
-def _tuning(tuning: Tuning) -> dict[str, Any]:
-    """What was changed of what the models were published with; mostly nothing."""
+def _tuning(tuning: Tuning) -> JsonObject:
     fields = {
         "sampler_mode": tuning.integrator,
         "momentum": tuning.momentum,
@@ -108,14 +103,14 @@ METADATA_DONE = "Analysis Only Mode Complete"
 NO_DIT = "None (Analysis Only)"
 
 
-def plan_item(goal: Goal, plan: SongPlan, codes: str) -> dict[str, Any] | None:
-    """Return the one item of such a job; `codes` is the text of the plan's codes. None for other goals."""
+def plan_item(goal: Goal, plan: SongPlan, codes: str) -> JsonObject | None:
+    """Return the only item of a job that extracts codes or describes audio; None for other goals."""
     if goal == "codes":
         return _extracted(codes)
     return _described(plan, codes) if goal == "description" else None
 
 
-def _extracted(codes: str) -> dict[str, Any]:
+def _extracted(codes: str) -> JsonObject:
     return {
         "status_message": "Audio Codes Extraction Success",
         "audio_codes": codes,
@@ -126,7 +121,7 @@ def _extracted(codes: str) -> dict[str, Any]:
     }
 
 
-def _described(plan: SongPlan, codes: str) -> dict[str, Any]:
+def _described(plan: SongPlan, codes: str) -> JsonObject:
     facts = {
         "bpm": plan.bpm or UNDECIDED,
         "keyscale": plan.key_scale or UNDECIDED,
@@ -137,7 +132,7 @@ def _described(plan: SongPlan, codes: str) -> dict[str, Any]:
     return {
         "status_message": "Full Hardware Analysis Success",
         **facts,
-        "genre": UNDECIDED,  # the planner has no word for it apart from the caption
+        "genre": UNDECIDED,  # the planner puts it into the caption
         "prompt": plan.caption,
         **words,
         "metas": {**facts, "caption": plan.caption, **words},
@@ -146,8 +141,7 @@ def _described(plan: SongPlan, codes: str) -> dict[str, Any]:
     }
 
 
-def analysis_fields(found: Analysis) -> dict[str, Any]:
-    """The fields of a result item that say what was found out; each is empty where nobody asked."""
+def analysis_fields(found: Analysis) -> JsonObject:
     times = found.lyric_times
     lines = times.lines if times else ()
     return {
@@ -160,7 +154,7 @@ def analysis_fields(found: Analysis) -> dict[str, Any]:
 
 
 def lrc(lines: Sequence[TimedLine]) -> str:
-    """Lyrics in the LRC format: a line each, behind the minutes, seconds and hundredths when it begins."""
+    """Return lyrics in the LRC format: `[mm:ss.hh]` before each line."""
     return "".join(f"[{_clock(line.start)}]{line.text}\n" for line in lines)
 
 

@@ -1,1 +1,0 @@
-"""One module an area of the API; each route parses, calls, wraps."""

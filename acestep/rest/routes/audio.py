@@ -1,8 +1,4 @@
-"""Finished audio is fetched."""
-
 from __future__ import annotations
-
-from typing import Any
 
 from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import FileResponse
@@ -10,24 +6,23 @@ from fastapi.responses import FileResponse
 from acestep.rest import auth
 from acestep.rest.deps import Services
 from acestep.rest.envelope import ErrorEnvelope
-from acestep.rest.spelling import AUDIO_PATH, media_type, speaking_name, split_link
+from acestep.rest.spelling import AUDIO_PATH, JsonObject, media_type, speaking_name, split_link
 
 router = APIRouter(tags=["songs"])
 
-PARTS: dict[int | str, dict[str, Any]] = {
-    206: {"description": "The part of the song that `Range` asked for"},
-    416: {"model": ErrorEnvelope, "description": "There is no such part"},
+PARTS: dict[int | str, JsonObject] = {
+    206: {"description": "The part of the file that `Range` names"},
+    416: {"model": ErrorEnvelope, "description": "The file has no such part"},
 }
 
 
-@router.get(
-    AUDIO_PATH, response_class=FileResponse, responses=PARTS
-)  # for the document; the next line answers
+# The first line is for the OpenAPI document, the second answers.
+@router.get(AUDIO_PATH, response_class=FileResponse, responses=PARTS)
 @router.api_route(AUDIO_PATH, methods=["GET", "HEAD"], response_class=FileResponse, include_in_schema=False)
 def audio(
     request: Request, services: Services, path: str = Query(description="As in `file` of a result.")
 ) -> FileResponse:
-    """Fetch a song. The link is the permission, unless the server also asks for the key here."""
+    """Download a song. The link needs no key unless ACESTEP_AUDIO_NEEDS_KEY is set."""
     label, token = split_link(path)
     found = services.audio.open_token(token)
     if found is None or services.config.audio_needs_key:

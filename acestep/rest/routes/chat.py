@@ -1,5 +1,3 @@
-"""Songs are asked for as in a chat, and the answer holds them."""
-
 from __future__ import annotations
 
 import asyncio
@@ -27,8 +25,8 @@ from acestep.rest.wait import job_headers, recordings_of, succeeded, wait_for_so
 router = APIRouter(tags=["songs"], dependencies=[Depends(require_key)])
 
 HEARTBEAT_SECONDS = 2.0
-NO_PINGS = 86_400  # seconds between those of the library; ours tell how far the song is
-# Base64 lies in memory as a whole, several times over; forms put large files on the disk.
+NO_PINGS = 86_400  # seconds between the library's own pings; ours have the progress
+# Base64 is held in memory several times over; forms are spooled to disk.
 MAX_INLINE_AUDIO = 64 * 1024**2
 
 
@@ -36,9 +34,9 @@ MAX_INLINE_AUDIO = 64 * 1024**2
     "/v1/chat/completions", openapi_extra=dialect_of(ChatRequest), responses=CHAT_ANSWERS, response_model=None
 )
 async def chat_completions(request: Request, services: Services) -> Response:
-    """Make songs from the last message of a chat; they come as base64 in `choices[0].message.audio`.
+    """Make songs from the last message of a chat; `choices[0].message.audio` holds them in base64.
 
-    The key is read from the headers alone.
+    The key is read from the headers only.
     """
     body = await _reader(services.config).read(request)
     chat = read_chat(body.fields)
@@ -57,7 +55,7 @@ async def chat_completions(request: Request, services: Services) -> Response:
 
 
 async def _events(answer: ChatAnswer, services: HttpServices, with_usage: bool) -> AsyncIterator[bytes]:
-    """Tell of a job until it ends; when the client leaves, the library ends this."""
+    """Yield events until the job ends; the library stops this when the client disconnects."""
     yield answer.opening()
     try:
         async for event in _song(answer, services):
@@ -88,6 +86,6 @@ async def _song(answer: ChatAnswer, services: HttpServices) -> AsyncIterator[byt
 
 
 def _reader(config: HttpConfig) -> BodyReader:
-    """Reads bodies that may hold a song in base64, four characters for three bytes."""
+    """Read bodies with songs in base64, four characters for three bytes."""
     inline = min(config.upload_limit, MAX_INLINE_AUDIO)
     return BodyReader(config.body_limit + inline * 4 // 3, 0)

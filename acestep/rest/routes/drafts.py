@@ -1,5 +1,3 @@
-"""Songs on paper: examples, better captions and lyrics, and what a song is."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -29,7 +27,7 @@ SIMPLE = ("", "simple_mode")
 async def create_random_sample(
     body: RequestBody, services: Services
 ) -> Envelope[SimpleSample] | Envelope[CustomSample]:
-    """Draw an example: a sentence to invent a song from, or (`custom_mode`) a whole song to render."""
+    """Return a random example: a sentence for `sample_query`, or (`custom_mode`) a whole song."""
     if (read_sample(body.fields).sample_type or "").strip() in SIMPLE:
         return Envelope[SimpleSample](data=simple_sample(services.examples.draw_simple()))
     return Envelope[CustomSample](data=custom_sample(services.examples.draw_custom()))
@@ -37,7 +35,7 @@ async def create_random_sample(
 
 @router.post("/format_input", openapi_extra=body_of(FormatTask))
 async def format_input(request: Request, body: RequestBody, services: Services) -> Envelope[DraftAnswer]:
-    """Let the planner write a better caption and lyrics. Metadata that is sent stays as it is."""
+    """Let the planner improve caption and lyrics. Metadata that is sent stays as it is."""
     _refuse_files(body)
     task, ignored = read_draft(FormatTask, body.fields)
     planner = services.worker.planner(planner_name(task.lm_model_path))
@@ -50,7 +48,7 @@ async def format_input(request: Request, body: RequestBody, services: Services) 
 
 @router.post("/v1/understand", openapi_extra=body_of(UnderstandTask))
 async def understand(request: Request, body: RequestBody, services: Services) -> Envelope[DraftAnswer]:
-    """Let the planner say what a song is: its caption, lyrics and metadata."""
+    """Let the planner describe a song: its caption, lyrics and metadata."""
     task, ignored = read_draft(UnderstandTask, body.fields)
     planner = services.worker.planner(planner_name(task.lm_model_path))
     warnings = (*ignored, *check_support(task, planner, is_for_planner=True))
@@ -67,7 +65,6 @@ async def understand(request: Request, body: RequestBody, services: Services) ->
 
 
 async def _named(path: str, uploaded: Path | None, services: Services) -> Path:
-    """The file of this machine that a request names instead of an upload."""
     field = PATHS[SOURCE]
     if uploaded is not None:
         raise InvalidFieldError(field, path, "no path beside an uploaded file", "Send one of the two")
@@ -75,13 +72,13 @@ async def _named(path: str, uploaded: Path | None, services: Services) -> Path:
 
 
 def _extra(warnings: tuple[str, ...]) -> dict[str, list[str]] | None:
-    """Warnings stand beside the answer, whose keys are what clients of the original know."""
+    # Not in `data`, whose keys are those of the original.
     return {"warnings": list(warnings)} if warnings else None
 
 
 def _refuse_files(body: Body) -> None:
     for kind, upload in body.files.items():
-        raise InvalidFieldError(kind, upload.filename, "no file", "It takes text alone")
+        raise InvalidFieldError(kind, upload.filename, "no file", "Only text can be sent here")
 
 
 def _refuse_second_file(body: Body) -> None:

@@ -1,5 +1,3 @@
-"""A song is asked for as OpenAI's endpoints for audio are, and the answer is the song itself, or a job."""
-
 from __future__ import annotations
 
 import json
@@ -31,7 +29,7 @@ RESPOND_ASYNC = "respond-async"
     response_model=None,
 )
 async def audio_generations(request: Request, body: RequestBody, services: Services) -> Response:
-    """Make one song and answer with its bytes, or at once with a job (`"async": true`)."""
+    """Make one song and answer with its file, or at once with a job (`"async": true`)."""
     preferred = RESPOND_ASYNC in request.headers.get("prefer", "").lower()
     fields, run_async, warnings = read_generation(body.fields, preferred)
     submission = await submit(Body(fields, body.files), services, warnings)
@@ -42,12 +40,12 @@ async def audio_generations(request: Request, body: RequestBody, services: Servi
     job = await wait_for_songs(request, services, submission.job_id)
     if recordings := recordings_of(job, services.audio):
         return _song(job, recordings[0])
-    return await _job(job.id, services, 200, {})  # it was to end in a plan
+    return await _job(job.id, services, 200, {})  # it ends in a plan, without a song
 
 
 async def _job(job_id: str, services: HttpServices, status: int, headers: dict[str, str]) -> Json:
     (view,) = await services.queue.find([job_id])
-    assert view is not None  # it was accepted, or ended, a moment ago
+    assert view is not None  # it was accepted or finished just now
     found = job_object(view, services.audio.token, await services.queue.average_seconds())
     return Json(found.model_dump(), status, headers=job_headers(job_id) | headers)
 

@@ -1,5 +1,3 @@
-"""Which models there are, and changing them while the server runs."""
-
 from __future__ import annotations
 
 from typing import Annotated
@@ -22,7 +20,7 @@ router = APIRouter(tags=["models"])
 KEY = [Depends(require_key)]
 
 OPENAI_MEDIA_TYPE = "application/vnd.openai+json"
-OPENAI_ROOT = "/api"  # every route is there as well, so that a client needs one base address alone
+OPENAI_ROOT = "/api"  # every route is here as well, so that a client needs only one base URL
 
 
 @router.get("/v1/models", response_model=Envelope[ModelList] | OpenAiModels, dependencies=KEY)
@@ -31,7 +29,7 @@ async def models(
     services: Services,
     format: Annotated[str, Query(examples=["openai"])] = "",  # noqa: A002
 ) -> Envelope[ModelList] | OpenAiModels:
-    """List the models; in OpenAI's shape with `format=openai`, if that is accepted, and at /api/v1/models."""
+    """List the models; in OpenAI's shape with `format=openai`, with its `Accept`, or at /api/v1/models."""
     found = services.worker.models()
     accepted = OPENAI_MEDIA_TYPE in request.headers.get("accept", "")
     path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
@@ -42,7 +40,7 @@ async def models(
 
 @router.get("/v1/models/{name:path}", dependencies=KEY)
 async def one_model(name: str, services: Services) -> OpenAiModel:
-    """Describe one model in OpenAI's shape; its name may begin with `acestep/`."""
+    """Return one model in OpenAI's shape; the name may begin with `acestep/`."""
     found = services.worker.models()
     bare = name.removeprefix(NAME_PREFIX)
     for model in found:
@@ -53,20 +51,19 @@ async def one_model(name: str, services: Services) -> OpenAiModel:
 
 @router.get("/v1/model_inventory", dependencies=KEY)
 async def model_inventory(services: Services) -> Envelope[ModelList]:
-    """List the models as /v1/models does, and those that only lie on disk (not loaded)."""
+    """List the models of /v1/models, and those on disk that are not loaded."""
     found = services.keeper.inventory() if services.keeper else services.worker.models()
     return Envelope(data=model_list(found, services.worker.planners()))
 
 
 @router.post("/v1/init", openapi_extra=body_of(InitModel))
 async def init(body: RequestBody, services: Services) -> Envelope[ModelInit]:
-    """Load a model into a slot, or a planner, while the server runs; answers once it is there.
+    """Load a model into a slot, or a planner, while the server runs; the answer comes when it is loaded.
 
-    A model is loaded beside the one that was there, which leaves when its songs end, or leaves first where
-    there is no room for both. Songs that wait run on the model that they name, or on the default one with a
-    warning. A planner comes when the one that was
-    there has ended its texts and left; songs that need one wait. Where only a planner is asked for, models
-    stay as they are.
+    The model in the slot is evicted once its songs are finished, or before loading where both do not fit.
+    Queued songs run on the model that they name, or on the default one with a warning. A planner replaces
+    the loaded one once its texts are finished; songs that need a planner wait. With only a planner in the
+    request, models stay as they are.
     """
     asked = read_plain(InitModel, body.fields)
     wants_planner = asked.init_llm or bool(asked.lm_model_path)
@@ -91,13 +88,15 @@ async def init(body: RequestBody, services: Services) -> Envelope[ModelInit]:
 
 @router.post("/v1/reinitialize", dependencies=KEY)
 async def reinitialize(services: Services) -> Envelope[Reinitialized]:
-    """Load again what could not be loaded. Whatever is in the body is not read."""
+    """Load failed models again. The body is not read."""
     reloaded = await _keeper(services).reload()
     if services.planners is not None:
         reloaded = (*reloaded, *await services.planners.reload())
     infos: list[ModelInfo | PlannerInfo] = [*services.worker.models(), *services.worker.planners()]
     failed = [info.name for info in infos if info.state == "failed"]
-    message = f"Still not loaded: {', '.join(failed)}; GET /v1/models says why" if failed else "All is loaded"
+    message = (
+        f"Still not loaded: {', '.join(failed)}; GET /v1/models has the reason" if failed else "All is loaded"
+    )
     return Envelope(data=Reinitialized(message=message, reloaded=list(reloaded)))
 
 

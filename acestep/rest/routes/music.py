@@ -1,5 +1,3 @@
-"""The older way to ask for songs, and to ask after one job."""
-
 from __future__ import annotations
 
 from fastapi import APIRouter, Depends, HTTPException
@@ -17,13 +15,13 @@ router = APIRouter(tags=["songs"])
 
 @router.post("/v1/music/generate", openapi_extra=body_of(GenerateTask))
 async def generate(body: RequestBody, services: Services) -> SubmittedJob:
-    """Ask for songs with the fields of /release_task; the answer has no wrapper."""
+    """Submit a request with the fields of /release_task; the answer has no envelope."""
     return submitted_job(await submit(body, services))
 
 
 @router.get(JOBS_PATH + "/{job_id}", dependencies=[Depends(require_key)])
 async def job(job_id: str, services: Services) -> JobObject:
-    """Ask after one job; its id is the `task_id` of the other ways to ask for songs."""
+    """Return the state of one job; `job_id` is the `task_id` of the other endpoints."""
     (view,) = await services.queue.find([job_id])
     if view is None:
         raise HTTPException(404, f"{UNKNOWN_TASK}: {job_id[:80]!r}")

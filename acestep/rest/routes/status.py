@@ -1,5 +1,3 @@
-"""How the server is."""
-
 from __future__ import annotations
 
 from fastapi import APIRouter, Depends, Response
@@ -17,7 +15,7 @@ router = APIRouter(tags=["server"])
 
 @router.get("/v1/stats", dependencies=[Depends(require_key)])
 async def stats(services: Services) -> Envelope[Stats]:
-    """Count jobs, and say what runs the planner."""
+    """Return job counts, the planner's state and the memory plan."""
     counts, memory = await services.queue.stats(), memory_of(services.memory)
     return Envelope(data=stats_of(counts, services.worker.planner(), memory))
 
@@ -27,12 +25,12 @@ async def stats(services: Services) -> Envelope[Stats]:
     responses={
         503: {
             "model": Envelope[Health],
-            "description": "The default model could not be loaded, or a stage is stuck",
+            "description": "The default model could not be loaded, or the server cannot work",
         }
     },
 )
 async def get_health(response: Response, services: Services) -> Envelope[Health]:
-    """Say whether songs can be made; 503 when the default model could not be loaded, or a stage is stuck."""
+    """Say whether songs can be made; 503 where the default model failed or the server cannot work."""
     models, trouble = services.worker.models(), services.worker.trouble()
     found = health(models, services.worker.planner(), __version__, trouble)
     if found.status == "ok":

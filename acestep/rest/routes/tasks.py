@@ -1,5 +1,3 @@
-"""Songs are asked for, and asked after."""
-
 from __future__ import annotations
 
 from fastapi import APIRouter
@@ -17,7 +15,7 @@ router = APIRouter(tags=["songs"])
 
 @router.post("/release_task", openapi_extra=body_of(GenerateTask))
 async def release_task(body: RequestBody, services: Services) -> Envelope[Submitted]:
-    """Ask for songs. The answer comes at once; what becomes of them is asked with /query_result."""
+    """Submit a request for songs. The answer comes at once; /query_result returns the result."""
     submission = await submit(body, services)
     return Envelope(
         data=Submitted(
@@ -30,7 +28,7 @@ async def release_task(body: RequestBody, services: Services) -> Envelope[Submit
 
 @router.post("/query_result", openapi_extra=body_of(QueryTask))
 async def query_result(body: RequestBody, services: Services) -> Envelope[list[QueryEntry]]:
-    """Ask after jobs: one entry for each id, in order; `result` is a JSON string."""
+    """Return the state and results of jobs: one entry for each id, in order; `result` is a JSON string."""
     ids = read_query(body.fields).task_id_list
     average = await services.queue.average_seconds()
     views = await services.queue.find(ids)

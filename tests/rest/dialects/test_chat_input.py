@@ -98,7 +98,7 @@ class TestWhatIsSaid:
 
     @pytest.mark.parametrize("text", ["", "  ", [], "<prompt></prompt>"])
     def test_nothing(self, text: Any):
-        with pytest.raises(InvalidFieldError, match=r"messages: ''.*says what the song is"):
+        with pytest.raises(InvalidFieldError, match=r"messages: ''.*description of the song"):
             chat(text)
 
     def test_nothing_but_fields(self):
