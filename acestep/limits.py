@@ -6,18 +6,23 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from math import ceil
 
 from acestep.catalog.checkpoints import NANO_MODEL, PUBLISHED
 from acestep.domain.models import ModelInfo
 from acestep.domain.song import (
+    CODES_A_SECOND,
+    MAX_CODES,
     MAX_SEED,
+    MIN_CODES,
     MIN_DURATION,
     AnalysisOptions,
+    Goal,
     SamplerOptions,
     SongRequest,
-    TaskOptions,
     TaskType,
     Tuning,
+    Window,
 )
 from acestep.errors import InvalidFieldError, ModelUnavailableError, UnknownModelError
 
@@ -27,18 +32,24 @@ _UNSHIFTED = 1.0
 _AS_PUBLISHED = Tuning()
 _PADDING_SECONDS = 0.2  # that an encoder may have added to a source
 MAX_TURBO_TIMESTEPS = 20  # distinct values in those tables
-_OUT_OF_REACH = ("absent", "downloading", "failed")
 NAME_PREFIX = "acestep/"  # OpenAI-style model lists put it before every name
 
 TURBO_TASKS: tuple[TaskType, ...] = ("text2music", "cover", "repaint")
 BASE_TASKS: tuple[TaskType, ...] = (*TURBO_TASKS, "extract", "lego", "complete")
-STEM_TASK: TaskType = "extract"  # what makes the stems of a song
-SOURCE_TASKS: tuple[TaskType, ...] = BASE_TASKS[1:]  # that work on audio
-WINDOW_TASKS: tuple[TaskType, ...] = ("repaint", "lego")  # that may leave some of it as it is
+STEM_TASK: TaskType = "extract"  # makes the stems of a song
+SOURCE_TASKS: tuple[TaskType, ...] = BASE_TASKS[1:]  # work on audio
+WINDOW_TASKS: tuple[TaskType, ...] = ("repaint", "lego")  # may leave some of the audio as it is
 # Songs as long as their source, whatever duration is asked for; a cover may be shorter or longer.
 AS_LONG_AS_SOURCE: tuple[TaskType, ...] = ("repaint", "lego", "extract", "complete")
-# The planner has nothing to say where audio says all: what others leave open it decides.
+# The other tasks leave nothing open that a planner could decide.
 PLANNED_TASKS: tuple[TaskType, ...] = ("text2music", "lego", "complete")
+# The wire field that asks for something else than a song.
+GOAL_FIELDS: dict[Goal, str] = {
+    "codes": "extract_codes_only",
+    "metadata": "analysis_only",
+    "description": "full_analysis_only",
+}
+_GOALS_WITH_SOURCE: tuple[Goal, ...] = ("codes", "description")
 
 
 def choose_model(
@@ -46,23 +57,24 @@ def choose_model(
 ) -> tuple[ModelInfo, tuple[str, ...]]:
     """Return the model that runs a request for `name`, and sentences about a fallback.
 
-    No name means the default. A name that is not loaded, and will not be soon (it is being downloaded), runs
-    the default with a warning, or raises `UnknownModelError` when `strict`. Raises `ModelUnavailableError`
-    when there is no model at all.
+    No name means the default. A name that is not usable runs the default with a warning, or raises
+    `UnknownModelError` when `strict`. Raises `ModelUnavailableError` where the default would run and could
+    not be loaded, and where there is no model at all.
     """
     if not models:
         raise ModelUnavailableError("No model is set up on this server: set ACESTEP_CONFIG_PATH.")
-    default = default_model(models)
-    if name is None or name.removeprefix(NAME_PREFIX) == default.name:
-        return default, ()
-    usable = {model.name: model for model in models if model.state not in _OUT_OF_REACH}
-    found = usable.get(name.removeprefix(NAME_PREFIX))
-    if found is not None:
-        return found, ()
-    error = UnknownModelError(name, tuple(usable))
-    if strict:
-        raise error
-    return default, (f"{error}. {default.name} is used instead",)
+    default, warnings = default_model(models), tuple[str, ...]()
+    if name is not None and (bare := name.removeprefix(NAME_PREFIX)) != default.name:
+        usable = {model.name: model for model in models if model.is_usable}
+        if bare in usable:
+            return usable[bare], ()
+        error = UnknownModelError(name, tuple(usable))
+        if strict:
+            raise error
+        warnings = (f"{error}. {default.name} is used instead",)
+    if default.state == "failed":
+        raise ModelUnavailableError(f"{default.name} could not be loaded: {default.detail}")
+    return default, warnings
 
 
 def default_model(models: Sequence[ModelInfo]) -> ModelInfo:
@@ -75,68 +87,71 @@ def tasks_of(is_turbo: bool) -> tuple[TaskType, ...]:
     return TURBO_TASKS if is_turbo else BASE_TASKS
 
 
-def check_task(task_type: TaskType, model: ModelInfo, models: Sequence[ModelInfo] = ()) -> None:
-    """Raise `InvalidFieldError` if `model` does not do `task_type`; it names the models that do.
-
-    `models` are those of this server. Where none of them does, published ones are named.
-    """
-    if task_type in model.tasks:
-        return
-    allowed, remedy = ", ".join(model.tasks), _who_does(task_type, models)
-    raise InvalidFieldError("task_type", task_type, allowed, remedy, scope=f"with model {model.name}")
+def needs_planner(request: SongRequest) -> bool:
+    """Whether the request cannot be done without a planner."""
+    if request.goal in ("metadata", "description"):
+        return True
+    return request.task_type in PLANNED_TASKS and (request.planner.thinking or request.planner.wants_draft)
 
 
-def check_stems(stems: Sequence[str], model: ModelInfo, models: Sequence[ModelInfo] = ()) -> None:
-    """Raise `InvalidFieldError` if `stems` are wanted of a model that makes none; else as `check_task`."""
-    if stems and STEM_TASK not in model.tasks:
-        remedy = _who_does(STEM_TASK, models)
-        raise InvalidFieldError("stems", ", ".join(stems), "none", remedy, scope=f"with model {model.name}")
+def uses_planner(request: SongRequest) -> bool:
+    """Whether a planner does anything for the request, if there is one."""
+    asked = request.planner
+    may_fill_in = asked.use_cot_caption or asked.use_cot_language
+    is_open = request.task_type in PLANNED_TASKS and not request.audio_codes
+    return needs_planner(request) or (is_open and may_fill_in)
 
 
-def _who_does(task_type: TaskType, models: Sequence[ModelInfo]) -> str:
-    here = [other.name for other in models if task_type in other.tasks and other.state != "failed"]
-    known = [name for name, entry in PUBLISHED.items() if entry.kind == "dit" and not entry.is_turbo]
-    names = ", ".join(here or (*known, NANO_MODEL))
-    return f"Models that do {task_type}{'' if here else ', none of them loaded here'}: {names}"
-
-
-def song_seconds(task_type: TaskType, task: TaskOptions) -> float:
-    """Return how long a task makes its song, by a source whose length is known.
+def window_of(request: SongRequest) -> Window | None:
+    """What a task writes anew, by a source whose length is known; None: everything.
 
     A window that begins before the source, or ends after it, makes the song grow.
     """
-    assert task.source_seconds is not None
-    if task_type not in WINDOW_TASKS:
-        return task.source_seconds
+    task = request.task
+    if request.task_type not in WINDOW_TASKS or task.source_seconds is None:
+        return None
+    lead = max(0.0, -task.start)
     end = task.source_seconds if task.end is None else task.end
-    return max(0.0, -task.start) + max(task.source_seconds, end)
+    return Window(
+        start=task.start + lead,
+        end=end + lead,
+        source_start=lead,
+        source_end=task.source_seconds + lead,
+        crossfade_frames=task.crossfade_frames,
+        crossfade_seconds=task.crossfade_seconds,
+    )
 
 
-def fit(request: SongRequest, model: ModelInfo) -> SongRequest:
+def song_seconds(request: SongRequest) -> float:
+    """Return how long a song is by its source, whose length is known."""
+    assert request.task.source_seconds is not None
+    window = window_of(request)
+    return max(window.end, window.source_end) if window else request.task.source_seconds
+
+
+def fit(request: SongRequest, model: ModelInfo, models: Sequence[ModelInfo] = ()) -> SongRequest:
     """Return `request` as `model` can run it, with a warning for every sent value that had to change.
 
     Fills the model's name, batch size and seeds, and clamps what clients commonly send too large. Raises
     `InvalidFieldError` for what has no nearest allowed value. Fitting a fitted request changes nothing.
+    `models` are those of this server where the request is new; a request that was accepted before, when
+    another model was loaded, loses its stems instead of being refused for them.
     """
-    check_task(request.task_type, model)
+    _check_task(request.task_type, model, models)
+    _check_source(request)
+    _check_codes(request, model)
     warnings = list(request.warnings)
     sampler = _fit_sampler(request.sampler, model, warnings)
-    duration = _fit_to_source(request, model, warnings)
-    duration = _fit_duration(duration, model, warnings)
-    analysis = _fit_analysis(request.analysis, model, warnings)
-    wanted = _wanted_batch(request)
-    batch = min(wanted, model.max_batch)
-    if batch < wanted and (request.batch_size is not None or request.seeds):
-        warnings.append(
-            f"batch_size: {model.name} makes at most {batch} at once here; {wanted} became {batch}"
-        )
-    if len(request.seeds) > wanted:
-        warnings.append(f"seed: {len(request.seeds)} seeds for {wanted} songs; the last ones are not used")
+    duration = _fit_duration(_duration_asked(request, model, warnings), model, warnings)
+    analysis = _fit_stems(request.analysis, model, models, warnings)
+    batch = _fit_batch(request, model, warnings)
+    codes = request.audio_codes
     return replace(
         request,
         model=model.name,
         sampler=sampler,
         duration=duration,
+        audio_codes=codes if duration is None else codes[: ceil(duration * CODES_A_SECOND)],
         analysis=analysis,
         batch_size=batch,
         seeds=_fit_seeds(request.seeds, batch),
@@ -144,11 +159,68 @@ def fit(request: SongRequest, model: ModelInfo) -> SongRequest:
     )
 
 
-def _fit_analysis(analysis: AnalysisOptions, model: ModelInfo, warnings: list[str]) -> AnalysisOptions:
-    """Drop stems that the model cannot make: another one was loaded when the request was accepted."""
+def _check_task(task_type: TaskType, model: ModelInfo, models: Sequence[ModelInfo]) -> None:
+    if task_type not in model.tasks:
+        allowed, remedy = ", ".join(model.tasks), _models_with(task_type, models)
+        raise InvalidFieldError("task_type", task_type, allowed, remedy, scope=f"with model {model.name}")
+
+
+def _models_with(task_type: TaskType, models: Sequence[ModelInfo]) -> str:
+    """Name the models of this server that do a task, or else published ones."""
+    here = [other.name for other in models if task_type in other.tasks and other.state != "failed"]
+    known = [name for name, entry in PUBLISHED.items() if entry.kind == "dit" and not entry.is_turbo]
+    names = ", ".join(here or (*known, NANO_MODEL))
+    return f"Models that do {task_type}{'' if here else ', none of them loaded here'}: {names}"
+
+
+def _check_source(request: SongRequest) -> None:
+    """Refuse a task without the audio that it works on (codes stand in for it), and an empty window."""
+    takes_source = request.goal in _GOALS_WITH_SOURCE or request.task_type in SOURCE_TASKS
+    if takes_source and not request.task.source and not request.audio_codes:
+        allowed = "an audio file, uploaded as src_audio, or named by src_audio_path"
+        asker = GOAL_FIELDS.get(request.goal) or f"task_type {request.task_type}"
+        raise InvalidFieldError("src_audio", None, allowed, scope=f"with {asker}")
+    window, task = window_of(request), request.task
+    if window is None or (window.start < window.end and window.start <= window.source_end):
+        return
+    if window.start > window.source_end or task.end is None:
+        allowed = f"at most {task.source_seconds:.2f}, where the source ends"
+        raise InvalidFieldError("repainting_start", task.start, allowed)
+    raise InvalidFieldError(
+        "repainting_end", task.end, f"more than repainting_start, which is {task.start:g}"
+    )
+
+
+def _check_codes(request: SongRequest, model: ModelInfo) -> None:
+    """Refuse audio codes that the model does not have, and those of another duration than is asked for."""
+    codes, duration = request.audio_codes, request.duration
+    if not codes:
+        return
+    if model.code_count and max(codes) >= model.code_count:
+        known = f"codes from 0 to {model.code_count - 1}"
+        raise InvalidFieldError("audio_code_string", max(codes), known, scope=f"with model {model.name}")
+    if not MIN_CODES <= len(codes) <= MAX_CODES:
+        allowed = f"{MIN_CODES} to {MAX_CODES} codes, {CODES_A_SECOND} a second"
+        raise InvalidFieldError("audio_code_string", f"{len(codes)} codes", allowed)
+    if duration is not None and abs(duration * CODES_A_SECOND - len(codes)) > 1:
+        raise InvalidFieldError(
+            "audio_duration",
+            duration,
+            f"{len(codes) / CODES_A_SECOND:g}, the seconds of the {len(codes)} codes in audio_code_string",
+            f"Leave it out, or send {CODES_A_SECOND} codes a second",
+        )
+
+
+def _fit_stems(
+    analysis: AnalysisOptions, model: ModelInfo, models: Sequence[ModelInfo], warnings: list[str]
+) -> AnalysisOptions:
     if not analysis.stems or STEM_TASK in model.tasks:
         return analysis
-    warnings.append(f"stems: {model.name} cannot make any; {', '.join(analysis.stems)} are left out")
+    names = ", ".join(analysis.stems)
+    if models:
+        remedy = _models_with(STEM_TASK, models)
+        raise InvalidFieldError("stems", names, "none", remedy, scope=f"with model {model.name}")
+    warnings.append(f"stems: {model.name} cannot make any; {names} are left out")
     return replace(analysis, stems=())
 
 
@@ -245,27 +317,28 @@ def _fit_turbo(options: SamplerOptions, model: ModelInfo, warnings: list[str]) -
     return replace(options, steps=steps, shift=shift, guidance_scale=None)
 
 
-def _fit_to_source(request: SongRequest, model: ModelInfo, warnings: list[str]) -> float | None:
-    """Return the duration that counts: for most tasks with a source none, since that decides.
+def _duration_asked(request: SongRequest, model: ModelInfo, warnings: list[str]) -> float | None:
+    """Return the duration that is asked for; None where the source, or the planner, decides.
 
-    Raises `InvalidFieldError` for a song that `model` cannot make as long as it would have to be.
+    Raises `InvalidFieldError` for a song that `model` cannot make as long as its source makes it.
     """
     task_type, duration = request.task_type, request.duration
+    if request.audio_codes and duration is None:
+        return len(request.audio_codes) / CODES_A_SECOND
     if task_type not in SOURCE_TASKS or not request.task.source or request.task.source_seconds is None:
         return duration
-    seconds = song_seconds(task_type, request.task)
-    most = f"at most {model.max_duration:g} s"
+    seconds, most = song_seconds(request), f"at most {model.max_duration:g} s"
+    is_too_long = seconds > model.max_duration + _PADDING_SECONDS
     if task_type in AS_LONG_AS_SOURCE:
         if duration is not None and abs(duration - seconds) > _PADDING_SECONDS:
             warnings.append(
                 f"audio_duration: {task_type} makes a song as long as its source; {duration:g} is not used"
             )
-        if seconds > model.max_duration + _PADDING_SECONDS:
-            raise InvalidFieldError(
-                "src_audio", f"{seconds:.1f} s", most, "Cut it", f"for {task_type} with model {model.name}"
-            )
+        if is_too_long:
+            scope = f"for {task_type} with model {model.name}"
+            raise InvalidFieldError("src_audio", f"{seconds:.1f} s", most, "Cut it", scope)
         return None
-    if duration is None and seconds > model.max_duration + _PADDING_SECONDS:
+    if duration is None and is_too_long:
         warnings.append(f"src_audio: {model.name} makes {most} here; what comes after in it is not covered")
     return duration
 
@@ -284,6 +357,18 @@ def _fit_duration(duration: float | None, model: ModelInfo, warnings: list[str])
         f"{duration:g} became {model.max_duration:g}"
     )
     return model.max_duration
+
+
+def _fit_batch(request: SongRequest, model: ModelInfo, warnings: list[str]) -> int:
+    wanted = _wanted_batch(request)
+    batch = min(wanted, model.max_batch)
+    if batch < wanted and (request.batch_size is not None or request.seeds):
+        warnings.append(
+            f"batch_size: {model.name} makes at most {batch} at once here; {wanted} became {batch}"
+        )
+    if len(request.seeds) > wanted:
+        warnings.append(f"seed: {len(request.seeds)} seeds for {wanted} songs; the last ones are not used")
+    return batch
 
 
 def _wanted_batch(request: SongRequest) -> int:

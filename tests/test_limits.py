@@ -7,6 +7,7 @@ from acestep.domain.models import ModelInfo
 from acestep.domain.song import (
     MAX_SEED,
     AnalysisOptions,
+    PlannerOptions,
     SamplerOptions,
     SongRequest,
     TaskOptions,
@@ -14,7 +15,17 @@ from acestep.domain.song import (
     Tuning,
 )
 from acestep.errors import InvalidFieldError, ModelUnavailableError, UnknownModelError
-from acestep.limits import BASE_TASKS, TURBO_TASKS, check_stems, check_task, choose_model, fit, tasks_of
+from acestep.limits import (
+    BASE_TASKS,
+    TURBO_TASKS,
+    choose_model,
+    fit,
+    needs_planner,
+    song_seconds,
+    tasks_of,
+    uses_planner,
+    window_of,
+)
 
 TURBO = ModelInfo(
     name="turbo",
@@ -73,6 +84,13 @@ class TestChooseModel:
     def test_a_model_that_is_loaded_when_it_is_named_may_be_asked_for(self):
         on_disk = replace(BASE, state="on_disk")
         assert choose_model([TURBO, on_disk], "acestep/base", strict=True) == (on_disk, ())
+
+    def test_a_named_model_runs_though_the_default_failed(self):
+        failed = replace(TURBO, state="failed", detail="no config.json")
+        assert choose_model([failed, BASE], "base", strict=False) == (BASE, ())
+        for name in (None, "turbo", "sft"):
+            with pytest.raises(ModelUnavailableError, match=r"^turbo could not be loaded: no config\.json$"):
+                choose_model([failed, BASE], name, strict=False)
 
     def test_no_models(self):
         with pytest.raises(ModelUnavailableError, match="ACESTEP_CONFIG_PATH"):
@@ -271,9 +289,9 @@ class TestTasks:
 
     def test_a_refused_task_names_the_models_here_that_do_it(self):
         turbo = replace(TURBO, tasks=TURBO_TASKS)
-        check_task("repaint", turbo)
+        fit(on_source("repaint", 20.0), turbo)
         with pytest.raises(InvalidFieldError) as refused:
-            check_task("lego", turbo, [turbo, ALL_TASKS])
+            fit(on_source("lego", 20.0), turbo, [turbo, ALL_TASKS])
         assert refused.value.allowed == "text2music, cover, repaint"
         assert str(refused.value).endswith("Models that do lego: base")
 
@@ -281,7 +299,7 @@ class TestTasks:
         turbo = replace(TURBO, tasks=TURBO_TASKS)
         broken = replace(ALL_TASKS, state="failed")
         with pytest.raises(InvalidFieldError, match="none of them loaded here: acestep-v15-base") as refused:
-            check_task("extract", turbo, [turbo, broken])
+            fit(on_source("extract", 20.0), turbo, [turbo, broken])
         assert "turbo-shift3" not in str(refused.value)
         assert "acestep-nano" in str(refused.value)
 
@@ -289,17 +307,16 @@ class TestTasks:
 class TestStems:
     def test_a_model_that_extracts_makes_them(self):
         wanted = SongRequest(analysis=AnalysisOptions(stems=("drums",)))
-        check_stems(("drums",), ALL_TASKS)
-        assert fit(wanted, ALL_TASKS).analysis == wanted.analysis
+        assert fit(wanted, ALL_TASKS, [ALL_TASKS]).analysis == wanted.analysis
 
     def test_another_is_refused_and_told_who_does(self):
         turbo = replace(TURBO, tasks=TURBO_TASKS)
-        check_stems((), turbo)
+        wanted = SongRequest(analysis=AnalysisOptions(stems=("drums", "bass")))
         with pytest.raises(InvalidFieldError, match=f"Models that do extract: {ALL_TASKS.name}") as refused:
-            check_stems(("drums", "bass"), turbo, [turbo, ALL_TASKS])
+            fit(wanted, turbo, [turbo, ALL_TASKS])
         assert (refused.value.field, refused.value.value) == ("stems", "drums, bass")
         with pytest.raises(InvalidFieldError, match="none of them loaded here: acestep-v15-base"):
-            check_stems(("drums",), turbo, [turbo])
+            fit(wanted, turbo, [turbo])
 
     def test_a_model_that_came_later_leaves_them_out_with_a_warning(self):
         turbo = replace(TURBO, tasks=TURBO_TASKS)
@@ -380,3 +397,110 @@ class TestGuidance:
         guided = replace(BASE, guidance_scale=7.0)
         assert fit(asked(use_adg=True), guided).warnings == ()
         assert len(fit(asked(use_adg=True), replace(BASE, guidance_scale=1.0)).warnings) == 1
+
+
+class TestWindow:
+    @pytest.mark.parametrize(
+        ("sent", "window", "seconds"),
+        [
+            ({}, (0.0, 20.0, 0.0, 20.0), 20.0),
+            ({"start": 5.0, "end": 8.0}, (5.0, 8.0, 0.0, 20.0), 20.0),
+            ({"start": -3.0, "end": 8.0}, (0.0, 11.0, 3.0, 23.0), 23.0),
+            ({"start": 18.0, "end": 25.0}, (18.0, 25.0, 0.0, 20.0), 25.0),
+            ({"start": -3.0, "end": 25.0}, (0.0, 28.0, 3.0, 23.0), 28.0),
+            ({"start": 20.0, "end": 30.0}, (20.0, 30.0, 0.0, 20.0), 30.0),
+        ],
+    )
+    def test_a_window_beyond_its_source_makes_the_song_grow(self, sent, window, seconds):
+        request = on_source("lego", 20.0, **sent)
+        found = window_of(request)
+        assert found is not None
+        assert (found.start, found.end, found.source_start, found.source_end) == window
+        assert song_seconds(request) == seconds
+
+    def test_other_tasks_write_everything(self):
+        assert window_of(on_source("cover", 20.0)) is None
+        assert song_seconds(on_source("cover", 20.0)) == 20.0
+
+    def test_none_is_known_before_the_source_is(self):
+        assert window_of(SongRequest(task_type="repaint")) is None
+
+    @pytest.mark.parametrize(
+        ("sent", "message"),
+        [
+            ({"start": 20.5, "end": 30.0}, "repainting_start: 20.5 cannot be used; allowed: at most 20.00"),
+            ({"start": 20.0}, "repainting_start: 20.0 cannot be used; allowed: at most 20.00"),
+            ({"start": 8.0, "end": 8.0}, "repainting_end: 8.0 cannot be used; allowed: more than repaint"),
+            ({"start": 8.0, "end": 5.0}, "repainting_end: 5.0 cannot be used; allowed: more than repaint"),
+        ],
+    )
+    def test_an_empty_window_is_refused(self, sent, message):
+        with pytest.raises(InvalidFieldError) as refused:
+            fit(on_source("repaint", 20.0, **sent), ALL_TASKS)
+        assert str(refused.value).startswith(message)
+
+
+def coded(count: int, **changes: Any) -> SongRequest:
+    return SongRequest(batch_size=1, seeds=(1,), audio_codes=tuple(range(count)), **changes)
+
+
+class TestCodes:
+    def test_they_say_how_long_the_song_is(self):
+        fitted = fit(coded(60), TURBO)
+        assert (fitted.duration, len(fitted.audio_codes)) == (12.0, 60)
+        assert fit(fitted, TURBO) == fitted
+
+    def test_those_after_the_end_of_a_shortened_song_go(self):
+        fitted = fit(coded(300), replace(TURBO, max_duration=30.5))
+        assert (fitted.duration, len(fitted.audio_codes)) == (30.5, 153)
+
+    @pytest.mark.parametrize(
+        ("request_", "field"),
+        [
+            (coded(49), "audio_code_string"),
+            (coded(3001), "audio_code_string"),
+            (coded(60, duration=20.0), "audio_duration"),
+        ],
+    )
+    def test_what_is_no_song(self, request_, field):
+        with pytest.raises(InvalidFieldError) as refused:
+            fit(request_, TURBO)
+        assert refused.value.field == field
+
+    def test_one_that_the_model_does_not_have(self):
+        with pytest.raises(InvalidFieldError, match="59 cannot be used with model turbo; allowed: codes fro"):
+            fit(coded(60), replace(TURBO, code_count=59))
+
+
+class TestPlanner:
+    @pytest.mark.parametrize(
+        ("request_", "needed"),
+        [
+            (SongRequest(), False),
+            (SongRequest(planner=PlannerOptions(thinking=True)), True),
+            (SongRequest(planner=PlannerOptions(sample_mode=True)), True),
+            (SongRequest(planner=PlannerOptions(sample_query="rain")), True),
+            (SongRequest(planner=PlannerOptions(sample_query="  ")), False),
+            (SongRequest(planner=PlannerOptions(use_format=True)), True),
+            (SongRequest(goal="metadata"), True),
+            (SongRequest(goal="description"), True),
+            (SongRequest(goal="codes"), False),
+            (SongRequest(task_type="cover", planner=PlannerOptions(thinking=True)), False),
+            (SongRequest(task_type="lego", planner=PlannerOptions(use_format=True)), True),
+        ],
+    )
+    def test_what_needs_one(self, request_, needed):
+        assert needs_planner(request_) is needed
+
+    @pytest.mark.parametrize(
+        ("request_", "used"),
+        [
+            (SongRequest(), True),
+            (SongRequest(audio_codes=(1,)), False),
+            (SongRequest(planner=PlannerOptions(use_cot_caption=False)), True),
+            (SongRequest(planner=PlannerOptions(use_cot_caption=False, use_cot_language=False)), False),
+            (SongRequest(task_type="repaint"), False),
+        ],
+    )
+    def test_what_one_may_add_to(self, request_, used):
+        assert uses_planner(request_) is used

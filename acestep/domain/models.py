@@ -1,31 +1,26 @@
-"""."""
+"""What the server knows of its models before they are loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from acestep.domain.song import MAX_BATCH, MAX_DURATION, TaskType
 
-if TYPE_CHECKING:
-    pass
-
-
-# "on_disk" is not in memory, but comes there when a request names it; "absent" never does.
+# "on_disk" is not in memory, but is loaded when a request names it; "absent" never is.
 ModelState = Literal["absent", "on_disk", "downloading", "loading", "ready", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What the server knows of one DiT: enough to check a request before the weights are loaded.
+    """A DiT: enough to check a request before the weights are loaded.
 
     `steps`, `guidance_scale` and `shift` are the checkpoint's defaults; `max_*` what this machine and
-    this model allow. `notice` is what people must be told about the model (nano says that it is nano),
-    `detail` says how far loading is, or why it failed. `code_count` is the size of the model's book of audio
-    codes; 0: not known yet. `layers` are the shapes of the weights that adapters may sit on, by the layer's
-    name; empty: not known yet. `comes_when_wanted`: it can be used though it may be out of memory, which a
-    request brings it into.
+    this model allow. `notice` is told to all users of the model (nano says that it is nano), `detail` says
+    how far loading is, or why it failed. `code_count` is the number of the model's audio codes; 0: not known
+    yet. `layers` are the shapes of the weights that adapters may change, by the layer's name; empty: not
+    known yet. `loads_on_demand`: it may be out of memory, and a request loads it.
     """
 
     name: str
@@ -45,13 +40,17 @@ class ModelInfo:
     layers: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False, hash=False)
     loads_on_demand: bool = False
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether a request that names it waits for it; a download takes too long."""
+        return self.state in ("ready", "loading", "on_disk")
+
 
 @dataclass(frozen=True, slots=True)
 class PlannerInfo:
-    """What the server knows of its planner. `detail` says why it is absent or failed, and what to set.
+    """A planner. `detail` says why it is absent or failed, and what to set; `loads_on_demand` as `ModelInfo`.
 
-    `comes_when_wanted` as `ModelInfo` has it. `only_if_needed`: it does what cannot be done without it, and
-    fills in nothing else.
+    `only_if_needed`: it does what cannot be done without it, and fills in nothing else.
     """
 
     name: str = ""
@@ -63,10 +62,15 @@ class PlannerInfo:
 
     @property
     def is_usable(self) -> bool:
-        """Whether requests for it can be accepted: it is there, on its way, or comes when it is wanted."""
+        """Whether a request that needs it waits for it, even for a download."""
         return self.state in ("ready", "loading", "downloading", "on_disk")
 
     @property
     def fills_in(self) -> bool:
         """Whether it completes captions of requests that could do without it."""
         return self.is_usable and not self.only_if_needed
+
+
+def can_serve(model: ModelInfo | PlannerInfo) -> bool:
+    """Whether the next request can be served, now or once the model is loaded for it."""
+    return model.state == "ready" or (model.loads_on_demand and model.state != "failed")

@@ -44,6 +44,8 @@ MAX_SEED = 2**32 - 1  # what a CPU torch.Generator and the original's clients bo
 
 CODES_A_SECOND = 5  # what the published planners write; a code stands for 0.2 s
 
+MIN_CODES, MAX_CODES = int(MIN_DURATION) * CODES_A_SECOND, int(MAX_DURATION) * CODES_A_SECOND
+
 # The parts of a song that the published base models were trained to tell apart.
 TRACKS: tuple[str, ...] = (
     *("woodwinds", "brass", "fx", "synth", "strings", "percussion"),
@@ -114,6 +116,16 @@ class PlannerOptions:
     repetition_penalty: float = 1.0
     negative_prompt: str = "NO USER INPUT"
     model: str = ""
+
+    @property
+    def wants_sample(self) -> bool:
+        """Whether the planner invents the song."""
+        return self.sample_mode or bool(self.sample_query.strip())
+
+    @property
+    def wants_draft(self) -> bool:
+        """Whether the planner writes caption and lyrics before anything else."""
+        return self.wants_sample or self.use_format
 
 
 @dataclass(frozen=True, slots=True)

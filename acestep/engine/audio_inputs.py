@@ -10,8 +10,9 @@ from acestep.audio.decode import read
 from acestep.domain.latents import SourceLatents
 from acestep.domain.models import ModelInfo
 from acestep.domain.song import MAX_DURATION, AudioClip, SongRequest
-from acestep.engine.planning import window, with_source
+from acestep.engine.planning import with_source
 from acestep.engine.renderer import Renderer
+from acestep.limits import window_of
 
 _PIECES = 3  # front, middle and back of a reference, as the published models were trained
 
@@ -36,7 +37,7 @@ def load_inputs(
 
 def grown(request: SongRequest, clip: AudioClip) -> AudioClip:
     """The source with silence before and after it, where the window of a request reaches beyond it."""
-    entry = window(request)
+    entry = window_of(request)
     if entry is None or request.duration is None:
         return clip
     before = round(entry.source_start * clip.sample_rate)

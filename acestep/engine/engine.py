@@ -24,11 +24,9 @@ from acestep.engine.planner_host import PlannerHost
 from acestep.engine.planning import (
     Planned,
     PlanningCallbacks,
-    needs_planner,
     plan_songs,
     plan_with_retry,
     stem_plan,
-    uses_planner,
     with_draft,
 )
 from acestep.engine.progress import JobProgress
@@ -38,7 +36,7 @@ from acestep.engine.threads import WatchedThread, computing_thread
 from acestep.engine.write import SongWriter
 from acestep.errors import JobCancelledError, PlannerUnavailableError
 from acestep.jobs.worker import Cancelled, OnProgress
-from acestep.limits import fit
+from acestep.limits import fit, needs_planner, uses_planner
 from acestep.planner.planner import Watch
 
 T = TypeVar("T")

@@ -20,13 +20,12 @@ from acestep.domain.song import (
     Sampling,
     SongPlan,
     SongRequest,
-    Window,
     is_instrumental,
 )
 from acestep.engine.tasks import all_of
 from acestep.errors import NotEnoughMemoryError, PlannerError
 from acestep.jobs.worker import Cancelled
-from acestep.limits import PLANNED_TASKS, SOURCE_TASKS, STEM_TASK, WINDOW_TASKS, song_seconds
+from acestep.limits import SOURCE_TASKS, STEM_TASK, WINDOW_TASKS, song_seconds, window_of
 from acestep.planner.planner import Planner, Watch, fixed_facts
 from acestep.synthesizer.prompts import HINTED_INSTRUCTION, instruction
 
@@ -53,22 +52,6 @@ class Planned:
     plans: tuple[SongPlan, ...]
     planner: str = ""
     timings: dict[str, float] = field(default_factory=dict)
-
-
-def needs_planner(request: SongRequest) -> bool:
-    """Whether the request cannot be done without a planner."""
-    if request.task_type not in PLANNED_TASKS:
-        return False
-    return request.planner.thinking or request.goal == "metadata" or _drafts(request)
-
-
-def uses_planner(request: SongRequest) -> bool:
-    """Whether a planner does anything for the request, if there is one."""
-    if request.task_type not in PLANNED_TASKS:
-        return False
-    asked = request.planner
-    may_fill_in = asked.use_cot_caption or asked.use_cot_language
-    return needs_planner(request) or (may_fill_in and not request.audio_codes)
 
 
 async def plan_with_retry(
@@ -115,7 +98,7 @@ async def plan_request(
             "planner, or send thinking=false"
         )
     timings: dict[str, float] = {}
-    if _drafts(request):
+    if request.planner.wants_draft:
         started = time.perf_counter()
         request = await _drafted(
             request, model, planner, _watch(callbacks, 0.0, _DRAFTED, "Writing the song")
@@ -134,11 +117,6 @@ async def plan_request(
     return Planned(plans, planner.name, timings)
 
 
-def _drafts(request: SongRequest) -> bool:
-    asked = request.planner
-    return asked.sample_mode or bool(asked.sample_query.strip()) or asked.use_format
-
-
 def with_draft(request: SongRequest, draft: Draft) -> SongRequest:
     """The request with what a draft says, where the user said nothing."""
     return _merged(replace(request, lyrics=draft.lyrics), draft.metadata)
@@ -147,7 +125,7 @@ def with_draft(request: SongRequest, draft: Draft) -> SongRequest:
 async def _drafted(request: SongRequest, model: ModelInfo, planner: Planner, watch: Watch) -> SongRequest:
     """The request with the planner's caption, lyrics and facts, as far as the user left them open."""
     asked = request.planner
-    samples = asked.sample_mode or bool(asked.sample_query.strip())
+    samples = asked.wants_sample
     given = request.caption.strip() or None
     draft = await planner.draft(
         DraftRequest(
@@ -245,7 +223,7 @@ def plan_songs(request: SongRequest, model: ModelInfo) -> tuple[SongPlan, ...]:
             seed=seed,
             instruction=request.instruction or _instruction(request),
             task_type=request.task_type,
-            window=window(request),
+            window=window_of(request),
             sampling=decide_sampling(request, model),
             bpm=request.bpm,
             key_scale=request.key_scale,
@@ -280,24 +258,7 @@ def with_source(request: SongRequest, seconds: float, model: ModelInfo) -> SongR
     known = replace(request, task=replace(request.task, source_seconds=seconds))
     if request.task_type not in SOURCE_TASKS or request.duration is not None:
         return known
-    return replace(known, duration=min(song_seconds(request.task_type, known.task), model.max_duration))
-
-
-def window(request: SongRequest) -> Window | None:
-    """What a task writes anew, in seconds of the song; None for tasks that write everything."""
-    task = request.task
-    if request.task_type not in WINDOW_TASKS or task.source_seconds is None:
-        return None
-    lead = max(0.0, -task.start)
-    end = task.source_seconds if task.end is None else task.end
-    return Window(
-        start=task.start + lead,
-        end=end + lead,
-        source_start=lead,
-        source_end=task.source_seconds + lead,
-        crossfade_frames=task.crossfade_frames,
-        crossfade_seconds=task.crossfade_seconds,
-    )
+    return replace(known, duration=min(song_seconds(known), model.max_duration))
 
 
 def guess_duration(lyrics: str, longest: float) -> float:

@@ -26,7 +26,7 @@ class ServerAdapters:
         self._room = room
         self._loaded: dict[str, AdapterUse] = {}
         self._active: str | None = None
-        self._use = False
+        self.in_use = False  # whether the active adapter acts; never without one
 
     def load(self, path: str, alias: str | None, model: ModelInfo) -> str:
         """Make the adapter at `path` the active one and return its name here; to do it again changes nothing.
@@ -46,21 +46,21 @@ class ServerAdapters:
         if known.name != name or (alias != name and alias in self._folder.names()):
             raise InvalidFieldError("adapter_name", alias, "a name that no other adapter has")
         self._loaded[alias] = known
-        self._active, self._use = alias, True
+        self._active, self.in_use = alias, True
         return alias
 
     def unload(self) -> bool:
         """Forget all adapters; returns whether there were any."""
         had_any = bool(self._loaded)
         self._loaded.clear()
-        self._active, self._use = None, False
+        self._active, self.in_use = None, False
         return had_any
 
     def toggle(self, use: bool) -> None:
         """Let the active adapter act, or not. Raises `InvalidFieldError` where there is none to act."""
         if use and self._active is None:
             raise InvalidFieldError("use_lora", use, "false", FIRST)
-        self._use = use
+        self.in_use = use
 
     def scale(self, scale: float, alias: str | None) -> str:
         """Set how strongly an adapter acts (none named: the active one) and return its name.
@@ -78,7 +78,7 @@ class ServerAdapters:
         active = self._loaded.get(self._active or "")
         return LoraStatus(
             lora_loaded=bool(self._loaded),
-            use_lora=self._use,
+            use_lora=self.in_use,
             lora_scale=active.scale if active else 1.0,
             adapter_type="lora" if active else None,
             scales={alias: use.scale for alias, use in self._loaded.items()},
@@ -111,7 +111,7 @@ class ServerAdapters:
         return uses, ()
 
     def _default(self, model: ModelInfo) -> tuple[tuple[AdapterUse, ...], tuple[str, ...]]:
-        if self._active is None or not self._use:
+        if self._active is None or not self.in_use:
             return (), ()
         use = self._loaded[self._active]
         if reason := self._flaw(use.name, model):

@@ -1,16 +1,19 @@
 """What routes are given: the services of the server, the body of the request, and proof of the key.
 
-The services lie on `app.state.services`, and nothing else lies there.
+The services lie on `app.state.services`.
 """
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, cast
 
 from fastapi import Depends, FastAPI, Request
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 
 from acestep.catalog.adapters import AdapterFolder
 from acestep.examples import Examples
@@ -18,9 +21,10 @@ from acestep.files import AudioStore
 from acestep.jobs.queue import JobQueue
 from acestep.jobs.worker import ModelKeeper, PlannerKeeper, Worker
 from acestep.memory.decide import Decision
-from acestep.rest import auth
 from acestep.rest.adapters import ServerAdapters
-from acestep.rest.request.body import AudioProbe, Body, BodyReader
+from acestep.rest.request.body import BODY_FIELD, AudioProbe, Body, BodyReader
+
+_SCHEME = "bearer "
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,22 +35,22 @@ class HttpConfig:
     `audio_roots` are the folders whose files a request may name.
     """
 
-    api_key: str = ""
-    strict: bool = False
-    strict_model: bool = False
-    audio_needs_key: bool = False
-    unknown_task_status: int = 2
-    body_limit: int = 4 * 1024**2
-    upload_limit: int = 200 * 1024**2
-    cors_origins: tuple[str, ...] = ()
-    draft_timeout: float = 120.0
-    generation_timeout: float = 600.0
-    audio_roots: tuple[Path, ...] = ()
+    api_key: str
+    strict: bool
+    strict_model: bool
+    audio_needs_key: bool
+    unknown_task_status: int
+    body_limit: int
+    upload_limit: int
+    cors_origins: tuple[str, ...]
+    draft_timeout: float
+    generation_timeout: float
+    audio_roots: tuple[Path, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class HttpServices:
-    """What routes need: `worker` never runs a job here; `uploads` is a folder that exists.
+    """The services that routes use; `uploads` is a folder that exists.
 
     Without a `keeper` the models stay what they are, without `planners` the planner does.
     """
@@ -77,15 +81,20 @@ Services = Annotated[HttpServices, Depends(_services)]
 
 
 async def require_key(request: Request, services: Services) -> None:
-    """Refuse a request without the key in its headers."""
-    auth.check_headers(services.config.api_key, request.headers)
+    """Raise 401 unless a header carries the key."""
+    check_key(request, services)
+
+
+def check_key(request: Request, services: HttpServices) -> None:
+    """Raise 401 unless a header carries the key."""
+    _check_headers(services.config.api_key, request.headers, "Missing Authorization header")
 
 
 async def _body(request: Request, services: Services) -> AsyncIterator[Body]:
     config = services.config
     body = await BodyReader(config.body_limit, config.upload_limit).read(request)
     try:
-        auth.check_body(config.api_key, request.headers, body.fields)
+        _check_body(config.api_key, request.headers, body)
         yield body
     finally:
         await body.close()
@@ -93,3 +102,38 @@ async def _body(request: Request, services: Services) -> AsyncIterator[Body]:
 
 RequestBody = Annotated[Body, Depends(_body)]
 """The body of a request that carried the key, in its body or its headers."""
+
+
+def _check_body(key: str, headers: Headers, body: Body) -> None:
+    token = body.fields.get(BODY_FIELD)
+    if not key or token in (None, ""):
+        _check_headers(key, headers, "Missing ai_token or Authorization header")
+    elif not _equal(key, str(token).encode("utf-8", "surrogatepass")):
+        raise _unauthorized("Invalid ai_token")
+
+
+def _check_headers(key: str, headers: Headers, missing: str) -> None:
+    if not key:
+        return
+    # Header text is bytes read as latin-1; so that any key works, bytes are compared.
+    sent = [
+        _bare(headers.get(name, "")).encode("latin-1")
+        for name in ("authorization", "x-api-key")
+        if headers.get(name)
+    ]
+    if not sent:
+        raise _unauthorized(missing)
+    if not any(_equal(key, token) for token in sent):
+        raise _unauthorized("Invalid API key")
+
+
+def _bare(header: str) -> str:
+    return header[len(_SCHEME) :].strip() if header.lower().startswith(_SCHEME) else header.strip()
+
+
+def _equal(key: str, sent: bytes) -> bool:
+    return hmac.compare_digest(key.encode("utf-8"), sent)
+
+
+def _unauthorized(message: str) -> HTTPException:
+    return HTTPException(401, message, headers={"WWW-Authenticate": "Bearer"})

@@ -7,8 +7,8 @@ from acestep.domain.song import MAX_SEED, Draft, DraftRequest, Metadata
 from acestep.errors import InvalidFieldError
 from acestep.rest.request.fields_planner import DraftFields
 from acestep.rest.request.schemas import FormatTask, UnderstandTask
-from acestep.rest.request.to_request import UNKNOWN_LANGUAGE, is_language_fixed, sampling_options
 from acestep.rest.response.schemas import DraftAnswer
+from acestep.rest.submit import UNKNOWN_LANGUAGE, is_language_fixed, sampling_options
 
 
 def to_format(task: FormatTask) -> DraftRequest:

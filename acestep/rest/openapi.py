@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from acestep.rest.auth import BODY_FIELD
 from acestep.rest.dialects.chat_fields import ChatRequest
 from acestep.rest.dialects.generations import AudioGeneration
 from acestep.rest.dialects.jobs import JobObject
 from acestep.rest.envelope import ErrorEnvelope
-from acestep.rest.request.body import FORM, UPLOAD_NAMES
+from acestep.rest.request.body import BODY_FIELD, FORM, UPLOAD_NAMES
 from acestep.rest.request.fields_models import InitModel, LoadLora, ScaleLora, ToggleLora
 from acestep.rest.request.schemas import (
     METAS,

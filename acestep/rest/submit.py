@@ -1,17 +1,51 @@
-"""The one way into the queue, whatever dialect a request was written in."""
+"""The one way into the queue, whatever dialect a request was written in: choose the model, translate, fit."""
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from acestep.domain.song import SongRequest
-from acestep.rest.deps import HttpServices
-from acestep.rest.request.body import Body, Sound, look_at, stored
+from acestep.domain.models import ModelInfo
+from acestep.domain.song import (
+    MAX_SEED,
+    AdapterUse,
+    AnalysisOptions,
+    Goal,
+    PlannerOptions,
+    SamplerOptions,
+    SongRequest,
+    TaskOptions,
+    Tuning,
+)
+from acestep.jobs.worker import Worker
+from acestep.limits import choose_model, fit, needs_planner
+from acestep.rest.adapters import ServerAdapters
+from acestep.rest.deps import HttpConfig, HttpServices
+from acestep.rest.request.body import (
+    PATHS,
+    REFERENCE,
+    SOURCE,
+    Body,
+    Sound,
+    finished_song,
+    look_at,
+    permitted,
+    stored,
+)
+from acestep.rest.request.fields_planner import PlannerSamplingFields
+from acestep.rest.request.fields_song import DEFAULT_INSTRUCTION, MusicFields
 from acestep.rest.request.schemas import GenerateTask, read_task
-from acestep.rest.request.support import check_strict, planner_name
-from acestep.rest.request.task_rules import PATHS, finished_song, permitted
-from acestep.rest.request.to_request import RequestContext, accept_task
+from acestep.rest.request.task_rules import (
+    BALANCED,
+    INJECTION,
+    apply_rules,
+    check_planner,
+    check_strict,
+    planner_name,
+)
+
+UNKNOWN_LANGUAGE = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,28 +60,25 @@ class Submission:
 async def submit(body: Body, services: HttpServices, warnings: tuple[str, ...] = ()) -> Submission:
     """Queue what `body` asks for in the fields of `/release_task`; `warnings` are told first.
 
-    Raises as `accept_task` does, `UnusableAudioError` for a file that is no audio, and `QueueFullError`.
+    Raises as `accept` does, `UnusableAudioError` for a file that is no audio, and `QueueFullError`.
     """
-    config = services.config
-    check_strict(warnings, config.strict)
     async with stored(body.files, services.uploads, services.probe) as uploads:
-        read = read_task(body.fields)
-        context = RequestContext(services.lora, await _sounds(read[0], uploads, services))
-        models, planner = (
-            services.worker.models(),
-            services.worker.planner(planner_name(read[0].lm_model_path)),
-        )
-        request = accept_task(read, models, planner, config.strict, config.strict_model, context)
-        request = replace(request, warnings=(*warnings, *request.warnings))
-        _drop_unused(request, uploads)
-        ticket = await services.queue.submit(request)
-    return Submission(ticket.job_id, ticket.position, request)
+        task, ignored = read_task(body.fields)
+        sounds = await _sounds(task, uploads, services)
+        request = accept(task, sounds, services.worker, services.config, services.lora)
+        request = replace(request, warnings=(*warnings, *ignored, *request.warnings))
+        check_strict(request.warnings, services.config.strict)
+        for sound in uploads.values():
+            if str(sound.path) not in (request.task.source, request.task.reference):
+                sound.path.unlink(missing_ok=True)
+        receipt = await services.queue.submit(request)
+    return Submission(receipt.job_id, receipt.position, request)
 
 
 async def _sounds(
     task: GenerateTask, uploads: Mapping[str, Sound], services: HttpServices
 ) -> dict[str, Sound]:
-    """The audio that came along, and else what the fields name on this machine."""
+    """The uploads, and else the audio that the fields name on this machine."""
     sounds = dict(uploads)
     for kind, field in PATHS.items():
         named = getattr(task, field)
@@ -66,8 +97,146 @@ async def named_sound(field: str, named: str, services: HttpServices) -> Sound:
     return await look_at(field, named, path, services.probe)
 
 
-def _drop_unused(request: SongRequest, uploads: Mapping[str, Sound]) -> None:
-    """Delete what the request does not use; it was told so."""
-    for sound in uploads.values():
-        if str(sound.path) not in (request.task.source, request.task.reference):
-            sound.path.unlink(missing_ok=True)
+def accept(
+    task: GenerateTask,
+    sounds: Mapping[str, Sound],
+    worker: Worker,
+    config: HttpConfig,
+    adapters: ServerAdapters,
+) -> SongRequest:
+    """Return the request in `task`, with the audio that comes along, fitted to the model that will run it.
+
+    Raises `InvalidFieldError` for what cannot be done, `UnknownModelError` where models are strict, and
+    `ModelUnavailableError` or `PlannerUnavailableError` for what nothing here can run.
+    """
+    models, planner = worker.models(), worker.planner(planner_name(task.lm_model_path))
+    model, fallback = choose_model(models, task.model, config.strict_model)
+    task, goal, sounds, warnings = apply_rules(task, sounds, planner)
+    request = to_request(task, goal, sounds, planner.name)
+    request = fit(replace(request, warnings=(*fallback, *warnings)), model, models)
+    uses, notes = _adapters(task, model, adapters)
+    skipped = check_planner(task, needs_planner(request), planner)
+    return replace(request, adapters=uses, warnings=(*request.warnings, *skipped, *notes))
+
+
+def _adapters(
+    task: GenerateTask, model: ModelInfo, adapters: ServerAdapters
+) -> tuple[tuple[AdapterUse, ...], tuple[str, ...]]:
+    if task.lora is None and not adapters.in_use:
+        return (), ()
+    return adapters.choose(task.lora, model)
+
+
+def to_request(task: GenerateTask, goal: Goal, sounds: Mapping[str, Sound], own_planner: str) -> SongRequest:
+    """Translate a wire request whose fields all count; random seeds are drawn."""
+    return SongRequest(
+        caption=task.prompt,
+        lyrics=task.lyrics,
+        language=task.vocal_language,
+        language_fixed=is_language_fixed(task),
+        bpm=task.bpm,
+        key_scale=task.key_scale,
+        time_signature=task.time_signature,
+        duration=task.audio_duration,
+        batch_size=task.batch_size if goal == "song" else 1,
+        seeds=_seeds(task.seed),
+        model=task.model,
+        task_type=task.task_type,
+        instruction=None if task.instruction.strip() in ("", DEFAULT_INSTRUCTION) else task.instruction,
+        audio_format=task.audio_format,
+        sampler=_sampler(task),
+        planner=_planner(task, own_planner),
+        audio_codes=task.audio_code_string,
+        analysis=AnalysisOptions(
+            lyric_times=task.lyric_timestamps,
+            peaks=task.waveform_peaks or 0,
+            loudness=task.measure_loudness,
+            stems=task.stems,
+        ),
+        task=_task(task, sounds.get(SOURCE), sounds.get(REFERENCE)),
+        goal=goal,
+    )
+
+
+def _seeds(asked: tuple[int, ...]) -> tuple[int, ...]:
+    if asked == (-1,):
+        return ()
+    return tuple(secrets.randbelow(MAX_SEED + 1) if seed == -1 else seed for seed in asked)
+
+
+def _sampler(task: GenerateTask) -> SamplerOptions:
+    return SamplerOptions(
+        steps=task.inference_steps,
+        guidance_scale=task.guidance_scale,
+        shift=task.shift,
+        cfg_interval_start=task.cfg_interval_start,
+        cfg_interval_end=task.cfg_interval_end,
+        timesteps=task.timesteps,
+        infer_method=task.infer_method,
+        use_adg=task.use_adg,
+        tuning=Tuning(
+            integrator=task.sampler_mode,
+            momentum=task.momentum,
+            eta=task.eta,
+            smoothing=task.velocity_ema_factor,
+            latent_scale=task.latent_rescale,
+            latent_shift=task.latent_shift,
+        ),
+    )
+
+
+def _planner(task: GenerateTask, own: str) -> PlannerOptions:
+    options = sampling_options(task, task.lm_temperature)
+    return replace(
+        options,
+        model=own if options.model == own else "",
+        thinking=task.thinking,
+        sample_mode=task.sample_mode,
+        sample_query=task.sample_query,
+        use_format=task.use_format,
+        use_cot_caption=task.use_cot_caption,
+        use_cot_language=task.use_cot_language,
+    )
+
+
+def sampling_options(task: PlannerSamplingFields, temperature: float) -> PlannerOptions:
+    """Translate how the planner samples."""
+    return PlannerOptions(
+        temperature=temperature,
+        guidance_scale=task.lm_cfg_scale,
+        top_k=task.lm_top_k or None,
+        top_p=task.lm_top_p,
+        repetition_penalty=task.lm_repetition_penalty,
+        negative_prompt=task.lm_negative_prompt,
+        model=planner_name(task.lm_model_path),
+    )
+
+
+def _task(task: GenerateTask, source: Sound | None, reference: Sound | None) -> TaskOptions:
+    return TaskOptions(
+        source=str(source.path) if source else "",
+        reference=str(reference.path) if reference else "",
+        source_seconds=source.seconds if source else None,
+        start=task.repainting_start,
+        end=task.repainting_end,
+        cover_strength=task.audio_cover_strength,
+        noise_strength=task.cover_noise_strength,
+        injection=_injection(task.repaint_mode, task.repaint_strength),
+        tracks=task.track_classes or ((task.track_name,) if task.track_name else ()),
+        crossfade_frames=task.repaint_latent_crossfade_frames,
+        crossfade_seconds=task.repaint_wav_crossfade_sec,
+    )
+
+
+def _injection(mode: str | None, strength: float | None) -> float:
+    """The share of the steps after which the source is put back outside of the window."""
+    if mode is None and strength is None:
+        return 0.0
+    if mode in INJECTION:
+        return INJECTION[mode]
+    return 1.0 - (BALANCED if strength is None else strength)
+
+
+def is_language_fixed(task: MusicFields) -> bool:
+    """Whether the client named a language; otherwise a planner may choose another."""
+    return "vocal_language" in task.model_fields_set and task.vocal_language != UNKNOWN_LANGUAGE

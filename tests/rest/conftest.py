@@ -53,6 +53,19 @@ BASE = ModelInfo(
 )
 
 
+CONFIG = HttpConfig(
+    api_key="",
+    strict=False,
+    strict_model=False,
+    audio_needs_key=False,
+    unknown_task_status=2,
+    body_limit=4 * 1024**2,
+    upload_limit=200 * 1024**2,
+    cors_origins=(),
+    draft_timeout=120.0,
+    generation_timeout=600.0,
+    audio_roots=(),
+)
 NO_PLANNER = PlannerInfo(detail="This server runs without one. Set ACESTEP_INIT_LLM=true.")
 PLANNER = PlannerInfo("acestep-5Hz-lm-1.7B", "ready", backend="pt")
 
@@ -246,7 +259,7 @@ async def running(
         audio,
         riff_only,
         uploads,
-        config or HttpConfig(),
+        config or CONFIG,
         keeper=worker,
         planners=FakePlanners(worker),
     )

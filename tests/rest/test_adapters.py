@@ -12,9 +12,9 @@ from acestep.catalog.adapters import AdapterFolder
 from acestep.domain.song import AdapterUse, SongRequest
 from acestep.memory.adapters import AdapterRoom
 from acestep.rest.adapters import ServerAdapters
-from acestep.rest.deps import HttpConfig, provide
+from acestep.rest.deps import provide
 from tests.adapter_headers import LAYER, LAYERS, write_header
-from tests.rest.conftest import BASE, TURBO, Serve, Server, assert_error
+from tests.rest.conftest import BASE, CONFIG, TURBO, Serve, Server, assert_error
 
 FITTING = replace(TURBO, layers=LAYERS)
 OTHER = replace(BASE, state="ready", layers={LAYER: (7, 7)})
@@ -241,7 +241,7 @@ class TestChosenByTheServer:
         )
 
     async def test_is_not_left_out_on_a_strict_server(self, serve, folder):
-        async with serve(models=(FITTING, OTHER), config=HttpConfig(strict=True)) as server:
+        async with serve(models=(FITTING, OTHER), config=replace(CONFIG, strict=True)) as server:
             adopt(server, folder)
             await post(server, "load", lora_path="pop")
             fields = {"prompt": "a song", "model": OTHER.name}
@@ -291,7 +291,7 @@ class TestChosenByTheServer:
         assert_error(await server.client.post("/v1/lora/load", json=fields), 422, "adapter_name: 'mine'")
 
     async def test_everything_needs_the_key(self, serve, folder):
-        async with serve(models=(FITTING,), config=HttpConfig(api_key="secret")) as server:
+        async with serve(models=(FITTING,), config=replace(CONFIG, api_key="secret")) as server:
             adopt(server, folder)
             for route in ("load", "unload", "toggle", "scale"):
                 assert_error(await server.client.post(f"/v1/lora/{route}", json={"lora_path": "pop"}), 401)

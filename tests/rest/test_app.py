@@ -15,10 +15,10 @@ from acestep.files import AudioStore
 from acestep.jobs.queue import JobQueue
 from acestep.jobs.store import JobStore
 from acestep.rest.app import create_app
-from acestep.rest.deps import HttpConfig, HttpServices, provide
+from acestep.rest.deps import HttpServices, provide
 from acestep.rest.envelope import ErrorGuard
 from acestep.rest.request.body import BodyReader, Probed
-from tests.rest.conftest import TURBO, FakeWorker
+from tests.rest.conftest import CONFIG, TURBO, FakeWorker
 
 
 def test_services_may_come_from_the_lifespan(tmp_path: Path):
@@ -29,7 +29,7 @@ def test_services_may_come_from_the_lifespan(tmp_path: Path):
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         store = JobStore(tmp_path / "jobs.sqlite3")
         audio = AudioStore(tmp_path / "audio", b"s" * 32)
-        provide(app, HttpServices(JobQueue(store), FakeWorker(), audio, probe, tmp_path, HttpConfig()))
+        provide(app, HttpServices(JobQueue(store), FakeWorker(), audio, probe, tmp_path, CONFIG))
         yield
         await store.close()
 

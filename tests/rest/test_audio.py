@@ -1,12 +1,12 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import pytest
 
-from acestep.rest.deps import HttpConfig
 from acestep.rest.spelling import split_link
-from tests.rest.conftest import Serve, Server, assert_error
+from tests.rest.conftest import CONFIG, Serve, Server, assert_error
 
 
 async def link_of(
@@ -143,17 +143,17 @@ class TestNothingElse:
 
 class TestKey:
     async def test_the_link_is_enough(self, serve: Serve):
-        async with serve(HttpConfig(api_key="k")) as server:
+        async with serve(replace(CONFIG, api_key="k")) as server:
             assert (await server.client.get(await link_of(server, key="k"))).status_code == 200
 
     async def test_unless_the_server_wants_the_key_too(self, serve: Serve):
-        async with serve(HttpConfig(api_key="k", audio_needs_key=True)) as server:
+        async with serve(replace(CONFIG, api_key="k", audio_needs_key=True)) as server:
             link = await link_of(server, key="k")
             assert_error(await server.client.get(link), 401, "Missing Authorization header")
             assert (await server.client.get(link, headers={"x-api-key": "k"})).status_code == 200
 
     async def test_a_wrong_link_tells_nothing_without_the_key(self, serve: Serve):
-        async with serve(HttpConfig(api_key="k")) as server:
+        async with serve(replace(CONFIG, api_key="k")) as server:
             assert_error(await server.client.get("/v1/audio?path=x"), 401)
             answer = await server.client.get("/v1/audio?path=x", headers={"Authorization": "k"})
             assert_error(answer, 404)

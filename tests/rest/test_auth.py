@@ -1,9 +1,10 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from acestep.rest.deps import HttpConfig
-from tests.rest.conftest import Serve, assert_error
+from tests.rest.conftest import CONFIG, Serve, assert_error
 
 KEY = "sk-geheim-ключ"
 RAW = KEY.encode()
@@ -37,7 +38,7 @@ WRONG = [
 
 @pytest.fixture
 def config() -> HttpConfig:
-    return HttpConfig(api_key=KEY)
+    return replace(CONFIG, api_key=KEY)
 
 
 class TestHeaders:
@@ -117,11 +118,11 @@ class TestOpenDoors:
             assert (await server.client.get(route)).status_code == 200
 
     async def test_an_empty_key_means_no_key(self, serve: Serve):
-        async with serve(HttpConfig(api_key="")) as server:
+        async with serve(replace(CONFIG, api_key="")) as server:
             assert (await server.client.get("/v1/stats")).status_code == 200
             answer = await server.client.post("/release_task", json={"ai_token": "anything"})
             assert answer.status_code == 200
 
     async def test_the_key_counts_in_the_query_string_for_nothing(self, serve: Serve):
-        async with serve(HttpConfig(api_key="k")) as server:
+        async with serve(replace(CONFIG, api_key="k")) as server:
             assert_error(await server.client.get("/v1/stats?ai_token=k&api_key=k"), 401)

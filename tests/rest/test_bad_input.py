@@ -2,20 +2,20 @@
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from acestep.rest.deps import HttpConfig
 from acestep.rest.request.body import UPLOAD_NAMES
-from tests.rest.conftest import Serve, Server, assert_error
+from tests.rest.conftest import CONFIG, Serve, Server, assert_error
 from tests.rest.values import FIELDS, outside, wrong_types
 
 JSON = {"Content-Type": "application/json"}
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SMALL = HttpConfig(body_limit=10_000, upload_limit=50_000)
+SMALL = replace(CONFIG, body_limit=10_000, upload_limit=50_000)
 
 
 async def post(server: Server, body: bytes | str, content_type: str | None = "application/json") -> Any:

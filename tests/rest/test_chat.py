@@ -2,6 +2,7 @@ import asyncio
 import base64
 import json
 from collections.abc import Awaitable
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -12,8 +13,7 @@ from openai import APIError, AsyncOpenAI
 from acestep.domain.song import Progress
 from acestep.errors import DataFolderError
 from acestep.jobs.model import Job, JobView
-from acestep.rest.deps import HttpConfig
-from tests.rest.conftest import PLANNER, TURBO, FakeWorker, Serve, Server, assert_error
+from tests.rest.conftest import CONFIG, PLANNER, TURBO, FakeWorker, Serve, Server, assert_error
 
 CHAT = "/v1/chat/completions"
 ASKED: dict[str, Any] = {
@@ -225,7 +225,7 @@ class TestStream:
         assert "/secret" not in answer.text
 
     async def test_too_slow(self, serve: Serve):
-        async with serve(HttpConfig(generation_timeout=0.05)) as server:
+        async with serve(replace(CONFIG, generation_timeout=0.05)) as server:
             answer = await server.client.post(CHAT, json={**ASKED, "stream": True})
             *_, end = chunks(answer)
             assert end["error"]["code"] == 504
@@ -260,7 +260,7 @@ class TestRefusals:
         assert answer.headers["location"] == f"/v1/jobs/{job.id}"
 
     async def test_too_slow(self, serve: Serve):
-        async with serve(HttpConfig(generation_timeout=0.05)) as server:
+        async with serve(replace(CONFIG, generation_timeout=0.05)) as server:
             answer = await server.client.post(CHAT, json=ASKED)
             job = await server.finish_next()
             assert_error(answer, 504, "within 0.05 s", f"task {job.id}", "GET /v1/jobs/")
@@ -284,14 +284,14 @@ class TestRefusals:
             assert_error(await server.client.post(CHAT, json=ASKED), 429, "the queue is full")
 
     async def test_the_key(self, serve: Serve):
-        async with serve(HttpConfig(api_key="k")) as server:
+        async with serve(replace(CONFIG, api_key="k")) as server:
             assert_error(await server.client.post(CHAT, json=ASKED), 401, "Missing Authorization header")
             asked = server.client.post(CHAT, json=ASKED, headers={"Authorization": "Bearer k"})
             answer, _ = await both(asked, server.finish_next())
             assert answer.status_code == 200
 
     async def test_strict(self, serve: Serve):
-        async with serve(HttpConfig(strict=True)) as server:
+        async with serve(replace(CONFIG, strict=True)) as server:
             answer = await server.client.post(CHAT, json={**ASKED, "max_tokens": 5})
             assert_error(answer, 422, "max_tokens: ")
             assert (await server.queue.stats()).total == 0
@@ -316,7 +316,7 @@ class TestRefusals:
         assert list(server.uploads.iterdir()) == []
 
     async def test_audio_may_be_larger_than_other_bodies(self, serve: Serve):
-        async with serve(HttpConfig(body_limit=1000, upload_limit=2000)) as server:
+        async with serve(replace(CONFIG, body_limit=1000, upload_limit=2000)) as server:
             small = await server.client.post(CHAT, json=with_audio(b"no audio" * 200))
             assert_error(small, 415, "src_audio: ")
             large = await server.client.post(CHAT, json=with_audio(b"no audio" * 400))

@@ -1,12 +1,12 @@
 """What real clients send and read, replayed."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from acestep.rest.deps import HttpConfig
-from tests.rest.conftest import Serve, Server
+from tests.rest.conftest import CONFIG, Serve, Server
 
 # Sent by an animation client to whatever model there is; steps and guidance are far off for turbo.
 ANIMATION = {
@@ -28,7 +28,7 @@ ANIMATION = {
 
 
 async def test_the_animation_client(serve: Serve):
-    async with serve(HttpConfig(api_key="k")) as server:
+    async with serve(replace(CONFIG, api_key="k")) as server:
         headers = {"Content-Type": "application/json", "Authorization": "Bearer k"}
         answer = await server.client.post("/release_task", json=ANIMATION, headers=headers)
         data = answer.raise_for_status().json()["data"]

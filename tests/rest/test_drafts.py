@@ -13,10 +13,9 @@ from acestep.domain.song import MAX_SEED, Draft, DraftRequest, Metadata, Planner
 from acestep.errors import JobCancelledError, PlannerError, PlannerUnavailableError, UnusableAudioError
 from acestep.jobs.worker import Cancelled
 from acestep.rest import wait
-from acestep.rest.deps import HttpConfig
 from acestep.rest.envelope import Envelope
 from acestep.rest.response.schemas import DraftAnswer
-from tests.rest.conftest import PLANNER, FakeWorker, Serve, assert_error
+from tests.rest.conftest import CONFIG, PLANNER, FakeWorker, Serve, assert_error
 
 DECIDED = Metadata(120, "Bright city pop with brass", 95, "F# minor", "ja", "4")
 BOTH = pytest.mark.parametrize("path", ["/format_input", "/v1/understand"])
@@ -274,7 +273,7 @@ class TestUnderstanding:
     async def test_a_file_in_a_folder_that_may_be_named(self, serve: Serve, tmp_path: Path):
         (tmp_path / "song.wav").write_bytes(b"RIFF")
         worker = planner()
-        async with serve(HttpConfig(audio_roots=(tmp_path,)), worker=worker) as server:
+        async with serve(replace(CONFIG, audio_roots=(tmp_path,)), worker=worker) as server:
             answer = await server.client.post("/v1/understand", json={"src_audio_path": "song.wav"})
             assert answer.status_code == 200, answer.text
             assert worker.asked[0].audio_path == str(tmp_path / "song.wav")
@@ -343,13 +342,13 @@ class TestBoth:
 
     async def test_strict(self, serve: Serve, path: str):
         worker = planner()
-        async with serve(HttpConfig(strict=True), worker=worker) as server:
+        async with serve(replace(CONFIG, strict=True), worker=worker) as server:
             assert_error(await server.client.post(path, json={**body_for(path), "promt": "x"}), 422, "promt")
             assert worker.asked == []
             assert (await server.client.post(path, json=body_for(path))).status_code == 200
 
     async def test_key(self, serve: Serve, path: str):
-        async with serve(HttpConfig(api_key="k"), worker=planner()) as server:
+        async with serve(replace(CONFIG, api_key="k"), worker=planner()) as server:
             assert_error(await server.client.post(path, json=body_for(path)), 401)
             sent = {**body_for(path), "ai_token": "k"}
             answer = await server.client.post(path, json=sent)
@@ -389,7 +388,7 @@ class TestPatience:
     @BOTH
     async def test_a_planner_that_is_too_slow(self, serve: Serve, path: str):
         patient = Patient()
-        async with serve(HttpConfig(draft_timeout=0.02), worker=planner(drafter=patient)) as server:
+        async with serve(replace(CONFIG, draft_timeout=0.02), worker=planner(drafter=patient)) as server:
             answer = await server.client.post(path, json=body_for(path))
             assert_error(answer, 504, "The planner did not answer within 0.02 s", "ACESTEP_LM_TIMEOUT")
         assert patient.ended == "stopped"
@@ -397,21 +396,21 @@ class TestPatience:
     async def test_one_that_is_not_even_loaded(self, serve: Serve):
         info = replace(PLANNER, state="downloading", detail="3 of 7 GB")
         worker = planner(drafter=Patient(), planner_info=info)
-        async with serve(HttpConfig(draft_timeout=0.02), worker=worker) as server:
+        async with serve(replace(CONFIG, draft_timeout=0.02), worker=worker) as server:
             answer = await server.client.post("/format_input", json={"prompt": "pop"})
             assert_error(answer, 504, "The planner is still downloading (3 of 7 GB)", "Try again later")
 
     async def test_one_that_does_not_listen_is_cancelled(self, serve: Serve, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(wait, "UNWIND_SECONDS", 0.02)
         patient = Patient(deaf=True)
-        async with serve(HttpConfig(draft_timeout=0.02), worker=planner(drafter=patient)) as server:
+        async with serve(replace(CONFIG, draft_timeout=0.02), worker=planner(drafter=patient)) as server:
             assert_error(await server.client.post("/format_input", json={"prompt": "pop"}), 504)
             await asyncio.sleep(0)
         assert patient.ended == "cancelled"
 
     async def test_uploads_are_there_until_it_has_stopped_and_gone_then(self, serve: Serve):
         patient = Patient()
-        async with serve(HttpConfig(draft_timeout=0.02), worker=planner(drafter=patient)) as server:
+        async with serve(replace(CONFIG, draft_timeout=0.02), worker=planner(drafter=patient)) as server:
             files: Any = {"audio": ("a.wav", b"RIFF")}
             assert_error(await server.client.post("/v1/understand", files=files), 504)
             assert patient.ended == "stopped, file there"

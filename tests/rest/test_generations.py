@@ -1,12 +1,12 @@
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from acestep.rest.deps import HttpConfig
 from acestep.rest.dialects.jobs import JobObject
-from tests.rest.conftest import TURBO, Serve, Server, assert_error
+from tests.rest.conftest import CONFIG, TURBO, Serve, Server, assert_error
 
 PATH = "/v1/audio/generations"
 ASKED: dict[str, Any] = {
@@ -62,7 +62,7 @@ class TestSong:
         assert_error(await asked, 500, "no memory")
 
     async def test_too_slow(self, serve: Serve):
-        async with serve(HttpConfig(generation_timeout=0.05)) as server:
+        async with serve(replace(CONFIG, generation_timeout=0.05)) as server:
             answer = await server.client.post(PATH, json=ASKED)
             assert_error(answer, 504, answer.headers["x-ace-step-task-id"])
 
@@ -106,7 +106,7 @@ class TestRefusals:
         assert (await server.queue.stats()).total == 0
 
     async def test_the_key(self, serve: Serve):
-        async with serve(HttpConfig(api_key="k")) as server:
+        async with serve(replace(CONFIG, api_key="k")) as server:
             assert_error(await server.client.post(PATH, json=ASKED), 401)
             body = {**ASKED, "ai_token": "k", "async": True}
             assert (await server.client.post(PATH, json=body)).status_code == 202

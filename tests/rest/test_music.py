@@ -1,13 +1,13 @@
 import time
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 
 from acestep.domain.song import Progress
-from acestep.rest.deps import HttpConfig
 from acestep.rest.dialects.jobs import JobObject, SubmittedJob
-from tests.rest.conftest import Serve, Server, assert_error
+from tests.rest.conftest import CONFIG, Serve, Server, assert_error
 
 GENERATE = "/v1/music/generate"
 
@@ -50,7 +50,7 @@ class TestGenerate:
 
     @pytest.mark.parametrize("credentials", [{"json": {"ai_token": "k"}}, {"headers": {"x-api-key": "k"}}])
     async def test_the_key(self, serve: Serve, credentials: dict[str, Any]):
-        async with serve(HttpConfig(api_key="k")) as server:
+        async with serve(replace(CONFIG, api_key="k")) as server:
             assert_error(await server.client.post(GENERATE, json={}), 401)
             answer = await server.client.post(GENERATE, **({"json": {}} | credentials))
             assert answer.status_code == 200
@@ -106,7 +106,7 @@ class TestJob:
         assert_error(await server.client.get("/v1/jobs/nobody"), 404, "unknown task id: 'nobody'")
 
     async def test_the_key(self, serve: Serve):
-        async with serve(HttpConfig(api_key="k")) as server:
+        async with serve(replace(CONFIG, api_key="k")) as server:
             assert_error(await server.client.get("/v1/jobs/x"), 401)
             answer: httpx.Response = await server.client.get("/v1/jobs/x", headers={"x-api-key": "k"})
             assert_error(answer, 404)

@@ -1,12 +1,12 @@
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from acestep.examples import Examples, load_custom, load_simple
-from acestep.rest.deps import HttpConfig
 from acestep.rest.response.jobs import custom_sample
-from tests.rest.conftest import BASE, NO_PLANNER, PLANNER, TURBO, Serve, Server, assert_error
+from tests.rest.conftest import BASE, CONFIG, NO_PLANNER, PLANNER, TURBO, Serve, Server, assert_error
 from tests.rest.request.accepting import accept
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -59,7 +59,7 @@ async def test_bad_types(shared: Server, value: Any):
 
 
 async def test_no_planner_is_needed_but_the_key_is(serve: Serve):
-    async with serve(HttpConfig(api_key="k")) as server:
+    async with serve(replace(CONFIG, api_key="k")) as server:
         assert_error(await server.client.post("/create_random_sample", json={}), 401)
         assert "description" in await draw(server, ai_token="k")
 

@@ -1,14 +1,14 @@
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from acestep.domain.song import Progress
-from acestep.rest.deps import HttpConfig
 from acestep.rest.envelope import Envelope
 from acestep.rest.response.schemas import QueryEntry, ResultItem, Submitted
-from tests.rest.conftest import TURBO, Serve, Server, assert_error, failed
+from tests.rest.conftest import CONFIG, TURBO, Serve, Server, assert_error, failed
 
 
 def only_item(entry: dict[str, Any]) -> dict[str, Any]:
@@ -69,13 +69,13 @@ class TestReleaseTask:
         assert_error(answer, 503, "thinking: needs the planner")
 
     async def test_strict(self, serve: Serve):
-        async with serve(HttpConfig(strict=True)) as server:
+        async with serve(replace(CONFIG, strict=True)) as server:
             answer = await server.client.post("/release_task", json={"inference_steps": 60})
             body = assert_error(answer, 422, "inference_steps: ", "60 became 8")
             assert body["extra"] == {"field": "inference_steps", "value": None, "allowed": None}
 
     async def test_strict_model(self, serve: Serve):
-        async with serve(HttpConfig(strict_model=True)) as server:
+        async with serve(replace(CONFIG, strict_model=True)) as server:
             answer = await server.client.post("/release_task", json={"model": "acestep-v15-sft"})
             body = assert_error(answer, 404, "model: 'acestep-v15-sft' is not loaded here")
             assert body["extra"]["allowed"] == "acestep-v15-turbo, acestep-v15-base"
@@ -197,7 +197,7 @@ class TestQueryResult:
         assert only_item(entries[0])["error"] == "unknown task id"
 
     async def test_unknown_as_the_original_answers(self, serve: Serve):
-        async with serve(HttpConfig(unknown_task_status=0)) as server:
+        async with serve(replace(CONFIG, unknown_task_status=0)) as server:
             (entry,) = await server.query("nobody")
             assert (entry["status"], entry["result"], entry["error"]) == (0, "[]", None)
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from acestep.rest.deps import HttpConfig
 from acestep.rest.request import body
-from tests.rest.conftest import BASE, Serve, Server, assert_error
+from tests.rest.conftest import BASE, CONFIG, Serve, Server, assert_error
 
 RIFF = b"RIFF some sound"
 
@@ -118,7 +118,7 @@ async def test_a_file_of_this_machine_is_used_where_it_lies(serve: Serve, tmp_pa
     root.mkdir()
     (root / "song.wav").write_bytes(RIFF)
     (root / "notes.txt").write_text("none")
-    async with serve(HttpConfig(audio_roots=(root,))) as server:
+    async with serve(replace(CONFIG, audio_roots=(root,))) as server:
         request = await server.submitted(
             task_type="cover", src_audio_path="song.wav", ref_audio_path="song.wav"
         )

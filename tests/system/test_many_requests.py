@@ -20,10 +20,9 @@ from acestep.jobs.cleaner import Cleaner
 from acestep.jobs.queue import PATIENCE
 from acestep.jobs.runner import Runner
 from acestep.jobs.store import JobStore
-from acestep.rest.deps import HttpConfig
 from tests.engine.fakes import planner_host
 from tests.engine.test_model_manager import BASE, SFT, TURBO, Folder
-from tests.rest.conftest import FakeWorker, Server
+from tests.rest.conftest import CONFIG, FakeWorker, Server
 from tests.rest.conftest import running as answering
 
 XL = replace(BASE, name="xl")
@@ -64,7 +63,7 @@ async def serving(tmp_path: Path, strict_model: bool = False) -> AsyncIterator[t
     writer = SongWriter(AudioStore(tmp_path / "audio", b"s" * 32), 128)
     engine = Engine(model_manager, writer, planner_host())
     worker = cast(FakeWorker, engine)  # they have the same protocol
-    config = HttpConfig(strict_model=strict_model)
+    config = replace(CONFIG, strict_model=strict_model)
     async with answering(tmp_path, config, max_waiting=REQUESTS, worker=worker) as server:
         store = JobStore(tmp_path / "cleaner.sqlite3")
         cleaner = Cleaner(store, server.audio, 3600, FileStore(server.uploads))

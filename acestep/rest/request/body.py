@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
@@ -20,16 +20,22 @@ from starlette.requests import ClientDisconnect, Request
 
 from acestep.errors import DataFolderError, InvalidFieldError, UnusableAudioError
 from acestep.files import FileStore
+from acestep.rest.spelling import split_link
 
+BODY_FIELD = "ai_token"  # may carry the key
+SOURCE, REFERENCE = "src_audio", "reference_audio"
 # The names under which files may be sent; of two names for the same thing the first counts.
 UPLOAD_NAMES = {
-    "ref_audio": "reference_audio",
-    "reference_audio": "reference_audio",
-    "ctx_audio": "src_audio",
-    "src_audio": "src_audio",
-    "audio": "src_audio",
-    "file": "src_audio",
+    "ref_audio": REFERENCE,
+    "reference_audio": REFERENCE,
+    "ctx_audio": SOURCE,
+    "src_audio": SOURCE,
+    "audio": SOURCE,
+    "file": SOURCE,
 }
+# The fields that name a file of this machine instead.
+PATHS = {SOURCE: "src_audio_path", REFERENCE: "reference_audio_path"}
+ROOTS = "ACESTEP_AUDIO_ROOTS"
 MAX_FORM_FIELDS = 1_000
 CHUNK = 1024 * 1024
 FORM = "application/x-www-form-urlencoded"
@@ -265,6 +271,39 @@ async def look_at(kind: str, name: str, path: Path, probe: AudioProbe) -> Sound:
         said = str(error).replace(path.name, Path(name).name)
         raise UnusableAudioError(f"{kind}: {said}") from None
     return Sound(path, name, facts.seconds)
+
+
+def finished_song(named: str, open_token: Callable[[str], Path | None]) -> Path | None:
+    """Return the file of a song that is named by its `file`, or by what that carries; None: it is no song.
+
+    `open_token` gives the file that a token was made for. The token is the permission.
+    """
+    try:
+        carried = parse_qs(urlsplit(named).query).get("path", [named])[0]
+    except ValueError:  # it looks like an address, and is none
+        return None
+    return open_token(split_link(carried)[1])
+
+
+def permitted(field: str, named: str, roots: Sequence[Path]) -> Path:
+    """Return the file that a request names in one of `roots`; a relative path counts from each of them.
+
+    Links are followed first, so that none leads out. Raises the same `InvalidFieldError` for a file elsewhere
+    and for none.
+    """
+    for root in roots:
+        try:
+            found = (root / named).resolve()
+            if found.is_relative_to(root.resolve()) and found.is_file():
+                return found
+        except (OSError, ValueError):  # a path of a thousand characters, or with a zero byte
+            continue
+    raise InvalidFieldError(
+        field,
+        named,
+        f"the `file` of a song that is still here, or a file in a folder of {ROOTS}",
+        f"Upload the file as {field.removesuffix('_path')} instead, or set {ROOTS}",
+    )
 
 
 async def _store(kind: str, upload: UploadFile, store: FileStore, probe: AudioProbe) -> Sound:

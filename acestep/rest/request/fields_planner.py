@@ -6,10 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel
 
-from acestep.domain.song import MAX_SEED
+from acestep.domain.song import MAX_CODES, MAX_SEED
 from acestep.rest.request.fields_song import MAX_CAPTION
 from acestep.rest.request.wire_types import (
-    MAX_CODES,
     WORD,
     Codes,
     Flag,

@@ -14,7 +14,6 @@ from acestep.domain.song import (
     MIN_BPM,
     MIN_DURATION,
     TRACKS,
-    AnalysisOptions,
     AudioFormat,
     InferMethod,
     TaskType,
@@ -295,14 +294,4 @@ class AnalysisFields(BaseModel):
         "long as a song. Only models that do the task `extract` can.",
         example=["drums", "vocals"],
         allowed=f"names out of {', '.join(TRACKS)}, as a list or with commas between them",
-    )
-
-
-def analysis_of(task: AnalysisFields) -> AnalysisOptions:
-    """What is asked for, in the words of the program."""
-    return AnalysisOptions(
-        lyric_times=task.lyric_timestamps,
-        peaks=task.waveform_peaks or 0,
-        loudness=task.measure_loudness,
-        stems=task.stems,
     )

@@ -1,7 +1,7 @@
 """The wire requests as pydantic models, and the lookup that finds their values in a body.
 
 The fields themselves are declared in `rest.request.fields_song`, `rest.request.fields_planner` and
-`rest.request.fields_audio_sampler`; what becomes of them is decided in `rest.request.to_request` and
+`rest.request.fields_audio_sampler`; what becomes of them is decided in `rest.request.task_rules` and
 `rest.drafts`.
 """
 
@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from acestep.domain.song import AudioFormat
 from acestep.errors import InvalidFieldError
-from acestep.rest.auth import BODY_FIELD
 from acestep.rest.errors import InvalidFieldsError
+from acestep.rest.request.body import BODY_FIELD
 from acestep.rest.request.fields_audio_sampler import NewerSamplerFields, SourceFields
 from acestep.rest.request.fields_models import InitModel, LoadLora, LoraFields, ScaleLora, ToggleLora
 from acestep.rest.request.fields_planner import CodeFields, DraftFields, PlannerFields, PlannerSamplingFields

@@ -1,26 +1,34 @@
-"""What a task is given beside words: its audio, its window, its strengths, its tracks."""
+"""What becomes of the wire fields: each counts for the task, is neutralised with a warning, or is refused."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
+import json
+from collections.abc import Mapping
 
-from acestep.domain.song import Goal, TaskOptions, TaskType
-from acestep.errors import InvalidFieldError
-from acestep.limits import AS_LONG_AS_SOURCE, BASE_TASKS, PLANNED_TASKS, SOURCE_TASKS, WINDOW_TASKS
-from acestep.rest.request.body import Sound
+from pydantic import BaseModel
+
+from acestep.domain.models import PlannerInfo
+from acestep.domain.song import Goal, TaskType
+from acestep.errors import InvalidFieldError, PlannerUnavailableError
+from acestep.limits import (
+    AS_LONG_AS_SOURCE,
+    BASE_TASKS,
+    GOAL_FIELDS,
+    PLANNED_TASKS,
+    SOURCE_TASKS,
+    WINDOW_TASKS,
+)
+from acestep.rest.errors import InvalidFieldsError, StrictError
+from acestep.rest.request.body import PATHS, REFERENCE, SOURCE, Sound
 from acestep.rest.request.fields_planner import CodeFields, PlannerFields, PlannerSamplingFields
 from acestep.rest.request.fields_song import MusicFields
 from acestep.rest.request.schemas import GenerateTask
-from acestep.rest.request.support import is_neutral, shown
-from acestep.rest.spelling import split_link
+from acestep.rest.request.wire_types import Support, notes_of
 
-SOURCE, REFERENCE = "src_audio", "reference_audio"
-PATHS = {SOURCE: "src_audio_path", REFERENCE: "reference_audio_path"}
-ROOTS = "ACESTEP_AUDIO_ROOTS"
+MAX_SHOWN = 60  # characters of a value in a warning
+BALANCED = 0.5  # repaint_strength where none is sent
+INJECTION = {"conservative": 1.0, "aggressive": 0.0}  # of the modes that take no repaint_strength
+_NO_PLANNER = "no planner is loaded on this server"
 
 _COVER: tuple[TaskType, ...] = ("cover",)
 _CODED: tuple[TaskType, ...] = ("text2music", "cover")
@@ -50,17 +58,11 @@ _USERS: Mapping[str, tuple[TaskType, ...]] = {
     "use_cot_language": PLANNED_TASKS,
     **dict.fromkeys(_SAMPLING, PLANNED_TASKS),
 }
-_GOALS: Mapping[str, Goal] = {
-    "extract_codes_only": "codes",
-    "analysis_only": "metadata",
-    "full_analysis_only": "description",
-}
-_BALANCED = 0.5  # strength
-_INJECTION = {"conservative": 1.0, "aggressive": 0.0}
+_GOALS: Mapping[str, Goal] = {name: goal for goal, name in GOAL_FIELDS.items()}
 _ON_BY_DEFAULT = ("use_cot_caption", "use_cot_language")
 _PLANNING = {*PlannerSamplingFields.model_fields, "lm_temperature", "seed", "use_random_seed"}
 _ALWAYS = {*_GOALS, "model", *PATHS.values()}
-# What counts where no song is asked for.
+# The fields that count where no song is asked for.
 _COUNTS: Mapping[Goal, set[str]] = {
     "codes": set(),
     "metadata": {*MusicFields.model_fields, *PlannerFields.model_fields, *_PLANNING} - {"thinking"},
@@ -79,76 +81,93 @@ def users(name: str) -> tuple[TaskType, ...]:
     return _USERS.get(name, BASE_TASKS)
 
 
-def relevant(task: GenerateTask) -> tuple[GenerateTask, Goal, list[str]]:
-    """Return a request with everything neutral that its task does not use, what it asks for, and warnings.
+def apply_rules(
+    task: GenerateTask, sounds: Mapping[str, Sound], planner: PlannerInfo
+) -> tuple[GenerateTask, Goal, Mapping[str, Sound], list[str]]:
+    """Return a request and its audio with everything neutral that does not count, its goal, and warnings.
 
-    Raises `InvalidFieldError` where it asks for several things at once.
+    Raises `InvalidFieldError` for fields that are not supported, and where it has several goals.
     """
     goal, warnings = _goal(task), list[str]()
-    task = _without_unused(task, goal, warnings)
-    return _without_needless_thinking(task, warnings), goal, warnings
+    neutral = _unused(task, goal, warnings)
+    task = task.model_copy(update=neutral)
+    warnings += check_support(task, planner)
+    sounds = _used_sounds(task, goal, sounds, warnings)
+    neutral = _contradicted(task, SOURCE in sounds, warnings)
+    return task.model_copy(update=neutral), goal, sounds, warnings
 
 
-def task_options(
-    task: GenerateTask, goal: Goal, sounds: Mapping[str, Sound], warnings: list[str]
-) -> TaskOptions:
-    """Return what a request that is `relevant` works on; `sounds` is its audio, by what it is.
+def check_support(task: BaseModel, planner: PlannerInfo) -> list[str]:
+    """Refuse all fields that are not supported; return warnings about those that are ignored."""
+    if unsupported := _sent(task, Support.UNSUPPORTED):
+        raise InvalidFieldsError([_unsupported(task, name) for name in unsupported])
+    ignored = {name: getattr(task, name) for name in _sent(task, Support.IGNORED)}
+    warnings = [
+        f"{name}: {_instead(task, name) or 'the server decides this'}; {shown(value)} is not used"
+        for name, value in ignored.items()
+        if (name, value) != ("lm_backend", planner.backend)
+    ]
+    path = getattr(task, "lm_model_path", None)
+    if path and planner_name(path) != planner.name:
+        instead = f"{planner.name} is used instead" if planner.is_usable else _NO_PLANNER
+        warnings.append(f"lm_model_path: {path!r} is not loaded here; {instead}")
+    return warnings
 
-    Adds to `warnings`. Raises `InvalidFieldError` where the audio that a task works on is missing, or its
-    window is none.
+
+def check_planner(task: GenerateTask, is_needed: bool, planner: PlannerInfo) -> list[str]:
+    """Return warnings about optional uses of the planner that are skipped.
+
+    Raises `PlannerUnavailableError` that names the fields that need one, where there is none.
     """
-    for kind, path in PATHS.items():
-        named = getattr(task, path)
-        if named and kind not in sounds:
-            raise path_refused(path, named)
-        if named and sounds[kind].name != named:
-            warnings.append(f"{path}: a file was uploaded as {kind}; {named!r} is not used")
-    source, reference = _source(task, goal, sounds, warnings), sounds.get(REFERENCE)
-    if reference is not None and goal != "song":
-        warnings.append(f"{REFERENCE}: no song is made; {reference.name!r} is not used")
-        reference = None
-    if source is not None and task.task_type in WINDOW_TASKS:
-        _check_window(task, source.seconds)
-    return replace(_options(task, source, reference), injection=_injection(task, warnings))
+    if is_needed:
+        names = _sent(task, Support.PLANNER)
+        require_planner(planner, ", ".join(names), f"Or leave it out, or send {_default(task, names[0])}.")
+    if is_needed or planner.fills_in:
+        return []
+    why = _NO_PLANNER
+    if planner.is_usable:
+        why = (
+            f"{planner.name} only does what cannot be done without it (ACESTEP_INIT_LLM=true has it fill in)"
+        )
+    optional = [name for name in type(task).model_fields if _support(task, name) is Support.OPTIONAL]
+    return [
+        f"{name}: skipped, since {why}"
+        for name in optional
+        if name in task.model_fields_set and _asks(task, name)
+    ]
 
 
-def finished_song(named: str, open_token: Callable[[str], Path | None]) -> Path | None:
-    """Return the file of a song that is named by its `file`, or by what that carries; None: it is no song.
-
-    `open_token` gives the file that a token was made for. The token is the permission, as for who fetches it.
-    """
-    try:
-        carried = parse_qs(urlsplit(named).query).get("path", [named])[0]
-    except ValueError:  # what looks like an address, and is none
-        return None
-    return open_token(split_link(carried)[1])
+def require_planner(planner: PlannerInfo, what: str, remedy: str = "") -> None:
+    """Raise `PlannerUnavailableError` for `what` unless there is a planner, or will be."""
+    if not planner.is_usable:
+        why = (planner.detail or "None is loaded on this server").rstrip(".")
+        text = f"{what}: needs the planner (the 5 Hz language model). {why}. {remedy}"
+        raise PlannerUnavailableError(text.strip())
 
 
-def permitted(field: str, named: str, roots: Sequence[Path]) -> Path:
-    """Return the file that a request names in one of `roots`; a relative path counts from each of them.
-
-    Links are followed first, so that none leads out. Raises `InvalidFieldError` alike for what lies elsewhere
-    and what is not there.
-    """
-    for root in roots:
-        try:
-            found = (root / named).resolve()
-            if found.is_relative_to(root.resolve()) and found.is_file():
-                return found
-        except (OSError, ValueError):  # a path of a thousand characters, or with a zero byte
-            continue
-    raise path_refused(field, named)
+def check_strict(warnings: tuple[str, ...], strict: bool) -> None:
+    """Raise `StrictError` for any warning on a strict server."""
+    if strict and warnings:
+        raise StrictError(warnings)
 
 
-def path_refused(field: str, named: str) -> InvalidFieldError:
-    """Return what is told of a path that may not be read, or names no file."""
-    kind = field.removesuffix("_path")
-    return InvalidFieldError(
-        field,
-        named,
-        f"the `file` of a song that is still here, or a file in a folder of {ROOTS}",
-        f"Upload the file as {kind} instead, or set {ROOTS}",
-    )
+def planner_name(path: str | None) -> str:
+    """The planner that `lm_model_path` means: a name, or a path that ends with it; "" if none is named."""
+    return (path or "").strip().rstrip("/").rpartition("/")[2]
+
+
+def is_neutral(task: BaseModel, name: str) -> bool:
+    """Whether a field says nothing: it has its default, or a value that means the same."""
+    info = type(task).model_fields[name]
+    value = getattr(task, name)
+    value = value.strip() if isinstance(value, str) else value
+    return value == info.default or value in notes_of(info)["x-neutral"]
+
+
+def shown(value: object) -> str:
+    """Return a value as warnings show it."""
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
 def _goal(task: GenerateTask) -> Goal:
@@ -158,20 +177,19 @@ def _goal(task: GenerateTask) -> Goal:
     return _GOALS[asked[0]] if asked else "song"
 
 
-def _without_unused(task: GenerateTask, goal: Goal, warnings: list[str]) -> GenerateTask:
-    """Make neutral what the task, or an answer without a song, does not use; say so if it was sent."""
-    asker = task.task_type if goal == "song" else _asker(goal)
-    neutral: dict[str, Any] = {}
+def _unused(task: GenerateTask, goal: Goal, warnings: list[str]) -> dict[str, object]:
+    """The neutral values of the fields that the task, or an answer without a song, does not use."""
+    asker = GOAL_FIELDS.get(goal, task.task_type)
+    neutral: dict[str, object] = {}
     for name, info in type(task).model_fields.items():
         if _is_used(task, name) if goal == "song" else name in _COUNTS[goal] | _ALWAYS:
             continue
-        value, optional = getattr(task, name), name in _ON_BY_DEFAULT
-        # What is on by default is off for such a task; nobody need be told who did not ask for it.
-        told = (value and name in task.model_fields_set) if optional else not is_neutral(task, name)
-        if told:
+        value, is_on = getattr(task, name), name in _ON_BY_DEFAULT
+        # A field that is on by default says nothing unless it was sent.
+        if (value and name in task.model_fields_set) if is_on else not is_neutral(task, name):
             warnings.append(f"{name}: {asker} does not take it; {shown(value)} is not used")
-        neutral[name] = False if optional else info.get_default(call_default_factory=True)
-    return task.model_copy(update=neutral)
+        neutral[name] = False if is_on else info.get_default(call_default_factory=True)
+    return neutral
 
 
 def _is_used(task: GenerateTask, name: str) -> bool:
@@ -180,67 +198,78 @@ def _is_used(task: GenerateTask, name: str) -> bool:
     return name not in _USERS or task.task_type in _USERS[name]
 
 
-def _without_needless_thinking(task: GenerateTask, warnings: list[str]) -> GenerateTask:
-    """Codes that the client brings are what thinking would write."""
-    if not (task.thinking and task.audio_code_string):
-        return task
-    warnings.append("thinking: audio_code_string brings the audio codes along; the planner writes none")
-    return task.model_copy(update={"thinking": False})
+def _used_sounds(
+    task: GenerateTask, goal: Goal, sounds: Mapping[str, Sound], warnings: list[str]
+) -> Mapping[str, Sound]:
+    """The audio that counts."""
+    for kind, path in PATHS.items():
+        named = getattr(task, path)
+        if named and kind in sounds and sounds[kind].name != named:
+            warnings.append(f"{path}: a file was uploaded as {kind}; {named!r} is not used")
+    asker = GOAL_FIELDS.get(goal) or f"task_type {task.task_type}"
+    takes_source = goal in ("codes", "description") or task.task_type in SOURCE_TASKS
+    reasons: dict[str, str] = {}
+    if not takes_source:
+        reasons[SOURCE] = f"{asker} does not take it"
+    elif task.audio_code_string:
+        reasons[SOURCE] = "audio_code_string stands in for it"
+    if goal != "song":
+        reasons[REFERENCE] = "no song is made"
+    warnings += [
+        f"{kind}: {why}; {sounds[kind].name!r} is not used" for kind, why in reasons.items() if kind in sounds
+    ]
+    return {kind: sound for kind, sound in sounds.items() if kind not in reasons}
 
 
-def _source(task: GenerateTask, goal: Goal, sounds: Mapping[str, Sound], warnings: list[str]) -> Sound | None:
-    source, has_codes = sounds.get(SOURCE), bool(task.audio_code_string)
-    asker = f"task_type {task.task_type}" if goal == "song" else _asker(goal)
-    if goal in ("codes", "description") or task.task_type in SOURCE_TASKS:
-        if source is None and not has_codes:
-            allowed = f"an audio file, uploaded as {SOURCE}, or named by {PATHS[SOURCE]}"
-            raise InvalidFieldError(SOURCE, None, allowed, scope=f"with {asker}")
-        if source is None or not has_codes:
-            if task.cover_noise_strength and source is None:
-                warnings.append("cover_noise_strength: there is no source to start from; it is not used")
-            return source
-        warnings.append(f"{SOURCE}: audio_code_string stands in for it; {source.name!r} is not used")
-    elif source is not None:
-        warnings.append(f"{SOURCE}: {asker} does not take it; {source.name!r} is not used")
-    return None
-
-
-def _asker(goal: Goal) -> str:
-    return next(name for name, each in _GOALS.items() if each == goal)
-
-
-def _check_window(task: GenerateTask, seconds: float) -> None:
-    start, end = task.repainting_start, task.repainting_end
-    if start > seconds or (start == seconds and end is None):
-        allowed = f"at most {seconds:.2f}, where the source ends"
-        raise InvalidFieldError("repainting_start", start, allowed)
-    if end is not None and end <= start:
-        allowed = f"more than repainting_start, which is {start:g}"
-        raise InvalidFieldError("repainting_end", end, allowed)
-
-
-def _injection(task: GenerateTask, warnings: list[str]) -> float:
-    """Return the share of the steps after which the source is put back outside of the window."""
+def _contradicted(task: GenerateTask, has_source: bool, warnings: list[str]) -> dict[str, object]:
+    """The neutral values of the fields that have no effect beside another one."""
+    neutral: dict[str, object] = {}
+    if task.thinking and task.audio_code_string:
+        warnings.append("thinking: audio_code_string brings the audio codes along; the planner writes none")
+        neutral["thinking"] = False
+    if task.cover_noise_strength and task.audio_code_string and not has_source:
+        warnings.append("cover_noise_strength: there is no source to start from; it is not used")
+        neutral["cover_noise_strength"] = 0.0
     mode, strength = task.repaint_mode, task.repaint_strength
-    if mode in _INJECTION:
-        if strength not in (None, _BALANCED):  # which clients send beside any mode
+    if mode in INJECTION and strength is not None:
+        if strength != BALANCED:  # clients send this value beside any mode
             warnings.append(f"repaint_strength: {mode} repaints take none; {strength:g} is not used")
-        return _INJECTION[mode]
-    if mode is None and strength is None:
-        return 0.0
-    return 1.0 - (_BALANCED if strength is None else strength)
+        neutral["repaint_strength"] = None
+    if task.use_random_seed and "use_random_seed" in task.model_fields_set and task.seed != (-1,):
+        if max(task.seed) >= 0:
+            sent = ",".join(str(seed) for seed in task.seed)
+            warnings.append(f"seed: use_random_seed=true was sent as well; {sent} is not used")
+        neutral["seed"] = (-1,)
+    return neutral
 
 
-def _options(task: GenerateTask, source: Sound | None, reference: Sound | None) -> TaskOptions:
-    return TaskOptions(
-        source=str(source.path) if source else "",
-        reference=str(reference.path) if reference else "",
-        source_seconds=source.seconds if source else None,
-        start=task.repainting_start,
-        end=task.repainting_end,
-        cover_strength=task.audio_cover_strength,
-        noise_strength=task.cover_noise_strength if source else 0.0,
-        tracks=task.track_classes or ((task.track_name,) if task.track_name else ()),
-        crossfade_frames=task.repaint_latent_crossfade_frames,
-        crossfade_seconds=task.repaint_wav_crossfade_sec,
-    )
+def _sent(task: BaseModel, support: Support) -> list[str]:
+    return [
+        name
+        for name in type(task).model_fields
+        if _support(task, name) is support and not is_neutral(task, name)
+    ]
+
+
+def _asks(task: BaseModel, name: str) -> bool:
+    """Whether a field asks the planner for anything; one that is true by default does when it is true."""
+    value = getattr(task, name)
+    return value if isinstance(value, bool) else not is_neutral(task, name)
+
+
+def _support(task: BaseModel, name: str) -> Support:
+    return Support(notes_of(type(task).model_fields[name])["x-support"])
+
+
+def _instead(task: BaseModel, name: str) -> str:
+    return str(notes_of(type(task).model_fields[name])["x-instead"])
+
+
+def _unsupported(task: BaseModel, name: str) -> InvalidFieldError:
+    instead = _instead(task, name)
+    remedy = "It is not supported by this server yet" + (f"; {instead}" if instead else "")
+    return InvalidFieldError(name, getattr(task, name), _default(task, name), remedy)
+
+
+def _default(task: BaseModel, name: str) -> str:
+    return json.dumps(type(task).model_fields[name].default)

@@ -12,14 +12,12 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic.fields import FieldInfo
 
-from acestep.domain.song import CODES_A_SECOND, LANGUAGES, MAX_BATCH, MAX_DURATION, MAX_SEED, TRACKS
+from acestep.domain.song import LANGUAGES, MAX_BATCH, MAX_CODES, MAX_SEED, TRACKS
 from acestep.rest.spelling import UNDECIDED
 
 MAX_LIST = 200  # values in one list: schedules, names
 
 MAX_IDS = 1_000  # jobs in one query
-
-MAX_CODES = int(MAX_DURATION) * CODES_A_SECOND
 
 MAX_CODE_DIGITS = 6  # how many codes a model knows is its own affair; none knows a million
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from acestep.domain.models import ModelInfo, PlannerInfo
+from acestep.domain.models import ModelInfo, PlannerInfo, can_serve
 from acestep.jobs.model import QueueStats
 from acestep.limits import NAME_PREFIX, default_model
 from acestep.rest.response.schemas import (
@@ -49,7 +49,7 @@ def model_list(models: Sequence[ModelInfo], planners: Sequence[PlannerInfo]) -> 
         default_model=_default_name(models),
         lm_models=[_planner_entry(planner) for planner in planners if planner.name],
         loaded_lm_model=next((planner.name for planner in planners if planner.state == "ready"), None),
-        llm_initialized=_is_available(planners[0]),
+        llm_initialized=can_serve(planners[0]),
     )
 
 
@@ -71,26 +71,18 @@ def health(models: Sequence[ModelInfo], planner: PlannerInfo, version: str, trou
     """`trouble`: why the server cannot work although its models are loaded; "" if it can."""
     default = default_model(models) if models else None
     has_failed = default is not None and default.state == "failed"
-    ready = default is not None and _is_available(default)
+    ready = default is not None and can_serve(default)
     return Health(
         status="error" if has_failed or trouble else "ok",
         version=version,
         ready=ready and not trouble,
         models_initialized=ready,
-        llm_initialized=_is_available(planner),
+        llm_initialized=can_serve(planner),
         loaded_model=default.name if default and default.state == "ready" else None,
         loaded_lm_model=planner.name if planner.state == "ready" else None,
         models=[ModelHealth(name=model.name, state=model.state, detail=model.detail) for model in models],
         planner=_planner_state(planner),
     )
-
-
-def _is_available(model: ModelInfo | PlannerInfo) -> bool:
-    """Whether the next request can use it; an on-demand model may have to be loaded first.
-
-    A client that polls until the server is ready would otherwise never send that request.
-    """
-    return model.state == "ready" or (model.loads_on_demand and model.state != "failed")
 
 
 def _default_name(models: Sequence[ModelInfo]) -> str | None:

@@ -3,8 +3,7 @@ from __future__ import annotations
 from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import FileResponse
 
-from acestep.rest import auth
-from acestep.rest.deps import Services
+from acestep.rest.deps import Services, check_key
 from acestep.rest.envelope import ErrorEnvelope
 from acestep.rest.spelling import AUDIO_PATH, JsonObject, media_type, speaking_name, split_link
 
@@ -26,7 +25,7 @@ def audio(
     label, token = split_link(path)
     found = services.audio.open_token(token)
     if found is None or services.config.audio_needs_key:
-        auth.check_headers(services.config.api_key, request.headers)
+        check_key(request, services)
     if found is None:
         raise HTTPException(404, "Audio file not found")
     return FileResponse(

@@ -18,7 +18,7 @@ from acestep.rest.dialects.chat_input import decode, read_chat, song_of
 from acestep.rest.errors import problem_of
 from acestep.rest.openapi import CHAT_ANSWERS, dialect_of
 from acestep.rest.request.body import Body, BodyReader
-from acestep.rest.request.support import planner_name
+from acestep.rest.request.task_rules import planner_name
 from acestep.rest.submit import submit
 from acestep.rest.wait import job_headers, recordings_of, succeeded, wait_for_songs
 

@@ -9,10 +9,9 @@ from acestep.rest.deps import RequestBody, Services
 from acestep.rest.drafts import formatted, to_format, to_understand, understood
 from acestep.rest.envelope import Envelope
 from acestep.rest.openapi import body_of
-from acestep.rest.request.body import Body, lent
+from acestep.rest.request.body import PATHS, SOURCE, Body, lent
 from acestep.rest.request.schemas import FormatTask, SampleTask, UnderstandTask, read_draft, read_sample
-from acestep.rest.request.support import check_strict, check_support, planner_name, require_planner
-from acestep.rest.request.task_rules import PATHS, SOURCE
+from acestep.rest.request.task_rules import check_strict, check_support, planner_name, require_planner
 from acestep.rest.response.jobs import custom_sample, simple_sample
 from acestep.rest.response.schemas import CustomSample, DraftAnswer, SimpleSample
 from acestep.rest.submit import named_sound
@@ -39,7 +38,7 @@ async def format_input(request: Request, body: RequestBody, services: Services) 
     _refuse_files(body)
     task, ignored = read_draft(FormatTask, body.fields)
     planner = services.worker.planner(planner_name(task.lm_model_path))
-    warnings = (*ignored, *check_support(task, planner, is_for_planner=True))
+    warnings = (*ignored, *check_support(task, planner))
     check_strict(warnings, services.config.strict)
     require_planner(planner, "format_input")
     draft = await wait_for_draft(request, services.worker, to_format(task), services.config.draft_timeout)
@@ -51,7 +50,7 @@ async def understand(request: Request, body: RequestBody, services: Services) ->
     """Let the planner describe a song: its caption, lyrics and metadata."""
     task, ignored = read_draft(UnderstandTask, body.fields)
     planner = services.worker.planner(planner_name(task.lm_model_path))
-    warnings = (*ignored, *check_support(task, planner, is_for_planner=True))
+    warnings = (*ignored, *check_support(task, planner))
     check_strict(warnings, services.config.strict)
     require_planner(planner, "understand")
     _refuse_second_file(body)

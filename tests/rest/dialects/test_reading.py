@@ -14,7 +14,6 @@ from acestep.errors import InvalidFieldError
 from acestep.rest.dialects.chat_input import read_chat, song_of
 from acestep.rest.dialects.generations import read_generation
 from acestep.rest.request.body import Sound
-from acestep.rest.request.to_request import RequestContext
 from tests.rest.conftest import BASE, PLANNER, TURBO
 from tests.rest.request.accepting import accept
 
@@ -30,23 +29,23 @@ def by_chat(fields: Mapping[str, Any], audio: bool) -> SongRequest:
     content = [{"type": "text", "text": SENTENCE}, *([PART] if audio else [])]
     chat = read_chat({"messages": [{"role": "user", "content": content}], "n": 1, **fields})
     song = song_of(chat, PLANNER)
-    context = RequestContext(sounds=dict.fromkeys(song.audio, SONG))
-    return accept(song.fields, (TURBO, BASE), PLANNER, context=context)
+    sounds = dict.fromkeys(song.audio, SONG)
+    return accept(song.fields, (TURBO, BASE), PLANNER, sounds=sounds)
 
 
 def by_generation(fields: Mapping[str, Any], audio: bool) -> SongRequest:
     found, _, _ = read_generation({"input": SENTENCE, **fields}, prefers_async=True)
-    return accept(found, (TURBO, BASE), PLANNER, context=uploaded(audio))
+    return accept(found, (TURBO, BASE), PLANNER, sounds=uploaded(audio))
 
 
 def by_release_task(fields: Mapping[str, Any], audio: bool) -> SongRequest:
     return accept(
-        {"prompt": SENTENCE, "batch_size": 1, **fields}, (TURBO, BASE), PLANNER, context=uploaded(audio)
+        {"prompt": SENTENCE, "batch_size": 1, **fields}, (TURBO, BASE), PLANNER, sounds=uploaded(audio)
     )
 
 
-def uploaded(audio: bool) -> RequestContext:
-    return RequestContext(sounds={"src_audio": SONG} if audio else {})
+def uploaded(audio: bool) -> dict[str, Sound]:
+    return {"src_audio": SONG} if audio else {}
 
 
 DIALECTS = {"chat": by_chat, "generation": by_generation, "release_task": by_release_task}

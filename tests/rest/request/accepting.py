@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from acestep.catalog.adapters import AdapterFolder
 from acestep.domain.models import ModelInfo, PlannerInfo
 from acestep.domain.song import SongRequest
+from acestep.rest.adapters import ServerAdapters
+from acestep.rest.request.body import Sound
 from acestep.rest.request.schemas import read_task
-from acestep.rest.request.to_request import RequestContext, accept_task
+from acestep.rest.request.task_rules import check_strict
+from acestep.rest.submit import accept as accept_task
+from tests.rest.conftest import CONFIG, FakeWorker
+
+NO_ADAPTERS = ServerAdapters(AdapterFolder(None))
 
 
 def accept(
@@ -16,8 +24,14 @@ def accept(
     models: Sequence[ModelInfo],
     planner: PlannerInfo,
     strict: bool = False,
+    sounds: Mapping[str, Sound] | None = None,
+    adapters: ServerAdapters = NO_ADAPTERS,
     strict_model: bool = False,
-    context: RequestContext | None = None,
 ) -> SongRequest:
-    """`accept_task`, of a body that is yet to be read."""
-    return accept_task(read_task(body), models, planner, strict, strict_model, context)
+    """What is queued for a body."""
+    worker = FakeWorker(tuple(models), planner)
+    task, ignored = read_task(body)
+    request = accept_task(task, sounds or {}, worker, replace(CONFIG, strict_model=strict_model), adapters)
+    request = replace(request, warnings=(*ignored, *request.warnings))
+    check_strict(request.warnings, strict)
+    return request

@@ -11,8 +11,8 @@ from pydantic import BaseModel
 
 from acestep.errors import InvalidFieldError
 from acestep.rest.app import create_app
-from acestep.rest.auth import BODY_FIELD
 from acestep.rest.openapi import BODIES
+from acestep.rest.request.body import BODY_FIELD
 from acestep.rest.request.schemas import (
     METAS,
     PARAM_OBJ,
@@ -23,7 +23,7 @@ from acestep.rest.request.schemas import (
     read_plain,
     read_task,
 )
-from acestep.rest.request.support import is_neutral
+from acestep.rest.request.task_rules import is_neutral
 
 DOCUMENT = create_app().openapi()["components"]["schemas"]
 BESIDE = {BODY_FIELD, PARAM_OBJ, METAS[0]}  # read before the fields are

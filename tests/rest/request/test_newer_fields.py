@@ -10,9 +10,7 @@ import pytest
 
 from acestep.domain.song import SongRequest
 from acestep.errors import InvalidFieldError
-from acestep.rest.request.body import Sound
-from acestep.rest.request.task_rules import SOURCE
-from acestep.rest.request.to_request import RequestContext
+from acestep.rest.request.body import SOURCE, Sound
 from tests.rest.conftest import BASE, PLANNER
 from tests.rest.request.accepting import accept
 from tests.rest.values import FIELDS, aliases
@@ -81,7 +79,7 @@ def accepted(task: str, **fields: Any) -> SongRequest:
     sound = Sound(Path("/song.wav"), "song.wav", 20.0)
     sounds = {} if task == "text2music" else {SOURCE: sound}
     body = {"task_type": task, "use_random_seed": False, "model": BASE.name} | fields
-    return accept(body, (BASE,), PLANNER, context=RequestContext(sounds=sounds))
+    return accept(body, (BASE,), PLANNER, sounds=sounds)
 
 
 def at(request: SongRequest, path: str) -> Any:

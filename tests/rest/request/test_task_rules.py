@@ -10,9 +10,7 @@ import pytest
 from acestep.domain.song import SongRequest, TaskOptions
 from acestep.errors import InvalidFieldError, PlannerUnavailableError
 from acestep.rest.errors import StrictError
-from acestep.rest.request.body import Sound
-from acestep.rest.request.task_rules import permitted
-from acestep.rest.request.to_request import RequestContext
+from acestep.rest.request.body import Sound, permitted
 from tests.rest.conftest import BASE, NO_PLANNER, PLANNER, TURBO
 from tests.rest.request.accepting import accept
 
@@ -43,9 +41,9 @@ def accepted(
     **fields: Any,
 ) -> SongRequest:
     found = {"src_audio": source, "reference_audio": reference}
-    context = RequestContext(sounds={kind: sound for kind, sound in found.items() if sound})
+    sounds = {kind: sound for kind, sound in found.items() if sound}
     fields = {"model": BASE.name, "batch_size": 1, **fields}
-    return accept(fields, (TURBO, BASE), planner, strict, context=context)
+    return accept(fields, (TURBO, BASE), planner, strict, sounds)
 
 
 class TestFields:

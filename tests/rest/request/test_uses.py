@@ -14,10 +14,9 @@ from acestep.domain.song import AdapterUse, SongRequest
 from acestep.errors import InvalidFieldError, PlannerUnavailableError
 from acestep.limits import BASE_TASKS
 from acestep.rest.adapters import ServerAdapters
-from acestep.rest.request.body import Sound
+from acestep.rest.request.body import PATHS, SOURCE, Sound
 from acestep.rest.request.schemas import GenerateTask
-from acestep.rest.request.task_rules import PATHS, SOURCE, users
-from acestep.rest.request.to_request import RequestContext
+from acestep.rest.request.task_rules import users
 from acestep.rest.request.wire_types import Models, Support, notes_of
 from tests.rest.conftest import BASE, NO_PLANNER, PLANNER, TURBO
 from tests.rest.request.accepting import accept
@@ -71,7 +70,7 @@ def ask(
     sounds |= {
         kind: Sound(Path("/other.wav"), body[path], 20.0) for kind, path in PATHS.items() if path in body
     }
-    request = accept(body, (model,), planner, context=RequestContext(AnyAdapter(), sounds))
+    request = accept(body, (model,), planner, sounds=sounds, adapters=AnyAdapter())
     warned = {warning.partition(":")[0] for warning in request.warnings}
     # A path is told of as the audio that it names, an interval by its start.
     warned |= {path for kind, path in PATHS.items() if kind in warned}

@@ -9,10 +9,9 @@ import pytest
 
 from acestep.domain.models import ModelInfo, PlannerInfo
 from acestep.domain.song import AdapterUse, Sampling, Song, SongPlan, SongRequest, Tuning
-from acestep.engine.planning import plan_songs, uses_planner, with_source
-from acestep.limits import BASE_TASKS
+from acestep.engine.planning import plan_songs, with_source
+from acestep.limits import BASE_TASKS, uses_planner
 from acestep.rest.request.body import Sound
-from acestep.rest.request.to_request import RequestContext
 from acestep.rest.response.song import recipe
 from tests.rest.conftest import BASE, NO_PLANNER, PLANNER, TURBO, Server
 from tests.rest.request.accepting import accept
@@ -146,12 +145,12 @@ REFERENCE = Sound(Path("/uploads/voice.wav"), "voice.wav", 5.0)
 def test_songs_from_audio_need_it_again(fields: dict[str, Any]):
     """With the same audio beside it, a recipe gives the same plan and the same task."""
     model = replace(BASE, tasks=BASE_TASKS)
-    context = RequestContext(sounds={"reference_audio": REFERENCE})
+    sounds = {"reference_audio": REFERENCE}
     if fields["task_type"] != "text2music":
-        context = RequestContext(sounds={"src_audio": SOURCE, "reference_audio": REFERENCE})
+        sounds["src_audio"] = SOURCE
 
     def planned(body: dict[str, Any]) -> tuple[SongRequest, SongPlan]:
-        request = accept(body, (model,), NO_PLANNER, strict=True, context=context)
+        request = accept(body, (model,), NO_PLANNER, strict=True, sounds=sounds)
         seconds = SOURCE.seconds if request.task.source else 0.0
         (plan,) = plan_songs(with_source(request, seconds, model), model)
         return request, plan

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +12,14 @@ from acestep.errors import (
     UnknownModelError,
 )
 from acestep.rest.errors import StrictError
+from acestep.rest.request.body import SOURCE, Sound
 from acestep.rest.request.schemas import GenerateTask
 from acestep.rest.request.wire_types import Support, notes_of
 from tests.rest.conftest import BASE, NO_PLANNER, PLANNER, TURBO, failed
 from tests.rest.request.accepting import accept
 from tests.rest.values import FIELDS, example
+
+SONG = Sound(Path("/song.wav"), "song.wav", 20.0)
 
 
 def accepted(**fields: Any) -> SongRequest:
@@ -143,7 +147,7 @@ class TestSupport:
     @pytest.mark.parametrize("name", fields_with(Support.PLANNER))
     def test_what_needs_the_planner_is_refused_by_name(self, name):
         with pytest.raises(PlannerUnavailableError, match=f"^{name}: needs the planner.*ACESTEP_INIT_LLM"):
-            accepted(**{name: example(name)})
+            accept({name: example(name)}, (TURBO,), NO_PLANNER, sounds={SOURCE: SONG})
 
     @pytest.mark.parametrize("name", fields_with(Support.IGNORED))
     def test_what_the_server_decides_is_ignored_with_a_warning(self, name):
@@ -192,9 +196,9 @@ class TestSupport:
         with pytest.raises(InvalidFieldError, match=r"guidance_variant: .*; dcw_mode: "):
             accepted(dcw_mode="low", guidance_variant="cfg")
 
-    def test_a_task_is_refused_before_its_fields(self):
+    def test_a_task_that_the_model_does_not_do_is_refused_before_a_planner_is_missed(self):
         with pytest.raises(InvalidFieldError) as caught:
-            accepted(task_type="lego", dcw_mode="low", thinking=True)
+            accepted(task_type="lego", sample_mode=True)
         assert str(caught.value) == (
             "task_type: 'lego' cannot be used with model acestep-v15-turbo; allowed: text2music, cover, "
             "repaint. Models that do lego: acestep-v15-base"
@@ -211,9 +215,22 @@ class TestModels:
         with pytest.raises(UnknownModelError):
             accept({"model": "acestep-v15-sft"}, (TURBO, BASE), NO_PLANNER, strict_model=True)
 
-    def test_the_default_model_failed(self):
-        with pytest.raises(ModelUnavailableError, match=r"could not be loaded: config\.json is missing"):
-            accept({"model": BASE.name}, (failed(TURBO), BASE), NO_PLANNER)
+    @pytest.mark.parametrize("state", ["ready", "loading", "on_disk"])
+    @pytest.mark.parametrize("name", [BASE.name, f"acestep/{BASE.name}"])
+    def test_a_named_model_serves_though_the_default_failed(self, name, state):
+        request = accept({"model": name}, (failed(TURBO), replace(BASE, state=state)), NO_PLANNER)
+        assert (request.model, request.warnings) == (BASE.name, ())
+
+    @pytest.mark.parametrize("fields", [{}, {"model": TURBO.name}, {"model": "acestep-v15-sft"}])
+    @pytest.mark.parametrize("other", [BASE, failed(BASE)])
+    def test_what_the_failed_default_would_run_is_refused_with_its_reason(self, fields, other):
+        with pytest.raises(ModelUnavailableError) as refused:
+            accept(fields, (failed(TURBO), other), NO_PLANNER)
+        assert str(refused.value) == "acestep-v15-turbo could not be loaded: config.json is missing"
+
+    def test_a_failed_name_falls_back_to_a_failed_default(self):
+        with pytest.raises(ModelUnavailableError, match=r"^acestep-v15-turbo could not be loaded: "):
+            accept({"model": BASE.name}, (failed(TURBO), failed(BASE)), NO_PLANNER)
 
     def test_another_model_failed(self):
         request = accept({"model": BASE.name}, (TURBO, failed(BASE)), NO_PLANNER)
