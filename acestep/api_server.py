@@ -24,7 +24,7 @@ from rich.logging import RichHandler
 
 from acestep.audio.decode import AudioLimits, probe
 from acestep.catalog.adapters import AdapterFolder
-from acestep.engine.write import SongWriter
+from acestep.engine.pipeline import SongWriter
 from acestep.errors import AceStepError, DataFolderInUseError
 from acestep.files import AudioStore, FileStore, load_secret
 from acestep.jobs.cleaner import Cleaner

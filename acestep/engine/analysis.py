@@ -1,8 +1,4 @@
-"""What else is found out about a song once it is decoded: when its words are sung, its outline, its
-loudness.
-
-How each is found out is the synthesizer's affair, or audio's.
-"""
+"""What a request wants to know of a finished song: when its words are sung, its outline, its loudness."""
 
 from __future__ import annotations
 
@@ -23,16 +19,16 @@ T = TypeVar("T")
 
 
 class Run(Protocol):
-    """Runs blocking work away from the event loop, as a stage of the song whose seconds are noted."""
+    """Runs blocking work on a thread, as a stage of the song whose seconds are noted."""
 
     async def __call__(self, stage: str, work: Callable[[], T], /) -> T:
-        """What `work` returns. Raises JobCancelledError where nobody wants the song any more."""
+        """The result of `work`. Raises JobCancelledError where the job was cancelled."""
         ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RenderedSong:
-    """A song that is not a file yet: what it was made from, and its latents and sound."""
+    """A decoded song before it is a file."""
 
     plan: SongPlan
     sources: SourceLatents
@@ -40,43 +36,37 @@ class RenderedSong:
     clip: AudioClip
 
 
-@dataclass(frozen=True, slots=True)
-class Threads:
-    """Where work runs: `compute` is the one thread that the model belongs to, `aside` any other."""
-
-    compute: Run
-    aside: Run
-
-
 async def analyse(
-    wanted: AnalysisOptions, rendered: RenderedSong, renderer: Renderer, threads: Threads
+    options: AnalysisOptions, song: RenderedSong, renderer: Renderer, compute: Run, aside: Run
 ) -> tuple[Analysis, tuple[str, ...]]:
-    """What is `wanted` of a song, and sentences for the client about what cannot be found out."""
+    """The analysis of a song, and warnings about what is left out.
+
+    `compute` runs work on the model's thread, `aside` on another.
+    """
     peaks: tuple[tuple[float, float], ...] = ()
     loudness = lyric_times = None
     notes: tuple[str, ...] = ()
-    if wanted.lyric_times:
-        lyric_times, notes = await _time_lyrics(rendered, renderer, threads)
-    if wanted.peaks:
+    if options.lyric_times:
+        lyric_times, notes = await _time_lyrics(song, renderer, compute, aside)
+    if options.peaks:
         try:
-            peaks = await threads.aside("peaks", partial(waveform_peaks, rendered.clip, wanted.peaks))
+            peaks = await aside("peaks", partial(waveform_peaks, song.clip, options.peaks))
         except NotEnoughMemoryError as error:
             notes += (f"waveform_peaks: left out. {error}",)
-    if wanted.loudness:
+    if options.loudness:
         try:
-            loudness = await threads.aside("loudness", partial(measure_loudness, rendered.clip))
+            loudness = await aside("loudness", partial(measure_loudness, song.clip))
         except NotEnoughMemoryError as error:
             notes += (f"measure_loudness: left out. {error}",)
     return Analysis(lyric_times, peaks, loudness), notes
 
 
 async def _time_lyrics(
-    rendered: RenderedSong, renderer: Renderer, threads: Threads
+    song: RenderedSong, renderer: Renderer, compute: Run, aside: Run
 ) -> tuple[LyricTimes | None, tuple[str, ...]]:
-    look = partial(renderer.align_lyrics, rendered.plan, rendered.latents, rendered.sources)
     try:
-        work_out = await threads.compute("listen", look)
-        return await threads.aside("align", work_out), ()
+        align = await compute("listen", partial(renderer.align_lyrics, song.plan, song.latents, song.sources))
+        return await aside("align", align), ()
     except UntimedLyricsError as error:
         return None, (f"lyric_timestamps: {error}",)
     except NotEnoughMemoryError as error:

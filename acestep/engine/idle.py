@@ -11,8 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
 from acestep.domain.models import ModelInfo, PlannerInfo
-from acestep.engine.oom_retry import Free, collect
-from acestep.engine.threads import Watchdog
+from acestep.engine.threads import Free, Watchdog, collect
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,10 +20,8 @@ from acestep.catalog.checkpoints import is_bare
 from acestep.domain.models import ModelInfo
 from acestep.engine.idle import LEFT, IdlePolicy, as_on_demand, leave_when_idle
 from acestep.engine.model_entry import ModelEntry, nothing
-from acestep.engine.oom_retry import Free, load_with_retry
 from acestep.engine.renderer import Load, Loaded, OnLoading
-from acestep.engine.tasks import loaded
-from acestep.engine.threads import WatchedThread, computing_thread
+from acestep.engine.threads import Free, WatchedThread, computing_thread, load_or_give_up, try_load
 from acestep.errors import CheckpointError, InvalidFieldError, ModelUnavailableError, StageStuckError
 from acestep.limits import choose_model
 
@@ -351,7 +349,9 @@ class ModelManager:
 
     async def _load(self, entry: ModelEntry) -> None:
         try:
-            entry.loaded = await loaded(f"The model {entry.info.name}", self._fetch(entry), entry.give_up)
+            entry.loaded = await load_or_give_up(
+                f"The model {entry.info.name}", self._fetch(entry), entry.give_up
+            )
             if entry.loaded is None:
                 return
             entry.info = replace(
@@ -379,4 +379,4 @@ class ModelManager:
 
 def _fetch(entry: ModelEntry, load: Callable[[], Loaded], free: Free) -> Loaded:
     free()  # a model that left may hold itself in a cycle
-    return load_with_retry(f"the model {entry.info.name}", load, free)
+    return try_load(f"the model {entry.info.name}", load, free)

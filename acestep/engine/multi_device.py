@@ -14,7 +14,7 @@ from typing import Any
 
 from acestep.domain.models import ModelInfo, ModelState, PlannerInfo
 from acestep.domain.song import Draft, DraftRequest, Song, SongRequest
-from acestep.engine.tasks import all_of
+from acestep.engine.threads import all_of
 from acestep.errors import AceStepError
 from acestep.jobs.worker import Cancelled, ModelKeeper, OnProgress, Worker
 

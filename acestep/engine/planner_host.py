@@ -15,10 +15,8 @@ from typing import Protocol
 from acestep.domain.models import ModelState, PlannerInfo
 from acestep.domain.song import Draft, DraftRequest
 from acestep.engine.idle import LEFT, IdlePolicy, as_on_demand, leave_when_idle
-from acestep.engine.oom_retry import load_with_retry
 from acestep.engine.renderer import OnLoading
-from acestep.engine.tasks import loaded
-from acestep.engine.threads import WatchedThread
+from acestep.engine.threads import WatchedThread, load_or_give_up, try_load
 from acestep.errors import (
     AceStepError,
     ModelUnavailableError,
@@ -307,7 +305,7 @@ class PlannerHost:
     async def _load(self, entry: PlannerEntry) -> None:
         there = None
         try:
-            there = await loaded(f"The planner {entry.info.name}", self._fetch(entry), entry.give_up)
+            there = await load_or_give_up(f"The planner {entry.info.name}", self._fetch(entry), entry.give_up)
         finally:
             if there is None:
                 self._become(HostState.EMPTY)
@@ -330,7 +328,7 @@ class PlannerHost:
     async def _fetch(self, entry: PlannerEntry) -> LoadedPlanner:
         assert entry.load is not None
         load = partial(entry.load, OnLoading(entry.say, self._thread.beat))
-        fetch = partial(load_with_retry, f"the planner {entry.info.name}", load, self._idle_policy.free)
+        fetch = partial(try_load, f"the planner {entry.info.name}", load, self._idle_policy.free)
         return await self._thread.see_through(self._stage(entry), fetch)
 
     async def _unload(self, why: str) -> None:

@@ -1,13 +1,12 @@
-"""From asked to decided, with a planner: it drafts, fills in, and sketches songs in audio codes."""
+"""Plans songs: from a request to what is rendered, with the planner (the 5 Hz language model) or without."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 from acestep.domain.models import ModelInfo
 from acestep.domain.song import (
@@ -22,10 +21,19 @@ from acestep.domain.song import (
     SongRequest,
     is_instrumental,
 )
-from acestep.engine.tasks import all_of
-from acestep.errors import NotEnoughMemoryError, PlannerError
+from acestep.engine.planner_host import PlannerHost
+from acestep.engine.threads import all_of
+from acestep.errors import NotEnoughMemoryError, PlannerError, PlannerUnavailableError
 from acestep.jobs.worker import Cancelled
-from acestep.limits import SOURCE_TASKS, STEM_TASK, WINDOW_TASKS, song_seconds, window_of
+from acestep.limits import (
+    SOURCE_TASKS,
+    STEM_TASK,
+    WINDOW_TASKS,
+    needs_planner,
+    song_seconds,
+    uses_planner,
+    window_of,
+)
 from acestep.planner.planner import Planner, Watch, fixed_facts
 from acestep.synthesizer.prompts import HINTED_INSTRUCTION, instruction
 
@@ -39,7 +47,7 @@ _DRAFTED, _DECIDED = 0.2, 0.3
 
 @dataclass(frozen=True, slots=True)
 class PlanningCallbacks:
-    """Who follows a job's planning: `on_phase` gets a fraction (0..1) and a sentence, from any thread."""
+    """`on_phase` gets a fraction (0..1) and a sentence, from any thread."""
 
     on_phase: OnPhase
     cancelled: Cancelled
@@ -47,37 +55,71 @@ class PlanningCallbacks:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """What planning came to: one plan a song, the planner's name, and the seconds that each phase took."""
+    """One plan a song, the planner's name, the seconds of each phase, and sentences for the client."""
 
     plans: tuple[SongPlan, ...]
     planner: str = ""
     timings: dict[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
-async def plan_with_retry(
-    request: SongRequest,
-    model: ModelInfo,
-    planner: Planner,
-    callbacks: PlanningCallbacks,
-    free: Callable[[], Awaitable[None]],
+# The share of a job's time that planning takes: with audio codes, with metadata alone, without a planner.
+_THINKING_SHARE, _METADATA_SHARE, _PLAIN_SHARE = 0.5, 0.15, 0.05
+
+
+def planning_share(request: SongRequest) -> float:
+    """The share of a job's time that planning takes."""
+    if request.planner.thinking:
+        return _THINKING_SHARE
+    return _METADATA_SHARE if uses_planner(request) else _PLAIN_SHARE
+
+
+async def plan_job(
+    request: SongRequest, model: ModelInfo, planner_host: PlannerHost, callbacks: PlanningCallbacks
 ) -> Planned:
-    """As `think`. Where memory runs out, `free` is called, and the songs are planned one after another.
+    """Plan with the planner where the request needs it, or where it improves the request and can be used.
 
-    Raises NotEnoughMemoryError where that is too much still.
+    Raises as `plan_request` does, and PlannerUnavailableError where the request needs a planner and has none.
     """
-    try:
-        return await plan_request(request, model, planner, callbacks)
-    except NotEnoughMemoryError:
-        log.info("Planning once more, one song after another")
-    await free()
-    try:
-        return await plan_request(request, model, planner, callbacks, one_by_one=True)
-    except NotEnoughMemoryError as error:
-        raise NotEnoughMemoryError(
-            error.stage,
-            "the planner has no room for this request, not even with one song after another; ask for a "
-            "shorter song (audio_duration) or shorter lyrics, or send thinking=false",
-        ) from None
+    planner, needed = planner_host.info(request.planner.model), needs_planner(request)
+    may_help = planner.fills_in and planner.state != "downloading" and uses_planner(request)
+    warnings: tuple[str, ...] = ()
+    if needed or may_help:
+        if request.planner.model not in ("", planner.name):
+            warnings = (f"lm_model_path: {planner.name} is used; {request.planner.model} is gone",)
+        try:
+            planned = await _plan_with_retry(request, model, planner_host, callbacks)
+            return replace(planned, warnings=warnings)
+        except PlannerUnavailableError as error:
+            if needed:
+                raise
+            warnings = (f"use_cot_caption, use_cot_language: skipped. {error}",)
+    started = time.perf_counter()
+    plans = plan_songs(request, model)
+    return Planned(plans, timings={"plan": time.perf_counter() - started}, warnings=warnings)
+
+
+async def _plan_with_retry(
+    request: SongRequest, model: ModelInfo, planner_host: PlannerHost, callbacks: PlanningCallbacks
+) -> Planned:
+    """As `plan_request`; where memory runs out, again with one song after another.
+
+    Raises NotEnoughMemoryError where that runs out of memory too.
+    """
+    async with planner_host.borrow(request.planner.model) as planner:
+        try:
+            return await plan_request(request, model, planner, callbacks)
+        except NotEnoughMemoryError:
+            log.info("Planning once more, one song after another")
+        await planner_host.free()
+        try:
+            return await plan_request(request, model, planner, callbacks, one_by_one=True)
+        except NotEnoughMemoryError as error:
+            raise NotEnoughMemoryError(
+                error.stage,
+                "the planner has no room for this request, not even with one song after another; ask for a "
+                "shorter song (audio_duration) or shorter lyrics, or send thinking=false",
+            ) from None
 
 
 async def plan_request(
@@ -148,7 +190,7 @@ async def _drafted(request: SongRequest, model: ModelInfo, planner: Planner, wat
     return replace(_merged(written, draft.metadata), planner=replace(asked, use_cot_caption=False))
 
 
-Sketch = Callable[[], Coroutine[Any, Any, SongPlan]]
+Sketch = Callable[[], Coroutine[None, None, SongPlan]]
 
 
 async def _together(sketches: Sequence[Sketch]) -> list[SongPlan]:

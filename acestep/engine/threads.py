@@ -1,243 +1,338 @@
-"""Whether the engine's threads get on with their work.
+"""How the engine runs blocking work: watched for progress, and once more with less where memory runs out.
 
-A thread cannot be killed: what it was at is given up, its outcome is nobody's, and until it comes back
-nothing else can run there. It is not replaced, as two threads must not use one model.
+Python cannot kill a thread. Work that makes no progress is given up: its result is dropped, and its thread
+runs nothing else until it returns. The thread is not replaced, as two threads must not use one model.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
 
-from acestep.errors import JobCancelledError, StageStuckError
+from acestep.device.oom import is_out_of_memory
+from acestep.errors import AceStepError, JobCancelledError, NotEnoughMemoryError, StageStuckError
 
 T = TypeVar("T")
+Free = Callable[[], None]
 
 log = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 1.0  # how often a thread is looked after that is known to be stuck
+_POLL_STUCK_SECONDS = 1.0  # between two looks at a thread that is stuck
+_POLL_ENDING_SECONDS = 0.05  # and at one that is about to end
+_NICENESS = 10  # steps: a tenth of the event loop's share where both want one core
+_WORTH_HALVING = 20.0  # seconds: half of it is the shortest song
 
-_GLANCE_SECONDS = 0.05  # and one that is expected to end
 
-
-class Pulse(Protocol):
-    """A thread that makes progress, or does not. Callable from any thread."""
+class Watched(Protocol):
+    """A thread whose progress is watched. Callable from any thread."""
 
     @property
     def stage(self) -> str:
-        """What it is at, or was last."""
+        """The stage at work, or the last one."""
         ...
 
     def silence(self) -> float:
-        """Seconds since the work at hand made progress; 0 where there is none."""
+        """Seconds since the work at hand made progress; 0 without work."""
         ...
 
 
 class Watchdog:
-    """Watches threads, each of which may be silent for `patience` seconds (0: as long as it likes)."""
+    """Watches threads. One that makes no progress for `limit` seconds is stuck (0: none ever is)."""
 
-    def __init__(self, patience: float = 0.0) -> None:
-        self._patience = patience
-        self._look = min(_LOOK_SECONDS, patience)
-        self._pulses: list[Pulse] = []
+    def __init__(self, limit: float = 0.0) -> None:
+        self._limit = limit
+        self._poll = min(_POLL_STUCK_SECONDS, limit)
+        self._threads: list[Watched] = []
 
     def apart(self) -> Watchdog:
-        """Another one as patient, for a thread whose work nobody else's waits for: it is no trouble here."""
-        return Watchdog(self._patience)
+        """Another watchdog with the same limit, whose threads are not in this one's `trouble`."""
+        return Watchdog(self._limit)
 
-    def add(self, pulse: Pulse) -> None:
-        """Watch this one from now on."""
-        self._pulses.append(pulse)
+    def add(self, thread: Watched) -> None:
+        self._threads.append(thread)
 
-    def forget(self, pulse: Pulse) -> None:
-        """Watch this one no more, unless it is stuck."""
-        if pulse in self._pulses and not self.is_stuck(pulse):
-            self._pulses.remove(pulse)
+    def forget(self, thread: Watched) -> None:
+        """Stop watching `thread`, unless it is stuck."""
+        if thread in self._threads and not self.is_stuck(thread):
+            self._threads.remove(thread)
 
-    def is_stuck(self, pulse: Pulse) -> bool:
-        """Whether it has been silent for too long, and still is."""
-        return 0.0 < self._patience <= pulse.silence()
+    def is_stuck(self, thread: Watched) -> bool:
+        return 0.0 < self._limit <= thread.silence()
 
     def trouble(self) -> str:
-        """What is stuck, and what the operator should do about it; "" where nothing is."""
+        """The stages that are stuck, and what the operator should do; "" where none is."""
         return " ".join(
-            f"Stage {pulse.stage} has made no progress for {pulse.silence():.0f} s: its thread is stuck, and "
-            "jobs wait. Restart the server: waiting jobs are kept. If the stage is only slow, raise "
+            f"Stage {thread.stage} has made no progress for {thread.silence():.0f} s: its thread is stuck, "
+            "and jobs wait. Restart the server: waiting jobs are kept. If the stage is only slow, raise "
             "ACESTEP_STAGE_TIMEOUT."
-            for pulse in self._pulses
-            if self.is_stuck(pulse)
+            for thread in self._threads
+            if self.is_stuck(thread)
         )
 
     def check(self) -> None:
-        """Raise StageStuckError where anything is stuck: nothing is to be changed then."""
-        for pulse in self._pulses:
-            if self.is_stuck(pulse):
-                raise StageStuckError(pulse.stage, self._patience)
+        """Raise StageStuckError where a thread is stuck."""
+        for thread in self._threads:
+            if self.is_stuck(thread):
+                raise StageStuckError(thread.stage, self._limit)
 
-    async def wait_well(self) -> None:
-        """Return once nothing is stuck."""
-        while True:
-            if not self.trouble():
-                return
-            await asyncio.sleep(self._look)
+    async def wait_healthy(self) -> None:
+        """Return once no thread is stuck."""
+        while self.trouble():  # noqa: ASYNC110 - time passes, without an event
+            await asyncio.sleep(self._poll)
 
     async def watch(
-        self, work: asyncio.Future[T], pulse: Pulse, is_at_it: Callable[[], bool] = lambda: True
+        self, work: asyncio.Future[T], thread: Watched, has_begun: Callable[[], bool] = lambda: True
     ) -> T:
-        """What `work` comes to, which the thread of `pulse` does, or will do when it `is_at_it`.
+        """The result of `work`, which `thread` does now, or later, when it `has_begun`.
 
-        Raises StageStuckError when that thread is stuck at it; what becomes of it later, nobody hears.
+        Raises StageStuckError when the thread is stuck at it; a later result or error is dropped.
         """
         try:
-            while self._patience and not work.done():
-                left = max(self._look, self._patience - pulse.silence())
-                await asyncio.wait({work}, timeout=left)
-                if not work.done() and is_at_it() and self.is_stuck(pulse):
-                    work.add_done_callback(_forget)
+            while self._limit and not work.done():
+                timeout = max(self._poll, self._limit - thread.silence())
+                await asyncio.wait({work}, timeout=timeout)
+                if not work.done() and has_begun() and self.is_stuck(thread):
+                    work.add_done_callback(_drop)
                     log.critical("%s", self.trouble())
-                    raise StageStuckError(pulse.stage, self._patience)
+                    raise StageStuckError(thread.stage, self._limit)
             return await work
         except asyncio.CancelledError:
             work.cancel()
             raise
 
     async def until(
-        self, event: asyncio.Event, pulse: Pulse, is_at_it: Callable[[], bool] = lambda: True
+        self, event: asyncio.Event, thread: Watched, has_begun: Callable[[], bool] = lambda: True
     ) -> None:
-        """Wait for what the thread of `pulse` brings about, as `watch` does."""
+        """Wait for an event that `thread` brings about. Raises as `watch` does."""
         if event.is_set():
             return
-        coming = asyncio.ensure_future(event.wait())
+        waiting = asyncio.ensure_future(event.wait())
         try:
-            await self.watch(coming, pulse, is_at_it)
+            await self.watch(waiting, thread, has_begun)
         finally:
-            coming.cancel()
+            waiting.cancel()
 
-    async def until_quiet(self, pulse: Pulse) -> None:
-        """Return once its thread has no work at hand. Raises StageStuckError if that does not end."""
-        while pulse.silence():
-            if self.is_stuck(pulse):
-                raise StageStuckError(pulse.stage, self._patience)
-            await asyncio.sleep(_GLANCE_SECONDS)
+    async def until_quiet(self, thread: Watched) -> None:
+        """Return once `thread` has no work at hand. Raises StageStuckError if it is stuck."""
+        while thread.silence():
+            if self.is_stuck(thread):
+                raise StageStuckError(thread.stage, self._limit)
+            await asyncio.sleep(_POLL_ENDING_SECONDS)
 
 
-def _forget(work: asyncio.Future[T]) -> None:
+def _drop(work: asyncio.Future[T]) -> None:
     if not work.cancelled():
         work.exception()
 
 
 class WatchedThread:
-    """Work for the one thread of `executor`. Lives on one event loop; `beat` is called from that thread."""
+    """The one thread of `executor`. Lives on one event loop; `beat` is called from the thread."""
 
     def __init__(self, executor: Executor, watchdog: Watchdog) -> None:
         self._executor = executor
         self._watchdog = watchdog
-        self._at_work: _Task | None = None
+        self._current: _Work | None = None
         watchdog.add(self)
 
     @property
     def stage(self) -> str:
-        task = self._at_work
-        return task.stage if task else ""
+        work = self._current
+        return work.stage if work else ""
 
     def silence(self) -> float:
-        task = self._at_work
-        return time.monotonic() - task.last_beat if task else 0.0
+        work = self._current
+        return time.monotonic() - work.last_beat if work else 0.0
 
-    async def run(self, stage: str, work: Callable[[], T]) -> T:
-        """What `work` returns, which is work for `stage`. Raises StageStuckError if it makes no progress."""
-        task, future = self._begin(stage, work)
+    async def run(self, stage: str, call: Callable[[], T]) -> T:
+        """The result of `call`, as work of `stage`. Raises StageStuckError if it makes no progress."""
+        work, future = self._submit(stage, call)
         try:
-            return await self._watch(task, future)
+            return await self._watch(work, future)
         except StageStuckError:
-            task.given_up = True
+            work.given_up = True
             raise
 
-    async def see_through(self, stage: str, work: Callable[[], T]) -> T:
-        """As `run`, but where it is stuck it is not given up: what it returns is used, however late.
+    async def see_through(self, stage: str, call: Callable[[], T]) -> T:
+        """As `run`, but work that is stuck is not given up: its result is used, however late.
 
-        Only who cancels this gives it up.
+        Only cancelling gives it up.
         """
-        task, future = self._begin(stage, work)
+        work, future = self._submit(stage, call)
         try:
             with suppress(StageStuckError):
-                return await self._watch(task, future)
+                return await self._watch(work, future)
             return await future
         except asyncio.CancelledError:
-            task.given_up = True
+            work.given_up = True
             raise
 
     def close(self) -> None:
-        """Begin nothing more; does not wait for what is at work."""
+        """Begin no more work; does not wait for the work at hand."""
         self._executor.shutdown(wait=False, cancel_futures=True)
         self._watchdog.forget(self)
 
     def beat(self) -> None:
         """The work at hand made progress. Raises JobCancelledError where it has been given up."""
-        task = self._at_work
-        if task is not None:
-            if task.given_up:
-                raise JobCancelledError(f"Stage {task.stage} was given up.")
-            self._say_if_back(task)
-            task.last_beat = time.monotonic()
+        work = self._current
+        if work is not None:
+            if work.given_up:
+                raise JobCancelledError(f"Stage {work.stage} was given up.")
+            self._log_recovery(work)
+            work.last_beat = time.monotonic()
 
-    def _begin(self, stage: str, work: Callable[[], T]) -> tuple[_Task, asyncio.Future[T]]:
-        task = _Task(stage)
+    def _submit(self, stage: str, call: Callable[[], T]) -> tuple[_Work, asyncio.Future[T]]:
+        work = _Work(stage)
         loop = asyncio.get_running_loop()
-        return task, loop.run_in_executor(self._executor, partial(self._do, task, work))
+        return work, loop.run_in_executor(self._executor, partial(self._do, work, call))
 
-    async def _watch(self, task: _Task, future: asyncio.Future[T]) -> T:
-        return await self._watchdog.watch(future, self, lambda: self._at_work is task)
+    async def _watch(self, work: _Work, future: asyncio.Future[T]) -> T:
+        return await self._watchdog.watch(future, self, lambda: self._current is work)
 
-    def _do(self, task: _Task, work: Callable[[], T]) -> T:
-        task.last_beat = time.monotonic()
-        self._at_work = task
+    def _do(self, work: _Work, call: Callable[[], T]) -> T:
+        work.last_beat = time.monotonic()
+        self._current = work
         try:
-            done = work()
-            if task.given_up:  # not held until the event loop drops it
-                raise JobCancelledError(f"Stage {task.stage} was given up.")
-            return done
+            result = call()
+            if work.given_up:  # the result is not held until the event loop drops it
+                raise JobCancelledError(f"Stage {work.stage} was given up.")
+            return result
         finally:
-            self._say_if_back(task)
-            self._at_work = None
+            self._log_recovery(work)
+            self._current = None
 
-    def _say_if_back(self, task: _Task) -> None:
+    def _log_recovery(self, work: _Work) -> None:
         if self._watchdog.is_stuck(self):
-            log.warning("Stage %s goes on after it was stuck; the server works again", task.stage)
+            log.warning("Stage %s makes progress again; the server works", work.stage)
 
 
-class _Task:
-    """One piece of work; `given_up` as soon as nobody waits for it."""
-
+class _Work:
     def __init__(self, stage: str) -> None:
         self.stage = stage
         self.last_beat = 0.0
         self.given_up = False
 
 
-_NICER = 10  # steps: a tenth of the event loop's share where both want one core
-
-
 def computing_thread(name: str) -> ThreadPoolExecutor:
-    """One thread called `name` that stands back behind the event loop."""
-    return ThreadPoolExecutor(1, thread_name_prefix=name, initializer=_stand_back)
+    """One thread of lower priority than the event loop's."""
+    return ThreadPoolExecutor(1, thread_name_prefix=name, initializer=_lower_priority)
 
 
-def _stand_back() -> None:
-    """Let the event loop go first where it and the computing threads want the same core.
-
-    On Linux every thread has a niceness of its own, which the threads that it starts inherit.
-    """
+def _lower_priority() -> None:
+    # On Linux each thread has a niceness of its own, which the threads that it starts inherit.
     if sys.platform == "linux":
         thread = threading.get_native_id()
-        nice = os.getpriority(os.PRIO_PROCESS, thread) + _NICER
-        os.setpriority(os.PRIO_PROCESS, thread, nice)  # the kernel stops at 19
+        niceness = os.getpriority(os.PRIO_PROCESS, thread) + _NICENESS
+        os.setpriority(os.PRIO_PROCESS, thread, niceness)  # the kernel stops at 19
+
+
+def collect() -> None:
+    """Give back the memory that Python alone can free."""
+    gc.collect()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkItem:
+    """What a stage works on, for the error where memory runs out: `what`, of `seconds`, with `model`.
+
+    `remedy` is said where `seconds` is None: unknown, or without meaning.
+    """
+
+    stage: str
+    model: str
+    seconds: float | None
+    what: str = "a song"
+    remedy: str = "a shorter one needs less"
+
+
+class OomRetry:
+    """Runs work that may run out of memory. Thread-safe.
+
+    `free` gives unused memory back to the device. It runs on the thread of the work: only there no frame
+    holds the tensors of the failed attempt any more.
+    """
+
+    def __init__(self, free: Free = collect) -> None:
+        self._free = free
+        self._longest: dict[tuple[str, str], float] = {}  # seconds that fitted, by stage and model
+
+    def run(self, item: WorkItem, work: Callable[[], T]) -> T:
+        """The result of `work`. Raises NotEnoughMemoryError, with the memory freed, where it runs out."""
+        try:
+            result = work()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            log.warning("Out of memory at stage %s: %s", item.stage, str(error).partition("\n")[0])
+        else:
+            key = item.stage, item.model
+            self._longest[key] = max(self._longest.get(key, 0.0), item.seconds or 0.0)
+            return result
+        # After the except block the error is gone, and with it the frames that hold tensors.
+        self._free()
+        raise NotEnoughMemoryError(item.stage, self._sentence(item))
+
+    def retry_with_less(
+        self, item: WorkItem, work: Callable[[], T], smaller: Callable[[], T] | None = None
+    ) -> T:
+        """As `run`; where memory runs out, the result of `smaller`, or of `work` again if it is None."""
+        try:
+            return self.run(item, work)
+        except NotEnoughMemoryError:
+            log.info("Retrying stage %s with less memory", item.stage)
+        return self.run(item, smaller or work)
+
+    def _sentence(self, item: WorkItem) -> str:
+        """What was too large, and what would fit, as far as it is known."""
+        if item.seconds is None:
+            return f"{item.what} is too large for this server; {item.remedy}"
+        told = f"{item.what} of {item.seconds:g} s is too large for this server"
+        fitted = self._longest.get((item.stage, item.model), 0.0)
+        if 0.0 < fitted < item.seconds:
+            return f"{told}; up to {fitted:g} s have gone through: ask for a shorter one"
+        if item.seconds >= _WORTH_HALVING:
+            return f"{told}; half as long ({item.seconds / 2:g} s) needs about half: ask for a shorter one"
+        return f"{told} at the moment; ask for fewer songs at once (batch_size), or later"
+
+
+def try_load(what: str, load: Callable[[], T], free: Free) -> T:
+    """The result of `load`. Raises NotEnoughMemoryError, with the memory freed, where it does not fit."""
+    remedy = "choose a smaller one, have fewer models in memory, or let them leave it when idle"
+    return OomRetry(free).run(WorkItem("load", what, None, what, remedy), load)
+
+
+async def load_or_give_up(what: str, loading: Awaitable[T], give_up: Callable[[str], None]) -> T | None:
+    """The result of `loading`, or None: then the error is in the log, and `give_up` is called with it."""
+    started = time.perf_counter()
+    try:
+        result = await loading
+    except AceStepError as error:
+        log.error("%s cannot be loaded. %s", what, error)
+        give_up(str(error))
+    except Exception as error:  # the server lives on and says so
+        log.exception("%s cannot be loaded", what)
+        give_up(f"{type(error).__name__} while loading; see the server's log")
+    else:
+        log.info("%s is ready after %.1f s", what, time.perf_counter() - started)
+        return result
+    return None
+
+
+async def all_of(works: Iterable[Coroutine[None, None, T]]) -> list[T]:
+    """The results of all; the first error cancels the others, and is raised alone, unlike a TaskGroup's."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()

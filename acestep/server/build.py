@@ -19,9 +19,9 @@ from acestep.engine.engine import Engine
 from acestep.engine.idle import IdlePolicy
 from acestep.engine.model_manager import PRIMARY, ModelManager, Slot
 from acestep.engine.multi_device import Fleet, FleetKeeper
+from acestep.engine.pipeline import SongWriter
 from acestep.engine.renderer import Loaded, OnLoading
 from acestep.engine.threads import Watchdog
-from acestep.engine.write import SongWriter
 from acestep.files import DataFolder
 from acestep.jobs.worker import ModelKeeper, PlannerKeeper, Worker
 from acestep.memory.admission import MemoryLedger

@@ -5,8 +5,7 @@ from pathlib import Path
 import av
 import pytest
 
-from acestep.audio.encode import FileSpec, extension, write
-from acestep.audio.tags import Tags
+from acestep.audio.encode import FileSpec, Tags, extension, write
 from acestep.domain.song import AudioFormat
 from tests.audio.sounds import music
 

@@ -20,9 +20,9 @@ from acestep.domain.song import AudioClip, Progress, SongPlan, SongRequest, is_i
 from acestep.engine.engine import Engine
 from acestep.engine.idle import IdlePolicy
 from acestep.engine.model_manager import PRIMARY, ModelManager, Slot
+from acestep.engine.pipeline import SongWriter
 from acestep.engine.planner_host import LoadPlanner, PlannerEntry, PlannerHost
 from acestep.engine.renderer import Cancelled, Load, Loaded, OnFraction, OnStep
-from acestep.engine.write import SongWriter
 from acestep.errors import JobCancelledError, UntimedLyricsError
 from acestep.files import AudioStore
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from acestep.engine.batching import PATIENCE, BatchingStage
+from acestep.engine.batching import MAX_OVERTAKES, BatchingStage
 from acestep.errors import NotEnoughMemoryError
 
 Run = Callable[[Callable[[], Sequence[int]]], Awaitable[Sequence[int]]]
@@ -114,7 +114,7 @@ async def test_it_is_told_which_items_were_too_many(run):
         return list(items)
 
     doubling = BatchingStage(
-        hungry, lambda item: item % 2, lambda item: 1 if learned else 8, run, learn=learned.append
+        hungry, lambda item: item % 2, lambda item: 1 if learned else 8, run, on_too_many=learned.append
     )
     await asyncio.gather(*(doubling.run(n) for n in (2, 4, 6)))
     assert learned == [[2, 4, 6], [2, 4]]
@@ -171,5 +171,5 @@ class TestTools:
 
     async def test_nobody_waits_for_more_than_a_few_batches(self, run):
         order = await self.run([1, 11, *range(2, 10), 12], run)
-        assert order[: PATIENCE + 2] == [*range(1, PATIENCE + 2), 11]
-        assert order[PATIENCE + 2] == 12
+        assert order[: MAX_OVERTAKES + 2] == [*range(1, MAX_OVERTAKES + 2), 11]
+        assert order[MAX_OVERTAKES + 2] == 12

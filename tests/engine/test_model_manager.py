@@ -11,12 +11,12 @@ from dataclasses import replace
 import pytest
 
 from acestep.domain.models import ModelInfo
-from acestep.engine.batching import PATIENCE
+from acestep.engine.batching import MAX_OVERTAKES
 from acestep.engine.engine import Engine
 from acestep.engine.idle import IdlePolicy
 from acestep.engine.model_manager import PRIMARY, ModelManager, Slot
+from acestep.engine.pipeline import SongWriter
 from acestep.engine.renderer import Loaded, OnLoading
-from acestep.engine.write import SongWriter
 from acestep.errors import CheckpointError, InvalidFieldError, ModelUnavailableError
 from acestep.files import AudioStore
 from acestep.limits import BASE_TASKS, TURBO_TASKS
@@ -424,12 +424,12 @@ class TestOrder:
             jobs = [_start(engine, 0, "turbo")]
             await turbo.wait_begun()
             # Every song has a length of its own, so that each is a batch.
-            jobs += [_start(engine, n, "base" if n == 1 else "turbo") for n in range(1, PATIENCE + 3)]
+            jobs += [_start(engine, n, "base" if n == 1 else "turbo") for n in range(1, MAX_OVERTAKES + 3)]
             await asyncio.sleep(0.05)
             turbo.release()
             await asyncio.gather(*jobs)
         before = order.index("base 1")
-        assert order[:before] == [f"turbo {n}" for n in (0, *range(2, PATIENCE + 2))]
+        assert order[:before] == [f"turbo {n}" for n in (0, *range(2, MAX_OVERTAKES + 2))]
 
 
 async def _borrowed(model_manager: ModelManager, name: str | None) -> tuple[str, tuple[str, ...]]:

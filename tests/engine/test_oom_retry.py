@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from acestep.engine.oom_retry import BatchLimit, OomRetry, WorkItem
+from acestep.engine.batching import BatchLimit
 from acestep.engine.renderer import Loaded
+from acestep.engine.threads import OomRetry, WorkItem
 from acestep.errors import NotEnoughMemoryError
 from tests.engine.fakes import INFO, FakeRenderer
 

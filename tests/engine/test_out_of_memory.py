@@ -22,10 +22,10 @@ from acestep.domain.models import PlannerInfo
 from acestep.domain.song import AnalysisOptions, AudioClip, DraftRequest, Song, SongRequest, TaskOptions
 from acestep.engine.engine import Engine
 from acestep.engine.model_manager import PRIMARY, ModelManager, Slot
+from acestep.engine.pipeline import SongWriter
 from acestep.engine.planner_host import LoadedPlanner
 from acestep.engine.renderer import Loaded
 from acestep.engine.torch_models import TorchRenderer, load_model
-from acestep.engine.write import SongWriter
 from acestep.errors import NotEnoughMemoryError
 from acestep.files import AudioStore
 from acestep.limits import BASE_TASKS

@@ -16,10 +16,10 @@ from acestep.domain.song import Progress, SongPlan
 from acestep.engine.engine import Engine
 from acestep.engine.idle import IdlePolicy
 from acestep.engine.model_manager import PRIMARY, ModelManager, Slot
+from acestep.engine.pipeline import SongWriter
 from acestep.engine.planner_host import LoadedPlanner
 from acestep.engine.renderer import Loaded, OnLoading
 from acestep.engine.threads import Watchdog, WatchedThread
-from acestep.engine.write import SongWriter
 from acestep.errors import JobCancelledError, StageStuckError
 from acestep.files import AudioStore
 from tests.engine.fakes import (
@@ -169,7 +169,7 @@ class TestThreads:
         await until(lambda: "left alone" in watchdog.trouble())
         go_on.set()
         async with asyncio.timeout(PATIENCE):
-            await watchdog.wait_well()
+            await watchdog.wait_healthy()
         executor.shutdown()
 
 

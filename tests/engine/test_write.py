@@ -8,7 +8,7 @@ import pytest
 
 from acestep.audio.decode import read
 from acestep.domain.song import AudioFormat, Sampling, SongPlan
-from acestep.engine.write import SongWriter, title
+from acestep.engine.pipeline import SongWriter, title
 from acestep.errors import DataFolderError
 from acestep.files import AudioStore
 from tests.audio.sounds import music

@@ -8,7 +8,7 @@ import pytest
 from acestep.catalog.checkpoints import choose
 from acestep.catalog.planner_choice import PlannerChoice
 from acestep.device.probes import Probes
-from acestep.engine.write import SongWriter
+from acestep.engine.pipeline import SongWriter
 from acestep.files import AudioStore, DataFolder
 from acestep.memory.admission import MemoryLedger
 from acestep.memory.decide import decide_for_server

@@ -13,8 +13,8 @@ from typing import Any, cast
 from acestep.domain.models import ModelInfo
 from acestep.engine.engine import Engine
 from acestep.engine.model_manager import ModelManager, Slot
+from acestep.engine.pipeline import SongWriter
 from acestep.engine.renderer import Loaded, OnLoading
-from acestep.engine.write import SongWriter
 from acestep.files import AudioStore, FileStore
 from acestep.jobs.cleaner import Cleaner
 from acestep.jobs.queue import PATIENCE

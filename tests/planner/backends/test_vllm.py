@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from acestep.engine.oom_retry import collect, load_with_retry
+from acestep.engine.threads import collect, try_load
 from acestep.errors import CheckpointError, ModelUnavailableError, NotEnoughMemoryError
 from acestep.planner.backends import vllm
 from acestep.planner.backends.vllm import load_vllm_language_model, why_not
@@ -103,7 +103,7 @@ def test_want_of_memory_is_no_broken_installation(
 ) -> None:
     monkeypatch.setattr(vllm, "_start", Failing(error))
     with pytest.raises(NotEnoughMemoryError, match=r"the planner toy is too large for this server"):
-        load_with_retry("the planner toy", lambda: load_vllm_language_model(toy, CPU), collect)
+        try_load("the planner toy", lambda: load_vllm_language_model(toy, CPU), collect)
 
 
 def test_a_setting_that_is_no_matter_of_memory_is_not_taken_for_want_of_it(
