@@ -347,6 +347,7 @@ class TestFailed:
         with pytest.raises(PlannerError, match=r"failed: the engine is dead\. .* Send the request once more"):
             await fragile.draft()
         await fragile.until_dropped()
+        await until(lambda: fragile.models[0].closed == 1)
         assert fragile.host.info().is_usable
         assert fragile.host.info().detail == (
             "The language model failed: the engine is dead. It is loaded again when a request needs it."
