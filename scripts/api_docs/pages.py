@@ -106,12 +106,11 @@ class _Tables:
         return _table(self._words["upload_columns"], rows)
 
     def fields(self) -> str:
-        titles = self._words.get("groups", {})
         parts: list[str] = []
         for group in groups():
-            about = " ".join((group.__doc__ or "").split()).removesuffix(".")
             rows = [self._row(name) for name in group.__annotations__]
-            parts.append(f"### {titles.get(group.__name__, about)}\n\n{_table(self._words['columns'], rows)}")
+            title = self._words["groups"][group.__name__]
+            parts.append(f"### {title}\n\n{_table(self._words['columns'], rows)}")
         return "\n\n".join(parts)
 
     def names(self, names: Sequence[str]) -> str:

@@ -71,14 +71,12 @@ Adapters = Annotated[
 
 
 class LoraFields(BaseModel):
-    """Which adapters act on the songs of a request."""
-
     lora: Adapters = wire(
         None,
         "loras",
-        about="Adapters that act on the songs: a name (GET /v1/lora/status lists them), an object with a "
-        "scale, or a list of either. []: none. Null: what POST /v1/lora/load has loaded, if anything. LoRA "
-        "and DoRA alone: LoKr adapters (Kronecker products, which nothing here computes) are refused (422).",
+        about="Adapters of the songs: a name (see GET /v1/lora/status), an object with a scale, or a list "
+        "of these. []: none. Null: the adapter of POST /v1/lora/load, if one is loaded. LoRA and DoRA only; "
+        "LoKr adapters are refused (422).",
         example=[{"name": "city-pop", "scale": 0.8}],
         allowed=f"the name of an adapter, or a list of at most {MAX_ADAPTERS} different names or objects "
         f"{{name, scale}}, scale from 0 to {MAX_ADAPTER_SCALE:g}",
@@ -86,34 +84,34 @@ class LoraFields(BaseModel):
 
 
 class LoadLora(BaseModel):
-    """Which adapter the server is to use where a request names none."""
+    """The adapter for requests that name none."""
 
     lora_path: Text = wire(
         "",
         max_length=1_000,
         example="city-pop",
-        about="Folder of the adapter, from the adapters' folder (ACESTEP_LORA_DIR) or as a whole path in it.",
+        about="Folder of the adapter: relative to ACESTEP_LORA_DIR, or an absolute path inside it.",
     )
     adapter_name: OptionalText = wire(
         None,
         max_length=MAX_NAME,
         example="pop",
-        about="Name that it gets here. Null: that of its folder.",
+        about="Name for the adapter. Null: the name of its folder.",
     )
 
 
 class ToggleLora(BaseModel):
-    """Whether the server uses its adapter."""
+    """Turns the active adapter on or off."""
 
-    use_lora: OptionalFlag = wire(None, example=True, about="Whether the active adapter acts.")
+    use_lora: OptionalFlag = wire(None, example=True, about="Whether the active adapter is on.")
 
 
 class ScaleLora(BaseModel):
-    """How strongly the server's adapter acts."""
+    """The scale of an adapter."""
 
-    scale: OptionalNumber = wire(None, ge=0, le=1, example=0.8, about="0: not at all; 1: as it was trained.")
+    scale: OptionalNumber = wire(None, ge=0, le=1, example=0.8, about="0: off; 1: as trained.")
     adapter_name: OptionalText = wire(
-        None, max_length=MAX_NAME, example="pop", about="Adapter that is meant. Null: the active one."
+        None, max_length=MAX_NAME, example="pop", about="Name of the adapter. Null: the active one."
     )
 
 
@@ -123,14 +121,14 @@ _MAX_NAME = 200  # characters
 
 
 class InitModel(BaseModel):
-    """Which model is to be in which slot."""
+    """The model for a slot, and the planner."""
 
     model: OptionalText = wire(
         None,
         max_length=_MAX_NAME,
         example="acestep-v15-base",
-        about="Model to load: GET /v1/model_inventory lists what lies on disk, published ones are "
-        "downloaded. Null: the one that is in the slot, again.",
+        about="Model to load: one on disk (see GET /v1/model_inventory), or a published one, which is "
+        "downloaded. Null: load the model of the slot again.",
     )
     slot: Whole = wire(
         1,
@@ -142,11 +140,11 @@ class InitModel(BaseModel):
     init_llm: Flag = wire(
         False,
         example=True,
-        about="Load a planner (5 Hz language model) too, if there is none: the one that the settings mean.",
+        about="Load the configured planner (5 Hz language model) too, if none is loaded.",
     )
     lm_model_path: OptionalText = wire(
         None,
         max_length=_MAX_NAME,
         example="acestep-5Hz-lm-1.7B",
-        about="Planner to load in place of the one that is there, by its name.",
+        about="Name of the planner that replaces the loaded one.",
     )

@@ -25,8 +25,6 @@ OPTIONAL = Support.OPTIONAL
 
 
 class PlannerFields(BaseModel):
-    """What the planner (the 5 Hz language model) is asked to do for a song."""
-
     lm_temperature: Number = wire(
         0.85, support=OPTIONAL, ge=0, le=2, about="The planner's temperature.", example=0.7
     )
@@ -41,7 +39,7 @@ class PlannerFields(BaseModel):
         "sampleMode",
         support=Support.PLANNER,
         example=True,
-        about="The planner invents caption, lyrics and metadata.",
+        about="The planner writes caption, lyrics and metadata.",
     )
     sample_query: Text = wire(
         "",
@@ -52,7 +50,7 @@ class PlannerFields(BaseModel):
         free_text=True,
         max_length=MAX_CAPTION,
         example="a quiet song about rain",
-        about="The planner invents the song from this sentence.",
+        about="A sentence from which the planner writes the song.",
     )
     use_format: Flag = wire(
         False,
@@ -67,14 +65,14 @@ class PlannerFields(BaseModel):
         "analysisOnly",
         support=Support.PLANNER,
         example=True,
-        about="The planner's metadata only, no audio.",
+        about="Return the planner's metadata only, no audio.",
     )
     full_analysis_only: Flag = wire(
         False,
         "fullAnalysisOnly",
         support=Support.PLANNER,
         example=True,
-        about="The planner describes the source audio; no new audio.",
+        about="Return the planner's description of the source audio only, no new audio.",
     )
     use_cot_caption: Flag = wire(
         True,
@@ -97,7 +95,7 @@ class PlannerFields(BaseModel):
         "isFormatCaption",
         support=Support.INERT,
         example=True,
-        about="The caption has been formatted already.",
+        about="The caption is formatted already.",
     )
     allow_lm_batch: Flag = wire(
         True,
@@ -110,9 +108,9 @@ class PlannerFields(BaseModel):
 
 
 class PlannerSamplingFields(BaseModel):
-    """How the planner samples, whatever it is asked for; its temperature has a name of its own in each."""
-
-    lm_cfg_scale: Number = wire(2.5, support=OPTIONAL, ge=0, le=20, about="Guidance scale.", example=2.0)
+    lm_cfg_scale: Number = wire(
+        2.5, support=OPTIONAL, ge=0, le=20, about="The planner's guidance scale.", example=2.0
+    )
     lm_top_k: OptionalWhole = wire(
         None, support=OPTIONAL, neutral=(0,), ge=0, le=10_000, about="Top-k; null or 0: off.", example=50
     )
@@ -125,15 +123,15 @@ class PlannerSamplingFields(BaseModel):
         support=OPTIONAL,
         free_text=True,
         max_length=MAX_CAPTION,
-        about="What to stay away from.",
+        about="What the planner avoids.",
         example="noise",
     )
     lm_model_path: OptionalText = wire(
         None,
         max_length=1_000,
         example="acestep-5Hz-lm-1.7B",
-        about="Name of the planner. With ACESTEP_ON_DEMAND_MODEL_LOAD, one that lies on disk is loaded. "
-        "Where it cannot be had, the server's own runs, with a warning.",
+        about="Name of the planner. With ACESTEP_ON_DEMAND_MODEL_LOAD, a planner on disk is loaded. If it "
+        "is not available, the configured planner runs, with a warning.",
     )
     lm_backend: Annotated[Literal["vllm", "pt", "mlx"], WORD] = wire(
         "vllm",
@@ -147,34 +145,30 @@ class PlannerSamplingFields(BaseModel):
         "constrained",
         support=Support.IGNORED,
         example=False,
-        about="The planner's answers are always held to their format.",
+        about="The planner's output is always constrained to its format.",
     )
     constrained_decoding_debug: Flag = wire(
         False,
         "constrainedDecodingDebug",
         support=Support.INERT,
         example=True,
-        about="A switch of the original's log.",
+        about="A log switch of the original server.",
     )
 
 
 class CodeFields(BaseModel):
-    """Audio codes that the client brings along."""
-
     audio_code_string: Codes = wire(
         (),
         "audioCodeString",
         "audio_codes",
         example="<|audio_code_12|><|audio_code_7|>",
         about="Audio codes, five a second, as in results: tokens, whole numbers, or a list of either.",
-        allowed="audio codes like '<|audio_code_12|><|audio_code_7|>', or whole numbers between commas or "
-        f"spaces, {MAX_CODES} at most",
+        allowed="audio codes like '<|audio_code_12|><|audio_code_7|>', or whole numbers separated by "
+        f"commas or spaces, at most {MAX_CODES}",
     )
 
 
 class DraftFields(PlannerSamplingFields):
-    """How the planner samples where it is asked for a draft."""
-
     temperature: Number = wire(
         0.85, "lm_temperature", ge=0, le=2, about="The planner's temperature.", example=0.7
     )

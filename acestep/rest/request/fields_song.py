@@ -48,28 +48,26 @@ DEFAULT_INSTRUCTION = "Fill the audio semantic mask based on the given condition
 
 
 class MusicFields(BaseModel):
-    """What the song is."""
-
     prompt: Text = wire(
         "",
         "caption",
         free_text=True,
         max_length=MAX_CAPTION,
-        about="Caption: what the music sounds like.",
+        about="Caption: a description of the music.",
         example="Bright city pop with slap bass and brass",
     )
     lyrics: Text = wire(
         "",
         free_text=True,
         max_length=MAX_LYRICS,
-        about="Lyrics, with section tags like [Verse]. Empty, [inst] or [instrumental]: no singing.",
+        about="Lyrics, with section tags like [Verse]. Empty, [inst] or [instrumental]: no vocals.",
         example="[Verse]\nCity lights are calling",
     )
     vocal_language: Language = wire(
         "en",
         "vocalLanguage",
         "language",
-        about="Language that is sung: an ISO 639 code, or `unknown`.",
+        about="Language of the vocals: an ISO 639 code, or `unknown`.",
         example="ja",
     )
     bpm: Bpm = wire(
@@ -77,7 +75,7 @@ class MusicFields(BaseModel):
         ge=MIN_BPM,
         le=MAX_BPM,
         neutral=(0,),
-        about="Beats per minute. Empty, 0 or null: not decided.",
+        about="Beats per minute. Empty, 0 or null: not set.",
         example=120,
     )
     key_scale: KeyScale = wire(
@@ -85,7 +83,7 @@ class MusicFields(BaseModel):
         "keyscale",
         "keyScale",
         "key",
-        about="Key. ♯ and ♭ are understood, and Am as A minor.",
+        about="Key. ♯ and ♭ are read as well, and Am as A minor.",
         example="F# minor",
         allowed="a key like 'C major', 'F# minor' or 'Bbm'",
     )
@@ -93,7 +91,7 @@ class MusicFields(BaseModel):
         None,
         "timesignature",
         "timeSignature",
-        about="Beats in a bar: 2, 3, 4 or 6, also written 2/4, 3/4, 4/4, 6/8.",
+        about="Beats per bar: 2, 3, 4 or 6, also written 2/4, 3/4, 4/4, 6/8.",
         example="4",
         allowed="2, 3, 4 or 6 (or 2/4, 3/4, 4/4, 6/8)",
     )
@@ -107,31 +105,29 @@ class MusicFields(BaseModel):
         le=MAX_DURATION,
         neutral=(0, -1),
         example=60,
-        about="Length in seconds. -1, 0 or null: automatic. Clamped to what this machine can do.",
+        about="Length in seconds. -1, 0 or null: automatic. Clamped to the limit of this machine.",
     )
 
 
 class OutputFields(BaseModel):
-    """How many songs, from which model, into which file format."""
-
     batch_size: OptionalWhole = wire(
         None,
         ge=1,
         le=MAX_BATCH,
         example=2,
-        about="Songs to make. Null: 2, or as many as there are seeds. Clamped to what this machine can do.",
+        about="Number of songs. Null: 2, or one for each seed. Clamped to the limit of this machine.",
     )
     seed: Seeds = wire(
         (-1,),
         example=42,
-        about="One seed for a batch (counted up from song to song), or one for each song as a list or as "
-        "'1,2,3'. -1: random. A seed counts unless use_random_seed=true is sent.",
+        about="One seed for the batch (+1 for each further song), or one for each song, as a list or as "
+        "'1,2,3'. -1: random. A seed is used unless use_random_seed=true is sent.",
         allowed=f"-1 (random), 0 to {MAX_SEED}, or up to {MAX_BATCH} of these as a list or as '1,2,3'",
     )
     use_random_seed: Flag = wire(
         True,
         "useRandomSeed",
-        about="Sent as true, it beats a seed that is also sent. Not sent, a given seed counts.",
+        about="true overrides a seed. If this is not sent, a seed that is sent is used.",
         example=False,
     )
     model: OptionalText = wire(
@@ -141,13 +137,14 @@ class OutputFields(BaseModel):
         "dit_model",
         "ditModel",
         max_length=200,
-        about="Name of a loaded model (see GET /v1/models). Others run the default one, with a warning.",
+        about="Name of a loaded model (see GET /v1/models). Another name runs the default model, with a "
+        "warning.",
         example="acestep-v15-turbo",
     )
     task_type: Annotated[TaskType, WORD] = wire(
         "text2music",
         "taskType",
-        about="What to do; each model lists its tasks.",
+        about="Task. GET /v1/models lists the tasks of each model.",
         example="cover",
     )
     instruction: Text = wire(
@@ -155,7 +152,7 @@ class OutputFields(BaseModel):
         free_text=True,
         max_length=2_000,
         example="Compose a song about the sea:",
-        about="Instruction to the model. The default stands for the one that fits the task.",
+        about="Instruction to the model. The default selects the instruction of the task.",
     )
     audio_format: Annotated[AudioFormat, WORD] = wire(
         "mp3", about="File format of the songs.", example="flac"
@@ -163,15 +160,13 @@ class OutputFields(BaseModel):
 
 
 class SamplerFields(BaseModel):
-    """How noise becomes music."""
-
     inference_steps: OptionalWhole = wire(
         None,
         "inferenceSteps",
         ge=1,
         le=200,
         example=6,
-        about="Sampling steps. Null: the model's own (8 on turbo). Turbo models clamp.",
+        about="Sampling steps. Null: the model's default (8 on turbo). Turbo models clamp to their maximum.",
     )
     guidance_scale: OptionalNumber = wire(
         None,
@@ -180,12 +175,13 @@ class SamplerFields(BaseModel):
         ge=0,
         le=30,
         example=5.0,
-        about="How closely to follow the caption. Null: the model's own. Turbo models run without.",
+        about="How closely the song follows the caption. Null: the model's default. Turbo models use no "
+        "guidance.",
     )
     use_adg: Flag = wire(
         False,
         models=Models.GUIDED,
-        about="Angle-based guidance instead of the usual one; not on turbo.",
+        about="Angle-based guidance (ADG) instead of APG; not on turbo.",
         example=True,
     )
     cfg_interval_start: Number = wire(
@@ -193,11 +189,11 @@ class SamplerFields(BaseModel):
         models=Models.GUIDED,
         ge=0,
         le=1,
-        about="Guidance is on from this time (time runs from 1 to 0) …",
+        about="Guidance is on while the time, which runs from 1 to 0, is at least this …",
         example=0.1,
     )
     cfg_interval_end: Number = wire(
-        1.0, models=Models.GUIDED, ge=0, le=1, about="… up to this time.", example=0.9
+        1.0, models=Models.GUIDED, ge=0, le=1, about="… and at most this.", example=0.9
     )
     infer_method: Annotated[InferMethod, WORD] = wire(
         "ode",
@@ -210,19 +206,19 @@ class SamplerFields(BaseModel):
         ge=1,
         le=5,
         example=2.0,
-        about="Timestep shift. Null: the model's own. Turbo models take the nearest of 1, 2 and 3.",
+        about="Timestep shift. Null: the model's default. Turbo models take the nearest of 1, 2 and 3.",
     )
     timesteps: Timesteps = wire(
         None,
         example="0.97,0.76,0.6,0.4,0.2",
-        about="A whole schedule instead of steps and shift, as a list or as a string with commas.",
+        about="Schedule in place of steps and shift, as a list or a string with commas.",
         allowed="falling numbers from 1 to 0, as a list or as '0.97,0.76,…'",
     )
     use_tiled_decode: Flag = wire(
         True,
         "useTiledDecode",
         support=Support.INERT,
-        about="How audio is decoded is the server's affair.",
+        about="The server decides how audio is decoded.",
         example=False,
     )
 
@@ -258,15 +254,13 @@ Points = Annotated[
 
 
 class AnalysisFields(BaseModel):
-    """What else is found out about each song; it takes time, and makes results longer."""
-
     lyric_timestamps: Flag = wire(
         False,
         "lyricTimestamps",
         "lrc",
-        about="When each line and word is sung (`lrc`, `lyric_timestamps`), and how well the song sings its "
-        "lyrics (`alignment_score`). The published 2 B models can tell; others, and songs without words, get "
-        "a warning instead.",
+        about="Measure when each line and word is sung (`lrc`, `lyric_timestamps`) and how closely the "
+        "vocals follow the lyrics (`alignment_score`). Only the published 2 B models can; other models, and "
+        "songs without lyrics, give a warning.",
         example=True,
     )
     waveform_peaks: Points = wire(
@@ -274,8 +268,8 @@ class AnalysisFields(BaseModel):
         "waveformPeaks",
         "peaks",
         neutral=(0,),
-        about="An outline to draw the song by: so many pairs of lowest and highest sample. true: "
-        f"{DEFAULT_POINTS} of them. Null, false or 0: none.",
+        about=f"Waveform overview: this many pairs of lowest and highest sample. true: {DEFAULT_POINTS}. "
+        "Null, false or 0: none.",
         example=800,
         allowed=f"true ({DEFAULT_POINTS} points), a whole number from {MIN_POINTS} to {MAX_POINTS}, or false",
     )
@@ -290,8 +284,8 @@ class AnalysisFields(BaseModel):
         "stem_tracks",
         "stemTracks",
         models=Models.EXTRACTING,
-        about="Tracks that are taken out of each finished song, each as a file of its own. Each takes as "
-        "long as a song. Only models that do the task `extract` can.",
+        about="Tracks to extract from each finished song, each into its own file. Each takes as long as a "
+        "song. Only for models with the task `extract`.",
         example=["drums", "vocals"],
         allowed=f"names out of {', '.join(TRACKS)}, as a list or with commas between them",
     )
