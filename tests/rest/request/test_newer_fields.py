@@ -146,6 +146,6 @@ def test_a_caption_of_the_whole_is_told_not_to_count(task: str):
     whole = "a rock song " * 10
     request = accepted(task, seed=1, global_caption=whole)
     (warning,) = request.warnings
-    assert warning.startswith("global_caption: no published model was trained with one: put it into prompt; ")
+    assert warning.startswith("global_caption: no published model was trained with it; use prompt; ")
     assert warning.endswith("… is not used") and len(warning) < 200
     assert replace(request, warnings=()) == accepted(task, seed=1)
