@@ -64,7 +64,8 @@ def choose_model(
     if not models:
         raise ModelUnavailableError("No model is set up on this server: set ACESTEP_CONFIG_PATH.")
     default, warnings = default_model(models), tuple[str, ...]()
-    if name is not None and (bare := name.removeprefix(NAME_PREFIX)) != default.name:
+    bare = default.name if name is None else name.removeprefix(NAME_PREFIX)
+    if name is not None and bare != default.name:
         usable = {model.name: model for model in models if model.is_usable}
         if bare in usable:
             return usable[bare], ()
@@ -73,7 +74,11 @@ def choose_model(
             raise error
         warnings = (f"{error}. {default.name} is used instead",)
     if default.state == "failed":
-        raise ModelUnavailableError(f"{default.name} could not be loaded: {default.detail}")
+        failed = [model for model in models if model.state == "failed" and model.name == bare]
+        reasons = {each.name: each.detail.rstrip(".") for each in (*failed, default)}
+        raise ModelUnavailableError(
+            "; ".join(f"{model} could not be loaded: {reason}" for model, reason in reasons.items())
+        )
     return default, warnings
 
 

@@ -50,7 +50,7 @@ class Engine:
         await self._planner_host.start()
 
     async def wait_ready(self) -> None:
-        """Return once the default model can be used and no thread is stuck; never, if it cannot be loaded."""
+        """Return once a model can serve and no thread is stuck; never, while no model can be loaded."""
         await self._model_manager.wait_ready()
         await self._watchdog.wait_healthy()
 
@@ -64,7 +64,7 @@ class Engine:
 
     async def draft(self, request: DraftRequest, cancelled: Cancelled) -> Draft:
         if request.audio_path:
-            await self.wait_ready()
+            await self._watchdog.wait_healthy()
             async with self._model_manager.borrow(None) as (model, _):
                 codes = await self._pipeline.tokenize(Path(request.audio_path), model)
             request = replace(request, audio_codes=codes)

@@ -78,7 +78,7 @@ class ModelManager:
         self._idle_policy = idle_policy or IdlePolicy()
         self._leaving: asyncio.Task[None] | None = None
         self._thread = WatchedThread(computing_thread("load-model"), self._idle_policy.watchdog)
-        self._ready = asyncio.Event()
+        self._is_ready = False
         self._admission = asyncio.Lock()  # whoever needs room waits for it before those who came later
         self._changed = asyncio.Event()
         self._putting = asyncio.Lock()
@@ -111,14 +111,18 @@ class ModelManager:
                 entry.info = as_on_demand(entry.info)
             else:
                 self._begin(entry)
-        if self._idle_policy.is_lazy:
-            self._ready.set()
         if seconds := self._idle_policy.idle_seconds:
             self._leaving = asyncio.create_task(leave_when_idle(seconds, self._entries, self._leave))
 
     async def wait_ready(self) -> None:
-        """Return once the default model is in memory; never, if it cannot be loaded."""
-        await self._ready.wait()
+        """Return once a model can serve: one in memory, or on demand once the default has been tried."""
+        while not self._is_ready:
+            states = {info.state for info in self.infos()}
+            is_tried = self.primary.state not in ("loading", "downloading")
+            self._is_ready = "ready" in states or (is_tried and "on_disk" in states)
+            if not self._is_ready:
+                self._changed.clear()
+                await self._changed.wait()
 
     async def close(self) -> None:
         """Stop loading and free the thread."""
@@ -149,8 +153,6 @@ class ModelManager:
                 raise ModelUnavailableError(f"{new.info.name} could not be loaded: {new.info.detail}")
             self._slots[number] = new
             self._on_demand.pop(new.info.name, None)
-            if number == PRIMARY:
-                self._ready.set()
             return new.info
 
     async def _arrival(self, number: int, new: ModelEntry) -> None:
@@ -227,19 +229,21 @@ class ModelManager:
     async def borrow(self, name: str | None) -> AsyncIterator[tuple[Loaded, tuple[str, ...]]]:
         """The model that runs a request for `name`, which stays in memory meanwhile, and sentences about it.
 
-        Waits while it is loaded. Where that fails, it is the default; raises ModelUnavailableError where that
-        one is not to be had, StageStuckError where loading does not get on.
+        Waits while it is loaded. Where that fails, it is the default. Raises ModelUnavailableError with the
+        reason where that one failed too, StageStuckError where loading makes no progress.
         """
         entry, notes = await self._take(name)
+        failed = entry.info
         if entry.loaded is None and entry is not self._slots[PRIMARY]:
-            failed = entry.info
             self._put_back(entry)
+            if self.primary.state == "failed":
+                raise _not_loaded(failed)
             entry, _ = await self._take(None)
             used = f"{entry.info.name} is used instead of {failed.name}"
             notes = (f"model: {used}, which could not be loaded: {failed.detail}",)
         try:
             if entry.loaded is None:
-                raise ModelUnavailableError(f"{entry.info.name} could not be loaded: {entry.info.detail}")
+                raise _not_loaded(failed)
             yield entry.loaded, notes
         finally:
             self._put_back(entry)
@@ -361,8 +365,6 @@ class ModelManager:
             )
             entry.has_worked, entry.used_at = True, time.monotonic()
             entry.on_failure = nothing
-            if entry is self._slots[PRIMARY]:
-                self._ready.set()
         finally:
             entry.settled.set()
             self._forget(entry)
@@ -375,6 +377,10 @@ class ModelManager:
         return await self._thread.see_through(
             entry.stage, partial(_fetch, entry, load, self._idle_policy.free)
         )
+
+
+def _not_loaded(info: ModelInfo) -> ModelUnavailableError:
+    return ModelUnavailableError(f"{info.name} could not be loaded: {info.detail}")
 
 
 def _fetch(entry: ModelEntry, load: Callable[[], Loaded], free: Free) -> Loaded:

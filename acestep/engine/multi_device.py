@@ -58,7 +58,7 @@ class Fleet:
     async def draft(self, request: DraftRequest, cancelled: Cancelled) -> Draft:
         name = request.options.model
         wanted = self.planner(name).name
-        async with self._least_busy(_DRAFT_SECONDS, lambda each: _plans(each, wanted)) as worker:
+        async with self._least_busy(_DRAFT_SECONDS, lambda each: not _plans(each, wanted)) as worker:
             return await worker.draft(request, cancelled)
 
     async def run(
@@ -67,16 +67,16 @@ class Fleet:
         seconds = len(request.seeds) * (request.duration or _USUAL_SECONDS)
         known = any(info.name == request.model for info in self.models())
         model = request.model if known else None  # then it is the default that makes it
-        async with self._least_busy(seconds, lambda worker: _has(worker, model)) as worker:
+        async with self._least_busy(seconds, lambda worker: _distance(worker, model)) as worker:
             return await worker.run(request, on_progress, cancelled)
 
     @asynccontextmanager
-    async def _least_busy(self, seconds: float, preferred: Callable[[Worker], bool]) -> AsyncIterator[Worker]:
-        """One that can work and has least to do, preferred ones first; it has `seconds` more meanwhile."""
+    async def _least_busy(self, seconds: float, distance: Callable[[Worker], int]) -> AsyncIterator[Worker]:
+        """One that can work and has least to do, of the nearest; it has `seconds` more meanwhile."""
         able = [number for number, worker in enumerate(self._workers) if not worker.trouble()]
         number = min(
             able or range(len(self._workers)),
-            key=lambda each: (not preferred(self._workers[each]), self._load[each]),
+            key=lambda each: (distance(self._workers[each]), self._load[each]),
         )
         self._load[number] += seconds
         try:
@@ -146,12 +146,14 @@ def _plans(worker: Worker, planner: str) -> bool:
     return info.is_usable and info.name == planner
 
 
-def _has(worker: Worker, model: str | None) -> bool:
-    """Whether the model is in memory there; None is the default."""
+def _distance(worker: Worker, model: str | None) -> int:
+    """0: the model is in memory there, 1: it can be loaded, 2: it cannot. None is the default."""
     infos = worker.models()
     if model is not None:
         infos = tuple(info for info in infos if info.name == model)
-    return any(info.state == "ready" for info in infos[:1])
+    if any(info.state == "ready" for info in infos[:1]):
+        return 0
+    return 1 if any(info.is_usable or info.state == "downloading" for info in infos[:1]) else 2
 
 
 async def _first(waits: Iterable[Coroutine[Any, Any, None]]) -> None:

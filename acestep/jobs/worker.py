@@ -43,7 +43,7 @@ class Worker(Protocol):
         ...
 
     async def wait_ready(self) -> None:
-        """Return when jobs can run; until then the queue holds them. Never returns if loading failed."""
+        """Return when a model can serve; until then, and while none can be loaded, the queue holds jobs."""
         ...
 
     def trouble(self) -> str:

@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 from acestep.domain.models import ModelInfo
+from acestep.domain.song import DraftRequest
 from acestep.engine.batching import MAX_OVERTAKES
 from acestep.engine.engine import Engine
 from acestep.engine.idle import IdlePolicy
@@ -188,6 +189,67 @@ class TestSlots:
             ]
             name, (note,) = await _borrowed(model_manager, "base")
             assert name == "turbo" and "'base' is not loaded here" in note
+
+
+class TestFailedDefault:
+    """Other models serve the requests that name them; the rest ends with the reason."""
+
+    @pytest.fixture(autouse=True)
+    def _break_the_default(self, folder):
+        folder.broken["turbo"] = "Nothing there."
+
+    async def test_songs_that_name_a_loaded_model_are_made(self, files, folder):
+        async with working(files, ModelManager(folder.slots("turbo", "base"))) as engine:
+            (song,) = await engine.run(request(model="base"), unheard, wanted)
+            for name in (None, "turbo", "sft"):
+                with pytest.raises(ModelUnavailableError) as refused:
+                    await engine.run(request(model=name), unheard, wanted)
+                assert str(refused.value) == "turbo could not be loaded: Nothing there"
+        assert song.dit_model == "base"
+
+    async def test_songs_that_name_a_model_on_disk_are_made(self, files, folder):
+        async with working(files, ModelManager(folder.slots("turbo"), folder, room=1)) as engine:
+            (song,) = await engine.run(request(model="base"), unheard, wanted)
+            with pytest.raises(ModelUnavailableError, match="turbo could not be loaded: Nothing there"):
+                await engine.run(request(), unheard, wanted)
+        assert song.dit_model == "base"
+
+    async def test_a_model_that_fails_while_a_song_waits_for_it_gives_its_own_reason(self, folder):
+        folder.broken["base"] = "Out of memory."
+        async with opened(ModelManager(folder.slots("turbo"), folder, room=1)) as model_manager:
+            await model_manager.wait_ready()
+            with pytest.raises(ModelUnavailableError) as refused:
+                await _borrowed(model_manager, "base")
+        assert str(refused.value) == "base could not be loaded: Out of memory."
+
+    async def test_nobody_is_ready_where_everything_failed(self, folder):
+        folder.broken["base"] = "Out of memory."
+        async with opened(ModelManager(folder.slots("turbo", "base"))) as model_manager:
+            ready = asyncio.create_task(model_manager.wait_ready())
+            await until(lambda: states(model_manager) == {"turbo": "failed", "base": "failed"})
+            with pytest.raises(ModelUnavailableError) as refused:
+                await _borrowed(model_manager, "base")
+            assert str(refused.value) == (
+                "base could not be loaded: Out of memory; turbo could not be loaded: Nothing there"
+            )
+            assert not ready.done()
+            del folder.broken["base"]
+            assert await model_manager.reload() == ("base",)
+            await asyncio.wait_for(ready, SECONDS)
+
+    async def test_a_model_on_disk_waits_for_the_default_to_be_tried(self, folder):
+        folder.go_on.clear()
+        async with opened(ModelManager(folder.slots("turbo"), folder, room=1)) as model_manager:
+            ready = asyncio.create_task(model_manager.wait_ready())
+            await until(lambda: folder.loads == ["turbo"])
+            assert not ready.done()
+            folder.go_on.set()
+            await asyncio.wait_for(ready, SECONDS)
+
+    async def test_what_is_to_be_described_ends_with_the_reason_too(self, files, folder):
+        async with working(files, ModelManager(folder.slots("turbo", "base"))) as engine:
+            with pytest.raises(ModelUnavailableError, match="turbo could not be loaded: Nothing there"):
+                await engine.draft(DraftRequest("understand", audio_path="song.wav"), wanted)
 
 
 class TestOnDemand:

@@ -116,6 +116,17 @@ async def test_who_has_the_model_in_memory_makes_the_song():
     assert one.begun == ["a song"]
 
 
+@pytest.mark.parametrize("model", [None, "roar"])
+async def test_a_song_goes_where_its_model_can_be_loaded_rather_than_where_it_failed(model):
+    broken = [replace(info, state="failed") for info in (HUM, ROAR)]
+    loading = [replace(info, state="loading") for info in (HUM, ROAR)]
+    one, other = OneOfMany(*broken), OneOfMany(*loading)
+    fleet = Fleet([one, other])
+    for _ in range(2):
+        await run(fleet, replace(request(), model=model))
+    assert (one.begun, other.begun) == ([], ["a song"] * 2)
+
+
 async def test_who_is_in_trouble_gets_nothing():
     one, other = OneOfMany(), OneOfMany()
     fleet = Fleet([one, other])

@@ -136,3 +136,18 @@ def test_models_change_without_a_restart(tmp_path: Path, checkpoints: Path) -> N
         ((song,),) = live.wait_for([waiting])
         assert song["status"] == 1
         assert live.client.post("/v1/reinitialize").json()["data"]["reloaded"] == []
+
+
+def test_other_models_serve_where_the_default_one_cannot_be_loaded(tmp_path: Path, checkpoints: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    link_nano(folder, TURBO, num_hidden_layers=99)  # which its weights do not have
+    (folder / BASE).symlink_to(checkpoints / BASE)
+    env = {"ACESTEP_CHECKPOINTS_DIR": str(folder), "ACESTEP_CONFIG_PATH": TURBO, "ACESTEP_CONFIG_PATH2": BASE}
+    with WarmServer(tmp_path / "data", env) as live:
+        assert made(live, model=BASE)["dit_model"] == BASE
+        assert {name: state for name, (state, *_) in states(live).items()} == {TURBO: "failed", BASE: "ready"}
+        refused = live.client.post("/release_task", json=QUICK)
+        assert refused.status_code == 503
+        assert refused.json()["error"].startswith(f"{TURBO} could not be loaded: ")
+        health = live.client.get("/health").json()["data"]
+        assert (health["status"], health["ready"]) == ("error", False)
