@@ -1,7 +1,4 @@
-"""From a checkpoint to a model that renders.
-
-This is the engine's door to torch: whoever imports this module pays for it.
-"""
+"""Loads checkpoints into memory as renderers and planners. Only this module of the engine imports torch."""
 
 from __future__ import annotations
 
@@ -12,9 +9,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import nn
 
 from acestep.audio.decode import read
 from acestep.audio.normalise import limit_peak, normalise_peak
@@ -22,7 +19,7 @@ from acestep.catalog.adapters import AdapterFolder
 from acestep.catalog.checkpoints import Checkpoint
 from acestep.codec.codec import Codec
 from acestep.codec.loading import load_codec
-from acestep.codec.oobleck import DEFAULT_TILE_FRAMES
+from acestep.codec.oobleck import DEFAULT_TILE_FRAMES, OobleckCodec
 from acestep.device.probes import device_meant
 from acestep.domain.analysis import LyricTimes
 from acestep.domain.latents import SongLatents, SourceLatents
@@ -102,7 +99,7 @@ class TorchRenderer:
             self.placement.enter("VAE")
 
     def _adapt(self, plans: Sequence[SongPlan]) -> None:
-        """Let the adapters of these plans act, and no others: to be done before the transformer runs."""
+        """Activate the adapters of these plans, and no others. The transformer runs only after this."""
         wanted = {plan.adapters for plan in plans}
         if len(wanted) != 1:
             raise ValueError("the plans of one render must share their adapters")
@@ -111,7 +108,7 @@ class TorchRenderer:
             self.adapters.apply(adapters)
 
     def _kept(self, plan: SongPlan, latents: torch.Tensor, sources: SourceLatents) -> SongLatents:
-        """The song with its source outside of what was to be written anew, if there is an outside."""
+        """The song; outside of its plan's window, if it has one, it keeps the latents of its source."""
         span, frames = self.synthesizer.span(plan), latents.shape[1]
         if span is None or sources.source is None or (span.start, span.stop) == (0, frames):
             return SongLatents(latents)
@@ -125,7 +122,8 @@ class TorchRenderer:
             self._enter_codec()
             if window is None or song.kept is None:
                 return normalise_peak(self._clip(self.codec.decode(song.latents, on_fraction)[0], length))
-            # A sample depends on frames around it: at the edges, only the source's own sound is the source's.
+            # A sample depends on frames around it, so the edges of the window need both sounds, decoded
+            # apart.
             both = self.codec.decode(torch.cat([song.latents, song.kept]), on_fraction)
             new, kept = (self._clip(sound, length) for sound in both)
         return self._joined(new, kept, window)
@@ -134,7 +132,7 @@ class TorchRenderer:
         return AudioClip(audio[:, :length].float().cpu().numpy(), self.codec.sample_rate)
 
     def _joined(self, new: AudioClip, kept: AudioClip, window: Window) -> AudioClip:
-        """`kept` with the window out of `new`, which is to be no louder than a song or the source is."""
+        """`kept` with the window of `new`, which gets no louder than -1 dBFS or the source."""
         rate = self.codec.sample_rate
         length = new.samples.shape[1]
         span = Span.of(window, rate, length, window.crossfade_seconds * rate)
@@ -161,41 +159,39 @@ class TorchRenderer:
 
 def _stop(cancelled: Cancelled) -> None:
     if cancelled():
-        raise JobCancelledError("The render was asked to stop before it began.")
+        raise JobCancelledError("The job was cancelled before its render began.")
 
 
 def free_memory() -> None:
-    """Give memory back to the devices that nothing uses any more."""
+    """Give unused memory back to the devices."""
     gc.collect()
     for kind in (torch.cuda, torch.xpu, torch.mps):
         if kind.is_available():
             kind.empty_cache()
 
 
-def _unheard() -> None:
-    """For loading that nobody watches."""
+def _no_beat() -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class LoadContext:
-    """What a model meets where it is loaded.
+    """`folder` has the adapters that songs may name, `shared` the modules that other models have in memory.
 
-    Adapters come out of `folder` when songs need them; parts that `shared` holds are not loaded again. Songs
-    are decoded by pieces as `plan` has it. `beat` hears that loading gets on.
+    `plan` None: every module is resident. `beat` is called as loading makes progress.
     """
 
     folder: AdapterFolder = field(default_factory=lambda: AdapterFolder(None))
     shared: SharedModules = field(default_factory=SharedModules)
     plan: MemoryPlan | None = None
-    beat: Callable[[], None] = _unheard
+    beat: Callable[[], None] = _no_beat
 
 
 def load_model(
     checkpoint: Checkpoint, device: str, info: ModelInfo, context: LoadContext | None = None
 ) -> Loaded:
-    """Load `checkpoint` onto `device` (as ACESTEP_DEVICE has it); `info` is completed by what it says.
+    """Load `checkpoint` onto `device` (as in ACESTEP_DEVICE), and complete `info` from it.
 
-    Raises CheckpointError where files do not fit, ModelUnavailableError where the device is not there.
+    Raises CheckpointError where files do not fit, ModelUnavailableError where there is no such device.
     """
     context = context or LoadContext()
     plan, shared = context.plan, context.shared
@@ -242,9 +238,9 @@ def load_model(
     return Loaded(complete, TorchRenderer(synthesizer, codec, adapters, modules.placement))
 
 
-def _offload_manager(place: torch.device, shared: SharedModules) -> OffloadManager:
-    """The one for all models on a device: who comes sends whoever is there home."""
-    return shared.get(Path("/"), ("residency", place), lambda: OffloadManager(DeviceMover(place)))
+def _offload_manager(device: torch.device, shared: SharedModules) -> OffloadManager:
+    """The one that all models on a device share."""
+    return shared.get(Path("/"), ("offload", device), lambda: OffloadManager(DeviceMover(device)))
 
 
 def load_planner(
@@ -253,15 +249,14 @@ def load_planner(
     backend: str,
     plan: MemoryPlan | None = None,
     shared: SharedModules | None = None,
-    beat: Callable[[], None] = _unheard,
+    beat: Callable[[], None] = _no_beat,
 ) -> LoadedPlanner:
-    """Load the language model in `folder` onto `device`; `backend` as ACESTEP_LM_BACKEND has it.
+    """Load the language model in `folder` onto `device`, with `backend` as in ACESTEP_LM_BACKEND.
 
-    Where that cannot run it, PyTorch does, and `detail` says why. How many texts it writes at once, how
-    long they may be, and whether it makes way for the models of `shared`, is in `plan`; `beat` hears that
-    loading gets on (vLLM tells of nothing until it is there). Raises
-    CheckpointError where files do not fit, ModelUnavailableError where the device is not there, or vLLM is
-    and does not start.
+    Where that backend cannot run it, PyTorch does, and `detail` says why. `plan` has the size of its cache,
+    and whether it is offloaded. `beat` is called as loading makes progress, but not by vLLM. Raises
+    CheckpointError where files do not fit, ModelUnavailableError where there is no such device or vLLM does
+    not start.
     """
     place, quantization = choose_device(device), plan.quantization if plan else "none"
     sequences, length = (
@@ -290,7 +285,7 @@ def load_planner(
 
 
 def _dtype(place: torch.device) -> torch.dtype:
-    """The published weights are bfloat16; a CPU computes float32 faster, and exactly as the tests do."""
+    """The published weights are bfloat16; a CPU computes float32 faster, and exactly as in the tests."""
     return torch.float32 if place.type == "cpu" else torch.bfloat16
 
 
@@ -300,23 +295,23 @@ def _numbers(dtype: torch.dtype, quantization: Quantization) -> str:
 
 
 def choose_device(wish: str) -> torch.device:
-    """The torch device that ACESTEP_DEVICE means; `auto` is the best that is there.
+    """The torch device that ACESTEP_DEVICE means; `auto` is the best available one.
 
-    Raises ModelUnavailableError where it is not there.
+    Raises ModelUnavailableError where it is not available.
     """
-    there = {
+    available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "xpu": torch.xpu.is_available(),
         "cpu": True,
     }
     if wish == "auto":
-        wish = next(kind for kind, is_there in there.items() if is_there)
-    if there.get(wish.partition(":")[0]):
-        device = torch.device(device_meant(wish))  # "cuda" and "cuda:0" are one, and share a residency
+        wish = next(kind for kind, is_available in available.items() if is_available)
+    if available.get(wish.partition(":")[0]):
+        device = torch.device(device_meant(wish))  # "cuda" and "cuda:0" share one OffloadManager
         if device.type != "cuda" or (device.index or 0) < torch.cuda.device_count():
             return device
-    usable = ", ".join(kind for kind, is_there in there.items() if is_there)
+    usable = ", ".join(kind for kind, is_available in available.items() if is_available)
     raise ModelUnavailableError(f"ACESTEP_DEVICE={wish} is not there; this machine has: {usable}")
 
 
@@ -326,20 +321,22 @@ def moves(plan: MemoryPlan) -> bool:
 
 
 def place_modules(model: TorchLanguageModel, offload_manager: OffloadManager) -> TorchLanguageModel:
-    """A planner whose weights lie in main memory, and which is on the device while it writes alone."""
+    """Offload a planner: its weights are in main memory, and on the device only while it generates."""
     decoder, _ = model.movable
-    model.place_modules(
-        OffloadedModel(offload_manager, offload_manager.group("offloaded", model.movable, scratch=decoder))
-    )
+    group = offload_manager.group("offloaded", model.movable, workspace=decoder)
+    model.place_modules(OffloadedModel(offload_manager, group))
     return model
 
 
 def settle(
-    modules: SynthesizerModules, codec: Codec, plan: MemoryPlan, device: Any, offload_manager: OffloadManager
+    modules: SynthesizerModules,
+    codec: Codec,
+    plan: MemoryPlan,
+    device: torch.device,
+    offload_manager: OffloadManager,
 ) -> SynthesizerModules:
-    """The modules with their places. If some are to move, they lie in main memory; the codec does not yet."""
-    vae = getattr(codec, "vae", None)  # a codec of fixed formulas has no weights
-    parts = {
+    """Place the modules and the codec as planned. Where some are offloaded, all are in main memory before."""
+    parts: dict[str, list[nn.Module]] = {
         "text encoder": [modules.text_encoder],
         "condition encoder": [
             modules.condition_encoder,
@@ -347,7 +344,7 @@ def settle(
             modules.audio_token_detokenizer,
         ],
         "DiT": [modules.transformer],
-        "VAE": [] if vae is None else [vae],
+        "VAE": [codec.vae] if isinstance(codec, OobleckCodec) else [],  # a sine bank has no weights
     }
     for name, networks in parts.items():
         for network in networks:
@@ -366,7 +363,7 @@ def settle(
     return replace(modules, silence_latent=modules.condition_encoder.silence_latent, placement=placement)
 
 
-def _move_buffers(network: Any, device: Any) -> None:
+def _move_buffers(network: nn.Module, device: torch.device) -> None:
     for module in network.modules():
         for name, buffer in module.named_buffers(recurse=False):
             module._buffers[name] = buffer.to(device)

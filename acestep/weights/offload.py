@@ -1,7 +1,6 @@
-"""Who is on the device: weights come when their stage begins, and go when another one does.
+"""Offloaded weights: in main memory, and on the device only while their stage runs.
 
-Which those are is the memory plan's decision; how a tensor moves is the mover's. Tensors are met by their
-`data` alone, so that nothing here needs torch. For one thread at a time, by turns.
+The memory plan decides which weights those are. One thread at a time uses the device.
 """
 
 from __future__ import annotations
@@ -10,188 +9,166 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 from weakref import ReferenceType, ref
+
+from torch import Tensor
 
 from acestep.memory.plan import Placement
 
-_PATIENCE = 0.1  # seconds between two looks at whether the turn is still wanted
+_CHECK_SECONDS = 0.1  # between two checks of whether the waiting thread still wants the device
 
 
 class Mover(Protocol):
-    """Carries the data of a weight; `home` is where it is kept for good."""
+    """Moves the data of a weight between `home`, in main memory, and the device."""
 
-    def home(self, data: Any) -> Any:
-        """The same data where it is to be kept."""
+    def home(self, data: Tensor) -> Tensor:
+        """The data in main memory."""
         ...
 
-    def bring(self, home: Any) -> Any:
-        """A copy of it on the device."""
+    def bring(self, home: Tensor) -> Tensor:
+        """A copy on the device."""
         ...
 
-    def away(self, home: Any) -> Any:
-        """What a weight holds while it is not on the device."""
+    def away(self, home: Tensor) -> Tensor:
+        """The data of a weight that is not on the device."""
         ...
 
 
-class Scratch(Protocol):
-    """What is on the device beside weights while these are, and means nothing later: a cache."""
+class HasWeights(Protocol):
+    """A torch module, or an object like it."""
 
-    def allocate(self) -> None:
-        """Make it, on the device."""
-        ...
+    def parameters(self) -> Iterable[Tensor]: ...
 
-    def release(self) -> None:
-        """Let it go."""
-        ...
+
+class Workspace(Protocol):
+    """Memory that a group needs on the device beside its weights, and whose content is not kept."""
+
+    def allocate(self) -> None: ...
+
+    def release(self) -> None: ...
 
 
 class OffloadGroup:
-    """Weights that come and go as one. `layers` are those of its modules that come one by one if streamed."""
+    """Weights that are on the device together. If streamed, `layers` are there one at a time."""
 
     def __init__(
         self,
         placement: Placement,
-        modules: Sequence[Any],
-        layers: Sequence[Any] = (),
-        scratch: Scratch | None = None,
+        modules: Sequence[HasWeights],
+        layers: Sequence[HasWeights] = (),
+        workspace: Workspace | None = None,
     ) -> None:
         self.placement = placement
         self.layers = layers
-        self.scratch = scratch
+        self.workspace = workspace
         self._modules = modules
 
-    def weights(self) -> Iterator[Any]:
-        """All, or where it is streamed those that belong to no layer; adapters that came later too."""
-        apart = set(map(id, _weights(self.layers))) if self.placement == "streamed" else set()
-        yield from (weight for weight in _weights(self._modules) if id(weight) not in apart)
+    def entered(self) -> Iterator[Tensor]:
+        """The weights that are on the device from `enter` on: all but streamed layers.
 
-    def everything(self) -> Iterator[Any]:
-        """All of them."""
+        Adapters that were loaded after the group was made are among them.
+        """
+        streamed = set(map(id, _weights(self.layers))) if self.placement == "streamed" else set()
+        yield from (weight for weight in self.everything() if id(weight) not in streamed)
+
+    def everything(self) -> Iterator[Tensor]:
         yield from _weights(self._modules)
 
 
 class OffloadManager:
-    """What is on one device. Every model there shares it."""
+    """Decides which group is on one device. All models on the device share it."""
 
     def __init__(self, mover: Mover) -> None:
         self._mover = mover
         self._lock = DeviceLock()
-        self._inside: ReferenceType[OffloadGroup] | None = (
-            None  # a model that left memory takes its part along
-        )
+        # Weak, so that the weights of a model leave memory with it.
+        self._current: ReferenceType[OffloadGroup] | None = None
 
     def group(
         self,
         placement: Placement,
-        modules: Sequence[Any],
-        layers: Sequence[Any] = (),
-        scratch: Scratch | None = None,
+        modules: Sequence[HasWeights],
+        layers: Sequence[HasWeights] = (),
+        workspace: Workspace | None = None,
     ) -> OffloadGroup:
-        """Take charge of loaded modules; what does not stay goes home at once."""
-        group = OffloadGroup(placement, modules, layers, scratch)
+        """Make a group of loaded modules. Unless it is resident, its weights are offloaded at once."""
+        group = OffloadGroup(placement, modules, layers, workspace)
         if placement != "resident":
-            # What another model shares may be at work at this moment, and is taken care of already.
-            self._send(weight for weight in group.everything() if not hasattr(weight, "home"))
+            # Weights with a home belong to another model too, which may be using them now.
+            self._offload(weight for weight in group.everything() if _home(weight) is None)
         return group
 
     def request(self) -> LockRequest:
-        """Stand in line for the device."""
         return self._lock.request()
 
     @contextmanager
     def locked(self, check: Callable[[], None]) -> Iterator[None]:
-        """Have the device; while others do, `check` is called now and then, and may raise."""
-        locked = self.request()
+        """Use the device exclusively; `check` runs now and then while this waits, and may raise."""
+        request = self.request()
         try:
-            while not locked.came(_PATIENCE):
+            while not request.wait(_CHECK_SECONDS):
                 check()
             yield
         finally:
-            locked.end()
+            request.release()
 
     def enter(self, group: OffloadGroup) -> None:
-        """Begin the stage that these weights are for: whatever else came for its own stage goes.
+        """Load the group onto the device; the group of the stage before is offloaded first.
 
-        Where there is no room for them, none of them is there.
+        Where memory runs out, none of its weights is on the device.
         """
-        inside = None if self._inside is None else self._inside()
-        if group is inside:
+        current = None if self._current is None else self._current()
+        if group is current:
             return
-        if inside is not None:
-            self._leave(inside)
+        if current is not None:
+            self._leave(current)
         if group.placement == "resident":
             return
-        self._inside = ref(group)
+        self._current = ref(group)
         try:
-            self._bring(group.weights())
-            if group.scratch is not None:
-                group.scratch.allocate()
+            self._load(group.entered())
+            if group.workspace is not None:
+                group.workspace.allocate()
         except BaseException:
             self._leave(group)
             raise
 
     def _leave(self, group: OffloadGroup) -> None:
-        if group.scratch is not None:
-            group.scratch.release()
-        self._send(group.everything())
-        self._inside = None
+        if group.workspace is not None:
+            group.workspace.release()
+        self._offload(group.everything())
+        self._current = None
 
-    def layers(self, group: OffloadGroup) -> Iterator[Any]:
-        """The layers of a part that was entered, each of them on the device while it is looked at."""
+    def layers(self, group: OffloadGroup) -> Iterator[HasWeights]:
+        """The layers of an entered group, each on the device while the caller is at it."""
         for layer in group.layers:
             if group.placement == "streamed":
-                self._bring(_weights([layer]))
+                self._load(_weights([layer]))
             try:
                 yield layer
             finally:
                 if group.placement == "streamed":
-                    self._send(_weights([layer]))
+                    self._offload(_weights([layer]))
 
-    def _bring(self, weights: Iterable[Any]) -> None:
+    def _load(self, weights: Iterable[Tensor]) -> None:
         for weight in weights:
-            if not hasattr(weight, "home"):  # an adapter that came after its part was taken charge of
-                weight.home = self._mover.home(weight.data)
-            weight.data = self._mover.bring(weight.home)
+            weight.data = self._mover.bring(self._kept(weight))
 
-    def _send(self, weights: Iterable[Any]) -> None:
+    def _offload(self, weights: Iterable[Tensor]) -> None:
         for weight in weights:
-            if not hasattr(weight, "home"):
-                weight.home = self._mover.home(weight.data)
-            weight.data = self._mover.away(weight.home)
+            weight.data = self._mover.away(self._kept(weight))
 
-
-class OffloadedModel:
-    """A part that a thread of its own works with, for as long as it has something to do."""
-
-    def __init__(self, offload_manager: OffloadManager, group: OffloadGroup) -> None:
-        self._offload_manager = offload_manager
-        self._part = group
-        self._turn: LockRequest | None = None
-
-    def come(self, seconds: float) -> bool:
-        """Whether the part is on the device, which is nobody else's until `go`; waits so long at most."""
-        if self._turn is None:
-            self._turn = self._offload_manager.request()
-        if not self._turn.came(seconds):
-            return False
-        self._offload_manager.enter(self._part)
-        return True
-
-    @property
-    def is_awaited(self) -> bool:
-        """Whether somebody else waits for the device."""
-        return self._turn is not None and self._turn.is_awaited
-
-    def go(self) -> None:
-        """Let others have the device. The part stays on it until one of them comes."""
-        if self._turn is not None:
-            self._turn.end()
-            self._turn = None
+    def _kept(self, weight: Tensor) -> Tensor:
+        """The weight's data in main memory; an adapter's is there only after its group was made."""
+        home = _home(weight)
+        if home is None:
+            home = vars(weight)["home"] = self._mover.home(weight.data)
+        return home
 
 
 class ModulePlacement:
-    """The weights of one model, in groups with the names of the memory plan."""
+    """The groups of one model, by their names in the memory plan."""
 
     def __init__(self, offload_manager: OffloadManager, groups: Mapping[str, OffloadGroup]) -> None:
         self._offload_manager = offload_manager
@@ -203,11 +180,40 @@ class ModulePlacement:
     def enter(self, name: str) -> None:
         self._offload_manager.enter(self._groups[name])
 
-    def layers(self, name: str) -> Iterator[Any]:
+    def layers(self, name: str) -> Iterator[HasWeights]:
         return self._offload_manager.layers(self._groups[name])
 
 
-def _weights(modules: Iterable[Any]) -> Iterator[Any]:
+class OffloadedModel:
+    """A group that one thread uses for as long as it has work, and then releases."""
+
+    def __init__(self, offload_manager: OffloadManager, group: OffloadGroup) -> None:
+        self._offload_manager = offload_manager
+        self._group = group
+        self._request: LockRequest | None = None
+
+    def come(self, seconds: float) -> bool:
+        """Whether the group is on the device, for this thread until `go`; waits `seconds` at most."""
+        if self._request is None:
+            self._request = self._offload_manager.request()
+        if not self._request.wait(seconds):
+            return False
+        self._offload_manager.enter(self._group)
+        return True
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether another thread waits for the device."""
+        return self._request is not None and self._request.is_awaited
+
+    def go(self) -> None:
+        """Release the device. The group stays on it until another one is entered."""
+        if self._request is not None:
+            self._request.release()
+            self._request = None
+
+
+def _weights(modules: Iterable[HasWeights]) -> Iterator[Tensor]:
     """Each once, also where two modules share it."""
     seen: set[int] = set()
     for module in modules:
@@ -217,8 +223,8 @@ def _weights(modules: Iterable[Any]) -> Iterator[Any]:
                 yield from _tensors(weight)
 
 
-def _tensors(weight: Any) -> Iterator[Any]:
-    """What a weight consists of: itself, or where it is packed in fewer bits the tensors in it."""
+def _tensors(weight: Tensor) -> Iterator[Tensor]:
+    """The tensors inside a packed (quantized) weight; otherwise the weight."""
     if not hasattr(weight, "__tensor_flatten__"):
         yield weight
         return
@@ -226,41 +232,46 @@ def _tensors(weight: Any) -> Iterator[Any]:
     yield from (getattr(weight, name) for name in names)
 
 
+def _home(weight: Tensor) -> Tensor | None:
+    home: Tensor | None = vars(weight).get("home")
+    return home
+
+
 class DeviceLock:
-    """A line of threads before one device. For any thread."""
+    """Gives a device to one thread at a time, in the order of their requests. For any thread."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._line: deque[LockRequest] = deque()
+        self._requests: deque[LockRequest] = deque()
 
     def request(self) -> LockRequest:
-        """Stand in line; returns at once. Whoever asks must `end` the turn, come or not."""
-        locked = LockRequest(self._line, self._changed)
+        """Request the device; returns at once. The caller must `release` the request, granted or not."""
+        request = LockRequest(self._requests, self._changed)
         with self._changed:
-            self._line.append(locked)
-        return locked
+            self._requests.append(request)
+        return request
 
 
 class LockRequest:
-    """A place in the line."""
+    """A request for a device."""
 
-    def __init__(self, line: deque[LockRequest], changed: threading.Condition) -> None:
-        self._line = line
+    def __init__(self, requests: deque[LockRequest], changed: threading.Condition) -> None:
+        self._requests = requests
         self._changed = changed
 
-    def came(self, seconds: float) -> bool:
-        """Whether the device is ours, for which this waits so long at most."""
+    def wait(self, seconds: float) -> bool:
+        """Whether it is granted; waits `seconds` at most."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._line[0] is self, seconds)
+            return self._changed.wait_for(lambda: self._requests[0] is self, seconds)
 
     @property
     def is_awaited(self) -> bool:
-        """Whether somebody stands behind."""
+        """Whether another request comes after this one."""
         with self._changed:
-            return self._line[-1] is not self
+            return self._requests[-1] is not self
 
-    def end(self) -> None:
-        """Leave the line, or the device."""
+    def release(self) -> None:
+        """Give the device back, or withdraw the request."""
         with self._changed:
-            self._line.remove(self)
+            self._requests.remove(self)
             self._changed.notify_all()

@@ -245,11 +245,11 @@ def test_a_stream_of_texts_lets_songs_through(shared: Shared) -> None:
     planner.step()
     waiting = shared.offload_manager.request()
     ended = 0
-    while not waiting.came(0):
+    while not waiting.wait(0):
         ended += sum(advance.ended for advance in planner.step())
     assert ended == slots
     assert planner.step() == [], "the others wait in turn"
-    waiting.end()
+    waiting.release()
     while advances := planner.step():
         ended += sum(advance.ended for advance in advances)
     assert ended == len(tasks)
