@@ -257,7 +257,7 @@ def _pace(gauge: Gauge, lm: TorchLanguageModel, songs: list[Generation], codes: 
     """Seconds of a step that gives each text a code; counted are so many, once all texts write codes."""
     for each in songs:
         lm.add(each)
-    while len(advances := _stepped(lm)) < len(songs) or min(each.tokens for each in advances) < _BEFORE:
+    while len(outputs := _stepped(lm)) < len(songs) or min(each.tokens for each in outputs) < _BEFORE:
         pass
     begin = gauge.now()
     for _ in range(codes):
@@ -269,10 +269,10 @@ def _pace(gauge: Gauge, lm: TorchLanguageModel, songs: list[Generation], codes: 
 
 
 def _stepped(lm: TorchLanguageModel) -> Sequence[StepOutput]:
-    advances = lm.step()
-    if not advances or any(advance.ended for advance in advances):
-        raise ValueError(f"a text ended before its time: {advances}")
-    return advances
+    outputs = lm.step()
+    if not outputs or any(output.ended for output in outputs):
+        raise ValueError(f"a text ended before its time: {outputs}")
+    return outputs
 
 
 def memory_table(measured: list[Run]) -> Table:

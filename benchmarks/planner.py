@@ -118,10 +118,10 @@ def write(model: TorchLanguageModel, songs: list[Generation]) -> int:
     for each in songs:
         model.add(each)
     tokens = 0
-    while advances := model.step():
-        for advance in advances:
-            assert advance.error is None, advance.error
-            tokens += advance.tokens if advance.text is not None else 0
+    while outputs := model.step():
+        for output in outputs:
+            assert output.error is None, output.error
+            tokens += output.tokens if output.text is not None else 0
     return tokens
 
 

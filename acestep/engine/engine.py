@@ -13,7 +13,7 @@ from acestep.engine.pipeline import SongPipeline, SongWriter
 from acestep.engine.planner_host import PlannerHost
 from acestep.jobs.worker import Cancelled, OnProgress
 from acestep.limits import fit
-from acestep.planner.planner import Watch
+from acestep.planner.planner import PlannerCallbacks
 
 
 class Engine:
@@ -69,7 +69,7 @@ class Engine:
                 codes = await self._pipeline.tokenize(Path(request.audio_path), model)
             request = replace(request, audio_codes=codes)
         longest = self._model_manager.primary.max_duration
-        return await self._planner_host.draft(request, longest, Watch(cancelled=cancelled))
+        return await self._planner_host.draft(request, longest, PlannerCallbacks(cancelled=cancelled))
 
     async def close(self) -> None:
         """Let running work end and free the threads."""

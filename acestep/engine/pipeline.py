@@ -51,7 +51,7 @@ from acestep.engine.threads import (
 from acestep.errors import DataFolderError, JobCancelledError
 from acestep.files import AudioStore
 from acestep.jobs.worker import Cancelled, OnProgress
-from acestep.planner.planner import Watch
+from acestep.planner.planner import PlannerCallbacks
 
 T = TypeVar("T")
 
@@ -229,7 +229,7 @@ class SongPipeline:
             asked = DraftRequest(
                 "understand", audio_codes=codes, options=request.planner, seed=request.seeds[0]
             )
-            watch = Watch(cancelled=cancelled)
+            watch = PlannerCallbacks(cancelled=cancelled)
             draft = await self._planner_host.draft(asked, model.info.max_duration, watch)
             request, planner = with_draft(request, draft), self._planner_host.info(asked.options.model).name
         return _without_audio(request, Planned(plan_songs(request, model.info), planner), model.info)

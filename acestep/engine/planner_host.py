@@ -26,7 +26,7 @@ from acestep.errors import (
 )
 from acestep.planner.language_model import Generation, LanguageModel
 from acestep.planner.loop import Cancelled, GenerationLoop, OnTokens
-from acestep.planner.planner import Planner, Watch
+from acestep.planner.planner import Planner, PlannerCallbacks
 
 _EVICTED = "It was evicted for another planner, and is loaded again when a request needs it."
 
@@ -189,13 +189,13 @@ class PlannerHost:
             if not self._borrowers:
                 self._returned.set()
 
-    async def draft(self, request: DraftRequest, longest: float, watch: Watch) -> Draft:
+    async def draft(self, request: DraftRequest, longest: float, callbacks: PlannerCallbacks) -> Draft:
         async with self.borrow(request.options.model) as planner:
             try:
-                return await planner.draft(request, longest, watch)
+                return await planner.draft(request, longest, callbacks)
             except NotEnoughMemoryError:
                 await self.free()
-            return await planner.draft(request, longest, watch)
+            return await planner.draft(request, longest, callbacks)
 
     async def free(self) -> None:
         """Give unused memory back to the device."""
@@ -389,6 +389,6 @@ def _end(held: list[GenerationLoop], free: Callable[[], None]) -> None:
     """Close the loop in `held`, the last reference to it, and free its memory."""
     loop = held.pop()
     loop.close()
-    loop.let_go()
+    loop.free_model()
     del loop
     free()

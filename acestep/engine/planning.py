@@ -34,7 +34,7 @@ from acestep.limits import (
     uses_planner,
     window_of,
 )
-from acestep.planner.planner import Planner, Watch, fixed_facts
+from acestep.planner.planner import Planner, PlannerCallbacks, fixed_facts
 from acestep.synthesizer.prompts import HINTED_INSTRUCTION, instruction
 
 log = logging.getLogger(__name__)
@@ -164,7 +164,9 @@ def with_draft(request: SongRequest, draft: Draft) -> SongRequest:
     return _merged(replace(request, lyrics=draft.lyrics), draft.metadata)
 
 
-async def _drafted(request: SongRequest, model: ModelInfo, planner: Planner, watch: Watch) -> SongRequest:
+async def _drafted(
+    request: SongRequest, model: ModelInfo, planner: Planner, watch: PlannerCallbacks
+) -> SongRequest:
     """The request with the planner's caption, lyrics and facts, as far as the user left them open."""
     asked = request.planner
     samples = asked.wants_sample
@@ -213,7 +215,7 @@ def _sketches(
             mean = sum(done) / len(done)
             callbacks.on_phase(_DECIDED + (1.0 - _DECIDED) * mean, "Sketching the song in audio codes")
 
-        watch = Watch(on_progress, callbacks.cancelled)
+        watch = PlannerCallbacks(on_progress, callbacks.cancelled)
         codes = await planner.sketch(request, decided, plan.duration, plan.seed, watch)
         return replace(plan, audio_codes=codes, instruction=request.instruction or HINTED_INSTRUCTION)
 
@@ -236,8 +238,8 @@ def _merged(request: SongRequest, told: Metadata) -> SongRequest:
     )
 
 
-def _watch(callbacks: PlanningCallbacks, start: float, end: float, text: str) -> Watch:
-    return Watch(
+def _watch(callbacks: PlanningCallbacks, start: float, end: float, text: str) -> PlannerCallbacks:
+    return PlannerCallbacks(
         lambda fraction: callbacks.on_phase(start + (end - start) * fraction, text), callbacks.cancelled
     )
 

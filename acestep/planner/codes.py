@@ -12,17 +12,15 @@ _CODE = re.compile(r"<\|audio_code_(\d+)\|>")
 
 
 def tokens(codes: Sequence[int]) -> tuple[SpecialToken, ...]:
-    """The codes as the language model reads them."""
     return tuple(SpecialToken(f"<|audio_code_{code}|>") for code in codes)
 
 
 def write(codes: Sequence[int]) -> str:
-    """The same, spelled out."""
     return spelled(tokens(codes))
 
 
 def read(text: str) -> tuple[int, ...]:
-    """The codes that the language model wrote. Raises `PlannerError` if it wrote anything else."""
+    """Raises PlannerError if the text is anything but audio codes."""
     if rest := _CODE.sub("", text).strip():
         raise PlannerError(f"The language model wrote something else than audio codes: {rest[:80]!r}.")
     return tuple(int(code) for code in _CODE.findall(text))

@@ -1,10 +1,4 @@
-"""What the language model may write, one grammar a request, as llguidance reads it (Lark).
-
-Whatever these grammars admit, `metadata` and `codes` can read.
-
-Free text is bounded by tokens and hardly restricted otherwise: over a vocabulary of 215,000 the next mask
-then takes some 30 µs, where text that has to be flawless YAML takes 5 ms. Reading is tolerant in return.
-"""
+"""The grammars of the texts (Lark, for llguidance). `metadata` and `codes` can read all that they allow."""
 
 from __future__ import annotations
 
@@ -24,14 +18,16 @@ from acestep.planner.language_model import Vocabulary
 from acestep.planner.metadata import BEGIN, END, LANGUAGE_HEADER, LYRIC_HEADER, facts
 from acestep.planner.metadata import field as written
 
+# Free text is bounded in tokens, and hardly restricted: over a vocabulary of 215,000 a mask takes some 30 µs
+# then, and 5 ms for text that has to be flawless YAML. `metadata` reads tolerantly in return.
 # A caption is one long line in languages without spaces, and up to 8 more of 80 columns in others.
 _FIRST_LINE, _NEXT_LINE, _NEXT_LINES = 256, 96, 8  # tokens, tokens, lines
 _LYRICS = 2048  # tokens; the synthesizer reads no more
-_SPANNING = 2  # a token may begin in one piece and end in the next
-_BREAK = "\n\n\n  "  # the longest that may stand between two lines of a caption
+_SPANNING = 2  # tokens that begin in one piece and end in the next
+_BREAK = "\n\n\n  "  # the longest between two lines of a caption
 
-# Text as the reader takes it: it begins with something to see (a caption with something in its quotes), and
-# holds no control characters.
+# Text as `metadata` reads it: it begins with a visible character (a caption with one inside its quotes), and
+# has no control characters.
 _SEEN = r"[^\s\x00-\x1f\x7f\u{fffd}]"
 _FIRST = r"""/['"]*[^'"\s\x00-\x1f\x7f\u{fffd}][^\x00-\x1f\x7f]*/"""
 _NEXT = rf"/{_SEEN}[^\x00-\x1f\x7f]*/"
@@ -41,8 +37,8 @@ _LONGEST_KEY_SCALE = "C♯ major"
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
-    """A grammar, and how many tokens its longest text can take, in the worst case one for every byte."""
+class BoundedGrammar:
+    """A grammar, and the tokens of its longest text, at worst one a byte."""
 
     grammar: str
     max_tokens: int
@@ -50,34 +46,27 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class BlockRules:
-    """What a block is to say: the `fixed` facts word for word, the others freely.
-
-    `shortest` and `longest` bound a free duration, in seconds. `caption` and `language` say whether these are
-    there at all if they are free.
-    """
-
-    fixed: Metadata = field(default_factory=Metadata)
-    shortest: float = MIN_DURATION
+    fixed: Metadata = field(default_factory=Metadata)  # its fields stand in the block word for word
+    shortest: float = MIN_DURATION  # seconds, if the duration is free
     longest: float = MAX_DURATION
-    caption: bool = True
+    caption: bool = True  # whether there is one, if it is not fixed
     language: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """A part of a rule, and the tokens that it takes at most."""
+    """A part of a rule."""
 
     rule: str
-    tokens: int
+    tokens: int  # at most
 
 
-def metadata_grammar(rules: BlockRules) -> Form:
-    """The block alone; the text ends with it."""
+def metadata_grammar(rules: BlockRules) -> BoundedGrammar:
     return _form(_block(rules))
 
 
-def draft_grammar(rules: BlockRules, end_of_turn: str, lyrics: str | None = None) -> Form:
-    """The block, then lyrics, free or word for word `lyrics`, then the end of the turn."""
+def draft_grammar(rules: BlockRules, end_of_turn: str, lyrics: str | None = None) -> BoundedGrammar:
+    """The block, lyrics (`lyrics` word for word if given), and the end of the turn."""
     languages = [rules.fixed.language] if rules.fixed.language is not None else list(LANGUAGES)
     header = [_literal(LANGUAGE_HEADER), _choice(languages), _literal("\n\n")]
     headers = _Piece(f"({_sequence(header).rule})?", _sequence(header).tokens)
@@ -87,14 +76,14 @@ def draft_grammar(rules: BlockRules, end_of_turn: str, lyrics: str | None = None
     )
 
 
-def codes_grammar(count: int, vocabulary: Vocabulary) -> Form:
-    """Exactly `count` audio codes, then the end of the turn. `count` is at least 1."""
+def codes_grammar(count: int, vocabulary: Vocabulary) -> BoundedGrammar:
+    """Exactly `count` audio codes, at least 1, and the end of the turn."""
     first, last = vocabulary.first_code_id, vocabulary.first_code_id + vocabulary.code_count - 1
     codes = _Piece(f"<[{first}-{last}]>{{{count}}}", count)
     return _form([codes, _special(vocabulary.end_of_turn)])
 
 
-def _form(pieces: list[_Piece]) -> Form:
+def _form(pieces: list[_Piece]) -> BoundedGrammar:
     whole = _sequence(pieces)
     rules = (
         f"start: {whole.rule}",
@@ -103,17 +92,17 @@ def _form(pieces: list[_Piece]) -> Form:
         f"next_line[max_tokens={_NEXT_LINE}]: {_NEXT}",
         f"lyrics[max_tokens={_LYRICS}]: {_LINES}",
     )
-    return Form("\n".join(rules), whole.tokens)
+    return BoundedGrammar("\n".join(rules), whole.tokens)
 
 
 def _block(rules: BlockRules) -> list[_Piece]:
-    """The fields in the alphabetical order of the training data."""
+    # In alphabetical order, as in the training data.
     free = {
-        "bpm": _whole(MIN_BPM, MAX_BPM),
+        "bpm": _integer(MIN_BPM, MAX_BPM),
         "caption": _caption() if rules.caption else None,
-        "duration": _whole(int(min(rules.shortest, rules.longest)), int(rules.longest)),
+        "duration": _integer(int(min(rules.shortest, rules.longest)), int(rules.longest)),
         "keyscale": _Piece(_KEY_SCALE, _bytes(_LONGEST_KEY_SCALE)),
-        # YAML writes the Norwegian "no" in quotes, lest it be taken for a refusal.
+        # YAML quotes the code of Norwegian: without quotes it is a boolean.
         "language": _choice([*LANGUAGES, "'no'"]) if rules.language else None,
         "timesignature": _choice(TIME_SIGNATURES),
     }
@@ -143,7 +132,7 @@ def _choice(words: list[str] | tuple[str, ...]) -> _Piece:
     return _Piece(f"({' | '.join(map(json.dumps, words))})", max(map(_bytes, words)))
 
 
-def _whole(low: int, high: int) -> _Piece:
+def _integer(low: int, high: int) -> _Piece:
     schema = {"type": "integer", "minimum": low, "maximum": high}
     return _Piece(f"%json {json.dumps(schema)}", _bytes(str(high)))
 

@@ -1,10 +1,7 @@
-"""From a folder on disk to a language model in memory."""
-
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,36 +14,33 @@ from acestep.weights.safetensors import LoadTarget, TensorIndex, fill
 
 END_OF_TURN = "<|im_end|>"
 
-# The codebook of the published audio tokenizer (FSQ levels 8*8*8*5*5*5). Their tokenizers hold tokens up to
-# <|audio_code_65534|>, which mean nothing.
+# The codebook of the published audio tokenizer (FSQ levels 8*8*8*5*5*5). The tokenizers have tokens up to
+# <|audio_code_65534|>, of which the rest is unused.
 _MOST_CODES = 64_000
 _REMEDY = "Use a folder as published, such as acestep-5Hz-lm-1.7B, whole."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LanguageModelParts:
-    """What a folder holds. `head` is `[vocabulary, hidden]`; in small models it is the embedding itself."""
-
     name: str
     model: Qwen3Model
-    head: Tensor
+    head: Tensor  # [vocabulary, hidden]; in small models the embedding itself
     tokenizer: PreTrainedTokenizerFast
     vocabulary: Vocabulary
 
 
-def load_language_model(folder: Path, place: LoadTarget) -> LanguageModelParts:
-    """Load a folder as published: config.json, model.safetensors (or shards), tokenizer, chat template.
+def load_language_model(folder: Path, target: LoadTarget) -> LanguageModelParts:
+    """Load a published folder: config.json, model.safetensors (or shards), tokenizer, chat template.
 
-    The matrices of its layers are quantized if `place` says so.
-    Raises CheckpointError that names the file, and the tensor or setting, where something does not fit.
+    Raises CheckpointError with the file, and the tensor or setting, that is wrong.
     """
     tokenizer, vocabulary, config = read_facts(folder)
-    model, head = _load_weights(folder, config, place)
+    model, head = _load_weights(folder, config, target)
     return LanguageModelParts(folder.name, model, head, tokenizer, vocabulary)
 
 
 def read_facts(folder: Path) -> tuple[PreTrainedTokenizerFast, Vocabulary, Qwen3Config]:
-    """All of a folder but its weights. Raises CheckpointError as `load_language_model` does."""
+    """All of a folder but its weights. Raises CheckpointError."""
     tokenizer, vocabulary = load_tokenizer(folder)
     config = _read_config(folder / "config.json")
     last_token = max(len(tokenizer), vocabulary.first_code_id + vocabulary.code_count) - 1
@@ -59,12 +53,9 @@ def read_facts(folder: Path) -> tuple[PreTrainedTokenizerFast, Vocabulary, Qwen3
 
 
 def load_tokenizer(folder: Path) -> tuple[PreTrainedTokenizerFast, Vocabulary]:
-    """The tokenizer exactly as tokenizer.json has it, and where its audio codes are.
-
-    Raises CheckpointError where it has no chat template, end of turn or audio codes.
-    """
+    """Raises CheckpointError if there is no chat template, end of turn or audio code."""
     path = folder / "tokenizer.json"
-    read_json(path)  # a broken file is told from here, by name
+    read_json(path)  # raises for a broken file, with its name
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     except (ValueError, OSError, KeyError, TypeError) as error:
@@ -101,22 +92,21 @@ def _read_config(path: Path) -> Qwen3Config:
     return config
 
 
-def _load_weights(folder: Path, config: Qwen3Config, place: LoadTarget) -> tuple[Qwen3Model, Tensor]:
+def _load_weights(folder: Path, config: Qwen3Config, target: LoadTarget) -> tuple[Qwen3Model, Tensor]:
     index = TensorIndex.of(folder)
     # A model that was saved without its head has no prefix.
     prefix = "model." if any(name.startswith("model.") for name in index.files) else ""
-    parts: dict[str, Any] = {}
     with torch.device("meta"):
-        parts["model"] = Qwen3Model(config)
-        if not config.tie_word_embeddings:
-            parts["lm_head"] = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-    if config.tie_word_embeddings:  # some writers store it once more
+        model = Qwen3Model(config)
+        is_tied = config.tie_word_embeddings
+        head = None if is_tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+    if is_tied:  # some files have it twice
         index.files.pop("lm_head.weight", None)
-    parts["model"].rotary_emb = type(parts["model"].rotary_emb)(config)  # computed, and in no file
+    model.rotary_emb = type(model.rotary_emb)(config)  # computed, and in no file
 
     def stored_name(name: str) -> str:
         return prefix + name.removeprefix("model.") if name.startswith("model.") else name
 
-    fill(nn.ModuleDict(parts), index, place, stored_name, packed="model.layers")
-    head = parts["lm_head"] if "lm_head" in parts else parts["model"].embed_tokens
-    return parts["model"], head.weight
+    parts = {"model": model} if head is None else {"model": model, "lm_head": head}
+    fill(nn.ModuleDict(parts), index, target, stored_name, packed="model.layers")
+    return model, model.embed_tokens.weight if head is None else head.weight

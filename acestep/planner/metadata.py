@@ -1,4 +1,4 @@
-"""The block of facts that the language model thinks in, as text and back."""
+"""The metadata block of the language model, to text and back."""
 
 from __future__ import annotations
 
@@ -14,18 +14,15 @@ LANGUAGE_HEADER, LYRIC_HEADER = "# Languages\n", "# Lyric\n"
 
 _KEYS = ("bpm", "caption", "duration", "genres", "keyscale", "language", "timesignature")
 _FIELD = re.compile(rf"\n({'|'.join(_KEYS)}): ?")
-_STRAY = re.compile(r"\n(?!  |\n|$)")  # a line that neither names a field nor goes on with one
+_STRAY = re.compile(r"\n(?!  |\n|$)")  # a line that is neither a field nor the continuation of one
 _FOLD = re.compile(r" *\n(\n*) *")
 _QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 _LYRICS = re.compile(rf"\s*(?:{LANGUAGE_HEADER}[^\n]*\n+)?{LYRIC_HEADER}(.*)", re.DOTALL)
-_CUT = "\ufffd"  # what is left of a character when its text ends inside it
+_CUT = "\ufffd"  # part of a character, if the text ends inside it
 
 
 def field(key: str, value: str | int) -> str:
-    """One fact as YAML writes it, line break included: wrapped at 80 columns, quoted where it has to be.
-
-    Digits are a number, whatever the type of `value`, as in the training data.
-    """
+    """A field in YAML, with its line break; digits are a number, as in the training data."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and str(int(value)) == value:
         value = int(value)
     text: str = yaml.dump({key: value}, allow_unicode=True)
@@ -33,7 +30,7 @@ def field(key: str, value: str | int) -> str:
 
 
 def facts(metadata: Metadata) -> dict[str, str | int]:
-    """What is decided, under the names and in the order of the block."""
+    """The known fields, with the names and in the order of the block."""
     named = {
         "bpm": metadata.bpm,
         "caption": metadata.caption,
@@ -46,29 +43,23 @@ def facts(metadata: Metadata) -> dict[str, str | int]:
 
 
 def write(metadata: Metadata) -> str:
-    """The block that says `metadata`, from `<think>` to `</think>`."""
+    """The block, from `<think>` to `</think>`."""
     return f"{BEGIN}{inside(metadata)}{END}"
 
 
 def inside(metadata: Metadata) -> str:
-    """The same without its two markers."""
+    """The block without its two markers."""
     return "".join(("\n", *(field(key, value) for key, value in facts(metadata).items())))
 
 
 def read(text: str) -> Metadata:
-    """The facts of the block that `text` begins with.
-
-    Raises `PlannerError` if there is none, or if it holds anything but facts.
-    """
+    """Raises PlannerError if `text` does not begin with a block, or the block is not readable."""
     metadata, _ = _read_block(text)
     return metadata
 
 
 def read_draft(text: str) -> Draft:
-    """The block and the lyrics after it.
-
-    Raises `PlannerError` if `text` is not of that form.
-    """
+    """Raises PlannerError if `text` is not a block with lyrics after it."""
     metadata, rest = _read_block(text)
     lyrics = _LYRICS.fullmatch(rest)
     if lyrics is None:
@@ -98,7 +89,7 @@ def _read_block(text: str) -> tuple[Metadata, str]:
 
 
 def _scalar(text: str) -> str:
-    """A value as YAML reads it, or as it stands where YAML would stumble: nobody escapes all their colons."""
+    """A value, unquoted and unfolded. Other YAML syntax in it, such as a colon, is plain text."""
     if _QUOTED.fullmatch(text):
         try:
             value = str(yaml.safe_load(text))

@@ -1,4 +1,4 @@
-"""The planner: what a song is to be, and its sketch in audio codes, by the 5 Hz language model."""
+"""Plans songs with the 5 Hz language model: metadata, lyrics and audio codes."""
 
 from __future__ import annotations
 
@@ -24,49 +24,49 @@ from acestep.planner.loop import Cancelled, OnTokens
 
 Generate = Callable[[Generation, OnTokens, Cancelled], Awaitable[str]]
 
-# Tokens that blocks and drafts have about. How long one gets, nobody knows; these pace the progress only.
+# Tokens that blocks and drafts usually have, for the progress: their length is not known beforehand.
 _USUAL_BLOCK, _USUAL_DRAFT = 120, 500
 _NO_GUIDANCE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
-    """Who looks on: `on_progress` gets a fraction, 0..1, from any thread; `cancelled` says to stop."""
+class PlannerCallbacks:
+    """Called on the thread of the language model. `on_progress` gets a fraction, 0..1."""
 
     on_progress: Callable[[float], None] = lambda fraction: None
     cancelled: Cancelled = lambda: False
 
 
-class Planner:
-    """Plans songs. Many calls may be in flight at once.
+_NO_CALLBACKS = PlannerCallbacks()
 
-    Everything raises `JobCancelledError` soon after `watch.cancelled()` turns true, and `PlannerError` where
-    the language model fails. `longest` is the longest song, in seconds, that the planner may decide on.
+
+class Planner:
+    """Plans songs; many calls may be in flight at once. `longest` bounds the duration, in seconds.
+
+    Each method raises JobCancelledError soon after `callbacks.cancelled()` turns true, and PlannerError if
+    the language model fails.
     """
 
     def __init__(self, model: LanguageModel, generate: Generate, closed_turn: bool = False) -> None:
-        """`generate` writes with `model`. `closed_turn`: codes follow a finished turn, as in the original."""
+        """`closed_turn`: audio codes follow a finished turn, as in the original."""
         self._model = model
         self._generate = generate
         self._closed_turn = closed_turn
 
     @property
     def name(self) -> str:
-        """The language model's name."""
         return self._model.name
 
     @property
     def code_count(self) -> int:
-        """How many different audio codes it knows."""
         return self._model.vocabulary.code_count
 
     async def decide(
-        self, request: SongRequest, longest: float = MAX_DURATION, watch: Watch = Watch()
+        self, request: SongRequest, longest: float = MAX_DURATION, callbacks: PlannerCallbacks = _NO_CALLBACKS
     ) -> Metadata:
-        """Return the facts that all songs of `request` share; what the user gave stays as it is.
+        """The metadata that all songs of `request` share; the user's own is kept.
 
-        Caption and language are the user's where the language model is not to choose them; an empty caption
-        is None. Where the user gave bpm, key, time signature and duration, nothing is generated.
+        If the user gave bpm, key, time signature and duration, nothing is generated.
         """
         fixed = fixed_facts(request)
         if None in (fixed.bpm, fixed.key_scale, fixed.time_signature, fixed.duration):
@@ -84,17 +84,19 @@ class Planner:
                 max_tokens=form.max_tokens,
                 null_prompt=self._model.render(null) if _is_guided(options) else None,
             )
-            fixed = metadata.read(await self._write(generation, watch, _USUAL_BLOCK))
+            fixed = metadata.read(await self._generate_text(generation, callbacks, _USUAL_BLOCK))
         caption = fixed.caption or request.caption.strip() or None
         return replace(fixed, caption=caption, language=fixed.language or request.language)
 
     async def sketch(
-        self, request: SongRequest, decided: Metadata, seconds: float, seed: int, watch: Watch = Watch()
+        self,
+        request: SongRequest,
+        decided: Metadata,
+        seconds: float,
+        seed: int,
+        callbacks: PlannerCallbacks = _NO_CALLBACKS,
     ) -> tuple[int, ...]:
-        """Return `int(5 * seconds)` audio codes for the song of `request` that has `seed`.
-
-        `decided` is what `decide` returned; its duration gives way to `seconds`.
-        """
+        """`int(5 * seconds)` audio codes for the song with this seed; `decided` is the result of `decide`."""
         options = request.planner
         count = int(CODES_A_SECOND * seconds)
         form = codes_grammar(count, self._model.vocabulary)
@@ -109,7 +111,7 @@ class Planner:
             null_prompt=self._model.render(null, self._turn(Metadata())) if _is_guided(options) else None,
         )
         text = await self._generate(
-            generation, lambda tokens: watch.on_progress(min(1.0, tokens / count)), watch.cancelled
+            generation, lambda tokens: callbacks.on_progress(min(1.0, tokens / count)), callbacks.cancelled
         )
         written = codes.read(text)
         if len(written) != count:
@@ -117,60 +119,72 @@ class Planner:
         return written
 
     async def draft(
-        self, request: DraftRequest, longest: float = MAX_DURATION, watch: Watch = Watch()
+        self,
+        request: DraftRequest,
+        longest: float = MAX_DURATION,
+        callbacks: PlannerCallbacks = _NO_CALLBACKS,
     ) -> Draft:
-        """Return the song on paper that `request` asks for, by its kind."""
         kinds = {"sample": self.compose, "format": self.format, "understand": self.understand}
-        return await kinds[request.kind](request, longest, watch)
+        return await kinds[request.kind](request, longest, callbacks)
 
     async def compose(
-        self, request: DraftRequest, longest: float = MAX_DURATION, watch: Watch = Watch()
+        self,
+        request: DraftRequest,
+        longest: float = MAX_DURATION,
+        callbacks: PlannerCallbacks = _NO_CALLBACKS,
     ) -> Draft:
-        """Return a song for the sentence in `request.query`.
-
-        What the request leaves open, instrumental or not and the language, the sentence says outright or the
-        language model chooses.
-        """
+        """A song for `request.query`, which may itself say instrumental or name a language."""
         instrumental = request.instrumental
         if instrumental is None:
             instrumental = sentence.is_instrumental(request.query)
         language = request.metadata.language or sentence.named_language(request.query)
         asked = replace(request, metadata=replace(request.metadata, language=language))
         prompt = self._model.render(prompts.sample(request.query, instrumental))
-        return await self._draft(asked, prompt, INSTRUMENTAL if instrumental else None, longest, watch)
+        return await self._draft(asked, prompt, INSTRUMENTAL if instrumental else None, longest, callbacks)
 
     async def format(
-        self, request: DraftRequest, longest: float = MAX_DURATION, watch: Watch = Watch()
+        self,
+        request: DraftRequest,
+        longest: float = MAX_DURATION,
+        callbacks: PlannerCallbacks = _NO_CALLBACKS,
     ) -> Draft:
-        """Return a better caption and better lyrics; what is instrumental stays so."""
+        """A better caption and better lyrics; instrumental songs stay instrumental."""
         prompt = self._model.render(prompts.format(request.caption, request.lyrics))
         lyrics = INSTRUMENTAL if is_instrumental(request.lyrics) else None
-        return await self._draft(request, prompt, lyrics, longest, watch)
+        return await self._draft(request, prompt, lyrics, longest, callbacks)
 
     async def understand(
-        self, request: DraftRequest, longest: float = MAX_DURATION, watch: Watch = Watch()
+        self,
+        request: DraftRequest,
+        longest: float = MAX_DURATION,
+        callbacks: PlannerCallbacks = _NO_CALLBACKS,
     ) -> Draft:
-        """Return what `request.audio_codes` sketch. Their number says how long the song is."""
+        """A description of `request.audio_codes`, whose number is the duration."""
         seconds = max(1, round(len(request.audio_codes) / CODES_A_SECOND))
         asked = replace(request, metadata=replace(request.metadata, duration=seconds))
         prompt = self._model.render(prompts.understand(request.audio_codes))
-        return await self._draft(asked, prompt, None, longest, watch)
+        return await self._draft(asked, prompt, None, longest, callbacks)
 
     async def _draft(
-        self, request: DraftRequest, prompt: tuple[int, ...], lyrics: str | None, longest: float, watch: Watch
+        self,
+        request: DraftRequest,
+        prompt: tuple[int, ...],
+        lyrics: str | None,
+        longest: float,
+        callbacks: PlannerCallbacks,
     ) -> Draft:
         rules = BlockRules(request.metadata, longest=longest)
         form = draft_grammar(rules, self._model.vocabulary.end_of_turn, lyrics)
         sampling = token_sampling(request.options)
         generation = Generation(prompt, form.grammar, sampling, request.seed, form.max_tokens)
-        return metadata.read_draft(await self._write(generation, watch, _USUAL_DRAFT))
+        return metadata.read_draft(await self._generate_text(generation, callbacks, _USUAL_DRAFT))
 
-    async def _write(self, generation: Generation, watch: Watch, usual: int) -> str:
-        """Write a text of unknown length, of which `usual` tokens are half the way."""
+    async def _generate_text(self, generation: Generation, callbacks: PlannerCallbacks, usual: int) -> str:
+        """Generate a text of unknown length; after `usual` tokens the progress is one half."""
         text = await self._generate(
-            generation, lambda tokens: watch.on_progress(tokens / (tokens + usual)), watch.cancelled
+            generation, lambda tokens: callbacks.on_progress(tokens / (tokens + usual)), callbacks.cancelled
         )
-        watch.on_progress(1.0)
+        callbacks.on_progress(1.0)
         return text
 
     def _turn(self, decided: Metadata) -> Text:
@@ -180,7 +194,6 @@ class Planner:
 
 
 def token_sampling(options: PlannerOptions) -> TokenSampling:
-    """Return how tokens are drawn; a top-p of 1 or more, and no top-k, turn these off."""
     return TokenSampling(
         temperature=options.temperature,
         top_k=options.top_k or 0,
@@ -195,7 +208,7 @@ def _is_guided(options: PlannerOptions) -> bool:
 
 
 def fixed_facts(request: SongRequest) -> Metadata:
-    """What the user decided; the caption is never among it."""
+    """The metadata that the user gave, without the caption."""
     return Metadata(
         bpm=request.bpm,
         duration=None if request.duration is None else int(request.duration),

@@ -1,4 +1,4 @@
-"""What a sentence about a song says outright: whether nobody sings, and in which language somebody does."""
+"""What the sentence of a query says outright: instrumental, or a language."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _INSTRUMENTAL = re.compile(
     r"|^\W*(?:(?!with\b|song\b|and\b)[\w-]+ ){1,4}solo\b",
     re.IGNORECASE,
 )
-# English names. Latin is left out: who says it means the dances.
+# English names. Latin is left out: it means the dances.
 _NAMES = (
     "arabic ar, azerbaijani az, bulgarian bg, bengali bn, catalan ca, czech cs, danish da, german de, "
     "greek el, english en, spanish es, persian fa, farsi fa, finnish fi, french fr, hebrew he, "
@@ -25,11 +25,10 @@ _LANGUAGE = re.compile(rf"\b(?:{'|'.join(_LANGUAGES)})\b", re.IGNORECASE)
 
 
 def is_instrumental(sentence: str) -> bool:
-    """Whether it asks for a song that nobody sings."""
     return _INSTRUMENTAL.search(sentence) is not None
 
 
 def named_language(sentence: str) -> str | None:
-    """The code of the first language that it names in English; None if it names none."""
+    """The code of the first language that it names in English."""
     found = _LANGUAGE.search(sentence)
     return _LANGUAGES[found[0].lower()] if found else None

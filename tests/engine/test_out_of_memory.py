@@ -108,9 +108,9 @@ class ScarceModel(WalkingModel):
 
     def step(self) -> Sequence[StepOutput]:
         self.scarce.spend("plan")
-        advances = super().step()
-        self.scarce.together.append(len(advances))
-        return advances
+        outputs = super().step()
+        self.scarce.together.append(len(outputs))
+        return outputs
 
 
 class ScarceWriter(SongWriter):

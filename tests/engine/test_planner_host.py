@@ -23,7 +23,7 @@ from acestep.errors import (
 )
 from acestep.files import AudioStore
 from acestep.planner.language_model import StepOutput
-from acestep.planner.planner import Watch
+from acestep.planner.planner import PlannerCallbacks
 from tests.engine.fakes import (
     PATIENCE,
     FakeRenderer,
@@ -217,7 +217,7 @@ class Stuck:
         return PlannerEntry(PlannerInfo(name, "loading"), load)
 
     async def draft(self) -> Draft:
-        return await self.host.draft(FORMAT, 600.0, Watch())
+        return await self.host.draft(FORMAT, 600.0, PlannerCallbacks())
 
 
 @pytest.fixture
@@ -317,7 +317,7 @@ class Fragile:
 
     async def draft(self) -> Draft:
         asked = DraftRequest("format", caption="a song", metadata=Metadata(bpm=90), seed=3)
-        return await self.host.draft(asked, 60.0, Watch(cancelled=wanted))
+        return await self.host.draft(asked, 60.0, PlannerCallbacks(cancelled=wanted))
 
     async def until_dropped(self) -> None:
         await until(lambda: self.host.info().state == "on_disk")

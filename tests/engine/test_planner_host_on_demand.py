@@ -16,7 +16,7 @@ from acestep.engine.planner_host import LoadedPlanner, PlannerEntry, PlannerHost
 from acestep.engine.renderer import OnLoading
 from acestep.engine.threads import Watchdog
 from acestep.errors import CheckpointError, PlannerUnavailableError
-from acestep.planner.planner import Watch
+from acestep.planner.planner import PlannerCallbacks
 from tests.engine.fakes import PATIENCE, until
 from tests.planner.fakes import WalkingModel
 
@@ -135,7 +135,7 @@ async def test_a_planner_is_loaded_after_the_other_is_unloaded(house: House) -> 
 
 async def test_a_draft_is_written_by_the_named_planner(house: House) -> None:
     named = replace(ASKED, options=PlannerOptions(model="guest"))
-    draft = await house.host.draft(named, 600.0, Watch())
+    draft = await house.host.draft(named, 600.0, PlannerCallbacks())
     assert draft.metadata.bpm == 90
     assert house.states() == {"own": "on_disk", "guest": "ready"}
 

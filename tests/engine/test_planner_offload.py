@@ -240,18 +240,18 @@ def test_a_song_that_waits_for_the_device_can_be_cancelled(shared: Shared) -> No
 
 def test_a_stream_of_texts_lets_songs_through(shared: Shared) -> None:
     """While somebody waits, no more texts begin than run at once."""
-    planner, slots = shared.planner, shared.planner._slots
+    planner, slots = shared.planner, shared.planner._max_sequences
     tasks = [planner.add(song(planner, seed)) for seed in range(3 * slots)]
     planner.step()
     waiting = shared.offload_manager.request()
     ended = 0
     while not waiting.wait(0):
-        ended += sum(advance.ended for advance in planner.step())
+        ended += sum(output.ended for output in planner.step())
     assert ended == slots
     assert planner.step() == [], "the others wait in turn"
     waiting.release()
-    while advances := planner.step():
-        ended += sum(advance.ended for advance in advances)
+    while outputs := planner.step():
+        ended += sum(output.ended for output in outputs)
     assert ended == len(tasks)
 
 

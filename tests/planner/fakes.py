@@ -95,7 +95,7 @@ class WalkingModel:
 
     Where free text may end, it does with a chance of `haste`; None: only where nothing else is allowed.
     What was asked of it stands in `generations`; `together` is how many texts each step wrote, `aborted` the
-    tickets given up, `closed` how often it was let go.
+    sequence ids given up, `closed` how often it was let go.
     """
 
     name = "acestep-5Hz-lm-toy"
@@ -118,36 +118,36 @@ class WalkingModel:
     def add(self, generation: Generation) -> int:
         matcher = llguidance.LLMatcher(guide(), generation.grammar, log_level=0)
         assert not matcher.is_error(), matcher.get_error()
-        ticket = len(self.generations)
+        sequence_id = len(self.generations)
         self.generations.append(generation)
-        self._walks[ticket] = _Walk(generation, matcher, random.Random(generation.seed), [])
-        return ticket
+        self._walks[sequence_id] = _Walk(generation, matcher, random.Random(generation.seed), [])
+        return sequence_id
 
-    def abort(self, ticket: int) -> None:
-        self.aborted.append(ticket)
-        self._walks.pop(ticket, None)
+    def abort(self, sequence_id: int) -> None:
+        self.aborted.append(sequence_id)
+        self._walks.pop(sequence_id, None)
 
     def close(self) -> None:
         self.closed += 1
 
     def step(self) -> Sequence[StepOutput]:
         self.together.append(len(self._walks))
-        return [self._advance(ticket, walk) for ticket, walk in list(self._walks.items())]
+        return [self._advance(sequence_id, walk) for sequence_id, walk in list(self._walks.items())]
 
-    def _advance(self, ticket: int, walk: _Walk) -> StepOutput:
+    def _advance(self, sequence_id: int, walk: _Walk) -> StepOutput:
         token = self._choose(walk)
         walk.matcher.consume_token(token)
         walk.tokens.append(token)
         count = len(walk.tokens)
         assert not walk.matcher.is_error(), walk.matcher.get_error()
         if walk.matcher.is_stopped():
-            del self._walks[ticket]
+            del self._walks[sequence_id]
             text = tokenizer().decode(walk.tokens, skip_special_tokens=False)
-            return StepOutput(ticket, count, text=text.removesuffix(END_OF_TURN))
+            return StepOutput(sequence_id, count, text=text.removesuffix(END_OF_TURN))
         if count >= walk.generation.max_tokens:
-            del self._walks[ticket]
-            return StepOutput(ticket, count, error="It did not end.")
-        return StepOutput(ticket, count)
+            del self._walks[sequence_id]
+            return StepOutput(sequence_id, count, error="It did not end.")
+        return StepOutput(sequence_id, count)
 
     def _choose(self, walk: _Walk) -> int:
         bits = llguidance.numpy.allocate_token_bitmask(1, guide().vocab_size)
@@ -169,9 +169,9 @@ def _ways_out() -> tuple[int, ...]:
 
 def write_now(model: WalkingModel, generation: Generation) -> str:
     """The text of one generation, without a loop."""
-    ticket = model.add(generation)
+    sequence_id = model.add(generation)
     while True:
-        for advance in model.step():
-            if advance.ticket == ticket and (advance.text is not None or advance.error is not None):
-                assert advance.text is not None, advance.error
-                return advance.text
+        for output in model.step():
+            if output.sequence_id == sequence_id and (output.text is not None or output.error is not None):
+                assert output.text is not None, output.error
+                return output.text

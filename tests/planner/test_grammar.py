@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from acestep.domain.song import INSTRUMENTAL, LANGUAGES, TIME_SIGNATURES, Metadata
 from acestep.planner import codes, metadata
-from acestep.planner.grammar import BlockRules, Form, codes_grammar, draft_grammar, metadata_grammar
+from acestep.planner.grammar import BlockRules, BoundedGrammar, codes_grammar, draft_grammar, metadata_grammar
 from acestep.planner.language_model import Generation, TokenSampling
 from tests.planner.fakes import CODES, END_OF_TURN, WalkingModel, guide, tokenizer, write_now
 from tests.planner.test_metadata import CAPTIONS
@@ -37,13 +37,13 @@ RULES = st.builds(
 )
 
 
-def written(form: Form, haste: float | None, seed: int) -> str:
+def written(form: BoundedGrammar, haste: float | None, seed: int) -> str:
     return write_now(
         WalkingModel(haste), Generation((), form.grammar, TokenSampling(), seed, form.max_tokens)
     )
 
 
-def admits(form: Form, text: str) -> bool:
+def admits(form: BoundedGrammar, text: str) -> bool:
     """Whether the grammar lets `text` pass, up to its end."""
     matcher = llguidance.LLMatcher(guide(), form.grammar, log_level=0)
     tokens = tokenizer().encode(text, add_special_tokens=False).ids

@@ -46,12 +46,12 @@ class GatedModel(WalkingModel):
         if self.broken is not None:
             broken, self.broken = self.broken, None
             raise broken
-        advances = super().step()
+        outputs = super().step()
         return [
-            StepOutput(advance.ticket, advance.tokens, error="out of luck")
-            if self.generations[advance.ticket].seed == self.dead
-            else advance
-            for advance in advances
+            StepOutput(output.sequence_id, output.tokens, error="out of luck")
+            if self.generations[output.sequence_id].seed == self.dead
+            else output
+            for output in outputs
         ]
 
 
@@ -189,7 +189,7 @@ async def test_a_model_that_fails_is_not_asked_again(model: GatedModel, loop: Ge
     assert len(model.generations) == 2, "nothing more was asked of it"
 
 
-async def test_the_error_of_a_model_that_fails_is_let_go(
+async def test_the_error_of_a_model_that_fails_is_free_model(
     model: GatedModel, loop: GenerationLoop, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("CRITICAL", "acestep.planner.loop")  # as what captures records keeps their errors
@@ -205,7 +205,7 @@ async def test_the_error_of_a_model_that_fails_is_let_go(
     assert held() is None, "its frames hold the model"
 
 
-async def test_want_of_memory_is_said_and_what_it_holds_is_let_go(
+async def test_want_of_memory_is_said_and_what_it_holds_is_free_model(
     model: GatedModel, loop: GenerationLoop
 ) -> None:
     running = start(loop, codes(1))
@@ -252,8 +252,8 @@ async def test_a_model_that_cannot_be_closed_keeps_nobody_from_leaving(
     model: GatedModel, loop: GenerationLoop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     loop.close()
-    loop.let_go()
+    loop.free_model()
     assert model.closed == 1
     monkeypatch.setattr(model, "close", Failing())
-    loop.let_go()
+    loop.free_model()
     assert "could not be closed" in caplog.text

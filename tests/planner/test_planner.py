@@ -19,7 +19,7 @@ from acestep.domain.song import (
 from acestep.errors import PlannerError
 from acestep.planner import metadata
 from acestep.planner.language_model import Generation, TokenSampling
-from acestep.planner.planner import Planner, Watch, token_sampling
+from acestep.planner.planner import Planner, PlannerCallbacks, token_sampling
 from tests.planner.fakes import CODES, WalkingModel, read, write_now
 
 LYRICS = "[Verse]\nla la"
@@ -157,12 +157,12 @@ async def test_a_negative_prompt_stands_in_for_the_caption() -> None:
 async def test_progress_rises_to_the_end() -> None:
     planner, _ = walking()
     for call in (
-        lambda watch: planner.decide(SONG, watch=watch),
-        lambda watch: planner.sketch(DECIDED, FACTS, 30.5, 1, watch),
-        lambda watch: planner.draft(DraftRequest("sample", query="la"), watch=watch),
+        lambda callbacks: planner.decide(SONG, callbacks=callbacks),
+        lambda callbacks: planner.sketch(DECIDED, FACTS, 30.5, 1, callbacks),
+        lambda callbacks: planner.draft(DraftRequest("sample", query="la"), callbacks=callbacks),
     ):
         told: list[float] = []
-        await call(Watch(told.append))
+        await call(PlannerCallbacks(told.append))
         assert told == sorted(told)
         assert told[0] > 0.0 and told[-1] == 1.0
 

@@ -38,7 +38,7 @@ def loop(model: LanguageModel) -> Iterator[GenerationLoop]:
     made = GenerationLoop(model)
     yield made
     made.close()
-    made.let_go()
+    made.free_model()
 
 
 @settings(

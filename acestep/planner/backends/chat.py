@@ -1,7 +1,4 @@
-"""From a conversation to token ids, such that nobody's words become special tokens; and from ids to text.
-
-Every backend makes its prompts here.
-"""
+"""Conversations to token ids, and token ids to text. Words of a user never become special tokens."""
 
 from __future__ import annotations
 
@@ -19,9 +16,8 @@ _PRIVATE = range(0xF0000, 0x10FFFE)
 class Chat:
     """Conversations for one tokenizer.
 
-    A conversation in which no string spells a special token goes through chat template and tokenizer as it
-    is. Otherwise such strings get a mark between their letters, that neither knows, and the stretches that
-    hold marks are tokenised once more without them, by a tokenizer without special tokens.
+    If a string spells a special token, a mark that the tokenizer does not know is put between its letters.
+    Stretches with marks are then tokenized again, without the marks, by a tokenizer without special tokens.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -33,7 +29,7 @@ class Chat:
         self._plain.pre_tokenizer = self._whole.pre_tokenizer
 
     def tokens(self, messages: Sequence[Message], open_turn: Text = "") -> tuple[int, ...]:
-        mark = _unused((*(message.content for message in messages), open_turn))
+        mark = _unused_letter((*(message.content for message in messages), open_turn))
         turns = [
             {"role": message.role, "content": self._marked(message.content, mark)} for message in messages
         ]
@@ -43,7 +39,7 @@ class Chat:
         return tuple(self._unmarked(prompt, encoding, mark) if mark in prompt else encoding.ids)
 
     def text(self, tokens: Sequence[int], end_of_turn: str) -> str:
-        """Tokens as text, special ones spelled out; an `end_of_turn` that closes them is left out."""
+        """Tokens as text, special tokens spelled out, without an `end_of_turn` at the end."""
         end = self._tokenizer.convert_tokens_to_ids(end_of_turn)
         written = tokens[:-1] if tokens and tokens[-1] == end else tokens
         return str(
@@ -54,7 +50,7 @@ class Chat:
         return self._whole.encode(text, add_special_tokens=False)
 
     def _marked(self, text: Text, mark: str) -> str:
-        """The text, with marks in whatever its strings would smuggle in."""
+        """The text, with marks in the special tokens that its strings spell."""
         parts = (text,) if isinstance(text, str) else text
         return "".join(
             part.spelling if isinstance(part, SpecialToken) else self._marked_words(part, mark)
@@ -71,7 +67,7 @@ class Chat:
         return "".join((*pieces, words[done:]))
 
     def _unmarked(self, prompt: str, encoding: Encoding, mark: str) -> Iterable[int]:
-        """The ids of a prompt with marks: of each stretch between special tokens, those without its marks."""
+        """The ids of a prompt without its marks, one stretch between special tokens after the other."""
         stretch: list[int] = []
         done = 0
         end_of_prompt = (None, (len(prompt), len(prompt)))
@@ -86,7 +82,6 @@ class Chat:
             stretch, done = [], end
 
 
-def _unused(texts: Sequence[Text]) -> str:
-    """A character that is in none of the texts."""
+def _unused_letter(texts: Sequence[Text]) -> str:
     used = set().union(*map(spelled, texts))
     return next(letter for letter in map(chr, _PRIVATE) if letter not in used)

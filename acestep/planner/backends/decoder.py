@@ -1,7 +1,4 @@
-"""The layers of a Qwen3 over a cache that holds many texts at once.
-
-Knows tokens and positions; knows nothing of grammars, sampling or songs.
-"""
+"""The layers of a Qwen3 over a key-value cache of many texts."""
 
 from __future__ import annotations
 
@@ -9,36 +6,36 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import Qwen3Config, Qwen3Model
+from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
-from acestep.planner.backends.matrices import Bench, Matrix, join
+from acestep.planner.backends.matrices import Matrix, Workspace, join
 
-# A matrix product of fewer rows than this goes another way through the CPU's libraries and rounds
-# otherwise. With at least so many, a row's result does not depend on how many others there are (measured,
-# and held by a test): that is what makes a text the same alone and in company.
+# The CPU's libraries round a matrix product of fewer rows than this differently. With at least so many, a
+# row's result does not depend on the number of rows (measured, and held by a test): so a text is the same
+# alone and in a batch.
 EVEN_ROWS = 4
-# Attention looks at the cache up to a multiple of this, for the same reason; on CUDA each is a graph.
-_CPU_SPAN, _CUDA_SPAN = 32, 1024
+# Attention reads a multiple of so many positions, for the same reason; on CUDA each multiple has a graph.
+_CPU_BLOCK, _CUDA_BLOCK = 32, 1024
 
 
 class _Norm:
-    """RMSNorm over the last dimension, whose size `weight` `[..., size]` has."""
+    """RMSNorm over the last dimension of `weight` `[..., size]`."""
 
     def __init__(self, weight: Tensor, eps: float) -> None:
         self._eps = eps
         self._size = weight.shape[-1:]
-        # On a CPU, torch puts its own together of more than twice as many steps.
+        # On a CPU, torch's own takes more than twice as many operations.
         self._by_hand = weight.device.type == "cpu" and weight.dtype == torch.float32
         self._weight = weight * self._size[0] ** 0.5 if self._by_hand else weight
         self._least = torch.tensor((self._size[0] * eps) ** 0.5)
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        if self._by_hand:  # x / sqrt(|x|^2 + size * eps), times the root of size, which the weight holds
+        if self._by_hand:  # x / sqrt(|x|^2 + size * eps); the weight includes the square root of size
             length = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True).hypot_(self._least)
             found: Tensor = (hidden / length).mul_(self._weight)
             return found
@@ -48,13 +45,12 @@ class _Norm:
 
     @property
     def weight(self) -> Tensor:
-        """What it multiplies by, in its own form."""
         return self._weight
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Layer:
-    """One layer's weights, those that share an input joined: fewer, larger products."""
+    """The weights of one layer. Those with the same input are joined: fewer, larger products."""
 
     norm_in: _Norm
     norm_out: _Norm
@@ -65,7 +61,6 @@ class _Layer:
     down: Matrix
 
     def weights(self) -> Iterator[Tensor]:
-        """All of them."""
         yield from (norm.weight for norm in (self.norm_in, self.norm_out, self.qk_norm))
         for matrix in (self.qkv, self.out, self.gate_up, self.down):
             yield from matrix.tensors()
@@ -73,31 +68,28 @@ class _Layer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Step:
-    """`ids` at `positions` of `rows`, `[n]` each, of which attention sees `span` places.
+    """`ids` at `positions` of `rows`, `[n]` each. Attention reads the first `context` positions.
 
-    The first `count` are the last ones of rows 0 to count - 1. Then come those before the last, of each of
-    `ahead`, (row, how many); the rest is there for the shape alone.
+    First come the last tokens of rows 0 to count - 1, then for each (row, number) of `earlier` the tokens
+    before its last, then padding.
     """
 
     ids: Tensor
     positions: Tensor
     rows: Tensor
-    span: int
+    context: int
     count: int
-    ahead: Sequence[tuple[int, int]] = ()
+    earlier: Sequence[tuple[int, int]] = ()
 
 
 class Decoder:
-    """A model with room for `rows` texts of up to `length` tokens each.
+    """A model with a cache of `rows` texts of up to `length` tokens each. Not thread-safe.
 
-    The modules of `model` share their memory with it afterwards and stay usable. Not thread-safe.
+    It shares its memory with the modules of `model`, which stay usable.
     """
 
     def __init__(self, model: Qwen3Model, rows: int, length: int, device: torch.device | None = None) -> None:
-        """`device`: where the weights will be when there is work; None: where they are.
-
-        With a device, the cache is there between `allocate` and `release` alone.
-        """
+        """`device`: where it runs, if the weights are elsewhere; `allocate` makes the cache then."""
         config = model.config
         self.rows = rows
         self.length = length
@@ -108,13 +100,13 @@ class Decoder:
         self._embedding: Tensor = model.embed_tokens.weight
         self._norm = _Norm(model.norm.weight, config.rms_norm_eps)
         self._device = device or self._embedding.device
-        self._bench = Bench(self._device, self._embedding.dtype)
-        self._layers = [_join(layer, config, self._bench) for layer in model.layers]
-        self._span = _CUDA_SPAN if self._device.type == "cuda" else _CPU_SPAN
-        spans = -(-length // self._span)
-        # An odd number: rows that begin a power of two apart compete for the same lines of a CPU's caches.
-        self._stride = self._span * (spans if self._device.type == "cuda" else spans | 1)
-        # Layers, rows, keys and then values of each, places, numbers.
+        self._workspace = Workspace(self._device, self._embedding.dtype)
+        self._layers = [_join(layer, config, self._workspace) for layer in model.layers]
+        self._block = _CUDA_BLOCK if self._device.type == "cuda" else _CPU_BLOCK
+        blocks = -(-length // self._block)
+        # An odd number: rows whose addresses are a power of two apart share lines of a CPU's caches.
+        self._stride = self._block * (blocks if self._device.type == "cuda" else blocks | 1)
+        # Layers, rows, key heads and then value heads, positions, head size.
         self._shape = (
             len(self._layers),
             max(rows, EVEN_ROWS),
@@ -126,49 +118,46 @@ class Decoder:
         self._cache = torch.empty(0)
         if device is None:
             self.allocate()
-        # Read from `stride - 1 - position` on: 0 up to the position, then minus infinity. Added to scores.
-        self._ramp = torch.zeros(2 * self._stride, dtype=self._dtype, device=self._device)
-        self._ramp[self._stride :] = -torch.inf
+        # From `stride - 1 - position` on, a mask: 0 up to the position, then minus infinity.
+        self._mask = torch.zeros(2 * self._stride, dtype=self._dtype, device=self._device)
+        self._mask[self._stride :] = -torch.inf
         with torch.inference_mode():
             positions = torch.arange(self._stride, device=self._device)
             like = torch.empty(0, dtype=self._dtype, device=self._device)
             cos, sin = model.rotary_emb.to(self._device)(like, positions[None])
-        # The first half of a head turns against the second: x * cos + swapped(x) * signed sin.
+        # Rotary embedding: x * cos + (halves of x swapped) * signed sin.
         half = self._head_dim // 2
         self._cos, self._sin = cos[0], torch.cat((-sin[0, :, :half], sin[0, :, half:]), dim=-1)
         self._graphs: dict[tuple[int, int], _Graph] = {}
         self._recorder = _Recorder(self._device)
 
     def parameters(self) -> Iterator[Tensor]:
-        """All weights, which may be elsewhere while there is nothing to do."""
         yield self._embedding
         yield self._norm.weight
         for layer in self._layers:
             yield from layer.weights()
 
     def allocate(self) -> None:
-        """Make an empty cache and the bench on the device, where the weights are."""
-        # Zeros: what a masked position holds is multiplied by 0, which must not be 0 times infinity.
+        # Zeros: the values at masked positions are multiplied by 0, and 0 times infinity is no number.
         with torch.inference_mode(False):
             self._cache = torch.zeros(self._shape, dtype=self._dtype, device=self._device)
-            self._bench.allocate()
+            self._workspace.allocate()
 
     def release(self) -> None:
-        """Let cache and bench go, and the graphs, which know weights and these by their addresses."""
-        self._graphs.clear()
+        self._graphs.clear()  # they hold the addresses of the weights and the cache
         self._cache = torch.empty(0)
-        self._bench.release()
+        self._workspace.release()
         if self._device.type == "cuda":
-            torch.cuda.empty_cache()  # the memory of a graph is of use to nobody else
+            torch.cuda.empty_cache()  # the memory of graphs is in pools of their own
 
     @property
     def takes_many(self) -> bool:
-        """Whether several tokens of a row at once are cheaper than one after the other."""
-        return str(self._device.type) == "cpu"  # on CUDA they would have to do without graphs
+        """Whether several tokens of a row in one step are faster than one after the other."""
+        return str(self._device.type) == "cpu"  # on CUDA they run without graphs
 
     @torch.inference_mode()
     def prefill(self, row: int, tokens: Sequence[int]) -> None:
-        """Write `tokens` into the cache as the beginning of `row`'s text. What was there is forgotten."""
+        """Make `tokens` the beginning of the text in `row`."""
         if not tokens:
             return
         count = len(tokens)
@@ -185,67 +174,62 @@ class Decoder:
 
     @torch.inference_mode()
     def decode(self, feeds: Sequence[Sequence[int]], positions: Sequence[int]) -> Tensor:
-        """Feed one or more tokens to each of the first rows, the first of them at its position.
+        """Feed tokens to the first rows; row n has `positions[n]` tokens already.
 
-        Returns the states after the last of each, `[len(feeds), hidden]`, normalised. Row n must hold
-        `positions[n]` tokens already. A row gets the same, to the bit on one thread of a CPU, whether its
-        tokens come one by one or together.
+        Returns the hidden states of the last token of each, `[len(feeds), hidden]`, normalised. On one thread
+        of a CPU they are the same to the bit whether tokens are fed one by one or together.
         """
         fed = [(feed[-1], row, positions[row] + len(feed) - 1) for row, feed in enumerate(feeds)]
-        span = -(-(max(position for _, _, position in fed) + 1) // self._span) * self._span
-        ahead = [(row, len(feed) - 1) for row, feed in enumerate(feeds) if len(feed) > 1]
-        fed += [(feeds[row][n], row, positions[row] + n) for row, many in ahead for n in range(many)]
-        # Rows that nobody uses, and whoever comes to use them overwrites.
+        context = -(-(max(position for _, _, position in fed) + 1) // self._block) * self._block
+        earlier = [(row, len(feed) - 1) for row, feed in enumerate(feeds) if len(feed) > 1]
+        fed += [(feeds[row][n], row, positions[row] + n) for row, many in earlier for n in range(many)]
+        # Padding: unused rows, which are overwritten when a text begins there.
         fed += [(0, row, 0) for row in range(len(feeds), len(feeds) + self._padded(len(fed)) - len(fed))]
         ids, rows, places = torch.tensor(fed, device=self._device).t().contiguous().unbind()
         count = len(feeds)
-        if ahead or self._device.type != "cuda":
-            return self._decode(_Step(ids, places, rows, span, count, ahead))[:count]
-        graph = self._graphs.get((len(fed), span))
+        if earlier or self._device.type != "cuda":
+            return self._decode(_Step(ids, places, rows, context, count, earlier))[:count]
+        graph = self._graphs.get((len(fed), context))
         if graph is None:
-            graph = self._recorder.record(lambda now, at: self._decode_all(now, at, span), ids, places)
-            self._graphs[len(fed), span] = graph
+            graph = self._recorder.record(lambda now, at: self._decode_all(now, at, context), ids, places)
+            self._graphs[len(fed), context] = graph
         return graph(ids, places)[:count]
 
     @torch.inference_mode()
     def copy(self, source: int, target: int, count: int) -> None:
-        """Give row `target` the first `count` tokens of row `source`."""
+        """Copy the first `count` tokens."""
         self._cache[:, target, :, :count] = self._cache[:, source, :, :count]
 
     def _padded(self, count: int) -> int:
         if self._device.type != "cuda":
             return max(count, EVEN_ROWS)
-        # A graph is of one size: few sizes, few graphs.
+        # A graph has a fixed size; powers of two keep them few.
         return min(max(1 << (count - 1).bit_length(), EVEN_ROWS), self._shape[1])
 
-    def _decode_all(self, ids: Tensor, positions: Tensor, span: int) -> Tensor:
+    def _decode_all(self, ids: Tensor, positions: Tensor, context: int) -> Tensor:
         rows = torch.arange(len(ids), device=self._device)
-        return self._decode(_Step(ids, positions, rows, span, len(ids)))
+        return self._decode(_Step(ids, positions, rows, context, len(ids)))
 
     def _decode(self, step: _Step) -> Tensor:
         groups = (self._kv_heads, self._heads // self._kv_heads, self._head_dim)
         heads = torch.arange(2 * self._kv_heads, device=self._device)
-        sequences = (
-            (step.rows[:, None] * len(heads) + heads) * self._stride + step.positions[:, None]
-        ).flatten()
-        seen = self._ramp.unfold(0, step.span, 1)[self._stride - 1 - step.positions][:, None, None]
-        seen = seen.expand(-1, 1, groups[1], step.span)
-        cached = self._cache[:, : step.count, :, : step.span]
+        slots = ((step.rows[:, None] * len(heads) + heads) * self._stride + step.positions[:, None]).flatten()
+        seen = self._mask.unfold(0, step.context, 1)[self._stride - 1 - step.positions][:, None, None]
+        seen = seen.expand(-1, 1, groups[1], step.context)
+        cached = self._cache[:, : step.count, :, : step.context]
         keys, values = (each.unbind() for each in cached.chunk(2, dim=2))
         mixed = torch.zeros(len(step.ids), *groups, dtype=self._dtype, device=self._device)
-        # Those ahead look at their row as if each had a copy of its own: a row's attention is always one
-        # computation of one shape.
-        ends = accumulate((many for _, many in step.ahead), initial=step.count)
-        ahead = [(row, slice(*part)) for (row, _), part in zip(step.ahead, pairwise(ends), strict=True)]
+        # Each earlier token attends to its row as if to a copy: the shape of the computation, and with it the
+        # rounding, is always the same.
+        ends = accumulate((many for _, many in step.earlier), initial=step.count)
+        earlier = [(row, slice(*part)) for (row, _), part in zip(step.earlier, pairwise(ends), strict=True)]
 
         def attend(layer: int, q: Tensor, kv: Tensor) -> Tensor:
-            self._cache[layer].view(-1, self._head_dim).index_copy_(
-                0, sequences, kv.reshape(-1, self._head_dim)
-            )
-            # The query heads that share a key head stand in as its queries: no keys are repeated.
+            self._cache[layer].view(-1, self._head_dim).index_copy_(0, slots, kv.reshape(-1, self._head_dim))
+            # The query heads of one key head are passed as its queries, so that no keys are repeated.
             q = q.view(len(q), *groups)
             looks = [(slice(0, step.count), keys[layer], values[layer])]
-            for row, part in ahead:
+            for row, part in earlier:
                 own = [each[layer][row].expand(part.stop - part.start, -1, -1, -1) for each in (keys, values)]
                 looks.append((part, own[0], own[1]))
             for part, k, v in looks:
@@ -255,7 +239,7 @@ class Decoder:
         return self._run(step.ids, step.positions, attend)
 
     def _run(self, ids: Tensor, positions: Tensor, attend: _Attend, states: bool = True) -> Tensor:
-        """All layers over `[n]` tokens; without `states` only as far as keys and values take."""
+        """All layers over `[n]` tokens; without `states`, the last layer only computes keys and values."""
         cos, sin = self._cos[positions][:, None], self._sin[positions][:, None]
         hidden = functional.embedding(ids, self._embedding)
         half, rotated = self._head_dim // 2, self._heads + self._kv_heads
@@ -272,18 +256,18 @@ class Decoder:
         return self._norm(hidden)
 
 
-# Takes the layer's number, `[n, heads, head_dim]` queries and `[n, 2 * kv_heads, head_dim]` keys and values;
-# gives `[n, heads * head_dim]`.
+# The layer's number, `[n, heads, head_dim]` queries and `[n, 2 * kv_heads, head_dim]` keys and values, to
+# `[n, heads * head_dim]`.
 _Attend = Callable[[int, Tensor, Tensor], Tensor]
 
 
 class _Graph:
-    """A decoding step of one shape as a CUDA graph: launched at once instead of kernel by kernel."""
+    """A decoding step of one shape as a CUDA graph."""
 
     def __init__(self, ids: Tensor, positions: Tensor) -> None:
         self.ids, self.positions = ids.clone(), positions.clone()
         self.graph = torch.cuda.CUDAGraph()
-        self.hidden = ids  # what it leaves behind, once it is recorded
+        self.hidden = ids  # the result, once it is recorded
 
     def __call__(self, ids: Tensor, positions: Tensor) -> Tensor:
         self.ids.copy_(ids)
@@ -293,12 +277,10 @@ class _Graph:
 
 
 class _Recorder:
-    """Records the graphs of one decoder.
+    """Records the graphs of one decoder, all on one stream of its device."""
 
-    Always on the same stream of the decoder's own device. By itself torch records on one of the device that
-    is current, where work on another would run at once and be missing in the graph; and cuBLAS keeps a
-    workspace, 32 MB on some GPUs, for each stream that it has ever seen.
-    """
+    # torch's default is a stream of the current device: work on another device would run at once, and be
+    # missing in the graph. And cuBLAS keeps a workspace, 32 MB on some GPUs, for each stream it has seen.
 
     _alone = threading.Lock()  # torch records one graph at a time in a process, whatever the device
 
@@ -307,7 +289,7 @@ class _Recorder:
         self._side: torch.cuda.Stream | None = None
 
     def record(self, step: Callable[[Tensor, Tensor], Tensor], ids: Tensor, positions: Tensor) -> _Graph:
-        """`step` as a graph, which was not run yet."""
+        """Record `step`; the graph has not run yet."""
         with self._alone, torch.cuda.device(self._device):
             self._side = side = self._side or torch.cuda.Stream()  # type: ignore[no-untyped-call]
             graph = _Graph(ids, positions)
@@ -315,22 +297,22 @@ class _Recorder:
             with torch.cuda.stream(side):  # libraries allocate their workspaces before the recording
                 step(graph.ids, graph.positions)
             torch.cuda.current_stream().wait_stream(side)
-            # Other threads go on allocating, which by default no thread may while one records.
+            # By default, no other thread may allocate during the recording.
             with torch.cuda.graph(graph.graph, stream=side, capture_error_mode="thread_local"):
                 graph.hidden = step(graph.ids, graph.positions)
         return graph
 
 
-def _join(layer: Any, config: Qwen3Config, bench: Bench) -> _Layer:
+def _join(layer: Qwen3DecoderLayer, config: Qwen3Config, workspace: Workspace) -> _Layer:
     attention, mlp, eps = layer.self_attn, layer.mlp, config.rms_norm_eps
     q_norm = attention.q_norm.weight.expand(config.num_attention_heads, -1)
     k_norm = attention.k_norm.weight.expand(config.num_key_value_heads, -1)
     return _Layer(
         norm_in=_Norm(layer.input_layernorm.weight, eps),
         norm_out=_Norm(layer.post_attention_layernorm.weight, eps),
-        qkv=join(bench, attention.q_proj, attention.k_proj, attention.v_proj),
+        qkv=join(workspace, attention.q_proj, attention.k_proj, attention.v_proj),
         qk_norm=_Norm(torch.cat((q_norm, k_norm)), eps),
-        out=join(bench, attention.o_proj),
-        gate_up=join(bench, mlp.gate_proj, mlp.up_proj),
-        down=join(bench, mlp.down_proj),
+        out=join(workspace, attention.o_proj),
+        gate_up=join(workspace, mlp.gate_proj, mlp.up_proj),
+        down=join(workspace, mlp.down_proj),
     )

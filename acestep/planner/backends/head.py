@@ -1,7 +1,4 @@
-"""The output head: logits of those tokens that are asked for, and of no others.
-
-Knows hidden states and rows of its weight; knows nothing of texts.
-"""
+"""The output head. It computes the logits of the tokens that are asked for, and no others."""
 
 from __future__ import annotations
 
@@ -15,61 +12,53 @@ from torch import Tensor
 from torch.nn import functional
 
 from acestep.planner.backends.decoder import EVEN_ROWS
-from acestep.planner.backends.sampling import carried
+from acestep.planner.backends.sampling import to_device
 
 Rows = slice | NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Question:
-    """The logits of `rows` of the head after the hidden states at `places`."""
+class LogitsRequest:
+    """The logits of `rows` of the head for the hidden states with these indices."""
 
-    places: list[int]
+    states: list[int]
     rows: Rows
 
 
 class Head:
-    """A head of `weight` `[vocabulary, hidden]`."""
-
     def __init__(self, weight: Tensor) -> None:
-        self._weight = weight
+        self._weight = weight  # [vocabulary, hidden]
 
     def parameters(self) -> Iterator[Tensor]:
-        """Its weights, which may be elsewhere while there is nothing to do."""
         yield self._weight
 
     @property
     def size(self) -> int:
-        """How many tokens it can tell apart."""
         return len(self._weight)
 
-    def logits(self, hidden: Tensor, questions: Sequence[Question]) -> list[Tensor]:
-        """`[places, rows]` in float32 for each; `hidden` is `[n, hidden]`.
-
-        Questions for the same slice are answered in one product, so that its weights are read once.
-        """
-        answers: list[Tensor] = [hidden] * len(questions)
-        together: dict[tuple[int, int], list[int]] = {}
-        for number, question in enumerate(questions):
-            if isinstance(question.rows, slice):
-                together.setdefault((question.rows.start, question.rows.stop), []).append(number)
+    def logits(self, hidden: Tensor, requests: Sequence[LogitsRequest]) -> list[Tensor]:
+        """For each request float32 `[states, rows]`; `hidden` is `[n, hidden]`."""
+        answers: list[Tensor] = [hidden] * len(requests)
+        by_slice: dict[tuple[int, int], list[int]] = {}
+        for number, request in enumerate(requests):
+            if isinstance(request.rows, slice):
+                by_slice.setdefault((request.rows.start, request.rows.stop), []).append(number)
             else:  # a product of its own, whose shape does not depend on the others
-                weight = self._weight[self.index(question.rows)]
-                answers[number] = functional.linear(_at(hidden, question.places), weight).float()
-        for (start, stop), numbers in together.items():
-            places = [place for number in numbers for place in questions[number].places]
-            padding = places[:1] * (EVEN_ROWS - len(places))
-            found = functional.linear(_at(hidden, places + padding), self._weight[start:stop]).float()
-            sizes = [len(questions[number].places) for number in numbers]
-            parts = torch.split(found[: len(places)], sizes)
-            for number, part in zip(numbers, parts, strict=True):
+                weight = self._weight[self.index(request.rows)]
+                answers[number] = functional.linear(_take(hidden, request.states), weight).float()
+        for (start, stop), numbers in by_slice.items():  # one product, which reads the weights once
+            states = [state for number in numbers for state in requests[number].states]
+            padding = states[:1] * (EVEN_ROWS - len(states))
+            found = functional.linear(_take(hidden, states + padding), self._weight[start:stop]).float()
+            sizes = [len(requests[number].states) for number in numbers]
+            for number, part in zip(numbers, torch.split(found[: len(states)], sizes), strict=True):
                 answers[number] = part
         return answers
 
     def index(self, rows: Rows) -> slice | Tensor:
-        """`rows` as tensors on the head's device take them."""
-        return rows if isinstance(rows, slice) else carried(torch.from_numpy(rows), self._weight.device)
+        """`rows` as an index on the head's device."""
+        return rows if isinstance(rows, slice) else to_device(torch.from_numpy(rows), self._weight.device)
 
 
-def _at(hidden: Tensor, places: list[int]) -> Tensor:
-    return hidden[carried(torch.tensor(places), hidden.device)]
+def _take(hidden: Tensor, states: list[int]) -> Tensor:
+    return hidden[to_device(torch.tensor(states), hidden.device)]

@@ -1,4 +1,4 @@
-"""The language model on PyTorch: many texts at once, each with its own grammar, guidance and chance."""
+"""The language model on PyTorch. It generates many texts at once."""
 
 from __future__ import annotations
 
@@ -16,61 +16,58 @@ from torch import Tensor
 from acestep.planner.backends.chat import Chat
 from acestep.planner.backends.decoder import Decoder
 from acestep.planner.backends.grammars import Allowed, Grammars
-from acestep.planner.backends.head import Head, Question
+from acestep.planner.backends.head import Head, LogitsRequest
 from acestep.planner.backends.sampling import next_tokens
 from acestep.planner.backends.sequence import TextSequence, prompts_of
 from acestep.planner.language_model import Generation, Message, StepOutput, Text, Vocabulary
 from acestep.planner.loading import LanguageModelParts, load_language_model
 from acestep.weights.safetensors import LoadTarget
 
-# To understand 600 s of song are 3,000 codes to read, and up to 3,256 tokens of block and lyrics to write.
+# To understand 600 s of song are 3,000 codes to read, and up to 3,256 tokens of block and lyrics to generate.
 DEFAULT_LENGTH = 6656
 DEFAULT_SEQUENCES = 4
-_PATIENCE = 0.1  # seconds of a step that waits for the device: so often is asked who was cancelled
+_WAIT_SECONDS = 0.1  # for the device, in one step; cancelled texts are dropped between steps
 
 
-class Lodging(Protocol):
-    """Where the weights and the cache are while there is nothing to write, and whose the device is."""
+class DeviceAccess(Protocol):
+    """Access to a device that other models use in turn; weights and cache are there only in one's turn."""
 
     def come(self, seconds: float) -> bool:
-        """Whether they are on the device, which is nobody else's until `go`; waits so long at most."""
+        """Wait up to so many seconds; True: the device is ours until `go`, and the weights are there."""
         ...
 
     @property
     def is_awaited(self) -> bool:
-        """Whether somebody else waits for the device."""
+        """Whether another model waits for the device."""
         ...
 
-    def go(self) -> None:
-        """There is nothing to write for the moment."""
-        ...
+    def go(self) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
 class _Row:
-    """A row of the cache: its prompt, and the tokens that are fed to it next, from `position` on."""
+    """A row of the cache. `feed` are the tokens that it gets next, at `position`."""
 
-    place: int
+    number: int
     prompt: tuple[int, ...]
     feed: list[int]
     position: int
 
 
 @dataclass(slots=True, eq=False)
-class _Text:
-    """A generation on its way. Its first row reads the prompt, its second, with guidance, the null prompt."""
+class _Entry:
+    """A text of the batch, or one that is queued. With guidance it has two prompts, and a row for each."""
 
-    writing: TextSequence
+    sequence: TextSequence
     prompts: list[tuple[int, ...]]
     rows: list[_Row] = field(default_factory=list)
 
 
 class TorchLanguageModel:
-    """The `LanguageModel` of a folder in memory.
+    """Runs `sequences` generations with guidance at once, or twice as many without; more are queued.
 
-    `slots` generations with guidance run at once (or twice as many without), each of up to `length` tokens
-    with its prompt; more wait. The cache takes, in bytes, 4 * slots * length * layers * key-value heads *
-    head size * bytes a number: for the published 1.7B in bfloat16 1.5 GB a slot of 6,656.
+    Each has up to `length` tokens, prompt included. The cache takes 4 * sequences * length * layers *
+    key-value heads * head size numbers: 1.5 GB a sequence of 6,656 for the published 1.7B in bfloat16.
     """
 
     def __init__(
@@ -80,32 +77,31 @@ class TorchLanguageModel:
         length: int = DEFAULT_LENGTH,
         device: torch.device | None = None,
     ) -> None:
-        """`device`: where it writes, if it is not there yet; then it must `lodge` somewhere."""
+        """`device`: where it runs, if the weights are elsewhere; it needs `place_modules` then."""
         self._name = parts.name
         self._chat = Chat(parts.tokenizer)
         self._vocabulary = parts.vocabulary
-        self._spell = partial(self._chat.text, end_of_turn=parts.vocabulary.end_of_turn)
+        self._detokenize = partial(self._chat.text, end_of_turn=parts.vocabulary.end_of_turn)
         length = min(length, parts.model.config.max_position_embeddings)
         self._decoder = Decoder(parts.model, rows=2 * sequences, length=length, device=device)
         self._head = Head(parts.head)
         self._device = device or parts.head.device
         self._grammars = Grammars(parts.tokenizer, parts.vocabulary, self._head.size)
-        self._tickets = itertools.count()
-        self._waiting: deque[_Text] = deque()
-        self._running: list[_Text] = []
-        self._rows: list[_Row] = []  # by place, without gaps
-        self._slots = sequences
-        self._lodging: Lodging | None = None
-        self._joined = 0  # texts that began since the device is ours
+        self._ids = itertools.count()
+        self._waiting: deque[_Entry] = deque()
+        self._running: list[_Entry] = []
+        self._rows: list[_Row] = []  # by number, without gaps
+        self._max_sequences = sequences
+        self._access: DeviceAccess | None = None
+        self._admitted = 0  # texts since the device is ours
 
     @property
     def movable(self) -> tuple[Decoder, Head]:
-        """What has weights, which may be moved while there is nothing to write."""
+        """The modules whose weights may be offloaded while there is nothing to generate."""
         return self._decoder, self._head
 
-    def place_modules(self, lodging: Lodging) -> None:
-        """Be on the device by `lodging` alone from now on."""
-        self._lodging = lodging
+    def place_modules(self, access: DeviceAccess) -> None:
+        self._access = access
 
     @property
     def name(self) -> str:
@@ -120,122 +116,115 @@ class TorchLanguageModel:
 
     def add(self, generation: Generation) -> int:
         prompts = prompts_of(generation, self._decoder.length, self._name)
-        writing = TextSequence.begin(next(self._tickets), generation, self._grammars)
-        self._waiting.append(_Text(writing, prompts))
-        return writing.ticket
+        sequence = TextSequence.begin(next(self._ids), generation, self._grammars)
+        self._waiting.append(_Entry(sequence, prompts))
+        return sequence.id
 
-    def abort(self, ticket: int) -> None:
-        self._waiting = deque(text for text in self._waiting if text.writing.ticket != ticket)
+    def abort(self, sequence_id: int) -> None:
+        self._waiting = deque(entry for entry in self._waiting if entry.sequence.id != sequence_id)
         try:
-            for text in self._running:
-                if text.writing.ticket == ticket:
-                    self._release(text)
+            for entry in self._running:
+                if entry.sequence.id == sequence_id:
+                    self._release(entry)
                     break
         finally:
             if not self._running and not self._waiting:
-                self._go()
+                self._give_device_back()
 
     def close(self) -> None:
-        """See `LanguageModel.close`: all of it goes with the last who holds it."""
+        """Do nothing: the memory is freed with the last reference."""
 
     def step(self) -> Sequence[StepOutput]:
-        """See `LanguageModel.step`. One waiting generation joins at most, lest the others wait long.
-
-        While the device is somebody else's, nothing advances.
-        """
+        """As in the protocol. Empty too while another model has the device."""
         if not self._running and not self._waiting:
             return []
-        if self._lodging is not None and not self._lodging.come(_PATIENCE):
+        if self._access is not None and not self._access.come(_WAIT_SECONDS):
             return []
         self._admit()
-        advances = self._step() if self._running else []
+        outputs = self._decode() if self._running else []
         if not self._running:
-            self._go()
-        return advances
+            self._give_device_back()
+        return outputs
 
-    def _go(self) -> None:
-        self._joined = 0
-        if self._lodging is not None:
-            self._lodging.go()
+    def _give_device_back(self) -> None:
+        self._admitted = 0
+        if self._access is not None:
+            self._access.go()
 
     @torch.inference_mode()
-    def _step(self) -> Sequence[StepOutput]:
+    def _decode(self) -> Sequence[StepOutput]:
         hidden = self._decoder.decode([row.feed for row in self._rows], [row.position for row in self._rows])
-        # On CUDA the layers run while the masks are made.
-        allowed = self._grammars.allowed([text.writing.constraint for text in self._running])
-        chosen = self._choose(hidden, allowed)
-        advances = [self._advance(text, token) for text, token in zip(self._running, chosen, strict=True)]
-        ended = {advance.ticket for advance in advances if advance.ended}
-        for text in [text for text in self._running if text.writing.ticket in ended]:
-            self._release(text)
-        return advances
+        # On CUDA the layers run while the CPU computes the masks.
+        allowed = self._grammars.allowed([entry.sequence.constraint for entry in self._running])
+        tokens = self._sample(hidden, allowed)
+        outputs = [self._append(entry, token) for entry, token in zip(self._running, tokens, strict=True)]
+        ended = {output.sequence_id for output in outputs if output.ended}
+        for entry in [entry for entry in self._running if entry.sequence.id in ended]:
+            self._release(entry)
+        return outputs
 
     def _admit(self) -> None:
+        """Admit one text at most: its prefill keeps the others waiting."""
         if not self._waiting or len(self._rows) + len(self._waiting[0].prompts) > self._decoder.rows:
             return
-        if self._joined >= self._slots and self._lodging is not None and self._lodging.is_awaited:
-            return  # or whoever waits for the device might wait for ever
-        self._joined += 1
-        text = self._waiting.popleft()
-        self._running.append(text)  # from now on, to abort it frees its rows: memory may run out here
-        for prompt in text.prompts:
+        if self._admitted >= self._max_sequences and self._access is not None and self._access.is_awaited:
+            return  # or a stream of texts would keep the device for ever
+        self._admitted += 1
+        entry = self._waiting.popleft()
+        self._running.append(entry)  # before memory may run out: `abort` frees its rows then
+        for prompt in entry.prompts:
             # The last token is fed by the first step, like every later one.
             row = _Row(len(self._rows), prompt, feed=[prompt[-1]], position=len(prompt) - 1)
-            twin = next((other for other in self._rows if other.prompt == prompt), None)
-            if twin:  # songs of one request
-                self._decoder.copy(twin.place, row.place, row.position)
+            same = next((other for other in self._rows if other.prompt == prompt), None)
+            if same:  # a song of the same request
+                self._decoder.copy(same.number, row.number, row.position)
             else:
-                self._decoder.prefill(row.place, prompt[:-1])
+                self._decoder.prefill(row.number, prompt[:-1])
             self._rows.append(row)
-            text.rows.append(row)
-        text.writing.remember(self._head.size, self._device)
+            entry.rows.append(row)
+        entry.sequence.mark_prompt(self._head.size, self._device)
 
-    def _choose(self, hidden: Tensor, allowed: Sequence[Allowed | None]) -> list[int | None]:
-        """The next token of each running text; None where its grammar allows none."""
-
+    def _sample(self, hidden: Tensor, allowed: Sequence[Allowed | None]) -> list[int | None]:
         def logits_of(asked: Sequence[tuple[int, Allowed]]) -> Sequence[Tensor]:
-            rows = ([row.place for row in self._running[place].rows] for place, _ in asked)
-            questions = [Question(places, each.rows) for places, (_, each) in zip(rows, asked, strict=True)]
-            return self._head.logits(hidden, questions)
+            states = ([row.number for row in self._running[number].rows] for number, _ in asked)
+            requests = [LogitsRequest(each, rows.rows) for each, (_, rows) in zip(states, asked, strict=True)]
+            return self._head.logits(hidden, requests)
 
-        writings = [text.writing for text in self._running]
-        return next_tokens(writings, allowed, logits_of, lambda each: self._head.index(each.rows))
+        sequences = [entry.sequence for entry in self._running]
+        return next_tokens(sequences, allowed, logits_of, lambda each: self._head.index(each.rows))
 
-    def _advance(self, text: _Text, token: int | None) -> StepOutput:
-        """Take the token, and where several are cheap at once those that must follow it."""
-        advance = text.writing.take(token, self._spell)
+    def _append(self, entry: _Entry, token: int | None) -> StepOutput:
+        """Append the token, and the tokens that must follow it if the decoder takes several at once."""
+        output = entry.sequence.append(token, self._detokenize)
         fed = [] if token is None else [token]
-        if self._decoder.takes_many and not advance.ended:
-            for forced in text.writing.forced():
-                advance = text.writing.take(forced, self._spell)
+        if self._decoder.takes_many and not output.ended:
+            for forced in entry.sequence.forced():
+                output = entry.sequence.append(forced, self._detokenize)
                 fed.append(forced)
-                if advance.ended:
+                if output.ended:
                     break
-        for row in text.rows:
+        for row in entry.rows:
             row.position += len(row.feed)
             row.feed = fed
-        return advance
+        return output
 
-    def _release(self, text: _Text) -> None:
-        """Free a text's rows; the last rows move into the gaps."""
-        self._running.remove(text)
-        for row in reversed(text.rows):
+    def _release(self, entry: _Entry) -> None:
+        """Free the rows of a text; the last rows move into the gaps."""
+        self._running.remove(entry)
+        for row in reversed(entry.rows):
             last = self._rows.pop()
             if last is not row:
-                self._decoder.copy(last.place, row.place, last.position)
-                last.place = row.place
-                self._rows[row.place] = last
+                self._decoder.copy(last.number, row.number, last.position)
+                last.number = row.number
+                self._rows[row.number] = last
 
 
 def load_torch_language_model(
     folder: Path,
-    place: LoadTarget,
+    target: LoadTarget,
     sequences: int = DEFAULT_SEQUENCES,
     length: int = DEFAULT_LENGTH,
     device: torch.device | None = None,
 ) -> TorchLanguageModel:
-    """A published LM folder, ready to write; on `device`, once it lodges there, if that is not at `place`.
-
-    Raises CheckpointError where something does not fit.
-    """
-    return TorchLanguageModel(load_language_model(folder, place), sequences, length, device)
+    """A published folder as a model that runs on `device`; None: on the target's. Raises CheckpointError."""
+    return TorchLanguageModel(load_language_model(folder, target), sequences, length, device)

@@ -1,7 +1,4 @@
-"""From logits to a token.
-
-Pure functions over tensors; knows nothing of grammars or texts.
-"""
+"""From logits to tokens."""
 
 from __future__ import annotations
 
@@ -16,143 +13,129 @@ from acestep.planner.backends.grammars import Allowed
 from acestep.planner.backends.sequence import TextSequence
 from acestep.planner.language_model import TokenSampling
 
+Index = Callable[[Allowed], slice | Tensor]  # the allowed tokens, as an index on the device of the logits
+
 
 def guided(cond: Tensor, null: Tensor, scale: float) -> Tensor:
-    """Push logits away from what the null prompt makes likely; all in float32."""
     return torch.add(null, cond - null, alpha=scale)
 
 
 def penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Make tokens less likely that were seen: positive logits divided, negative ones multiplied.
-
-    The rule of CTRL (Keskar et al. 2019), which transformers and vLLM follow.
-    """
+    """The repetition penalty of CTRL (Keskar et al. 2019), as transformers and vLLM have it."""
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
-def draw(logits: Tensor, sampling: TokenSampling, chance: float | Tensor) -> Tensor:
-    """The index of one of `[..., n]` float32 logits, -inf where barred; `[...]` on their device.
+def draw(logits: Tensor, sampling: TokenSampling, uniform: float | Tensor) -> Tensor:
+    """The index of one of `[..., n]` float32 logits, -inf where masked; `[...]` on their device.
 
-    `chance` in (0, 1], one or `[..., 1]`, decides. Top-k and top-p choose among the logits as they are; the
-    temperature only shapes the draw among those. Logits equal to the last that is kept are kept, too.
+    `uniform` in (0, 1] is one number, or `[..., 1]`. Top-k and top-p come before the temperature. Logits
+    equal to the last one that is kept are kept as well.
     """
     if sampling.temperature <= 0:
         return logits.argmax(-1)
     if 0 < sampling.top_k < logits.shape[-1]:
         logits = logits.masked_fill(logits < logits.topk(sampling.top_k).values[..., -1:], -torch.inf)
     if sampling.top_p < 1:
-        logits = logits.masked_fill(logits < _nucleus(logits, sampling.top_p), -torch.inf)
-    cumulative = _sums((logits / sampling.temperature).softmax(-1))
-    # The first place that reaches a target above 0 has a share of its own: nothing barred is ever drawn.
-    return torch.searchsorted(cumulative, cumulative[..., -1:] * chance).squeeze(-1)
+        logits = logits.masked_fill(logits < _least_of_top_p(logits, sampling.top_p), -torch.inf)
+    cumulative = _cumsum((logits / sampling.temperature).softmax(-1))
+    # The first sum that reaches a target above 0 has a share of its own: no masked token is ever drawn.
+    return torch.searchsorted(cumulative, cumulative[..., -1:] * uniform).squeeze(-1)
 
 
-def _nucleus(logits: Tensor, top_p: float) -> Tensor:
+def _least_of_top_p(logits: Tensor, top_p: float) -> Tensor:
     """The least of the likeliest logits that together have `top_p` of the probability; `[..., 1]`."""
     if logits.device.type == "cpu":  # several times faster than torch, which sorts indices along
         ordered = torch.from_numpy(np.sort(logits.numpy()))
     else:
         ordered = logits.sort().values
-    # From below: all are kept above which there is less than top_p, and so more than the rest up to them.
-    cumulative = _sums(ordered.softmax(-1))
+    # Ascending: a logit is dropped if all up to it together have at most 1 - top_p.
+    cumulative = _cumsum(ordered.softmax(-1))
     rest = torch.full_like(cumulative[..., :1], 1 - top_p)
     first = torch.searchsorted(cumulative, rest, right=True).clamp_(max=logits.shape[-1] - 1)
     return ordered.gather(-1, first)
 
 
-def _sums(shares: Tensor) -> Tensor:
-    """Running sums along the last dimension.
-
-    A GPU adds in parts, in no fixed order where there is one row: in float32 a sum over nothing but barred
-    places may come out larger than the one before, and one of those be drawn.
-    """
+def _cumsum(shares: Tensor) -> Tensor:
+    # A GPU adds in blocks, in no fixed order for a single row: in float32 the sum over masked tokens may grow
+    # by rounding, and one of those be drawn.
     return shares.cumsum(-1, dtype=torch.float64 if shares.device.type == "cuda" else shares.dtype)
 
 
-def carried(tensor: Tensor, device: torch.device) -> Tensor:
-    """A CPU's `tensor` on `device`.
-
-    By itself such a copy waits until the GPU has done all that it was asked for; only then can the CPU ask
-    for what follows. CUDA has read ordinary memory when it returns; of others that is not known.
-    """
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a CPU tensor without waiting for the work that the GPU has queued."""
+    # CUDA has read pageable memory when the call returns; of other devices that is not known.
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 
-Index = Callable[[Allowed], slice | Tensor]
-
-"""What is allowed, as tensors on the device of the logits take it."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
-class Choice:
-    """`logits` `[prompts, rows of allowed]`, float32: after the prompt, with guidance the null prompt too."""
+class TokenChoice:
+    """`logits` are `[prompts, allowed rows]`, float32; with guidance there are two prompts."""
 
-    writing: TextSequence
+    sequence: TextSequence
     allowed: Allowed
     logits: Tensor
 
     @property
     def group_key(self) -> Hashable:
-        """Choices for which this is the same are drawn together."""
+        """Choices with the same key are drawn together."""
         rows = self.allowed.rows
-        if isinstance(rows, slice) and self.allowed.barred is None and self.writing.seen is None:
-            return rows.start, rows.stop, len(self.logits), self.writing.generation.sampling
+        if isinstance(rows, slice) and self.allowed.barred is None and self.sequence.seen is None:
+            return rows.start, rows.stop, len(self.logits), self.sequence.generation.sampling
         return id(self)
 
 
 def next_tokens(
-    writings: Sequence[TextSequence],
+    sequences: Sequence[TextSequence],
     allowed: Sequence[Allowed | None],
     logits_of: Callable[[Sequence[tuple[int, Allowed]]], Sequence[Tensor]],
     index: Index,
 ) -> list[int | None]:
-    """The next token of each text; None where its grammar allows none.
+    """The next token of each text; None: its grammar allows none.
 
-    `logits_of` is asked once, for those that have a choice: their places in `writings`, and what is allowed.
+    `logits_of` is called once, for the texts with more than one token to choose from: their indices in
+    `sequences`, and the allowed tokens.
     """
     tokens = [each.forced if each else None for each in allowed]
-    asked = [(place, each) for place, each in enumerate(allowed) if each and each.forced is None]
+    asked = [(number, each) for number, each in enumerate(allowed) if each and each.forced is None]
     choices = [
-        Choice(writings[place], each, logits)
-        for (place, each), logits in zip(asked, logits_of(asked), strict=True)
+        TokenChoice(sequences[number], each, logits)
+        for (number, each), logits in zip(asked, logits_of(asked), strict=True)
     ]
-    for (place, _), token in zip(asked, choose(choices, index), strict=True):
-        tokens[place] = token
+    for (number, _), token in zip(asked, choose(choices, index), strict=True):
+        tokens[number] = token
     return tokens
 
 
-def choose(choices: Sequence[Choice], index: Index) -> list[int]:
-    """The next token of each."""
-    together: dict[Hashable, list[int]] = {}
+def choose(choices: Sequence[TokenChoice], index: Index) -> list[int]:
+    groups: dict[Hashable, list[int]] = {}
     for number, choice in enumerate(choices):
-        together.setdefault(choice.group_key, []).append(number)
-    drawn = [_draw([choices[number] for number in numbers], index) for numbers in together.values()]
+        groups.setdefault(choice.group_key, []).append(number)
+    drawn = [_draw([choices[number] for number in numbers], index) for numbers in groups.values()]
     # One wait for the device, not one a text.
     found: list[int] = torch.cat(drawn).tolist() if drawn else []
     tokens = [0] * len(choices)
-    for number, place in zip(
-        (number for numbers in together.values() for number in numbers), found, strict=True
-    ):
-        tokens[number] = choices[number].allowed.token(place)
+    grouped = (number for numbers in groups.values() for number in numbers)
+    for number, row in zip(grouped, found, strict=True):
+        tokens[number] = choices[number].allowed.token(row)
     return tokens
 
 
-def _draw(choices: Sequence[Choice], index: Index) -> Tensor:
-    """The place, within what is allowed, of each token; `[choices]`."""
+def _draw(choices: Sequence[TokenChoice], index: Index) -> Tensor:
+    """The index of each token among the allowed ones; `[choices]`. All have one group key."""
     first = choices[0]
-    sampling, seen = first.writing.generation.sampling, first.writing.seen
+    sampling, seen = first.sequence.generation.sampling, first.sequence.seen
     logits = torch.stack([choice.logits for choice in choices], dim=1)  # [prompts, choices, rows]
     scores = guided(logits[0], logits[1], sampling.guidance_scale) if len(logits) > 1 else logits[0]
     if first.allowed.barred is not None:
         barred = torch.from_numpy(first.allowed.barred)
-        scores = scores.masked_fill(carried(barred, scores.device), -torch.inf)
+        scores = scores.masked_fill(to_device(barred, scores.device), -torch.inf)
     if seen is not None:
         scores = penalised(scores, seen[index(first.allowed)], sampling.repetition_penalty)
-    # Drawn on the CPU, whatever the device; in (0, 1].
-    chances = torch.stack([_chance(choice.writing.chance) for choice in choices])
-    return draw(scores, sampling, carried(chances, scores.device))
+    # Random numbers come from the CPU, so that a seed means the same on every device.
+    uniform = torch.stack([_uniform(choice.sequence.generator) for choice in choices])
+    return draw(scores, sampling, to_device(uniform, scores.device))
 
 
-def _chance(stream: torch.Generator) -> Tensor:
-    # The default dtype is the process's, and may be a coarse one.
-    return 1 - torch.rand(1, generator=stream, dtype=torch.float32)
+def _uniform(generator: torch.Generator) -> Tensor:
+    # In (0, 1]. The dtype is given, as the process's default may be a coarser one.
+    return 1 - torch.rand(1, generator=generator, dtype=torch.float32)

@@ -1,8 +1,4 @@
-"""The language model on vLLM: its engine computes the logits, `pairing` chooses the tokens within it.
-
-So its rows come in pairs that are prefilled in the same step, and a logits processor leaves each of them
-the one token that was chosen.
-"""
+"""The language model on vLLM. Its engine computes logits; a logits processor samples with `CfgRows`."""
 
 from __future__ import annotations
 
@@ -16,14 +12,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import Qwen3Config
 
 from acestep.device.oom import is_out_of_memory
 from acestep.errors import ModelUnavailableError
-from acestep.planner.backends.cfg_rows import CfgRows, Changes, Place
+from acestep.planner.backends.cfg_rows import BatchChanges, BatchRow, CfgRows
 from acestep.planner.backends.chat import Chat
 from acestep.planner.backends.grammars import Grammars
 from acestep.planner.backends.pt import DEFAULT_LENGTH
@@ -31,30 +27,34 @@ from acestep.planner.backends.sequence import TextSequence, prompts_of
 from acestep.planner.language_model import Generation, Message, StepOutput, Text, TokenSampling, Vocabulary
 from acestep.planner.loading import read_facts
 
+if TYPE_CHECKING:
+    from vllm import LLMEngine, SamplingParams
+    from vllm.config import VllmConfig
+
 _log = logging.getLogger(__name__)
 
-_PLACE = "acestep"  # our key in the extra arguments of vLLM's requests; under it, ticket and part
+_ROW_KEY = "acestep"  # our key in the extra arguments of vLLM's requests: (sequence id, prompt)
 _ARCHITECTURE = "AceStepPlanner"
 _ENVIRONMENT = {
-    # In a process of its own, the two requests of a pair would arrive one after the other, and the first
-    # might be a step ahead; here nothing happens between two calls of `step`.
+    # In a process of its own, the engine would get the two rows of a text one after the other, and the first
+    # might be a step ahead. In this process nothing happens between two calls of `step`.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_USE_V2_MODEL_RUNNER": "0",  # it has logits processors of another kind
-    "VLLM_NO_USAGE_STATS": "1",  # or it tells its makers of this machine
+    "VLLM_USE_V2_MODEL_RUNNER": "0",  # it has other logits processors
+    "VLLM_NO_USAGE_STATS": "1",  # no usage reports
 }
 _CACHE_SPACE = "VLLM_CPU_KVCACHE_SPACE"
 _REMEDY = "Set ACESTEP_LM_BACKEND=pt to run the planner on PyTorch."
-# What vLLM and torch are known to raise; AttributeError where vLLM's compiled part does not fit torch.
+# What vLLM and torch are known to raise; AttributeError if vLLM's compiled part does not fit torch.
 _RAISED = (ImportError, OSError, RuntimeError, ValueError, AttributeError, AssertionError)
-# vLLM looks at what is free before it takes it, and words want of it in many ways. It is told nothing that it
-# could find wrong with memory otherwise; its settings (`gpu_memory_utilization`) are no words of their own.
-_SCARCITY = re.compile(r"\bmemory\b", re.IGNORECASE)
-_SPARE = 2 * 256  # tokens of room for each row, as the cache is handed out in blocks of up to 256
+# vLLM checks the free memory first, and has many messages for too little. None of our arguments can be wrong
+# about memory otherwise; the names of its settings (`gpu_memory_utilization`) do not match as words.
+_MEMORY = re.compile(r"\bmemory\b", re.IGNORECASE)
+_SPARE = 2 * 256  # tokens for each row, as the cache is allocated in blocks of up to 256
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Room:
-    """What the engine makes room for: `rows` of up to `length` tokens each, prompt and answer together."""
+class _Capacity:
+    """`rows` of up to `length` tokens each, prompt included."""
 
     rows: int
     length: int
@@ -62,16 +62,12 @@ class _Room:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Waiting:
-    writing: TextSequence
+    sequence: TextSequence
     prompts: list[tuple[int, ...]]
 
 
 class VllmLanguageModel:
-    """The `LanguageModel` of a folder, run by vLLM; it writes as `TorchLanguageModel` does, up to rounding.
-
-    `slots` generations with guidance run at once, or twice as many without, each of up to `length` tokens
-    with its prompt; more wait.
-    """
+    """Generates the texts of `TorchLanguageModel`, up to rounding, with the same limits."""
 
     def __init__(
         self, folder: Path, device: torch.device, sequences: int = 4, length: int = DEFAULT_LENGTH
@@ -82,16 +78,15 @@ class VllmLanguageModel:
         self._end: int = tokenizer.convert_tokens_to_ids(self._vocabulary.end_of_turn)
         self._size: int = config.vocab_size
         self._device = device
-        self._room = _Room(2 * sequences, min(length, config.max_position_embeddings))
+        self._capacity = _Capacity(2 * sequences, min(length, config.max_position_embeddings))
         self._grammars = Grammars(tokenizer, self._vocabulary, self._size)
-        # A method, so that this object and `pairing` hold each other: an engine that goes takes along what
-        # all engines of the process share, and must not do so the moment that one of two is let go. Who wants
-        # it gone at once says `close`.
-        self._cfg_rows = CfgRows(self._grammars, self._spell)
-        self._engine = _start(folder, config, self._room, self._cfg_rows)
-        self._tickets = itertools.count()
+        # The bound method makes a reference cycle, on purpose: an engine that is freed ends what all engines
+        # of the process share, which must not happen when one of two is dropped. `close` frees it at once.
+        self._cfg_rows = CfgRows(self._grammars, self._detokenize)
+        self._engine = _start(folder, config, self._capacity, self._cfg_rows)
+        self._ids = itertools.count()
         self._waiting: deque[_Waiting] = deque()
-        self._running: dict[int, list[str]] = {}  # by ticket, what vLLM calls its rows
+        self._running: dict[int, list[str]] = {}  # by sequence id, vLLM's ids of its rows
         try:
             self._warm_up()
         except BaseException:
@@ -110,65 +105,62 @@ class VllmLanguageModel:
         return self._chat.tokens(messages, open_turn)
 
     def add(self, generation: Generation) -> int:
-        prompts = prompts_of(generation, self._room.length, self._name)
-        writing = TextSequence.begin(next(self._tickets), generation, self._grammars)
-        self._waiting.append(_Waiting(writing, prompts))
-        return writing.ticket
+        prompts = prompts_of(generation, self._capacity.length, self._name)
+        sequence = TextSequence.begin(next(self._ids), generation, self._grammars)
+        self._waiting.append(_Waiting(sequence, prompts))
+        return sequence.id
 
-    def abort(self, ticket: int) -> None:
-        self._waiting = deque(each for each in self._waiting if each.writing.ticket != ticket)
-        if rows := self._running.pop(ticket, None):
+    def abort(self, sequence_id: int) -> None:
+        self._waiting = deque(each for each in self._waiting if each.sequence.id != sequence_id)
+        if rows := self._running.pop(sequence_id, None):
             self._engine.abort_request(rows)
-            self._cfg_rows.leave(ticket)
+            self._cfg_rows.remove(sequence_id)
 
     def step(self) -> Sequence[StepOutput]:
         self._admit()
         if not self._running:
             return []
         self._engine.step()
-        advances = self._cfg_rows.advances()
-        for advance in advances:
-            if advance.ended:
-                self.abort(advance.ticket)
-        return advances
+        outputs = self._cfg_rows.take_outputs()
+        for output in outputs:
+            if output.ended:
+                self.abort(output.sequence_id)
+        return outputs
 
     def close(self) -> None:
-        engine, self._engine = self._engine, None
-        if engine is not None:
-            engine.engine_core.shutdown()
+        if self._engine is not None:
+            self._engine.engine_core.shutdown()
+            self._engine = None
 
     def _warm_up(self) -> None:
-        """Write a text of one token: whatever vLLM puts off until then happens now, or fails now."""
+        """Generate one token: what vLLM does lazily happens, or fails, now."""
         prompt = (self._end,)
         grammar = f"start: {self._vocabulary.end_of_turn}"
         self.add(Generation(prompt, grammar, TokenSampling(), seed=0, max_tokens=1, null_prompt=prompt))
-        (advance,) = self.step()
-        if advance.error:
-            raise RuntimeError(advance.error)
+        (output,) = self.step()
+        if output.error:
+            raise RuntimeError(output.error)
 
     def _admit(self) -> None:
         taken = sum(map(len, self._running.values()))
-        if not self._waiting or taken + len(self._waiting[0].prompts) > self._room.rows:
+        if not self._waiting or taken + len(self._waiting[0].prompts) > self._capacity.rows:
             return
         waiting = self._waiting.popleft()
-        writing = waiting.writing
-        writing.remember(self._size, self._device)
-        self._cfg_rows.enter(writing, len(waiting.prompts))
-        self._running[writing.ticket] = rows = []
-        for part, prompt in enumerate(waiting.prompts):
-            rows.append(f"{writing.ticket}-{part}")
-            params = _greedy(writing.generation.max_tokens, {_PLACE: [writing.ticket, part]})
+        sequence = waiting.sequence
+        sequence.mark_prompt(self._size, self._device)
+        self._cfg_rows.add(sequence, len(waiting.prompts))
+        self._running[sequence.id] = rows = []
+        for number, prompt in enumerate(waiting.prompts):
+            rows.append(f"{sequence.id}-{number}")
+            params = _greedy(sequence.generation.max_tokens, (sequence.id, number))
             self._engine.add_request(rows[-1], {"prompt_token_ids": list(prompt)}, params)
 
-    def _spell(self, tokens: Sequence[int]) -> str:
+    def _detokenize(self, tokens: Sequence[int]) -> str:
         return self._chat.text(tokens, self._vocabulary.end_of_turn)
 
 
 def why_not(device: torch.device) -> str:
-    """Why vLLM cannot run a language model on `device` in this installation; empty if it can.
-
-    Raises ModelUnavailableError where it is installed but broken.
-    """
+    """Why vLLM cannot run on `device` here; "" if it can. Raises ModelUnavailableError if it is broken."""
     if find_spec("vllm") is None:
         return "vLLM is not installed (`uv sync --extra vllm` installs it)"
     if device.index:
@@ -188,32 +180,30 @@ def why_not(device: torch.device) -> str:
 def load_vllm_language_model(
     folder: Path, device: torch.device, sequences: int = 4, length: int = DEFAULT_LENGTH
 ) -> VllmLanguageModel:
-    """A published LM folder, ready to write; where `why_not(device)` is empty.
+    """Load a published folder, if `why_not(device)` is empty.
 
-    Raises CheckpointError where a file does not fit, ModelUnavailableError where vLLM does not start, and as
-    `is_out_of_memory` knows it where it has no room.
+    Raises CheckpointError, ModelUnavailableError if vLLM does not start, and out of memory as torch does.
     """
     try:
         return VllmLanguageModel(folder, device, sequences, length)
     except _RAISED as error:
         if is_out_of_memory(error):
             raise
-        if isinstance(error, ValueError) and _SCARCITY.search(str(error)):
+        if isinstance(error, ValueError) and _MEMORY.search(str(error)):
             raise MemoryError(str(error)) from None
         reason = str(error) or type(error).__name__
         raise ModelUnavailableError(f"vLLM could not start {folder.name}: {reason}. {_REMEDY}") from error
 
 
 def _prepare_environment() -> None:
-    """What vLLM reads of the environment, such that it does as it is told."""
     os.environ |= _ENVIRONMENT
-    # It would go before the size that is asked for. In a cache that is too small, one of a pair is put off.
+    # It would override the size that is asked for. In a smaller cache, one row of a text may be preempted.
     if os.environ.pop(_CACHE_SPACE, ""):
         _log.warning("%s has no effect: the planner's cache is as large as its texts need", _CACHE_SPACE)
 
 
-def _start(folder: Path, config: Qwen3Config, room: _Room, cfg_rows: CfgRows) -> Any:
-    """A `vllm.LLMEngine` in this process, on this thread, that asks `pairing` for every token."""
+def _start(folder: Path, config: Qwen3Config, capacity: _Capacity, cfg_rows: CfgRows) -> LLMEngine:
+    """An engine in this process and on this thread, whose tokens `cfg_rows` samples."""
     _prepare_environment()
     from vllm import EngineArgs, LLMEngine, ModelRegistry
     from vllm.platforms import current_platform
@@ -229,48 +219,52 @@ def _start(folder: Path, config: Qwen3Config, room: _Room, cfg_rows: CfgRows) ->
         generation_config="vllm",
         dtype=str(dtype).removeprefix("torch."),
         seed=0,
-        max_model_len=room.length,
-        max_num_seqs=room.rows,
-        # Both prompts of a pair are read in one step, whole: so they are never apart.
-        max_num_batched_tokens=2 * room.length + room.rows - 2,
+        max_model_len=capacity.length,
+        max_num_seqs=capacity.rows,
+        # One step prefills both prompts of a text, so that its rows stay together.
+        max_num_batched_tokens=2 * capacity.length + capacity.rows - 2,
         enable_prefix_caching=False,
         async_scheduling=False,
-        kv_cache_memory_bytes=_cache_bytes(config, room, dtype),
-        gpu_memory_utilization=0.01,  # only checked, as the cache has its size from us
+        kv_cache_memory_bytes=_cache_bytes(config, capacity, dtype),
+        gpu_memory_utilization=0.01,  # only checked: the size of the cache is given
         enforce_eager=on_cpu,  # compiling needs a compiler
-        distributed_executor_backend=UniProcExecutor,  # where "uni" is asked for, CPUs get a process
+        distributed_executor_backend=UniProcExecutor,  # "uni" starts a process on CPUs
         logits_processors=[_processor(cfg_rows)],
         disable_log_stats=True,
     )
     try:
         return LLMEngine.from_engine_args(arguments)
     finally:
-        # vLLM exempts whatever there is from the garbage collection, as if the process were its own. The
-        # rings in which this engine hangs would never be found, nor anything else that the server lets go.
+        # vLLM exempts all objects of the process from garbage collection. The cycles of this engine would
+        # never be freed, nor those of any other model.
         gc.unfreeze()
 
 
-def _cache_bytes(config: Qwen3Config, room: _Room, dtype: torch.dtype) -> int:
-    """Keys and values of all rows at their longest, so that vLLM never puts one of a pair off."""
+def _cache_bytes(config: Qwen3Config, capacity: _Capacity, dtype: torch.dtype) -> int:
+    """Keys and values of all rows at their longest, so that vLLM never preempts one."""
     token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * dtype.itemsize
-    return int(token * (room.rows * (room.length + _SPARE) + _SPARE))
+    return int(token * (capacity.rows * (capacity.length + _SPARE) + _SPARE))
 
 
-def _greedy(max_tokens: int, extra: dict[str, Any]) -> Any:
-    """How vLLM samples: the one token that is left to it."""
+def _greedy(max_tokens: int, row: tuple[int, int]) -> SamplingParams:
     from vllm import SamplingParams
 
     return SamplingParams(
-        temperature=0, max_tokens=max_tokens, ignore_eos=True, detokenize=False, extra_args=extra
+        temperature=0, max_tokens=max_tokens, ignore_eos=True, detokenize=False, extra_args={_ROW_KEY: row}
     )
 
 
+def _row(params: SamplingParams) -> tuple[int, int]:
+    sequence_id, prompt = params.extra_args[_ROW_KEY]
+    return sequence_id, prompt
+
+
 def _processor(cfg_rows: CfgRows) -> type:
-    """The logits processor that hands vLLM's batch to `pairing`; vLLM makes the instance itself."""
+    """The class of a logits processor that gives vLLM's batch to `cfg_rows`; vLLM instantiates it."""
     from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
-    class Chooser(LogitsProcessor):  # type: ignore[misc]
-        def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
+    class CfgProcessor(LogitsProcessor):  # type: ignore[misc]
+        def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
             pass
 
         def is_argmax_invariant(self) -> bool:
@@ -279,21 +273,18 @@ def _processor(cfg_rows: CfgRows) -> type:
         def update_state(self, batch_update: BatchUpdate | None) -> None:
             if batch_update is None:
                 return
-            added = [
-                (row, Place(params.extra_args[_PLACE][0], params.extra_args[_PLACE][1], written))
-                for row, params, _, written in batch_update.added
-            ]
+            added = [(row, BatchRow(*_row(params), output)) for row, params, _, output in batch_update.added]
             moved = [(a, b, way is MoveDirectionality.SWAP) for a, b, way in batch_update.moved]
-            cfg_rows.update(Changes(batch_update.removed, added, moved))
+            cfg_rows.update(BatchChanges(batch_update.removed, added, moved))
 
         def apply(self, logits: torch.Tensor) -> torch.Tensor:
-            return cfg_rows.choose(logits)
+            return cfg_rows.sample(logits)
 
-    return Chooser
+    return CfgProcessor
 
 
 def _architecture() -> type:
-    """Qwen3 as vLLM has it, which also reads what was saved without the head: names without a prefix."""
+    """vLLM's Qwen3, which also reads files without the head, whose names have no prefix."""
     from vllm.model_executor.models.qwen3 import Qwen3ForCausalLM
 
     class AceStepPlanner(Qwen3ForCausalLM):  # type: ignore[misc]

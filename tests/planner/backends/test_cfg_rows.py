@@ -1,18 +1,18 @@
-"""Tokens chosen inside an engine that samples each row by itself, and moves its rows about."""
+"""Guidance inside an engine that samples each row by itself, and reorders its rows."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
 from torch import Tensor
 from transformers import Qwen3ForCausalLM
 
-from acestep.planner.backends.cfg_rows import CfgRows, Changes, Place
+from acestep.planner.backends.cfg_rows import BatchChanges, BatchRow, CfgRows
 from acestep.planner.backends.grammars import Grammars
 from acestep.planner.backends.sequence import TextSequence, prompts_of
 from acestep.planner.language_model import Generation, StepOutput, TokenSampling
@@ -43,103 +43,104 @@ def cfg_rows(toy: Path, grammars: Grammars) -> CfgRows:
 
 @pytest.fixture
 def start(grammars: Grammars, cfg_rows: CfgRows) -> Start:
-    """Announces a generation to the pairing; its ticket is its seed."""
+    """Adds a generation to the batch; its id is its seed."""
 
     def start(generation: Generation) -> TextSequence:
-        chance = torch.Generator("cpu").manual_seed(generation.seed)
-        writing = TextSequence(generation.seed, generation, grammars.read(generation.grammar), chance)
-        if generation.sampling.repetition_penalty != 1:
-            writing.seen = torch.zeros(SIZE, dtype=torch.bool)
-            writing.seen[list(generation.prompt)] = True
-        cfg_rows.enter(writing, len(prompts_of(generation, 1000, "toy")))
-        return writing
+        sequence = TextSequence.begin(generation.seed, generation, grammars)
+        sequence.mark_prompt(SIZE, torch.device("cpu"))
+        cfg_rows.add(sequence, len(prompts_of(generation, 1000, "toy")))
+        return sequence
 
     return start
 
 
-def generation(ticket: int = 0, grammar: str = ANYTHING, sampling: TokenSampling = GREEDY) -> Generation:
-    return Generation((1, 2), grammar, sampling, ticket, max_tokens=50, null_prompt=(1,))
+def generation(sequence_id: int = 0, grammar: str = ANYTHING, sampling: TokenSampling = GREEDY) -> Generation:
+    return Generation((1, 2), grammar, sampling, sequence_id, max_tokens=50, null_prompt=(1,))
 
 
 def left(logits: Tensor) -> list[list[int]]:
-    """The tokens that a row can still become."""
+    """The tokens of each row that are not masked."""
     return [(row > -torch.inf).nonzero().flatten().tolist() for row in logits]
 
 
 def logits(rows: int, **likely: int) -> Tensor:
-    """Even ones, but for the tokens that are likely in a row: `row_0=7`."""
+    """Zeros, but for the likely token of a row: `row_0=7`."""
     even = torch.zeros(rows, SIZE)
     for row, token in likely.items():
         even[int(row.removeprefix("row_")), token] = 9.0
     return even
 
 
-def test_both_rows_of_a_pair_are_left_the_token_that_guidance_finds(cfg_rows: CfgRows, start: Start) -> None:
+def test_both_rows_of_a_text_keep_the_guided_token(cfg_rows: CfgRows, start: Start) -> None:
     start(generation())
-    cfg_rows.update(Changes(added=[(0, Place(0, 0, [])), (1, Place(0, 1, []))]))
+    cfg_rows.update(BatchChanges(added=[(0, BatchRow(0, 0, [])), (1, BatchRow(0, 1, []))]))
     given = torch.randn(2, SIZE, generator=torch.Generator().manual_seed(1))
     guided = given[1] + 2.5 * (given[0] - given[1])
     expected = int(guided[:201].argmax())
     assert expected != int(given[0, :201].argmax())
-    assert left(cfg_rows.choose(given)) == [[expected], [expected]]
-    assert cfg_rows.advances() == [StepOutput(0, 1)]
-    assert cfg_rows.advances() == []
+    assert left(cfg_rows.sample(given)) == [[expected], [expected]]
+    assert cfg_rows.take_outputs() == [StepOutput(0, 1)]
+    assert cfg_rows.take_outputs() == []
 
 
-def test_rows_of_nobody_stay_as_they_are(cfg_rows: CfgRows, start: Start) -> None:
+def test_rows_of_unknown_texts_are_not_masked(cfg_rows: CfgRows, start: Start) -> None:
     given = logits(2, row_0=7)
-    assert torch.equal(cfg_rows.choose(given.clone()), given)
+    assert torch.equal(cfg_rows.sample(given.clone()), given)
     start(generation())
-    cfg_rows.update(Changes(added=[(1, Place(0, 0, [])), (2, Place(0, 1, [])), (0, Place(5, 0, []))]))
+    cfg_rows.update(
+        BatchChanges(added=[(1, BatchRow(0, 0, [])), (2, BatchRow(0, 1, [])), (0, BatchRow(5, 0, []))])
+    )
     given = logits(3, row_1=7)
-    assert torch.equal(cfg_rows.choose(given.clone())[0], given[0])
+    assert torch.equal(cfg_rows.sample(given.clone())[0], given[0])
 
 
-def test_rows_are_followed(cfg_rows: CfgRows, start: Start) -> None:
-    for ticket in (0, 1):
-        start(generation(ticket))
-    places = [Place(ticket, part, []) for ticket in (0, 1) for part in (0, 1)]
-    cfg_rows.update(Changes(added=list(enumerate(places))))
+def test_rows_are_found_after_they_moved(cfg_rows: CfgRows, start: Start) -> None:
+    for sequence_id in (0, 1):
+        start(generation(sequence_id))
+    rows = [BatchRow(sequence_id, prompt, []) for sequence_id in (0, 1) for prompt in (0, 1)]
+    cfg_rows.update(BatchChanges(added=list(enumerate(rows))))
     # 0a 0b 1a 1b; 0a and 1b change places, and 0b moves past the end.
-    cfg_rows.update(Changes(moved=[(0, 3, True), (1, 4, False)]))
+    cfg_rows.update(BatchChanges(moved=[(0, 3, True), (1, 4, False)]))
     given = logits(5, row_3=7, row_2=8)
-    assert [sorted(row)[:1] for row in left(cfg_rows.choose(given))] == [[8], [0], [8], [7], [7]]
-    cfg_rows.leave(0)
-    cfg_rows.update(Changes(removed=[3, 4]))
-    for place in places:
-        place.written.append(0)
-    cfg_rows.advances()
-    cfg_rows.choose(logits(5, row_2=9))
-    assert [advance.ticket for advance in cfg_rows.advances()] == [1]
+    assert [sorted(row)[:1] for row in left(cfg_rows.sample(given))] == [[8], [0], [8], [7], [7]]
+    cfg_rows.remove(0)
+    cfg_rows.update(BatchChanges(removed=[3, 4]))
+    for row in rows:
+        row.output.append(0)
+    cfg_rows.take_outputs()
+    cfg_rows.sample(logits(5, row_2=9))
+    assert [output.sequence_id for output in cfg_rows.take_outputs()] == [1]
 
 
-@pytest.mark.parametrize("late", [None, Place(0, 1, [7])], ids=["missing", "a step ahead"])
-def test_rows_that_are_apart_end_the_text(late: Place | None, cfg_rows: CfgRows, start: Start) -> None:
+@pytest.mark.parametrize("late", [None, BatchRow(0, 1, [7])], ids=["missing", "a step ahead"])
+def test_rows_at_different_tokens_end_the_text(
+    late: BatchRow | None, cfg_rows: CfgRows, start: Start
+) -> None:
     start(generation())
-    rows = [Place(0, 0, []), *([late] if late else [])]
-    cfg_rows.update(Changes(added=list(enumerate(rows))))
-    cfg_rows.choose(logits(len(rows)))
-    (advance,) = cfg_rows.advances()
-    assert advance.error == "The engine ran its two prompts apart" and advance.tokens == 0
+    rows = [BatchRow(0, 0, []), *([late] if late else [])]
+    cfg_rows.update(BatchChanges(added=list(enumerate(rows))))
+    cfg_rows.sample(logits(len(rows)))
+    (output,) = cfg_rows.take_outputs()
+    assert output.error == "The engine ran its two prompts apart" and output.tokens == 0
 
 
-def test_a_text_that_waits_in_the_engine_is_left_alone(cfg_rows: CfgRows, start: Start) -> None:
+def test_a_text_without_rows_is_queued_in_the_engine(cfg_rows: CfgRows, start: Start) -> None:
     waiting, running = start(generation(0)), start(replace(generation(1), null_prompt=None))
-    cfg_rows.update(Changes(added=[(0, Place(1, 0, []))]))
-    cfg_rows.choose(logits(1))
+    cfg_rows.update(BatchChanges(added=[(0, BatchRow(1, 0, []))]))
+    cfg_rows.sample(logits(1))
     assert (waiting.tokens, len(running.tokens)) == ([], 1)
 
 
-def test_a_grammar_that_leads_nowhere_ends_its_text_alone(cfg_rows: CfgRows, start: Start) -> None:
-    for ticket, grammar in enumerate(('start: "a" NOTHING\nNOTHING: /b/ & /c/', ANYTHING)):
-        start(replace(generation(ticket, grammar), null_prompt=None))
-    places = [Place(ticket, 0, []) for ticket in (0, 1)]
-    cfg_rows.update(Changes(added=list(enumerate(places))))
-    for place, token in zip(places, cfg_rows.choose(logits(2)).argmax(-1).tolist(), strict=True):
-        place.written.append(token)
-    cfg_rows.advances()
-    cfg_rows.choose(logits(2))
-    broken, whole = cfg_rows.advances()
+def test_a_grammar_without_a_next_token_ends_only_its_text(cfg_rows: CfgRows, start: Start) -> None:
+    for sequence_id, grammar in enumerate(('start: "a" NOTHING\nNOTHING: /b/ & /c/', ANYTHING)):
+        start(replace(generation(sequence_id, grammar), null_prompt=None))
+    rows = [BatchRow(sequence_id, 0, []) for sequence_id in (0, 1)]
+    cfg_rows.update(BatchChanges(added=list(enumerate(rows))))
+    for row, token in zip(rows, cfg_rows.sample(logits(2)).argmax(-1).tolist(), strict=True):
+        row.output.append(token)
+    cfg_rows.take_outputs()
+    cfg_rows.sample(logits(2))
+    broken, whole = cfg_rows.take_outputs()
     assert broken.error is not None and broken.error.startswith("The grammar could not be followed")
     assert whole == StepOutput(1, 2)
 
@@ -150,47 +151,47 @@ class Engine:
 
     reference: Qwen3ForCausalLM
     cfg_rows: CfgRows
-    rows: list[tuple[Place, list[int]]] = field(default_factory=list)
-    chance: random.Random = field(default_factory=lambda: random.Random(0))
+    rows: list[tuple[BatchRow, list[int]]] = field(default_factory=list)
+    random: Random = field(default_factory=lambda: Random(0))
 
-    def add(self, ticket: int, prompts: list[tuple[int, ...]]) -> None:
-        for part, prompt in enumerate(prompts):
-            place = Place(ticket, part, [])
-            self.cfg_rows.update(Changes(added=[(len(self.rows), place)]))
-            self.rows.append((place, list(prompt)))
+    def add(self, sequence_id: int, prompts: list[tuple[int, ...]]) -> None:
+        for number, prompt in enumerate(prompts):
+            row = BatchRow(sequence_id, number, [])
+            self.cfg_rows.update(BatchChanges(added=[(len(self.rows), row)]))
+            self.rows.append((row, list(prompt)))
 
     def step(self) -> list[StepOutput]:
-        one, other = (self.chance.randrange(len(self.rows)) for _ in range(2))
+        one, other = (self.random.randrange(len(self.rows)) for _ in range(2))
         if one != other:
             self.rows[one], self.rows[other] = self.rows[other], self.rows[one]
-            self.cfg_rows.update(Changes(moved=[(one, other, True)]))
+            self.cfg_rows.update(BatchChanges(moved=[(one, other, True)]))
         with torch.inference_mode():
             each = [
-                self.reference(torch.tensor([[*prompt, *place.written]])).logits[0, -1]
-                for place, prompt in self.rows
+                self.reference(torch.tensor([[*prompt, *row.output]])).logits[0, -1]
+                for row, prompt in self.rows
             ]
-            chosen = self.cfg_rows.choose(torch.stack(each).float()).argmax(-1).tolist()
-        for (place, _), token in zip(self.rows, chosen, strict=True):
-            place.written.append(token)
-        advances = self.cfg_rows.advances()
-        for advance in advances:
-            if advance.text is not None:
-                self.remove(advance.ticket)
-        return advances
+            chosen = self.cfg_rows.sample(torch.stack(each).float()).argmax(-1).tolist()
+        for (row, _), token in zip(self.rows, chosen, strict=True):
+            row.output.append(token)
+        outputs = self.cfg_rows.take_outputs()
+        for output in outputs:
+            if output.text is not None:
+                self.remove(output.sequence_id)
+        return outputs
 
-    def remove(self, ticket: int) -> None:
+    def remove(self, sequence_id: int) -> None:
         """The last rows fill the gaps."""
-        self.cfg_rows.leave(ticket)
+        self.cfg_rows.remove(sequence_id)
         for row in reversed(range(len(self.rows))):
-            if self.rows[row][0].ticket == ticket:
+            if self.rows[row][0].sequence_id == sequence_id:
                 last = len(self.rows) - 1
                 self.rows[row] = self.rows[last]
                 self.rows.pop()
-                changes = Changes([row], moved=[(last, row, False)] if row != last else [])
+                changes = BatchChanges([row], moved=[(last, row, False)] if row != last else [])
                 self.cfg_rows.update(changes)
 
 
-def test_another_engine_writes_what_pytorch_writes(
+def test_another_engine_generates_the_same_texts(
     toy: Path, reference: Qwen3ForCausalLM, cfg_rows: CfgRows, start: Start
 ) -> None:
     model = load_on_torch(toy)
@@ -203,5 +204,5 @@ def test_another_engine_writes_what_pytorch_writes(
         start(each)
         engine.add(each.seed, prompts_of(each, 1000, "toy"))
     while engine.rows:
-        texts |= {advance.ticket: advance.text for advance in engine.step()}
-    assert [texts[each.seed] for each in songs] == [advance.text for advance in run(model, *songs)]
+        texts |= {output.sequence_id: output.text for output in engine.step()}
+    assert [texts[each.seed] for each in songs] == [output.text for output in run(model, *songs)]

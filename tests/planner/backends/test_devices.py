@@ -47,7 +47,7 @@ def asked(model: TorchLanguageModel) -> list[Generation]:
 
 
 def texts(model: TorchLanguageModel) -> list[str | None]:
-    return [advance.text for advance in run(model, *asked(model))]
+    return [output.text for output in run(model, *asked(model))]
 
 
 def on_cpu(folder: Path, dtype: torch.dtype = torch.float32) -> TorchLanguageModel:

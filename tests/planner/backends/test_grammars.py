@@ -40,7 +40,7 @@ def test_one_allowed_token_is_forced(grammars: Grammars, toy: Path) -> None:
     constraint, allowed = start(grammars, '<think> "a"')
     think = load_tokenizer(toy)[0].convert_tokens_to_ids("<think>")
     assert allowed.forced == think
-    constraint.advance(think)
+    constraint.consume(think)
     assert not constraint.ended
 
 
@@ -75,7 +75,7 @@ def test_many_allowed_tokens_ask_for_the_whole_head(
     grammars: Grammars, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, few = start(grammars, r"/.{5}/")
-    monkeypatch.setattr("acestep.planner.backends.grammars._FEW", 10)
+    monkeypatch.setattr("acestep.planner.backends.grammars._MAX_GATHERED", 10)
     _, many = start(grammars, r"/.{5}/")
     assert isinstance(many.rows, slice) and many.barred is not None and not isinstance(few.rows, slice)
     assert [index for index in range(SIZE) if not many.barred[index]] == few.rows.tolist()

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from acestep.memory.sizes import Layer, QwenSize, Stored
-from acestep.planner.backends.matrices import Bench, Matrix, join
+from acestep.planner.backends.matrices import Matrix, Workspace, join
 from acestep.settings.types import Quantization
 from acestep.weights.quantization import packing
 
@@ -30,9 +30,9 @@ def linears(kind: Quantization) -> list[Any]:
 
 
 def joined(kind: Quantization) -> tuple[Matrix, list[Any]]:
-    bench, layers = Bench(CPU, torch.float32), linears(kind)
-    matrix = join(bench, *layers)
-    bench.allocate()
+    workspace, layers = Workspace(CPU, torch.float32), linears(kind)
+    matrix = join(workspace, *layers)
+    workspace.allocate()
     return matrix, layers
 
 
@@ -76,10 +76,10 @@ def test_its_tensors_can_be_moved(kind: Quantization) -> None:
 
 
 def test_the_bench_is_as_large_as_the_largest_matrix_on_a_gpu_and_a_piece_on_a_cpu() -> None:
-    there, here = Bench(torch.device("meta"), torch.float32), Bench(CPU, torch.float32)
-    for bench in (there, here):
-        bench.reserve(WIDTH, 1024)
-        bench.reserve(8, 16)
+    there, here = Workspace(torch.device("meta"), torch.float32), Workspace(CPU, torch.float32)
+    for workspace in (there, here):
+        workspace.reserve(WIDTH, 1024)
+        workspace.reserve(8, 16)
     assert there.rows(1024) == WIDTH
     assert 1 <= here.rows(1024) < WIDTH
     assert here.rows(10**9) == 1
@@ -89,12 +89,12 @@ def test_the_bench_is_as_large_as_the_largest_matrix_on_a_gpu_and_a_piece_on_a_c
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_the_bench_is_as_large_as_the_memory_plan_has_it(kind: Quantization, device: str) -> None:
     size = QwenSize("any", Layer(256, 768, 8, 2, 64), layers=1, vocabulary=10)
-    bench = Bench(torch.device(device), torch.float32)
+    workspace = Workspace(torch.device(device), torch.float32)
     for widths in ([512, 128, 128], [768, 768]):
-        join(bench, *(packed(kind, 256, width) for width in widths))
-    join(bench, packed(kind, 512, 256))
-    join(bench, packed(kind, 768, 256))
-    bench.allocate()
-    assert bench.nbytes == Stored(4, kind).workspace(size.joined, by_pieces=device == "cpu")
-    bench.release()
-    assert bench.nbytes == 0
+        join(workspace, *(packed(kind, 256, width) for width in widths))
+    join(workspace, packed(kind, 512, 256))
+    join(workspace, packed(kind, 768, 256))
+    workspace.allocate()
+    assert workspace.nbytes == Stored(4, kind).workspace(size.joined, by_pieces=device == "cpu")
+    workspace.release()
+    assert workspace.nbytes == 0

@@ -48,18 +48,18 @@ def song(model: LanguageModel, seed: int = 0, caption: str = "pop", count: int =
 
 def run(model: LanguageModel, *generations: Generation) -> list[StepOutput]:
     """The last of each, in their order."""
-    tickets = [model.add(generation) for generation in generations]
+    ids = [model.add(generation) for generation in generations]
     last: dict[int, StepOutput] = {}
-    while advances := model.step():
-        last.update((advance.ticket, advance) for advance in advances)
-    return [last[ticket] for ticket in tickets]
+    while outputs := model.step():
+        last.update((output.sequence_id, output) for output in outputs)
+    return [last[sequence_id] for sequence_id in ids]
 
 
 def test_a_text_follows_its_grammar_and_leaves_the_end_of_turn_out(model: LanguageModel) -> None:
-    (advance,) = run(model, song(model))
-    assert advance.text is not None and advance.error is None
-    assert re.fullmatch(r"<think>caption: [a-z ]{4,30}</think>(<\|audio_code_\d+\|>){12}", advance.text)
-    assert advance.tokens >= 1 + 1 + 12 + 1
+    (output,) = run(model, song(model))
+    assert output.text is not None and output.error is None
+    assert re.fullmatch(r"<think>caption: [a-z ]{4,30}</think>(<\|audio_code_\d+\|>){12}", output.text)
+    assert output.tokens >= 1 + 1 + 12 + 1
 
 
 def test_the_model_has_its_say(model: LanguageModel) -> None:
@@ -100,12 +100,12 @@ def test_same_alone_in_company_and_after_a_restart(toy: Path, load: Load, model:
     for place in (0, 3, 6):  # with four slots it also waits, and is moved when others end
         together = run(model, *crowd[:place], mine, *crowd[place:])
         assert together[place].text == alone
-        assert all(advance.text for advance in together)
+        assert all(output.text for output in together)
 
 
 def test_songs_of_one_request_share_a_prompt_and_not_their_chance(model: LanguageModel) -> None:
     alone = [run(model, song(model, seed))[0].text for seed in range(4)]
-    assert [advance.text for advance in run(model, *(song(model, seed) for seed in range(4)))] == alone
+    assert [output.text for output in run(model, *(song(model, seed) for seed in range(4)))] == alone
     assert len(set(alone)) == 4
 
 
@@ -114,7 +114,7 @@ def test_who_comes_later_joins_at_the_next_step(model: LanguageModel) -> None:
     for _ in range(5):
         model.step()
     second = model.add(song(model, seed=1))
-    tokens = {advance.ticket: advance.tokens for advance in model.step()}
+    tokens = {output.sequence_id: output.tokens for output in model.step()}
     assert tokens[first] >= 6 and tokens[second] >= 1
     run(model)
 
@@ -130,8 +130,10 @@ def test_tokens_without_a_choice_are_fed_together_and_change_nothing(
     ]
     asked[1] = replace(asked[1], sampling=TokenSampling(repetition_penalty=1.3))
     together = run(model, *asked)
-    ticket = model.add(asked[0])
-    counts = [advance.tokens for _ in range(80) for advance in model.step() if advance.ticket == ticket]
+    sequence_id = model.add(asked[0])
+    counts = [
+        output.tokens for _ in range(80) for output in model.step() if output.sequence_id == sequence_id
+    ]
     assert counts[-1] == together[0].tokens and len(counts) < counts[-1] - 10
     monkeypatch.setattr(Decoder, "takes_many", False)
     one_by_one = run(model, *asked)
@@ -144,12 +146,12 @@ def test_tokens_without_a_choice_are_fed_together_and_change_nothing(
 
 def test_who_finds_no_place_waits_inside(toy: Path, load: Load) -> None:
     model = load(toy, sequences=1)
-    tickets = [model.add(song(model, seed)) for seed in range(3)]
+    ids = [model.add(song(model, seed)) for seed in range(3)]
     seen = []
-    while advances := model.step():
-        assert len(advances) == 1
-        seen.append(advances[0].ticket)
-    assert seen == sorted(seen) and set(seen) == set(tickets)
+    while outputs := model.step():
+        assert len(outputs) == 1
+        seen.append(outputs[0].sequence_id)
+    assert seen == sorted(seen) and set(seen) == set(ids)
 
 
 def test_abort_works_within_a_step_and_frees_the_place(toy: Path, load: Load) -> None:
@@ -159,7 +161,7 @@ def test_abort_works_within_a_step_and_frees_the_place(toy: Path, load: Load) ->
     model.abort(waiting)
     model.abort(running)
     model.abort(12345)
-    assert [advance.ticket for advance in model.step()] == [last]
+    assert [output.sequence_id for output in model.step()] == [last]
     model.abort(last)
     assert model.step() == []
 
@@ -179,11 +181,11 @@ def test_a_text_for_which_there_was_no_memory_leaves_its_place_free(
         prefill(self, *args)
 
     monkeypatch.setattr(Decoder, "prefill", fails_at_the_second)
-    ticket = model.add(song(model))
+    sequence_id = model.add(song(model))
     with pytest.raises(torch.OutOfMemoryError):
         model.step()
-    model.abort(ticket)
-    assert [advance.text for advance in run(model, song(model))] == [advance.text for advance in alone]
+    model.abort(sequence_id)
+    assert [output.text for output in run(model, song(model))] == [output.text for output in alone]
 
 
 def test_a_text_that_does_not_end_in_time_ends_with_an_error(model: LanguageModel) -> None:
@@ -216,9 +218,9 @@ def test_an_unreadable_grammar_and_an_empty_prompt_are_refused(model: LanguageMo
 
 def test_a_grammar_that_leads_nowhere_ends_with_an_error(model: LanguageModel) -> None:
     nowhere = replace(song(model), grammar='%llguidance {}\nstart: "a" NOTHING\nNOTHING: /b/ & /c/')
-    advance, other = run(model, nowhere, song(model))
-    assert advance.text is None and advance.error is not None
-    assert advance.error.startswith("The grammar could not be followed: ") and "\n" not in advance.error
+    output, other = run(model, nowhere, song(model))
+    assert output.text is None and output.error is not None
+    assert output.error.startswith("The grammar could not be followed: ") and "\n" not in output.error
     assert other.text is not None
 
 
@@ -227,9 +229,9 @@ def test_the_penalty_keeps_a_text_from_repeating_itself(model: LanguageModel) ->
     distinct = []
     for penalty in (1.0, 1000.0):
         sampling = TokenSampling(temperature=0, repetition_penalty=penalty)
-        (advance,) = run(model, replace(song(model), grammar=grammar, sampling=sampling))
-        assert advance.text is not None
-        distinct.append(len(set(re.findall(r"\d+", advance.text))))
+        (output,) = run(model, replace(song(model), grammar=grammar, sampling=sampling))
+        assert output.text is not None
+        distinct.append(len(set(re.findall(r"\d+", output.text))))
     assert distinct[0] < distinct[1]
 
 
@@ -288,7 +290,7 @@ def test_whatever_is_asked_parses_and_repeats(
         )
         for number, (rule, sampling, seed) in enumerate(parts)
     ]
-    texts = [advance.text for advance in run(model, *generations)]
+    texts = [output.text for output in run(model, *generations)]
     tokenizer, vocabulary = load_tokenizer(toy)
     end = tokenizer.convert_tokens_to_ids(vocabulary.end_of_turn)
     reader = llguidance.hf.from_tokenizer(tokenizer, eos_token=end)
@@ -300,4 +302,4 @@ def test_whatever_is_asked_parses_and_repeats(
         assert matcher.is_stopped()
     shuffled = random.Random(data.draw(st.integers(0, 99))).sample(range(len(parts)), len(parts))
     again = run(model, *(generations[number] for number in shuffled))
-    assert [advance.text for advance in again] == [texts[number] for number in shuffled]
+    assert [output.text for output in again] == [texts[number] for number in shuffled]

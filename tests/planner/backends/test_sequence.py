@@ -31,35 +31,35 @@ def start(toy: Path) -> Start:
     return start
 
 
-def spell(tokens: object) -> str:
+def detokenize(tokens: object) -> str:
     return f"spelled {tokens}"
 
 
 def test_a_text_ends_where_its_grammar_ends(start: Start) -> None:
-    writing = start(generation())
-    writing.seen = torch.zeros(448, dtype=torch.bool)
-    assert [writing.take(7, spell) for _ in range(3)] == [
+    sequence = start(generation())
+    sequence.seen = torch.zeros(448, dtype=torch.bool)
+    assert [sequence.append(7, detokenize) for _ in range(3)] == [
         StepOutput(9, 1),
         StepOutput(9, 2),
         StepOutput(9, 3, text="spelled [7, 7, 7]"),
     ]
-    assert writing.seen.nonzero().tolist() == [[7]]
+    assert sequence.seen.nonzero().tolist() == [[7]]
 
 
 def test_a_text_that_has_not_ended_in_time_is_none(start: Start) -> None:
-    writing = start(generation(max_tokens=2))
-    writing.take(7, spell)
-    assert writing.take(7, spell) == StepOutput(9, 2, error="The text has not ended after 2 tokens")
+    sequence = start(generation(max_tokens=2))
+    sequence.append(7, detokenize)
+    assert sequence.append(7, detokenize) == StepOutput(9, 2, error="The text has not ended after 2 tokens")
 
 
 def test_a_token_against_the_grammar_is_an_error_in_one_line(start: Start) -> None:
-    advance = start(generation()).take(8, spell)
-    assert advance.error is not None and "\n" not in advance.error
-    assert advance.error.startswith("The grammar could not be followed: ")
+    output = start(generation()).append(8, detokenize)
+    assert output.error is not None and "\n" not in output.error
+    assert output.error.startswith("The grammar could not be followed: ")
 
 
 def test_no_token_is_an_error(start: Start) -> None:
-    assert start(generation()).take(None, spell).error == "The grammar allows no token here"
+    assert start(generation()).append(None, detokenize).error == "The grammar allows no token here"
 
 
 @pytest.mark.parametrize(("scale", "prompts"), [(2.5, [(1, 2, 3), (4,)]), (1.0, [(1, 2, 3)])])
