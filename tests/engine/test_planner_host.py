@@ -10,7 +10,7 @@ import pytest
 from acestep.domain.models import PlannerInfo
 from acestep.domain.song import Draft, DraftRequest, Metadata
 from acestep.engine.idle import IdlePolicy
-from acestep.engine.planner_host import LoadedPlanner, PlannerEntry, PlannerHost
+from acestep.engine.planner_host import HostState, LoadedPlanner, PlannerEntry, PlannerHost
 from acestep.engine.renderer import OnLoading
 from acestep.engine.threads import Watchdog
 from acestep.errors import (
@@ -320,7 +320,8 @@ class Fragile:
         return await self.host.draft(asked, 60.0, PlannerCallbacks(cancelled=wanted))
 
     async def until_dropped(self) -> None:
-        await until(lambda: self.host.info().state == "on_disk")
+        await until(lambda: self.host.state is HostState.EMPTY)
+        assert self.host.info().state == "on_disk"
 
     def _load(self, _: OnLoading) -> LoadedPlanner:
         if self.reason:
