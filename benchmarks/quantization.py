@@ -28,10 +28,9 @@ from acestep.domain.song import Sampling, SongPlan
 from acestep.planner.backends.decoder import Decoder
 from acestep.planner.loading import load_language_model
 from acestep.settings.types import Quantization
-from acestep.synthesizer.conditioning import Condition
 from acestep.synthesizer.loading import load_synthesizer
 from acestep.synthesizer.synthesizer import Synthesizer
-from acestep.synthesizer.transformer import Transformer
+from acestep.synthesizer.transformer import Condition, Transformer
 from acestep.weights.offload import OffloadGroup
 from acestep.weights.quantization import Packer
 from acestep.weights.safetensors import LoadTarget
@@ -79,7 +78,7 @@ def dit(kind: Quantization, seconds: float, dtype: torch.dtype) -> tuple[int, Ru
 
     @torch.inference_mode()
     def run() -> Tensor:
-        return transformer.velocity(latents, 0.5, transformer.attend(condition))
+        return transformer.velocity(latents, 0.5, transformer.cache(condition))
 
     return held(module.layers), run
 

@@ -1,16 +1,22 @@
-"""The seam between latents and sound."""
+"""Latents to audio and back. B songs, T latent frames, C latent channels, N samples."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import Tensor
+
+from acestep.catalog.checkpoints import read_json
+from acestep.codec import sine_bank
+from acestep.codec.oobleck import DEFAULT_TILE_FRAMES, OobleckCodec
+from acestep.codec.sine_bank import SineBankCodec
+from acestep.errors import CheckpointError
 
 
 class Codec(Protocol):
-    """Turns audio into latents and back. One latent frame is `hop_length` samples."""
-
     @property
     def sample_rate(self) -> int:
         """Hz."""
@@ -22,24 +28,36 @@ class Codec(Protocol):
         ...
 
     @property
-    def latent_channels(self) -> int:
-        """Size of one latent frame."""
-        ...
+    def latent_channels(self) -> int: ...
 
     def encode(self, audio: Tensor) -> Tensor:
-        """Audio `[batch, 2, samples]` in -1..1 to latents `[batch, samples // hop_length, latent_channels]`.
-
-        Deterministic: the mean of the distribution where the codec has one.
-        """
+        """Audio `[B, 2, N]` in -1..1 to latents `[B, N // hop_length, C]`. Draws nothing at random."""
         ...
 
     def decode(self, latents: Tensor, on_tile: Callable[[float], None] | None = None) -> Tensor:
-        """Latents `[batch, frames, latent_channels]` to float32 audio `[batch, 2, frames * hop_length]`.
+        """Latents `[B, T, C]` to float32 audio `[B, 2, T * hop_length]`.
 
-        `on_tile` hears the fraction done (0..1) after each piece and may raise to stop.
+        `on_tile` gets the fraction done (0..1) after each tile and may raise to stop.
         """
         ...
 
     def low_memory(self) -> Codec:
-        """The same codec at work in smaller pieces, for less memory; itself where it has none smaller."""
+        """The same codec with smaller tiles, which need less memory; itself if it has none."""
         ...
+
+
+def load_codec(
+    folder: Path, device: torch.device, dtype: torch.dtype, tile_frames: int = DEFAULT_TILE_FRAMES
+) -> Codec:
+    """Load the codec of a `vae/` folder; raises CheckpointError for one that is not known.
+
+    Oobleck decodes in tiles of `tile_frames`.
+    """
+    path = folder / "config.json"
+    name = read_json(path).get("_class_name")
+    if name == sine_bank.CLASS_NAME:
+        return SineBankCodec.load(folder, device)
+    if name == "AutoencoderOobleck":
+        return OobleckCodec.load(folder, device, dtype, tile_frames)
+    known = f"AutoencoderOobleck, {sine_bank.CLASS_NAME}"
+    raise CheckpointError(f"{path}: _class_name is {name!r}; known are {known}")

@@ -23,18 +23,16 @@ DEFAULT_TILE_FRAMES = 512
 # Smaller ones save little: a tile is computed with about ten frames to each side.
 _SMALLEST_TILE_FRAMES = 64
 
-# How far a convolution of 7 taps reaches to each side, and three of them dilated by 1, 3 and 9.
+# Samples that a convolution of 7 taps reaches to each side, and three of them dilated by 1, 3 and 9.
 _SEVEN_TAPS = 3
 _RESIDUAL_UNITS = _SEVEN_TAPS * (1 + 3 + 9)
 
 
 @dataclass(frozen=True, slots=True)
 class _Tile:
-    """Frames `start..stop` are wanted; they depend on frames `first..last`."""
-
     start: int
     stop: int
-    first: int
+    first: int  # frames `start..stop` depend on `first..last`
     last: int
 
 
@@ -47,9 +45,9 @@ class OobleckCodec:
         tile_frames: int = DEFAULT_TILE_FRAMES,
         overlap_frames: int | None = None,
     ) -> None:
-        """`overlap_frames` is what a tile sees to each side; by default just what its samples depend on.
+        """`overlap_frames` are computed to each side of a tile; by default those that its samples depend on.
 
-        Raises ValueError for an overlap that would leave audible seams.
+        Raises ValueError for fewer, which would leave audible seams.
         """
         needed = receptive_frames(vae.config.downsampling_ratios)
         if overlap_frames is not None and overlap_frames < needed:
@@ -62,7 +60,6 @@ class OobleckCodec:
     def load(
         cls, folder: Path, device: torch.device, dtype: torch.dtype, tile_frames: int = DEFAULT_TILE_FRAMES
     ) -> OobleckCodec:
-        """Read `config.json` and `diffusion_pytorch_model.safetensors`; raises CheckpointError."""
         config = read_json(folder / "config.json")
         if config.get("audio_channels") != 2:
             raise CheckpointError(f"{folder / 'config.json'}: audio_channels must be 2 (stereo)")
@@ -82,24 +79,21 @@ class OobleckCodec:
 
     @property
     def sample_rate(self) -> int:
-        """Hz."""
         return int(self.vae.config.sampling_rate)
 
     @property
     def hop_length(self) -> int:
-        """Samples in one latent frame."""
         return int(self.vae.hop_length)
 
     @property
     def latent_channels(self) -> int:
-        """Size of one latent frame."""
         return int(self.vae.config.decoder_input_channels)
 
     @torch.inference_mode()
     def encode(self, audio: Tensor) -> Tensor:
-        """Audio `[B, 2, N]` to the mean of its latent distribution `[B, N // hop, C]`, in float32.
+        """The mean of the latent distribution `[B, N // hop_length, C]`, in float32.
 
-        What is left over after the last whole hop is not heard. Raises UnusableAudioError for less than one.
+        Samples after the last whole frame are dropped. Raises UnusableAudioError for less than one frame.
         """
         frames = audio.shape[-1] // self.hop_length
         if frames == 0:
@@ -110,22 +104,21 @@ class OobleckCodec:
         for samples in audio.to(self.vae.device, self.vae.dtype):
             tiles = []
             for tile in self._tiles(frames):
-                heard = samples[:, tile.first * self.hop_length : tile.last * self.hop_length]
-                mean = self.vae.encode(heard[None]).latent_dist.mode()[0].T
+                window = samples[:, tile.first * self.hop_length : tile.last * self.hop_length]
+                mean = self.vae.encode(window[None]).latent_dist.mode()[0].T
                 tiles.append(mean[tile.start - tile.first : tile.stop - tile.first].float())
             songs.append(torch.cat(tiles))
         return torch.stack(songs)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, on_tile: Callable[[float], None] | None = None) -> Tensor:
-        """Latents `[B, T, C]` to float32 audio `[B, 2, T * hop]`; `on_tile` hears the fraction done."""
         batch, frames, hop = latents.shape[0], latents.shape[1], self.hop_length
         audio = torch.zeros(batch, 2, frames * hop, dtype=torch.float32, device=self.vae.device)
         for song, rows in enumerate(latents.to(self.vae.device, self.vae.dtype)):
             for tile in self._tiles(frames):
-                sound = self.vae.decode(rows[tile.first : tile.last].T[None]).sample[0]
-                wanted = sound[:, (tile.start - tile.first) * hop : (tile.stop - tile.first) * hop]
-                # An odd ratio in the decoder costs the very end of a song a few samples, which stay silent.
+                decoded = self.vae.decode(rows[tile.first : tile.last].T[None]).sample[0]
+                wanted = decoded[:, (tile.start - tile.first) * hop : (tile.stop - tile.first) * hop]
+                # An odd ratio in the decoder costs the end of a song a few samples, which stay silent.
                 audio[song, :, tile.start * hop : tile.start * hop + wanted.shape[-1]] = wanted
                 if on_tile is not None:
                     on_tile((song + tile.stop / frames) / batch)
@@ -142,12 +135,12 @@ class OobleckCodec:
 
 
 def receptive_frames(downsampling_ratios: list[int]) -> int:
-    """How many latent frames to each side a sample of the codec depends on, in either direction."""
+    """Latent frames to each side that a sample depends on, in the encoder and the decoder."""
     samples = _SEVEN_TAPS  # the encoder's first convolution and the decoder's last
-    samples_apart = 1
+    stride = 1
     for ratio in downsampling_ratios:
-        samples += _RESIDUAL_UNITS * samples_apart
-        samples += 2 * ratio * samples_apart  # the resampling convolution has 2 * ratio taps
-        samples_apart *= ratio
-    samples += _SEVEN_TAPS * samples_apart  # the decoder's first; the encoder's last has 3 taps only
-    return math.ceil(samples / samples_apart)
+        samples += _RESIDUAL_UNITS * stride
+        samples += 2 * ratio * stride  # the resampling convolution has 2 * ratio taps
+        stride *= ratio
+    samples += _SEVEN_TAPS * stride  # the decoder's first; the encoder's last has 3 taps only
+    return math.ceil(samples / stride)

@@ -1,10 +1,7 @@
-"""A codec that needs no training: sines at the semitones of the scale, and noise in bands.
+"""A codec without weights: a sine for each semitone, and noise in bands.
 
-A latent frame holds how loud each semitone is and how much noise there is in each band, so latents are
-nearly a piano roll: a model of a few million weights can learn them on a CPU. Analysis is a constant-Q
-transform; synthesis adds one oscillator a semitone and band-passed noise. The reference for the analysis is
-J. C. Brown, "Calculation of a constant Q spectral transform" (JASA 1991); the split into sines and noise
-follows X. Serra, "Spectral modeling synthesis" (1989).
+Its latents are nearly a piano roll, so a model of a few million weights can learn them on a CPU. Analysis:
+constant-Q transform (J. C. Brown, JASA 1991). Synthesis: "Spectral modeling synthesis" (X. Serra, 1989).
 """
 
 from __future__ import annotations
@@ -24,7 +21,7 @@ from acestep.errors import CheckpointError
 CLASS_NAME = "SineBankCodec"
 
 _PERIODS = 17  # in an analysis window: the Q of a semitone, 1 / (2^(1/12) - 1) = 16.8
-_MIN_WINDOW = 0.060  # s; high notes would otherwise get windows so short that they flicker
+_MIN_WINDOW = 0.060  # s; in shorter windows high notes flicker
 _TILE = 250  # frames analysed or synthesised at once: bounds memory, 10 s at 25 Hz
 _NOISE_PERIOD = 509  # frames until the noise repeats (20 s); a prime, so it falls on no beat
 _NOISE_SEED = 0x5EED
@@ -34,10 +31,9 @@ _PAN_WIDTH = 0.25  # how far the semitones spread over the stereo field, 0..1
 
 @dataclass(frozen=True, slots=True)
 class SineBankConfig:
-    """Sizes and scaling, as `config.json` holds them.
+    """The fields of `config.json`.
 
-    Latents are decibels above `floor_db`, mapped by `(dB - mean) / std`, with a mean and std for the
-    tones and for the noise, measured on the training music.
+    Latents are `(dB - mean) / std` of levels above `floor_db`; mean and std are those of the training music.
     """
 
     sampling_rate: int = 48_000
@@ -56,7 +52,7 @@ class SineBankConfig:
 
     @classmethod
     def read(cls, folder: Path) -> SineBankConfig:
-        """Read `config.json` of a codec folder; raises CheckpointError where it does not fit."""
+        """Read `config.json` of a codec folder; raises CheckpointError for unknown or missing fields."""
         path = folder / "config.json"
         values = read_json(path)
         values.pop("_class_name", None)
@@ -68,7 +64,6 @@ class SineBankConfig:
             raise CheckpointError(f"{path}: {error}") from error
 
     def write(self, folder: Path) -> None:
-        """Write `config.json` into a codec folder."""
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"_class_name": CLASS_NAME, **asdict(self)}, indent=2)
         (folder / "config.json").write_text(text + "\n", encoding="utf-8")
@@ -93,31 +88,26 @@ class SineBankCodec:
 
     @classmethod
     def load(cls, folder: Path, device: torch.device) -> SineBankCodec:
-        """Build from a codec folder (`config.json` is all there is)."""
         return cls(SineBankConfig.read(folder), device)
 
     @property
     def sample_rate(self) -> int:
-        """Hz."""
         return self.config.sampling_rate
 
     @property
     def hop_length(self) -> int:
-        """Samples in one latent frame."""
         return self.config.hop_length
 
     @property
     def bands(self) -> int:
-        """How many noise bands there are."""
         return len(self.config.noise_edges_hz) - 1
 
     @property
     def latent_channels(self) -> int:
-        """Semitones and noise bands."""
         return self.config.semitones + self.bands
 
     def encode(self, audio: Tensor) -> Tensor:
-        """Audio `[B, 2, N]` to latents `[B, N // hop, channels]`; the stereo image is not kept."""
+        """Audio `[B, 2, N]` to latents `[B, N // hop_length, C]`; the stereo image is not kept."""
         mono = audio.to(self._device, torch.float32).mean(dim=1)
         frames = mono.shape[-1] // self.hop_length
         tone, power = self._analyse(mono, frames)
@@ -125,7 +115,6 @@ class SineBankCodec:
         return self._to_latents(tone, noise)
 
     def decode(self, latents: Tensor, on_tile: Callable[[float], None] | None = None) -> Tensor:
-        """Latents `[B, T, channels]` to audio `[B, 2, T * hop]`."""
         tone, noise = self._from_latents(latents.to(self._device, torch.float32))
         tone = tone * _is_local_maximum(tone)
         frames = latents.shape[1]
@@ -133,7 +122,7 @@ class SineBankCodec:
         tone, noise = (torch.cat([x[:, :1], x, x[:, -1:]], dim=1) for x in (tone, noise))
         pieces = []
         for start, stop in _tiles(frames + 1):
-            wave = self._sing(tone, start, stop) + self._hiss(noise, start, stop)
+            wave = self._tone_wave(tone, start, stop) + self._noise_wave(noise, start, stop)
             pieces.append(wave)
             if on_tile is not None:
                 on_tile(min(1.0, stop / frames))
@@ -189,12 +178,9 @@ class SineBankCodec:
         return padded[:, first:last].unfold(-1, length, self.hop_length)
 
     def _noise_power(self, tone: Tensor, power: Tensor) -> Tensor:
-        """Power `[B, T, bands]` that the tones do not explain.
-
-        The median bin of a band is blind to the few bins in which tones stand; for white noise the
-        median is ln 2 of the mean. The lowest bands have too few bins for a median to be blind:
-        there the power of the tones is subtracted.
-        """
+        """Power `[B, T, bands]` that the tones do not explain."""
+        # The median bin of a band ignores the few bins with tones; of white noise it is ln 2 of the mean. The
+        # lowest bands have too few bins for that: there, the power of the tones is subtracted.
         bands = []
         for band in range(self.bands):
             bins = power[..., self._band_of_bin == band]
@@ -203,8 +189,8 @@ class SineBankCodec:
                 continue
             low, high = self.config.noise_edges_hz[band : band + 2]
             inside = ((self._hz >= low) & (self._hz < high)).to(self._device)
-            sung = (tone * _is_local_maximum(tone)).square()[..., inside].sum(dim=-1) / 2
-            bands.append(bins.sum(dim=-1) - sung)
+            of_tones = (tone * _is_local_maximum(tone)).square()[..., inside].sum(dim=-1) / 2
+            bands.append(bins.sum(dim=-1) - of_tones)
         return torch.stack(bands, dim=-1)
 
     def _to_latents(self, tone: Tensor, noise: Tensor) -> Tensor:
@@ -220,7 +206,7 @@ class SineBankCodec:
         floor = 10 ** (c.floor_db / 20)
         tone_db = (tone * c.tone_std_db + c.tone_mean_db).clamp_max(0.0)
         noise_db = (noise * c.noise_std_db + c.noise_mean_db).clamp_max(0.0)
-        # The floor itself is silence, and what stands just above it fades in without a step.
+        # The floor itself is silence; levels above it begin there, without a step.
         return (10 ** (tone_db / 20) - floor).clamp_min(0.0), (10 ** (noise_db / 20) - floor).clamp_min(0.0)
 
     def _sine_basis(self) -> Tensor:
@@ -231,12 +217,10 @@ class SineBankCodec:
         parts = [angle.cos() * (1 - fade), angle.cos() * fade, angle.sin() * (1 - fade), angle.sin() * fade]
         return torch.cat(parts).float().to(self._device)
 
-    def _sing(self, tone: Tensor, start: int, stop: int) -> Tensor:
-        """The oscillators between the middles of frames `start` and `stop`, `[B, 2, samples]`.
-
-        sin(w (t0 + t)) = sin(w t0) cos(w t) + cos(w t0) sin(w t): a hop of all oscillators is one
-        row of a matrix product with a fixed basis.
-        """
+    def _tone_wave(self, tone: Tensor, start: int, stop: int) -> Tensor:
+        """The oscillators from the middle of frame `start` to that of `stop`, `[B, 2, samples]`."""
+        # sin(w (t0 + t)) = sin(w t0) cos(w t) + cos(w t0) sin(w t): a hop of all oscillators is one row of a
+        # matrix product with a fixed basis.
         time = torch.arange(start, stop, dtype=torch.float64)[:, None] * self.hop_length
         phase = 2 * math.pi * torch.frac(self._hz * time / self.sample_rate)
         sine, cosine = (x.float().to(self._device) for x in (phase.sin(), phase.cos()))
@@ -257,8 +241,8 @@ class SineBankCodec:
         keep, own = math.sqrt(1 - _NOISE_WIDTH), math.sqrt(_NOISE_WIDTH)
         return torch.stack([keep * middle + own * left, keep * middle + own * right]).to(self._device)
 
-    def _hiss(self, noise: Tensor, start: int, stop: int) -> Tensor:
-        """Band-passed noise for the same span as `_sing`, by overlap-add of random-phase spectra."""
+    def _noise_wave(self, noise: Tensor, start: int, stop: int) -> Tensor:
+        """Band-passed noise for the same frames, by overlap-add of random-phase spectra."""
         frames = torch.arange(start, stop + 1, device=self._device)
         # Spread a band's power over its bins; 2 * hop samples an inverse transform.
         per_bin = noise[:, start : stop + 1] / self._bins.sqrt() * (math.sqrt(2.0) * self.hop_length)
@@ -271,8 +255,8 @@ class SineBankCodec:
         grains = grains * torch.sin(math.pi * ramp)
         first, second = grains[..., : self.hop_length], grains[..., self.hop_length :]
         # Grain t reaches one hop to either side of the middle of frame t.
-        noise_wave: Tensor = (second[:, :, :-1] + first[:, :, 1:]).flatten(2)
-        return noise_wave
+        wave: Tensor = (second[:, :, :-1] + first[:, :, 1:]).flatten(2)
+        return wave
 
 
 def _is_local_maximum(tone: Tensor) -> Tensor:

@@ -17,8 +17,7 @@ from acestep.audio.decode import read
 from acestep.audio.normalise import limit_peak, normalise_peak
 from acestep.catalog.adapters import AdapterFolder
 from acestep.catalog.checkpoints import Checkpoint
-from acestep.codec.codec import Codec
-from acestep.codec.loading import load_codec
+from acestep.codec.codec import Codec, load_codec
 from acestep.codec.oobleck import DEFAULT_TILE_FRAMES, OobleckCodec
 from acestep.device.probes import device_meant
 from acestep.domain.analysis import LyricTimes
@@ -213,10 +212,10 @@ def load_model(
         LoadTarget(home, dtype, quantization, context.beat),
         shared,
     )
-    if modules.facts.latent_channels != codec.latent_channels:
+    if modules.config.latent_channels != codec.latent_channels:
         raise CheckpointError(
             f"{checkpoint.vae} makes latents of {codec.latent_channels} channels, but {checkpoint.dit} "
-            f"works on {modules.facts.latent_channels}: they do not belong together."
+            f"works on {modules.config.latent_channels}: they do not belong together."
         )
     if plan:
         modules = settle(modules, codec, plan, place, _offload_manager(place, shared))

@@ -1,4 +1,7 @@
-"""What the diffusion transformer is told about each song: words, sound to resemble, sound to start from."""
+"""The inputs of the diffusion transformer: encoded text, reference, and source latents or audio codes.
+
+Shapes: B songs, T latent frames, C latent channels.
+"""
 
 from __future__ import annotations
 
@@ -10,43 +13,25 @@ from torch import Tensor
 
 from acestep.domain.latents import SourceLatents
 from acestep.domain.song import SongPlan
-from acestep.synthesizer.codes import AudioCodes
 from acestep.synthesizer.loading import SynthesizerModules
 from acestep.synthesizer.prompts import TEXT2MUSIC_INSTRUCTION, caption_prompt, lyric_prompt
+from acestep.synthesizer.transformer import Condition
 from acestep.synthesizer.windows import Span
 
 # What the published models were trained with, in tokens.
 MAX_CAPTION_TOKENS = 256
 MAX_LYRIC_TOKENS = 2048
 
-
 NO_SOURCES = SourceLatents()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SongMaterial:
-    """The latents that one song starts from.
+class SongInputs:
+    """The latents that one song is made from."""
 
-    `source` `[T, C]` is what the song is built on, `chunk_mask` `[T]` is 1 where the model writes and 0
-    where the source stays, `reference` `[F, C]` is the sound to resemble.
-    """
-
-    source: Tensor
-    chunk_mask: Tensor
-    reference: Tensor
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Condition:
-    """What the transformer is told about B songs.
-
-    `states` `[B, L, D]` are the encoded words and reference, `mask` `[B, L]` is true where a state is one
-    of the song's own and not padding, `context` `[B, T, C + M]` is source latents beside chunk mask.
-    """
-
-    states: Tensor
-    mask: Tensor
-    context: Tensor
+    source: Tensor  # [T, C]
+    chunk_mask: Tensor  # [T], 1 where the model writes, 0 where the source stays
+    reference: Tensor  # [F, C], gives the timbre
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,44 +41,69 @@ class _Tokens:
     lengths: tuple[int, ...]  # tokens of each text before it was cut
 
 
+class AudioCodes:
+    """The audio tokenizer of one checkpoint, five codes a second in the published ones."""
+
+    def __init__(self, modules: SynthesizerModules) -> None:
+        self._modules = modules
+        self._silence = modules.silence_latent
+        self.count = modules.config.code_count
+
+    @torch.inference_mode()
+    def tokenize(self, latents: Tensor) -> tuple[int, ...]:
+        """The codes of latents `[T, C]`, which are padded with silence to whole codes."""
+        self._modules.enter("condition encoder")
+        _, indices = self._modules.audio_tokenizer.tokenize(latents[None].to(self._silence), self._silence)
+        return tuple(indices.flatten().tolist())  # one copy, since each waits for the GPU
+
+    @torch.inference_mode()
+    def hints(self, codes: Sequence[int]) -> Tensor:
+        """The latents `[T, C]` that codes stand for, `frames_per_code` frames each."""
+        assert all(0 <= code < self.count for code in codes)
+        self._modules.enter("condition encoder")
+        indices = torch.tensor(codes, device=self._silence.device).view(1, -1, 1)
+        quantized = self._modules.audio_tokenizer.quantizer.get_output_from_indices(indices)
+        latents: Tensor = self._modules.audio_token_detokenizer(quantized)
+        return latents[0]
+
+
 class Conditioner:
     """Encodes plans with the loaded text and condition encoders."""
 
     def __init__(self, modules: SynthesizerModules) -> None:
         self._modules = modules
-        self._facts = modules.facts
         self._codes = AudioCodes(modules)
         self._device = modules.silence_latent.device
 
-    def material(
+    def inputs(
         self, plan: SongPlan, frames: int, sources: SourceLatents = NO_SOURCES, span: Span | None = None
-    ) -> SongMaterial:
-        """What a song starts from. `span` is what is written anew (None: all of it)."""
+    ) -> SongInputs:
+        """The inputs of a song of `frames`; `span` is what is generated (None: all of it)."""
         mask = torch.ones(frames, dtype=torch.float32) if span is None else span.mask(frames)
         mask = mask.to(self._device)
-        reference = self._facts.reference_frames
-        return SongMaterial(
+        return SongInputs(
             source=self._source(plan, frames, sources, mask),
             chunk_mask=mask,
-            reference=self.fitted(sources.reference, reference),
+            reference=self.fit_length(sources.reference, self._modules.config.reference_frames),
         )
 
     def _source(self, plan: SongPlan, frames: int, sources: SourceLatents, mask: Tensor) -> Tensor:
-        """What the model is shown: hints of codes, the source (its window silenced), or silence, `[T, C]`."""
         if plan.audio_codes:
-            return self.fitted(self._codes.hints(plan.audio_codes), frames)
+            return self.fit_length(self._codes.hints(plan.audio_codes), frames)
         if sources.source is None or plan.task_type == "text2music":
             return self.silence(frames)
         if plan.task_type == "cover":
             source = sources.source[:frames]
             hints = self._codes.hints(self._codes.tokenize(source))
-            return self.fitted(hints[: len(source)], frames)
-        source = self.fitted(sources.source, frames)
-        # Lego hears its source in the window too: the new track goes along with it.
-        return torch.where(mask[:, None] == 1, self.silence(frames), source) if _is_blind(plan) else source
+            return self.fit_length(hints[: len(source)], frames)
+        source = self.fit_length(sources.source, frames)
+        # Repaint must not see what it replaces; the other tasks add to their source, and see all of it.
+        if plan.task_type == "repaint":
+            return torch.where(mask[:, None] == 1, self.silence(frames), source)
+        return source
 
-    def fitted(self, latents: Tensor | None, frames: int) -> Tensor:
-        """Latents cut to `frames`, or filled up with silence (None is silence throughout), `[frames, C]`."""
+    def fit_length(self, latents: Tensor | None, frames: int) -> Tensor:
+        """Latents cut to `frames` or padded with silence, `[frames, C]`; None is silence throughout."""
         if latents is None:
             return self.silence(frames)
         kept = latents[:frames].to(self._modules.silence_latent)
@@ -105,45 +115,41 @@ class Conditioner:
         repeats = -(-frames // stored.shape[0])
         return stored.repeat(repeats, 1)[:frames] if repeats > 1 else stored[:frames]
 
-    def encode(self, plans: Sequence[SongPlan], materials: Sequence[SongMaterial]) -> Condition:
-        """One `Condition` for all songs; `materials` has one entry a plan, all of the same length."""
+    def encode(self, plans: Sequence[SongPlan], inputs: Sequence[SongInputs]) -> Condition:
+        """The condition of all songs; `inputs` has one entry a plan, all of the same length."""
         captions, lyrics = self._caption_tokens(plans), self._lyric_tokens(plans)
         text_encoder = self._modules.text_encoder
-        self._enter("text encoder")
-        read = text_encoder(captions.ids, attention_mask=captions.mask).last_hidden_state
-        spelled = text_encoder.embed_tokens(lyrics.ids)
-        self._enter("condition encoder")
+        self._modules.enter("text encoder")
+        caption_states = text_encoder(captions.ids, attention_mask=captions.mask).last_hidden_state
+        lyric_embeddings = text_encoder.embed_tokens(lyrics.ids)
+        self._modules.enter("condition encoder")
         states, mask = self._modules.condition_encoder(
-            text_hidden_states=read,
+            text_hidden_states=caption_states,
             text_attention_mask=captions.mask,
-            lyric_hidden_states=spelled,
+            lyric_hidden_states=lyric_embeddings,
             lyric_attention_mask=lyrics.mask,
-            refer_audio_acoustic_hidden_states_packed=torch.stack([m.reference for m in materials]),
-            refer_audio_order_mask=torch.arange(len(materials), device=self._device),
+            refer_audio_acoustic_hidden_states_packed=torch.stack([each.reference for each in inputs]),
+            refer_audio_order_mask=torch.arange(len(inputs), device=self._device),
         )
-        longest = int(mask.sum(dim=1).max())  # each song's own states come first
-        return Condition(states[:, :longest], mask[:, :longest], self._context(materials))
+        longest = int(mask.sum(dim=1).max())  # the encoder puts padding last
+        return Condition(states[:, :longest], mask[:, :longest], self._context(inputs))
 
-    def encode_plainly(self, plans: Sequence[SongPlan], materials: Sequence[SongMaterial]) -> Condition:
-        """As `encode`, but without what the songs follow: text2music's instruction, silence for a source."""
+    def encode_without_source(self, plans: Sequence[SongPlan], inputs: Sequence[SongInputs]) -> Condition:
+        """As `encode`, with the instruction of text2music, and silence for a source."""
         return self.encode(
             [replace(plan, instruction=TEXT2MUSIC_INSTRUCTION) for plan in plans],
-            [replace(material, source=self.silence(len(material.source))) for material in materials],
+            [replace(each, source=self.silence(len(each.source))) for each in inputs],
         )
 
     def with_null(self, condition: Condition) -> Condition:
-        """The same songs, then once more with the model's learned null condition instead of words."""
-        self._enter("condition encoder")
+        """The batch, then once more with the model's null condition in place of the states."""
+        self._modules.enter("condition encoder")
         null = self._modules.condition_encoder.null_condition_emb.expand_as(condition.states)
         return Condition(
             states=torch.cat([condition.states, null]),
             mask=torch.cat([condition.mask, condition.mask]),
             context=torch.cat([condition.context, condition.context]),
         )
-
-    def _enter(self, group: str) -> None:
-        if self._modules.placement:
-            self._modules.placement.enter(group)
 
     def warnings(self, plan: SongPlan) -> tuple[str, ...]:
         """Sentences for the client about text that is longer than what the model reads."""
@@ -167,7 +173,7 @@ class Conditioner:
         tokenizer = self._modules.tokenizer
         rows = [tokenizer(text).input_ids for text in texts]
         lengths = tuple(len(row) for row in rows)
-        # Cut by the tokenizer, so that a closing token of its own survives the cut.
+        # The tokenizer cuts, so that a closing token of its own stays.
         rows = [
             tokenizer(text, truncation=True, max_length=limit).input_ids if len(row) > limit else row
             for text, row in zip(texts, rows, strict=True)
@@ -179,12 +185,8 @@ class Conditioner:
             mask[song, : len(row)] = 1
         return _Tokens(ids.to(self._device), mask.to(self._device), lengths)
 
-    def _context(self, materials: Sequence[SongMaterial]) -> Tensor:
-        source = torch.stack([material.source for material in materials])
-        mask = torch.stack([material.chunk_mask for material in materials]).to(source.dtype)
-        return torch.cat([source, mask[..., None].expand(-1, -1, self._facts.mask_channels)], dim=-1)
-
-
-def _is_blind(plan: SongPlan) -> bool:
-    """Whether the model must not see what it writes over."""
-    return plan.task_type == "repaint"
+    def _context(self, inputs: Sequence[SongInputs]) -> Tensor:
+        source = torch.stack([each.source for each in inputs])
+        mask = torch.stack([each.chunk_mask for each in inputs]).to(source.dtype)
+        mask_channels = self._modules.config.mask_channels
+        return torch.cat([source, mask[..., None].expand(-1, -1, mask_channels)], dim=-1)

@@ -1,7 +1,4 @@
-"""Adapters in the diffusion transformer: which are in memory, and which act on the next song.
-
-The transformer's own weights are never written to.
-"""
+"""LoRA adapters in the diffusion transformer: which are in memory, and which act on the next song."""
 
 from __future__ import annotations
 
@@ -20,24 +17,24 @@ from torch import Tensor, nn
 from acestep.catalog.adapters import Adapter, AdapterFolder, Shape
 from acestep.domain.song import MAX_ADAPTERS, AdapterUse
 from acestep.errors import CheckpointError
-from acestep.weights.quantization import seat
+from acestep.weights.quantization import refresh_device
 from acestep.weights.safetensors import LoadTarget, read_tensors
 
 log = logging.getLogger(__name__)
 
-# Adapters that stay in memory: a rank of 64 on all attention of a 2 B model takes about 90 MB in bfloat16.
-KEPT = 2 * MAX_ADAPTERS
+# Adapters that stay in memory: rank 64 on all attention of a 2 B model takes about 90 MB in bfloat16.
+MAX_LOADED = 2 * MAX_ADAPTERS
 
 
 @dataclass(frozen=True, slots=True)
-class _Resident:
-    slot: str  # PEFT's name for it; ours may hold dots, which module names may not
+class _LoadedAdapter:
+    peft_name: str  # names of adapters may contain dots, which module names may not
     version: tuple[int, ...]
     size: int  # bytes
 
 
 def adaptable_layers(transformer: AceStepTransformer1DModel) -> dict[str, Shape]:
-    """The shapes of the weights that adapters may sit on, by the layer's name, before any does."""
+    """The weight shapes of the layers that adapters may wrap, by name; before any is wrapped."""
     return {
         name: tuple(module.weight.shape)
         for name, module in transformer.named_modules()
@@ -46,14 +43,13 @@ def adaptable_layers(transformer: AceStepTransformer1DModel) -> dict[str, Shape]
 
 
 class TransformerAdapters:
-    """Puts adapters around the layers of one loaded transformer.
+    """Wraps the layers of one loaded transformer in adapters."""
 
-    They are computed beside the layers (`W x + scale * alpha / rank * B A x`), not merged into them: then a
-    song without adapters runs the same kernels on the same weights as before any adapter came, and is the
-    same song to the bit. Merging rank 16 into nano's attention and taking it off again left 10 % of those
-    weights changed in float32, 29 % in bfloat16; a copy to go back to would be as large as the weights. The
-    update's own price, two thin products a layer, was lost in the noise there (8 steps of 30 s, on a CPU).
-    """
+    # Adapters are computed beside the layers (`W x + scale * alpha / rank * B A x`), not merged into them: a
+    # song without adapters then runs the same kernels on the same weights as before, and is the same to the
+    # bit. Merging rank 16 into nano's attention and out again changed 10 % of those weights in float32, 29 %
+    # in bfloat16; a copy to restore would be as large as the weights. The two thin products a layer cost
+    # nothing that could be measured there (8 steps of 30 s, on a CPU).
 
     def __init__(
         self,
@@ -62,58 +58,54 @@ class TransformerAdapters:
         folder: AdapterFolder,
         room: int | None = None,
     ) -> None:
-        """`name` is the model's, for what people get to read; `room` bytes is what all may take up."""
+        """`name` is the model's, for messages; `room` limits the bytes of all adapters in memory."""
         self._name = name
         self._transformer = transformer
         self._folder = folder
         self._room = room
         self._layers = adaptable_layers(transformer)
-        self._residents: OrderedDict[str, _Resident] = OrderedDict()  # the latest used last
+        self._loaded: OrderedDict[str, _LoadedAdapter] = OrderedDict()  # the latest used last
         self._loads = 0
-        self.is_idle = True  # none acts
+        self.is_idle = True  # no adapter is active
 
     @property
     def layers(self) -> Mapping[str, Shape]:
-        """The shapes of the weights that adapters may sit on, by the layer's name."""
         return self._layers
 
     @property
-    def resident(self) -> tuple[str, ...]:
+    def loaded(self) -> tuple[str, ...]:
         """The names of the adapters in memory, the least recently used first."""
-        return tuple(self._residents)
+        return tuple(self._loaded)
 
     def apply(self, uses: Sequence[AdapterUse]) -> None:
-        """Let exactly these adapters act from now on, each with its scale.
+        """Activate exactly these adapters, each with its scale.
 
-        Raises CheckpointError where one is not there, cannot be read, or does not fit; then none acts.
+        Raises CheckpointError for one that is missing, unreadable or does not fit; then none is active.
         """
         self.is_idle = False
-        self._switch({})
-        acting = {use.name: use.scale for use in uses if use.scale}
-        scales: dict[str, float] = {}
-        for name, scale in acting.items():
-            scales[self._slot(name, kept=acting)] = scale
-        self._switch(scales)
+        self._activate({})
+        scales = {use.name: use.scale for use in uses if use.scale}
+        self._activate({self._require(name, kept=scales): scale for name, scale in scales.items()})
         self.is_idle = not scales
 
-    def _slot(self, name: str, kept: Collection[str]) -> str:
-        """PEFT's name for an adapter, which is in memory then; those that are `kept` do not leave for it."""
+    def _require(self, name: str, kept: Collection[str]) -> str:
+        """PEFT's name for an adapter, loaded if it is not; those that are `kept` are not dropped for it."""
         adapter = self._folder.find(name)
-        resident = self._residents.get(name)
-        if resident is not None and resident.version != adapter.version:
-            self._drop(name)  # somebody trained it again
-            resident = None
-        if resident is None:
-            size = adapter.weights * self._number
+        loaded = self._loaded.get(name)
+        if loaded is not None and loaded.version != adapter.version:
+            self._drop(name)  # its files have changed
+            loaded = None
+        if loaded is None:
+            size = adapter.weights * self._bytes_per_weight
             self._make_room(adapter, size, kept)
             self._loads += 1
-            resident = _Resident(f"adapter{self._loads}", adapter.version, size)
-            self._load(adapter, resident.slot)
-            self._residents[name] = resident
-        self._residents.move_to_end(name)
-        return resident.slot
+            loaded = _LoadedAdapter(f"adapter{self._loads}", adapter.version, size)
+            self._load(adapter, loaded.peft_name)
+            self._loaded[name] = loaded
+        self._loaded.move_to_end(name)
+        return loaded.peft_name
 
-    def _load(self, adapter: Adapter, slot: str) -> None:
+    def _load(self, adapter: Adapter, peft_name: str) -> None:
         adapter.check_fit(self._name, self._layers)
         like = next(self._transformer.parameters())
         stored = read_tensors(adapter.file, LoadTarget(like.device, like.dtype))
@@ -123,60 +115,59 @@ class TransformerAdapters:
             state[f"{tensor.layer}.{tensor.part}{ending}"] = stored[tensor.name]
         for module in self._transformer.modules():
             if type(module) is nn.Linear:
-                seat(module)  # PEFT puts an adapter where its layer is
+                refresh_device(module)  # PEFT puts an adapter on its layer's device
         with warnings.catch_warnings():
-            # It concerns merging, which is not done here.
+            # It is about merging, which is not done here.
             warnings.filterwarnings("ignore", "TorchaoLoraLinear was instantiated without")
             inject_adapter_in_model(
-                _config(adapter), self._transformer, slot, low_cpu_mem_usage=True, state_dict=state
+                _peft_config(adapter), self._transformer, peft_name, low_cpu_mem_usage=True, state_dict=state
             )
-        result = set_peft_model_state_dict(self._transformer, state, slot, low_cpu_mem_usage=True)
-        # PEFT gathers the settings of all adapters here; each layer knows its own.
+        result = set_peft_model_state_dict(self._transformer, state, peft_name, low_cpu_mem_usage=True)
+        # PEFT collects the settings of all adapters here; each layer has its own.
         del self._transformer.peft_config
         if result.unexpected_keys:
             raise CheckpointError(f"{adapter.name}: tensor {result.unexpected_keys[0]!r} fits nowhere")
         self._transformer.eval().requires_grad_(False)
         log.info("Adapter %s is in memory", adapter.name)
 
-    def _switch(self, scales: Mapping[str, float]) -> None:
+    def _activate(self, scales: Mapping[str, float]) -> None:
         for layer in self._adapted():
-            slots = [slot for slot in scales if slot in layer.scaling]
-            layer.enable_adapters(bool(slots))
-            layer.set_adapter(slots, inference_mode=True)
-            for slot in slots:
-                layer.set_scale(slot, scales[slot])
+            active = [peft_name for peft_name in scales if peft_name in layer.scaling]
+            layer.enable_adapters(bool(active))
+            layer.set_adapter(active, inference_mode=True)
+            for peft_name in active:
+                layer.set_scale(peft_name, scales[peft_name])
 
     def _make_room(self, adapter: Adapter, size: int, kept: Collection[str]) -> None:
-        """Let those go that were not used for longest, until there is room for one more of `size` bytes."""
+        """Drop the least recently used until one more of `size` bytes fits."""
         while not self._has_room(size):
-            idle = next((name for name in self._residents if name not in kept), None)
-            if idle is None:
+            least_recent = next((name for name in self._loaded if name not in kept), None)
+            if least_recent is None:
                 raise CheckpointError(
                     f"{adapter.name}: there is no room for its {size / 1e6:.1f} MB: adapters may take up "
                     f"{(self._room or 0) / 1e6:.1f} MB together"
                 )
-            self._drop(idle)
+            self._drop(least_recent)
 
     def _has_room(self, size: int) -> bool:
-        taken = sum(each.size for each in self._residents.values())
-        return len(self._residents) < KEPT and (self._room is None or taken + size <= self._room)
+        taken = sum(each.size for each in self._loaded.values())
+        return len(self._loaded) < MAX_LOADED and (self._room is None or taken + size <= self._room)
 
     @property
-    def _number(self) -> int:
-        """Bytes of an adapter's weight in memory."""
+    def _bytes_per_weight(self) -> int:
         return int(next(self._transformer.parameters()).dtype.itemsize)
 
     def _drop(self, name: str) -> None:
-        slot = self._residents.pop(name).slot
+        peft_name = self._loaded.pop(name).peft_name
         for layer in self._adapted():
-            layer.delete_adapter(slot)
+            layer.delete_adapter(peft_name)
 
     def _adapted(self) -> Iterator[LoraLayer]:
         return (module for module in self._transformer.modules() if isinstance(module, LoraLayer))
 
 
-def _config(adapter: Adapter) -> LoraConfig:
-    """What PEFT must know of an adapter beside its tensors; each layer is named, none is guessed."""
+def _peft_config(adapter: Adapter) -> LoraConfig:
+    """PEFT's settings of an adapter; they name each of its layers, so that PEFT guesses none."""
     return LoraConfig(
         r=next(iter(adapter.ranks.values())),
         target_modules=list(adapter.ranks),

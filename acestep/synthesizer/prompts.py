@@ -1,4 +1,4 @@
-"""The two texts that the synthesizer reads for a song, exactly as the published weights saw them."""
+"""The two texts that the models read for a song, exactly as the published weights were trained on them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ TEXT2MUSIC_INSTRUCTION = "Fill the audio semantic mask based on the given condit
 REPAINT_INSTRUCTION = "Repaint the mask area based on the given conditions:"
 
 _END = "<|endoftext|>"
-_UNDECIDED = "N/A"
+_UNKNOWN = "N/A"
 
 
 def instruction(task_type: TaskType, tracks: Sequence[str] = (), *, hinted: bool = False) -> str:
-    """What the model is told to do; `hinted` is a text2music that audio codes sketch.
+    """The instruction of a task; `hinted` is text2music with audio codes.
 
-    Tracks are named by extract and lego (one) and by complete (any number).
+    extract and lego take one track, complete any number.
     """
     named = " | ".join(track.upper() for track in tracks)
     one = f" {named}" if named else ""
@@ -32,27 +32,27 @@ def instruction(task_type: TaskType, tracks: Sequence[str] = (), *, hinted: bool
 
 
 def caption_prompt(plan: SongPlan) -> str:
-    """What to do, the caption and the musical facts; read by the whole text encoder."""
+    """The text of the caption branch, which the whole text encoder reads."""
     instruction = plan.instruction if plan.instruction.endswith(":") else f"{plan.instruction}:"
     return f"# Instruction\n{instruction}\n\n# Caption\n{plan.caption}\n\n# Metas\n{metas(plan)}{_END}\n"
 
 
 def lyric_prompt(plan: SongPlan) -> str:
-    """The words and their language; only embedded, the model has a lyric encoder of its own."""
+    """The text of the lyric branch, of which only the token embeddings are used."""
     lyrics = plan.lyrics if plan.lyrics.strip() else INSTRUMENTAL
     return f"{lyric_header(plan)}{lyrics}{_END}"
 
 
 def lyric_header(plan: SongPlan) -> str:
-    """What stands in front of the words in `lyric_prompt`."""
+    """The part of `lyric_prompt` before the lyrics."""
     return f"# Languages\n{plan.language}\n\n# Lyric\n"
 
 
 def metas(plan: SongPlan) -> str:
-    """The facts as four lines; what nobody decided is N/A. The duration is cut to whole seconds."""
+    """Four lines of metadata; unknown values are N/A, and the duration is cut to whole seconds."""
     return (
-        f"- bpm: {plan.bpm if plan.bpm is not None else _UNDECIDED}\n"
-        f"- timesignature: {plan.time_signature or _UNDECIDED}\n"
-        f"- keyscale: {plan.key_scale or _UNDECIDED}\n"
+        f"- bpm: {plan.bpm if plan.bpm is not None else _UNKNOWN}\n"
+        f"- timesignature: {plan.time_signature or _UNKNOWN}\n"
+        f"- keyscale: {plan.key_scale or _UNKNOWN}\n"
         f"- duration: {int(plan.duration)} seconds\n"
     )

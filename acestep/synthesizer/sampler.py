@@ -1,4 +1,7 @@
-"""From noise to latents: the loop that everything else in this room feeds."""
+"""From noise to latents: timestep schedule, guidance, steps, and the loop over them.
+
+Times run from 1 (noise) to 0 (music). Tensors are `[B, T, C]`. `acestep.limits` has checked every `Sampling`.
+"""
 
 from __future__ import annotations
 
@@ -7,42 +10,191 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
+from acestep.domain.song import Sampling
 from acestep.errors import JobCancelledError
+from acestep.limits import TURBO_SHIFTS
+from acestep.synthesizer.transformer import ConditionCache, Transformer
 
-Velocity = Callable[[Tensor, float], Tensor]
-Step = Callable[[Tensor, Tensor, float, float], Tensor]
-OnStep = Callable[[int, int], None]
+Velocity = Callable[[Tensor, float], Tensor]  # of latents at a time
+Guidance = Callable[
+    [Tensor, Tensor, Tensor, float], Tensor
+]  # of two velocities, conditional and null, the same
+Step = Callable[
+    [Tensor, Tensor, float, float], Tensor
+]  # latents and their velocity, from one time to the next
+OnStep = Callable[[int, int], None]  # steps done, steps in all
 Cancelled = Callable[[], bool]
 
+# Turbo models were distilled on schedules of this many steps, one for each of TURBO_SHIFTS.
+TURBO_STEPS = 8
 
-class Noise:
-    """Each song's own stream of noise, which its seed alone decides, whatever the batch and the device.
+# APG as the published base models were tuned: the largest norm of the guidance over time.
+_APG_MAX_NORM = 2.5
+# ADG, likewise: the largest angle (the original rounds pi), the least weight, the smallest sine to divide by.
+_ADG_MAX_ANGLE = 3.14 / 6
+_ADG_MIN_WEIGHT = 1e-3
+_ADG_MIN_SINE = 1e-3
 
-    The first draw is where a song starts. Steps that need fresh noise draw on from the same stream, so
-    that a song repeats in full from its one seed.
+# A bound of the guidance interval that falls on a step, as 0.7 does with 10 steps, is inside.
+_INTERVAL_TOLERANCE = 1e-6
+
+
+def timestep_schedule(sampling: Sampling, *, is_turbo: bool) -> tuple[float, ...]:
+    """The falling times of a render, with the closing 0; a step leads from each to the next."""
+    if sampling.timesteps is None:
+        times = shifted_timesteps(sampling.steps, sampling.shift)
+    else:
+        times = (*sampling.timesteps, 0.0)
+    assert all(later < earlier for earlier, later in pairwise(times))
+    return nearest_turbo_timesteps(times) if is_turbo else times
+
+
+def shifted_timesteps(steps: int, shift: float) -> tuple[float, ...]:
+    """`steps` equal steps; a shift above 1 moves the times towards 1, where the form of a song is decided."""
+    uniform = ((steps - step) / steps for step in range(steps + 1))
+    return tuple(shift * u / (1.0 + (shift - 1.0) * u) for u in uniform)
+
+
+def nearest_turbo_timesteps(times: Sequence[float]) -> tuple[float, ...]:
+    """Each time but the closing 0 moved to the nearest that turbo models know; equal ones become one step."""
+    known = {t for shift in TURBO_SHIFTS for t in shifted_timesteps(TURBO_STEPS, shift)[:-1]}
+    nearest = [min(known, key=lambda t: abs(t - wanted)) for wanted in times[:-1]]
+    return (*dict.fromkeys(nearest), 0.0)
+
+
+def truncate_schedule(schedule: Sequence[float], noise_strength: float) -> tuple[float, ...]:
+    """The end of a schedule, from the time nearest to `1 - noise_strength`; one step at least."""
+    if noise_strength == 0.0:
+        return tuple(schedule)
+    start = min(schedule[:-1], key=lambda t: abs(t - (1.0 - noise_strength)))
+    return tuple(t for t in schedule if t <= start)
+
+
+class AdaptiveProjectedGuidance:
+    """APG. Keeps a running average over the steps, so each render needs its own."""
+
+    def __init__(self, scale: float, momentum: float, eta: float) -> None:
+        """`eta` is the share that is kept of the part parallel to the conditional velocity."""
+        self._scale = scale
+        self._momentum = momentum
+        self._eta = eta
+        self._average: Tensor | None = None
+
+    def __call__(self, conditional: Tensor, null: Tensor, latents: Tensor, t: float) -> Tensor:
+        difference = conditional - null
+        if self._average is not None:
+            difference = difference + self._momentum * self._average
+        self._average = difference
+        # Norms and projections run over time, for each song and channel.
+        norm = torch.linalg.vector_norm(difference, dim=1, keepdim=True)
+        difference = difference / (norm / _APG_MAX_NORM).clamp_min(1.0)
+        direction: Tensor = normalize(conditional, dim=1)
+        along = (difference * direction).sum(dim=1, keepdim=True)
+        difference = difference - (1.0 - self._eta) * along * direction
+        guided: Tensor = conditional + (self._scale - 1.0) * difference
+        return guided
+
+
+def angle_domain_guidance(scale: float) -> Guidance:
+    """ADG: turns the conditional prediction of the data away from the null one, frame by frame."""
+    weight = max(scale - 1.0, 0.0) + _ADG_MIN_WEIGHT
+
+    def guide(conditional: Tensor, null: Tensor, latents: Tensor, t: float) -> Tensor:
+        # Double as published, since angles may be small; Metal and some XPUs have single only, which the
+        # arctangent makes good enough (1.9e-6 instead of 1.8e-6 from the original's latents).
+        precise = torch.float64 if latents.device.type in ("cpu", "cuda") else torch.float32
+        x = latents.to(precise)
+        data = _turn_away(x - t * conditional.to(precise), x - t * null.to(precise), weight)
+        return ((x - data) / t).to(conditional.dtype)
+
+    return guide
+
+
+def _turn_away(conditional: Tensor, null: Tensor, weight: float) -> Tensor:
+    """`conditional` turned by `weight` times its angle to `null`, in the plane of both, for each frame."""
+    direction = normalize(null, dim=-1)
+    along = (conditional * direction).sum(dim=-1, keepdim=True)
+    across = conditional - along * direction
+    angle = torch.atan2(torch.linalg.vector_norm(across, dim=-1, keepdim=True), along)
+    turned = (weight * angle).clamp_max(_ADG_MAX_ANGLE)
+    # Near 0 and 180 degrees the ratio of the sines cannot be computed.
+    ratio = torch.where(angle.sin() > _ADG_MIN_SINE, turned.sin() / angle.sin(), weight)
+    return turned.cos() * conditional + across * ratio
+
+
+def guided_velocity(
+    transformer: Transformer, cache: ConditionCache, guidance: Guidance, interval: tuple[float, float]
+) -> Velocity:
+    """Velocities under guidance inside `interval`, of the condition alone outside it.
+
+    `cache` is of the songs' conditions and of as many null conditions after them, which run as one batch.
+    """
+    conditional_cache = cache.first(cache.batch // 2)
+    start, end = interval
+
+    def velocity(latents: Tensor, t: float) -> Tensor:
+        if not start - _INTERVAL_TOLERANCE <= t <= end + _INTERVAL_TOLERANCE:
+            return transformer.velocity(latents, t, conditional_cache)
+        conditional, null = transformer.velocity(torch.cat([latents, latents]), t, cache).chunk(2)
+        return guidance(conditional, null, latents, t)
+
+    return velocity
+
+
+def smoothed_velocity(velocity: Velocity, share: float) -> Velocity:
+    """A moving average: `share` of each velocity is the average before it. For one render."""
+    average: Tensor | None = None
+
+    def smooth(latents: Tensor, t: float) -> Tensor:
+        nonlocal average
+        current = velocity(latents, t)
+        average = current if average is None else torch.lerp(current, average, share)
+        return average
+
+    return smooth
+
+
+class SeededNoise:
+    """A stream of noise for each song, which its seed decides, whatever the batch and the device.
+
+    The first draw is where a song starts; SDE steps draw on from the same stream.
     """
 
     def __init__(self, seeds: Sequence[int], frames: int, channels: int, device: torch.device) -> None:
-        """One stream a seed; they are drawn on the CPU, since other devices draw other numbers."""
-        self._streams = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-        self._frames, self._channels, self._device = frames, channels, device
+        # On the CPU, since other devices draw other numbers.
+        self._generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        self._shape, self._device = (1, frames, channels), device
 
     def draw(self) -> Tensor:
-        """The next noise `[B, frames, channels]` of every stream, float32 on the device."""
-        # The default dtype is the process's: a language model that is being loaded may have changed it.
-        shape, dtype = (1, self._frames, self._channels), torch.float32
-        drawn = [torch.randn(shape, generator=stream, dtype=dtype) for stream in self._streams]
+        # The default dtype is the process's: vLLM changes it while it loads a planner.
+        dtype = torch.float32
+        drawn = [torch.randn(self._shape, generator=each, dtype=dtype) for each in self._generators]
         return torch.cat(drawn).to(self._device)
 
 
-def euler(latents: Tensor, velocity: Tensor, t: float, t_next: float) -> Tensor:
-    """A deterministic step (ode): straight on along the velocity."""
+def euler_step(latents: Tensor, velocity: Tensor, t: float, t_next: float) -> Tensor:
     return latents - velocity * (t - t_next)
 
 
-def renoising(noise: Noise) -> Step:
-    """Stochastic steps (sde): go all the way to the data, then back to the next time with fresh noise."""
+def heun_step(velocity_at: Velocity) -> Step:
+    """Steps of second order: along the mean of the velocities at both ends of an Euler step.
+
+    The last one is Euler's, since no model was trained at time 0.
+    """
+
+    def step(latents: Tensor, velocity: Tensor, t: float, t_next: float) -> Tensor:
+        ahead = euler_step(latents, velocity, t, t_next)
+        if t_next == 0.0:
+            return ahead
+        return euler_step(latents, (velocity + velocity_at(ahead, t_next)) / 2.0, t, t_next)
+
+    return step
+
+
+def sde_step(noise: SeededNoise) -> Step:
+    """Stochastic steps: to the predicted data, then back to the next time with fresh noise."""
 
     def step(latents: Tensor, velocity: Tensor, t: float, t_next: float) -> Tensor:
         data = latents - velocity * t
@@ -51,67 +203,38 @@ def renoising(noise: Noise) -> Step:
     return step
 
 
-def heun(velocity_at: Velocity) -> Step:
-    """Deterministic steps of second order: along the mean of the velocity here and where it leads.
+def inpainting_step(step: Step, source: Tensor, mask: Tensor, noise: Tensor, until: float) -> Step:
+    """Steps that put `source`, noised to the next time, back where `mask` `[B, T]` is 0.
 
-    The last one is Euler's, since no model was trained at time 0.
+    Only steps that begin above time `until` do so. `noise` is the noise that the songs started from.
     """
+    is_generated = mask[..., None] == 1
 
-    def step(latents: Tensor, velocity: Tensor, t: float, t_next: float) -> Tensor:
-        ahead = euler(latents, velocity, t, t_next)
-        if t_next == 0.0:
-            return ahead
-        return euler(latents, (velocity + velocity_at(ahead, t_next)) / 2.0, t, t_next)
-
-    return step
-
-
-def smoothed(velocity_at: Velocity, share: float) -> Velocity:
-    """Velocities with a share of the one before in each, which has the same of its own; for one render."""
-    last: Tensor | None = None
-
-    def smooth(latents: Tensor, t: float) -> Tensor:
-        nonlocal last
-        velocity = velocity_at(latents, t)
-        last = velocity if last is None else torch.lerp(velocity, last, share)
-        return last
-
-    return smooth
-
-
-def held(step: Step, source: Tensor, free: Tensor, noise: Tensor, until: float) -> Step:
-    """Steps after which `source` `[B, T, C]` is back wherever `free` `[B, T]` is 0, as noisy as the rest.
-
-    So what is written anew sees its surroundings as they will be, on steps that begin above time `until`.
-    `noise` is where the songs started.
-    """
-    is_free = free[..., None] == 1
-
-    def hold(latents: Tensor, velocity: Tensor, t: float, t_next: float) -> Tensor:
+    def inpaint(latents: Tensor, velocity: Tensor, t: float, t_next: float) -> Tensor:
         latents = step(latents, velocity, t, t_next)
         if t <= until:
             return latents
-        return torch.where(is_free, latents, t_next * noise + (1.0 - t_next) * source)
+        return torch.where(is_generated, latents, t_next * noise + (1.0 - t_next) * source)
 
-    return hold
+    return inpaint
 
 
 def sample(
     velocity: Velocity,
     step: Step,
     start: Tensor,
-    times: Sequence[float],
+    schedule: Sequence[float],
     on_step: OnStep,
     cancelled: Cancelled,
 ) -> Tensor:
-    """Step along `velocity` from noise `[B, T, C]` at `times[0]` to music at `times[-1]`.
+    """Step from `start`, latents at `schedule[0]`, to those at `schedule[-1]`.
 
-    `on_step` hears (steps done, steps in all). Raises JobCancelledError once `cancelled()` is true.
+    Raises JobCancelledError before the first step at which `cancelled()` is true.
     """
     latents = start
-    for done, (t, t_next) in enumerate(pairwise(times), start=1):
+    for done, (t, t_next) in enumerate(pairwise(schedule), start=1):
         if cancelled():
             raise JobCancelledError("The job was cancelled while the song was being rendered.")
         latents = step(latents, velocity(latents, t), t, t_next)
-        on_step(done, len(times) - 1)
+        on_step(done, len(schedule) - 1)
     return latents

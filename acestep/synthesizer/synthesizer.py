@@ -13,39 +13,35 @@ from torch import Tensor
 from acestep.domain.latents import SourceLatents
 from acestep.domain.song import Sampling, SongPlan
 from acestep.synthesizer.alignment import LyricAligner, LyricAttention, known_heads
-from acestep.synthesizer.codes import AudioCodes
-from acestep.synthesizer.conditioning import NO_SOURCES, Condition, Conditioner, SongMaterial
-from acestep.synthesizer.guidance import (
-    AdaptiveProjectedGuidance,
-    AngleDomainGuidance,
-    Guidance,
-    GuidedVelocity,
-)
+from acestep.synthesizer.conditioning import NO_SOURCES, AudioCodes, Conditioner, SongInputs
 from acestep.synthesizer.loading import SynthesizerModules
 from acestep.synthesizer.sampler import (
+    AdaptiveProjectedGuidance,
     Cancelled,
-    Noise,
+    Guidance,
     OnStep,
+    SeededNoise,
     Step,
     Velocity,
-    euler,
-    held,
-    heun,
-    renoising,
+    angle_domain_guidance,
+    euler_step,
+    guided_velocity,
+    heun_step,
+    inpainting_step,
     sample,
-    smoothed,
+    sde_step,
+    smoothed_velocity,
+    timestep_schedule,
+    truncate_schedule,
 )
-from acestep.synthesizer.schedule import begun, times
-from acestep.synthesizer.transformer import Heads, Transformer
+from acestep.synthesizer.transformer import Condition, Heads, Transformer
 from acestep.synthesizer.windows import Span
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RenderedBatch:
-    """Latents `[B, T, C]` in float32, and for each song what the client must hear."""
-
-    latents: Tensor
-    warnings: tuple[tuple[str, ...], ...]
+    latents: Tensor  # [B, T, C], float32
+    warnings: tuple[tuple[str, ...], ...]  # sentences for the client, by song
 
 
 class Synthesizer:
@@ -54,11 +50,11 @@ class Synthesizer:
     def __init__(
         self, modules: SynthesizerModules, frame_rate: float, alignment_heads: Heads | None = None
     ) -> None:
-        """`frame_rate` is the codec's: latent frames a second, its sample rate by its hop length.
+        """`frame_rate` is the codec's, in latent frames a second.
 
-        `alignment_heads` follow the singing; None: those of the published models, if this is one of them.
+        `alignment_heads` None: those of the published models, if this is one of them.
         """
-        self._facts = modules.facts
+        self._config = modules.config
         self._frame_rate = frame_rate
         self._conditioner = Conditioner(modules)
         self._codes = AudioCodes(modules)
@@ -67,9 +63,29 @@ class Synthesizer:
         self._aligner = LyricAligner(modules, self._transformer, heads)
         self._device = modules.silence_latent.device
 
+    @property
+    def reference_frames(self) -> int:
+        """The length of a reference in latent frames."""
+        return self._config.reference_frames
+
+    @property
+    def code_count(self) -> int:
+        return self._codes.count
+
     def frames(self, duration: float) -> int:
         """Latent frames that cover `duration` seconds; the last one may reach past the end."""
         return math.ceil(duration * self._frame_rate - 1e-6)  # 64.4 s at 25 Hz are 1610.0000000000002
+
+    def span(self, plan: SongPlan) -> Span | None:
+        """The frames that a plan's window generates; None: all."""
+        window = plan.window
+        if window is None:
+            return None
+        return Span.of(window, self._frame_rate, self.frames(plan.duration), window.crossfade_frames)
+
+    def tokenize(self, latents: Tensor) -> tuple[int, ...]:
+        """The audio codes of latents `[T, C]`."""
+        return self._codes.tokenize(latents)
 
     @torch.inference_mode()
     def render(
@@ -79,65 +95,49 @@ class Synthesizer:
         cancelled: Cancelled,
         sources: Sequence[SourceLatents] = (),
     ) -> RenderedBatch:
-        """Render all plans as one batch; they must agree in their number of frames and their sampling.
+        """Render all plans as one batch; they must have the same number of frames and the same sampling.
 
-        `sounds` has one entry a plan, or none at all. Each song comes out as it would alone. `on_step` hears
-        (steps done, steps in all). Raises InvalidFieldError for sampling that this model cannot do,
-        JobCancelledError soon after `cancelled()`.
+        `sources` has one entry a plan, or none at all. Each song comes out as it would alone. Raises
+        JobCancelledError soon after `cancelled()` is true.
         """
         frames, sampling = self._common(plans)
-        schedule = begun(times(sampling, self._facts.is_turbo), sampling.noise_strength)
+        schedule = timestep_schedule(sampling, is_turbo=self._config.is_turbo)
+        schedule = truncate_schedule(schedule, sampling.noise_strength)
         sources = sources or [NO_SOURCES] * len(plans)
-        materials = [
-            self._conditioner.material(plan, frames, source_latents, self.span(plan))
-            for plan, source_latents in zip(plans, sources, strict=True)
+        inputs = [
+            self._conditioner.inputs(plan, frames, each, self.span(plan))
+            for plan, each in zip(plans, sources, strict=True)
         ]
-        velocity = self._velocity(plans, materials, sampling, schedule)
+        velocity = self._velocity(plans, inputs, sampling, schedule)
         if sampling.tuning.smoothing:
-            velocity = smoothed(velocity, sampling.tuning.smoothing)
-        noise = Noise([plan.seed for plan in plans], frames, self._facts.latent_channels, self._device)
+            velocity = smoothed_velocity(velocity, sampling.tuning.smoothing)
+        channels = self._config.latent_channels
+        noise = SeededNoise([plan.seed for plan in plans], frames, channels, self._device)
         first = noise.draw()
-        step = _stepping(sampling, velocity, noise)
+        step = _step(sampling, velocity, noise)
         if sampling.injection:
-            step = self._held(step, materials, sources, first, _time_after(schedule, sampling.injection))
-        start = self._start(first, sources, schedule[0]) if sampling.noise_strength else first
+            until = schedule[round((len(schedule) - 1) * sampling.injection)]
+            mask = torch.stack([each.chunk_mask for each in inputs])
+            step = inpainting_step(step, self._sources(sources, first), mask, first, until)
+        start = first
+        if sampling.noise_strength:
+            start = schedule[0] * first + (1.0 - schedule[0]) * self._sources(sources, first)
         latents = sample(velocity, step, start, schedule, on_step, cancelled)
         latents = latents * sampling.tuning.latent_scale + sampling.tuning.latent_shift
         return RenderedBatch(latents, tuple(self._conditioner.warnings(plan) for plan in plans))
-
-    def span(self, plan: SongPlan) -> Span | None:
-        """The frames that a plan's window writes; None: all."""
-        window = plan.window
-        if window is None:
-            return None
-        return Span.of(window, self._frame_rate, self.frames(plan.duration), window.crossfade_frames)
-
-    @property
-    def reference_frames(self) -> int:
-        """How long a reference it hears, in latent frames."""
-        return self._facts.reference_frames
 
     @torch.inference_mode()
     def attend_lyrics(
         self, plan: SongPlan, latents: Tensor, sources: SourceLatents = NO_SOURCES
     ) -> LyricAttention:
-        """How a song attends to its lyrics: `latents` `[1, T, C]`, as rendered from `plan` and `sounds`.
+        """How a song attends to its lyrics; `latents` `[1, T, C]` were rendered from `plan` and `sources`.
 
-        Raises UntimedLyricsError where there are none, or where nobody knows how to read this model.
+        Raises UntimedLyricsError where no lyrics are sung, or the model's alignment heads are not known.
         """
         self._aligner.check(plan)
-        material = self._conditioner.material(plan, latents.shape[1], sources, self.span(plan))
-        condition = self._conditioner.encode([plan], [material])
-        return self._aligner.attend(plan, latents, condition, self._transformer.patch / self._frame_rate)
-
-    @property
-    def code_count(self) -> int:
-        """How many different audio codes the model has."""
-        return self._codes.count
-
-    def tokenize(self, latents: Tensor) -> tuple[int, ...]:
-        """The audio codes of latents `[T, C]`."""
-        return self._codes.tokenize(latents)
+        inputs = self._conditioner.inputs(plan, latents.shape[1], sources, self.span(plan))
+        condition = self._conditioner.encode([plan], [inputs])
+        return self._aligner.attend(plan, latents, condition, self._transformer.patch_size / self._frame_rate)
 
     def _common(self, plans: Sequence[SongPlan]) -> tuple[int, Sampling]:
         shared = {(self.frames(plan.duration), plan.sampling) for plan in plans}
@@ -145,65 +145,44 @@ class Synthesizer:
             raise ValueError("the plans of one render must share their length and their sampling")
         return shared.pop()
 
-    def _start(self, noise: Tensor, sources: Sequence[SourceLatents], t: float) -> Tensor:
-        """Noise that already holds something of each song's source, as of time `t`."""
-        return t * noise + (1.0 - t) * self._sources(sources, noise)
-
-    def _held(
-        self,
-        step: Step,
-        materials: Sequence[SongMaterial],
-        sources: Sequence[SourceLatents],
-        noise: Tensor,
-        until: float,
-    ) -> Step:
-        """Steps that put each song's source back outside of its window."""
-        free = torch.stack([material.chunk_mask for material in materials])
-        return held(step, self._sources(sources, noise), free, noise, until)
-
     def _sources(self, sources: Sequence[SourceLatents], like: Tensor) -> Tensor:
         """Each song's source, or silence, as long as `like` `[B, T, C]`."""
-        fitted = [self._conditioner.fitted(each.source, like.shape[1]) for each in sources]
+        fitted = [self._conditioner.fit_length(each.source, like.shape[1]) for each in sources]
         return torch.stack(fitted).to(like.dtype)
 
     def _velocity(
         self,
         plans: Sequence[SongPlan],
-        materials: Sequence[SongMaterial],
+        inputs: Sequence[SongInputs],
         sampling: Sampling,
         schedule: Sequence[float],
     ) -> Velocity:
-        """Where to go; after its share of the steps, without what the songs follow."""
-        guidance = self._guidance(sampling)
-        following = self._directed(self._conditioner.encode(plans, materials), sampling, guidance)
+        """The velocity of the batch; after `cover_strength` of the steps, that without a source."""
+        guidance = _guidance(sampling)
+        covered = self._guided(self._conditioner.encode(plans, inputs), sampling, guidance)
         if sampling.cover_strength >= 1.0:
-            return following
+            return covered
         last = schedule[int((len(schedule) - 1) * sampling.cover_strength)]
-        plain = self._directed(self._conditioner.encode_plainly(plans, materials), sampling, guidance)
-        return lambda latents, t: following(latents, t) if t > last else plain(latents, t)
+        plain = self._guided(self._conditioner.encode_without_source(plans, inputs), sampling, guidance)
+        return lambda latents, t: covered(latents, t) if t > last else plain(latents, t)
 
-    def _guidance(self, sampling: Sampling) -> Guidance | None:
-        # Turbo models have guidance distilled into their weights and take none on top.
-        if self._facts.is_turbo or sampling.guidance_scale <= 1.0:
-            return None
-        if sampling.use_adg:
-            return AngleDomainGuidance(sampling.guidance_scale)
-        tuning = sampling.tuning
-        return AdaptiveProjectedGuidance(sampling.guidance_scale, tuning.momentum, tuning.eta)
-
-    def _directed(self, condition: Condition, sampling: Sampling, guidance: Guidance | None) -> Velocity:
+    def _guided(self, condition: Condition, sampling: Sampling, guidance: Guidance | None) -> Velocity:
         if guidance is None:
-            return partial(self._transformer.velocity, attended=self._transformer.attend(condition))
-        attended = self._transformer.attend(self._conditioner.with_null(condition))
-        return GuidedVelocity(self._transformer, attended, guidance, sampling.cfg_interval)
+            return partial(self._transformer.velocity, cache=self._transformer.cache(condition))
+        cache = self._transformer.cache(self._conditioner.with_null(condition))
+        return guided_velocity(self._transformer, cache, guidance, sampling.cfg_interval)
 
 
-def _stepping(sampling: Sampling, velocity: Velocity, noise: Noise) -> Step:
+def _guidance(sampling: Sampling) -> Guidance | None:
+    if sampling.guidance_scale <= 1.0:
+        return None
+    if sampling.use_adg:
+        return angle_domain_guidance(sampling.guidance_scale)
+    tuning = sampling.tuning
+    return AdaptiveProjectedGuidance(sampling.guidance_scale, tuning.momentum, tuning.eta)
+
+
+def _step(sampling: Sampling, velocity: Velocity, noise: SeededNoise) -> Step:
     if sampling.infer_method == "sde":
-        return renoising(noise)
-    return heun(velocity) if sampling.tuning.integrator == "heun" else euler
-
-
-def _time_after(schedule: Sequence[float], share: float) -> float:
-    """The time at which a share of the steps is done, rounded to whole steps."""
-    return schedule[round((len(schedule) - 1) * share)]
+        return sde_step(noise)
+    return heun_step(velocity) if sampling.tuning.integrator == "heun" else euler_step

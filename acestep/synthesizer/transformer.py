@@ -1,63 +1,87 @@
-"""The diffusion transformer, driven layer by layer over the loaded diffusers module.
+"""The diffusion transformer (DiT), run layer by layer over the module that diffusers defines.
 
-Projections are called as modules, so that adapters may wrap them.
+Projections are called as modules, so that adapters may wrap them. No kernel keeps a matrix of scores.
+Shapes: B songs, T latent frames, S patches, L encoder states, D hidden size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Protocol, cast
 
 import torch
 from diffusers import AceStepTransformer1DModel
-from diffusers.models.embeddings import get_1d_rotary_pos_embed
-from torch import Tensor
+from diffusers.models.attention import AttentionModuleMixin
+from diffusers.models.embeddings import apply_rotary_emb, get_1d_rotary_pos_embed
+from torch import Tensor, nn
 from torch.nn import functional
 
-from acestep.synthesizer.attention import (
-    KeysValues,
-    Rotary,
-    cross_attention,
-    keys_values_of,
-    queries_of,
-    self_attention,
-)
-from acestep.synthesizer.conditioning import Condition
 from acestep.weights.offload import ModulePlacement
 
-Heads = Mapping[int, Sequence[int]]
-"""Attention heads by the number of their layer, both from 0."""
+Heads = Mapping[int, Sequence[int]]  # attention heads by the index of their layer, both from 0
+KeysValues = tuple[Tensor, Tensor]  # [B, kv_heads, L, head_dim] each
+Rotary = tuple[Tensor, Tensor]  # cosines and sines [S, head_dim]
+Projection = Callable[[Tensor], Tensor]
+
+
+class AttentionModule(Protocol):
+    """What is used of diffusers' `AceStepAttention`."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    to_q: Projection
+    to_k: Projection
+    to_v: Projection
+    to_out: Sequence[Projection]
+    norm_q: Projection
+    norm_k: Projection
+
+
+class DiTLayer(Protocol):
+    """What is used of diffusers' `AceStepTransformerBlock`."""
+
+    self_attn: AttentionModule
+    self_attn_norm: Projection
+    cross_attn: AttentionModule
+    cross_attn_norm: Projection
+    mlp: Projection
+    mlp_norm: Projection
+    scale_shift_table: Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Attended:
-    """What the layers look at and no step changes, for B songs of S patches and L encoder states.
+class Condition:
+    """What the DiT is conditioned on."""
 
-    `context` is `[B, T, C + M]`; `cross` has keys and values `[B, heads, L, head_dim]` for each layer.
-    The masks are added to attention logits: `cross_mask` `[B, 1, 1, L]`, `window` `[1, 1, S, S]`; None
-    where there is nothing to mask.
-    """
+    states: Tensor  # [B, L, D], encoded lyrics, reference and caption
+    mask: Tensor  # [B, L], false where a state is padding
+    context: Tensor  # [B, T, C + M], source latents beside the chunk mask
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ConditionCache:
+    """What is computed once from a `Condition` and used in every step. Masks are added to logits."""
 
     context: Tensor
-    cross: tuple[KeysValues, ...]
-    cross_mask: Tensor | None
-    window: Tensor | None
+    cross: tuple[KeysValues, ...]  # of the cross-attention, one a layer
+    cross_mask: Tensor | None  # [B, 1, 1, L]; None: no song has padding
+    sliding_mask: Tensor | None  # [1, 1, S, S]; None: the window covers the song
     rotary: Rotary
 
     @property
-    def songs(self) -> int:
-        """How many songs (and null conditions) this holds."""
+    def batch(self) -> int:
         return self.context.shape[0]
 
-    def first(self, songs: int) -> Attended:
-        """The first songs alone; shares memory."""
-        return Attended(
-            context=self.context[:songs],
-            cross=tuple((keys[:songs], values[:songs]) for keys, values in self.cross),
-            cross_mask=None if self.cross_mask is None else self.cross_mask[:songs],
-            window=self.window,
+    def first(self, count: int) -> ConditionCache:
+        """The cache of the first songs; shares memory."""
+        return ConditionCache(
+            context=self.context[:count],
+            cross=tuple((keys[:count], values[:count]) for keys, values in self.cross),
+            cross_mask=None if self.cross_mask is None else self.cross_mask[:count],
+            sliding_mask=self.sliding_mask,
             rotary=self.rotary,
         )
 
@@ -68,93 +92,92 @@ class Transformer:
     def __init__(self, module: AceStepTransformer1DModel, placement: ModulePlacement | None = None) -> None:
         self._module = module
         self._placement = placement
-        self._patch: int = module.config.patch_size
+        self._patch_size: int = module.config.patch_size
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the layers compute in."""
         dtype: torch.dtype = self._module.dtype
         return dtype
 
     @property
-    def patch(self) -> int:
-        """Latent frames in one patch, which is a step in time of the layers."""
-        return self._patch
+    def patch_size(self) -> int:
+        """Latent frames in one patch, which is one position of the layers."""
+        return self._patch_size
 
-    def attend(self, condition: Condition) -> Attended:
-        """Do once what every step of a render would do alike."""
+    def cache(self, condition: Condition) -> ConditionCache:
         self._enter()
         states = self._module.condition_embedder(condition.states)
-        patches = -(-condition.context.shape[1] // self._patch)
-        return Attended(
+        patches = -(-condition.context.shape[1] // self._patch_size)
+        return ConditionCache(
             context=condition.context,
-            cross=tuple(keys_values_of(layer.cross_attn, states) for layer in self._layers()),
+            cross=tuple(_keys_values(layer.cross_attn, states) for layer in self._layers()),
             cross_mask=None if condition.mask.all() else _additive(condition.mask, self.dtype)[:, None, None],
-            window=self._window(patches, states.device),
+            sliding_mask=self._sliding_mask(patches, states.device),
             rotary=self._rotary(patches, states.device),
         )
 
-    def velocity(self, latents: Tensor, t: float, attended: Attended) -> Tensor:
-        """Where the latents `[B, T, C]` move at time `t`; float32 of the same shape."""
+    def velocity(self, latents: Tensor, t: float, cache: ConditionCache) -> Tensor:
+        """The velocity of latents `[B, T, C]` at time `t`; float32 of the same shape."""
         net, frames = self._module, latents.shape[1]
         self._enter()
-        x = self._patches(latents, attended)
-        time_embedding, modulation = self._time(t, x)
-        for layer, cross, kind in zip(self._layers(), attended.cross, net.layer_types, strict=True):
+        x = self._patchify(latents, cache)
+        time_embedding, modulation = self._embed_time(t, x)
+        for layer, cross, kind in zip(self._layers(), cache.cross, net.layer_types, strict=True):
             gates = _gates(layer, modulation)
-            x = _self_attend(layer, x, gates, attended, sliding=kind == "sliding_attention")
-            x = _cross_attend(layer, x, gates, cross, attended)
+            x = _self_attend(layer, x, gates, cache, sliding=kind == "sliding_attention")
+            x = _cross_attend(layer, x, gates, cross, cache)
         shift, scale = (net.scale_shift_table + time_embedding[:, None]).chunk(2, dim=1)
         x = net.norm_out(x) * (1 + scale) + shift
         x = net.proj_out_conv(x.transpose(1, 2)).transpose(1, 2)
         velocity: Tensor = x[:, :frames].float()
         return velocity
 
-    def cross_logits(self, latents: Tensor, t: float, attended: Attended, heads: Heads) -> Iterator[Tensor]:
-        """How the patches of latents `[B, T, C]` at time `t` attend to the encoder states, head by head.
+    def cross_logits(
+        self, latents: Tensor, t: float, cache: ConditionCache, heads: Heads
+    ) -> Iterator[Tensor]:
+        """The cross-attention logits `[B, S, L]` of each head for latents `[B, T, C]` at time `t`.
 
-        Yields float32 logits `[B, S, L]`, masked as `attended` is, in the order of `heads`; layers above the
-        last one asked for are not run.
+        Float32, masked, in the order of `heads`. Layers above the last one in `heads` do not run.
         """
         net = self._module
         self._enter()
-        x = self._patches(latents, attended)
-        _, modulation = self._time(t, x)
-        for number, layer in enumerate(islice(self._layers(), max(heads) + 1)):
-            cross = attended.cross[number]
+        x = self._patchify(latents, cache)
+        _, modulation = self._embed_time(t, x)
+        for index, layer in enumerate(islice(self._layers(), max(heads) + 1)):
+            cross = cache.cross[index]
             gates = _gates(layer, modulation)
-            x = _self_attend(
-                layer, x, gates, attended, sliding=net.layer_types[number] == "sliding_attention"
-            )
-            for head in heads.get(number, ()):
-                yield _logits(layer, x, head, cross[0], attended.cross_mask)
-            x = _cross_attend(layer, x, gates, cross, attended)
+            x = _self_attend(layer, x, gates, cache, sliding=net.layer_types[index] == "sliding_attention")
+            for head in heads.get(index, ()):
+                yield _head_logits(layer, x, head, cross[0], cache.cross_mask)
+            x = _cross_attend(layer, x, gates, cross, cache)
 
     def _enter(self) -> None:
-        if self._placement:
+        if self._placement is not None:
             self._placement.enter("DiT")
 
-    def _layers(self) -> Iterator[Any]:
-        return self._placement.layers("DiT") if self._placement else iter(self._module.layers)
+    def _layers(self) -> Iterator[DiTLayer]:
+        if self._placement is None:
+            return iter(self._module.layers)
+        return cast("Iterator[DiTLayer]", self._placement.layers("DiT"))  # the same ones, moved as they are used
 
-    def _patches(self, latents: Tensor, attended: Attended) -> Tensor:
-        """Latents beside their context, as the first layer takes them: `[B, S, D]`."""
-        x = torch.cat([attended.context, latents.to(self.dtype)], dim=-1)
-        x = functional.pad(x, (0, 0, 0, -latents.shape[1] % self._patch))
+    def _patchify(self, latents: Tensor, cache: ConditionCache) -> Tensor:
+        """Latents beside their context as the first layer takes them, `[B, S, D]`."""
+        x = torch.cat([cache.context, latents.to(self.dtype)], dim=-1)
+        x = functional.pad(x, (0, 0, 0, -latents.shape[1] % self._patch_size))
         projected: Tensor = self._module.proj_in_conv(x.transpose(1, 2)).transpose(1, 2)
         return projected
 
-    def _time(self, t: float, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What time `t` says to the end of the network `[1, D]`, and to each layer `[1, 6, D]`."""
-        # To carry the number over waits for the step before. That costs a GPU little, and keeps the CPU from
-        # running ahead: progress is what was done, and a planner on the same GPU gets in between the steps.
+    def _embed_time(self, t: float, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The embedding of `t` for the output layer `[1, D]`, and the modulation of layers `[1, 6, D]`."""
+        # Copying the number to the device waits for the step before. That costs a GPU little, and keeps the
+        # CPU from running ahead: progress is what was done, and a planner on the same GPU runs between steps.
         net, time = self._module, torch.tensor([t], device=x.device, dtype=self.dtype)
         embedding, modulation = net.time_embed(time)
-        # The second embedding hears the length of a mean-flow jump, which plain sampling leaves at zero.
+        # The second embedding takes the length of a mean-flow jump, which is 0 in plain sampling.
         jump_embedding, jump_modulation = net.time_embed_r(torch.zeros_like(time))
         return embedding + jump_embedding, modulation + jump_modulation
 
-    def _window(self, patches: int, device: torch.device) -> Tensor | None:
+    def _sliding_mask(self, patches: int, device: torch.device) -> Tensor | None:
         reach = self._module.config.sliding_window
         if reach is None or patches <= reach + 1:
             return None
@@ -171,38 +194,105 @@ class Transformer:
         return cos, sin
 
 
-def _gates(layer: Any, modulation: Tensor) -> tuple[Tensor, ...]:
-    """Shift, scale and gate of a layer's self-attention, then those of its feed-forward part."""
-    gates: tuple[Tensor, ...] = (layer.scale_shift_table + modulation).chunk(6, dim=1)
-    return gates
+class EncoderAttentionProcessor:
+    """Runs the self-attention of diffusers' encoders by kernels that keep no matrix of scores.
+
+    The encoders' own processor asks for a mask and grouped heads at once. No CUDA kernel does both, and 2,048
+    lyric tokens would take half a gigabyte of scores a song.
+    """
+
+    def __call__(
+        self,
+        attn: AttentionModule,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        image_rotary_emb: Rotary | None = None,
+    ) -> Tensor:
+        assert encoder_hidden_states is None and image_rotary_emb is not None
+        return _self_attention(attn, hidden_states, image_rotary_emb, attention_mask)
+
+
+def use_fused_attention(module: nn.Module) -> None:
+    """Set `EncoderAttentionProcessor` for all self-attention in `module`."""
+    for part in module.modules():
+        if isinstance(part, AttentionModuleMixin):
+            part.set_processor(EncoderAttentionProcessor())
+
+
+def _gates(layer: DiTLayer, modulation: Tensor) -> tuple[Tensor, ...]:
+    """Shift, scale and gate of a layer's self-attention, then those of its MLP."""
+    return (layer.scale_shift_table + modulation).chunk(6, dim=1)
 
 
 def _self_attend(
-    layer: Any, x: Tensor, gates: tuple[Tensor, ...], attended: Attended, *, sliding: bool
+    layer: DiTLayer, x: Tensor, gates: tuple[Tensor, ...], cache: ConditionCache, *, sliding: bool
 ) -> Tensor:
     shift, scale, gate = gates[:3]
-    source_latents = layer.self_attn_norm(x) * (1 + scale) + shift
-    mask = attended.window if sliding else None
-    return x + self_attention(layer.self_attn, source_latents, attended.rotary, mask) * gate
+    normed = layer.self_attn_norm(x) * (1 + scale) + shift
+    mask = cache.sliding_mask if sliding else None
+    return x + _self_attention(layer.self_attn, normed, cache.rotary, mask) * gate
 
 
 def _cross_attend(
-    layer: Any, x: Tensor, gates: tuple[Tensor, ...], cross: KeysValues, attended: Attended
+    layer: DiTLayer, x: Tensor, gates: tuple[Tensor, ...], cross: KeysValues, cache: ConditionCache
 ) -> Tensor:
     shift, scale, gate = gates[3:]
-    x = x + cross_attention(layer.cross_attn, layer.cross_attn_norm(x), cross, attended.cross_mask)
-    source_latents = layer.mlp_norm(x) * (1 + scale) + shift
-    out: Tensor = x + layer.mlp(source_latents) * gate
-    return out
+    x = x + _cross_attention(layer.cross_attn, layer.cross_attn_norm(x), cross, cache.cross_mask)
+    normed = layer.mlp_norm(x) * (1 + scale) + shift
+    return x + layer.mlp(normed) * gate
 
 
-def _logits(layer: Any, x: Tensor, head: int, keys: Tensor, mask: Tensor | None) -> Tensor:
-    """What one head's softmax gets to see, `[B, S, L]`."""
+def _head_logits(layer: DiTLayer, x: Tensor, head: int, keys: Tensor, mask: Tensor | None) -> Tensor:
     attention = layer.cross_attn
-    queries = queries_of(attention, layer.cross_attn_norm(x))[:, head].float()
+    queries = _queries(attention, layer.cross_attn_norm(x))[:, head].float()
     keys = keys[:, head * attention.kv_heads // attention.heads].float()
     logits: Tensor = queries @ keys.transpose(1, 2) * attention.head_dim**-0.5
     return logits if mask is None else logits + mask[:, 0].float()
+
+
+def _self_attention(attention: AttentionModule, x: Tensor, rotary: Rotary, mask: Tensor | None) -> Tensor:
+    keys, values = _keys_values(attention, x)
+    queries, keys = _rotate(_queries(attention, x), rotary), _rotate(keys, rotary)
+    return _attention(attention, queries, keys, values, mask)
+
+
+def _cross_attention(attention: AttentionModule, x: Tensor, cross: KeysValues, mask: Tensor | None) -> Tensor:
+    return _attention(attention, _queries(attention, x), *cross, mask)
+
+
+def _attention(
+    attention: AttentionModule, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
+) -> Tensor:
+    groups = attention.heads // attention.kv_heads
+    if mask is not None and groups > 1:
+        # Fused kernels take a mask or grouped heads, not both; copying heads is cheaper than a slow kernel.
+        keys, values = keys.repeat_interleave(groups, dim=1), values.repeat_interleave(groups, dim=1)
+    mixed = functional.scaled_dot_product_attention(
+        queries, keys, values, attn_mask=mask, enable_gqa=queries.shape[1] != keys.shape[1]
+    )
+    return attention.to_out[0](mixed.transpose(1, 2).flatten(2))
+
+
+def _queries(attention: AttentionModule, x: Tensor) -> Tensor:
+    """`[B, heads, S, head_dim]`."""
+    return attention.norm_q(_split_heads(attention.to_q(x), attention.head_dim))
+
+
+def _keys_values(attention: AttentionModule, x: Tensor) -> KeysValues:
+    keys = attention.norm_k(_split_heads(attention.to_k(x), attention.head_dim))
+    return keys, _split_heads(attention.to_v(x), attention.head_dim)
+
+
+def _split_heads(x: Tensor, head_dim: int) -> Tensor:
+    """`[B, S, heads * head_dim]` to `[B, heads, S, head_dim]`."""
+    return x.view(*x.shape[:-1], -1, head_dim).transpose(1, 2)
+
+
+def _rotate(x: Tensor, rotary: Rotary) -> Tensor:
+    """Rotary positions in Qwen's layout: the two halves of a head turn together."""
+    rotated: Tensor = apply_rotary_emb(x, rotary, use_real_unbind_dim=-2)
+    return rotated
 
 
 def _additive(keep: Tensor, dtype: torch.dtype) -> Tensor:

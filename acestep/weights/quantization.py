@@ -1,13 +1,13 @@
-"""Weights in fewer bits, by torchao: which of a model's, and how they are reached there.
+"""Matrices in 8 bits, by torchao: packing them while they are read, and reaching their parts.
 
-Bytes and names of the ways are in `memory.sizes`. Knows no model.
+`acestep.memory.sizes` counts their bytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -17,19 +17,38 @@ from acestep.settings.types import Quantization
 Pack = Callable[[Tensor], nn.Parameter]
 
 
+class PackedTensor(Protocol):
+    """What is used of torchao's `Int8Tensor` and `Float8Tensor`."""
+
+    qdata: Tensor  # [rows, columns]
+    scale: Tensor  # [rows, 1]
+    device: torch.device
+    shape: torch.Size
+
+    def stride(self) -> tuple[int, ...]: ...
+
+    def __tensor_flatten__(self) -> tuple[list[str], object]: ...
+
+    @staticmethod
+    def __tensor_unflatten__(
+        parts: dict[str, Tensor], attributes: object, shape: torch.Size, stride: tuple[int, ...]
+    ) -> Tensor: ...
+
+
+def is_packed(weight: object) -> TypeGuard[PackedTensor]:
+    return hasattr(weight, "__tensor_flatten__")
+
+
 @dataclass(frozen=True, slots=True)
 class Packer:
-    """Packs tensors while they are read, one at a time: a whole model is never in memory unpacked.
+    """Packs tensors one at a time while they are read, so that a whole model is never in memory unpacked."""
 
-    `names` are those of the tensors to pack, in the module that is filled.
-    """
-
-    names: frozenset[str]
+    names: frozenset[str]  # of the tensors to pack, in the module that is filled
     pack: Pack = field(repr=False)
 
     @classmethod
     def of(cls, quantization: Quantization, module: nn.Module, part: str) -> Packer:
-        """Packs the weights of the linear layers in the part of `module` that is called `part`."""
+        """A packer of the linear layers' weights in the submodule of `module` called `part`."""
         if quantization == "none":
             return cls(frozenset(), nn.Parameter)
         found = (
@@ -40,63 +59,59 @@ class Packer:
         return cls(frozenset(found), packing(quantization))
 
     def __call__(self, name: str, tensor: Tensor) -> Tensor:
-        """`tensor`, packed if it is to be."""
         return self.pack(tensor) if name in self.names else tensor
 
     def finish(self, module: nn.Module) -> None:
-        """Let the layers of `module`, which holds all tensors now, find what moved."""
+        """Prepare the layers of `module`, which has all its tensors, for parts that move between devices."""
         for name in self.names:
-            module.get_submodule(name.removesuffix(".weight")).register_forward_pre_hook(_seat_before)
+            layer = module.get_submodule(name.removesuffix(".weight"))
+            layer.register_forward_pre_hook(_refresh_before_forward)
 
 
 def packing(quantization: Quantization) -> Pack:
-    """What packs a matrix `[rows, columns]`; the parameter behaves as if it still had its dtype."""
+    """A function that packs a matrix `[rows, columns]`; the parameter's dtype stays the unpacked one."""
     from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
 
-    # Settings for torch.compile concern the whole process, and nothing here is compiled.
+    # Its settings for torch.compile would be the whole process's, and nothing here is compiled.
     configs = {"int8": Int8WeightOnlyConfig, "fp8": Float8WeightOnlyConfig}
     config = configs[quantization](set_inductor_config=False)
 
     def pack(tensor: Tensor) -> nn.Parameter:
-        around = nn.Linear(1, 1, bias=False, device="meta")
-        around.weight = nn.Parameter(tensor, requires_grad=False)
-        quantize_(around, config)
-        return around.weight
+        linear = nn.Linear(1, 1, bias=False, device="meta")
+        linear.weight = nn.Parameter(tensor, requires_grad=False)
+        quantize_(linear, config)
+        return linear.weight
 
     return pack
 
 
 def unpacked_parts(weight: Tensor) -> tuple[Tensor, Tensor] | None:
     """The numbers `[rows, columns]` and the scales `[rows]` of a packed matrix; None if it is not packed."""
-    if not hasattr(weight, "__tensor_flatten__"):
-        return None
-    packed: Any = weight
-    return packed.qdata, packed.scale.flatten()
+    packed: object = weight
+    return (packed.qdata, packed.scale.flatten()) if is_packed(packed) else None
 
 
 def replace_parts(weight: Tensor, numbers: Tensor, scales: Tensor) -> None:
-    """Let a packed matrix consist of these from now on, which are equal to its `unpacked_parts`."""
-    packed: Any = weight
+    """Replace the parts of a packed matrix by ones that are equal to its `unpacked_parts`."""
+    packed: object = weight
+    assert is_packed(packed)
     packed.qdata, packed.scale = numbers, scales[:, None]
 
 
-def seat(linear: nn.Module) -> None:
-    """Let a packed matrix know where its parts are, which may have been moved one by one.
-
-    torchao computes on what it believes; and who asks for the device of a layer is told that.
-    """
-    weight: Any = linear.weight
-    if unpacked_parts(weight) is None or weight.device == weight.qdata.device:
+def refresh_device(linear: nn.Module) -> None:
+    """Make a packed matrix anew if its parts were moved, since torchao stores its device when it is made."""
+    weight: object = linear.weight
+    if not is_packed(weight) or weight.device == weight.qdata.device:
         return
     names, attributes = weight.__tensor_flatten__()
-    parts = {name: getattr(weight, name) for name in names}
+    parts: dict[str, Tensor] = {name: getattr(weight, name) for name in names}
     with torch.inference_mode(False):
         again = type(weight).__tensor_unflatten__(parts, attributes, weight.shape, weight.stride())
-        seated = nn.Parameter(again, requires_grad=False)
+        refreshed = nn.Parameter(again, requires_grad=False)
     for name, part in parts.items():
-        setattr(seated, name, part)  # the parameter has made others of them, which nobody would move
-    linear.weight = seated
+        setattr(refreshed, name, part)  # nn.Parameter makes copies, which `OffloadManager` does not move
+    linear.weight = refreshed
 
 
-def _seat_before(linear: nn.Module, inputs: object) -> None:
-    seat(linear)
+def _refresh_before_forward(linear: nn.Module, inputs: object) -> None:
+    refresh_device(linear)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,24 +20,35 @@ from acestep.weights.quantization import Packer
 Rename = Callable[[str], str]
 
 
+class TensorSlice(Protocol):
+    def get_shape(self) -> list[int]: ...
+
+
+class TensorFile(Protocol):
+    """What is used of an open safetensors file."""
+
+    def keys(self) -> list[str]: ...
+
+    def get_tensor(self, name: str) -> Tensor: ...
+
+    def get_slice(self, name: str) -> TensorSlice: ...
+
+
 @dataclass(frozen=True, slots=True)
 class LoadTarget:
-    """Where tensors go, and as what: of some models, the matrices of layers are packed in fewer bits.
-
-    `beat` is called with each tensor that was read. It is how, not where: places are alike without it.
-    """
+    """Where tensors are loaded to, and in which form."""
 
     device: torch.device
     dtype: torch.dtype
-    quantization: Quantization = "none"
-    beat: Callable[[], None] = field(default=lambda: None, compare=False, repr=False)
+    quantization: Quantization = "none"  # of matrices in layers
+    beat: Callable[[], None] = field(default=lambda: None, compare=False, repr=False)  # after each tensor
 
 
 @dataclass(frozen=True, slots=True)
 class TensorIndex:
-    """Which file holds which tensor. `source` is what to name when one is missing."""
+    """The files of a checkpoint by the names of their tensors."""
 
-    source: Path
+    source: Path  # named in errors about missing tensors
     files: dict[str, Path]
 
     @classmethod
@@ -51,7 +63,7 @@ class TensorIndex:
         return cls(index, {name: folder / shard for shard in shards for name in _names(folder / shard)})
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of one tensor, without reading its data."""
+        """The shape of one tensor; its data is not read."""
         if name not in self.files:
             raise CheckpointError(f"{self.source}: tensor {name!r} is missing")
         with _open(self.files[name]) as tensors:
@@ -60,60 +72,56 @@ class TensorIndex:
 
 @dataclass(frozen=True, slots=True)
 class DeviceMover:
-    """Carries weights between main memory and `device`; see `acestep.weights.offload.Mover`."""
+    """The `acestep.weights.offload.Mover` between main memory and `device`."""
 
     device: torch.device
 
     def home(self, data: Tensor) -> Tensor:
-        """In main memory."""
         with torch.inference_mode(False):
             return data.to("cpu")
 
     def bring(self, home: Tensor) -> Tensor:
-        """On the device."""
         with torch.inference_mode(False):
             return home.to(self.device)
 
     def away(self, home: Tensor) -> Tensor:
-        """What is kept in main memory."""
         return home
 
 
 def fill(
     module: nn.Module,
     index: TensorIndex,
-    place: LoadTarget,
+    target: LoadTarget,
     stored_name: Rename = str,
     packed: str = "",
 ) -> None:
-    """Give `module`, built on the meta device, the tensors of `index`, and make it ready for inference.
+    """Load the tensors of `index` into `module`, which is on the meta device, for inference.
 
-    `stored_name` turns a name of the module into the one in the files. What the module holds outside the
-    meta device already is kept as it is. Of what is in its part called `packed`, matrices are stored as
-    `place.quantization` has it. Raises CheckpointError for a tensor that is missing, left over or of another
-    shape.
+    `stored_name` turns a name in the module into the one in the files. Tensors outside the meta device stay.
+    Matrices in the submodule called `packed` are quantized. Raises CheckpointError for a tensor that is
+    missing, left over or of another shape.
     """
-    pack = Packer.of(place.quantization if packed else "none", module, packed)
+    pack = Packer.of(target.quantization if packed else "none", module, packed)
     own_tensors = {name: tensor for name, tensor in module.state_dict().items() if tensor.is_meta}
     own_names = {stored_name(name): name for name in own_tensors}
     _check_names(index, own_names)
     state: dict[str, Tensor] = {}
     for file in sorted(set(index.files.values())):
-        with _open(file, place.device) as tensors:
+        with _open(file, target.device) as tensors:
             for name in (name for name, holder in index.files.items() if holder == file):
-                tensor: Tensor = tensors.get_tensor(name)
+                tensor = tensors.get_tensor(name)
                 _check_shape(file, name, tensor, own_tensors[own_names[name]].shape)
-                state[own_names[name]] = pack(own_names[name], tensor.to(place.dtype))
-                place.beat()
+                state[own_names[name]] = pack(own_names[name], tensor.to(target.dtype))
+                target.beat()
     module.load_state_dict(state, strict=False, assign=True)
-    module.to(place.device).eval().requires_grad_(False)
+    module.to(target.device).eval().requires_grad_(False)
     pack.finish(module)
 
 
-def read_tensors(file: Path, place: LoadTarget) -> dict[str, Tensor]:
-    """Every tensor of one file by its name. Raises CheckpointError where the file cannot be read."""
-    with _open(file, place.device) as tensors:
-        return {name: tensors.get_tensor(name).to(place.dtype) for name in tensors.keys()}  # noqa: SIM118
+def read_tensors(file: Path, target: LoadTarget) -> dict[str, Tensor]:
+    """All tensors of one file by their names. Raises CheckpointError if it cannot be read."""
+    with _open(file, target.device) as tensors:
+        return {name: tensors.get_tensor(name).to(target.dtype) for name in tensors.keys()}  # noqa: SIM118
 
 
 def _check_names(index: TensorIndex, expected: Mapping[str, str]) -> None:
@@ -137,8 +145,11 @@ def _names(file: Path) -> list[str]:
         return list(tensors.keys())
 
 
-def _open(file: Path, device: torch.device | None = None) -> Any:
+def _open(file: Path, device: torch.device | None = None) -> AbstractContextManager[TensorFile]:
     try:
-        return safe_open(file, framework="pt", device=str(device or "cpu"))
+        opened: AbstractContextManager[TensorFile] = safe_open(
+            file, framework="pt", device=str(device or "cpu")
+        )
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{file}: cannot be read ({error})") from error
+    return opened

@@ -1,34 +1,32 @@
-"""What several models have in common is in memory once.
-
-Keeps no part alive: it goes with the last model that uses it.
-"""
+"""Modules that several models have in common, in memory once."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar, cast
 from weakref import WeakValueDictionary
 
 T = TypeVar("T")
 
 
 class SharedModules:
-    """Parts in memory that are used by the models of one server. For any thread."""
+    """The modules in use by the models of one server; each is freed with its last user. For any thread."""
 
     def __init__(self) -> None:
-        self._admission = threading.Lock()
-        self._held: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
+        self._lock = threading.Lock()
+        self._loaded: WeakValueDictionary[Hashable, object] = WeakValueDictionary()
 
-    def get(self, path: Path, place: Hashable, load: Callable[[], T]) -> T:
-        """The part from `path` at `place` (device and dtype); `load` is called where nobody has it yet.
+    def get(self, path: Path, form: Hashable, load: Callable[[], T]) -> T:
+        """The module from `path` in a form (device, dtype and the like); `load` makes it if there is none.
 
-        Links lead to the same part as what they point to.
+        A link and its target are one path.
         """
-        key = (path.resolve(), place)
-        with self._admission:  # while one thread loads a part, none loads it again
-            held: T | None = self._held.get(key)
-            if held is None:
-                held = self._held[key] = load()
-            return held
+        key = (path.resolve(), form)
+        with self._lock:  # so that no two threads load the same module
+            module = cast("T | None", self._loaded.get(key))
+            if module is None:
+                module = load()
+                self._loaded[key] = module
+            return module

@@ -1,4 +1,4 @@
-"""Both codecs on GPUs that are pretended: what they make is the CPU's, and is where it should be."""
+"""Both codecs on a pretended GPU: results are the CPU's, and on the right device."""
 
 from pathlib import Path
 
@@ -24,10 +24,10 @@ def test_oobleck_in_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     sound, mean = codec.decode(latents), codec.encode(audio)
     with pretended(monkeypatch) as gpu:
         codec.vae.to(SECOND)
-        heard = codec.decode(latents.to(SECOND))
-        assert heard.device == SECOND and torch.equal(heard.cpu(), sound)
+        decoded = codec.decode(latents.to(SECOND))
+        assert decoded.device == SECOND and torch.equal(decoded.cpu(), sound)
         before = len(gpu.waits)
-        again = codec.encode(audio)  # sound comes from files
+        again = codec.encode(audio)  # audio is read on the CPU
         assert [wait.what for wait in gpu.waits[before:]] == ["cpu to cuda"]
         assert again.device == SECOND and torch.equal(again.cpu(), mean)
 
@@ -42,6 +42,6 @@ def test_sine_bank(monkeypatch: pytest.MonkeyPatch) -> None:
         codec = SineBankCodec(SineBankConfig(), SECOND)
         again = codec.encode(audio)
         assert again.device == SECOND and torch.equal(again.cpu(), latents)
-        heard = codec.decode(again.bfloat16())
-        assert heard.device == SECOND and heard.dtype == torch.float32
-        torch.testing.assert_close(heard.cpu(), sound, atol=0.02, rtol=0)
+        decoded = codec.decode(again.bfloat16())
+        assert decoded.device == SECOND and decoded.dtype == torch.float32
+        torch.testing.assert_close(decoded.cpu(), sound, atol=0.02, rtol=0)

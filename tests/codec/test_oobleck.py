@@ -29,7 +29,7 @@ def write_vae(folder: Path, ratios: tuple[int, ...] = (2, 4, 5), audio_channels:
         audio_channels=audio_channels,
         sampling_rate=8000,
     )
-    for name, parameter in vae.named_parameters():  # the activations start at zero, where they do nothing
+    for name, parameter in vae.named_parameters():  # at their initial zeros the activations change nothing
         if name.endswith(("alpha", "beta")):
             parameter.data.normal_(std=0.3)
     vae.save_pretrained(folder)
@@ -65,7 +65,7 @@ def test_the_written_weights_are_used(tmp_path):
         torch.testing.assert_close(codec.encode(audio), vae.encode(audio).latent_dist.mean.transpose(1, 2))
 
 
-def test_encoding_is_repeatable_and_ignores_a_broken_hop(codec):
+def test_encoding_repeats_and_drops_a_part_of_a_frame(codec):
     audio = random(2, 2, 32 * 9 + 31)
     latents = codec.encode(audio)
     assert latents.shape == (2, 9, CHANNELS)
@@ -122,13 +122,13 @@ def test_odd_ratios_keep_the_length(tmp_path):
     assert codec.encode(audio).shape == (1, 50, CHANNELS)
 
 
-def test_each_tile_is_told(codec):
-    told: list[float] = []
-    OobleckCodec(codec.vae, 30).decode(random(2, 75, CHANNELS), told.append)
-    assert told == pytest.approx([30 / 150, 60 / 150, 75 / 150, 105 / 150, 135 / 150, 1.0])
+def test_decoding_reports_each_tile(codec):
+    fractions: list[float] = []
+    OobleckCodec(codec.vae, 30).decode(random(2, 75, CHANNELS), fractions.append)
+    assert fractions == pytest.approx([30 / 150, 60 / 150, 75 / 150, 105 / 150, 135 / 150, 1.0])
 
 
-def test_a_listener_may_stop_the_decoding(codec):
+def test_the_callback_may_stop_the_decoding(codec):
     class EnoughError(Exception):
         pass
 
@@ -166,7 +166,7 @@ def test_mono_is_refused(tmp_path):
         OobleckCodec.load(tmp_path, CPU, torch.float32)
 
 
-def test_a_config_that_is_no_json_is_named(tmp_path):
+def test_a_config_that_is_not_json_is_named(tmp_path):
     write_vae(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"audio_channels": 2})[:-1])
     with pytest.raises(CheckpointError, match=r"config\.json"):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from acestep.codec.loading import load_codec
+from acestep.codec.codec import load_codec
 from acestep.codec.sine_bank import SineBankCodec, SineBankConfig
 from acestep.errors import CheckpointError
 
@@ -81,7 +81,7 @@ def test_an_attack_is_where_it_was(codec: SineBankCodec) -> None:
 def test_long_songs_have_no_seams_where_tiles_meet(codec: SineBankCodec) -> None:
     audio = tones(57, 64, 69, seconds=21.0)
     whole = codec.encode(audio)
-    # Frames far from any edge do not know in which tile they were computed.
+    # Frames far from any edge are the same in every tile.
     part = codec.encode(audio[..., 5 * RATE : 20 * RATE])
     assert torch.allclose(whole[:, 150:450], part[:, 25:325], atol=1e-3)
     sound = codec.decode(whole)[0, 0, RATE : 20 * RATE]
@@ -89,17 +89,17 @@ def test_long_songs_have_no_seams_where_tiles_meet(codec: SineBankCodec) -> None
     assert curvature.max() < 1.5 * curvature[: 2 * RATE].max()
 
 
-def test_songs_of_a_batch_do_not_hear_each_other(codec: SineBankCodec) -> None:
+def test_songs_of_a_batch_are_independent(codec: SineBankCodec) -> None:
     pair = codec.encode(torch.cat([tones(60), tones(71)]))
     assert torch.allclose(pair[1:], codec.encode(tones(71)), atol=1e-4)
     assert torch.allclose(codec.decode(pair)[:1], codec.decode(pair[:1]), atol=1e-5)
 
 
-def test_decoding_says_how_far_it_is_and_can_be_stopped(codec: SineBankCodec) -> None:
+def test_decoding_reports_progress_and_can_be_stopped(codec: SineBankCodec) -> None:
     latents = codec.encode(tones(60, seconds=21.0))
-    heard: list[float] = []
-    codec.decode(latents, heard.append)
-    assert heard == sorted(heard) and heard[-1] == 1.0 and len(heard) > 1
+    fractions: list[float] = []
+    codec.decode(latents, fractions.append)
+    assert fractions == sorted(fractions) and fractions[-1] == 1.0 and len(fractions) > 1
 
     def stop(fraction: float) -> None:
         raise InterruptedError
@@ -116,14 +116,14 @@ def test_its_folder_is_a_config_and_nothing_else(tmp_path: Path) -> None:
     assert loaded.config == config
 
 
-def test_a_codec_that_nobody_knows_is_named(tmp_path: Path) -> None:
+def test_an_unknown_codec_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"_class_name": "Encodec"}')
     with pytest.raises(CheckpointError, match="Encodec"):
         load_codec(tmp_path, CPU, torch.float32)
 
 
 @pytest.mark.parametrize("name", ["semitones", "noise_edges_hz"])
-def test_a_setting_that_is_misspelt_is_named(tmp_path: Path, name: str) -> None:
+def test_a_misspelt_setting_is_named(tmp_path: Path, name: str) -> None:
     SineBankConfig().write(tmp_path)
     path = tmp_path / "config.json"
     path.write_text(path.read_text().replace(f'"{name}"', f'"{name}z"'))
@@ -131,16 +131,16 @@ def test_a_setting_that_is_misspelt_is_named(tmp_path: Path, name: str) -> None:
         load_codec(tmp_path, CPU, torch.float32)
 
 
-def test_it_hears_and_sounds_the_same_while_another_model_is_being_loaded() -> None:
+def test_results_are_the_same_with_any_default_dtype() -> None:
     music = tones(60, 67, seconds=0.4)
     latents = SineBankCodec(CONFIG).encode(music)
     sound = SineBankCodec(CONFIG).decode(latents)
     torch.set_default_dtype(torch.bfloat16)  # as vLLM does, for all threads
     try:
         codec = SineBankCodec(CONFIG)
-        heard = codec.encode(music)
+        encoded = codec.encode(music)
         again = codec.decode(latents)
     finally:
         torch.set_default_dtype(torch.float32)
-    assert torch.equal(heard, latents)
+    assert torch.equal(encoded, latents)
     assert torch.equal(again, sound)

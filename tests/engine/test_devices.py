@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from acestep.catalog.checkpoints import Checkpoint
-from acestep.codec.loading import load_codec
+from acestep.codec.codec import load_codec
 from acestep.codec.oobleck import OobleckCodec
 from acestep.engine.torch_models import TorchRenderer, settle
 from acestep.memory.plan import MemoryPlan

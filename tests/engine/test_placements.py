@@ -15,7 +15,7 @@ from torch import Tensor
 
 from acestep.catalog.adapters import AdapterFolder
 from acestep.catalog.checkpoints import Checkpoint, read_json
-from acestep.codec.loading import load_codec
+from acestep.codec.codec import load_codec
 from acestep.domain.latents import SourceLatents
 from acestep.domain.song import AudioClip, Sampling
 from acestep.engine.renderer import Renderer

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from acestep.catalog.checkpoints import Checkpoint, read_json
-from acestep.codec.loading import load_codec
+from acestep.codec.codec import load_codec
 from acestep.engine.torch_models import (
     LoadContext,
     TorchRenderer,

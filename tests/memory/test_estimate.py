@@ -14,9 +14,8 @@ from acestep.memory.configs import VAE
 from acestep.memory.estimate import Load
 from acestep.memory.sizes import DitSize
 from acestep.planner.backends.decoder import EVEN_ROWS
-from acestep.synthesizer.attention import keep_no_scores
-from acestep.synthesizer.conditioning import MAX_CAPTION_TOKENS, MAX_LYRIC_TOKENS, Condition
-from acestep.synthesizer.transformer import Transformer
+from acestep.synthesizer.conditioning import MAX_CAPTION_TOKENS, MAX_LYRIC_TOKENS
+from acestep.synthesizer.transformer import Condition, Transformer, use_fused_attention
 from tests.memory.classes import dit_modules, oobleck
 from tests.memory.peaks import Peak, fused_attention
 from tests.memory.test_sizes import TURBO, XL
@@ -59,7 +58,7 @@ def test_rendering(monkeypatch: pytest.MonkeyPatch, size: DitSize, load: Load) -
         )
         # Noise and latents, and what the step before and guidance remember.
         kept = [meta(rows, load.frames, size.channels, dtype=torch.float32) for _ in range(4)]
-        transformer.velocity(kept[0], 0.5, transformer.attend(condition))
+        transformer.velocity(kept[0], 0.5, transformer.cache(condition))
     assert peak.most <= estimate.rendering(size, load) <= 1.1 * peak.most
 
 
@@ -82,7 +81,7 @@ def test_conditioning(monkeypatch: pytest.MonkeyPatch, load: Load) -> None:
     encoder = modules["condition_encoder"]
     assert isinstance(encoder, modeling_ace_step.AceStepConditionEncoder)
     for module in modules.values():
-        keep_no_scores(module)
+        use_fused_attention(module)
     peaks = []
     with fused_attention(monkeypatch), torch.inference_mode():
         with Peak() as peak:

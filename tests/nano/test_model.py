@@ -11,9 +11,8 @@ from acestep.codec.sine_bank import SineBankCodec, SineBankConfig
 from acestep.domain.models import ModelInfo
 from acestep.domain.song import INSTRUMENTAL, Sampling, SongPlan
 from acestep.engine.torch_models import load_model
-from acestep.synthesizer.conditioning import Condition
 from acestep.synthesizer.prompts import TEXT2MUSIC_INSTRUCTION, caption_prompt, lyric_prompt
-from acestep.synthesizer.transformer import Transformer
+from acestep.synthesizer.transformer import Condition, Transformer
 from tests.nano.test_dataset import click_track
 from training.nano.clock import Clock
 from training.nano.codes import teach_codes
@@ -81,7 +80,7 @@ def test_training_and_serving_compute_the_same_velocity(
     x = songs.latents
     trained = model.velocity(x, torch.full((2,), 0.7), context, states, mask)
     serving = Transformer(model.transformer)
-    served = serving.velocity(x, 0.7, serving.attend(Condition(states, mask, context)))
+    served = serving.velocity(x, 0.7, serving.cache(Condition(states, mask, context)))
     assert torch.allclose(trained, served, atol=1e-4)
 
 

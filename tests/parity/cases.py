@@ -1,4 +1,4 @@
-"""Reads the parity fixture: what was asked of the original model code, and what it computed."""
+"""Reads the parity fixture: calls of the original model code, and what it computed."""
 
 import json
 import os
@@ -21,7 +21,7 @@ MISSING = f"no parity fixture at {FOLDER}; set ACESTEP_PARITY_DIR to its folder"
 TEXT_ENCODER = FOLDER / "Qwen3-Embedding-0.6B"
 VAE = FOLDER / "vae"
 
-# What the original runs where a case does not say otherwise.
+# The original's defaults.
 _TURBO_DEFAULTS = {"infer_steps": 8, "shift": 3.0}
 _BASE_DEFAULTS = {"infer_steps": 50, "shift": 1.0}
 
@@ -92,10 +92,15 @@ def _sampling(asked: dict[str, Any]) -> Sampling:
         guidance_scale=asked.get("diffusion_guidance_sale", 1.0),
         shift=asked["shift"],
         cfg_interval=(asked.get("cfg_interval_start", 0.0), asked.get("cfg_interval_end", 1.0)),
-        timesteps=tuple(asked["timesteps"]) if asked.get("timesteps") else None,
+        timesteps=_timesteps(asked.get("timesteps")),
         use_adg=asked.get("use_adg", False),
         cover_strength=asked.get("audio_cover_strength", 1.0),
     )
+
+
+def _timesteps(asked: list[float] | None) -> tuple[float, ...] | None:
+    """Without the zeros at the end, which `acestep.limits` drops in a request."""
+    return tuple(t for t in asked if t > 0.0) if asked else None
 
 
 def _window(plan: SongPlan, mask: Tensor) -> Window | None:
@@ -108,17 +113,17 @@ def _window(plan: SongPlan, mask: Tensor) -> Window | None:
 
 
 def _plan(asked: dict[str, Any], song: int, sampling: Sampling) -> SongPlan:
-    """A plan whose own metas are the case's ready-made string, letter by letter."""
+    """A plan whose metas are the case's string, letter by letter."""
     ready_made = asked["metas"][song]
     facts = _METAS.fullmatch(ready_made)
     assert facts is not None, f"metas of an unknown form: {ready_made!r}"
     decided = {key: None if value == "N/A" else value for key, value in facts.groupdict().items()}
-    told, rendered = float(facts["duration"]), float(asked["seconds"])
+    stated, rendered = float(facts["duration"]), float(asked["seconds"])
     plan = SongPlan(
         caption=asked["prompts"][song],
         lyrics=asked["lyrics"][song],
         language=asked["languages"][song],
-        duration=rendered if int(rendered) == told else told,
+        duration=rendered if int(rendered) == stated else stated,
         seed=asked["seeds"][song],
         instruction=asked["instruction"],
         sampling=sampling,

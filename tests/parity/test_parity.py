@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from acestep.codec.oobleck import OobleckCodec
-from acestep.synthesizer.codes import AudioCodes
+from acestep.synthesizer.conditioning import AudioCodes
 from acestep.synthesizer.loading import load_synthesizer
 from acestep.synthesizer.synthesizer import Synthesizer
 from acestep.weights.safetensors import LoadTarget
@@ -47,12 +47,11 @@ def test_codes(variant: str):
         FOLDER / f"acestep-v15-{variant}", TEXT_ENCODER, TEXT_ENCODER, LoadTarget(CPU, torch.float32)
     )
     codes = AudioCodes(modules)
-    source_latents, written = read_expected(f"{variant}.tokenize"), read_expected(f"{variant}.detokenize")
+    tokenized, detokenized = read_expected(f"{variant}.tokenize"), read_expected(f"{variant}.detokenize")
 
-    assert codes.tokenize(source_latents["latents"][0]) == tuple(source_latents["indices"].flatten().tolist())
-    assert (
-        relative_error(codes.hints(written["indices"].flatten().tolist())[None], written["hints"]) < TOLERANCE
-    )
+    assert codes.tokenize(tokenized["latents"][0]) == tuple(tokenized["indices"].flatten().tolist())
+    hints = codes.hints(detokenized["indices"].flatten().tolist())
+    assert relative_error(hints[None], detokenized["hints"]) < TOLERANCE
 
 
 def test_vae_encode(codec: OobleckCodec):
@@ -63,8 +62,8 @@ def test_vae_encode(codec: OobleckCodec):
     assert relative_error(latents.transpose(1, 2), expected["mean"]) < TOLERANCE
 
 
-def test_vae_seams_cannot_be_heard(codec: OobleckCodec):
-    """Tiles shorter than what a sample depends on give what one piece gives."""
+def test_vae_tiles_leave_no_seams(codec: OobleckCodec):
+    """Tiles shorter than what a sample depends on give the same as one piece."""
     in_tiles = OobleckCodec(codec.vae, tile_frames=7)
     latents = torch.randn(1, 50, codec.latent_channels, generator=torch.Generator().manual_seed(0))
     audio = codec.decode(latents)

@@ -1,7 +1,7 @@
-"""The way from a finished song to the times of its words, on toys; the arithmetic has tests of its own."""
-
-import time
-from types import SimpleNamespace
+import sys
+from collections.abc import Callable
+from types import FrameType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from acestep.domain.song import Sampling
 from acestep.errors import UntimedLyricsError
+from acestep.synthesizer import alignment
 from acestep.synthesizer.alignment import (
     PUBLISHED_HEADS,
     LyricAttention,
@@ -24,9 +25,8 @@ from acestep.synthesizer.alignment import (
     warp,
 )
 from acestep.synthesizer.synthesizer import Synthesizer
-from acestep.synthesizer.transformer import Heads, Transformer
+from acestep.synthesizer.transformer import Heads
 from tests.synthesizer import toy
-from tests.synthesizer.test_transformer import condition, noise
 from tests.synthesizer.toy import song
 
 TOY_HEADS: Heads = {0: (1, 3), 2: (2,)}
@@ -35,7 +35,7 @@ LYRICS = "[Verse]\nHello you\n\n[Chorus]\nå la"
 
 
 @pytest.fixture
-def listening(base) -> Synthesizer:
+def aligning(base) -> Synthesizer:
     return Synthesizer(base, toy.FRAME_RATE, TOY_HEADS)
 
 
@@ -43,60 +43,10 @@ def rendered(synthesizer: Synthesizer, plan) -> torch.Tensor:
     return synthesizer.render([plan], lambda done, of: None, lambda: False).latents
 
 
-class TestCrossLogits:
-    @torch.inference_mode()
-    @pytest.mark.parametrize("lengths", [(11,), (11, 4)], ids=["alone", "padded"])
-    def test_are_what_the_layers_attend_with(self, base, lengths):
-        """Softmax, values and the output projection on top give what the layer itself adds."""
-        transformer, told = Transformer(base.transformer), condition(40, lengths)
-        attended, latents = transformer.attend(told), noise(len(lengths), 40)
-        heads = {1: (0, 1, 2, 3)}
-        source_latents = {}
-        layer = base.transformer.layers[1].cross_attn
-
-        def note(module, inputs, output):
-            source_latents["mixed"] = inputs[0]
-
-        hook = layer.to_out[0].register_forward_hook(note)
-        transformer.velocity(latents, 0.5, attended)
-        hook.remove()
-
-        weights = [logits.softmax(-1) for logits in transformer.cross_logits(latents, 0.5, attended, heads)]
-        assert len(weights) == 4
-        values = attended.cross[1][1].repeat_interleave(2, dim=1)
-        mixed = torch.cat([weight @ values[:, head] for head, weight in enumerate(weights)], dim=-1)
-        torch.testing.assert_close(mixed, source_latents["mixed"], atol=1e-5, rtol=1e-4)
-        if len(lengths) > 1:
-            assert not weights[0][1, :, 4:].any()  # padding is not attended to
-
-    @torch.inference_mode()
-    def test_come_in_the_order_of_their_layers_and_heads(self, base):
-        transformer, told, latents = Transformer(base.transformer), condition(40, (11,)), noise(1, 40)
-        attended = transformer.attend(told)
-        one_by_one = [
-            logits
-            for layer, head in ((0, 1), (0, 3), (2, 2))
-            for logits in transformer.cross_logits(latents, 0.5, attended, {layer: (head,)})
-        ]
-        together = list(transformer.cross_logits(latents, 0.5, attended, TOY_HEADS))
-        assert [tuple(logits.shape) for logits in together] == [(1, 20, 11)] * 3
-        for found, expected in zip(together, one_by_one, strict=True):
-            assert torch.equal(found, expected)
-
-    @torch.inference_mode()
-    def test_layers_above_are_not_run(self, base):
-        transformer, told, latents = Transformer(base.transformer), condition(40, (11,)), noise(1, 40)
-        attended, runs = transformer.attend(told), []
-        hook = base.transformer.layers[2].mlp.register_forward_hook(lambda *told: runs.append(2))
-        list(transformer.cross_logits(latents, 0.5, attended, {1: (0,)}))
-        hook.remove()
-        assert runs == []
-
-
 class TestAttention:
-    def test_is_of_the_lyrics_alone(self, listening, base):
+    def test_is_of_the_lyric_tokens_alone(self, aligning, base):
         plan = song(lyrics=LYRICS)
-        attention = listening.attend_lyrics(plan, rendered(listening, plan))
+        attention = aligning.attend_lyrics(plan, rendered(aligning, plan))
         letters = len(LYRICS.encode())  # the toy's tokens are bytes
         assert len(attention.logits) == 3
         assert {matrix.shape for matrix in (*attention.logits, attention.weights)} == {(letters, 26)}
@@ -104,35 +54,36 @@ class TestAttention:
         assert tuple(attention.spans[-1]) == (len(LYRICS) - 1, len(LYRICS))
         assert attention.patch_seconds == pytest.approx(2 / toy.FRAME_RATE)
 
-    def test_columns_are_the_states_of_their_tokens(self, listening):
-        """Another last letter changes what every patch sees of it, and of the first one hardly anything."""
+    def test_each_column_is_the_state_of_its_token(self, aligning):
+        """Another last letter changes its own column most, and the first one hardly."""
         plan = song(lyrics="la la la lo")
-        latents = rendered(listening, plan)
-        before = listening.attend_lyrics(plan, latents)
-        after = listening.attend_lyrics(song(lyrics="la la la lX"), latents)
+        latents = rendered(aligning, plan)
+        before = aligning.attend_lyrics(plan, latents)
+        after = aligning.attend_lyrics(song(lyrics="la la la lX"), latents)
         changed = np.abs(before.logits[0] - after.logits[0]).mean(axis=1)
         assert changed[-1] == max(changed)
         assert changed[-1] > 5 * changed[0]
 
-    def test_is_the_same_whenever_it_is_asked_for(self, listening):
+    def test_repeats(self, aligning):
         plan = song(lyrics=LYRICS)
-        latents = rendered(listening, plan)
-        first, second = (listening.attend_lyrics(plan, latents) for _ in range(2))
+        latents = rendered(aligning, plan)
+        first, second = (aligning.attend_lyrics(plan, latents) for _ in range(2))
         assert np.array_equal(first.logits, second.logits)
 
-    def test_looks_at_the_song_nearly_without_noise(self, listening):
-        """At 1 / steps; so more steps are a closer look."""
+    def test_noises_the_song_to_one_by_the_number_of_steps(self, aligning):
         plan = song(lyrics=LYRICS)
-        latents = rendered(listening, plan)
-        closer = song(lyrics=LYRICS, sampling=Sampling(steps=50, guidance_scale=1.0, shift=1.0))
-        given = song(lyrics=LYRICS, sampling=Sampling(3, 1.0, 1.0, timesteps=tuple(np.linspace(1, 0.02, 50))))
-        seen = [listening.attend_lyrics(asked, latents).logits[0] for asked in (plan, closer, given)]
-        assert not np.allclose(seen[0], seen[1], atol=1e-3)
-        assert np.array_equal(seen[1], seen[2])
+        latents = rendered(aligning, plan)
+        fifty = song(lyrics=LYRICS, sampling=Sampling(steps=50, guidance_scale=1.0, shift=1.0))
+        listed = song(
+            lyrics=LYRICS, sampling=Sampling(3, 1.0, 1.0, timesteps=tuple(np.linspace(1, 0.02, 50)))
+        )
+        few, many, given = (aligning.attend_lyrics(each, latents).logits[0] for each in (plan, fifty, listed))
+        assert not np.allclose(few, many, atol=1e-3)
+        assert np.array_equal(many, given)
 
-    def test_lyrics_that_the_model_does_not_read_to_the_end(self, listening):
+    def test_lyrics_beyond_the_models_limit_are_left_out(self, aligning):
         plan = song(lyrics="la " * 1000)
-        attention = listening.attend_lyrics(plan, rendered(listening, plan))
+        attention = aligning.attend_lyrics(plan, rendered(aligning, plan))
         assert len(attention.spans) < len(plan.lyrics)
         times = time_lyrics(attention)
         assert len(times.lines[0].words) == pytest.approx(len(attention.spans) / 3, abs=1)
@@ -140,16 +91,16 @@ class TestAttention:
 
 class TestRefusals:
     @pytest.mark.parametrize("lyrics", ["[Instrumental]", "[inst]", "[Verse]\n[Chorus]"])
-    def test_nothing_is_sung(self, listening, lyrics):
+    def test_nothing_is_sung(self, aligning, lyrics):
         plan = song(lyrics=lyrics)
         with pytest.raises(UntimedLyricsError, match="no lyrics that are sung"):
-            listening.attend_lyrics(plan, torch.zeros(1, 51, toy.CHANNELS))
+            aligning.attend_lyrics(plan, torch.zeros(1, 51, toy.CHANNELS))
 
-    def test_nobody_knows_the_heads_of_another_model(self, synthesizer):
+    def test_alignment_heads_are_not_known(self, synthesizer):
         with pytest.raises(UntimedLyricsError, match="published 2 B models"):
             synthesizer.attend_lyrics(song(lyrics=LYRICS), torch.zeros(1, 51, toy.CHANNELS))
 
-    def test_the_published_models_are_known_by_their_shape(self):
+    def test_heads_are_known_for_the_published_shape_alone(self):
         published = {"hidden_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 16}
         assert known_heads(SimpleNamespace(**published)) is PUBLISHED_HEADS
         for other in ({"hidden_size": 2560}, {"num_hidden_layers": 32}, {"num_attention_heads": 20}):
@@ -158,7 +109,7 @@ class TestRefusals:
 
 class TestTimes:
     LYRICS = "[Verse]\nla lo\nlu"
-    # Of a token for each letter: how many patches it is sung.
+    # Patches of each letter, which is a token.
     LENGTHS = (*[1] * 8, 3, 5, 1, 4, 6, 1, 2, 9)
 
     def attention(self, duration: float = 100.0, lyrics: str = LYRICS) -> LyricAttention:
@@ -182,16 +133,16 @@ class TestTimes:
             ("lu", 2.24, 3.12),
         ]
 
-    def test_a_song_that_sings_every_letter_is_well_aligned(self):
+    def test_a_song_that_sings_every_letter_has_a_high_score(self):
         assert 0.95 < time_lyrics(self.attention()).score <= 1.0
 
     def test_nothing_ends_after_the_song(self):
         times = time_lyrics(self.attention(duration=3.05))
         assert times.lines[-1].end == times.lines[-1].words[-1].end == 3.05
 
-    def test_a_song_by_a_toy_is_timed_in_order(self, listening):
+    def test_words_of_a_rendered_song_are_in_order(self, aligning):
         plan = song(lyrics=LYRICS)
-        times = time_lyrics(listening.attend_lyrics(plan, rendered(listening, plan)))
+        times = time_lyrics(aligning.attend_lyrics(plan, rendered(aligning, plan)))
         assert [line.text for line in times.lines] == ["Hello you", "å la"]
         starts = [word.start for line in times.lines for word in line.words]
         assert starts == sorted(starts)
@@ -209,7 +160,7 @@ def spans_at(*lengths: int) -> list[tuple[int, int]]:
 
 
 def attention(spans: list[tuple[int, int]], strength: float = 4.0, seed: int = 1) -> list[Matrix]:
-    """The logits of heads that look at each token in its span, under noise, `[N, S]` each."""
+    """The logits `[N, S]` of heads that attend to each token in its span, with noise added."""
     shape = len(spans), max(end for _, end in spans)
     noise = np.random.default_rng(seed)
     heads = []
@@ -228,15 +179,33 @@ def mean_weights(heads: list[Matrix]) -> Matrix:
 
 
 def cheapest(cost: Matrix) -> float:
-    """What the cheapest path costs, cell by cell from the definition."""
+    """The cost of the cheapest path, cell by cell from the definition."""
     total = np.full(cost.shape, np.inf)
     total[0, 0] = cost[0, 0]
     for row, column in np.ndindex(*cost.shape):
         for down, right in ((1, 1), (1, 0), (0, 1)):
             if row >= down and column >= right:
-                way = total[row - down, column - right] + cost[row, column]
-                total[row, column] = min(total[row, column], way)
+                candidate = total[row - down, column - right] + cost[row, column]
+                total[row, column] = min(total[row, column], candidate)
     return float(total[-1, -1])
+
+
+def with_lines_counted(run: Callable[[], WarpingPath]) -> tuple[WarpingPath, int]:
+    """The result, and how many lines of the module under test ran for it."""
+    count, before = 0, sys.gettrace()
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal count
+        if frame.f_code.co_filename != alignment.__file__:
+            return None
+        count += event == "line"
+        return trace
+
+    sys.settrace(trace)
+    try:
+        return run(), count
+    finally:
+        sys.settrace(before)
 
 
 class TestWarp:
@@ -254,15 +223,14 @@ class TestWarp:
         steps = set(zip(np.diff(path.tokens).tolist(), np.diff(path.patches).tolist(), strict=True))
         assert steps <= {(1, 1), (1, 0), (0, 1)}
 
-    def test_a_long_song_takes_no_loop_over_its_cells(self):
-        """1,024 tokens over 320 s are 4 million cells, at which a loop would take some ten seconds."""
-        diagonal = np.linspace(0, 3999, 1024).astype(int)
-        cost = np.zeros((1024, 4000), np.float32)
-        cost[np.arange(1024), diagonal] = -1.0
-        started = time.process_time()
-        path = warp(cost)
-        assert time.process_time() - started < 3.0
-        assert cost[path.tokens, path.patches].sum() == -1024.0
+    def test_loops_over_tokens_and_patches_not_over_cells(self):
+        """A song has up to 4 million cells, over which a loop takes some ten seconds."""
+        tokens, patches = 100, 400
+        cost = np.zeros((tokens, patches), np.float32)
+        cost[np.arange(tokens), np.linspace(0, patches - 1, tokens).astype(int)] = -1.0
+        path, lines = with_lines_counted(lambda: warp(cost))
+        assert cost[path.tokens, path.patches].sum() == -100.0
+        assert lines < 20 * (tokens + patches)
 
     def test_spans(self):
         path = WarpingPath(np.array([0, 0, 1, 2, 2]), np.array([0, 1, 2, 2, 3]))
@@ -271,15 +239,15 @@ class TestWarp:
 
 class TestConsensus:
     @pytest.mark.parametrize("seed", range(5))
-    def test_finds_the_tokens_where_they_are(self, seed):
+    def test_finds_the_spans_of_the_tokens(self, seed):
         spans = spans_at(3, 7, 2, 5, 9, 4, 6, 1, 8, 5)
         path = warp(-consensus(attention(spans, seed=seed)))
         assert np.abs(path.spans() - np.array(spans)).max() <= 1
 
-    def test_a_head_that_looks_everywhere_changes_nothing(self):
+    def test_a_head_that_attends_to_all_alike_changes_nothing(self):
         spans = spans_at(3, 7, 2, 5, 9, 4)
-        blind = np.full((6, 30), 2.5, np.float32)
-        path = warp(-consensus([*attention(spans), blind]))
+        uniform = np.full((6, 30), 2.5, np.float32)
+        path = warp(-consensus([*attention(spans), uniform]))
         assert np.abs(path.spans() - np.array(spans)).max() <= 1
 
     def test_is_a_z_score(self):
@@ -287,7 +255,7 @@ class TestConsensus:
         assert found.mean() == pytest.approx(0.0, abs=1e-5)
         assert found.std() == pytest.approx(1.0, abs=1e-4)
 
-    def test_what_is_the_same_everywhere_says_nothing(self):
+    def test_of_uniform_attention_is_zero(self):
         assert not consensus([np.ones((4, 9), np.float32)]).any()
 
     def test_logits_may_be_large(self):
@@ -301,16 +269,16 @@ def scored(heads: list[Matrix], sung: NDArray[np.bool_] | None = None) -> float:
 
 
 class TestScore:
-    def test_a_song_that_sings_its_lyrics(self):
+    def test_is_high_for_a_song_that_sings_its_lyrics(self):
         assert scored(attention(spans_at(*[12] * 8), strength=8.0)) > 0.9
 
-    def test_less_attention_is_a_lower_score(self):
+    def test_falls_with_the_attention(self):
         scores = [scored(attention(spans_at(*[12] * 8), strength)) for strength in (8.0, 4.0, 2.0)]
         assert scores == sorted(scores, reverse=True)
         assert scores[0] > 0.9
         assert scores[-1] < 0.8
 
-    def test_the_order_counts(self):
+    def test_falls_where_tokens_are_out_of_order(self):
         spans = spans_at(*[12] * 8)
         in_order, shuffled = (
             attention(spans, 8.0),
@@ -319,37 +287,36 @@ class TestScore:
         assert scored(shuffled) < 0.5 * scored(in_order)
 
     @pytest.mark.parametrize(("second", "expected"), [(30, 1.0), (20, 1.0), (11, 1.0), (10, 0.0)])
-    def test_neighbours_may_overlap(self, second, expected):
-        """By nine patches, 0.72 s, which reverberation and harmonies account for."""
+    def test_neighbours_may_overlap_by_nine_patches(self, second, expected):
         energy = np.zeros((2, 40), np.float32)
         energy[0, 20] = energy[1, second] = 1.0
         path = WarpingPath(np.array([0, 1]), np.array([20, second]))
         assert score(energy, path, np.array([True, True])) == expected
 
-    def test_tokens_that_nobody_attends_to_count_squared(self):
+    def test_coverage_counts_squared(self):
         energy = np.eye(4, 40, dtype=np.float32)
         energy[3] = 0.0
         path = WarpingPath(np.arange(3), np.arange(3))
         assert score(energy, path, np.full(4, True)) == pytest.approx(0.75**2)
 
-    def test_tags_are_not_sung(self):
+    def test_ignores_tags(self):
         energy = np.eye(4, 40, dtype=np.float32)
         energy[0] = 0.0
         path = WarpingPath(np.arange(1, 4), np.arange(1, 4))
         assert score(energy, path, np.array([False, True, True, True])) == 1.0
 
-    def test_no_words_no_score(self):
+    def test_without_words_is_zero(self):
         energy = np.eye(4, 40, dtype=np.float32)
         assert score(energy, WarpingPath(np.arange(4), np.arange(4)), np.full(4, False)) == 0.0
 
 
-def test_energy_runs_from_nothing_to_all():
+def test_energy_is_scaled_to_the_range_from_0_to_1():
     energy = energy_of(np.array([[0.25, 0.5, 0.75]], np.float32))
     assert energy.tolist() == [[0.0, 0.5, 1.0]]
     assert energy_of(np.full((2, 3), 0.25, np.float32)).tolist() == [[0.0] * 3] * 2
 
 
-def texts(lyrics: str) -> list[list[str]]:
+def words_of(lyrics: str) -> list[list[str]]:
     return [[word.text for word in line.words] for line in sung_lines(lyrics)]
 
 
@@ -360,7 +327,7 @@ def test_lines_of_words():
         "(Oh) don't go —",
         "Hey!",
     ]
-    assert texts(lyrics) == [["City", "lights", "are", "calling,"], ["(Oh)", "don't", "go"], ["Hey!"]]
+    assert words_of(lyrics) == [["City", "lights", "are", "calling,"], ["(Oh)", "don't", "go"], ["Hey!"]]
 
 
 @pytest.mark.parametrize(
@@ -373,22 +340,22 @@ def test_lines_of_words():
         ("사랑해 너를", ["사랑해", "너를"]),
     ],
 )
-def test_scripts_without_spaces_are_sung_by_the_character(lyrics, words):
-    assert texts(lyrics) == [words]
+def test_scripts_without_spaces_have_a_word_for_each_character(lyrics, words):
+    assert words_of(lyrics) == [words]
 
 
 @pytest.mark.parametrize("lyrics", ["", "[Verse]\n[Chorus]\n", "[inst]", " \n...\n♪"])
-def test_nothing_to_sing(lyrics):
+def test_lyrics_without_words(lyrics):
     assert sung_lines(lyrics) == ()
 
 
-def test_a_bracket_that_stays_open_is_text():
-    assert texts("[Verse\nla la]") == [["[Verse"], ["la", "la]"]]
+def test_an_unclosed_bracket_is_text():
+    assert words_of("[Verse\nla la]") == [["[Verse"], ["la", "la]"]]
 
 
-def test_every_word_is_where_it_says():
+def test_positions_of_words():
     lyrics = "[Verse]\r\nsky [softly] 空を\r\n\u2028see  it"
     for line in sung_lines(lyrics):
         for word in line.words:
             assert lyrics[word.start : word.end] == word.text
-    assert texts(lyrics) == [["sky", "空", "を"], ["see", "it"]]
+    assert words_of(lyrics) == [["sky", "空", "を"], ["see", "it"]]

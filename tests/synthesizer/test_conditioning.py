@@ -3,11 +3,10 @@ import torch
 
 from acestep.domain.latents import SourceLatents
 from acestep.domain.song import SongPlan
-from acestep.errors import InvalidFieldError
-from acestep.synthesizer.codes import AudioCodes
-from acestep.synthesizer.conditioning import Condition, Conditioner, SongMaterial
+from acestep.synthesizer.conditioning import AudioCodes, Conditioner, SongInputs
 from acestep.synthesizer.loading import SynthesizerModules
 from acestep.synthesizer.prompts import TEXT2MUSIC_INSTRUCTION
+from acestep.synthesizer.transformer import Condition
 from acestep.synthesizer.windows import Span
 from tests.synthesizer import toy
 from tests.synthesizer.toy import song
@@ -17,10 +16,10 @@ FRAMES = 45  # longer than the toy's silence
 
 def encode(modules: SynthesizerModules, *plans: SongPlan) -> Condition:
     conditioner = Conditioner(modules)
-    return conditioner.encode(plans, [conditioner.material(plan, FRAMES) for plan in plans])
+    return conditioner.encode(plans, [conditioner.inputs(plan, FRAMES) for plan in plans])
 
 
-def test_a_song_in_a_batch_is_told_what_it_is_told_alone(base):
+def test_a_song_has_the_same_condition_alone_and_in_a_batch(base):
     plans = (
         song(caption="a", lyrics="b"),
         song(caption="long " * 9, lyrics="c"),
@@ -33,10 +32,10 @@ def test_a_song_in_a_batch_is_told_what_it_is_told_alone(base):
         assert alone.mask.all()
         own = together.states[number][together.mask[number]]
         torch.testing.assert_close(own, alone.states[0], atol=1e-5, rtol=1e-5)
-    assert together.mask.any(dim=0).all()  # no column is padding for everyone
+    assert together.mask.any(dim=0).all()  # no column is padding for all songs
 
 
-def test_each_text_is_heard(base):
+def test_states_depend_on_each_text(base):
     states = encode(base, song()).states
     for change in ({"caption": "fast piano"}, {"lyrics": "[Verse]\nHullo"}, {"language": "de"}, {"bpm": 91}):
         assert not torch.allclose(encode(base, song(**change)).states, states)
@@ -44,9 +43,9 @@ def test_each_text_is_heard(base):
 
 def test_lyrics_come_first_then_timbre_then_text(base):
     conditioner = Conditioner(base)
-    material = conditioner.material(song(), FRAMES)
-    before = conditioner.encode([song()], [material]).states[0]
-    other_words = conditioner.encode([song(lyrics="[Verse]\nHullo")], [material]).states[0]
+    inputs = conditioner.inputs(song(), FRAMES)
+    before = conditioner.encode([song()], [inputs]).states[0]
+    other_words = conditioner.encode([song(lyrics="[Verse]\nHullo")], [inputs]).states[0]
     changed = (before - other_words).abs().amax(dim=1) > 0
     lyric_tokens = len("# Languages\nen\n\n# Lyric\n[Verse]\nHello<|endoftext|>") - len("<|endoftext|>") + 1
     assert changed[:lyric_tokens].any()
@@ -62,8 +61,8 @@ def test_context_is_silence_beside_a_mask_of_ones(base):
     assert (context[..., toy.CHANNELS :] == 1).all()
 
 
-def test_a_song_with_codes_is_built_on_their_hints_and_its_neighbour_on_silence(base):
-    window, codes = base.facts.frames_per_code, (3, 1)
+def test_the_source_of_a_song_with_codes_is_their_hints(base):
+    window, codes = base.config.frames_per_code, (3, 1)
     context = encode(base, song(audio_codes=codes), song()).context[..., : toy.CHANNELS]
 
     hints = AudioCodes(base).hints(codes)
@@ -79,25 +78,19 @@ def test_more_codes_than_the_song_is_long_are_cut(base):
     assert torch.equal(context, AudioCodes(base).hints(codes)[:FRAMES])
 
 
-@pytest.mark.parametrize("code", [-1, 10**6])
-def test_a_code_that_the_model_does_not_have(base, code):
-    with pytest.raises(InvalidFieldError, match=f"audio_code_string: {code}"):
-        encode(base, song(audio_codes=(0, code)))
-
-
-def test_latents_become_as_many_codes_as_cover_them(base):
-    latents = torch.randn(2 * base.facts.frames_per_code + 1, toy.CHANNELS)
+def test_codes_cover_all_latents(base):
+    latents = torch.randn(2 * base.config.frames_per_code + 1, toy.CHANNELS)
     codes = AudioCodes(base).tokenize(latents)
     assert len(codes) == 3
-    assert all(0 <= code < base.facts.code_count for code in codes)
+    assert all(0 <= code < base.config.code_count for code in codes)
 
 
-def test_a_reference_is_heard_by_its_own_song_alone(base):
+def test_a_reference_changes_its_own_song_alone(base):
     conditioner = Conditioner(base)
-    plain = conditioner.material(song(), FRAMES)
-    resembling = type(plain)(plain.source, plain.chunk_mask, torch.randn(toy.REFERENCE_FRAMES, toy.CHANNELS))
+    plain = conditioner.inputs(song(), FRAMES)
+    referenced = type(plain)(plain.source, plain.chunk_mask, torch.randn(toy.REFERENCE_FRAMES, toy.CHANNELS))
     without = conditioner.encode([song(), song()], [plain, plain]).states
-    with_one = conditioner.encode([song(), song()], [plain, resembling]).states
+    with_one = conditioner.encode([song(), song()], [plain, referenced]).states
     torch.testing.assert_close(with_one[0], without[0])
     assert not torch.allclose(with_one[1], without[1])
 
@@ -114,7 +107,7 @@ def test_the_null_condition_follows_the_songs(base):
     assert torch.equal(both.context, condition.context.repeat(2, 1, 1))
 
 
-def test_text_that_is_too_long_is_cut_and_told(base):
+def test_text_that_is_too_long_is_cut_with_a_warning(base):
     conditioner = Conditioner(base)
     long = song(caption="x" * 300, lyrics="y" * 3000)
 
@@ -130,72 +123,74 @@ def latents(frames: int) -> torch.Tensor:
     return torch.randn(frames, toy.CHANNELS, generator=torch.Generator().manual_seed(3))
 
 
-def told(
+def inputs_of(
     modules: SynthesizerModules, plan: SongPlan, sources: SourceLatents, span: Span | None = None
-) -> SongMaterial:
-    return Conditioner(modules).material(plan, FRAMES, sources, span)
+) -> SongInputs:
+    return Conditioner(modules).inputs(plan, FRAMES, sources, span)
 
 
-def test_a_cover_is_built_on_what_the_codes_of_its_source_mean(base):
+def test_a_cover_is_made_from_the_hints_of_its_sources_codes(base):
     source = latents(FRAMES)
-    material = told(base, song(task_type="cover"), SourceLatents(source))
+    inputs = inputs_of(base, song(task_type="cover"), SourceLatents(source))
 
     codes = AudioCodes(base)
-    assert torch.equal(material.source, codes.hints(codes.tokenize(source))[:FRAMES])
-    assert (material.chunk_mask == 1).all()
+    assert torch.equal(inputs.source, codes.hints(codes.tokenize(source))[:FRAMES])
+    assert (inputs.chunk_mask == 1).all()
 
 
-def test_a_cover_longer_than_its_source_goes_on_from_silence(base):
-    short = 2 * base.facts.frames_per_code + 1
-    material = told(base, song(task_type="cover"), SourceLatents(latents(short)))
-    assert torch.equal(material.source[short:], Conditioner(base).silence(FRAMES - short))
+def test_a_cover_longer_than_its_source_is_padded_with_silence(base):
+    short = 2 * base.config.frames_per_code + 1
+    inputs = inputs_of(base, song(task_type="cover"), SourceLatents(latents(short)))
+    assert torch.equal(inputs.source[short:], Conditioner(base).silence(FRAMES - short))
 
 
-def test_codes_that_come_along_beat_the_source_of_a_cover(base):
+def test_given_codes_replace_the_source_of_a_cover(base):
     plan = song(task_type="cover", audio_codes=(3, 1))
     assert torch.equal(
-        told(base, plan, SourceLatents(latents(FRAMES))).source,
-        told(base, song(audio_codes=(3, 1)), SourceLatents()).source,
+        inputs_of(base, plan, SourceLatents(latents(FRAMES))).source,
+        inputs_of(base, song(audio_codes=(3, 1)), SourceLatents()).source,
     )
 
 
-def test_repaint_silences_its_window_and_lego_hears_it(base):
+def test_repaint_silences_its_window_and_lego_does_not(base):
     source, span = latents(FRAMES), Span(10, 20)
     inside = slice(span.start, span.stop)
-    repainted = told(base, song(task_type="repaint"), SourceLatents(source), span)
-    added = told(base, song(task_type="lego"), SourceLatents(source), span)
+    repainted = inputs_of(base, song(task_type="repaint"), SourceLatents(source), span)
+    added = inputs_of(base, song(task_type="lego"), SourceLatents(source), span)
 
     silence = Conditioner(base).silence(FRAMES)
-    assert torch.equal(repainted.source[inside], silence[inside])  # silence as it is in this place
+    assert torch.equal(repainted.source[inside], silence[inside])  # the silence of these frames
     assert torch.equal(repainted.source[: span.start], source[: span.start])
     assert torch.equal(repainted.source[span.stop :], source[span.stop :])
     assert torch.equal(added.source, source)
-    for material in (repainted, added):
-        assert torch.equal(material.chunk_mask, span.mask(FRAMES))
+    for inputs in (repainted, added):
+        assert torch.equal(inputs.chunk_mask, span.mask(FRAMES))
 
 
 @pytest.mark.parametrize("task", ["extract", "complete"])
-def test_extract_and_complete_hear_their_source_and_write_everywhere(base, task):
+def test_extract_and_complete_keep_their_source_and_generate_every_frame(base, task):
     source = latents(FRAMES)
-    material = told(base, song(task_type=task), SourceLatents(source))
-    assert torch.equal(material.source, source)
-    assert (material.chunk_mask == 1).all()
+    inputs = inputs_of(base, song(task_type=task), SourceLatents(source))
+    assert torch.equal(inputs.source, source)
+    assert (inputs.chunk_mask == 1).all()
 
 
-def test_a_reference_takes_the_place_of_silence(base):
+def test_a_reference_replaces_silence(base):
     reference = latents(toy.REFERENCE_FRAMES)
-    assert torch.equal(told(base, song(), SourceLatents(reference=reference)).reference, reference)
-    short = told(base, song(), SourceLatents(reference=reference[:5])).reference
+    assert torch.equal(inputs_of(base, song(), SourceLatents(reference=reference)).reference, reference)
+    short = inputs_of(base, song(), SourceLatents(reference=reference[:5])).reference
     assert torch.equal(short[5:], Conditioner(base).silence(toy.REFERENCE_FRAMES - 5))
 
 
-def test_the_plain_condition_forgets_the_source_and_its_instruction(base):
+def test_the_condition_without_source_is_that_of_text2music(base):
     conditioner = Conditioner(base)
     cover = song(task_type="cover", instruction="Cover it:")
-    material = told(base, cover, SourceLatents(latents(FRAMES), latents(toy.REFERENCE_FRAMES)))
-    plain = conditioner.encode_plainly([cover], [material])
+    inputs = inputs_of(base, cover, SourceLatents(latents(FRAMES), latents(toy.REFERENCE_FRAMES)))
+    plain = conditioner.encode_without_source([cover], [inputs])
 
     words = song(instruction=TEXT2MUSIC_INSTRUCTION)
-    expected = conditioner.encode([words], [told(base, words, SourceLatents(reference=material.reference))])
+    expected = conditioner.encode(
+        [words], [inputs_of(base, words, SourceLatents(reference=inputs.reference))]
+    )
     assert torch.equal(plain.states, expected.states)
     assert torch.equal(plain.context, expected.context)

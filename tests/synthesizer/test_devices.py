@@ -1,4 +1,4 @@
-"""Songs on GPUs that are pretended: they are the CPU's, and nothing is where a real one would refuse it."""
+"""Songs on a pretended GPU are the CPU's, and every tensor is on the device that a real GPU needs it on."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ from tests.pretended_gpu import Gpu, pretended
 from tests.synthesizer import toy
 from tests.synthesizer.test_tasks import GUIDED, PLAIN, every_task, noise, render
 
-SECOND = torch.device("cuda:1")  # the first is where torch puts what nobody cares for
+SECOND = torch.device("cuda:1")  # torch puts tensors on the first by default
 HEADS = {0: (1,), 2: (0, 3)}
 TUNED = replace(GUIDED.tuning, integrator="heun", smoothing=0.3)
 
@@ -82,14 +82,14 @@ def test_a_step_waits_once_and_codes_do_together(load, monkeypatch):
         assert [wait.what for wait in gpu.waits[before + 1 :]] == ["cuda to cpu"]
 
 
-def test_lyrics_are_heard_as_on_the_cpu(load, monkeypatch):
+def test_lyric_attention_is_the_cpus(load, monkeypatch):
     plan = toy.song(lyrics="[Verse]\nla la la")
     latents = noise(3)[None]
     expected = Synthesizer(load(), toy.FRAME_RATE, HEADS).attend_lyrics(plan, latents)
     with on_gpu(load(), monkeypatch) as (synthesizer, _):
-        source_latents = synthesizer.attend_lyrics(plan, latents.to(SECOND))
-    np.testing.assert_array_equal(source_latents.weights, expected.weights)
-    np.testing.assert_array_equal(source_latents.logits, expected.logits)
+        found = synthesizer.attend_lyrics(plan, latents.to(SECOND))
+    np.testing.assert_array_equal(found.weights, expected.weights)
+    np.testing.assert_array_equal(found.logits, expected.logits)
 
 
 @pytest.mark.parametrize("use_dora", [False, True], ids=["lora", "dora"])

@@ -33,7 +33,7 @@ def edit_weights(checkpoint: toy.Toy, edit: Callable[[dict[str, torch.Tensor]], 
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_brings_back_what_was_written(layout, tmp_path):
+def test_every_layout_loads_what_was_written(layout, tmp_path):
     written = LAYOUTS[layout](tmp_path)
 
     loaded = written.load()
@@ -44,9 +44,9 @@ def test_every_layout_brings_back_what_was_written(layout, tmp_path):
         assert dict(found.config).keys() >= {"hidden_size"}
         for name, buffer in expected.named_buffers():
             torch.testing.assert_close(found.get_buffer(name), buffer)
-    torch.testing.assert_close(loaded.text_encoder.state_dict(), written.language_part.state_dict())
+    torch.testing.assert_close(loaded.text_encoder.state_dict(), written.text_encoder_module.state_dict())
     torch.testing.assert_close(
-        loaded.text_encoder.rotary_emb.inv_freq, written.language_part.rotary_emb.inv_freq
+        loaded.text_encoder.rotary_emb.inv_freq, written.text_encoder_module.rotary_emb.inv_freq
     )
     assert loaded.silence_latent.shape == (1, 30, toy.CHANNELS)
 
@@ -65,12 +65,12 @@ def test_loaded_codes_and_hints_are_those_of_the_written_modules(layout, tmp_pat
     torch.testing.assert_close(hints, written.parts["audio_token_detokenizer"](quantized))
 
 
-def test_facts_come_from_the_config(turbo):
-    facts = turbo.facts
-    assert (facts.is_turbo, facts.model_version) == (True, "turbo")
-    assert (facts.latent_channels, facts.mask_channels) == (toy.CHANNELS, toy.MASK_CHANNELS)
-    assert (facts.reference_frames, facts.frames_per_code) == (toy.REFERENCE_FRAMES, 4)
-    assert facts.code_count == 12
+def test_the_config_is_that_of_the_files(turbo):
+    config = turbo.config
+    assert (config.is_turbo, config.model_version) == (True, "turbo")
+    assert (config.latent_channels, config.mask_channels) == (toy.CHANNELS, toy.MASK_CHANNELS)
+    assert (config.reference_frames, config.frames_per_code) == (toy.REFERENCE_FRAMES, 4)
+    assert config.code_count == 12
 
 
 def test_weights_are_cast_and_frozen(checkpoint):
@@ -91,7 +91,7 @@ def test_missing_tensor_is_named(checkpoint):
         checkpoint.load()
 
 
-def test_tensor_too_many_is_named(checkpoint):
+def test_unknown_tensor_is_named(checkpoint):
     edit_weights(checkpoint, lambda tensors: tensors.update({"decoder.extra": torch.zeros(1)}))
 
     with pytest.raises(CheckpointError, match=r"model\.safetensors.*'decoder\.extra'"):
@@ -113,7 +113,7 @@ def test_missing_shard_is_named(tmp_path):
         checkpoint.load()
 
 
-def test_half_a_file_is_named(checkpoint):
+def test_truncated_file_is_named(checkpoint):
     path = checkpoint.dit / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
 
@@ -173,7 +173,7 @@ def test_silence_of_another_width_is_refused(checkpoint):
         checkpoint.load()
 
 
-class Intruder:
+class Malicious:
     """Unpickling this would write a file."""
 
     def __init__(self, mark: Path) -> None:
@@ -184,7 +184,7 @@ class Intruder:
 
 
 def test_a_pickle_that_runs_code_is_refused(checkpoint, tmp_path):
-    torch.save(Intruder(tmp_path / "mark"), checkpoint.dit / "silence_latent.pt")
+    torch.save(Malicious(tmp_path / "mark"), checkpoint.dit / "silence_latent.pt")
 
     with pytest.raises(CheckpointError, match=r"silence_latent\.pt"):
         checkpoint.load()
@@ -193,13 +193,13 @@ def test_a_pickle_that_runs_code_is_refused(checkpoint, tmp_path):
 
 def test_code_beside_the_weights_is_not_run(checkpoint, tmp_path):
     for folder in (checkpoint.dit, checkpoint.text_encoder):
-        (folder / "intruder.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')\nclass Config: pass\n")
+        (folder / "malicious.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')\nclass Config: pass\n")
         for name in ("config.json", "tokenizer_config.json"):
             if (path := folder / name).exists():
                 auto_map = {
-                    "AutoConfig": "intruder.Config",
-                    "AutoModel": "intruder.Config",
-                    "AutoTokenizer": ["intruder.Config", "intruder.Config"],
+                    "AutoConfig": "malicious.Config",
+                    "AutoModel": "malicious.Config",
+                    "AutoTokenizer": ["malicious.Config", "malicious.Config"],
                 }
                 path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": auto_map}))
 
@@ -221,7 +221,7 @@ def test_text_encoder_that_does_not_fit_is_refused(checkpoint, tmp_path):
         checkpoint.load()
 
 
-def test_text_encoder_saved_under_a_head_is_understood(checkpoint):
+def test_text_encoder_with_prefixed_names_is_loaded(checkpoint):
     path = checkpoint.text_encoder / "model.safetensors"
     save_file({f"model.{name}": tensor for name, tensor in load_file(path).items()}, path)
 

@@ -14,7 +14,7 @@ from acestep.catalog.adapters import AdapterFolder
 from acestep.domain.song import AdapterUse
 from acestep.errors import CheckpointError
 from acestep.synthesizer.loading import SynthesizerModules
-from acestep.synthesizer.lora import KEPT, TransformerAdapters
+from acestep.synthesizer.lora import MAX_LOADED, TransformerAdapters
 from acestep.synthesizer.synthesizer import Synthesizer
 from acestep.weights.quantization import unpacked_parts
 from tests.adapter_folders import as_published, write_lora
@@ -80,7 +80,7 @@ def test_an_adapter_does_what_it_does_merged(kind, modules, adapters, write):
 
 
 @pytest.mark.parametrize("kind", ["attention", "dora"])
-def test_the_published_models_names_are_understood(kind, modules, adapters, write, tmp_path):
+def test_the_names_of_published_models_are_known(kind, modules, adapters, write, tmp_path):
     adapted = write("pop", **KINDS[kind])
     as_published(tmp_path / "pop")
     stored = load_file(tmp_path / "pop" / "adapter_model.safetensors")
@@ -89,7 +89,7 @@ def test_the_published_models_names_are_understood(kind, modules, adapters, writ
     close(render(modules), render(modules, merged(adapted)))
 
 
-def test_what_diffusers_saves(modules, adapters, pristine, tmp_path):
+def test_adapters_that_diffusers_saved(modules, adapters, pristine, tmp_path):
     trained = copy.deepcopy(pristine.transformer)
     torch.manual_seed(3)
     trained.add_adapter(LoraConfig(r=3, lora_alpha=5, target_modules=["to_q"], init_lora_weights=False))
@@ -106,7 +106,7 @@ def test_what_diffusers_saves(modules, adapters, pristine, tmp_path):
         *("proj_in_conv", r"time_embed\.linear_1", r"cross_attn\.to_k", r"self_attn\.to_v"),
     ],
 )
-def test_an_adapter_of_any_layer_is_heard(target, modules, adapters, write):
+def test_an_adapter_of_any_layer_changes_the_song(target, modules, adapters, write):
     plain = render(modules)
     adapted = write("pop", target_modules=rf"(.*\.)?{target}")
     adapters.apply([AdapterUse("pop")])
@@ -138,7 +138,7 @@ def test_without_adapters_a_song_is_the_same_to_the_bit(modules, adapters, write
         assert torch.equal(render(modules), before)
 
 
-def test_each_song_hears_its_own_adapters_alone(modules, adapters, write):
+def test_only_the_adapters_of_a_song_act_on_it(modules, adapters, write):
     write("pop", 1)
     write("jazz", 2)
     wanted = [(AdapterUse("pop"),), (AdapterUse("jazz", 0.5),), (AdapterUse("pop"), AdapterUse("jazz")), ()]
@@ -153,29 +153,29 @@ def test_each_song_hears_its_own_adapters_alone(modules, adapters, write):
         assert torch.equal(one, other)
 
 
-def test_the_least_recently_used_gives_way(modules, adapters, write):
+def test_the_least_recently_used_is_dropped(modules, adapters, write):
     def parameters() -> int:
         return sum(tensor.numel() for tensor in modules.transformer.parameters())
 
     plain, before = parameters(), render(modules)
-    names = [f"a{number}" for number in range(KEPT + 1)]
+    names = [f"a{number}" for number in range(MAX_LOADED + 1)]
     for seed, name in enumerate(names):
         write(name, seed, r=1, target_modules=["to_q"])
     adapters.apply([AdapterUse("a0")])
     one, song = parameters() - plain, render(modules)
     for name in [*names[1:-1], "a0", names[-1]]:
         adapters.apply([AdapterUse(name)])
-    assert adapters.resident == (*names[2:-1], "a0", names[-1])
-    assert parameters() - plain == KEPT * one
+    assert adapters.loaded == (*names[2:-1], "a0", names[-1])
+    assert parameters() - plain == MAX_LOADED * one
     adapters.apply([AdapterUse("a1"), AdapterUse("a0")])
-    assert adapters.resident == (*names[3:-1], names[-1], "a1", "a0")
+    assert adapters.loaded == (*names[3:-1], names[-1], "a1", "a0")
     adapters.apply([AdapterUse("a0")])
     assert torch.equal(render(modules), song)
     adapters.apply([])
     assert torch.equal(render(modules), before)
 
 
-def test_only_so_many_bytes_are_in_memory(pristine, modules, write, tmp_path):
+def test_adapters_stay_within_their_bytes(pristine, modules, write, tmp_path):
     write("pop", 1, r=2, target_modules=["to_q"])
     write("jazz", 2, r=2, target_modules=["to_q"])
     write("large", 3, r=8, target_modules=["to_q"])
@@ -184,13 +184,13 @@ def test_only_so_many_bytes_are_in_memory(pristine, modules, write, tmp_path):
     adapters = TransformerAdapters("toy", modules.transformer, folder, room=2 * size)
     adapters.apply([AdapterUse("pop")])
     adapters.apply([AdapterUse("jazz"), AdapterUse("pop")])
-    assert set(adapters.resident) == {"pop", "jazz"}
+    assert set(adapters.loaded) == {"pop", "jazz"}
     with pytest.raises(CheckpointError, match=r"^large: there is no room for its .* MB"):
         adapters.apply([AdapterUse("large")])
     adapters = TransformerAdapters("toy", copy.deepcopy(pristine.transformer), folder, room=size)
     for name in ("pop", "jazz"):
         adapters.apply([AdapterUse(name)])
-        assert adapters.resident == (name,)
+        assert adapters.loaded == (name,)
     with pytest.raises(CheckpointError, match="no room"):
         adapters.apply([AdapterUse("pop"), AdapterUse("jazz")])
 
@@ -202,10 +202,10 @@ def test_an_adapter_that_was_trained_again_is_loaded_again(modules, adapters, wr
     adapted = write("pop", 2, r=5)
     adapters.apply([AdapterUse("pop")])
     close(render(modules), render(modules, merged(adapted)))
-    assert adapters.resident == ("pop",)
+    assert adapters.loaded == ("pop",)
 
 
-def test_what_does_not_fit_is_refused_by_name_and_leaves_nothing_acting(modules, adapters, write, tmp_path):
+def test_what_does_not_fit_is_refused_by_name_and_no_adapter_is_active(modules, adapters, write, tmp_path):
     before = render(modules)
     write("pop")
     other = toy.write_published(tmp_path / "other").load().transformer
@@ -222,7 +222,7 @@ def test_what_does_not_fit_is_refused_by_name_and_leaves_nothing_acting(modules,
         adapters.apply([AdapterUse("pop")])
 
 
-def test_an_adapter_takes_the_models_precision(tmp_path, write):
+def test_an_adapter_has_the_models_dtype(tmp_path, write):
     modules = toy.write_published(tmp_path / "model").load(torch.bfloat16)
     adapters = TransformerAdapters("toy", modules.transformer, AdapterFolder(tmp_path))
     write("pop")
@@ -234,10 +234,10 @@ def test_an_adapter_takes_the_models_precision(tmp_path, write):
     assert song.isfinite().all() and not torch.equal(song, plain)
 
 
-def test_the_layers_that_adapters_may_sit_on(modules, adapters):
+def test_the_layers_that_adapters_may_wrap(modules, adapters):
     assert adapters.layers["layers.0.cross_attn.to_k"] == (16, 32)
     assert adapters.layers["proj_in_conv"] == (32, 2 * toy.CHANNELS + toy.MASK_CHANNELS, 2)
-    assert "proj_out_conv" not in adapters.layers  # transposed, which no adapter of PEFT's is for
+    assert "proj_out_conv" not in adapters.layers  # a transposed convolution, which PEFT does not support
 
 
 class TestQuantized:
@@ -274,11 +274,11 @@ class TestQuantized:
         assert torch.equal(render(modules), plain)
         assert not [each for each in recwarn if "merge" in str(each.message)]
 
-    def test_they_lie_where_their_layers_do(self, modules, adapters, unpacked, tmp_path):
+    def test_they_are_on_the_devices_of_their_layers(self, modules, adapters, unpacked, tmp_path):
         write_lora(tmp_path / "pop", unpacked, 0, target_modules=["to_q"])
-        away: Any = modules.transformer.layers[1].self_attn.to_q.weight
-        for name in away.__tensor_flatten__()[0]:
-            setattr(away, name, getattr(away, name).to("meta"))
+        moved: Any = modules.transformer.layers[1].self_attn.to_q.weight
+        for name in moved.__tensor_flatten__()[0]:
+            setattr(moved, name, getattr(moved, name).to("meta"))
         adapters.apply([AdapterUse("pop")])
         found = {
             layer: {weight.device.type for name, weight in module.named_parameters() if "lora_" in name}

@@ -24,7 +24,7 @@ def test_caption_branch():
     )
 
 
-def test_undecided_facts_are_not_applicable():
+def test_undecided_metadata_is_not_applicable():
     plan = song(bpm=None, time_signature=None, key_scale="", duration=10.0)
     assert (
         "# Metas\n- bpm: N/A\n- timesignature: N/A\n- keyscale: N/A\n- duration: 10 seconds\n<|endoftext|>\n"
@@ -53,7 +53,7 @@ def test_prompts_do_not_need_torch():
 
 
 @pytest.mark.parametrize(
-    ("task", "tracks", "told"),
+    ("task", "tracks", "expected"),
     [
         ("text2music", (), "Fill the audio semantic mask based on the given conditions:"),
         ("cover", (), "Generate audio semantic tokens based on the given conditions:"),
@@ -66,9 +66,9 @@ def test_prompts_do_not_need_torch():
         ("complete", ("drums", "bass"), "Complete the input track with DRUMS | BASS:"),
     ],
 )
-def test_each_task_has_its_instruction(task, tracks, told):
-    assert instruction(task, tracks) == told
+def test_each_task_has_its_instruction(task, tracks, expected):
+    assert instruction(task, tracks) == expected
 
 
-def test_codes_change_what_text2music_is_told():
+def test_text2music_with_codes_has_the_instruction_of_a_cover():
     assert instruction("text2music", hinted=True) == instruction("cover")

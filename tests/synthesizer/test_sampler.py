@@ -1,66 +1,144 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from acestep.domain.song import Sampling
 from acestep.errors import JobCancelledError
-from acestep.synthesizer.sampler import Noise, Step, euler, held, heun, renoising, sample, smoothed
+from acestep.synthesizer.sampler import (
+    SeededNoise,
+    Step,
+    euler_step,
+    heun_step,
+    inpainting_step,
+    nearest_turbo_timesteps,
+    sample,
+    sde_step,
+    shifted_timesteps,
+    smoothed_velocity,
+    timestep_schedule,
+    truncate_schedule,
+)
+
+TURBO_TABLES = {
+    1.0: (1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 0),
+    2.0: (1, 14 / 15, 6 / 7, 10 / 13, 2 / 3, 6 / 11, 0.4, 2 / 9, 0),
+    3.0: (1, 21 / 22, 0.9, 5 / 6, 0.75, 9 / 14, 0.5, 0.3, 0),
+}
+
+
+class TestSchedule:
+    @pytest.mark.parametrize("shift", TURBO_TABLES)
+    def test_turbo_tables(self, shift):
+        sampling = Sampling(steps=8, guidance_scale=1.0, shift=shift)
+        assert timestep_schedule(sampling, is_turbo=True) == pytest.approx(TURBO_TABLES[shift])
+
+    def test_turbo_with_fewer_steps_keeps_to_the_times_of_its_tables(self):
+        known = {t for table in TURBO_TABLES.values() for t in table}
+        for steps in range(1, 8):
+            schedule = timestep_schedule(Sampling(steps, 1.0, 3.0), is_turbo=True)
+            assert len(schedule) == steps + 1
+            assert all(min(abs(t - k) for k in known) < 1e-9 for t in schedule)
+
+    def test_base_shifts_equal_steps(self):
+        sampling = Sampling(steps=4, guidance_scale=1.0, shift=1.0)
+        assert timestep_schedule(sampling, is_turbo=False) == (1.0, 0.75, 0.5, 0.25, 0.0)
+        shifted = timestep_schedule(replace(sampling, shift=3.0), is_turbo=False)
+        assert shifted == pytest.approx((1.0, 0.9, 0.75, 0.5, 0.0))
+
+    @given(st.integers(1, 200), st.floats(1.0, 5.0))
+    def test_base_falls_from_one_to_zero(self, steps, shift):
+        schedule = shifted_timesteps(steps, shift)
+        assert (schedule[0], schedule[-1], len(schedule)) == (1.0, 0.0, steps + 1)
+        assert list(schedule) == sorted(set(schedule), reverse=True)
+
+    def test_base_takes_given_timesteps_as_they_are(self):
+        given = tuple(t / 100 for t in range(100, 0, -1))
+        sampling = Sampling(steps=8, guidance_scale=1.0, shift=1.0, timesteps=given)
+        assert timestep_schedule(sampling, is_turbo=False) == (*given, 0.0)
+
+    def test_turbo_moves_given_timesteps_to_the_nearest_of_its_tables(self):
+        given = (0.97, 0.76, 0.615, 0.5, 0.395, 0.28, 0.18, 0.085)
+        sampling = Sampling(steps=8, guidance_scale=1.0, shift=1.0, timesteps=given)
+        assert timestep_schedule(sampling, is_turbo=True) == pytest.approx(
+            (21 / 22, 10 / 13, 0.625, 0.5, 0.4, 0.3, 2 / 9, 0.125, 0)
+        )
+
+    def test_timesteps_with_the_same_nearest_become_one_step(self):
+        assert nearest_turbo_timesteps((0.51, 0.5, 0.0)) == (0.5, 0.0)
+
+    @pytest.mark.parametrize(
+        ("strength", "left"),
+        [
+            (0.0, (1.0, 0.75, 0.5, 0.25, 0.0)),
+            (0.3, (0.75, 0.5, 0.25, 0.0)),
+            (0.9, (0.25, 0.0)),
+            (1.0, (0.25, 0.0)),
+        ],
+    )
+    def test_a_song_that_starts_from_its_source_skips_the_first_steps(self, strength, left):
+        assert truncate_schedule((1.0, 0.75, 0.5, 0.25, 0.0), strength) == left
 
 
 def never() -> bool:
     return False
 
 
-def test_steps_follow_the_velocity_down_to_zero():
-    visited = []
-
-    def velocity(latents, t):
-        visited.append((t, latents.item()))
-        return latents * 2
-
-    out = sample(velocity, euler, torch.ones(1, 1, 1), (1.0, 0.75, 0.0), lambda done, of: None, never)
-
-    assert visited == [(1.0, 1.0), (0.75, 0.5)]
-    assert out.item() == 0.5 - 2 * 0.5 * 0.75
+def ignore(done: int, of: int) -> None:
+    pass
 
 
-def test_a_constant_velocity_arrives_whatever_the_schedule():
-    noise, music = torch.randn(2, 5, 3), torch.randn(2, 5, 3)
-    for times in ((1.0, 0.0), (1.0, 0.9, 0.3, 0.0)):
-        out = sample(lambda x, t: noise - music, euler, noise, times, lambda done, of: None, never)
-        torch.testing.assert_close(out, music)
+class TestLoop:
+    def test_follows_the_velocity_to_zero(self):
+        visited = []
 
+        def velocity(latents, t):
+            visited.append((t, latents.item()))
+            return latents * 2
 
-def test_each_step_is_told():
-    told = []
-    sample(
-        lambda x, t: x,
-        euler,
-        torch.zeros(1, 1, 1),
-        (1.0, 0.5, 0.2, 0.0),
-        lambda done, of: told.append((done, of)),
-        never,
-    )
-    assert told == [(1, 3), (2, 3), (3, 3)]
+        out = sample(velocity, euler_step, torch.ones(1, 1, 1), (1.0, 0.75, 0.0), ignore, never)
 
+        assert visited == [(1.0, 1.0), (0.75, 0.5)]
+        assert out.item() == 0.5 - 2 * 0.5 * 0.75
 
-def test_a_cancelled_job_stops_before_its_next_step():
-    steps = []
+    def test_a_constant_velocity_arrives_with_any_schedule(self):
+        noise, music = torch.randn(2, 5, 3), torch.randn(2, 5, 3)
+        for schedule in ((1.0, 0.0), (1.0, 0.9, 0.3, 0.0)):
+            out = sample(lambda x, t: noise - music, euler_step, noise, schedule, ignore, never)
+            torch.testing.assert_close(out, music)
 
-    with pytest.raises(JobCancelledError):
+    def test_reports_each_step(self):
+        calls = []
         sample(
             lambda x, t: x,
-            euler,
+            euler_step,
             torch.zeros(1, 1, 1),
             (1.0, 0.5, 0.2, 0.0),
-            lambda done, of: steps.append(done),
-            lambda: len(steps) == 2,
+            lambda done, of: calls.append((done, of)),
+            never,
         )
-    assert steps == [1, 2]
+        assert calls == [(1, 3), (2, 3), (3, 3)]
+
+    def test_a_cancelled_job_stops_before_its_next_step(self):
+        steps = []
+
+        with pytest.raises(JobCancelledError):
+            sample(
+                lambda x, t: x,
+                euler_step,
+                torch.zeros(1, 1, 1),
+                (1.0, 0.5, 0.2, 0.0),
+                lambda done, of: steps.append(done),
+                lambda: len(steps) == 2,
+            )
+        assert steps == [1, 2]
 
 
-def streams(*seeds: int) -> Noise:
-    return Noise(seeds, 6, 4, torch.device("cpu"))
+def seeded(*seeds: int) -> SeededNoise:
+    return SeededNoise(seeds, 6, 4, torch.device("cpu"))
 
 
 def by_torch(seed: int, draws: int) -> list[torch.Tensor]:
@@ -68,125 +146,113 @@ def by_torch(seed: int, draws: int) -> list[torch.Tensor]:
     return [torch.randn(1, 6, 4, generator=generator) for _ in range(draws)]
 
 
-def test_stochastic_steps_leave_the_data_for_fresh_noise():
-    noise = streams(5)
-    first, second, third = by_torch(5, 3)
-    visited = []
+class TestNoise:
+    def test_depends_on_the_seed_alone(self):
+        noise = seeded(2**32 - 1)
+        torch.rand(3)
+        assert torch.equal(noise.draw(), by_torch(2**32 - 1, 1)[0])
+        assert not torch.equal(seeded(0).draw(), seeded(1).draw())
 
-    def velocity(latents, t):
-        visited.append(latents)
-        return 2 * latents + t
+    def test_of_a_song_is_the_same_in_every_batch(self):
+        together = seeded(3, 7, 7)
+        for first, second in zip(by_torch(3, 2), by_torch(7, 2), strict=True):
+            assert torch.equal(together.draw(), torch.cat([first, second, second]))
 
-    out = sample(
-        velocity, renoising(noise), noise.draw(), (1.0, 0.75, 0.5, 0.0), lambda done, of: None, never
-    )
-
-    def data(latents: torch.Tensor, t: float) -> torch.Tensor:
-        return latents - t * (2 * latents + t)
-
-    half_way = 0.25 * data(first, 1.0) + 0.75 * second
-    further = 0.5 * data(half_way, 0.75) + 0.5 * third
-    torch.testing.assert_close(torch.cat(visited), torch.cat([first, half_way, further]))
-    torch.testing.assert_close(out, data(further, 0.5))
-
-
-def test_stochastic_steps_end_at_the_data_without_noise():
-    noise, music = streams(1, 2), torch.randn(2, 6, 4)
-    out = sample(
-        lambda x, t: (x - music) / t,
-        renoising(noise),
-        noise.draw(),
-        (1.0, 0.6, 0.1, 0.0),
-        lambda done, of: None,
-        never,
-    )
-    torch.testing.assert_close(out, music)
+    def test_is_float32_with_any_default_dtype(self):
+        torch.set_default_dtype(torch.bfloat16)  # as vLLM sets it, for all threads
+        try:
+            drawn = seeded(5).draw()
+        finally:
+            torch.set_default_dtype(torch.float32)
+        assert drawn.dtype == torch.float32
+        assert torch.equal(drawn, by_torch(5, 1)[0])
 
 
-def test_noise_is_the_seed_and_nothing_else():
-    noise = streams(2**32 - 1)
-    torch.rand(3)
-    assert torch.equal(noise.draw(), by_torch(2**32 - 1, 1)[0])
-    assert not torch.equal(streams(0).draw(), streams(1).draw())
+class TestSdeStep:
+    def test_goes_from_the_data_to_fresh_noise(self):
+        noise = seeded(5)
+        first, second, third = by_torch(5, 3)
+        visited = []
 
+        def velocity(latents, t):
+            visited.append(latents)
+            return 2 * latents + t
 
-def test_noise_is_the_same_while_another_model_is_being_loaded():
-    expected = Noise([3], 5, 2, torch.device("cpu")).draw()
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        noise = Noise([3], 5, 2, torch.device("cpu")).draw()
-    finally:
-        torch.set_default_dtype(torch.float32)
-    assert noise.dtype == torch.float32 and torch.equal(noise, expected)
+        out = sample(velocity, sde_step(noise), noise.draw(), (1.0, 0.75, 0.5, 0.0), ignore, never)
 
+        def data(latents: torch.Tensor, t: float) -> torch.Tensor:
+            return latents - t * (2 * latents + t)
 
-def test_a_song_draws_the_same_noise_alone_and_among_others():
-    together = streams(3, 7, 7)
-    for first, second in zip(by_torch(3, 2), by_torch(7, 2), strict=True):
-        assert torch.equal(together.draw(), torch.cat([first, second, second]))
+        half_way = 0.25 * data(first, 1.0) + 0.75 * second
+        further = 0.5 * data(half_way, 0.75) + 0.5 * third
+        torch.testing.assert_close(torch.cat(visited), torch.cat([first, half_way, further]))
+        torch.testing.assert_close(out, data(further, 0.5))
 
-
-def test_held_steps_put_the_source_back_as_noisy_as_the_rest():
-    """Of two frames the second is free; the source is held on the steps that begin above 0.5."""
-    noise, source = torch.full((1, 2, 1), 8.0), torch.full((1, 2, 1), 4.0)
-    seen = []
-
-    def velocity(latents, t):
-        seen.append(latents.flatten().tolist())
-        return torch.full_like(latents, 10.0)
-
-    step = held(euler, source, torch.tensor([[0.0, 1.0]]), noise, 0.5)
-    out = sample(velocity, step, noise, (1.0, 0.75, 0.5, 0.25, 0.0), lambda done, of: None, never)
-
-    assert seen == [[8.0, 8.0], [7.0, 5.5], [6.0, 3.0], [3.5, 0.5]]
-    assert out.flatten().tolist() == [1.0, -2.0]
-
-
-def test_held_to_the_end_the_rest_is_the_source():
-    noise, source = streams(1).draw(), torch.randn(1, 6, 4)
-    free = torch.tensor([[0.0, 0.0, 1.0, 1.0, 0.0, 0.0]])
-    for first in (euler, renoising(streams(1))):
+    def test_ends_at_the_data_without_noise(self):
+        noise, music = seeded(1, 2), torch.randn(2, 6, 4)
         out = sample(
-            lambda x, t: x,
-            held(first, source, free, noise, 0.0),
-            noise,
-            (1.0, 0.5, 0.0),
-            lambda done, of: None,
-            never,
+            lambda x, t: (x - music) / t, sde_step(noise), noise.draw(), (1.0, 0.6, 0.1, 0.0), ignore, never
         )
-        assert torch.equal(out[:, [0, 1, 4, 5]], source[:, [0, 1, 4, 5]])
-        assert not torch.isclose(out[:, 2:4], source[:, 2:4]).all()
+        torch.testing.assert_close(out, music)
+
+
+class TestInpaintingStep:
+    def test_puts_the_source_back_noised_to_the_next_time(self):
+        """Of two frames the second is generated; steps that begin above 0.5 put the source back."""
+        noise, source = torch.full((1, 2, 1), 8.0), torch.full((1, 2, 1), 4.0)
+        seen = []
+
+        def velocity(latents, t):
+            seen.append(latents.flatten().tolist())
+            return torch.full_like(latents, 10.0)
+
+        step = inpainting_step(euler_step, source, torch.tensor([[0.0, 1.0]]), noise, 0.5)
+        out = sample(velocity, step, noise, (1.0, 0.75, 0.5, 0.25, 0.0), ignore, never)
+
+        assert seen == [[8.0, 8.0], [7.0, 5.5], [6.0, 3.0], [3.5, 0.5]]
+        assert out.flatten().tolist() == [1.0, -2.0]
+
+    def test_in_all_steps_leaves_the_source_outside_the_mask(self):
+        noise, source = seeded(1).draw(), torch.randn(1, 6, 4)
+        mask = torch.tensor([[0.0, 0.0, 1.0, 1.0, 0.0, 0.0]])
+        for first in (euler_step, sde_step(seeded(1))):
+            step = inpainting_step(first, source, mask, noise, 0.0)
+            out = sample(lambda x, t: x, step, noise, (1.0, 0.5, 0.0), ignore, never)
+            assert torch.equal(out[:, [0, 1, 4, 5]], source[:, [0, 1, 4, 5]])
+            assert not torch.isclose(out[:, 2:4], source[:, 2:4]).all()
 
 
 def growth(latents: torch.Tensor, t: float) -> torch.Tensor:
     return latents
 
 
-def arrival(step: Step, steps: int) -> float:
-    """Where dx/dt = x leads, from 1 at time 1 to time 0.2."""
-    times = [1.0 - 0.8 * number / steps for number in range(steps + 1)]
+def integrate(step: Step, steps: int) -> float:
+    """The solution of dx/dt = x at time 0.2, from 1 at time 1."""
+    schedule = [1.0 - 0.8 * number / steps for number in range(steps + 1)]
     start = torch.ones(1, 1, 1, dtype=torch.float64)
-    return sample(growth, step, start, times, lambda done, of: None, never).item()
+    return sample(growth, step, start, schedule, ignore, never).item()
 
 
-@pytest.mark.parametrize(("step", "ratio"), [(euler, 2.0), (heun(growth), 4.0)], ids=["euler", "heun"])
-def test_half_the_step_is_half_the_error_or_at_second_order_a_quarter(step: Step, ratio: float):
-    coarse, fine = (abs(arrival(step, steps) - math.exp(-0.8)) for steps in (8, 16))
+@pytest.mark.parametrize(
+    ("step", "ratio"), [(euler_step, 2.0), (heun_step(growth), 4.0)], ids=["euler", "heun"]
+)
+def test_euler_is_of_first_order_and_heun_of_second(step: Step, ratio: float):
+    coarse, fine = (abs(integrate(step, steps) - math.exp(-0.8)) for steps in (8, 16))
     assert coarse / fine == pytest.approx(ratio, rel=0.15)
 
 
-def test_the_last_step_does_not_look_ahead():
-    asked = []
+def test_the_last_step_of_heun_is_eulers():
+    times = []
 
     def velocity(latents, t):
-        asked.append(t)
+        times.append(t)
         return latents
 
-    sample(velocity, heun(velocity), torch.ones(1, 1, 1), (1.0, 0.5, 0.0), lambda done, of: None, never)
-    assert asked == [1.0, 0.5, 0.5]
+    sample(velocity, heun_step(velocity), torch.ones(1, 1, 1), (1.0, 0.5, 0.0), ignore, never)
+    assert times == [1.0, 0.5, 0.5]
 
 
-def test_velocities_are_a_running_average():
-    smooth = smoothed(torch.full_like, 0.25)
+def test_smoothed_velocity_is_a_moving_average():
+    smooth = smoothed_velocity(torch.full_like, 0.25)
     found = [smooth(torch.zeros(1), t).item() for t in (1.0, 0.5, 0.0)]
     assert found == [1.0, 0.75 * 0.5 + 0.25 * 1.0, 0.25 * 0.625]

@@ -1,4 +1,4 @@
-"""Songs that are made from audio: each comes out of a batch as it does alone, and hears what it should."""
+"""Songs that are made from audio: the same alone and in a batch, and dependent on their sources."""
 
 from dataclasses import replace
 
@@ -62,14 +62,14 @@ def test_songs_that_start_at_their_sources_share_a_batch(synthesizer):
         torch.testing.assert_close(together[number], alone[0], atol=1e-5, rtol=1e-5)
 
 
-def test_each_task_hears_its_source(synthesizer):
+def test_each_task_depends_on_its_source(synthesizer):
     plans, _ = every_task(PLAIN)
     for plan in plans[2:]:
         one, other = (render(synthesizer, [plan], [SourceLatents(noise(seed))]) for seed in (1, 2))
         assert not torch.allclose(one, other, atol=1e-3), plan.task_type
 
 
-def test_a_cover_without_strength_is_a_song_from_words(synthesizer):
+def test_a_cover_without_strength_is_text2music(synthesizer):
     weak = song(task_type="cover", sampling=replace(GUIDED, cover_strength=0.0), instruction="Cover:")
     words = song(sampling=GUIDED, instruction="Fill the audio semantic mask based on the given conditions:")
     assert torch.equal(
@@ -79,14 +79,14 @@ def test_a_cover_without_strength_is_a_song_from_words(synthesizer):
 
 
 def test_a_cover_follows_its_source_for_its_share_of_the_steps(synthesizer):
-    """0.5 of 4 steps: what 0.74 makes, too, since 2.96 steps are 2, and not what 0.75 makes."""
+    """Of 4 steps, 0.5 and 0.74 are 2 (2.96 is cut to 2), and 0.75 is 3."""
     cover = [
         song(task_type="cover", sampling=replace(PLAIN, cover_strength=s)) for s in (0.5, 0.74, 0.75, 1.0)
     ]
-    half, nearly, more, whole = (render(synthesizer, [plan], [SourceLatents(noise(1))]) for plan in cover)
-    assert torch.equal(half, nearly)
-    assert not torch.allclose(half, more, atol=1e-4)
-    assert not torch.allclose(more, whole, atol=1e-4)
+    half, three_cut, three, whole = (render(synthesizer, [plan], [SourceLatents(noise(1))]) for plan in cover)
+    assert torch.equal(half, three_cut)
+    assert not torch.allclose(half, three, atol=1e-4)
+    assert not torch.allclose(three, whole, atol=1e-4)
 
 
 def test_a_cover_that_starts_nearer_to_its_source_stays_nearer(synthesizer):
@@ -111,8 +111,8 @@ def test_a_reference_changes_the_song(synthesizer):
 
 
 @pytest.mark.parametrize("task", ["repaint", "lego"])
-def test_what_stays_leads_for_its_share_of_the_steps(synthesizer, task):
-    """Of 4 steps, shares of 0.4 and 0.5 are 2 steps; held in all of them, the rest ends as the source."""
+def test_the_source_is_injected_for_its_share_of_the_steps(synthesizer, task):
+    """Of 4 steps, 0.4 and 0.5 are 2; injected in all of them, the rest of the song ends as the source."""
     source = noise(1)
     never, some, half, always = (
         render(

@@ -15,19 +15,19 @@ def window(start: float, end: float) -> Window:
     ("start", "end", "frames"),
     [(2.0, 4.0, (50, 100)), (1.16, 1.2, (29, 30)), (2.01, 3.99, (50, 100)), (0.0, 10.0, (0, 250))],
 )
-def test_a_span_is_every_frame_that_the_window_touches(start, end, frames):
+def test_a_span_has_every_frame_that_the_window_touches(start, end, frames):
     span = Span.of(window(start, end), RATE, LENGTH, fade=0)
     assert (span.start, span.stop) == frames
     assert span.mask(LENGTH).nonzero().flatten().tolist() == list(range(*frames))
 
 
 def test_edges_fade_inside_the_window():
-    share = Span.of(window(2.0, 4.0), RATE, LENGTH, fade=10).share(LENGTH)
-    assert (share[:50] == 0).all() and (share[100:] == 0).all()
-    assert (share[60:90] == 1).all()
-    rise = share[50:60]
+    weights = Span.of(window(2.0, 4.0), RATE, LENGTH, fade=10).weights(LENGTH)
+    assert (weights[:50] == 0).all() and (weights[100:] == 0).all()
+    assert (weights[60:90] == 1).all()
+    rise = weights[50:60]
     assert (rise.diff() > 0).all() and rise[0] > 0 and rise[-1] < 1
-    assert torch.equal(share[90:100], rise.flip(0))
+    assert torch.equal(weights[90:100], rise.flip(0))
 
 
 def test_a_short_window_fades_up_to_its_middle():
@@ -41,7 +41,7 @@ def test_a_short_window_fades_up_to_its_middle():
         ((0.0, 4.0), (0.0, 10.0), (0, 10)),  # nothing is kept before the beginning
         ((6.0, 10.0), (0.0, 10.0), (10, 0)),  # or after the end
         ((8.0, 10.0), (0.0, 8.0), (0, 0)),  # the song goes on where its source ends: no source to fade from
-        ((7.8, 10.0), (0.0, 8.0), (5, 0)),  # unless some of it is written over
+        ((7.8, 10.0), (0.0, 8.0), (5, 0)),  # unless some of it is replaced
         ((0.0, 2.0), (2.0, 10.0), (0, 0)),  # the same in front
         ((0.0, 2.2), (2.0, 10.0), (0, 5)),
     ],
@@ -59,7 +59,7 @@ def test_joining_keeps_what_is_outside_to_the_bit():
     torch.testing.assert_close(joined[:, 50], kept[:, 50] + (new - kept)[:, 50] / 11)
 
 
-def test_what_is_kept_does_not_hear_numbers_that_are_none():
+def test_nan_inside_the_span_does_not_reach_what_is_kept():
     new, kept = torch.full((1, LENGTH), torch.nan), torch.ones(1, LENGTH)
     joined = join(new, kept, Span.of(window(2.0, 4.0), RATE, LENGTH, fade=0), dim=1)
     assert (joined[:, :50] == 1).all()

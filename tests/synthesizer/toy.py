@@ -1,7 +1,6 @@
 """Checkpoints of a few thousand random weights, written in the layouts that users have on disk.
 
-Real model classes at toy size: the sizes share no number with the published ones, so that nothing in
-the synthesizer can get by with a constant.
+Real model classes at toy size. No size is a published one, so a constant in the synthesizer would fail.
 """
 
 import json
@@ -63,7 +62,7 @@ XL_ENCODER = {
     "num_key_value_heads": 1,
 }
 
-# The published names, seen from ours.
+# Ours to the published names.
 _PARTS = {
     "transformer": "decoder",
     "condition_encoder": "encoder",
@@ -84,13 +83,13 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Toy:
-    """A checkpoint on disk, and the modules it was written from."""
+    """A checkpoint on disk, and the modules that it was written from."""
 
     dit: Path
     text_encoder: Path
     tokenizer: Path
     parts: dict[str, Any]
-    language_part: Any
+    text_encoder_module: Any
 
     def load(
         self, dtype: torch.dtype = torch.float32, quantization: Quantization = "none"
@@ -112,8 +111,8 @@ def write_published(folder: Path, *, turbo: bool = False, xl: bool = False, shar
         save_file(tensors, dit / "model.safetensors")
     else:
         _write_shards(dit, tensors, shards)
-    language_part = _write_text_encoder(folder / "qwen", folder / "qwen")
-    return Toy(dit, folder / "qwen", folder / "qwen", parts, language_part)
+    text_encoder_module = _write_text_encoder(folder / "qwen", folder / "qwen")
+    return Toy(dit, folder / "qwen", folder / "qwen", parts, text_encoder_module)
 
 
 def write_diffusers(folder: Path, *, turbo: bool = False, xl: bool = False) -> Toy:
@@ -121,8 +120,8 @@ def write_diffusers(folder: Path, *, turbo: bool = False, xl: bool = False) -> T
     parts = _modules(turbo=turbo, xl=xl)
     for name, part in parts.items():
         part.save_pretrained(folder / name)
-    language_part = _write_text_encoder(folder / "text_encoder", folder / "tokenizer")
-    return Toy(folder, folder / "text_encoder", folder / "tokenizer", parts, language_part)
+    text_encoder_module = _write_text_encoder(folder / "text_encoder", folder / "tokenizer")
+    return Toy(folder, folder / "text_encoder", folder / "tokenizer", parts, text_encoder_module)
 
 
 def song(**changes: Any) -> SongPlan:
@@ -156,7 +155,7 @@ def _modules(*, turbo: bool, xl: bool) -> dict[str, Any]:
             **encoder_layer, **POOLER, layer_types=LAYER_TYPES[:2]
         ),
     }
-    # Shorter than a song, and exact in bfloat16, as which it is stored.
+    # Shorter than a song, and exact in bfloat16, in which it is stored.
     parts["condition_encoder"].silence_latent = torch.randn(1, 30, CHANNELS).to(torch.bfloat16).float()
     return parts
 

@@ -1,4 +1,4 @@
-"""Packed weights against the weights that they were, with torchao itself."""
+"""Packed weights against the same weights unpacked, with torchao itself."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from acestep.weights.offload import OffloadGroup
 from acestep.weights.quantization import Packer, packing, unpacked_parts
 from tests.memory.peaks import Peak
 
-# What 8 bits can do: int8 has 127 steps to the largest of a row, fp8 (e4m3) three bits behind the point.
+# Relative errors of 8 bits: int8 has 127 steps to the largest of a row, fp8 (e4m3) a mantissa of 3 bits.
 ERRORS: dict[Quantization, float] = {"int8": 0.01, "fp8": 0.04}
 ROWS, COLUMNS = 96, 256
 
@@ -44,9 +44,9 @@ def test_a_packed_matrix_multiplies_nearly_as_before(kind: Quantization, dtype: 
 @kinds
 @dtypes
 def test_it_takes_the_bytes_that_are_counted(kind: Quantization, dtype: torch.dtype) -> None:
-    around = nn.Linear(COLUMNS, ROWS, bias=False)
-    around.weight = packing(kind)(matrix(dtype))
-    held = sum(tensor.nbytes for tensor in OffloadGroup("resident", [around]).everything())
+    linear = nn.Linear(COLUMNS, ROWS, bias=False)
+    linear.weight = packing(kind)(matrix(dtype))
+    held = sum(tensor.nbytes for tensor in OffloadGroup("resident", [linear]).everything())
     counted = Stored(dtype.itemsize, kind).size(
         ROWS * COLUMNS, Matrices(ROWS * COLUMNS, ROWS, ROWS * COLUMNS)
     )
@@ -61,12 +61,12 @@ def test_unpacking_takes_no_more_than_is_counted(kind: Quantization, dtype: torc
     with torch.inference_mode(), Peak() as peak:
         functional.linear(x, weight)
     beside = peak.most - Stored(dtype.itemsize, kind).unpacking(ROWS * COLUMNS)
-    # What comes in and goes out of the product, the weight itself as it is first seen, and its scales.
+    # Input and output of the product, the packed weight and its scales.
     assert -ROWS * COLUMNS // 10 < beside <= ROWS * COLUMNS + 16 * (ROWS + COLUMNS)
 
 
 @kinds
-def test_its_parts_make_it_up(kind: Quantization) -> None:
+def test_numbers_times_scales_are_the_matrix(kind: Quantization) -> None:
     weight = matrix()
     packed = packing(kind)(weight)
     parts = unpacked_parts(packed)
@@ -89,7 +89,7 @@ def test_a_packer_packs_linear_layers_of_its_part_alone(kind: Quantization) -> N
 
 
 @kinds
-def test_a_layer_finds_its_weight_wherever_it_moves(kind: Quantization) -> None:
+def test_a_layer_runs_wherever_its_parts_are_moved(kind: Quantization) -> None:
     layers = nn.ModuleDict({"up": nn.Linear(COLUMNS, ROWS, bias=False)})
     layer: Any = layers["up"]
     packer = Packer(frozenset({"up.weight"}), packing(kind))
@@ -104,7 +104,7 @@ def test_a_layer_finds_its_weight_wherever_it_moves(kind: Quantization) -> None:
             setattr(layer.weight, name, part)
         with torch.inference_mode():
             found: Tensor = layer(x.to(parts[0].device))
-        # What will be moved next is what was moved before.
+        # The parts that are moved next are the same ones.
         assert list(map(id, OffloadGroup("offloaded", [layer]).everything())) == list(map(id, parts))
         assert layer.weight.device == parts[0].device == found.device
         return found

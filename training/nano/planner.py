@@ -23,7 +23,7 @@ from acestep.codec.sine_bank import SineBankConfig
 from acestep.domain.song import CODES_A_SECOND
 from acestep.planner.language_model import spelled
 from acestep.planner.loading import END_OF_TURN
-from acestep.synthesizer.codes import AudioCodes
+from acestep.synthesizer.conditioning import AudioCodes
 from acestep.synthesizer.loading import load_synthesizer
 from acestep.weights.safetensors import LoadTarget
 from training.nano.clock import Clock

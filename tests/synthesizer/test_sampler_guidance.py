@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from acestep.synthesizer.guidance import AdaptiveProjectedGuidance, AngleDomainGuidance, GuidedVelocity
+from acestep.synthesizer.sampler import AdaptiveProjectedGuidance, angle_domain_guidance, guided_velocity
 
 SHAPE = (2, 9, 3)
-ANYWHERE = torch.zeros(SHAPE), 0.5  # APG hears latents and time, and needs neither
+ANYWHERE = torch.zeros(SHAPE), 0.5  # latents and time, which APG does not use
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 
@@ -18,7 +18,7 @@ def random(seed: int) -> torch.Tensor:
 
 
 def apg(scale: float, momentum: float = -0.75, eta: float = 0.0) -> AdaptiveProjectedGuidance:
-    """As the models were published, unless told otherwise."""
+    """With the published values by default."""
     return AdaptiveProjectedGuidance(scale, momentum, eta)
 
 
@@ -38,7 +38,7 @@ def apg_by_hand(pairs: list[Pair], scale: float, momentum: float = -0.75, eta: f
 
 
 @pytest.mark.parametrize(("momentum", "eta"), [(-0.75, 0.0), (-0.5, 0.0), (0.0, 0.3), (0.5, 1.0)])
-def test_steps_follow_the_published_rule(momentum: float, eta: float):
+def test_apg_follows_the_published_rule(momentum: float, eta: float):
     guidance = apg(7.0, momentum, eta)
     pairs = [(random(step), random(step + 10)) for step in range(3)]
     for count, (conditional, null) in enumerate(pairs, start=1):
@@ -46,14 +46,14 @@ def test_steps_follow_the_published_rule(momentum: float, eta: float):
         torch.testing.assert_close(guided, apg_by_hand(pairs[:count], 7.0, momentum, eta))
 
 
-def test_all_of_a_push_is_plain_guidance():
+def test_apg_without_momentum_and_projection_is_plain_guidance():
     conditional = random(1)
     null = conditional - 0.1 * random(2)
     guided = apg(3.0, momentum=0.0, eta=1.0)(conditional, null, *ANYWHERE)
     torch.testing.assert_close(guided, null + 3.0 * (conditional - null))
 
 
-def test_a_small_push_is_not_stretched_to_the_cap():
+def test_apg_does_not_stretch_a_small_difference_to_its_largest_norm():
     conditional = random(1)
     null = conditional + 1e-3 * random(2)
     guided = apg(3.0)(conditional, null, *ANYWHERE)
@@ -61,21 +61,21 @@ def test_a_small_push_is_not_stretched_to_the_cap():
     assert (guided - conditional).abs().max() < 0.02
 
 
-def test_what_only_makes_it_louder_is_left_out():
+def test_apg_drops_the_part_parallel_to_the_condition():
     conditional = random(1)
     guided = apg(7.0)(conditional, 0.8 * conditional, *ANYWHERE)
     torch.testing.assert_close(guided, conditional, atol=1e-5, rtol=1e-5)
 
 
-def test_silence_on_both_sides_stays_silence():
+def test_apg_of_zeros_is_zero():
     zeros = torch.zeros(SHAPE)
     assert torch.equal(apg(7.0)(zeros, zeros, *ANYWHERE), zeros)
 
 
 def turned(conditional: torch.Tensor, null: torch.Tensor, scale: float, t: float = 0.5) -> torch.Tensor:
-    """The data that ADG makes of two predictions of the data, which it is told as velocities."""
+    """What ADG makes of two predictions of the data, which it takes as velocities."""
     latents = random(99).double()[: len(null), : null.shape[1], : null.shape[2]]
-    guided = AngleDomainGuidance(scale)((latents - conditional) / t, (latents - null) / t, latents, t)
+    guided = angle_domain_guidance(scale)((latents - conditional) / t, (latents - null) / t, latents, t)
     return latents - t * guided
 
 
@@ -110,58 +110,58 @@ def test_adg_follows_the_published_rule_frame_by_frame(scale, t):
             np.testing.assert_allclose(found[song, time].numpy(), expected, rtol=1e-9, atol=1e-12)
 
 
-def test_a_small_angle_grows_with_the_scale_and_the_length_stays():
+def test_adg_multiplies_a_small_angle_and_keeps_the_length():
     out = turned(at_angle(0.01), frame(1.0, 0.0), scale=4.0)[0, 0]
     assert math.atan2(out[1], out[0]) == pytest.approx(0.01 + 3.001 * 0.01, rel=1e-2)
     assert out.norm() == pytest.approx(2.0, rel=1e-2)
 
 
-def test_a_wide_angle_is_turned_by_thirty_degrees_at_most():
+def test_adg_turns_by_thirty_degrees_at_most():
     # At a right angle to the null prediction both terms of the rule point along the conditional one.
     out = turned(at_angle(math.pi / 2), frame(1.0, 0.0), scale=7.0)[0, 0]
     assert out.tolist() == pytest.approx([0.0, 2 * (math.cos(3.14 / 6) + math.sin(3.14 / 6))])
 
 
 @pytest.mark.parametrize("angle", [5e-4, math.pi - 5e-4])
-def test_where_the_sine_vanishes_the_push_is_the_plain_weight(angle):
+def test_adg_uses_its_plain_weight_where_the_sine_vanishes(angle):
     out = turned(at_angle(angle), frame(1.0, 0.0), scale=7.0)[0, 0]
     cosine = math.cos(min(6.001 * angle, 3.14 / 6))
     aside = 2 * math.sin(angle)
     assert out.tolist() == pytest.approx([2 * math.cos(angle) * cosine, aside * cosine + aside * 6.001])
 
 
-def test_how_loud_the_null_prediction_is_does_not_matter():
+def test_adg_ignores_the_length_of_the_null_prediction():
     conditional, null = random(1).double(), random(2).double()
     torch.testing.assert_close(turned(conditional, 3.0 * null, 5.0), turned(conditional, null, 5.0))
 
 
-def test_predictions_that_agree_stay_as_they_are():
+def test_adg_keeps_predictions_that_agree():
     data = random(1).double()
     torch.testing.assert_close(turned(data, data, 7.0), data)
 
 
-def test_adg_leaves_silence_silent_and_the_precision_as_it_was():
+def test_adg_of_zeros_is_zero_in_their_precision():
     zeros = torch.zeros(SHAPE)
-    assert torch.equal(AngleDomainGuidance(7.0)(zeros, zeros, zeros, 0.5), zeros)
+    assert torch.equal(angle_domain_guidance(7.0)(zeros, zeros, zeros, 0.5), zeros)
 
 
-class FakeAttended:
-    def __init__(self, songs: int) -> None:
-        self.songs = songs
+class FakeCache:
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
 
-    def first(self, songs: int) -> "FakeAttended":
-        return FakeAttended(songs)
+    def first(self, count: int) -> "FakeCache":
+        return FakeCache(count)
 
 
-class Recorder:
-    """A transformer that writes down how many songs it ran; its null songs move slower."""
+class FakeTransformer:
+    """Records the size of each batch; the velocity is 5 for the first two songs and 3 for the others."""
 
     def __init__(self) -> None:
         self.batches: list[tuple[float, int]] = []
 
-    def velocity(self, latents: torch.Tensor, t: float, attended: FakeAttended) -> torch.Tensor:
-        assert latents.shape[0] == attended.songs
-        self.batches.append((t, attended.songs))
+    def velocity(self, latents: torch.Tensor, t: float, cache: FakeCache) -> torch.Tensor:
+        assert latents.shape[0] == cache.batch
+        self.batches.append((t, cache.batch))
         return torch.cat([torch.full_like(latents[:2], 5.0), torch.full_like(latents[2:], 3.0)])
 
 
@@ -169,8 +169,8 @@ class Recorder:
     ("t", "guided"), [(1.0, False), (0.71, False), (0.7, True), (0.5, True), (0.2, True), (0.19, False)]
 )
 def test_guidance_acts_inside_its_interval_only(t, guided):
-    recorder: Any = Recorder()
-    attended: Any = FakeAttended(4)
+    transformer: Any = FakeTransformer()
+    cache: Any = FakeCache(4)
     latents = torch.zeros(2, 4, 1)
 
     def guidance(conditional, null, at, time):
@@ -178,9 +178,9 @@ def test_guidance_acts_inside_its_interval_only(t, guided):
         assert time == t
         return conditional - null
 
-    velocity = GuidedVelocity(recorder, attended, guidance, (0.2, 0.7))
+    velocity = guided_velocity(transformer, cache, guidance, (0.2, 0.7))
 
     out = velocity(latents, t)
 
-    assert recorder.batches == [(t, 4 if guided else 2)]
+    assert transformer.batches == [(t, 4 if guided else 2)]
     assert torch.equal(out, torch.full((2, 4, 1), 2.0 if guided else 5.0))
