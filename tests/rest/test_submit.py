@@ -13,8 +13,9 @@ from acestep.errors import (
 )
 from acestep.rest.errors import StrictError
 from acestep.rest.request.body import SOURCE, Sound
-from acestep.rest.request.schemas import GenerateTask
+from acestep.rest.request.schemas import GenerateTask, read_task
 from acestep.rest.request.wire_types import Support, notes_of
+from acestep.rest.submit import to_request
 from tests.rest.conftest import BASE, NO_PLANNER, PLANNER, TURBO, failed
 from tests.rest.request.accepting import accept
 from tests.rest.values import FIELDS, example
@@ -30,6 +31,91 @@ def fields_with(support: Support) -> list[str]:
     return [
         name for name in FIELDS if notes_of(GenerateTask.model_fields[name])["x-support"] == support.value
     ]
+
+
+# Each wire field that is one attribute of a request, and which.
+ATTRIBUTES = {
+    "prompt": "caption",
+    "lyrics": "lyrics",
+    "vocal_language": "language",
+    "bpm": "bpm",
+    "key_scale": "key_scale",
+    "time_signature": "time_signature",
+    "audio_duration": "duration",
+    "batch_size": "batch_size",
+    "model": "model",
+    "task_type": "task_type",
+    "audio_format": "audio_format",
+    "audio_code_string": "audio_codes",
+    "inference_steps": "sampler.steps",
+    "guidance_scale": "sampler.guidance_scale",
+    "shift": "sampler.shift",
+    "cfg_interval_start": "sampler.cfg_interval_start",
+    "cfg_interval_end": "sampler.cfg_interval_end",
+    "timesteps": "sampler.timesteps",
+    "infer_method": "sampler.infer_method",
+    "use_adg": "sampler.use_adg",
+    "sampler_mode": "sampler.tuning.integrator",
+    "momentum": "sampler.tuning.momentum",
+    "eta": "sampler.tuning.eta",
+    "velocity_ema_factor": "sampler.tuning.smoothing",
+    "latent_rescale": "sampler.tuning.latent_scale",
+    "latent_shift": "sampler.tuning.latent_shift",
+    "thinking": "planner.thinking",
+    "sample_mode": "planner.sample_mode",
+    "sample_query": "planner.sample_query",
+    "use_format": "planner.use_format",
+    "use_cot_caption": "planner.use_cot_caption",
+    "use_cot_language": "planner.use_cot_language",
+    "lm_temperature": "planner.temperature",
+    "lm_cfg_scale": "planner.guidance_scale",
+    "lm_top_k": "planner.top_k",
+    "lm_top_p": "planner.top_p",
+    "lm_repetition_penalty": "planner.repetition_penalty",
+    "lm_negative_prompt": "planner.negative_prompt",
+    "repainting_start": "task.start",
+    "repainting_end": "task.end",
+    "audio_cover_strength": "task.cover_strength",
+    "cover_noise_strength": "task.noise_strength",
+    "track_classes": "task.tracks",
+    "repaint_latent_crossfade_frames": "task.crossfade_frames",
+    "repaint_wav_crossfade_sec": "task.crossfade_seconds",
+    "lyric_timestamps": "analysis.lyric_times",
+    "measure_loudness": "analysis.loudness",
+    "stems": "analysis.stems",
+}
+# Several of these make one attribute, or their words differ from those of the program.
+TRANSLATED = {
+    *("seed", "use_random_seed", "instruction", "lora", "lm_model_path", "track_name", "waveform_peaks"),
+    *("repaint_mode", "repaint_strength", "src_audio_path", "reference_audio_path"),
+    *("extract_codes_only", "analysis_only", "full_analysis_only"),
+}
+WITHOUT_EFFECT = (Support.UNSUPPORTED, Support.INERT, Support.IGNORED)
+
+
+def at(request: SongRequest, path: str) -> Any:
+    found: Any = request
+    for part in path.split("."):
+        found = getattr(found, part)
+    return found
+
+
+class TestAttributes:
+    def test_every_field_is_translated_or_has_no_effect(self):
+        unused = {name for support in WITHOUT_EFFECT for name in fields_with(support)}
+        assert sorted({*ATTRIBUTES, *TRANSLATED, *unused, "chunk_mask_mode"}) == sorted(FIELDS)
+
+    @pytest.mark.parametrize("name", ATTRIBUTES)
+    def test_a_field_that_is_not_sent_has_the_default_of_its_attribute(self, name):
+        assert GenerateTask.model_fields[name].default == at(SongRequest(), ATTRIBUTES[name])
+
+    @pytest.mark.parametrize("name", ATTRIBUTES)
+    def test_what_is_sent_is_in_the_attribute(self, name):
+        sent, _ = read_task({name: example(name)})
+        request = to_request(sent, "song", {}, "")
+        assert at(request, ATTRIBUTES[name]) == getattr(sent, name)
+        others = [path for path in ATTRIBUTES.values() if path != ATTRIBUTES[name]]
+        assert [at(request, path) for path in others] == [at(SongRequest(), path) for path in others]
 
 
 class TestTranslation:

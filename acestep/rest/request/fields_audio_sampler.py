@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel
 
-from acestep.domain.song import CROSSFADE_FRAMES, MAX_DURATION, TRACKS, Integrator
+from acestep.domain.song import MAX_DURATION, TRACKS, Integrator, TaskOptions, Tuning
 from acestep.rest.request.fields_song import MAX_CAPTION
 from acestep.rest.request.wire_types import (
     WORD,
@@ -31,6 +31,7 @@ from acestep.rest.request.wire_types import (
 
 UNSUPPORTED, INERT = Support.UNSUPPORTED, Support.INERT
 NO_WAVELETS = "the published models do not include it"
+_TASK, _TUNING = TaskOptions(), Tuning()
 _TRACKS = ", ".join(TRACKS)
 
 
@@ -57,7 +58,7 @@ class SourceFields(BaseModel):
         "ACESTEP_AUDIO_ROOTS. Or upload it as src_audio.",
     )
     repainting_start: Number = wire(
-        0.0,
+        _TASK.start,
         ge=-MAX_DURATION,
         le=MAX_DURATION,
         about="For repaint and lego: start of the window, in seconds. Below 0 the song is extended at its "
@@ -65,7 +66,7 @@ class SourceFields(BaseModel):
         example=5.0,
     )
     repainting_end: Seconds = wire(
-        None,
+        _TASK.end,
         ge=0.01,
         le=MAX_DURATION,
         neutral=(0, -1),
@@ -74,7 +75,7 @@ class SourceFields(BaseModel):
         example=15.0,
     )
     audio_cover_strength: Number = wire(
-        1.0,
+        _TASK.cover_strength,
         "audioCoverStrength",
         "cover_strength",
         "coverStrength",
@@ -84,7 +85,7 @@ class SourceFields(BaseModel):
         example=0.5,
     )
     cover_noise_strength: Number = wire(
-        0.0,
+        _TASK.noise_strength,
         "coverNoiseStrength",
         ge=0,
         le=1,
@@ -108,7 +109,7 @@ class SourceFields(BaseModel):
         allowed=_TRACKS,
     )
     track_classes: Tracks = wire(
-        (),
+        _TASK.tracks,
         "trackClasses",
         "instruments",
         about="For complete: the tracks to add.",
@@ -136,7 +137,7 @@ class SourceFields(BaseModel):
         example=0.7,
     )
     repaint_latent_crossfade_frames: Whole = wire(
-        CROSSFADE_FRAMES,
+        _TASK.crossfade_frames,
         ge=0,
         le=1_000,
         about="For repaint and lego: crossfade inside the edges of the window, in latent frames (25 a "
@@ -144,7 +145,7 @@ class SourceFields(BaseModel):
         example=5,
     )
     repaint_wav_crossfade_sec: Number = wire(
-        0.0,
+        _TASK.crossfade_seconds,
         ge=0,
         le=20,
         about="For repaint and lego: crossfade of the audio inside the edges of the window, in seconds.",
@@ -178,7 +179,7 @@ class NewerSamplerFields(BaseModel):
         allowed="an object, or a string that holds one as JSON",
     )
     sampler_mode: Annotated[Integrator, WORD] = wire(
-        "euler",
+        _TUNING.integrator,
         "samplerMode",
         about="Integrator of ode. heun evaluates the model twice in each step but the last, and takes "
         "twice as long. sde has its own steps, and ignores it, with a warning.",
@@ -193,7 +194,7 @@ class NewerSamplerFields(BaseModel):
         example=1.0,
     )
     velocity_ema_factor: Number = wire(
-        0.0,
+        _TUNING.smoothing,
         "velocityEmaFactor",
         ge=0,
         le=0.9,
@@ -201,7 +202,7 @@ class NewerSamplerFields(BaseModel):
         example=0.1,
     )
     latent_shift: Number = wire(
-        0.0,
+        _TUNING.latent_shift,
         "latentShift",
         ge=-1,
         le=1,
@@ -209,7 +210,7 @@ class NewerSamplerFields(BaseModel):
         example=0.1,
     )
     latent_rescale: Number = wire(
-        1.0,
+        _TUNING.latent_scale,
         "latentRescale",
         ge=0.1,
         le=2,
@@ -217,7 +218,7 @@ class NewerSamplerFields(BaseModel):
         example=0.9,
     )
     eta: Number = wire(
-        0.0,
+        _TUNING.eta,
         models=Models.GUIDED,
         ge=0,
         le=1,
@@ -225,7 +226,7 @@ class NewerSamplerFields(BaseModel):
         example=0.1,
     )
     momentum: Number = wire(
-        -0.75,
+        _TUNING.momentum,
         models=Models.GUIDED,
         ge=-1,
         le=1,

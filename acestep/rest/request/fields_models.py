@@ -22,6 +22,7 @@ from acestep.rest.request.wire_types import (
 )
 
 MAX_NAME = 200  # characters
+_SCALE = AdapterUse("").scale
 
 
 def read_adapters(value: Any) -> tuple[AdapterUse, ...]:
@@ -38,7 +39,7 @@ def _adapter(item: Any) -> AdapterUse:
     parts = item if isinstance(item, dict) else {"name": item}
     if not isinstance(parts.get("name"), str) or parts.keys() - {"name", "scale"}:
         raise TypeError
-    name, scale = read_text(parts["name"]).strip(), read_number(parts.get("scale", 1.0))
+    name, scale = read_text(parts["name"]).strip(), read_number(parts.get("scale", _SCALE))
     if not 0 < len(name) <= MAX_NAME or not 0.0 <= scale <= MAX_ADAPTER_SCALE:
         raise ValueError
     return AdapterUse(name, scale)
@@ -48,7 +49,7 @@ _NAMED = {
     "type": "object",
     "properties": {
         "name": {"type": "string"},
-        "scale": {"type": "number", "minimum": 0, "maximum": MAX_ADAPTER_SCALE, "default": 1.0},
+        "scale": {"type": "number", "minimum": 0, "maximum": MAX_ADAPTER_SCALE, "default": _SCALE},
     },
     "required": ["name"],
 }

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel
 
-from acestep.domain.song import MAX_CODES, MAX_SEED
+from acestep.domain.song import MAX_CODES, MAX_SEED, PlannerOptions
 from acestep.rest.request.fields_song import MAX_CAPTION
 from acestep.rest.request.wire_types import (
     WORD,
@@ -21,28 +21,29 @@ from acestep.rest.request.wire_types import (
     wire,
 )
 
+_DEFAULT = PlannerOptions()
 OPTIONAL = Support.OPTIONAL
 
 
 class PlannerFields(BaseModel):
     lm_temperature: Number = wire(
-        0.85, support=OPTIONAL, ge=0, le=2, about="The planner's temperature.", example=0.7
+        _DEFAULT.temperature, support=OPTIONAL, ge=0, le=2, about="The planner's temperature.", example=0.7
     )
     thinking: Flag = wire(
-        False,
+        _DEFAULT.thinking,
         support=Support.PLANNER,
         example=True,
         about="The planner writes audio codes for the song first.",
     )
     sample_mode: Flag = wire(
-        False,
+        _DEFAULT.sample_mode,
         "sampleMode",
         support=Support.PLANNER,
         example=True,
         about="The planner writes caption, lyrics and metadata.",
     )
     sample_query: Text = wire(
-        "",
+        _DEFAULT.sample_query,
         "sampleQuery",
         "description",
         "desc",
@@ -53,7 +54,7 @@ class PlannerFields(BaseModel):
         about="A sentence from which the planner writes the song.",
     )
     use_format: Flag = wire(
-        False,
+        _DEFAULT.use_format,
         "useFormat",
         "format",
         support=Support.PLANNER,
@@ -75,7 +76,7 @@ class PlannerFields(BaseModel):
         about="Return the planner's description of the source audio only, no new audio.",
     )
     use_cot_caption: Flag = wire(
-        True,
+        _DEFAULT.use_cot_caption,
         "cot_caption",
         "cot-caption",
         support=Support.OPTIONAL,
@@ -83,7 +84,7 @@ class PlannerFields(BaseModel):
         about="The planner may rewrite the caption.",
     )
     use_cot_language: Flag = wire(
-        True,
+        _DEFAULT.use_cot_language,
         "cot_language",
         "cot-language",
         support=Support.OPTIONAL,
@@ -109,17 +110,30 @@ class PlannerFields(BaseModel):
 
 class PlannerSamplingFields(BaseModel):
     lm_cfg_scale: Number = wire(
-        2.5, support=OPTIONAL, ge=0, le=20, about="The planner's guidance scale.", example=2.0
+        _DEFAULT.guidance_scale,
+        support=OPTIONAL,
+        ge=0,
+        le=20,
+        about="The planner's guidance scale.",
+        example=2.0,
     )
     lm_top_k: OptionalWhole = wire(
-        None, support=OPTIONAL, neutral=(0,), ge=0, le=10_000, about="Top-k; null or 0: off.", example=50
+        _DEFAULT.top_k,
+        support=OPTIONAL,
+        neutral=(0,),
+        ge=0,
+        le=10_000,
+        about="Top-k; null or 0: off.",
+        example=50,
     )
-    lm_top_p: Number = wire(0.9, support=OPTIONAL, gt=0, le=1, about="Top-p; 1: off.", example=0.95)
+    lm_top_p: Number = wire(
+        _DEFAULT.top_p, support=OPTIONAL, gt=0, le=1, about="Top-p; 1: off.", example=0.95
+    )
     lm_repetition_penalty: Number = wire(
-        1.0, support=OPTIONAL, ge=0.1, le=10, about="Repetition penalty.", example=1.1
+        _DEFAULT.repetition_penalty, support=OPTIONAL, ge=0.1, le=10, about="Repetition penalty.", example=1.1
     )
     lm_negative_prompt: Text = wire(
-        "NO USER INPUT",
+        _DEFAULT.negative_prompt,
         support=OPTIONAL,
         free_text=True,
         max_length=MAX_CAPTION,
@@ -170,7 +184,7 @@ class CodeFields(BaseModel):
 
 class DraftFields(PlannerSamplingFields):
     temperature: Number = wire(
-        0.85, "lm_temperature", ge=0, le=2, about="The planner's temperature.", example=0.7
+        _DEFAULT.temperature, "lm_temperature", ge=0, le=2, about="The planner's temperature.", example=0.7
     )
     seed: Whole = wire(
         -1, ge=-1, le=MAX_SEED, about="The same seed gives the same draft. -1: random.", example=42

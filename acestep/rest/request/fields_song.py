@@ -16,6 +16,7 @@ from acestep.domain.song import (
     TRACKS,
     AudioFormat,
     InferMethod,
+    SongRequest,
     TaskType,
 )
 from acestep.rest.request.wire_types import (
@@ -44,12 +45,14 @@ from acestep.rest.request.wire_types import (
 
 MAX_CAPTION, MAX_LYRICS = 10_000, 50_000  # characters; the models read about 256 and 2,048 tokens of them
 
+_DEFAULT = SongRequest()
+
 DEFAULT_INSTRUCTION = "Fill the audio semantic mask based on the given conditions:"
 
 
 class MusicFields(BaseModel):
     prompt: Text = wire(
-        "",
+        _DEFAULT.caption,
         "caption",
         free_text=True,
         max_length=MAX_CAPTION,
@@ -57,21 +60,21 @@ class MusicFields(BaseModel):
         example="Bright city pop with slap bass and brass",
     )
     lyrics: Text = wire(
-        "",
+        _DEFAULT.lyrics,
         free_text=True,
         max_length=MAX_LYRICS,
         about="Lyrics, with section tags like [Verse]. Empty, [inst] or [instrumental]: no vocals.",
         example="[Verse]\nCity lights are calling",
     )
     vocal_language: Language = wire(
-        "en",
+        _DEFAULT.language,
         "vocalLanguage",
         "language",
         about="Language of the vocals: an ISO 639 code, or `unknown`.",
         example="ja",
     )
     bpm: Bpm = wire(
-        None,
+        _DEFAULT.bpm,
         ge=MIN_BPM,
         le=MAX_BPM,
         neutral=(0,),
@@ -79,7 +82,7 @@ class MusicFields(BaseModel):
         example=120,
     )
     key_scale: KeyScale = wire(
-        None,
+        _DEFAULT.key_scale,
         "keyscale",
         "keyScale",
         "key",
@@ -88,7 +91,7 @@ class MusicFields(BaseModel):
         allowed="a key like 'C major', 'F# minor' or 'Bbm'",
     )
     time_signature: TimeSignature = wire(
-        None,
+        _DEFAULT.time_signature,
         "timesignature",
         "timeSignature",
         about="Beats per bar: 2, 3, 4 or 6, also written 2/4, 3/4, 4/4, 6/8.",
@@ -96,7 +99,7 @@ class MusicFields(BaseModel):
         allowed="2, 3, 4 or 6 (or 2/4, 3/4, 4/4, 6/8)",
     )
     audio_duration: Seconds = wire(
-        None,
+        _DEFAULT.duration,
         "duration",
         "audioDuration",
         "target_duration",
@@ -111,7 +114,7 @@ class MusicFields(BaseModel):
 
 class OutputFields(BaseModel):
     batch_size: OptionalWhole = wire(
-        None,
+        _DEFAULT.batch_size,
         ge=1,
         le=MAX_BATCH,
         example=2,
@@ -131,7 +134,7 @@ class OutputFields(BaseModel):
         example=False,
     )
     model: OptionalText = wire(
-        None,
+        _DEFAULT.model,
         "model_name",
         "modelName",
         "dit_model",
@@ -142,7 +145,7 @@ class OutputFields(BaseModel):
         example="acestep-v15-turbo",
     )
     task_type: Annotated[TaskType, WORD] = wire(
-        "text2music",
+        _DEFAULT.task_type,
         "taskType",
         about="Task. GET /v1/models lists the tasks of each model.",
         example="cover",
@@ -155,13 +158,13 @@ class OutputFields(BaseModel):
         about="Instruction to the model. The default selects the instruction of the task.",
     )
     audio_format: Annotated[AudioFormat, WORD] = wire(
-        "mp3", about="File format of the songs.", example="flac"
+        _DEFAULT.audio_format, about="File format of the songs.", example="flac"
     )
 
 
 class SamplerFields(BaseModel):
     inference_steps: OptionalWhole = wire(
-        None,
+        _DEFAULT.sampler.steps,
         "inferenceSteps",
         ge=1,
         le=200,
@@ -169,7 +172,7 @@ class SamplerFields(BaseModel):
         about="Sampling steps. Null: the model's default (8 on turbo). Turbo models clamp to their maximum.",
     )
     guidance_scale: OptionalNumber = wire(
-        None,
+        _DEFAULT.sampler.guidance_scale,
         "guidanceScale",
         models=Models.GUIDED,
         ge=0,
@@ -179,13 +182,13 @@ class SamplerFields(BaseModel):
         "guidance.",
     )
     use_adg: Flag = wire(
-        False,
+        _DEFAULT.sampler.use_adg,
         models=Models.GUIDED,
         about="Angle-based guidance (ADG) instead of APG; not on turbo.",
         example=True,
     )
     cfg_interval_start: Number = wire(
-        0.0,
+        _DEFAULT.sampler.cfg_interval_start,
         models=Models.GUIDED,
         ge=0,
         le=1,
@@ -193,23 +196,28 @@ class SamplerFields(BaseModel):
         example=0.1,
     )
     cfg_interval_end: Number = wire(
-        1.0, models=Models.GUIDED, ge=0, le=1, about="… and at most this.", example=0.9
+        _DEFAULT.sampler.cfg_interval_end,
+        models=Models.GUIDED,
+        ge=0,
+        le=1,
+        about="… and at most this.",
+        example=0.9,
     )
     infer_method: Annotated[InferMethod, WORD] = wire(
-        "ode",
+        _DEFAULT.sampler.infer_method,
         "inferMethod",
         about="Deterministic (ode) or stochastic (sde) integration.",
         example="sde",
     )
     shift: OptionalNumber = wire(
-        None,
+        _DEFAULT.sampler.shift,
         ge=1,
         le=5,
         example=2.0,
         about="Timestep shift. Null: the model's default. Turbo models take the nearest of 1, 2 and 3.",
     )
     timesteps: Timesteps = wire(
-        None,
+        _DEFAULT.sampler.timesteps,
         example="0.97,0.76,0.6,0.4,0.2",
         about="Schedule in place of steps and shift, as a list or a string with commas.",
         allowed="falling numbers from 1 to 0, as a list or as '0.97,0.76,…'",
@@ -255,7 +263,7 @@ Points = Annotated[
 
 class AnalysisFields(BaseModel):
     lyric_timestamps: Flag = wire(
-        False,
+        _DEFAULT.analysis.lyric_times,
         "lyricTimestamps",
         "lrc",
         about="Measure when each line and word is sung (`lrc`, `lyric_timestamps`) and how closely the "
@@ -274,13 +282,13 @@ class AnalysisFields(BaseModel):
         allowed=f"true ({DEFAULT_POINTS} points), a whole number from {MIN_POINTS} to {MAX_POINTS}, or false",
     )
     measure_loudness: Flag = wire(
-        False,
+        _DEFAULT.analysis.loudness,
         "measureLoudness",
         about="Integrated loudness (LUFS) and true peak (dBTP), measured before the file is encoded.",
         example=True,
     )
     stems: Tracks = wire(
-        (),
+        _DEFAULT.analysis.stems,
         "stem_tracks",
         "stemTracks",
         models=Models.EXTRACTING,

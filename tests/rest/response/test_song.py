@@ -10,11 +10,14 @@ import pytest
 from acestep.domain.models import ModelInfo, PlannerInfo
 from acestep.domain.song import AdapterUse, Sampling, Song, SongPlan, SongRequest, Tuning
 from acestep.engine.planning import plan_songs, with_source
+from acestep.errors import InvalidFieldError
 from acestep.limits import BASE_TASKS, uses_planner
-from acestep.rest.request.body import Sound
+from acestep.rest.request.body import PATHS, Sound
+from acestep.rest.request.task_rules import users
 from acestep.rest.response.song import recipe
 from tests.rest.conftest import BASE, NO_PLANNER, PLANNER, TURBO, Server
 from tests.rest.request.accepting import accept
+from tests.rest.request.test_uses import COMBINATIONS, SONG_FIELDS, ask, song_for, value_of
 from tests.rest.test_tasks import only_item
 
 MODELS = (TURBO, BASE)
@@ -161,6 +164,25 @@ def test_songs_from_audio_need_it_again(fields: dict[str, Any]):
     request_again, plan_again = planned(json.loads(json.dumps(body)))
     assert plan_again == plan
     assert request_again.task == request.task
+
+
+@pytest.mark.parametrize("name", SONG_FIELDS)
+def test_each_field_that_decides_a_song_is_in_its_recipe(name: str):
+    for task, model in COMBINATIONS:
+        if task not in users(name):
+            continue
+        sent = song_for(name, task) | {name: value_of(name)}
+        audio = {path: sent[path] for path in PATHS.values() if path in sent}
+        try:
+            request, _ = ask(sent, model)
+        except InvalidFieldError:  # not for this model
+            continue
+        plans = plan_songs(with_source(request, 20.0, model), model)
+        songs = [Song("0.flac", plan, request.audio_format, model.name) for plan in plans]
+        for song in songs:
+            again, _ = ask(json.loads(json.dumps(recipe(song, request))) | audio, model)
+            assert plan_songs(with_source(again, 20.0, model), model) == (song.plan,)
+            assert (again.task, again.audio_format) == (request.task, request.audio_format)
 
 
 def test_a_plan_that_nobody_hears_has_none():
