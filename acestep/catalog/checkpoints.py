@@ -312,7 +312,8 @@ def _checkpoint(
     try:
         defaults = Defaults(
             steps=int(own.get("steps", usual.steps)),
-            guidance_scale=float(own.get("guidance_scale", usual.guidance_scale)),
+            # Distillation has built the guidance of turbo models into their weights.
+            guidance_scale=1.0 if is_turbo else float(own.get("guidance_scale", usual.guidance_scale)),
             shift=float(own.get("shift", usual.shift)),
         )
     except (AttributeError, TypeError, ValueError):

@@ -158,7 +158,9 @@ class Transformer:
     def _layers(self) -> Iterator[DiTLayer]:
         if self._placement is None:
             return iter(self._module.layers)
-        return cast("Iterator[DiTLayer]", self._placement.layers("DiT"))  # the same ones, moved as they are used
+        return cast(
+            "Iterator[DiTLayer]", self._placement.layers("DiT")
+        )  # the same ones, moved as they are used
 
     def _patchify(self, latents: Tensor, cache: ConditionCache) -> Tensor:
         """Latents beside their context as the first layer takes them, `[B, S, D]`."""

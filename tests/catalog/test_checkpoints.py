@@ -168,6 +168,12 @@ def test_broken_defaults_are_named(tmp_path, defaults):
         find("acestep-v15-turbo", tmp_path)
 
 
+def test_a_turbo_model_has_no_guidance_of_its_own(tmp_path):
+    write_published(tmp_path, acestep_defaults={"guidance_scale": 5.0, "shift": 2.0})
+    defaults = find("acestep-v15-turbo", tmp_path).defaults
+    assert (defaults.guidance_scale, defaults.shift) == (1.0, 2.0)
+
+
 def test_registry():
     turbo, base, lm = (PUBLISHED[f"acestep-{name}"] for name in ("v15-turbo", "v15-base", "5Hz-lm-1.7B"))
     assert (turbo.repo, base.repo, lm.repo) == (MAIN_REPO, "ACE-Step/acestep-v15-base", MAIN_REPO)
