@@ -35,8 +35,8 @@ from acestep.memory.decide import Decision, table
 from acestep.rest import app as http
 from acestep.rest.adapters import ServerAdapters
 from acestep.rest.deps import HttpConfig, HttpServices, provide
-from acestep.server import configured_models
 from acestep.server.build import Prepared, build_engines, prepare, tightest
+from acestep.server.configured_models import expect
 from acestep.settings.settings import Settings
 
 log = logging.getLogger("acestep.api_server")  # also when this file is run as a script
@@ -114,11 +114,13 @@ def _http_config(settings: Settings) -> HttpConfig:
 
 
 def _say_what_is_up(prepared: Prepared) -> None:
-    info = configured_models.expect(prepared.choice)
+    models = prepared.models
+    info = expect(models.default)
     log.info("Model %s, data in %s", info.name, prepared.folder.root)
-    for secondary in prepared.secondaries.models:
-        log.info("Model %s, for requests that name it", secondary.info.name)
-    for sentence in prepared.secondaries.notes:
+    for choice in models.by_slot.values():
+        if choice is not models.default:
+            log.info("Model %s, for requests that name it", choice.name)
+    for sentence in models.notes:
         log.warning("%s", sentence)
     planner = prepared.planner
     log.info("Planner %s", planner.name or f"(5 Hz language model): none. {planner.detail}")

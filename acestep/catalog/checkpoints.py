@@ -117,9 +117,9 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The model to load. Without a `checkpoint` it must be downloaded first.
+    """A model that was chosen. Without a `checkpoint` it must be downloaded first.
 
-    `notice` says why it is this one, where that is not what one would expect.
+    `notice` says why it is this one, where that may surprise; `problem` why it cannot be loaded.
     """
 
     name: str
@@ -127,6 +127,7 @@ class Choice:
     is_turbo: bool
     defaults: Defaults
     notice: str = ""
+    problem: str = ""
 
 
 def find(name: str, checkpoints_dir: Path) -> Checkpoint | None:

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 
-def gpu_present(device: str) -> bool:
+def has_gpu(device: str) -> bool:
     """Whether a model would run on a GPU, told without importing torch.
 
     `device` is ACESTEP_DEVICE: only `auto` looks at the machine.
@@ -33,11 +33,11 @@ def gpu_present(device: str) -> bool:
     return listing.returncode == 0 and "GPU 0" in listing.stdout
 
 
-def device_meant(wish: str) -> str:
+def device_name(wish: str) -> str:
     """The device that ACESTEP_DEVICE or ACESTEP_LM_DEVICE means, always spelled alike: `cuda` is `cuda:0`."""
     if wish == "auto":
         gpu = "mps" if platform.system() == "Darwin" else "cuda:0"
-        return gpu if gpu_present(wish) else "cpu"
+        return gpu if has_gpu(wish) else "cpu"
     kind, _, number = wish.partition(":")
     return kind if kind in ("cpu", "mps") else f"{kind}:{number or 0}"
 

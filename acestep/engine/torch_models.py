@@ -19,7 +19,7 @@ from acestep.catalog.adapters import AdapterFolder
 from acestep.catalog.checkpoints import Checkpoint
 from acestep.codec.codec import Codec, load_codec
 from acestep.codec.oobleck import DEFAULT_TILE_FRAMES, OobleckCodec
-from acestep.device.probes import device_meant
+from acestep.device.probes import device_name
 from acestep.domain.analysis import LyricTimes
 from acestep.domain.latents import SongLatents, SourceLatents
 from acestep.domain.models import ModelInfo
@@ -307,7 +307,7 @@ def choose_device(wish: str) -> torch.device:
     if wish == "auto":
         wish = next(kind for kind, is_available in available.items() if is_available)
     if available.get(wish.partition(":")[0]):
-        device = torch.device(device_meant(wish))  # "cuda" and "cuda:0" share one OffloadManager
+        device = torch.device(device_name(wish))  # "cuda" and "cuda:0" share one OffloadManager
         if device.type != "cuda" or (device.index or 0) < torch.cuda.device_count():
             return device
     usable = ", ".join(kind for kind, is_available in available.items() if is_available)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from acestep.catalog.adapters import AdapterFolder
 from acestep.catalog.checkpoints import Choice
 from acestep.catalog.planner_choice import PlannerChoice
-from acestep.device.probes import Probes, device_meant, gpu_present
+from acestep.device.probes import Probes, device_name, has_gpu
 from acestep.domain.models import ModelInfo
 from acestep.errors import ModelUnavailableError, SettingError
 from acestep.memory.adapters import AdapterRoom, adapter_weights, no_room, with_adapters
@@ -105,9 +105,9 @@ def _start(settings: Settings, choices: Sequence[Choice], probes: Probes) -> _St
     own = settings.lm_device  # without one nobody needs to ask what `auto` means, which may start a process
     return _Start(
         choices=(*choices, *[choices[0]] * guests),
-        budget=find_budget(settings, gpu_present(settings.device), probes),
+        budget=find_budget(settings, has_gpu(settings.device), probes),
         can=replace(CARRIED_OUT, offload_planner=not on_vllm),
-        planner_elsewhere=own is not None and device_meant(own) != device_meant(settings.device),
+        planner_elsewhere=own is not None and device_name(own) != device_name(settings.device),
     )
 
 

@@ -1,59 +1,54 @@
-"""Which models a server is set up with, and which others lie on its disk.
-
-Which files a model needs, and where they are, is `checkpoints`' affair.
-"""
+"""The models that a server is configured with, and those that lie on its disk beside them."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
 from acestep.catalog import checkpoints
 from acestep.catalog.checkpoints import PUBLISHED, Checkpoint, Choice, Published
 from acestep.domain.models import ModelInfo
+from acestep.engine.model_manager import PRIMARY
 from acestep.errors import CheckpointError
 from acestep.limits import tasks_of
 from acestep.settings.settings import Settings, variable
 
 _MAX_STEPS = 200  # of a base model, as the API documents
-_SLOTS = {2: "config_path2", 3: "config_path3"}  # what is in `models` comes after them
+_SLOTS = {2: "config_path2", 3: "config_path3"}  # those of ACESTEP_MODELS follow
 
 
 @dataclass(frozen=True, slots=True)
-class Secondary:
-    """A model beside the default one: `choice` to load it in slot `number`, or what is known without one."""
+class ConfiguredModels:
+    """The models by slot, and a sentence for each that is left out."""
 
-    number: int
-    info: ModelInfo
-    choice: Choice | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Secondaries:
-    """The models beside the default one, and sentences about those that are left out."""
-
-    models: tuple[Secondary, ...]
+    by_slot: Mapping[int, Choice]
     notes: tuple[str, ...] = ()
 
+    @property
+    def default(self) -> Choice:
+        return self.by_slot[PRIMARY]
 
-def secondaries(settings: Settings, default: str, hub_reachable: Callable[[], bool]) -> Secondaries:
-    """What is set up beside the model called `default`; what cannot be had is there as failed."""
-    found: list[Secondary] = []
+    @property
+    def loadable(self) -> tuple[Choice, ...]:
+        return tuple(choice for choice in self.by_slot.values() if not choice.problem)
+
+
+def configured_models(
+    settings: Settings, default: Choice, hub_reachable: Callable[[], bool]
+) -> ConfiguredModels:
+    """The default model and those that the settings name beside it."""
+    by_slot = {PRIMARY: default}
     notes: list[str] = []
-    taken = {default}
     for number, setting, wish in _wishes(settings):
-        secondary = _secondary(number, wish, settings.checkpoints_dir, hub_reachable)
-        if secondary.info.name in taken:
-            notes.append(
-                f"{setting}: {wish} is left out; there is a model called {secondary.info.name} already"
-            )
-            continue
-        taken.add(secondary.info.name)
-        found.append(secondary)
-    return Secondaries(tuple(found), tuple(notes))
+        choice = _choice(wish, settings.checkpoints_dir, hub_reachable)
+        if any(choice.name == other.name for other in by_slot.values()):
+            notes.append(f"{setting}: {wish} is left out; another model is called {choice.name} already")
+        else:
+            by_slot[number] = choice
+    return ConfiguredModels(by_slot, tuple(notes))
 
 
 def _wishes(settings: Settings) -> Iterator[tuple[int, str, str]]:
@@ -65,12 +60,18 @@ def _wishes(settings: Settings) -> Iterator[tuple[int, str, str]]:
         yield number, variable("models"), wish
 
 
-def _secondary(number: int, wish: str, checkpoints_dir: Path, hub_reachable: Callable[[], bool]) -> Secondary:
+def _choice(wish: str, checkpoints_dir: Path, hub_reachable: Callable[[], bool]) -> Choice:
     try:
-        choice = checkpoints.choose(wish, checkpoints_dir, lambda: False, hub_reachable)
+        return checkpoints.choose(wish, checkpoints_dir, lambda: False, hub_reachable)
     except CheckpointError as error:
-        return Secondary(number, _without(Path(wish).name, str(error)))
-    return Secondary(number, expect(choice), choice)
+        return _unavailable(Path(wish).name, str(error))
+
+
+def _unavailable(name: str, problem: str) -> Choice:
+    """A model of which only its name is known."""
+    published = PUBLISHED.get(name)
+    is_turbo = published.is_turbo if published else "turbo" in name
+    return Choice(name, None, is_turbo, Published(name, "", 0, is_turbo=is_turbo).defaults, problem=problem)
 
 
 def expect(choice: Choice, is_default: bool = False) -> ModelInfo:
@@ -84,21 +85,14 @@ def expect(choice: Choice, is_default: bool = False) -> ModelInfo:
         shift=choice.defaults.shift,
         max_steps=choice.defaults.steps if choice.is_turbo else _MAX_STEPS,
         is_default=is_default,
-        state="loading" if choice.checkpoint else "downloading",
+        state="failed" if choice.problem else "loading" if choice.checkpoint else "downloading",
+        detail=choice.problem,
         notice=" ".join(filter(None, (choice.checkpoint.notice if choice.checkpoint else "", choice.notice))),
     )
 
 
-def _without(name: str, reason: str) -> ModelInfo:
-    """A model that is not to be had: what its name alone says."""
-    published = PUBLISHED.get(name)
-    is_turbo = published.is_turbo if published else "turbo" in name
-    defaults = Published(name, "", 0, is_turbo=is_turbo).defaults
-    return replace(expect(Choice(name, None, is_turbo, defaults)), state="failed", detail=reason)
-
-
 class OnDisk:
-    """The models in a folder that are whole, by name; looked at again when something came or went there."""
+    """The complete models in a folder, by name; read again when files came or went there."""
 
     def __init__(self, checkpoints_dir: Path) -> None:
         self._folder = checkpoints_dir
@@ -110,7 +104,7 @@ class OnDisk:
         seen = tuple(_changes(self._folder))
         if seen != self._seen:
             folders = _dit_folders(self._folder)
-            self._found = tuple(checkpoint for folder in folders if (checkpoint := _whole(folder)))
+            self._found = tuple(checkpoint for folder in folders if (checkpoint := _complete(folder)))
             self._seen = seen
         return self._found
 
@@ -119,7 +113,7 @@ def _changes(folder: Path, depth: int = 2) -> Iterator[tuple[str, int]]:
     """The folders in here, two levels deep, and when something last came or went in each."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError:  # not there, or gone meanwhile
+    except OSError:  # missing, or removed meanwhile
         return
     for entry in entries:
         if entry.is_dir():
@@ -138,7 +132,7 @@ def _dit_folders(checkpoints_dir: Path) -> list[Path]:
     )
 
 
-def _whole(folder: Path) -> Checkpoint | None:
+def _complete(folder: Path) -> Checkpoint | None:
     try:
         return checkpoints.find(folder.name, folder.parent)
     except CheckpointError:

@@ -7,12 +7,12 @@ import platform
 import pytest
 
 from acestep.device import probes
-from acestep.device.probes import device_meant, gpu_present
+from acestep.device.probes import device_name, has_gpu
 
 
 def test_an_explicit_device_needs_no_look_at_the_machine() -> None:
-    assert not gpu_present("cpu")
-    assert gpu_present("cuda:1")
+    assert not has_gpu("cpu")
+    assert has_gpu("cuda:1")
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_an_explicit_device_needs_no_look_at_the_machine() -> None:
     ],
 )
 def test_one_device_has_one_name(wish: str, meant: str) -> None:
-    assert device_meant(wish) == meant
+    assert device_name(wish) == meant
 
 
 @pytest.mark.parametrize(
@@ -38,5 +38,5 @@ def test_auto_is_what_the_machine_has(
     monkeypatch: pytest.MonkeyPatch, system: str, has_gpu: bool, meant: str
 ) -> None:
     monkeypatch.setattr(platform, "system", lambda: system)
-    monkeypatch.setattr(probes, "gpu_present", lambda _: has_gpu)
-    assert device_meant("auto") == meant
+    monkeypatch.setattr(probes, "has_gpu", lambda _: has_gpu)
+    assert device_name("auto") == meant

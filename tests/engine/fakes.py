@@ -19,7 +19,8 @@ from acestep.domain.models import ModelInfo, PlannerInfo
 from acestep.domain.song import AudioClip, Progress, SongPlan, SongRequest, is_instrumental
 from acestep.engine.engine import Engine
 from acestep.engine.idle import IdlePolicy
-from acestep.engine.model_manager import PRIMARY, ModelManager, Slot
+from acestep.engine.model_entry import ModelEntry
+from acestep.engine.model_manager import PRIMARY, ModelManager
 from acestep.engine.pipeline import SongWriter
 from acestep.engine.planner_host import LoadPlanner, PlannerEntry, PlannerHost
 from acestep.engine.renderer import Cancelled, Load, Loaded, OnFraction, OnStep
@@ -159,7 +160,7 @@ async def running(
     idle_policy: IdlePolicy | None = None,
 ):
     host = host or planner_host()
-    model_manager = ModelManager({PRIMARY: Slot(info, load)}, idle_policy=idle_policy)
+    model_manager = ModelManager({PRIMARY: ModelEntry(info, load)}, idle_policy=idle_policy)
     engine = Engine(model_manager, SongWriter(files, mp3_bitrate=128), host, idle_policy)
     await engine.start()
     try:

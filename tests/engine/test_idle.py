@@ -11,7 +11,8 @@ import pytest
 
 from acestep.domain.models import PlannerInfo
 from acestep.engine.idle import IdlePolicy
-from acestep.engine.model_manager import PRIMARY, ModelManager, Slot
+from acestep.engine.model_entry import ModelEntry
+from acestep.engine.model_manager import PRIMARY, ModelManager
 from acestep.engine.planner_host import LoadedPlanner, PlannerHost
 from acestep.engine.renderer import Loaded, OnLoading
 from acestep.errors import CheckpointError, ModelUnavailableError
@@ -90,7 +91,7 @@ class TestIdleModels:
             seen.append(sum(ref() is not None for ref in there))
 
         model_manager = ModelManager(
-            {PRIMARY: Slot(INFO, load)}, idle_policy=IdlePolicy(free=free, idle_seconds=0.05)
+            {PRIMARY: ModelEntry(INFO, load)}, idle_policy=IdlePolicy(free=free, idle_seconds=0.05)
         )
         async with opened(model_manager):
             await model_manager.wait_ready()
@@ -116,7 +117,7 @@ class TestIdleModels:
             raise MemoryError
 
         model_manager = ModelManager(
-            {PRIMARY: Slot(INFO, load)}, idle_policy=IdlePolicy(free=lambda: freed.append(1))
+            {PRIMARY: ModelEntry(INFO, load)}, idle_policy=IdlePolicy(free=lambda: freed.append(1))
         )
         async with opened(model_manager):
             await until(lambda: states(model_manager) == {"hum": "failed"})
@@ -157,7 +158,7 @@ class TestLazyModels:
             assert states(model_manager) == {"turbo": "failed"}
 
     async def test_what_is_to_be_downloaded_says_so(self):
-        far = Slot(replace(INFO, state="downloading"), loads(FakeRenderer()))
+        far = ModelEntry(replace(INFO, state="downloading"), loads(FakeRenderer()))
         async with opened(ModelManager({PRIMARY: far}, idle_policy=LAZY)) as model_manager:
             assert (model_manager.primary.state, model_manager.primary.detail[:24]) == (
                 "on_disk",

@@ -1,12 +1,14 @@
-"""The shelf of models: what is loaded, what leaves, who waits; and songs of several models side by side."""
+"""Which models are loaded, leave memory and are waited for; and songs of several models side by side."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from weakref import WeakSet
 
 import pytest
 
@@ -15,7 +17,8 @@ from acestep.domain.song import DraftRequest
 from acestep.engine.batching import MAX_OVERTAKES
 from acestep.engine.engine import Engine
 from acestep.engine.idle import IdlePolicy
-from acestep.engine.model_manager import PRIMARY, ModelManager, Slot
+from acestep.engine.model_entry import ModelEntry
+from acestep.engine.model_manager import PRIMARY, ModelManager
 from acestep.engine.pipeline import SongWriter
 from acestep.engine.renderer import Loaded, OnLoading
 from acestep.errors import CheckpointError, InvalidFieldError, ModelUnavailableError
@@ -32,7 +35,10 @@ SFT = replace(INFO, name="sft", steps=30)
 
 
 class Folder:
-    """Models on disk; loading one takes as long as it is held, and fails while it is in `broken`."""
+    """Models on disk; loading one waits for `go_on`, and fails while it is in `broken`.
+
+    `most` is how many models were in memory at once.
+    """
 
     def __init__(self, *infos: ModelInfo) -> None:
         self.infos = {info.name: info for info in infos}
@@ -43,6 +49,12 @@ class Folder:
         self.go_on.set()
         self.room = len(infos) + 1  # models that may be in memory at once
         self.asked: list[tuple[str, list[str] | None]] = []  # for which model, beside which others
+        self.most = 0
+        self._in_memory: WeakSet[Loaded] = WeakSet()
+
+    def in_memory(self) -> list[str]:
+        gc.collect()
+        return sorted(loaded.info.name for loaded in self._in_memory)
 
     def no_room(self, infos: Sequence[ModelInfo]) -> str:
         return "" if len(infos) <= self.room else f"{len(infos)} are too many"
@@ -50,7 +62,7 @@ class Folder:
     def on_disk(self) -> tuple[ModelInfo, ...]:
         return tuple(replace(info, state="on_disk") for info in self.infos.values())
 
-    def find(self, name: str, beside: Sequence[ModelInfo] | None = None) -> Slot:
+    def find(self, name: str, beside: Sequence[ModelInfo] | None = None) -> ModelEntry:
         self.asked.append((name, None if beside is None else [info.name for info in beside]))
         if name not in self.infos:
             raise CheckpointError(f"There is no model {name!r}.")
@@ -60,11 +72,14 @@ class Folder:
             assert self.go_on.wait(SECONDS)
             if name in self.broken:
                 raise CheckpointError(self.broken[name])
-            return Loaded(replace(self.infos[name], state="ready"), self.renderers[name])
+            loaded = Loaded(replace(self.infos[name], state="ready"), self.renderers[name])
+            self._in_memory.add(loaded)
+            self.most = max(self.most, len(self.in_memory()))
+            return loaded
 
-        return Slot(self.infos[name], load)
+        return ModelEntry(self.infos[name], load)
 
-    def slots(self, *names: str) -> dict[int, Slot]:
+    def slots(self, *names: str) -> dict[int, ModelEntry]:
         return {PRIMARY + number: self.find(name) for number, name in enumerate(names)}
 
 
@@ -135,7 +150,7 @@ class TestSlots:
             assert held.wait(SECONDS)
             return load(on_loading)
 
-        async with working(files, ModelManager(slots | {2: Slot(BASE, slow)})) as engine:
+        async with working(files, ModelManager(slots | {2: ModelEntry(BASE, slow)})) as engine:
             job = asyncio.create_task(engine.run(request(model="base"), unheard, wanted))
             await asyncio.sleep(0.02)
             held.set()
@@ -175,7 +190,7 @@ class TestSlots:
 
     async def test_a_slot_that_nothing_is_known_for_has_failed(self, folder):
         missing = replace(BASE, state="failed", detail="There is no model 'base'.")
-        async with opened(ModelManager(folder.slots("turbo") | {2: Slot(missing)})) as model_manager:
+        async with opened(ModelManager(folder.slots("turbo") | {2: ModelEntry(missing)})) as model_manager:
             await model_manager.wait_ready()
             await until(lambda: states(model_manager) == {"turbo": "ready", "base": "failed"})
             assert model_manager.infos()[1].detail == "There is no model 'base'."
@@ -474,6 +489,178 @@ class TestPutting:
             assert await model_manager.reload() == ()
 
 
+class TestCounting:
+    """Every model in memory counts until it has left, whatever keeps it there."""
+
+    async def test_one_that_was_replaced_counts_until_its_songs_end(self, folder):
+        async with opened(ModelManager(folder.slots("turbo"), folder, room=2)) as model_manager:
+            async with AsyncExitStack() as songs:
+                async with model_manager.borrow("turbo"):
+                    await model_manager.put(PRIMARY, "base")
+                    await songs.enter_async_context(model_manager.borrow("base"))
+                    assert [info.name for info in model_manager.occupants()] == ["base", "turbo"]
+                    waiting = asyncio.create_task(_borrowed(model_manager, "sft"))
+                    await _settle()
+                    assert not waiting.done() and folder.loads == ["turbo", "base"]
+                assert await waiting == ("sft", ())
+            assert [info.name for info in model_manager.occupants()] == ["base", "sft"]
+        assert folder.most == 2
+
+    async def test_one_that_is_loaded_for_a_slot_counts_before_it_has_it(self, folder):
+        async with opened(ModelManager(folder.slots("turbo"), folder, room=2)) as model_manager:
+            await model_manager.wait_ready()
+            folder.go_on.clear()
+            putting = asyncio.create_task(model_manager.put(PRIMARY, "base"))
+            await until(lambda: folder.loads == ["turbo", "base"])
+            assert states(model_manager)["turbo"] == "ready"
+            waiting = asyncio.create_task(_borrowed(model_manager, "sft"))
+            await until(lambda: states(model_manager)["turbo"] == "on_disk")
+            folder.go_on.set()
+            assert (await putting).name == "base"
+            assert await waiting == ("sft", ())
+        assert folder.most == 2
+
+    async def test_a_slot_is_filled_once_a_replaced_model_has_left(self, folder):
+        folder.room = 2
+        async with opened(ModelManager(folder.slots("turbo"), folder)) as model_manager:
+            async with model_manager.borrow("turbo"):
+                await model_manager.put(PRIMARY, "base")
+                putting = asyncio.create_task(model_manager.put(2, "sft"))
+                await until(lambda: states(model_manager) == {"base": "ready", "sft": "loading"})
+                await _settle()
+                assert folder.loads == ["turbo", "base"]
+            assert (await putting).name == "sft"
+        assert (folder.loads, folder.most) == (["turbo", "base", "sft"], 2)
+
+    async def test_models_without_a_slot_leave_for_one_that_gets_one(self, folder):
+        folder.room = 2
+        async with opened(ModelManager(folder.slots("turbo"), folder, room=3)) as model_manager:
+            assert await _borrowed(model_manager, "base") == ("base", ())
+            await model_manager.put(2, "sft")
+            assert states(model_manager) == {"turbo": "ready", "sft": "ready", "base": "on_disk"}
+        assert folder.most == 2
+
+    async def test_a_request_for_a_model_that_has_to_leave_loads_it_anew(self, folder):
+        folder.room = 1
+        async with opened(ModelManager(folder.slots("turbo"), folder, room=2)) as model_manager:
+            async with model_manager.borrow("turbo"):
+                putting = asyncio.create_task(model_manager.put(PRIMARY, "base"))
+                await until(lambda: model_manager.primary.name == "base")
+                again = asyncio.create_task(_borrowed(model_manager, "turbo"))
+                await _settle()
+                assert not putting.done() and not again.done()
+            assert (await putting).name == "base"
+            assert await again == ("turbo", ())
+        assert (folder.loads, folder.most) == (["turbo", "base", "turbo"], 1)
+
+    async def test_a_model_that_was_dropped_is_not_kept(self, folder):
+        async with opened(ModelManager(folder.slots("turbo"), folder)) as model_manager:
+            await model_manager.wait_ready()
+            await model_manager.put(PRIMARY, "base")
+            assert folder.in_memory() == ["base"]
+
+
+class TestMoving:
+    """A model is loaded once: it moves to where it is asked for."""
+
+    async def test_from_a_request_to_a_slot(self, folder):
+        async with opened(ModelManager(folder.slots("turbo"), folder, room=2)) as model_manager:
+            assert await _borrowed(model_manager, "base") == ("base", ())
+            assert (await model_manager.put(PRIMARY, "base")).is_default
+            assert states(model_manager) == {"base": "ready", "turbo": "on_disk", "sft": "on_disk"}
+            assert await _borrowed(model_manager, None) == ("base", ())
+        assert folder.loads == ["turbo", "base"]
+
+    async def test_into_an_empty_slot_without_room_for_another(self, folder):
+        folder.room = 2
+        async with opened(ModelManager(folder.slots("turbo"), folder, room=2)) as model_manager:
+            assert await _borrowed(model_manager, "base") == ("base", ())
+            await model_manager.put(2, "base")
+            assert [info.name for info in model_manager.occupants()] == ["turbo", "base"]
+        assert folder.loads == ["turbo", "base"]
+
+    async def test_within_its_slot(self, folder):
+        async with opened(ModelManager(folder.slots("turbo"), folder)) as model_manager:
+            await model_manager.wait_ready()
+            assert (await model_manager.put(PRIMARY, "turbo")).state == "ready"
+        assert folder.loads == ["turbo"]
+
+    @pytest.mark.parametrize(("room", "most"), [(1, 1), (2, 2)])
+    async def test_without_a_name_it_is_loaded_again_and_both_count(self, folder, room, most):
+        folder.room = room
+        async with opened(ModelManager(folder.slots("turbo"), folder)) as model_manager:
+            async with model_manager.borrow("turbo"):
+                putting = asyncio.create_task(model_manager.put(PRIMARY))
+                await until(lambda: len(model_manager.occupants()) == 2)
+                if room == 2:
+                    await putting
+            assert (await putting).state == "ready"
+            assert [info.name for info in model_manager.occupants()] == ["turbo"]
+        assert (folder.loads, folder.most) == (["turbo", "turbo"], most)
+
+    async def test_one_that_cannot_be_loaded_again_comes_back(self, folder):
+        folder.room = 1
+        async with opened(ModelManager(folder.slots("turbo"), folder)) as model_manager:
+            await model_manager.wait_ready()
+            folder.broken["turbo"] = "Cut short."
+            with pytest.raises(ModelUnavailableError, match="Cut short"):
+                await model_manager.put(PRIMARY)
+            await until(lambda: model_manager.primary.state == "on_disk")
+            folder.broken.clear()
+            assert await _borrowed(model_manager, None) == ("turbo", ())
+
+    async def test_while_it_is_loaded_for_its_slot(self, folder):
+        folder.go_on.clear()
+        async with opened(ModelManager(folder.slots("turbo"), folder)) as model_manager:
+            putting = asyncio.create_task(model_manager.put(PRIMARY, "turbo"))
+            await until(lambda: folder.loads == ["turbo"])
+            folder.go_on.set()
+            assert (await putting).state == "ready"
+        assert folder.loads == ["turbo"]
+
+    @pytest.mark.parametrize("broken", [{}, {"base": "Out of memory."}], ids=["comes", "fails"])
+    async def test_while_it_is_loaded_for_a_request(self, folder, broken):
+        async with opened(ModelManager(folder.slots("turbo"), folder, room=2)) as model_manager:
+            await model_manager.wait_ready()
+            folder.broken |= broken
+            folder.go_on.clear()
+            song = asyncio.create_task(_borrowed(model_manager, "base"))
+            await until(lambda: folder.loads == ["turbo", "base"])
+            putting = asyncio.create_task(model_manager.put(PRIMARY, "base"))
+            await _settle()
+            folder.go_on.set()
+            if broken:
+                with pytest.raises(ModelUnavailableError, match="base could not be loaded: Out of memory"):
+                    await putting
+            else:
+                assert (await putting).name == "base"
+            assert (await song)[0] == ("turbo" if broken else "base")
+            assert model_manager.primary.name == ("turbo" if broken else "base")
+        assert folder.loads == ["turbo", "base"]
+
+    async def test_back_into_a_slot_that_it_lost_while_its_song_runs(self, folder):
+        async with opened(ModelManager(folder.slots("turbo"), folder)) as model_manager:
+            async with model_manager.borrow("turbo"):
+                await model_manager.put(PRIMARY, "base")
+                assert (await model_manager.put(2, "turbo")).is_default is False
+            assert states(model_manager) == {"base": "ready", "turbo": "ready"}
+        assert folder.loads == ["turbo", "base"]
+
+    async def test_from_a_lost_slot_to_a_request(self, folder):
+        async with opened(ModelManager(folder.slots("turbo"), folder, room=2)) as model_manager:
+            async with model_manager.borrow("turbo"):
+                await model_manager.put(PRIMARY, "base")
+                assert await _borrowed(model_manager, "turbo") == ("turbo", ())
+            assert states(model_manager) == {"base": "ready", "turbo": "ready", "sft": "on_disk"}
+        assert folder.loads == ["turbo", "base"]
+
+    async def test_a_model_that_left_memory_is_loaded_for_its_slot(self, folder):
+        lazy = IdlePolicy(is_lazy=True)
+        async with opened(ModelManager(folder.slots("turbo"), folder, idle_policy=lazy)) as model_manager:
+            assert (await model_manager.put(PRIMARY)).state == "ready"
+        assert folder.loads == ["turbo"]
+
+
 class TestOrder:
     async def test_songs_of_the_model_at_work_go_first_but_not_for_ever(self, files, folder):
         turbo, base = folder.renderers["turbo"], folder.renderers["base"]
@@ -497,6 +684,12 @@ class TestOrder:
 async def _borrowed(model_manager: ModelManager, name: str | None) -> tuple[str, tuple[str, ...]]:
     async with model_manager.borrow(name) as (loaded, notes):
         return loaded.info.name, notes
+
+
+async def _settle() -> None:
+    """Let every task run as far as it can without a thread."""
+    for _ in range(20):
+        await asyncio.sleep(0)
 
 
 def _start(engine: Engine, seed: int, model: str) -> asyncio.Task[object]:

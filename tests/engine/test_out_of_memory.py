@@ -21,7 +21,8 @@ from acestep.codec.oobleck import OobleckCodec
 from acestep.domain.models import PlannerInfo
 from acestep.domain.song import AnalysisOptions, AudioClip, DraftRequest, Song, SongRequest, TaskOptions
 from acestep.engine.engine import Engine
-from acestep.engine.model_manager import PRIMARY, ModelManager, Slot
+from acestep.engine.model_entry import ModelEntry
+from acestep.engine.model_manager import PRIMARY, ModelManager
 from acestep.engine.pipeline import SongWriter
 from acestep.engine.planner_host import LoadedPlanner
 from acestep.engine.renderer import Loaded
@@ -134,7 +135,7 @@ async def hungry(files: AudioStore, scarce: Scarce) -> AsyncIterator[tuple[Engin
     host = planner_host(
         PlannerInfo("toy", "loading"), lambda on_loading: LoadedPlanner(ScarceModel(scarce), "toy")
     )
-    model_manager = ModelManager({PRIMARY: Slot(info, loads(renderer, info))})
+    model_manager = ModelManager({PRIMARY: ModelEntry(info, loads(renderer, info))})
     engine = Engine(model_manager, ScarceWriter(files, scarce), host)
     await engine.start()
     await engine.wait_ready()

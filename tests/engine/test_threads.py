@@ -15,7 +15,8 @@ from acestep.domain.models import PlannerInfo
 from acestep.domain.song import Progress, SongPlan
 from acestep.engine.engine import Engine
 from acestep.engine.idle import IdlePolicy
-from acestep.engine.model_manager import PRIMARY, ModelManager, Slot
+from acestep.engine.model_entry import ModelEntry
+from acestep.engine.model_manager import PRIMARY, ModelManager
 from acestep.engine.pipeline import SongWriter
 from acestep.engine.planner_host import LoadedPlanner
 from acestep.engine.renderer import Loaded, OnLoading
@@ -281,7 +282,7 @@ class TestLoading:
             finally:
                 ended.set()
 
-        async with opened(ModelManager({PRIMARY: Slot(INFO, load)})):
+        async with opened(ModelManager({PRIMARY: ModelEntry(INFO, load)})):
             assert await asyncio.to_thread(begun.wait, PATIENCE)
         assert await asyncio.to_thread(ended.wait, PATIENCE)
 

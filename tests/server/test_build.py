@@ -15,7 +15,7 @@ from acestep.memory.decide import decide_for_server
 from acestep.memory.plan import GB
 from acestep.server import build
 from acestep.server.build import Prepared, _Catalog, build_engines
-from acestep.server.configured_models import Secondaries
+from acestep.server.configured_models import ConfiguredModels
 from acestep.server.planner_manager import DevicePlanner
 from acestep.settings.settings import Settings
 from acestep.weights.shared_modules import SharedModules
@@ -40,7 +40,7 @@ def opened(folder: Path, **given: Any) -> tuple[Settings, MemoryLedger, _Catalog
 def test_a_model_is_limited_beside_those_that_are_there(tmp_path: Path) -> None:
     _, ledger, catalog = opened(tmp_path, init_llm=False)
     turbo = choose("acestep-v15-turbo", tmp_path, lambda: True, lambda: True)
-    there = catalog.slot(turbo, is_default=True).info
+    there = catalog.configured(turbo, is_default=True).info
     assert ledger.decision is not None and there == ledger.decision.limited(there)
     alone, beside = (catalog.find("acestep-v15-base", infos).info for infos in ([], [there]))
     assert (alone.max_batch, beside.max_batch) == (8, 4)
@@ -51,7 +51,7 @@ def test_a_model_is_limited_beside_those_that_are_there(tmp_path: Path) -> None:
 def test_a_planner_that_came_later_counts(tmp_path: Path) -> None:
     settings, ledger, catalog = opened(tmp_path, init_llm=False)
     turbo = choose("acestep-v15-turbo", tmp_path, lambda: True, lambda: True)
-    there = catalog.slot(turbo, is_default=True).info
+    there = catalog.configured(turbo, is_default=True).info
     beside = catalog.find("acestep-v15-base", [there]).info
     ledger.decision = ledger.with_planner(LARGE, settings, [there])
     assert "GB are needed" in catalog.no_room([there, beside])
@@ -69,7 +69,9 @@ def test_a_planner_is_at_home_where_its_device_is(
     memories = tuple(
         decide_for_server(settings.on(device), [nano], PlannerChoice(), PROBES) for device in settings.devices
     )
-    prepared = Prepared(settings, nano, Secondaries(()), PlannerChoice(), DataFolder(tmp_path), memories)
+    prepared = Prepared(
+        settings, ConfiguredModels({1: nano}), PlannerChoice(), DataFolder(tmp_path), memories
+    )
     found: list[str] = []
 
     def device_planner(settings: Settings, *rest: Any) -> DevicePlanner:

@@ -12,7 +12,8 @@ from typing import Any, cast
 
 from acestep.domain.models import ModelInfo
 from acestep.engine.engine import Engine
-from acestep.engine.model_manager import ModelManager, Slot
+from acestep.engine.model_entry import ModelEntry
+from acestep.engine.model_manager import ModelManager
 from acestep.engine.pipeline import SongWriter
 from acestep.engine.renderer import Loaded, OnLoading
 from acestep.files import AudioStore, FileStore
@@ -45,7 +46,7 @@ class Watched(Folder):
             else []
         )
 
-    def find(self, name: str, beside: Sequence[ModelInfo] | None = None) -> Slot:
+    def find(self, name: str, beside: Sequence[ModelInfo] | None = None) -> ModelEntry:
         slot = super().find(name, beside)
 
         def load(on_loading: OnLoading) -> Loaded:
@@ -53,7 +54,7 @@ class Watched(Folder):
             assert slot.load is not None
             return slot.load(on_loading)
 
-        return Slot(slot.info, load)
+        return ModelEntry(slot.info, load)
 
 
 @asynccontextmanager
