@@ -253,7 +253,7 @@ class PlannerHost:
             found = self._on_demand.find(name)
             if found is None:
                 return self._own
-            self._others[name] = found
+            return self._others.setdefault(name, found)  # `infos` may run in another thread
         return self._others[name]
 
     async def _bring(self, entry: PlannerEntry) -> Planner:

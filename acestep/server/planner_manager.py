@@ -29,6 +29,7 @@ from acestep.engine.renderer import OnLoading
 from acestep.engine.threads import Watchdog, WatchedThread
 from acestep.errors import AceStepError, CheckpointError, InvalidFieldError, StageStuckError
 from acestep.memory.admission import MemoryLedger
+from acestep.memory.configs import planner_size
 from acestep.memory.decide import Decision, room_for_planner
 from acestep.memory.search import on_all_devices
 from acestep.settings.settings import Settings
@@ -40,6 +41,14 @@ _FIELD = "lm_model_path"
 
 Changed = Callable[[Sequence[Decision | None]], None]
 """Called with the memory plans of the devices, in their order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A planner on disk that is not available: why, and the state of the server that decided it."""
+
+    reason: str
+    decided_by: tuple[object, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +79,7 @@ class DevicePlanner:
         self._shared = shared
         self._models = models
         self._watchdog = idle_policy.watchdog
-        self._refused: dict[str, str] = {}  # the last warning about each planner: clients list them often
+        self._refused: dict[str, Refused] = {}
         own = PlannerEntry(_expect(choice), self._loader(choice, ledger.decision) if choice.name else None)
         on_demand = self if settings.on_demand_model_load else None
         self.host = PlannerHost(own, on_demand, settings.lm_closed_turn, idle_policy)
@@ -83,22 +92,32 @@ class DevicePlanner:
         return on_disk(self._settings.checkpoints_dir)
 
     def find(self, name: str) -> PlannerEntry | None:
+        before, decided_by = self._refused.get(name), ()
         try:
             choice = find_planner(name, self._settings.checkpoints_dir) if is_bare(name) else None
             if choice is None:
                 return None
+            # The search takes tens of milliseconds, and each list of models needs its result.
+            decided_by = self._memory_state(choice)
+            if before is not None and before.decided_by == decided_by:
+                return None
             self.planned(choice)
             self._refused.pop(name, None)
         except AceStepError as error:
-            if self._refused.get(name) != str(error):
+            if before is None or before.reason != str(error):
                 log.warning("%s is not available. %s", name, error)
-                self._refused[name] = str(error)
+            self._refused[name] = Refused(str(error), decided_by)
             return None
 
         def load(on_loading: OnLoading) -> LoadedPlanner:
             return self._loader(choice, self.planned(choice))(on_loading)  # the models may be others by then
 
         return PlannerEntry(as_on_demand(_expect(choice)), load)
+
+    def _memory_state(self, choice: PlannerChoice) -> tuple[object, ...]:
+        """Everything that `planned` depends on."""
+        limits = tuple((info.name, info.max_batch, info.max_duration) for info in self._models())
+        return planner_size(choice), self._ledger.decision, limits
 
     def default_planner(self, documented: str) -> str | None:
         """The published planner that is the default, see `largest_planner`; None if no plan can say."""

@@ -1,7 +1,9 @@
+import threading
 from dataclasses import replace
 
 import pytest
 
+from acestep.domain.models import PlannerInfo
 from acestep.limits import TURBO_TASKS
 from acestep.rest.deps import provide
 from acestep.rest.envelope import Envelope
@@ -80,6 +82,32 @@ class TestWrapped:
                 "3 of 7 GB",
                 False,
             )
+
+
+class TestPlannersOfAWorkerThatSearches:
+    """The search for room takes long; it runs in another thread than the event loop."""
+
+    @pytest.mark.parametrize(
+        ("method", "route"),
+        [
+            ("GET", "/v1/models"),
+            ("GET", "/v1/model_inventory"),
+            ("POST", "/v1/init"),
+            ("POST", "/v1/reinitialize"),
+        ],
+    )
+    async def test_the_event_loop_goes_on(self, serve: Serve, method: str, route: str):
+        threads: list[threading.Thread] = []
+
+        class Searching(FakeWorker):
+            def planners(self) -> tuple[PlannerInfo, ...]:
+                threads.append(threading.current_thread())
+                return super().planners()
+
+        async with serve(worker=Searching()) as server:
+            (await server.client.request(method, route, json={})).raise_for_status()
+        assert len(threads) == 1
+        assert threading.current_thread() not in threads
 
 
 class TestOpenAiStyle:

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -219,6 +220,35 @@ async def test_a_planner_without_room_is_not_loaded_on_demand(folder: Path) -> N
     assert device.find("huge") is None
     for name in ("partial", "nobody", "../one", str(folder / "one")):
         assert device.find(name) is None
+
+
+async def test_room_is_searched_again_only_where_the_result_may_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings.load(
+        tmp_path, checkpoints_dir=tmp_path, device="cuda", vram_budget=3, on_demand_model_load=True
+    )
+    config = write_toy(tmp_path / "huge") / "config.json"
+    device = Server(settings).devices[0]
+    searches: list[str] = []
+
+    def planned(choice: PlannerChoice) -> Decision | None:
+        searches.append(choice.name)
+        return device._ledger.with_planner(choice, settings, ())
+
+    monkeypatch.setattr(device, "planned", planned)
+    rewrite_json(config, num_hidden_layers=4_000_000)
+    assert [device.find("huge") for _ in range(3)] == [None] * 3
+    assert len(searches) == 1
+    rewrite_json(config, num_hidden_layers=5_000_000)
+    assert [device.find("huge") for _ in range(3)] == [None] * 3
+    assert len(searches) == 2
+    assert device.memory is not None
+    device._ledger.decision = replace(device.memory, notes=("another plan",))
+    assert [device.find("huge") for _ in range(3)] == [None] * 3
+    assert len(searches) == 3
+    rewrite_json(config, num_hidden_layers=2)
+    assert device.find("huge") is not None
 
 
 @pytest.mark.parametrize(("budget", "name"), [(26, "acestep-5Hz-lm-4B"), (20, "acestep-5Hz-lm-1.7B")])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -35,7 +36,7 @@ async def models(
     path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
     if format == "openai" or accepted or path.startswith(OPENAI_ROOT):
         return openai_models(found)
-    return Envelope(data=model_list(found, services.worker.planners()))
+    return Envelope(data=model_list(found, await _known_planners(services)))
 
 
 @router.get("/v1/models/{name:path}", dependencies=KEY)
@@ -53,7 +54,7 @@ async def one_model(name: str, services: Services) -> OpenAiModel:
 async def model_inventory(services: Services) -> Envelope[ModelList]:
     """List the models of /v1/models, and those on disk that are not loaded."""
     found = services.keeper.inventory() if services.keeper else services.worker.models()
-    return Envelope(data=model_list(found, services.worker.planners()))
+    return Envelope(data=model_list(found, await _known_planners(services)))
 
 
 @router.post("/v1/init", openapi_extra=body_of(InitModel))
@@ -76,7 +77,7 @@ async def init(body: RequestBody, services: Services) -> Envelope[ModelInit]:
         loaded = await _keeper(services).put(asked.slot, name)
     if wants_planner:
         await _planners(services).put(planner)
-    models = model_list(services.worker.models(), services.worker.planners())
+    models = model_list(services.worker.models(), await _known_planners(services))
     changed = ModelInit(
         message="Model initialization completed",
         slot=asked.slot,
@@ -92,12 +93,17 @@ async def reinitialize(services: Services) -> Envelope[Reinitialized]:
     reloaded = await _keeper(services).reload()
     if services.planners is not None:
         reloaded = (*reloaded, *await services.planners.reload())
-    infos: list[ModelInfo | PlannerInfo] = [*services.worker.models(), *services.worker.planners()]
+    infos: list[ModelInfo | PlannerInfo] = [*services.worker.models(), *await _known_planners(services)]
     failed = [info.name for info in infos if info.state == "failed"]
     message = (
         f"Still not loaded: {', '.join(failed)}; GET /v1/models has the reason" if failed else "All is loaded"
     )
     return Envelope(data=Reinitialized(message=message, reloaded=list(reloaded)))
+
+
+async def _known_planners(services: HttpServices) -> tuple[PlannerInfo, ...]:
+    # It may search for room for each planner on disk, which takes tens of milliseconds.
+    return await asyncio.to_thread(services.worker.planners)
 
 
 def _keeper(services: HttpServices) -> ModelKeeper:
