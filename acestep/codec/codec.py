@@ -1,5 +1,3 @@
-"""Latents to audio and back. B songs, T latent frames, C latent channels, N samples."""
-
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -18,9 +16,7 @@ from acestep.errors import CheckpointError
 
 class Codec(Protocol):
     @property
-    def sample_rate(self) -> int:
-        """Hz."""
-        ...
+    def sample_rate(self) -> int: ...
 
     @property
     def hop_length(self) -> int:
@@ -37,22 +33,19 @@ class Codec(Protocol):
     def decode(self, latents: Tensor, on_tile: Callable[[float], None] | None = None) -> Tensor:
         """Latents `[B, T, C]` to float32 audio `[B, 2, T * hop_length]`.
 
-        `on_tile` gets the fraction done (0..1) after each tile and may raise to stop.
+        `on_tile` gets the fraction done, 0 to 1, and may raise to stop.
         """
         ...
 
     def low_memory(self) -> Codec:
-        """The same codec with smaller tiles, which need less memory; itself if it has none."""
+        """The same codec with smaller tiles, if it has any."""
         ...
 
 
 def load_codec(
     folder: Path, device: torch.device, dtype: torch.dtype, tile_frames: int = DEFAULT_TILE_FRAMES
 ) -> Codec:
-    """Load the codec of a `vae/` folder; raises CheckpointError for one that is not known.
-
-    Oobleck decodes in tiles of `tile_frames`.
-    """
+    """Load the codec of a `vae/` folder. Raises CheckpointError."""
     path = folder / "config.json"
     name = read_json(path).get("_class_name")
     if name == sine_bank.CLASS_NAME:

@@ -37,18 +37,13 @@ class _Tile:
 
 
 class OobleckCodec:
-    """The `Codec` of the published models."""
-
     def __init__(
         self,
         vae: AutoencoderOobleck,
         tile_frames: int = DEFAULT_TILE_FRAMES,
         overlap_frames: int | None = None,
     ) -> None:
-        """`overlap_frames` are computed to each side of a tile; by default those that its samples depend on.
-
-        Raises ValueError for fewer, which would leave audible seams.
-        """
+        """`overlap_frames` are computed to each side of a tile; raises ValueError where they leave seams."""
         needed = receptive_frames(vae.config.downsampling_ratios)
         if overlap_frames is not None and overlap_frames < needed:
             raise ValueError(f"an overlap of {overlap_frames} frames leaves seams; {needed} are needed")
@@ -91,10 +86,7 @@ class OobleckCodec:
 
     @torch.inference_mode()
     def encode(self, audio: Tensor) -> Tensor:
-        """The mean of the latent distribution `[B, N // hop_length, C]`, in float32.
-
-        Samples after the last whole frame are dropped. Raises UnusableAudioError for less than one frame.
-        """
+        """The mean of the latent distribution; raises UnusableAudioError for less than one frame."""
         frames = audio.shape[-1] // self.hop_length
         if frames == 0:
             raise UnusableAudioError(

@@ -52,7 +52,7 @@ class SineBankConfig:
 
     @classmethod
     def read(cls, folder: Path) -> SineBankConfig:
-        """Read `config.json` of a codec folder; raises CheckpointError for unknown or missing fields."""
+        """Read `config.json`; raises CheckpointError for unknown or missing fields."""
         path = folder / "config.json"
         values = read_json(path)
         values.pop("_class_name", None)
@@ -70,8 +70,6 @@ class SineBankConfig:
 
 
 class SineBankCodec:
-    """The `Codec` of the bundled nano model."""
-
     def __init__(self, config: SineBankConfig, device: torch.device | None = None) -> None:
         self.config = config
         self._device = device or torch.device("cpu")
@@ -107,7 +105,6 @@ class SineBankCodec:
         return self.config.semitones + self.bands
 
     def encode(self, audio: Tensor) -> Tensor:
-        """Audio `[B, 2, N]` to latents `[B, N // hop_length, C]`; the stereo image is not kept."""
         mono = audio.to(self._device, torch.float32).mean(dim=1)
         frames = mono.shape[-1] // self.hop_length
         tone, power = self._analyse(mono, frames)
@@ -133,7 +130,7 @@ class SineBankCodec:
         return self
 
     def _kernel(self, low: int) -> Tensor:
-        """Windowed complex sines of one octave as `[2 * notes, length]`: cosines, then sines."""
+        # Windowed complex sines of one octave [2 * notes, length]: cosines, then sines.
         hz = self._hz[low : low + 12]
         lengths = (self.sample_rate * torch.clamp(_PERIODS / hz, min=_MIN_WINDOW)).round()
         length = int(lengths.max()) // 2 * 2 + 2
@@ -152,7 +149,7 @@ class SineBankCodec:
         return torch.bucketize(bins.double(), edges, right=True).to(self._device)
 
     def _analyse(self, mono: Tensor, frames: int) -> tuple[Tensor, Tensor]:
-        """Amplitude of each semitone `[B, T, S]` and the power spectrum `[B, T, hop + 1]`."""
+        """The amplitudes of semitones `[B, T, S]` and the power spectrum `[B, T, hop + 1]`."""
         widest = max(*(kernel.shape[1] for kernel in self._kernels), 2 * self.hop_length)
         padded = torch.nn.functional.pad(mono, (widest // 2, widest // 2 + self.hop_length))
         window = torch.hann_window(2 * self.hop_length, dtype=torch.float32, device=self._device)
@@ -171,7 +168,7 @@ class SineBankCodec:
         return torch.cat(tones, dim=1), torch.cat(powers, dim=1)
 
     def _views(self, padded: Tensor, length: int, widest: int, span: tuple[int, int]) -> Tensor:
-        """Windows of `length` samples around the middle of each frame, `[B, frames, length]`."""
+        # The samples around the middle of each frame, [B, frames, length].
         start, stop = span
         first = start * self.hop_length + self.hop_length // 2 + widest // 2 - length // 2
         last = first + (stop - start - 1) * self.hop_length + length
@@ -210,7 +207,7 @@ class SineBankCodec:
         return (10 ** (tone_db / 20) - floor).clamp_min(0.0), (10 ** (noise_db / 20) - floor).clamp_min(0.0)
 
     def _sine_basis(self) -> Tensor:
-        """One hop of each oscillator, fading out and fading in, as `[4 * S, hop]`."""
+        # One hop of each oscillator, fading out and fading in, [4 * S, hop].
         time = torch.arange(self.hop_length, dtype=torch.float64)
         angle = 2 * math.pi * self._hz[:, None] * time / self.sample_rate
         fade = time / self.hop_length
@@ -242,7 +239,7 @@ class SineBankCodec:
         return torch.stack([keep * middle + own * left, keep * middle + own * right]).to(self._device)
 
     def _noise_wave(self, noise: Tensor, start: int, stop: int) -> Tensor:
-        """Band-passed noise for the same frames, by overlap-add of random-phase spectra."""
+        # Overlap-add of random-phase spectra.
         frames = torch.arange(start, stop + 1, device=self._device)
         # Spread a band's power over its bins; 2 * hop samples an inverse transform.
         per_bin = noise[:, start : stop + 1] / self._bins.sqrt() * (math.sqrt(2.0) * self.hop_length)
@@ -260,7 +257,6 @@ class SineBankCodec:
 
 
 def _is_local_maximum(tone: Tensor) -> Tensor:
-    """True where a semitone is at least as loud as both its neighbours, `[..., S]`."""
     edge = torch.full_like(tone[..., :1], -1.0)
     below = torch.cat([edge, tone[..., :-1]], dim=-1)
     above = torch.cat([tone[..., 1:], edge], dim=-1)

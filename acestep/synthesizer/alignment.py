@@ -1,6 +1,6 @@
-"""When the words of a finished song are sung, and how well: read from the cross-attention of the DiT.
+"""When the words of a finished song are sung, and how well, by the cross-attention of the DiT.
 
-N lyric tokens, S patches of latent frames. The method and its constants are the published models' own.
+N lyric tokens, S patches of latent frames. The method and its constants were published with the models.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _DIAGONAL, _NEXT_TOKEN, _NEXT_PATCH = range(3)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LyricAttention:
-    """How a song attends to its lyrics; all that `time_lyrics` needs, in main memory."""
+    """What `time_lyrics` needs, in main memory."""
 
     plan: SongPlan
     logits: Sequence[Matrix]  # of each head, for the lyric tokens alone; gives the times
@@ -53,7 +53,7 @@ class LyricAttention:
 
 
 def known_heads(config: object) -> Heads | None:
-    """The alignment heads of a transformer with this config; None if they are not known."""
+    """The alignment heads of a transformer with this config, if they are known."""
     fits = all(getattr(config, name) == size for name, size in _PUBLISHED_SHAPE.items())
     return PUBLISHED_HEADS if fits else None
 
@@ -65,7 +65,7 @@ class LyricAligner:
         self._heads = heads
 
     def check(self, plan: SongPlan) -> None:
-        """Raise UntimedLyricsError where a plan's lyrics cannot be timed."""
+        """Raise UntimedLyricsError if the lyrics cannot be timed."""
         if is_instrumental(plan.lyrics) or not sung_lines(plan.lyrics):
             raise UntimedLyricsError("the song has no lyrics that are sung")
         if self._heads is None:
@@ -75,10 +75,7 @@ class LyricAligner:
     def attend(
         self, plan: SongPlan, latents: Tensor, condition: Condition, patch_seconds: float
     ) -> LyricAttention:
-        """Run the DiT once on finished latents `[1, T, C]`, noised to the time of a last step.
-
-        `condition` is that of the render. Raises UntimedLyricsError as `check` does.
-        """
+        """Run the DiT once on finished latents `[1, T, C]`; `condition` is that of the render."""
         self.check(plan)
         assert self._heads is not None
         columns, spans = self._lyric_tokens(plan)
@@ -93,7 +90,7 @@ class LyricAligner:
         return LyricAttention(plan, logits, _as_matrix(total / len(logits)), spans, patch_seconds)
 
     def _lyric_tokens(self, plan: SongPlan) -> tuple[slice, NDArray[np.int64]]:
-        """The encoder states that are lyric tokens, and the characters `[N, 2]` of each in the lyrics."""
+        # The encoder states of the lyrics' tokens, and the characters of each token.
         encoding = self._tokenizer(
             lyric_prompt(plan), truncation=True, max_length=MAX_LYRIC_TOKENS, return_offsets_mapping=True
         )
@@ -107,13 +104,12 @@ class LyricAligner:
 
 
 def _as_matrix(patches: Tensor) -> Matrix:
-    """`[S, N]` as `[N, S]` in NumPy."""
     matrix: Matrix = patches.T.contiguous().cpu().numpy()
     return matrix
 
 
 def time_lyrics(attention: LyricAttention) -> LyricTimes:
-    """When each line and word is sung. Runs on the CPU in any thread; takes seconds for long songs."""
+    """When each line and word is sung. Takes seconds of CPU for long songs; for any thread."""
     path = warp(-consensus(attention.logits))
     # The last patch may reach past the end of the song.
     seconds = np.minimum(path.spans() * attention.patch_seconds, attention.plan.duration)
@@ -142,9 +138,7 @@ def _timed(word: Word, seconds: NDArray[np.float64]) -> TimedWord:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WarpingPath:
-    """The pairs of a token and a patch that belong together; neither index ever falls."""
-
-    tokens: NDArray[np.int64]
+    tokens: NDArray[np.int64]  # token and patch of each point; neither ever falls
     patches: NDArray[np.int64]
 
     def spans(self) -> NDArray[np.int64]:
@@ -155,10 +149,7 @@ class WarpingPath:
 
 
 def consensus(heads: Iterable[Matrix]) -> Matrix:
-    """How sure the heads are that a token is sung in a patch, as z-scores; `heads` are attention logits.
-
-    Per head: softmax over patches times softmax over tokens, less the background of both, squared.
-    """
+    """How surely a token is sung in a patch, as z-scores of all heads' logits."""
     total: Matrix | None = None
     count, values, squares = (
         0,
@@ -166,6 +157,7 @@ def consensus(heads: Iterable[Matrix]) -> Matrix:
         0.0,
     )  # of all heads: the number of values, their sum, that of their squares
     for logits in heads:
+        # Patches that a token attends to and that attend to it, above the background of both, sharpened.
         joint = _softmax(logits, axis=1) * _softmax(logits, axis=0)
         for axis in (1, 0):
             joint = np.maximum(joint - _BACKGROUND * np.median(joint, axis=axis, keepdims=True), 0.0)
@@ -182,7 +174,7 @@ def consensus(heads: Iterable[Matrix]) -> Matrix:
 
 
 def warp(cost: Matrix) -> WarpingPath:
-    """The cheapest path through `cost` from its first corner to its last (dynamic time warping)."""
+    """The cheapest path from the first corner to the last (dynamic time warping)."""
     tokens, patches = cost.shape
     moves = np.zeros((tokens, patches), dtype=np.int8)
     flat_cost, flat_moves = np.ascontiguousarray(cost).ravel(), moves.ravel()
@@ -222,18 +214,15 @@ def energy_of(weights: Matrix) -> Matrix:
 
 
 def score(energy: Matrix, path: WarpingPath, sung: NDArray[np.bool_]) -> float:
-    """How well the song sings its lyrics, 0 to 1: coverage^2 * monotonicity^2 * confidence.
-
-    Coverage: the share of the `sung` `[N]` tokens that are attended to. Monotonicity: the share of neighbours
-    in the order of the text. Confidence: the mean of `energy` on the path.
-    """
+    """How well the song sings its lyrics, 0 to 1: coverage^2 * monotonicity^2 * confidence."""
     rows = energy[sung].astype(np.float64)
     if not len(rows):
         return 0.0
-    coverage = float(np.mean(rows.max(axis=1) > _SUNG))
+    coverage = float(np.mean(rows.max(axis=1) > _SUNG))  # share of the sung tokens that are attended to
     loud = np.where(rows > _LOUD, rows, 0.0)
     loud = loud[loud.any(axis=1)]
     centres = (loud @ np.arange(energy.shape[1])) / loud.sum(axis=1)
+    # The share of neighbouring tokens that are in the order of the text.
     monotonicity = float(np.mean(np.diff(centres) >= -_OVERLAP)) if len(centres) > 1 else 1.0
     confidence = float(np.mean(energy[path.tokens, path.patches]))
     return coverage**2 * monotonicity**2 * confidence
@@ -263,18 +252,14 @@ _WORD = re.compile(rf"[{_UNSPACED}](?:[{_MARKS}]|[^\w\s])*|[^\s{_UNSPACED}]+")
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A sung word: its characters are `lyrics[start:end]`."""
-
-    text: str
+    text: str  # lyrics[start:end]
     start: int
     end: int
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line with at least one word, without tags."""
-
-    text: str
+    text: str  # without tags
     words: tuple[Word, ...]
 
 

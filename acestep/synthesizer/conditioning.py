@@ -1,7 +1,4 @@
-"""The inputs of the diffusion transformer: encoded text, reference, and source latents or audio codes.
-
-Shapes: B songs, T latent frames, C latent channels.
-"""
+"""The inputs of the DiT: encoded text, reference, and source latents or audio codes."""
 
 from __future__ import annotations
 
@@ -27,9 +24,7 @@ NO_SOURCES = SourceLatents()
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SongInputs:
-    """The latents that one song is made from."""
-
-    source: Tensor  # [T, C]
+    source: Tensor  # [T, C], T latent frames of C channels
     chunk_mask: Tensor  # [T], 1 where the model writes, 0 where the source stays
     reference: Tensor  # [F, C], gives the timbre
 
@@ -78,7 +73,7 @@ class Conditioner:
     def inputs(
         self, plan: SongPlan, frames: int, sources: SourceLatents = NO_SOURCES, span: Span | None = None
     ) -> SongInputs:
-        """The inputs of a song of `frames`; `span` is what is generated (None: all of it)."""
+        """The inputs of a song of `frames`; `span` is generated (None: all of it)."""
         mask = torch.ones(frames, dtype=torch.float32) if span is None else span.mask(frames)
         mask = mask.to(self._device)
         return SongInputs(

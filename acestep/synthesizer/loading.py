@@ -62,8 +62,6 @@ MODULE_CLASSES = {
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """What the synthesizer reads from a checkpoint's configs."""
-
     is_turbo: bool
     model_version: str
     latent_channels: int
@@ -75,8 +73,6 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SynthesizerModules:
-    """The loaded modules of one checkpoint."""
-
     transformer: AceStepTransformer1DModel
     condition_encoder: AceStepConditionEncoder
     audio_tokenizer: AceStepAudioTokenizer
@@ -88,7 +84,7 @@ class SynthesizerModules:
     placement: ModulePlacement | None = None  # None: all modules stay on the device
 
     def enter(self, group: str) -> None:
-        """Bring the modules of a group of the memory plan to the device; to be called before they compute."""
+        """Bring a group of modules to the device, before they compute."""
         if self.placement is not None:
             self.placement.enter(group)
 
@@ -102,8 +98,7 @@ def load_synthesizer(
 ) -> SynthesizerModules:
     """Load a DiT folder (either layout), a Qwen3 folder and the folder of its tokenizer.json.
 
-    Modules in `shared` are not loaded again; of the others, `target` quantizes the DiT alone. Raises
-    CheckpointError, which names the file and the tensor or setting that does not fit.
+    Raises CheckpointError, which names the file and the tensor or setting that does not fit.
     """
     shared = shared or SharedModules()
     if (dit / "transformer").is_dir():
@@ -163,9 +158,9 @@ def _load_diffusers(folder: Path, target: LoadTarget) -> dict[str, nn.Module]:
 
 
 def _build(cls: type[nn.Module], config: Config, target: LoadTarget) -> nn.Module:
-    """A module without weights; buffers that it computes and no file holds are on the device."""
     with torch.device("meta"):
         module = cls(**config)
+    # The quantizer's buffers are computed, not stored.
     if isinstance(module, AceStepAudioTokenizer):
         quantizer = module.quantizer
         width = quantizer.project_in.in_features
@@ -223,14 +218,13 @@ def published_name(name: str) -> str:
 
 
 def _read_silence(path: Path, channels: int) -> Tensor:
-    """The latents of silence `[1, T, C]`; the file has `[1, C, T]`."""
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from error
     if not isinstance(stored, Tensor) or stored.ndim != 3 or stored.shape[:2] != (1, channels):
         raise CheckpointError(f"{path}: a tensor of shape [1, {channels}, frames] is expected")
-    return stored.transpose(1, 2).contiguous()
+    return stored.transpose(1, 2).contiguous()  # [1, frames, channels]
 
 
 def _load_text_encoder(folder: Path, target: LoadTarget) -> Qwen3Model:
@@ -247,8 +241,8 @@ def _load_text_encoder(folder: Path, target: LoadTarget) -> Qwen3Model:
 
 
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer exactly as tokenizer.json has it; no class is guessed from a config."""
     read_json(folder / "tokenizer.json")  # raises an error that names the file
+    # This class takes tokenizer.json as it is; AutoTokenizer would choose another by a config.
     return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
 
 

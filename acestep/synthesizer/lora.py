@@ -58,11 +58,10 @@ class TransformerAdapters:
         folder: AdapterFolder,
         room: int | None = None,
     ) -> None:
-        """`name` is the model's, for messages; `room` limits the bytes of all adapters in memory."""
-        self._name = name
+        self._name = name  # the model's
         self._transformer = transformer
         self._folder = folder
-        self._room = room
+        self._room = room  # bytes of all adapters in memory
         self._layers = adaptable_layers(transformer)
         self._loaded: OrderedDict[str, _LoadedAdapter] = OrderedDict()  # the latest used last
         self._loads = 0
@@ -89,7 +88,6 @@ class TransformerAdapters:
         self.is_idle = not scales
 
     def _require(self, name: str, kept: Collection[str]) -> str:
-        """PEFT's name for an adapter, loaded if it is not; those that are `kept` are not dropped for it."""
         adapter = self._folder.find(name)
         loaded = self._loaded.get(name)
         if loaded is not None and loaded.version != adapter.version:
@@ -139,7 +137,6 @@ class TransformerAdapters:
                 layer.set_scale(peft_name, scales[peft_name])
 
     def _make_room(self, adapter: Adapter, size: int, kept: Collection[str]) -> None:
-        """Drop the least recently used until one more of `size` bytes fits."""
         while not self._has_room(size):
             least_recent = next((name for name in self._loaded if name not in kept), None)
             if least_recent is None:
@@ -167,7 +164,7 @@ class TransformerAdapters:
 
 
 def _peft_config(adapter: Adapter) -> LoraConfig:
-    """PEFT's settings of an adapter; they name each of its layers, so that PEFT guesses none."""
+    # Each layer is named, so that PEFT guesses none.
     return LoraConfig(
         r=next(iter(adapter.ranks.values())),
         target_modules=list(adapter.ranks),

@@ -15,10 +15,7 @@ _UNKNOWN = "N/A"
 
 
 def instruction(task_type: TaskType, tracks: Sequence[str] = (), *, hinted: bool = False) -> str:
-    """The instruction of a task; `hinted` is text2music with audio codes.
-
-    extract and lego take one track, complete any number.
-    """
+    """The instruction of a task; `hinted` is text2music with audio codes."""
     named = " | ".join(track.upper() for track in tracks)
     one = f" {named}" if named else ""
     return {

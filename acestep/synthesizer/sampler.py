@@ -42,7 +42,7 @@ _INTERVAL_TOLERANCE = 1e-6
 
 
 def timestep_schedule(sampling: Sampling, *, is_turbo: bool) -> tuple[float, ...]:
-    """The falling times of a render, with the closing 0; a step leads from each to the next."""
+    """The times of a render, with the closing 0."""
     if sampling.timesteps is None:
         times = shifted_timesteps(sampling.steps, sampling.shift)
     else:
@@ -73,13 +73,12 @@ def truncate_schedule(schedule: Sequence[float], noise_strength: float) -> tuple
 
 
 class AdaptiveProjectedGuidance:
-    """APG. Keeps a running average over the steps, so each render needs its own."""
+    """APG, for one render."""
 
     def __init__(self, scale: float, momentum: float, eta: float) -> None:
-        """`eta` is the share that is kept of the part parallel to the conditional velocity."""
         self._scale = scale
         self._momentum = momentum
-        self._eta = eta
+        self._eta = eta  # the share that is kept of the part parallel to the conditional velocity
         self._average: Tensor | None = None
 
     def __call__(self, conditional: Tensor, null: Tensor, latents: Tensor, t: float) -> Tensor:
@@ -98,7 +97,7 @@ class AdaptiveProjectedGuidance:
 
 
 def angle_domain_guidance(scale: float) -> Guidance:
-    """ADG: turns the conditional prediction of the data away from the null one, frame by frame."""
+    """ADG: turns the predicted data of each frame away from the null prediction."""
     weight = max(scale - 1.0, 0.0) + _ADG_MIN_WEIGHT
 
     def guide(conditional: Tensor, null: Tensor, latents: Tensor, t: float) -> Tensor:
@@ -113,7 +112,7 @@ def angle_domain_guidance(scale: float) -> Guidance:
 
 
 def _turn_away(conditional: Tensor, null: Tensor, weight: float) -> Tensor:
-    """`conditional` turned by `weight` times its angle to `null`, in the plane of both, for each frame."""
+    # By `weight` times the angle between the two, in their plane.
     direction = normalize(null, dim=-1)
     along = (conditional * direction).sum(dim=-1, keepdim=True)
     across = conditional - along * direction
@@ -127,10 +126,7 @@ def _turn_away(conditional: Tensor, null: Tensor, weight: float) -> Tensor:
 def guided_velocity(
     transformer: Transformer, cache: ConditionCache, guidance: Guidance, interval: tuple[float, float]
 ) -> Velocity:
-    """Velocities under guidance inside `interval`, of the condition alone outside it.
-
-    `cache` is of the songs' conditions and of as many null conditions after them, which run as one batch.
-    """
+    """Guided inside `interval`. `cache` has the songs' conditions, then as many null conditions."""
     conditional_cache = cache.first(cache.batch // 2)
     start, end = interval
 
@@ -144,7 +140,7 @@ def guided_velocity(
 
 
 def smoothed_velocity(velocity: Velocity, share: float) -> Velocity:
-    """A moving average: `share` of each velocity is the average before it. For one render."""
+    """The moving average of the velocities of one render; `share` is the weight of the average so far."""
     average: Tensor | None = None
 
     def smooth(latents: Tensor, t: float) -> Tensor:
@@ -157,10 +153,7 @@ def smoothed_velocity(velocity: Velocity, share: float) -> Velocity:
 
 
 class SeededNoise:
-    """A stream of noise for each song, which its seed decides, whatever the batch and the device.
-
-    The first draw is where a song starts; SDE steps draw on from the same stream.
-    """
+    """A stream of noise for each song, by its seed alone; SDE steps draw on from it after the first draw."""
 
     def __init__(self, seeds: Sequence[int], frames: int, channels: int, device: torch.device) -> None:
         # On the CPU, since other devices draw other numbers.
@@ -179,14 +172,11 @@ def euler_step(latents: Tensor, velocity: Tensor, t: float, t_next: float) -> Te
 
 
 def heun_step(velocity_at: Velocity) -> Step:
-    """Steps of second order: along the mean of the velocities at both ends of an Euler step.
-
-    The last one is Euler's, since no model was trained at time 0.
-    """
+    """Steps along the mean of the velocities at both ends of an Euler step."""
 
     def step(latents: Tensor, velocity: Tensor, t: float, t_next: float) -> Tensor:
         ahead = euler_step(latents, velocity, t, t_next)
-        if t_next == 0.0:
+        if t_next == 0.0:  # at which no model was trained
             return ahead
         return euler_step(latents, (velocity + velocity_at(ahead, t_next)) / 2.0, t, t_next)
 
@@ -204,9 +194,9 @@ def sde_step(noise: SeededNoise) -> Step:
 
 
 def inpainting_step(step: Step, source: Tensor, mask: Tensor, noise: Tensor, until: float) -> Step:
-    """Steps that put `source`, noised to the next time, back where `mask` `[B, T]` is 0.
+    """Steps that put `source` back where `mask` `[B, T]` is 0, noised by the songs' first `noise`.
 
-    Only steps that begin above time `until` do so. `noise` is the noise that the songs started from.
+    Only those that begin above time `until`.
     """
     is_generated = mask[..., None] == 1
 
@@ -227,10 +217,7 @@ def sample(
     on_step: OnStep,
     cancelled: Cancelled,
 ) -> Tensor:
-    """Step from `start`, latents at `schedule[0]`, to those at `schedule[-1]`.
-
-    Raises JobCancelledError before the first step at which `cancelled()` is true.
-    """
+    """Step from latents at `schedule[0]` to those at `schedule[-1]`. Raises JobCancelledError."""
     latents = start
     for done, (t, t_next) in enumerate(pairwise(schedule), start=1):
         if cancelled():

@@ -45,17 +45,13 @@ class RenderedBatch:
 
 
 class Synthesizer:
-    """Text encoder, condition encoder and diffusion transformer of one checkpoint."""
+    """Text encoder, condition encoder and DiT of one checkpoint."""
 
     def __init__(
         self, modules: SynthesizerModules, frame_rate: float, alignment_heads: Heads | None = None
     ) -> None:
-        """`frame_rate` is the codec's, in latent frames a second.
-
-        `alignment_heads` None: those of the published models, if this is one of them.
-        """
         self._config = modules.config
-        self._frame_rate = frame_rate
+        self._frame_rate = frame_rate  # latent frames a second, by the codec
         self._conditioner = Conditioner(modules)
         self._codes = AudioCodes(modules)
         self._transformer = Transformer(modules.transformer, modules.placement)
@@ -65,7 +61,6 @@ class Synthesizer:
 
     @property
     def reference_frames(self) -> int:
-        """The length of a reference in latent frames."""
         return self._config.reference_frames
 
     @property
@@ -73,7 +68,7 @@ class Synthesizer:
         return self._codes.count
 
     def frames(self, duration: float) -> int:
-        """Latent frames that cover `duration` seconds; the last one may reach past the end."""
+        """Latent frames that cover `duration` seconds."""
         return math.ceil(duration * self._frame_rate - 1e-6)  # 64.4 s at 25 Hz are 1610.0000000000002
 
     def span(self, plan: SongPlan) -> Span | None:
@@ -84,7 +79,6 @@ class Synthesizer:
         return Span.of(window, self._frame_rate, self.frames(plan.duration), window.crossfade_frames)
 
     def tokenize(self, latents: Tensor) -> tuple[int, ...]:
-        """The audio codes of latents `[T, C]`."""
         return self._codes.tokenize(latents)
 
     @torch.inference_mode()
@@ -95,10 +89,9 @@ class Synthesizer:
         cancelled: Cancelled,
         sources: Sequence[SourceLatents] = (),
     ) -> RenderedBatch:
-        """Render all plans as one batch; they must have the same number of frames and the same sampling.
+        """Render plans of the same length and sampling as one batch; each song is the same as alone.
 
-        `sources` has one entry a plan, or none at all. Each song comes out as it would alone. Raises
-        JobCancelledError soon after `cancelled()` is true.
+        `sources` has one entry a plan, or none. Raises JobCancelledError soon after `cancelled()` is true.
         """
         frames, sampling = self._common(plans)
         schedule = timestep_schedule(sampling, is_turbo=self._config.is_turbo)
@@ -130,7 +123,7 @@ class Synthesizer:
     def attend_lyrics(
         self, plan: SongPlan, latents: Tensor, sources: SourceLatents = NO_SOURCES
     ) -> LyricAttention:
-        """How a song attends to its lyrics; `latents` `[1, T, C]` were rendered from `plan` and `sources`.
+        """Attend to the lyrics with `latents` `[1, T, C]`, rendered from `plan` and `sources`.
 
         Raises UntimedLyricsError where no lyrics are sung, or the model's alignment heads are not known.
         """
@@ -146,7 +139,6 @@ class Synthesizer:
         return shared.pop()
 
     def _sources(self, sources: Sequence[SourceLatents], like: Tensor) -> Tensor:
-        """Each song's source, or silence, as long as `like` `[B, T, C]`."""
         fitted = [self._conditioner.fit_length(each.source, like.shape[1]) for each in sources]
         return torch.stack(fitted).to(like.dtype)
 
@@ -157,7 +149,7 @@ class Synthesizer:
         sampling: Sampling,
         schedule: Sequence[float],
     ) -> Velocity:
-        """The velocity of the batch; after `cover_strength` of the steps, that without a source."""
+        # After `cover_strength` of the steps, songs go on without their sources.
         guidance = _guidance(sampling)
         covered = self._guided(self._conditioner.encode(plans, inputs), sampling, guidance)
         if sampling.cover_strength >= 1.0:

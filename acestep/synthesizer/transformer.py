@@ -1,7 +1,6 @@
 """The diffusion transformer (DiT), run layer by layer over the module that diffusers defines.
 
-Projections are called as modules, so that adapters may wrap them. No kernel keeps a matrix of scores.
-Shapes: B songs, T latent frames, S patches, L encoder states, D hidden size.
+B songs, T latent frames, S patches, L encoder states, D hidden size.
 """
 
 from __future__ import annotations
@@ -26,13 +25,11 @@ Rotary = tuple[Tensor, Tensor]  # cosines and sines [S, head_dim]
 Projection = Callable[[Tensor], Tensor]
 
 
-class AttentionModule(Protocol):
-    """What is used of diffusers' `AceStepAttention`."""
-
+class AttentionModule(Protocol):  # diffusers' `AceStepAttention`
     heads: int
     kv_heads: int
     head_dim: int
-    to_q: Projection
+    to_q: Projection  # called as a module, since an adapter may wrap it; so are the others
     to_k: Projection
     to_v: Projection
     to_out: Sequence[Projection]
@@ -40,9 +37,7 @@ class AttentionModule(Protocol):
     norm_k: Projection
 
 
-class DiTLayer(Protocol):
-    """What is used of diffusers' `AceStepTransformerBlock`."""
-
+class DiTLayer(Protocol):  # diffusers' `AceStepTransformerBlock`
     self_attn: AttentionModule
     self_attn_norm: Projection
     cross_attn: AttentionModule
@@ -54,8 +49,6 @@ class DiTLayer(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Condition:
-    """What the DiT is conditioned on."""
-
     states: Tensor  # [B, L, D], encoded lyrics, reference and caption
     mask: Tensor  # [B, L], false where a state is padding
     context: Tensor  # [B, T, C + M], source latents beside the chunk mask
@@ -101,7 +94,7 @@ class Transformer:
 
     @property
     def patch_size(self) -> int:
-        """Latent frames in one patch, which is one position of the layers."""
+        """Latent frames in one patch."""
         return self._patch_size
 
     def cache(self, condition: Condition) -> ConditionCache:
@@ -135,10 +128,7 @@ class Transformer:
     def cross_logits(
         self, latents: Tensor, t: float, cache: ConditionCache, heads: Heads
     ) -> Iterator[Tensor]:
-        """The cross-attention logits `[B, S, L]` of each head for latents `[B, T, C]` at time `t`.
-
-        Float32, masked, in the order of `heads`. Layers above the last one in `heads` do not run.
-        """
+        """The masked cross-attention logits `[B, S, L]` of each head, in float32; layers above do not run."""
         net = self._module
         self._enter()
         x = self._patchify(latents, cache)
@@ -158,23 +148,19 @@ class Transformer:
     def _layers(self) -> Iterator[DiTLayer]:
         if self._placement is None:
             return iter(self._module.layers)
-        return cast(
-            "Iterator[DiTLayer]", self._placement.layers("DiT")
-        )  # the same ones, moved as they are used
+        return cast("Iterator[DiTLayer]", self._placement.layers("DiT"))  # the same ones
 
     def _patchify(self, latents: Tensor, cache: ConditionCache) -> Tensor:
-        """Latents beside their context as the first layer takes them, `[B, S, D]`."""
         x = torch.cat([cache.context, latents.to(self.dtype)], dim=-1)
         x = functional.pad(x, (0, 0, 0, -latents.shape[1] % self._patch_size))
         projected: Tensor = self._module.proj_in_conv(x.transpose(1, 2)).transpose(1, 2)
         return projected
 
     def _embed_time(self, t: float, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The embedding of `t` for the output layer `[1, D]`, and the modulation of layers `[1, 6, D]`."""
         # Copying the number to the device waits for the step before. That costs a GPU little, and keeps the
         # CPU from running ahead: progress is what was done, and a planner on the same GPU runs between steps.
         net, time = self._module, torch.tensor([t], device=x.device, dtype=self.dtype)
-        embedding, modulation = net.time_embed(time)
+        embedding, modulation = net.time_embed(time)  # [1, D] for the output layer, [1, 6, D] for the others
         # The second embedding takes the length of a mean-flow jump, which is 0 in plain sampling.
         jump_embedding, jump_modulation = net.time_embed_r(torch.zeros_like(time))
         return embedding + jump_embedding, modulation + jump_modulation
@@ -197,11 +183,10 @@ class Transformer:
 
 
 class EncoderAttentionProcessor:
-    """Runs the self-attention of diffusers' encoders by kernels that keep no matrix of scores.
+    """Runs the self-attention of diffusers' encoders by kernels that keep no matrix of scores."""
 
-    The encoders' own processor asks for a mask and grouped heads at once. No CUDA kernel does both, and 2,048
-    lyric tokens would take half a gigabyte of scores a song.
-    """
+    # The encoders' own processor asks for a mask and grouped heads at once. No CUDA kernel does both, and the
+    # scores of 2,048 lyric tokens would take half a gigabyte a song.
 
     def __call__(
         self,
@@ -223,7 +208,7 @@ def use_fused_attention(module: nn.Module) -> None:
 
 
 def _gates(layer: DiTLayer, modulation: Tensor) -> tuple[Tensor, ...]:
-    """Shift, scale and gate of a layer's self-attention, then those of its MLP."""
+    # Shift, scale and gate of self-attention, then those of the MLP.
     return (layer.scale_shift_table + modulation).chunk(6, dim=1)
 
 
@@ -277,7 +262,6 @@ def _attention(
 
 
 def _queries(attention: AttentionModule, x: Tensor) -> Tensor:
-    """`[B, heads, S, head_dim]`."""
     return attention.norm_q(_split_heads(attention.to_q(x), attention.head_dim))
 
 
@@ -287,16 +271,14 @@ def _keys_values(attention: AttentionModule, x: Tensor) -> KeysValues:
 
 
 def _split_heads(x: Tensor, head_dim: int) -> Tensor:
-    """`[B, S, heads * head_dim]` to `[B, heads, S, head_dim]`."""
-    return x.view(*x.shape[:-1], -1, head_dim).transpose(1, 2)
+    return x.view(*x.shape[:-1], -1, head_dim).transpose(1, 2)  # [B, heads, S, head_dim]
 
 
 def _rotate(x: Tensor, rotary: Rotary) -> Tensor:
-    """Rotary positions in Qwen's layout: the two halves of a head turn together."""
+    # Qwen's layout: the two halves of a head are rotated together.
     rotated: Tensor = apply_rotary_emb(x, rotary, use_real_unbind_dim=-2)
     return rotated
 
 
 def _additive(keep: Tensor, dtype: torch.dtype) -> Tensor:
-    """A mask to add to logits: 0 where `keep`, else minus infinity."""
     return torch.zeros(keep.shape, dtype=dtype, device=keep.device).masked_fill(~keep, float("-inf"))

@@ -1,4 +1,4 @@
-"""The part of a song that is generated, in frames or samples, and how it is joined to what is kept."""
+"""The part of a song that is generated, in frames or samples."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Span:
     def of(cls, window: Window, rate: float, length: int, fade: float) -> Span:
         """The positions that a window touches, at `rate` a second, in a song of `length` positions.
 
-        At most `fade` of them fade at each edge, and only where the source continues into the window.
+        At most `fade` of them fade at each edge, where the source continues into the window.
         """
         start = max(0, math.floor(window.start * rate + _TOLERANCE))
         stop = min(length, math.ceil(window.end * rate - _TOLERANCE))

@@ -1,7 +1,4 @@
-"""Matrices in 8 bits, by torchao: packing them while they are read, and reaching their parts.
-
-`acestep.memory.sizes` counts their bytes.
-"""
+"""Matrices packed in 8 bits, by torchao."""
 
 from __future__ import annotations
 
@@ -17,9 +14,7 @@ from acestep.settings.types import Quantization
 Pack = Callable[[Tensor], nn.Parameter]
 
 
-class PackedTensor(Protocol):
-    """What is used of torchao's `Int8Tensor` and `Float8Tensor`."""
-
+class PackedTensor(Protocol):  # torchao's `Int8Tensor` and `Float8Tensor`
     qdata: Tensor  # [rows, columns]
     scale: Tensor  # [rows, 1]
     device: torch.device
@@ -62,14 +57,14 @@ class Packer:
         return self.pack(tensor) if name in self.names else tensor
 
     def finish(self, module: nn.Module) -> None:
-        """Prepare the layers of `module`, which has all its tensors, for parts that move between devices."""
+        """Prepare the layers of `module` for parts that move between devices."""
         for name in self.names:
             layer = module.get_submodule(name.removesuffix(".weight"))
             layer.register_forward_pre_hook(_refresh_before_forward)
 
 
 def packing(quantization: Quantization) -> Pack:
-    """A function that packs a matrix `[rows, columns]`; the parameter's dtype stays the unpacked one."""
+    """A function that packs a matrix `[rows, columns]`."""
     from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
 
     # Its settings for torch.compile would be the whole process's, and nothing here is compiled.
@@ -92,7 +87,6 @@ def unpacked_parts(weight: Tensor) -> tuple[Tensor, Tensor] | None:
 
 
 def replace_parts(weight: Tensor, numbers: Tensor, scales: Tensor) -> None:
-    """Replace the parts of a packed matrix by ones that are equal to its `unpacked_parts`."""
     packed: object = weight
     assert is_packed(packed)
     packed.qdata, packed.scale = numbers, scales[:, None]

@@ -25,8 +25,6 @@ class TensorSlice(Protocol):
 
 
 class TensorFile(Protocol):
-    """What is used of an open safetensors file."""
-
     def keys(self) -> list[str]: ...
 
     def get_tensor(self, name: str) -> Tensor: ...
@@ -36,8 +34,6 @@ class TensorFile(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoadTarget:
-    """Where tensors are loaded to, and in which form."""
-
     device: torch.device
     dtype: torch.dtype
     quantization: Quantization = "none"  # of matrices in layers
@@ -46,10 +42,8 @@ class LoadTarget:
 
 @dataclass(frozen=True, slots=True)
 class TensorIndex:
-    """The files of a checkpoint by the names of their tensors."""
-
     source: Path  # named in errors about missing tensors
-    files: dict[str, Path]
+    files: dict[str, Path]  # by the names of their tensors
 
     @classmethod
     def of(cls, folder: Path, stem: str = "model") -> TensorIndex:
@@ -63,7 +57,6 @@ class TensorIndex:
         return cls(index, {name: folder / shard for shard in shards for name in _names(folder / shard)})
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of one tensor; its data is not read."""
         if name not in self.files:
             raise CheckpointError(f"{self.source}: tensor {name!r} is missing")
         with _open(self.files[name]) as tensors:
@@ -95,11 +88,10 @@ def fill(
     stored_name: Rename = str,
     packed: str = "",
 ) -> None:
-    """Load the tensors of `index` into `module`, which is on the meta device, for inference.
+    """Load the tensors of `index` into those of `module` that are on the meta device.
 
-    `stored_name` turns a name in the module into the one in the files. Tensors outside the meta device stay.
-    Matrices in the submodule called `packed` are quantized. Raises CheckpointError for a tensor that is
-    missing, left over or of another shape.
+    `stored_name` turns a name in the module into the one in the files; matrices in the submodule `packed` are
+    quantized. Raises CheckpointError for a tensor that is missing, left over or of another shape.
     """
     pack = Packer.of(target.quantization if packed else "none", module, packed)
     own_tensors = {name: tensor for name, tensor in module.state_dict().items() if tensor.is_meta}

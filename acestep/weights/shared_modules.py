@@ -19,11 +19,8 @@ class SharedModules:
         self._loaded: WeakValueDictionary[Hashable, object] = WeakValueDictionary()
 
     def get(self, path: Path, form: Hashable, load: Callable[[], T]) -> T:
-        """The module from `path` in a form (device, dtype and the like); `load` makes it if there is none.
-
-        A link and its target are one path.
-        """
-        key = (path.resolve(), form)
+        """The module from `path` in a form (device, dtype and the like); `load` makes it if there is none."""
+        key = (path.resolve(), form)  # a link and its target are one
         with self._lock:  # so that no two threads load the same module
             module = cast("T | None", self._loaded.get(key))
             if module is None:
