@@ -92,7 +92,8 @@ class DevicePlanner:
         return on_disk(self._settings.checkpoints_dir)
 
     def find(self, name: str) -> PlannerEntry | None:
-        before, decided_by = self._refused.get(name), ()
+        before = self._refused.get(name)
+        decided_by: tuple[object, ...] = ()
         try:
             choice = find_planner(name, self._settings.checkpoints_dir) if is_bare(name) else None
             if choice is None:
