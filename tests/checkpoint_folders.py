@@ -61,7 +61,7 @@ def write_nano(checkpoints: Path) -> Path:
     """A self-contained folder with a computed codec, as the bundled model is one."""
     folder = write_dit(
         checkpoints / "acestep-nano",
-        is_turbo=True,
+        is_turbo=False,
         acestep_notice="This is nano.",
         acestep_defaults={"steps": 16, "guidance_scale": 3.5},
     )

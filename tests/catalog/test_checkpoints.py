@@ -61,7 +61,7 @@ def test_a_self_contained_folder_brings_its_own_parts_and_defaults(tmp_path):
     checkpoint = require("acestep-nano", tmp_path)
     assert (checkpoint.vae, checkpoint.text_encoder) == (folder / "vae", folder / "text_encoder")
     assert checkpoint.notice == "This is nano."
-    assert checkpoint.defaults == Defaults(steps=16, guidance_scale=3.5, shift=3.0)
+    assert checkpoint.defaults == Defaults(steps=16, guidance_scale=3.5, shift=1.0)
 
 
 def test_diffusers_layout(tmp_path):
@@ -170,7 +170,7 @@ def test_broken_defaults_are_named(tmp_path, defaults):
 
 def test_a_turbo_model_has_no_guidance_of_its_own(tmp_path):
     write_published(tmp_path, acestep_defaults={"guidance_scale": 5.0, "shift": 2.0})
-    defaults = find("acestep-v15-turbo", tmp_path).defaults
+    defaults = require("acestep-v15-turbo", tmp_path).defaults
     assert (defaults.guidance_scale, defaults.shift) == (1.0, 2.0)
 
 
