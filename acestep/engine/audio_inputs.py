@@ -1,4 +1,4 @@
-"""From the audio files of a request to the latents that its songs are made from."""
+"""Reads the audio files of a request into source latents."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from acestep.engine.planning import with_source
 from acestep.engine.renderer import Renderer
 from acestep.limits import window_of
 
-_PIECES = 3  # front, middle and back of a reference, as the published models were trained
+_PIECES = 3  # of a reference: its front, middle and back, as in the training of the published models
 
 
 def load_inputs(
     request: SongRequest, model: ModelInfo, renderer: Renderer
 ) -> tuple[SongRequest, SourceLatents]:
-    """Read the files of a request; returns it with what its source decides, and the latents.
+    """The request with the lengths that its source decides, and the latents of its files.
 
-    Blocking. Raises UnusableAudioError where a file is gone or cannot be used.
+    Blocking. Raises UnusableAudioError where a file cannot be used.
     """
     source = reference = None
     if request.task.source:
         clip = read(Path(request.task.source), renderer.sample_rate, MAX_DURATION)
         request = with_source(request, clip.duration, model)
-        source = renderer.encode(grown(request, clip))
+        source = renderer.encode(padded(request, clip))
     if request.task.reference:
         clip = read(Path(request.task.reference), renderer.sample_rate, MAX_DURATION)
         reference = renderer.encode(excerpt(clip, renderer.reference_seconds))
     return request, SourceLatents(source, reference)
 
 
-def grown(request: SongRequest, clip: AudioClip) -> AudioClip:
-    """The source with silence before and after it, where the window of a request reaches beyond it."""
+def padded(request: SongRequest, clip: AudioClip) -> AudioClip:
+    """The source, padded with silence where the window of the request reaches beyond it."""
     entry = window_of(request)
     if entry is None or request.duration is None:
         return clip
@@ -46,11 +46,7 @@ def grown(request: SongRequest, clip: AudioClip) -> AudioClip:
 
 
 def excerpt(clip: AudioClip, seconds: float) -> AudioClip:
-    """Front, middle and back of a clip, as long as each other, `seconds` together.
-
-    Each comes from the middle of its third, so that the same file always gives the same excerpt. A clip that
-    is too short is repeated first.
-    """
+    """The middle of each third of a clip, `seconds` in all. A clip that is too short is repeated first."""
     length = round(seconds * clip.sample_rate)
     samples = np.tile(clip.samples, max(1, -(-length // clip.samples.shape[1])))
     third, piece = samples.shape[1] // _PIECES, length // _PIECES

@@ -229,8 +229,8 @@ class SongPipeline:
             asked = DraftRequest(
                 "understand", audio_codes=codes, options=request.planner, seed=request.seeds[0]
             )
-            watch = PlannerCallbacks(cancelled=cancelled)
-            draft = await self._planner_host.draft(asked, model.info.max_duration, watch)
+            callbacks = PlannerCallbacks(cancelled=cancelled)
+            draft = await self._planner_host.draft(asked, model.info.max_duration, callbacks)
             request, planner = with_draft(request, draft), self._planner_host.info(asked.options.model).name
         return _without_audio(request, Planned(plan_songs(request, model.info), planner), model.info)
 

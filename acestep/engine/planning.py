@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 from acestep.domain.models import ModelInfo
 from acestep.domain.song import (
@@ -41,7 +40,7 @@ log = logging.getLogger(__name__)
 
 OnPhase = Callable[[float, str], None]
 
-# Where each phase ends on the way through the planning; codes are by far the longest text.
+# The fraction of the planning at the end of each phase; codes are by far the longest text.
 _DRAFTED, _DECIDED = 0.2, 0.3
 
 
@@ -110,7 +109,7 @@ async def _plan_with_retry(
         try:
             return await plan_request(request, model, planner, callbacks)
         except NotEnoughMemoryError:
-            log.info("Planning once more, one song after another")
+            log.info("Retrying the planning, one song after another")
         await planner_host.free()
         try:
             return await plan_request(request, model, planner, callbacks, one_by_one=True)
@@ -143,31 +142,29 @@ async def plan_request(
     if request.planner.wants_draft:
         started = time.perf_counter()
         request = await _drafted(
-            request, model, planner, _watch(callbacks, 0.0, _DRAFTED, "Writing the song")
+            request, model, planner, _phase(callbacks, 0.0, _DRAFTED, "Writing the song")
         )
         timings["draft"] = time.perf_counter() - started
     started = time.perf_counter()
-    watch = _watch(callbacks, _DRAFTED, _DECIDED, "Deciding on tempo, key and length")
-    decided = await planner.decide(request, model.max_duration, watch)
+    phase = _phase(callbacks, _DRAFTED, _DECIDED, "Deciding on tempo, key and length")
+    decided = await planner.decide(request, model.max_duration, phase)
     plans = plan_songs(_merged(request, decided), model)
     timings["metadata"] = time.perf_counter() - started
     if request.planner.thinking:
         started = time.perf_counter()
-        sketches = _sketches(request, plans, decided, planner, callbacks)
-        plans = tuple([await sketch() for sketch in sketches] if one_by_one else await _together(sketches))
+        plans = await _think(request, plans, decided, planner, callbacks, one_by_one)
         timings["codes"] = time.perf_counter() - started
     return Planned(plans, planner.name, timings)
 
 
 def with_draft(request: SongRequest, draft: Draft) -> SongRequest:
-    """The request with what a draft says, where the user said nothing."""
+    """The request with the draft's lyrics and caption, and its metadata where the user gave none."""
     return _merged(replace(request, lyrics=draft.lyrics), draft.metadata)
 
 
 async def _drafted(
-    request: SongRequest, model: ModelInfo, planner: Planner, watch: PlannerCallbacks
+    request: SongRequest, model: ModelInfo, planner: Planner, callbacks: PlannerCallbacks
 ) -> SongRequest:
-    """The request with the planner's caption, lyrics and facts, as far as the user left them open."""
     asked = request.planner
     samples = asked.wants_sample
     given = request.caption.strip() or None
@@ -184,73 +181,67 @@ async def _drafted(
             seed=request.seeds[0],
         ),
         model.max_duration,
-        watch,
+        callbacks,
     )
     keeps_lyrics = samples and bool(request.lyrics.strip())
     written = replace(request, lyrics=request.lyrics if keeps_lyrics else draft.lyrics)
-    # The caption is the planner's already: the next phase is not to write yet another one.
+    # The planner has written the caption: the next phase must not write another one.
     return replace(_merged(written, draft.metadata), planner=replace(asked, use_cot_caption=False))
 
 
-Sketch = Callable[[], Coroutine[None, None, SongPlan]]
-
-
-async def _together(sketches: Sequence[Sketch]) -> list[SongPlan]:
-    return await all_of(sketch() for sketch in sketches)
-
-
-def _sketches(
+async def _think(
     request: SongRequest,
     plans: tuple[SongPlan, ...],
     decided: Metadata,
     planner: Planner,
     callbacks: PlanningCallbacks,
-) -> list[Sketch]:
-    """What makes the plans with audio codes, a song each."""
+    one_by_one: bool,
+) -> tuple[SongPlan, ...]:
+    """The plans with audio codes."""
     done = [0.0] * len(plans)
 
-    async def sketch(song: int, plan: SongPlan) -> SongPlan:
+    async def think(song: int, plan: SongPlan) -> SongPlan:
         def on_progress(fraction: float) -> None:
             done[song] = fraction
             mean = sum(done) / len(done)
             callbacks.on_phase(_DECIDED + (1.0 - _DECIDED) * mean, "Sketching the song in audio codes")
 
-        watch = PlannerCallbacks(on_progress, callbacks.cancelled)
-        codes = await planner.sketch(request, decided, plan.duration, plan.seed, watch)
+        phase = PlannerCallbacks(on_progress, callbacks.cancelled)
+        codes = await planner.sketch(request, decided, plan.duration, plan.seed, phase)
         return replace(plan, audio_codes=codes, instruction=request.instruction or HINTED_INSTRUCTION)
 
-    return [partial(sketch, song, plan) for song, plan in enumerate(plans)]
+    if one_by_one:
+        return tuple([await think(song, plan) for song, plan in enumerate(plans)])
+    return tuple(await all_of(think(song, plan) for song, plan in enumerate(plans)))
 
 
-def _merged(request: SongRequest, told: Metadata) -> SongRequest:
-    """The request with what the planner says where the user said nothing, and its caption."""
+def _merged(request: SongRequest, metadata: Metadata) -> SongRequest:
+    """The request with the planner's caption, and its metadata where the user gave none."""
     duration = request.duration
-    if duration is None and told.duration is not None:
-        duration = float(told.duration)
+    if duration is None and metadata.duration is not None:
+        duration = float(metadata.duration)
     return replace(
         request,
-        caption=told.caption or request.caption,
-        bpm=told.bpm if request.bpm is None else request.bpm,
-        key_scale=request.key_scale or told.key_scale,
-        time_signature=request.time_signature or told.time_signature,
+        caption=metadata.caption or request.caption,
+        bpm=metadata.bpm if request.bpm is None else request.bpm,
+        key_scale=request.key_scale or metadata.key_scale,
+        time_signature=request.time_signature or metadata.time_signature,
         duration=duration,
-        language=request.language if request.language_fixed else told.language or request.language,
+        language=request.language if request.language_fixed else metadata.language or request.language,
     )
 
 
-def _watch(callbacks: PlanningCallbacks, start: float, end: float, text: str) -> PlannerCallbacks:
+def _phase(callbacks: PlanningCallbacks, start: float, end: float, text: str) -> PlannerCallbacks:
     return PlannerCallbacks(
         lambda fraction: callbacks.on_phase(start + (end - start) * fraction, text), callbacks.cancelled
     )
 
 
-# Seconds, where neither the user nor a planner gave a length: an instrumental is a sketch, and a sung
-# line takes about two bars of a mid-tempo song, with room for an intro and an ending.
+# For songs whose length neither the user nor a planner gave: an instrumental is a sketch, and a sung line
+# takes about two bars of a mid-tempo song.
 _INSTRUMENTAL_SECONDS = 30.0
-
 _SECONDS_A_LINE = 4.0
-
-_INTRO_AND_ENDING = 14.0
+_INTRO_AND_ENDING_SECONDS = 14.0
 
 
 def plan_songs(request: SongRequest, model: ModelInfo) -> tuple[SongPlan, ...]:
@@ -284,7 +275,7 @@ def _instruction(request: SongRequest) -> str:
 
 
 def stem_plan(plan: SongPlan, track: str) -> SongPlan:
-    """How a track of a finished song is made: out of the song, by the model's own skill alone."""
+    """The plan that extracts one track from the finished song of `plan`, without its codes and adapters."""
     return replace(
         plan,
         caption=f"{plan.caption} ({track})" if plan.caption else track,
@@ -298,7 +289,7 @@ def stem_plan(plan: SongPlan, track: str) -> SongPlan:
 
 
 def with_source(request: SongRequest, seconds: float, model: ModelInfo) -> SongRequest:
-    """The request, now that its source is known to last `seconds`: that decides how long the song is."""
+    """The request with its source's length, and with the song's length where that follows from it."""
     known = replace(request, task=replace(request.task, source_seconds=seconds))
     if request.task_type not in SOURCE_TASKS or request.duration is not None:
         return known
@@ -306,16 +297,15 @@ def with_source(request: SongRequest, seconds: float, model: ModelInfo) -> SongR
 
 
 def guess_duration(lyrics: str, longest: float) -> float:
-    """Seconds for a song of unknown length, by the lines that are sung; section tags are not."""
+    """Seconds, by the number of sung lines; section tags do not count."""
     if is_instrumental(lyrics):
         return min(_INSTRUMENTAL_SECONDS, longest)
     lines = [line for line in lyrics.splitlines() if line.strip() and not line.strip().startswith("[")]
-    guess = _INTRO_AND_ENDING + _SECONDS_A_LINE * len(lines)
+    guess = _INTRO_AND_ENDING_SECONDS + _SECONDS_A_LINE * len(lines)
     return min(max(guess, _INSTRUMENTAL_SECONDS, MIN_DURATION), longest)
 
 
 def decide_sampling(request: SongRequest, model: ModelInfo) -> Sampling:
-    """The request's sampler options, with the model's recommendation where it gives none."""
     asked, task = request.sampler, request.task
     covers = request.task_type == "cover" and bool(task.source)
     return Sampling(
@@ -334,5 +324,5 @@ def decide_sampling(request: SongRequest, model: ModelInfo) -> Sampling:
 
 
 def follows_hints(request: SongRequest) -> bool:
-    """Whether a song follows audio codes: of its source, of the planner, or of the user."""
+    """Whether songs follow audio codes: their source's, the planner's, or the user's."""
     return request.task_type == "cover" or bool(request.audio_codes) or request.planner.thinking

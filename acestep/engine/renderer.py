@@ -1,7 +1,4 @@
-"""The seam between the engine and loaded models.
-
-Latents pass through the engine unopened, so nothing here imports torch.
-"""
+"""The seam between the engine and loaded models. Nothing here imports torch at run time."""
 
 from __future__ import annotations
 
@@ -27,17 +24,15 @@ class Renderer(Protocol):
     """A model in memory. Blocking; the engine calls it from one thread."""
 
     @property
-    def sample_rate(self) -> int:
-        """Hz, of what it takes and what it gives."""
-        ...
+    def sample_rate(self) -> int: ...
 
     @property
     def reference_seconds(self) -> float:
-        """How much of a reference it hears."""
+        """The length of a reference."""
         ...
 
     def encode(self, clip: AudioClip) -> Tensor:
-        """The latents `[T, C]` of sound at `sample_rate`; the same sound always gives the same ones."""
+        """The latents `[T, C]` of a clip at `sample_rate`. Deterministic."""
         ...
 
     def render(
@@ -55,34 +50,31 @@ class Renderer(Protocol):
         ...
 
     def decode(self, song: SongLatents, seconds: float, on_fraction: OnFraction) -> AudioClip:
-        """The sound of one song, exactly `seconds` long; normalised, unless some of it is its source's."""
+        """The song as audio of exactly `seconds`, normalised unless it keeps parts of its source."""
         ...
 
     def align_lyrics(
         self, plan: SongPlan, song: SongLatents, sources: SourceLatents
     ) -> Callable[[], LyricTimes]:
-        """Look at how a song attends to its lyrics; what this returns then works out when they are sung.
+        """Run the song's attention to its lyrics, and return the function that aligns them by it.
 
-        That may take seconds, needs no model, and may be called from any thread. Raises UntimedLyricsError
-        where the song has no words, or the model is not known to tell.
+        The function takes seconds, needs no model, and may be called from any thread. Raises
+        UntimedLyricsError where the song has no words, or the attention heads of the model are not known.
         """
         ...
 
     def tokenize(self, path: Path) -> tuple[int, ...]:
-        """The audio codes of a file, whatever its format. Raises UnusableAudioError where it is none."""
+        """The audio codes of an audio file. Raises UnusableAudioError where it cannot be read."""
         ...
 
     def low_memory(self) -> Renderer:
-        """The same model at work with less memory where it can be: sound in smaller pieces. As good."""
+        """The same model, that encodes and decodes in smaller pieces with the same results."""
         ...
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Loaded:
-    """What loading gives: the model's facts, now that all of them are known, and the model.
-
-    Each loading gives another, which is itself alone: others may remember something of it as long as it is.
-    """
+    """A model in memory, with complete `info`. Compared by identity, and a key of weak dictionaries."""
 
     info: ModelInfo
     renderer: Renderer
@@ -90,16 +82,15 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class OnLoading:
-    """Hears of a model on its way, from any thread: how far it is, and by `beat` that it gets on at all."""
+    """Reports on loading, from any thread. `beat` says that it makes progress, and raises to stop it."""
 
     tell: Callable[[ModelState, str], None]
     beat: Callable[[], None]
 
     def __call__(self, state: ModelState, detail: str) -> None:
-        """It is so far now. Raises as `beat` does."""
         self.beat()
         self.tell(state, detail)
 
 
 Load = Callable[[OnLoading], Loaded]
-"""Brings a model into memory, from any thread; says how far it is. Raises AceStepError if it cannot."""
+"""Loads a model, on any thread. Raises AceStepError if it cannot."""

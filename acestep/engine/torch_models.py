@@ -121,8 +121,8 @@ class TorchRenderer:
             self._enter_codec()
             if window is None or song.kept is None:
                 return normalise_peak(self._clip(self.codec.decode(song.latents, on_fraction)[0], length))
-            # A sample depends on frames around it, so the edges of the window need both sounds, decoded
-            # apart.
+            # A sample depends on the frames around it: of joined latents, the codec would change the source
+            # near the window. So both are decoded, and joined as sound.
             both = self.codec.decode(torch.cat([song.latents, song.kept]), on_fraction)
             new, kept = (self._clip(sound, length) for sound in both)
         return self._joined(new, kept, window)
@@ -194,17 +194,19 @@ def load_model(
     """
     context = context or LoadContext()
     plan, shared = context.plan, context.shared
-    place = choose_device(device)
-    context.beat()  # a driver may have taken its time
-    dtype = _dtype(place)
+    torch_device = choose_device(device)
+    context.beat()  # drivers may take seconds
+    dtype = _dtype(torch_device)
     quantization = plan.quantization if plan else "none"
-    log.info("Loading %s on %s in %s", checkpoint.name, place, _numbers(dtype, quantization))
+    log.info("Loading %s on %s in %s", checkpoint.name, torch_device, _precision(dtype, quantization))
     tile = plan.tile if plan else DEFAULT_TILE_FRAMES
     codec = shared.get(
-        checkpoint.vae, (place, dtype, tile), lambda: load_codec(checkpoint.vae, place, dtype, tile)
+        checkpoint.vae,
+        (torch_device, dtype, tile),
+        lambda: load_codec(checkpoint.vae, torch_device, dtype, tile),
     )
     context.beat()
-    home = torch.device("cpu") if plan and moves(plan) else place
+    home = torch.device("cpu") if plan and offloads(plan) else torch_device
     modules = load_synthesizer(
         checkpoint.dit,
         checkpoint.text_encoder,
@@ -218,7 +220,7 @@ def load_model(
             f"works on {modules.config.latent_channels}: they do not belong together."
         )
     if plan:
-        modules = settle(modules, codec, plan, place, _offload_manager(place, shared))
+        modules = place_model(modules, codec, plan, torch_device, _offload_manager(torch_device, shared))
     room = plan.adapter_room if plan else None
     adapters = TransformerAdapters(checkpoint.name, modules.transformer, context.folder, room)
     synthesizer = Synthesizer(modules, frame_rate=codec.sample_rate / codec.hop_length)
@@ -257,43 +259,43 @@ def load_planner(
     CheckpointError where files do not fit, ModelUnavailableError where there is no such device or vLLM does
     not start.
     """
-    place, quantization = choose_device(device), plan.quantization if plan else "none"
+    torch_device, quantization = choose_device(device), plan.quantization if plan else "none"
     sequences, length = (
         (plan.sequences, plan.length) if plan and plan.planner else (DEFAULT_SEQUENCES, DEFAULT_LENGTH)
     )
     detail = ""
     if backend != "pt":
-        reason = why_not(place) if backend == "vllm" else "nothing here runs it"
+        reason = why_not(torch_device) if backend == "vllm" else "nothing here runs it"
         if quantization != "none":
             reason = reason or f"it does not quantize ({quantization})"
         if not reason:
-            log.info("Loading %s on %s with vLLM", folder.name, place)
-            return LoadedPlanner(load_vllm_language_model(folder, place, sequences, length), "vllm")
+            log.info("Loading %s on %s with vLLM", folder.name, torch_device)
+            return LoadedPlanner(load_vllm_language_model(folder, torch_device, sequences, length), "vllm")
         detail = f"ACESTEP_LM_BACKEND={backend} is not available here: {reason}; pt is used"
         log.info("%s", detail)
-    dtype = _dtype(place)
-    log.info("Loading %s on %s in %s", folder.name, place, _numbers(dtype, quantization))
+    dtype = _dtype(torch_device)
+    log.info("Loading %s on %s in %s", folder.name, torch_device, _precision(dtype, quantization))
     if plan and plan.planner and plan.placement("planner") == "offloaded":
         home = LoadTarget(torch.device("cpu"), dtype, quantization, beat)
-        model = load_torch_language_model(folder, home, sequences, length, place)
-        model = place_modules(model, _offload_manager(place, shared or SharedModules()))
+        model = load_torch_language_model(folder, home, sequences, length, torch_device)
+        model = place_planner(model, _offload_manager(torch_device, shared or SharedModules()))
     else:
-        where = LoadTarget(place, dtype, quantization, beat)
+        where = LoadTarget(torch_device, dtype, quantization, beat)
         model = load_torch_language_model(folder, where, sequences, length)
     return LoadedPlanner(model, "pt", detail)
 
 
-def _dtype(place: torch.device) -> torch.dtype:
+def _dtype(torch_device: torch.device) -> torch.dtype:
     """The published weights are bfloat16; a CPU computes float32 faster, and exactly as in the tests."""
-    return torch.float32 if place.type == "cpu" else torch.bfloat16
+    return torch.float32 if torch_device.type == "cpu" else torch.bfloat16
 
 
-def _numbers(dtype: torch.dtype, quantization: Quantization) -> str:
+def _precision(dtype: torch.dtype, quantization: Quantization) -> str:
     name = str(dtype).removeprefix("torch.")
     return name if quantization == "none" else f"{name}, matrices in {quantization}"
 
 
-def choose_device(wish: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
     """The torch device that ACESTEP_DEVICE means; `auto` is the best available one.
 
     Raises ModelUnavailableError where it is not available.
@@ -304,22 +306,22 @@ def choose_device(wish: str) -> torch.device:
         "xpu": torch.xpu.is_available(),
         "cpu": True,
     }
-    if wish == "auto":
-        wish = next(kind for kind, is_available in available.items() if is_available)
-    if available.get(wish.partition(":")[0]):
-        device = torch.device(device_name(wish))  # "cuda" and "cuda:0" share one OffloadManager
+    if name == "auto":
+        name = next(kind for kind, is_available in available.items() if is_available)
+    if available.get(name.partition(":")[0]):
+        device = torch.device(device_name(name))  # "cuda" and "cuda:0" share one OffloadManager
         if device.type != "cuda" or (device.index or 0) < torch.cuda.device_count():
             return device
     usable = ", ".join(kind for kind, is_available in available.items() if is_available)
-    raise ModelUnavailableError(f"ACESTEP_DEVICE={wish} is not there; this machine has: {usable}")
+    raise ModelUnavailableError(f"ACESTEP_DEVICE={name} is not there; this machine has: {usable}")
 
 
-def moves(plan: MemoryPlan) -> bool:
+def offloads(plan: MemoryPlan) -> bool:
     """Whether the DiT, its encoders or the VAE are not always on the device."""
     return any(group.placement != "resident" for group in plan.parts if group.name != "planner")
 
 
-def place_modules(model: TorchLanguageModel, offload_manager: OffloadManager) -> TorchLanguageModel:
+def place_planner(model: TorchLanguageModel, offload_manager: OffloadManager) -> TorchLanguageModel:
     """Offload a planner: its weights are in main memory, and on the device only while it generates."""
     decoder, _ = model.movable
     group = offload_manager.group("offloaded", model.movable, workspace=decoder)
@@ -327,7 +329,7 @@ def place_modules(model: TorchLanguageModel, offload_manager: OffloadManager) ->
     return model
 
 
-def settle(
+def place_model(
     modules: SynthesizerModules,
     codec: Codec,
     plan: MemoryPlan,

@@ -192,8 +192,8 @@ class OffloadedModel:
         self._group = group
         self._request: LockRequest | None = None
 
-    def come(self, seconds: float) -> bool:
-        """Whether the group is on the device, for this thread until `go`; waits `seconds` at most."""
+    def acquire(self, seconds: float) -> bool:
+        """Whether the group is on the device, for this thread until `release`; waits `seconds` at most."""
         if self._request is None:
             self._request = self._offload_manager.request()
         if not self._request.wait(seconds):
@@ -206,7 +206,7 @@ class OffloadedModel:
         """Whether another thread waits for the device."""
         return self._request is not None and self._request.is_awaited
 
-    def go(self) -> None:
+    def release(self) -> None:
         """Release the device. The group stays on it until another one is entered."""
         if self._request is not None:
             self._request.release()

@@ -9,7 +9,7 @@ import torch
 from acestep.catalog.checkpoints import Checkpoint
 from acestep.codec.codec import load_codec
 from acestep.codec.oobleck import OobleckCodec
-from acestep.engine.torch_models import TorchRenderer, settle
+from acestep.engine.torch_models import TorchRenderer, place_model
 from acestep.memory.plan import MemoryPlan
 from acestep.synthesizer.loading import load_synthesizer
 from acestep.weights.offload import OffloadManager
@@ -41,7 +41,7 @@ def settled(checkpoint: Checkpoint, plan: MemoryPlan) -> TorchRenderer:
         if plan.placement(name) != "resident":
             movable(network, SECOND)
     modules = model.synthesizer._conditioner._modules
-    settled = settle(modules, model.codec, plan, SECOND, OffloadManager(DeviceMover(SECOND)))
+    settled = place_model(modules, model.codec, plan, SECOND, OffloadManager(DeviceMover(SECOND)))
     again = renderer(settled, checkpoint)
     return TorchRenderer(again.synthesizer, model.codec, again.adapters, settled.placement)
 

@@ -19,7 +19,7 @@ from acestep.codec.codec import load_codec
 from acestep.domain.latents import SourceLatents
 from acestep.domain.song import AudioClip, Sampling
 from acestep.engine.renderer import Renderer
-from acestep.engine.torch_models import LoadContext, TorchRenderer, load_model, moves, settle
+from acestep.engine.torch_models import LoadContext, TorchRenderer, load_model, offloads, place_model
 from acestep.memory.plan import Abilities, Device, MemoryPlan, Sizes, Wishes
 from acestep.memory.search import options
 from acestep.memory.sizes import DitSize, QwenSize, VaeSize
@@ -105,7 +105,7 @@ def renderer(modules: SynthesizerModules, checkpoint: Checkpoint) -> TorchRender
 def placed(checkpoint: Checkpoint, plan: MemoryPlan, mover: Counting) -> TorchRenderer:
     modules, _ = load(checkpoint)
     codec = load_codec(checkpoint.vae, CPU, torch.float32)
-    modules = settle(modules, codec, plan, CPU, OffloadManager(mover))
+    modules = place_model(modules, codec, plan, CPU, OffloadManager(mover))
     return replace(renderer(modules, checkpoint), codec=codec)
 
 
@@ -193,7 +193,7 @@ def test_a_render_that_is_stopped_leaves_no_layer_behind(checkpoint: Checkpoint)
 
 def test_loading_follows_the_plan(checkpoint: Checkpoint) -> None:
     every = list(plans(sizes_of(checkpoint)))
-    assert [moves(plan) for plan in every] == [False, *[True] * (len(every) - 1)]
+    assert [offloads(plan) for plan in every] == [False, *[True] * (len(every) - 1)]
     plain = load_model(checkpoint, "cpu", EXPECTED)
     for plan in every[1:]:
         moving = load_model(checkpoint, "cpu", EXPECTED, LoadContext(plan=plan))
@@ -219,7 +219,7 @@ def test_quantized_weights_come_and_go(checkpoint: Checkpoint, kind: Quantizatio
         dit = sum(weight.nbytes for weight in OffloadGroup("resident", [modules.transformer]).everything())
         assert dit == next(part.size for part in plan.parts if part.name == "DiT")
         codec = load_codec(checkpoint.vae, CPU, torch.float32)
-        modules = settle(modules, codec, plan, CPU, OffloadManager(mover))
+        modules = place_model(modules, codec, plan, CPU, OffloadManager(mover))
         rendered = songs(replace(renderer(modules, checkpoint), codec=codec))
         expected = expected or rendered
         for song, same in zip(expected, rendered, strict=True):

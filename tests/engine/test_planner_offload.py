@@ -19,8 +19,8 @@ from acestep.engine.torch_models import (
     TorchRenderer,
     load_model,
     load_planner,
-    place_modules,
-    settle,
+    place_model,
+    place_planner,
 )
 from acestep.errors import JobCancelledError, PlannerError
 from acestep.memory.plan import Abilities, Device, MemoryPlan, Sizes, Wishes
@@ -110,12 +110,12 @@ def entry(checkpoint: Checkpoint, folder: Path, plan: MemoryPlan, mover: Countin
     offload_manager = OffloadManager(mover)
     modules, _ = load(checkpoint)
     codec = load_codec(checkpoint.vae, CPU, torch.float32)
-    modules = settle(modules, codec, plan, CPU, offload_manager)
+    modules = place_model(modules, codec, plan, CPU, offload_manager)
     model = replace(renderer(modules, checkpoint), codec=codec)
     lm = load_torch_language_model(
         folder, LoadTarget(CPU, torch.float32, plan.quantization), plan.sequences, plan.length, CPU
     )
-    return Shared(mover, offload_manager, place_modules(lm, offload_manager), model)
+    return Shared(mover, offload_manager, place_planner(lm, offload_manager), model)
 
 
 @pytest.mark.parametrize("kind", ["int8", "fp8"])

@@ -32,8 +32,8 @@ _WAIT_SECONDS = 0.1  # for the device, in one step; cancelled texts are dropped 
 class DeviceAccess(Protocol):
     """Access to a device that other models use in turn; weights and cache are there only in one's turn."""
 
-    def come(self, seconds: float) -> bool:
-        """Wait up to so many seconds; True: the device is ours until `go`, and the weights are there."""
+    def acquire(self, seconds: float) -> bool:
+        """Wait up to so many seconds; True: the device is ours until `release`, and the weights are there."""
         ...
 
     @property
@@ -41,7 +41,7 @@ class DeviceAccess(Protocol):
         """Whether another model waits for the device."""
         ...
 
-    def go(self) -> None: ...
+    def release(self) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -138,7 +138,7 @@ class TorchLanguageModel:
         """As in the protocol. Empty too while another model has the device."""
         if not self._running and not self._waiting:
             return []
-        if self._access is not None and not self._access.come(_WAIT_SECONDS):
+        if self._access is not None and not self._access.acquire(_WAIT_SECONDS):
             return []
         self._admit()
         outputs = self._decode() if self._running else []
@@ -149,7 +149,7 @@ class TorchLanguageModel:
     def _give_device_back(self) -> None:
         self._admitted = 0
         if self._access is not None:
-            self._access.go()
+            self._access.release()
 
     @torch.inference_mode()
     def _decode(self) -> Sequence[StepOutput]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from acestep.engine.torch_models import place_modules
+from acestep.engine.torch_models import place_planner
 from acestep.planner.backends.pt import TorchLanguageModel
 from acestep.planner.backends.sampling import draw
 from acestep.planner.language_model import Generation, TokenSampling
@@ -72,7 +72,7 @@ def lodging(folder: Path, device: torch.device, offload_manager: OffloadManager)
         linear.weight = nn.Parameter(parts.head, requires_grad=False)
         movable(linear, device)
         head = linear.weight
-    return place_modules(TorchLanguageModel(replace(parts, head=head), 3, 512, device), offload_manager)
+    return place_planner(TorchLanguageModel(replace(parts, head=head), 3, 512, device), offload_manager)
 
 
 @pytest.mark.parametrize(("device", "dtype"), [(FIRST, torch.float32), (SECOND, torch.bfloat16)], ids=str)
