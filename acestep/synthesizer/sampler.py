@@ -17,14 +17,10 @@ from acestep.errors import JobCancelledError
 from acestep.limits import TURBO_SHIFTS
 from acestep.synthesizer.transformer import ConditionCache, Transformer
 
-Velocity = Callable[[Tensor, float], Tensor]  # of latents at a time
-Guidance = Callable[
-    [Tensor, Tensor, Tensor, float], Tensor
-]  # of two velocities, conditional and null, the same
-Step = Callable[
-    [Tensor, Tensor, float, float], Tensor
-]  # latents and their velocity, from one time to the next
-OnStep = Callable[[int, int], None]  # steps done, steps in all
+Velocity = Callable[[Tensor, float], Tensor]  # (latents, t)
+Guidance = Callable[[Tensor, Tensor, Tensor, float], Tensor]  # (conditional, null, latents, t): a velocity
+Step = Callable[[Tensor, Tensor, float, float], Tensor]  # (latents, velocity, t, t_next): latents at t_next
+OnStep = Callable[[int, int], None]  # (steps done, steps in all)
 Cancelled = Callable[[], bool]
 
 # Turbo models were distilled on schedules of this many steps, one for each of TURBO_SHIFTS.

@@ -16,7 +16,7 @@ PIECES, CAPTIONS_EACH = 600, 3
 CAPTIONS = PIECES * CAPTIONS_EACH
 JAPANESE_NAMES = {japanese: name for name, (_, japanese) in INSTRUMENTS.items()}
 METRES = {"3": ("waltz time", "3/4", "in three"), "4": ("4/4", "in four")}
-# Every tempo word, and the tempi that nobody would call so.
+# Every tempo word, and the tempi that it does not fit.
 TEMPI = {
     "slow": range(76, 181),
     "slow tempo": range(76, 181),

@@ -43,15 +43,15 @@ def test_a_transposed_note_moves_with_the_key_that_is_told():
 
 
 def test_clicks_come_at_the_tempo_that_is_told_from_the_first_frame_on():
-    told = 0
+    with_tempo = 0
     for decibels, plan in drawn(60):
         onsets = torch.nonzero(decibels[:, NOISE] > -45).flatten()
         assert onsets[0] <= 1  # crops start on a bar line
         if plan.bpm is not None:
-            told += 1
+            with_tempo += 1
             beats = (onsets[-1] - onsets[0]).item() / FRAME_RATE * plan.bpm / 60
             assert beats == pytest.approx(round(beats), abs=0.25)
-    assert told > 30
+    assert with_tempo > 30
 
 
 def test_crops_have_the_asked_length_and_the_pool_is_never_changed():

@@ -1,4 +1,4 @@
-"""Nano's own planner behind a real server: it thinks, invents and formats."""
+"""Nano's own planner on a real server: thinking, drafts and formatting."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
         yield live
 
 
-def test_a_song_is_thought_up_and_sketched(server: LiveServer) -> None:
+def test_thinking_decides_metadata_and_codes(server: LiveServer) -> None:
     asked = server.submit(prompt="lo-fi beat at 80 bpm", thinking=True, audio_duration=10, batch_size=2)
     ((first, second),) = server.wait_for([asked])
     assert (first["error"], first["lm_model"]) == (None, NANO_PLANNER)
@@ -30,7 +30,7 @@ def test_a_song_is_thought_up_and_sketched(server: LiveServer) -> None:
     assert len(server.download(first)) > 100_000
 
 
-def test_a_song_comes_out_of_one_sentence(server: LiveServer) -> None:
+def test_a_song_is_drafted_from_one_sentence(server: LiveServer) -> None:
     ((song,),) = server.wait_for([server.submit(sample_query="a calm piano piece", bpm=90, batch_size=1)])
     assert song["error"] is None
     assert song["prompt"]
@@ -38,7 +38,7 @@ def test_a_song_comes_out_of_one_sentence(server: LiveServer) -> None:
     assert song["metas"]["keyscale"] != "N/A"
 
 
-def test_unless_it_is_set_up_it_comes_when_a_request_needs_it(tmp_path: Path) -> None:
+def test_a_planner_that_is_not_set_up_is_loaded_on_demand(tmp_path: Path) -> None:
     with WarmServer(tmp_path) as live:
         live.wait_ready()
         ((song,),) = live.wait_for([live.submit(prompt="calm piano", audio_duration=10, batch_size=1)])
@@ -50,7 +50,7 @@ def test_unless_it_is_set_up_it_comes_when_a_request_needs_it(tmp_path: Path) ->
         assert song["lm_model"] == ""
 
 
-def test_a_caption_is_made_better(server: LiveServer) -> None:
+def test_a_caption_is_formatted(server: LiveServer) -> None:
     answer = server.client.post("/format_input", json={"prompt": "sad piano, 70 bpm", "lyrics": ""}).json()
     assert answer["code"] == 200
     assert answer["data"]["bpm"] == 70

@@ -37,9 +37,9 @@ def test_a_batch_is_of_one_length_and_tells_which_songs_come_from_codes(
     assert batch.ids.shape[0] == batch.mask.shape[0] == 40
     assert batch.lyric_ids.shape[0] == 1
     cover = tokenizer("Generate audio semantic")["input_ids"]
-    told = [" ".join(map(str, cover)) in " ".join(map(str, row)) for row in batch.ids.tolist()]
-    assert batch.hinted.tolist() == told
-    assert 0 < sum(told) < 40
+    from_codes = [" ".join(map(str, cover)) in " ".join(map(str, row)) for row in batch.ids.tolist()]
+    assert batch.hinted.tolist() == from_codes
+    assert 0 < sum(from_codes) < 40
 
 
 def test_a_clock_counts_steps_until_the_time_is_up() -> None:
