@@ -1,4 +1,4 @@
-"""The nouns of what is found out about a finished song, as far as its request asks for it."""
+"""What was found out about a finished song, as far as its request asks for it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class TimedWord:
-    """A sung word; `start` and `end` in seconds from the song's beginning."""
-
     text: str
-    start: float
+    start: float  # seconds of the song
     end: float
 
 
 @dataclass(frozen=True, slots=True)
 class TimedLine:
-    """A sung line of the lyrics, without section tags; it lasts from its first word to its last."""
+    """A sung line, without section tags, from its first word to its last."""
 
     text: str
     start: float
@@ -26,36 +24,26 @@ class TimedLine:
 
 @dataclass(frozen=True, slots=True)
 class LyricTimes:
-    """When each line is sung, and how well the song sings its lyrics: `score`, 0 to 1."""
-
     lines: tuple[TimedLine, ...]
-    score: float
+    score: float  # how well the song sings its lyrics, 0 to 1
 
 
 @dataclass(frozen=True, slots=True)
 class Loudness:
-    """How loud a song is: integrated loudness in LUFS, true peak in dBTP; None: it is silent."""
-
-    integrated: float | None
-    true_peak: float | None
+    integrated: float | None  # LUFS; None: the song is silent
+    true_peak: float | None  # dBTP
 
 
 @dataclass(frozen=True, slots=True)
 class Stem:
-    """A track of a song on its own: a file in the audio store, as long as the song."""
-
     track: str
-    file: str
+    file: str  # in the audio store, as long as the song
 
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """What was found out about a finished song, as far as its `Extras` ask for it.
-
-    `peaks` are the lowest and the highest sample (-1..1, of all channels) of as many equal pieces of it.
-    """
-
     lyric_times: LyricTimes | None = None
+    # Lowest and highest sample (-1..1, of all channels) of so many equal pieces.
     peaks: tuple[tuple[float, float], ...] = ()
     loudness: Loudness | None = None
     stems: tuple[Stem, ...] = ()

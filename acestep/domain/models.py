@@ -14,31 +14,27 @@ ModelState = Literal["absent", "on_disk", "downloading", "loading", "ready", "fa
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A DiT: enough to check a request before the weights are loaded.
-
-    `steps`, `guidance_scale` and `shift` are the checkpoint's defaults; `max_*` what this machine and
-    this model allow. `notice` is told to all users of the model (nano says that it is nano), `detail` says
-    how far loading is, or why it failed. `code_count` is the number of the model's audio codes; 0: not known
-    yet. `layers` are the shapes of the weights that adapters may change, by the layer's name; empty: not
-    known yet. `loads_on_demand`: it may be out of memory, and a request loads it.
-    """
+    """A DiT: enough to check a request before the weights are loaded."""
 
     name: str
     is_turbo: bool
+    # The defaults of the checkpoint.
     steps: int
     guidance_scale: float
     shift: float
+    # What this machine and this model allow.
     max_steps: int
     max_duration: float = MAX_DURATION
     max_batch: int = MAX_BATCH
     tasks: tuple[TaskType, ...] = ("text2music",)
     is_default: bool = False
     state: ModelState = "loading"
-    detail: str = ""
-    notice: str = ""
-    code_count: int = 0
+    detail: str = ""  # how far loading is, or why it failed
+    notice: str = ""  # told to all users of the model: nano says that it is nano
+    code_count: int = 0  # number of different audio codes; 0: not known yet
+    # Shapes of the weights that adapters may change, by the layer's name; empty: not known yet.
     layers: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False, hash=False)
-    loads_on_demand: bool = False
+    loads_on_demand: bool = False  # it may be out of memory; a request loads it
 
     @property
     def is_usable(self) -> bool:
@@ -48,17 +44,12 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class PlannerInfo:
-    """A planner. `detail` says why it is absent or failed, and what to set; `loads_on_demand` as `ModelInfo`.
-
-    `only_if_needed`: it does what cannot be done without it, and fills in nothing else.
-    """
-
     name: str = ""
     state: ModelState = "absent"
-    detail: str = ""
+    detail: str = ""  # why it is absent or failed, and what to set
     backend: str = ""
     loads_on_demand: bool = False
-    only_if_needed: bool = False
+    only_if_needed: bool = False  # it does what cannot be done without it, and fills in nothing else
 
     @property
     def is_usable(self) -> bool:

@@ -1,4 +1,4 @@
-"""The nouns of the program: what travels from room to room, as frozen dataclasses."""
+"""Songs, from what a request asks for to the finished file."""
 
 from __future__ import annotations
 
@@ -60,30 +60,24 @@ _INSTRUMENTAL_WORDS = ("", "[inst]", "[instrumental]")
 
 
 def is_instrumental(lyrics: str) -> bool:
-    """Whether these lyrics mean that nobody sings."""
     return lyrics.strip().lower() in _INSTRUMENTAL_WORDS
 
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """What may be changed of a render beyond what the models were published with, which are the defaults.
-
-    `momentum` and `eta` (the share of the push along the prediction that is kept) are adaptive projected
-    guidance's. `smoothing` is the share of a velocity that is the one before. The finished latents are
-    multiplied by `latent_scale`, then `latent_shift` is added.
-    """
+    """Sampler settings whose defaults are what the models were published with."""
 
     integrator: Integrator = "euler"
-    momentum: float = -0.75
-    eta: float = 0.0
-    smoothing: float = 0.0
-    latent_scale: float = 1.0
-    latent_shift: float = 0.0
+    momentum: float = -0.75  # of adaptive projected guidance
+    eta: float = 0.0  # share of that guidance along the prediction that is kept
+    smoothing: float = 0.0  # share of the velocity before in each velocity
+    latent_scale: float = 1.0  # multiplies the finished latents
+    latent_shift: float = 0.0  # is added after that
 
 
 @dataclass(frozen=True, slots=True)
 class SamplerOptions:
-    """How to integrate from noise to music. None means: what the model recommends."""
+    """None: the default of the model."""
 
     steps: int | None = None
     guidance_scale: float | None = None
@@ -98,10 +92,7 @@ class SamplerOptions:
 
 @dataclass(frozen=True, slots=True)
 class PlannerOptions:
-    """What the planner (the 5 Hz language model) is asked to do, and how it samples.
-
-    `model` is the name of the one that was asked for; "", or one that cannot be had: the server's own.
-    """
+    """What the planner (the 5 Hz language model) is asked to do, and how it samples."""
 
     thinking: bool = False
     sample_mode: bool = False
@@ -115,11 +106,10 @@ class PlannerOptions:
     top_p: float = 0.9
     repetition_penalty: float = 1.0
     negative_prompt: str = "NO USER INPUT"
-    model: str = ""
+    model: str = ""  # name of the planner; "", or one that cannot be used: the server's own
 
     @property
     def wants_sample(self) -> bool:
-        """Whether the planner invents the song."""
         return self.sample_mode or bool(self.sample_query.strip())
 
     @property
@@ -130,47 +120,35 @@ class PlannerOptions:
 
 @dataclass(frozen=True, slots=True)
 class TaskOptions:
-    """What a task works on beside words. None of it matters to a plain text2music.
+    """What a task works on besides words; a plain text2music uses none of it."""
 
-    `source` is the path of the audio that is worked on and `reference` of the audio whose timbre is taken
-    ("": none); `source_seconds` is the source's length, as soon as it is known. `start` and `end` bound what
-    repaint and lego write, in seconds of the source: below 0 or past its end, the song grows (`end` None: the
-    source's end). `cover_strength` is the share of the steps that follow the source or the codes,
-    `noise_strength` how far a cover starts on the way from noise to its source. `injection` is the share of
-    the steps after which what lies outside of the window is put back to the source. `tracks` are out of
-    TRACKS. Edges of the window cross-fade over `crossfade_frames` of latents and `crossfade_seconds` of
-    sound.
-    """
-
-    source: str = ""
-    reference: str = ""
-    source_seconds: float | None = None
+    source: str = ""  # path of the audio that the task works on; "": none
+    reference: str = ""  # path of the audio that gives the timbre; "": none
+    source_seconds: float | None = None  # None: not known yet
+    # What repaint and lego write, in seconds of the source. Below 0 or past its end, the song grows.
     start: float = 0.0
-    end: float | None = None
-    cover_strength: float = 1.0
-    noise_strength: float = 0.0
-    injection: float = 0.0
-    tracks: tuple[str, ...] = ()
-    crossfade_frames: int = CROSSFADE_FRAMES
-    crossfade_seconds: float = 0.0
+    end: float | None = None  # None: the end of the source
+    cover_strength: float = 1.0  # share of the steps that follow the source or the codes
+    noise_strength: float = 0.0  # how far a cover starts on the way from noise to its source
+    injection: float = 0.0  # share of the steps after which the source is put back outside of the window
+    tracks: tuple[str, ...] = ()  # out of TRACKS
+    crossfade_frames: int = CROSSFADE_FRAMES  # of latents, at the edges of the window
+    crossfade_seconds: float = 0.0  # of sound, there
 
 
 @dataclass(frozen=True, slots=True)
 class AnalysisOptions:
-    """What else is wanted of each song; nothing, by default.
-
-    `peaks` is a number of points (0: none), `stems` are tracks out of TRACKS, each to be a file of its own.
-    """
+    """What else is wanted of each song."""
 
     lyric_times: bool = False
-    peaks: int = 0
+    peaks: int = 0  # number of points; 0: none
     loudness: bool = False
-    stems: tuple[str, ...] = ()
+    stems: tuple[str, ...] = ()  # out of TRACKS, a file each
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterUse:
-    """An adapter (LoRA) that acts on a song, by its name in the adapters' folder; at scale 0 it does not."""
+    """An adapter (LoRA) by its name in the adapters' folder; at scale 0 it has no effect."""
 
     name: str
     scale: float = 1.0
@@ -178,26 +156,18 @@ class AdapterUse:
 
 @dataclass(frozen=True, slots=True)
 class SongRequest:
-    """What one request asks for: `batch_size` songs from one caption and lyrics.
-
-    `seeds` has one entry a song and is drawn when the request is accepted, so that a song that has
-    to be rendered again (after a crash, say) is the same song. `duration` is in seconds. `warnings`
-    are sentences for the client about what was clamped, ignored or replaced. `audio_codes` are the 5 Hz codes
-    that the user brings along, in place of the planner's. `language_fixed`: the user named the language;
-    otherwise a planner may choose another, and `language` is what holds where none does. A `goal` other than
-    a song asks for a plan alone: the source's audio codes, the metadata of a song, or a description of the
-    source. `adapters` are decided when the request is accepted, those of the server too.
-    """
+    """`batch_size` songs from one caption and lyrics."""
 
     caption: str = ""
     lyrics: str = ""
     language: str = "en"
-    language_fixed: bool = False
+    language_fixed: bool = False  # the client named it; otherwise a planner may choose another
     bpm: int | None = None
     key_scale: str | None = None
     time_signature: str | None = None
-    duration: float | None = None
+    duration: float | None = None  # seconds
     batch_size: int | None = None
+    # One a song, drawn when the request is accepted: a song that is rendered again after a crash is the same.
     seeds: tuple[int, ...] = ()
     model: str | None = None
     task_type: TaskType = "text2music"
@@ -205,21 +175,21 @@ class SongRequest:
     audio_format: AudioFormat = "mp3"
     sampler: SamplerOptions = field(default_factory=SamplerOptions)
     planner: PlannerOptions = field(default_factory=PlannerOptions)
-    audio_codes: tuple[int, ...] = ()
-    warnings: tuple[str, ...] = ()
+    audio_codes: tuple[int, ...] = ()  # sent by the client in place of the planner's
+    warnings: tuple[str, ...] = ()  # sentences about what was clamped, ignored or replaced
     task: TaskOptions = field(default_factory=TaskOptions)
     goal: Goal = "song"
     analysis: AnalysisOptions = field(default_factory=AnalysisOptions)
-    adapters: tuple[AdapterUse, ...] = ()
+    adapters: tuple[AdapterUse, ...] = ()  # decided when the request is accepted
 
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """The facts of a song that a planner decides; None: not decided. `duration` in whole seconds."""
+    """What a planner decides of a song; None: not decided."""
 
     bpm: int | None = None
     caption: str | None = None
-    duration: int | None = None
+    duration: int | None = None  # seconds
     key_scale: str | None = None
     language: str | None = None
     time_signature: str | None = None
@@ -227,30 +197,21 @@ class Metadata:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A song on paper: its facts and its lyrics."""
-
     metadata: Metadata
     lyrics: str
 
 
 @dataclass(frozen=True, slots=True)
 class DraftRequest:
-    """What one call of the planner asks for, apart from any song.
-
-    - "format": better caption and lyrics, from `caption` and `lyrics`;
-    - "sample": a song from one sentence, `query`; `instrumental` None leaves that to the sentence;
-    - "understand": what the song in the file `audio_path` is, or the one that `audio_codes` sketch.
-
-    What `metadata` fixes is kept.
-    """
+    """What one call of the planner asks for, apart from any song."""
 
     kind: Literal["format", "sample", "understand"]
-    caption: str = ""
+    caption: str = ""  # "format" improves caption and lyrics
     lyrics: str = ""
-    query: str = ""
-    instrumental: bool | None = None
-    metadata: Metadata = field(default_factory=Metadata)
-    audio_path: str = ""
+    query: str = ""  # "sample" makes a song of this sentence
+    instrumental: bool | None = None  # None: the sentence decides
+    metadata: Metadata = field(default_factory=Metadata)  # what is set here is kept
+    audio_path: str = ""  # "understand" describes this file, or the codes
     audio_codes: tuple[int, ...] = ()
     options: PlannerOptions = field(default_factory=PlannerOptions)
     seed: int = 0
@@ -258,11 +219,7 @@ class DraftRequest:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Decided sampler settings: every value concrete, valid for the model that runs.
-
-    `cover_strength`, `noise_strength` and `injection` as in `TaskOptions`; 1, 0 and 0 where there is nothing
-    to follow.
-    """
+    """Decided sampler settings, valid for the model that runs."""
 
     steps: int
     guidance_scale: float
@@ -271,7 +228,7 @@ class Sampling:
     timesteps: tuple[float, ...] | None = None
     infer_method: InferMethod = "ode"
     use_adg: bool = False
-    cover_strength: float = 1.0
+    cover_strength: float = 1.0  # these three as in TaskOptions
     noise_strength: float = 0.0
     injection: float = 0.0
     tuning: Tuning = field(default_factory=Tuning)
@@ -279,79 +236,65 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What is written anew; the rest of the song stays its source. Seconds of the song.
-
-    The source lies from `source_start` to `source_end`: a song that grows has silence before or after it.
-    The cross-fades (see `TaskOptions`) lie inside the window.
-    """
+    """The part of a song that is written anew, in seconds of the song; the rest is its source."""
 
     start: float
     end: float
-    source_start: float
+    source_start: float  # before this and after source_end, a song that grows has silence as its source
     source_end: float
+    # Both fades lie inside the window.
     crossfade_frames: int = CROSSFADE_FRAMES
     crossfade_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class SongPlan:
-    """One song with everything decided; what the synthesizer renders. `duration` in seconds.
-
-    `audio_codes`, five a second, are what the planner (or the user) sketched; empty: made from words alone,
-    or from the source of its task. `window` None: all of the song is written.
-    """
+    """One song with everything decided, ready to be rendered."""
 
     caption: str
     lyrics: str
     language: str
-    duration: float
+    duration: float  # seconds
     seed: int
     instruction: str
     sampling: Sampling
     bpm: int | None = None
     key_scale: str | None = None
     time_signature: str | None = None
-    audio_codes: tuple[int, ...] = ()
+    audio_codes: tuple[int, ...] = ()  # five a second, by the planner or the client; empty: from words alone
     task_type: TaskType = "text2music"
-    window: Window | None = None
+    window: Window | None = None  # None: the whole song is written
     adapters: tuple[AdapterUse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AudioClip:
-    """Sound: `samples` is float32 `[channels, samples]` in -1..1 at `sample_rate` Hz."""
-
-    samples: NDArray[np.float32]
-    sample_rate: int
+    samples: NDArray[np.float32]  # [channels, samples] in -1..1
+    sample_rate: int  # Hz
 
     @property
     def duration(self) -> float:
-        """Length in seconds."""
         return int(self.samples.shape[-1]) / self.sample_rate
 
 
 @dataclass(frozen=True, slots=True)
 class Song:
-    """A finished song: a file in the audio store, and what was used to make it.
+    """A finished song, and what was used to make it."""
 
-    `file` is the bare file name in the store ("" where the plan alone was asked for), `timings` seconds per
-    stage.
-    """
-
-    file: str
+    file: str  # name in the audio store; "": only a plan was asked for
     plan: SongPlan
     audio_format: AudioFormat
     dit_model: str
     lm_model: str = ""
-    timings: dict[str, float] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)  # seconds per stage
     warnings: tuple[str, ...] = ()
     analysis: Analysis = field(default_factory=Analysis)
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a running job is: `fraction` 0..1, the stage's name, and a sentence for people."""
+    """How far a running job is."""
 
-    fraction: float
+    fraction: float  # 0..1
     stage: str
-    text: str = ""
+    text: str = ""  # a sentence for users

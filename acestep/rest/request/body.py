@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 from starlette.concurrency import run_in_threadpool
@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from acestep.errors import DataFolderError, InvalidFieldError, UnusableAudioError
 from acestep.files import FileStore
-from acestep.rest.spelling import split_link
+from acestep.rest.spelling import JsonObject, split_link
 
 BODY_FIELD = "ai_token"  # may carry the key
 SOURCE, REFERENCE = "src_audio", "reference_audio"
@@ -67,7 +67,7 @@ class Sound:
 class Body:
     """What a request carries: its fields, and its files by what they are."""
 
-    fields: dict[str, Any]
+    fields: JsonObject
     files: dict[str, UploadFile] = field(default_factory=dict)
 
     async def close(self) -> None:
@@ -175,7 +175,7 @@ def _too_large(limit: int, what: str = "") -> HTTPException:
     return HTTPException(413, f"{what}The request is too large: at most {limit} bytes are accepted")
 
 
-def _json_object(raw: bytes, complaint: str) -> dict[str, Any]:
+def _json_object(raw: bytes, complaint: str) -> JsonObject:
     try:
         found = json.loads(raw)
     except json.JSONDecodeError as error:
@@ -188,7 +188,7 @@ def _json_object(raw: bytes, complaint: str) -> dict[str, Any]:
     return found
 
 
-def _form(raw: bytes) -> dict[str, Any]:
+def _form(raw: bytes) -> JsonObject:
     try:
         pairs = parse_qsl(
             raw.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=MAX_FORM_FIELDS
@@ -198,7 +198,7 @@ def _form(raw: bytes) -> dict[str, Any]:
     return _gather(pairs)
 
 
-def _sniff(raw: bytes, content_type: str) -> dict[str, Any]:
+def _sniff(raw: bytes, content_type: str) -> JsonObject:
     start = raw.lstrip()[:1]
     if start in (b"{", b"["):
         return _json_object(raw, "Invalid JSON body (hint: set 'Content-Type: application/json')")
@@ -218,9 +218,9 @@ def _is_text(raw: bytes) -> bool:
     return True
 
 
-def _gather(pairs: list[tuple[str, str]]) -> dict[str, Any]:
+def _gather(pairs: list[tuple[str, str]]) -> JsonObject:
     """Make a field that is sent several times a list, which only fields that take lists accept."""
-    fields: dict[str, Any] = {}
+    fields: JsonObject = {}
     for name, value in pairs:
         if name not in fields:
             fields[name] = value

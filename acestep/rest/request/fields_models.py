@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, WithJsonSchema
 
@@ -15,6 +14,7 @@ from acestep.rest.request.wire_types import (
     OptionalText,
     Text,
     Whole,
+    from_json,
     read_number,
     read_text,
     reader,
@@ -25,17 +25,16 @@ MAX_NAME = 200  # characters
 _SCALE = AdapterUse("").scale
 
 
-def read_adapters(value: Any) -> tuple[AdapterUse, ...]:
+def read_adapters(value: object) -> tuple[AdapterUse, ...]:
     """Read a name, an object {name, scale}, or a list of these; also from a text that holds them as JSON."""
-    holds_json = isinstance(value, str) and value.lstrip().startswith(("[", "{"))
-    found = json.loads(value) if holds_json else value
+    found = from_json(value, ("[", "{"))
     uses = tuple(_adapter(item) for item in (found if isinstance(found, list) else [found]))
     if len(uses) > MAX_ADAPTERS or len({use.name for use in uses}) < len(uses):
         raise ValueError
     return uses
 
 
-def _adapter(item: Any) -> AdapterUse:
+def _adapter(item: object) -> AdapterUse:
     parts = item if isinstance(item, dict) else {"name": item}
     if not isinstance(parts.get("name"), str) or parts.keys() - {"name", "scale"}:
         raise TypeError

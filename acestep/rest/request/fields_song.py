@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, WithJsonSchema
 
@@ -236,7 +236,7 @@ DEFAULT_POINTS = 1_000  # a point for each pixel of a wide page
 MIN_POINTS, MAX_POINTS = 10, 10_000
 
 
-def read_points(value: Any) -> int | None:
+def read_points(value: object) -> int | None:
     """Read a number of points; true is the usual number, false and 0 are none."""
     if isinstance(value, bool) or (isinstance(value, str) and value.strip().isalpha()):
         return DEFAULT_POINTS if read_flag(value) else None

@@ -8,7 +8,7 @@ The fields themselves are declared in `rest.request.fields_song`, `rest.request.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar, get_args
+from typing import TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -21,6 +21,7 @@ from acestep.rest.request.fields_models import InitModel, LoadLora, LoraFields, 
 from acestep.rest.request.fields_planner import CodeFields, DraftFields, PlannerFields, PlannerSamplingFields
 from acestep.rest.request.fields_song import AnalysisFields, MusicFields, OutputFields, SamplerFields
 from acestep.rest.request.wire_types import MAX_IDS, OptionalText, TaskIds, notes_of, read_object, wire
+from acestep.rest.spelling import JsonObject
 
 PARAM_OBJ = "param_obj"
 METAS = ("metas", "meta", "metadata", "user_metadata", "userMetadata")
@@ -91,7 +92,7 @@ class QueryTask(BaseModel):
     )
 
 
-def read_task(body: Mapping[str, Any]) -> tuple[GenerateTask, tuple[str, ...]]:
+def read_task(body: Mapping[str, object]) -> tuple[GenerateTask, tuple[str, ...]]:
     """Read a request from a body; returns it with warnings about what in the body is not used.
 
     Raises `InvalidFieldError` that names every value that is not readable or out of its range.
@@ -100,7 +101,7 @@ def read_task(body: Mapping[str, Any]) -> tuple[GenerateTask, tuple[str, ...]]:
     return parse_task(found), warnings
 
 
-def find_task(*places: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+def find_task(*places: Mapping[str, object]) -> tuple[JsonObject, tuple[str, ...]]:
     """Return the fields of a request by their own names, and warnings about what is not used.
 
     Of several values for a field the one in the first place counts; objects in a place (`param_obj`, metas)
@@ -111,32 +112,32 @@ def find_task(*places: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ..
     return _look_up(GenerateTask, sources), (*warnings, *_unknown(GenerateTask, sources))
 
 
-def parse_task(found: Mapping[str, Any]) -> GenerateTask:
+def parse_task(found: Mapping[str, object]) -> GenerateTask:
     """Read what `find_task` found, or what a dialect made of it. Raises as `read_task` does."""
     return _validate(GenerateTask, found)
 
 
-def read_draft(model: type[M], body: Mapping[str, Any]) -> tuple[M, tuple[str, ...]]:
+def read_draft(model: type[M], body: Mapping[str, object]) -> tuple[M, tuple[str, ...]]:
     """Read a request for a draft as `read_task` does; its fields may stand in the same places."""
     return _read(model, _sources(body))
 
 
-def read_plain(model: type[M], body: Mapping[str, Any]) -> M:
+def read_plain(model: type[M], body: Mapping[str, object]) -> M:
     """Read what has its fields at the top level of a body alone; others there are not looked at."""
     return _validate(model, _look_up(model, [body]))
 
 
-def read_sample(body: Mapping[str, Any]) -> SampleTask:
+def read_sample(body: Mapping[str, object]) -> SampleTask:
     """Read a request for an example from a body."""
     return _validate(SampleTask, _look_up(SampleTask, [body]))
 
 
-def read_query(body: Mapping[str, Any]) -> QueryTask:
+def read_query(body: Mapping[str, object]) -> QueryTask:
     """Read a question after jobs from a body; no ids is a question after none."""
     return _validate(QueryTask, _look_up(QueryTask, [body]))
 
 
-def _in_words(schema: Mapping[str, Any]) -> str:
+def _in_words(schema: JsonObject) -> str:
     """Say what a field takes, from its schema."""
     if "x-allowed" in schema:
         return str(schema["x-allowed"])
@@ -150,7 +151,7 @@ def _in_words(schema: Mapping[str, Any]) -> str:
     return "true or false"
 
 
-def _range(schema: Mapping[str, Any]) -> str:
+def _range(schema: JsonObject) -> str:
     batch_limit = (
         ("minimum", "from {:g}"),
         ("exclusiveMinimum", "above {:g}"),
@@ -159,17 +160,17 @@ def _range(schema: Mapping[str, Any]) -> str:
     return "".join(f" {text.format(schema[key])}" for key, text in batch_limit if key in schema)
 
 
-def _read(model: type[M], sources: Sequence[Mapping[str, Any]]) -> tuple[M, tuple[str, ...]]:
+def _read(model: type[M], sources: Sequence[Mapping[str, object]]) -> tuple[M, tuple[str, ...]]:
     return _validate(model, _look_up(model, sources)), tuple(_unknown(model, sources))
 
 
-def _sources(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _sources(body: Mapping[str, object]) -> list[Mapping[str, object]]:
     """Return the body, its `param_obj`, and the first of its metas that is not empty."""
     names = [PARAM_OBJ, next((name for name in METAS if body.get(name)), METAS[0])]
     return [body, *(_object(name, body[name]) for name in names if body.get(name))]
 
 
-def _object(name: str, value: Any) -> Mapping[str, Any]:
+def _object(name: str, value: object) -> Mapping[str, object]:
     try:
         found = read_object(value)
     except (TypeError, ValueError, RecursionError):
@@ -178,11 +179,11 @@ def _object(name: str, value: Any) -> Mapping[str, Any]:
 
 
 def _drop_audio_format(
-    sources: Sequence[Mapping[str, Any]],
-) -> tuple[list[Mapping[str, Any]], tuple[str, ...]]:
+    sources: Sequence[Mapping[str, object]],
+) -> tuple[list[Mapping[str, object]], tuple[str, ...]]:
     """Take out `format` where it names an audio format: it is an alias of use_format, a boolean."""
     warnings: list[str] = []
-    kept: list[Mapping[str, Any]] = []
+    kept: list[Mapping[str, object]] = []
     for source in sources:
         value = source.get("format")
         if isinstance(value, str) and value.strip().lower() in AUDIO_NAMES:
@@ -199,9 +200,9 @@ def names(model: type[BaseModel]) -> Iterator[tuple[str, tuple[str, ...]]]:
         yield field, (field, *notes_of(info)["x-aliases"])
 
 
-def _look_up(model: type[BaseModel], sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _look_up(model: type[BaseModel], sources: Sequence[Mapping[str, object]]) -> JsonObject:
     """Find the first value that is not None of each field; an empty string is one only for free text."""
-    found: dict[str, Any] = {}
+    found: JsonObject = {}
     for field, spellings in names(model):
         sent = (source[name] for source in sources for name in spellings if source.get(name) is not None)
         value = next(sent, None)
@@ -211,7 +212,7 @@ def _look_up(model: type[BaseModel], sources: Sequence[Mapping[str, Any]]) -> di
     return found
 
 
-def _validate(model: type[M], values: Mapping[str, Any]) -> M:
+def _validate(model: type[M], values: Mapping[str, object]) -> M:
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -221,7 +222,7 @@ def _validate(model: type[M], values: Mapping[str, Any]) -> M:
     )
 
 
-def _unknown(model: type[BaseModel], sources: Sequence[Mapping[str, Any]]) -> list[str]:
+def _unknown(model: type[BaseModel], sources: Sequence[Mapping[str, object]]) -> list[str]:
     """Warn of what no field is called, which is often a misspelling."""
     known = {name for _, spellings in names(model) for name in spellings}
     known |= {BODY_FIELD, PARAM_OBJ, *METAS}

@@ -1,4 +1,4 @@
-"""How one value on the wire is declared and read: numbers and booleans also as strings, as forms do."""
+"""How one value on the wire is declared and read; forms send numbers and booleans as strings."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic.fields import FieldInfo
 
 from acestep.domain.song import LANGUAGES, MAX_BATCH, MAX_CODES, MAX_SEED, TRACKS
-from acestep.rest.spelling import UNDECIDED
+from acestep.rest.spelling import UNDECIDED, JsonObject
 
 MAX_LIST = 200  # values in one list: schedules, names
 
 MAX_IDS = 1_000  # jobs in one query
 
-MAX_CODE_DIGITS = 6  # how many codes a model knows is its own affair; none knows a million
+MAX_CODE_DIGITS = 6  # no model has a million codes
 
 
 class Support(StrEnum):
@@ -52,7 +52,7 @@ def wire(default: Any, *aliases: str, **options: Any) -> Any:
     support: Support = options.pop("support", Support.SERVED)
     models: Models = options.pop("models", Models.ALL)
     about = options.pop("about")
-    extra: dict[str, Any] = {
+    extra: JsonObject = {
         "x-aliases": list(aliases),
         "x-support": support.value,
         "x-models": models.value,
@@ -73,7 +73,6 @@ def wire(default: Any, *aliases: str, **options: Any) -> Any:
 
 
 def _remarks(aliases: Sequence[str], support: Support) -> str:
-    """Say after a description how else the field is called, and how it is served."""
     remarks = f" Also read as: {', '.join(aliases)}." if aliases else ""
     if support is Support.SERVED:
         return remarks
@@ -86,16 +85,16 @@ def about_of(info: FieldInfo) -> str:
     return (info.description or "").removesuffix(_remarks(notes["x-aliases"], Support(notes["x-support"])))
 
 
-def notes_of(info: FieldInfo) -> dict[str, Any]:
+def notes_of(info: FieldInfo) -> JsonObject:
     """Return what `wire` noted about a field."""
     assert isinstance(info.json_schema_extra, dict)
     return dict(info.json_schema_extra)
 
 
-def reader(read: Callable[[Any], Any]) -> BeforeValidator:
+def reader(read: Callable[[object], object]) -> BeforeValidator:
     """Wrap `read` so that whatever it cannot take becomes one plain validation error."""
 
-    def validate(value: Any) -> Any:
+    def validate(value: object) -> object:
         try:
             return read(value)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -104,8 +103,8 @@ def reader(read: Callable[[Any], Any]) -> BeforeValidator:
     return BeforeValidator(validate)
 
 
-def read_number(value: Any) -> float:
-    """Read a finite number, also from a string; booleans are no numbers."""
+def read_number(value: object) -> float:
+    """A finite number; booleans are none."""
     if isinstance(value, bool) or not isinstance(value, int | float | str) or "_" in str(value):
         raise TypeError
     number = float(value)
@@ -114,16 +113,15 @@ def read_number(value: Any) -> float:
     return number
 
 
-def read_whole(value: Any) -> int:
-    """Read a whole number, also from "8" or "8.0"; 3.7 is refused, not rounded."""
+def read_whole(value: object) -> int:
+    """8, "8" or "8.0"; 3.7 is refused, not rounded."""
     number = read_number(value)
     if not number.is_integer():
         raise ValueError
     return int(number)
 
 
-def read_flag(value: Any) -> bool:
-    """Read a boolean, also from the words that forms and shells use."""
+def read_flag(value: object) -> bool:
     word = str(value).strip().lower() if isinstance(value, bool | int | str) else ""
     if word in ("1", "true", "yes", "y", "on"):
         return True
@@ -132,8 +130,8 @@ def read_flag(value: Any) -> bool:
     raise ValueError
 
 
-def read_text(value: Any) -> str:
-    """Read text (a bare number is text too); refuses half surrogate pairs, which no file can hold."""
+def read_text(value: object) -> str:
+    """Text, or a bare number; half surrogate pairs are refused, since no file can hold them."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise TypeError
     text = str(value)
@@ -141,34 +139,32 @@ def read_text(value: Any) -> str:
     return text
 
 
-def read_word(value: Any) -> str:
-    """Read a word out of a closed list, whatever its letter case."""
+def read_word(value: object) -> str:
     return read_text(value).strip().lower()
 
 
-def read_language(value: Any) -> str:
-    """Read the code of a language that the models were trained on."""
+def read_language(value: object) -> str:
     code = read_word(value)
     if code not in LANGUAGES:
         raise ValueError
     return code
 
 
-def read_bpm(value: Any) -> int | None:
-    """Read beats per minute; 0 and "N/A" leave them open."""
+def read_bpm(value: object) -> int | None:
+    """None for 0 and "N/A"."""
     return None if value in ("", UNDECIDED) else read_whole(value) or None
 
 
-def read_seconds(value: Any) -> float | None:
-    """Read a duration; -1, 0 and "N/A" mean automatic."""
+def read_seconds(value: object) -> float | None:
+    """None for -1, 0 and "N/A"."""
     if value in ("", UNDECIDED):
         return None
     seconds = read_number(value)
     return None if seconds in (0.0, -1.0) else seconds
 
 
-def read_time_signature(value: Any) -> str | None:
-    """Read "4", 4, "4/4" or "6/8" as the number of beats, which is all that the models know."""
+def read_time_signature(value: object) -> str | None:
+    """The beats of "4", 4, "4/4" or "6/8", which are all that the models know."""
     if value in ("", UNDECIDED):
         return None
     found = re.fullmatch(r"([2346])(?:\.0|/4)?|(6)/8", read_text(value).replace(" ", ""))
@@ -177,20 +173,20 @@ def read_time_signature(value: Any) -> str | None:
     return found[1] or found[2]
 
 
-def read_key_scale(value: Any) -> str | None:
-    """Read a key like "c♯ MINOR" or "B♭ major" as "C# minor", "Bb major"; "Am" is A minor."""
+def read_key_scale(value: object) -> str | None:
+    """ "C# minor" for "c♯ MINOR", "Bb major" for "B♭ major", "A minor" for "Am"."""
     if value in ("", UNDECIDED):
         return None
     text = read_text(value).replace("♯", "#").replace("♭", "b").strip()
-    # Of "CM" nobody knows whether a shift key was stuck, or C major is meant.
+    # "CM" may be C major, or "Cm" with a stuck shift key.
     found = re.fullmatch(r"([A-Ga-g])([#bB]?)(?:m|\s+(?i:(major|minor)))", text)
     if found is None:
         raise ValueError
     return f"{found[1].upper()}{found[2].lower()} {(found[3] or 'minor').lower()}"
 
 
-def read_seeds(value: Any) -> tuple[int, ...]:
-    """Read one seed, a list, or "1,2,3"; -1 stands for a random one."""
+def read_seeds(value: object) -> tuple[int, ...]:
+    """One seed, a list, or "1,2,3"; -1 stands for a random one."""
     parts = _parts(value)
     seeds = tuple(read_whole(part) for part in (parts if isinstance(parts, list) else [parts]))
     if not 1 <= len(seeds) <= MAX_BATCH or not all(-1 <= seed <= MAX_SEED for seed in seeds):
@@ -198,74 +194,76 @@ def read_seeds(value: Any) -> tuple[int, ...]:
     return seeds
 
 
-def read_timesteps(value: Any) -> tuple[float, ...]:
-    """Read a schedule from a list or from "0.97,0.76,…"; how many values a model takes is its own affair."""
+def read_timesteps(value: object) -> tuple[float, ...]:
+    """A list, or "0.97,0.76,…"; limits checks how many a model takes."""
     times = tuple(read_number(part) for part in _list(_parts(value)))
     if not all(0.0 <= time <= 1.0 for time in times):
         raise ValueError
     return times
 
 
-def read_codes(value: Any) -> tuple[int, ...]:
-    """Read audio codes: tokens or whole numbers in one text, in a list, or in a text that holds a list."""
-    parts = json.loads(value) if _holds_list(value) else value
+def read_codes(value: object) -> tuple[int, ...]:
+    """Tokens or whole numbers in one text, in a list, or in a text that holds a list."""
+    parts = from_json(value)
     codes = [code for part in (parts if isinstance(parts, list) else [parts]) for code in _codes_in(part)]
     if len(codes) > MAX_CODES:
         raise ValueError
     return tuple(codes)
 
 
-def _codes_in(part: Any) -> list[int]:
+def _codes_in(part: object) -> list[int]:
     words = re.sub(r"<\|audio_code_([0-9]+)\|>", r" \1 ", read_text(part)).replace(",", " ").split()
     if not all(re.fullmatch(rf"[0-9]{{1,{MAX_CODE_DIGITS}}}", word) for word in words):
         raise ValueError
     return [int(word) for word in words]
 
 
-def read_track(value: Any) -> str:
-    """Read the name of a track, as a word: "Backing Vocals" is backing_vocals."""
+def read_track(value: object) -> str:
+    """ "backing_vocals" for "Backing Vocals" or "backing-vocals"."""
     track = read_word(value).replace(" ", "_").replace("-", "_")
     if track not in ("", *TRACKS):
         raise ValueError
     return track
 
 
-def read_tracks(value: Any) -> tuple[str, ...]:
-    """Read names of tracks from a list, or from a text with commas or `|` between them."""
+def read_tracks(value: object) -> tuple[str, ...]:
+    """From a list, or a text with commas or `|` between the names."""
     tracks = tuple(read_track(name) for name in _list(_parts(value, r"[,|]")))
     return tuple(dict.fromkeys(track for track in tracks if track))
 
 
-def read_object(value: Any) -> dict[str, Any]:
-    """Read a JSON object, or a string that holds one."""
+def read_object(value: object) -> JsonObject:
     found = json.loads(value) if isinstance(value, str) else value
     if not isinstance(found, dict):
         raise TypeError
     return found
 
 
-def read_ids(value: Any) -> tuple[str, ...]:
-    """Read task ids from a list, from a string that holds a JSON list, or from one bare id."""
-    ids = json.loads(value) if _holds_list(value) else value
+def read_ids(value: object) -> tuple[str, ...]:
+    """A list, a text that holds a JSON list, or one bare id."""
+    ids = from_json(value)
     ids = [ids] if isinstance(ids, str) else ids
     if not isinstance(ids, list) or len(ids) > MAX_IDS or not all(isinstance(item, str) for item in ids):
         raise TypeError
     return tuple(read_text(item) for item in ids)
 
 
-def _holds_list(value: Any) -> bool:
-    """Whether a text holds a list as JSON, which is how a form can send one."""
-    return isinstance(value, str) and value.lstrip().startswith("[")
+def from_json(value: object, starts: tuple[str, ...] = ("[",)) -> object:
+    """Return what a text holds as JSON, as forms send lists and objects; else the value itself."""
+    if isinstance(value, str) and value.lstrip().startswith(starts):
+        found: object = json.loads(value)
+        return found
+    return value
 
 
-def _parts(value: Any, between: str = ",") -> Any:
-    """Return the parts of a text: of a list that it holds, or between commas; or else the value itself."""
+def _parts(value: object, between: str = ",") -> object:
     if not isinstance(value, str):
         return value
-    return json.loads(value) if _holds_list(value) else re.split(between, value)
+    found = from_json(value)
+    return re.split(between, value) if found is value else found
 
 
-def _list(value: Any) -> list[Any]:
+def _list(value: object) -> list[object]:
     if not isinstance(value, list) or len(value) > MAX_LIST:
         raise TypeError
     return value
@@ -319,7 +317,7 @@ Track = Annotated[str, reader(read_track), WithJsonSchema({"type": "string", "en
 
 Tracks = Annotated[tuple[str, ...], reader(read_tracks), _shown_as("string", "array")]
 
-Object = Annotated[dict[str, Any], reader(read_object), _shown_as("object", "string")]
+Object = Annotated[JsonObject, reader(read_object), _shown_as("object", "string")]
 
 TaskIds = Annotated[tuple[str, ...], reader(read_ids), _shown_as("array", "string")]
 
