@@ -53,7 +53,9 @@ def with_adapters(plan: MemoryPlan, sizes: Sizes, constraints: Constraints) -> t
     roomy = replace(sizes, adapters=sizes.adapters + min(left // count, SPARE) // bytes_per_weight)
     wishes = Wishes(tile=plan.tile, planner=bool(plan.planner))
     same = [
-        other for other in constraints.beside(plan, roomy, wishes) if other.planner_load == plan.planner_load
+        other
+        for other in constraints.with_other_planners(plan, roomy, wishes)
+        if other.planner_load == plan.planner_load
     ]
     found = choose(same, constraints.budget.size or 0)
     if found is None:

@@ -28,13 +28,18 @@ _LM_OFFLOAD = "ACESTEP_LM_OFFLOAD_TO_CPU"
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The plan and what it was made for. `notes` are sentences for people who read the log or the stats."""
+    """The plan and what it was made for. `notes` are sentences for the log and /v1/stats.
+
+    `planner_problem` is why the plan has no planner though one was chosen; `planner_elsewhere`: it runs on
+    another device, which this plan does not cover.
+    """
 
     plan: MemoryPlan
     constraints: Constraints
     sizes: Sizes
     notes: tuple[str, ...] = ()
-    planner_elsewhere: bool = False  # on another device, of which this plan knows nothing
+    planner_elsewhere: bool = False
+    planner_problem: str = ""
 
     @property
     def budget(self) -> Budget:
@@ -56,9 +61,7 @@ class Decision:
 
     def admitted(self, planner: PlannerChoice) -> PlannerChoice:
         """The planner, or why it has no room."""
-        if self.plan.planner or not planner.name or self.planner_elsewhere:
-            return planner
-        return PlannerChoice(detail=self.notes[-1])
+        return PlannerChoice(detail=self.planner_problem) if self.planner_problem else planner
 
 
 def find_budget(settings: Settings, on_gpu: bool, probes: Probes) -> Budget:
@@ -187,14 +190,16 @@ def decide(
             f"The models take up about {gb(plan.peak)} of main memory, and there are {gb(budget.size)}: "
             "expect a slow server, or its end."
         )
+    problem = ""
     if planner.name and not plan.planner:
-        notes.append(
+        problem = (
             f"There is no room for the planner {planner.name} within {gb(budget.size)}; to have it, set "
             "ACESTEP_INIT_LLM=true, which may make the rest slower."
         )
+        notes.append(problem)
     if budget.on_gpu:
         plan, sizes = with_adapters(plan, sizes, constraints)
-    return Decision(plan, constraints, sizes, tuple(notes))
+    return Decision(plan, constraints, sizes, tuple(notes), planner_problem=problem)
 
 
 def _constraints(settings: Settings, budget: Budget, can: Abilities) -> Constraints:

@@ -12,7 +12,7 @@ from itertools import product
 
 from acestep.domain.song import MAX_BATCH, MAX_DURATION
 from acestep.memory.configs import PLANNERS
-from acestep.memory.estimate import Limits, Placements, PlannerLoad, Room, Weights, counted, weights, working
+from acestep.memory.estimate import Limits, Placements, PlannerLoad, Room, counted, weights, working
 from acestep.memory.plan import GB, Abilities, Device, MemoryPlan, Placement, Sizes, Wishes
 from acestep.memory.sizes import QwenSize
 
@@ -39,15 +39,31 @@ Rank = tuple[float, ...]
 
 def options(sizes: Sizes, wishes: Wishes, device: Device, abilities: Abilities) -> list[MemoryPlan]:
     """Every plan that keeps the wishes, the best first; none where they cannot be kept at any budget."""
-    return _useful(_ranked(sizes, wishes, device, abilities))
+    can = Abilities() if device.is_cpu else abilities  # there is no other memory to move anything to
+    places = [
+        (planner_load, placements)
+        for planner_load in _planner_loads(sizes, wishes)
+        for placements in _all_placements(wishes, can, bool(planner_load.planner))
+    ]
+    return _useful(_ranked(sizes, wishes, device, places, tuple(_limits(sizes, wishes))))
 
 
-def beside(
+def with_other_planners(
     plan: MemoryPlan, sizes: Sizes, wishes: Wishes, device: Device, abilities: Abilities
 ) -> list[MemoryPlan]:
-    """Every plan that differs from `plan` in its planner and its adapters alone, the best first."""
-    ranked = _ranked(sizes, wishes, device, abilities)
-    return [other for other in ranked if other.settled == plan.settled]
+    """Every plan that differs from `plan` in its planner and its adapters alone, the best first.
+
+    Placements of models, limits and tile are those of `plan`, so this compares a handful of plans.
+    """
+    can = Abilities() if device.is_cpu else abilities
+    limits = Limits(plan.max_duration, plan.max_batch, plan.tile)
+    side, core = plan.placement("text encoder"), plan.placement("DiT")
+    places = [
+        (planner_load, Placements(side, core, planner))
+        for planner_load in _planner_loads(sizes, wishes)
+        for planner in _planner_placements(wishes, can, bool(planner_load.planner))
+    ]
+    return list(_ranked(sizes, wishes, device, places, [limits]))
 
 
 def choose(plans: Sequence[MemoryPlan], budget: int) -> MemoryPlan | None:
@@ -74,22 +90,27 @@ def common_part(seconds: float, batch: int) -> Rank:
     return (min(seconds, _COMMON_DURATION), min(batch, _COMMON_BATCH))
 
 
-def _ranked(sizes: Sizes, wishes: Wishes, device: Device, abilities: Abilities) -> Iterator[MemoryPlan]:
-    def counts(part: Weights) -> bool:
-        """Whether it is a loss that a part is moved: a planner that is to be moved is better than none."""
-        return not (part.name == "planner" and wishes.offload_planner)
-
+def _ranked(
+    sizes: Sizes,
+    wishes: Wishes,
+    device: Device,
+    places: Iterable[tuple[PlannerLoad, Placements]],
+    limits: Sequence[Limits],
+) -> Iterator[MemoryPlan]:
     ranked: list[tuple[Rank, MemoryPlan]] = []
-    can = Abilities() if device.is_cpu else abilities  # there is no other memory to move anything to
-    needs = {limits: working(sizes, limits, device) for limits in _limits(sizes, wishes)}
-    for planner_load in _writers(sizes, wishes):
-        for ways in _ways(wishes, can, bool(planner_load.planner)):
-            placed = weights(sizes, planner_load, ways, device)
-            moved = sum(part.moved * _times(part.placement, sizes) for part in placed if counts(part))
-            for limits, need in needs.items():
-                if limits.seconds <= planner_load.room.seconds:
-                    plan = counted(placed, limits, need, planner_load, device)
-                    ranked.append((_rank(plan, sizes, moved), plan))
+    needs = {each: working(sizes, each, device) for each in limits}
+    for planner_load, placements in places:
+        placed = weights(sizes, planner_load, placements, device)
+        moved = sum(
+            part.moved * _times(part.placement, sizes)
+            for part in placed
+            # Where the planner is to be offloaded, its moves are no reason to have none.
+            if part.name != "planner" or not wishes.offload_planner
+        )
+        for each, need in needs.items():
+            if each.seconds <= planner_load.room.seconds:
+                plan = counted(placed, each, need, planner_load, device)
+                ranked.append((_rank(plan, sizes, moved), plan))
     # Of plans that are equally good, the smaller.
     ranked.sort(key=lambda each: (each[0], -each[1].peak), reverse=True)
     return (plan for _, plan in ranked)
@@ -104,7 +125,7 @@ def _useful(plans: Iterable[MemoryPlan]) -> list[MemoryPlan]:
     return kept
 
 
-def _writers(sizes: Sizes, wishes: Wishes) -> Iterator[PlannerLoad]:
+def _planner_loads(sizes: Sizes, wishes: Wishes) -> Iterator[PlannerLoad]:
     if wishes.planner is not True:
         yield PlannerLoad()
     if wishes.planner is not False:
@@ -112,22 +133,24 @@ def _writers(sizes: Sizes, wishes: Wishes) -> Iterator[PlannerLoad]:
             yield PlannerLoad(planner, room)
 
 
-def _ways(wishes: Wishes, can: Abilities, has_planner: bool) -> Iterator[Placements]:
+def _all_placements(wishes: Wishes, can: Abilities, has_planner: bool) -> Iterator[Placements]:
     core = _placements(wishes.offload_dit, can.offload)
     if can.stream and wishes.offload_dit is not False:
         core = (*core, "streamed")
-    planner: tuple[Placement, ...] = ("resident",)
-    if has_planner:
-        planner = _placements(wishes.offload_planner, can.offload_planner)
-    for ways in product(_placements(wishes.offload, can.offload), core, planner):
-        yield Placements(*ways)
+    side, planner = _placements(wishes.offload, can.offload), _planner_placements(wishes, can, has_planner)
+    for placements in product(side, core, planner):
+        yield Placements(*placements)
+
+
+def _planner_placements(wishes: Wishes, can: Abilities, has_planner: bool) -> tuple[Placement, ...]:
+    return _placements(wishes.offload_planner, can.offload_planner) if has_planner else ("resident",)
 
 
 def _placements(wish: bool | None, can: bool) -> tuple[Placement, ...]:
-    ways: tuple[Placement, ...] = ("resident", "offloaded") if can else ("resident",)
+    possible: tuple[Placement, ...] = ("resident", "offloaded") if can else ("resident",)
     if wish is None:
-        return ways
-    return tuple(way for way in ways if (way != "resident") == wish)
+        return possible
+    return tuple(placement for placement in possible if (placement != "resident") == wish)
 
 
 def _limits(sizes: Sizes, wishes: Wishes) -> Iterator[Limits]:
@@ -221,8 +244,8 @@ class Constraints:
     def options(self, sizes: Sizes, wishes: Wishes) -> list[MemoryPlan]:
         return options(sizes, wishes, self.device, self.can)
 
-    def beside(self, plan: MemoryPlan, sizes: Sizes, wishes: Wishes) -> list[MemoryPlan]:
-        return beside(plan, sizes, wishes, self.device, self.can)
+    def with_other_planners(self, plan: MemoryPlan, sizes: Sizes, wishes: Wishes) -> list[MemoryPlan]:
+        return with_other_planners(plan, sizes, wishes, self.device, self.can)
 
     def with_planner_moved(self) -> Constraints:
         """The same, where a planner can make way."""

@@ -1,6 +1,7 @@
-"""Models and planners that come while the server runs: beside whom they fit, and with which limits."""
+"""Models and planners loaded while the server runs: beside which they fit, and with which limits."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from acestep.catalog.planner_choice import SMALLEST, PlannerChoice
 from acestep.device.probes import Probes
 from acestep.domain.models import ModelInfo
 from acestep.errors import CheckpointError, InvalidFieldError
+from acestep.memory import admission
 from acestep.memory.admission import MemoryLedger, with_planner
 from acestep.memory.configs import PLANNERS
 from acestep.memory.decide import Decision, decide_for_server
 from acestep.memory.plan import GB
+from acestep.memory.sizes import DitSize, QwenSize
 from acestep.settings.settings import Settings
 
 NONE = PlannerChoice()
@@ -87,7 +90,15 @@ class TestAnotherPlanner:
         smaller = with_planner(after, PlannerChoice("acestep-5Hz-lm-0.6B"), settings)
         assert smaller.plan.peak < after.plan.peak
 
-    def test_it_makes_way_where_there_is_no_room_for_both(self, tmp_path: Path, turbo: Choice) -> None:
+    def test_with_one_the_plan_no_longer_says_that_it_has_none(self, tmp_path: Path, turbo: Choice) -> None:
+        settings = Settings.load(tmp_path, vram_budget=11.5, device="cuda")
+        before = decide_for_server(settings, [turbo], MIDDLE, PROBES)
+        assert before is not None and before.planner_problem in before.notes
+        after = with_planner(before, PlannerChoice(SMALLEST), settings)
+        assert after.plan.planner == SMALLEST
+        assert (after.planner_problem, after.notes) == ("", ())
+
+    def test_it_is_offloaded_where_there_is_no_room_for_both(self, tmp_path: Path, turbo: Choice) -> None:
         before, settings = self.at(tmp_path, turbo, 14)
         after = with_planner(before, MIDDLE, settings)
         assert after.plan.placement("planner") == "offloaded"
@@ -292,3 +303,83 @@ class TestOtherModels:
         there = ledger.limited(info_of(turbo), [])
         assert ledger.why_not_together([there] * 9) == ""
         assert ledger.limited(info_of(turbo), [there] * 9) == there
+
+
+class TestRepeatedQuestions:
+    """GET /v1/models asks for each planner and model: only what changed is searched for again."""
+
+    @pytest.fixture
+    def searches(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """The planner or model of each search so far."""
+        names: list[str] = []
+
+        def find_room(decision: Decision, size: QwenSize, *rest: Any) -> Decision | int:
+            names.append(size.name)
+            return find_room_before(decision, size, *rest)
+
+        def on_demand(decision: Decision, info: ModelInfo, size: DitSize) -> ModelInfo:
+            names.append(info.name)
+            return on_demand_before(decision, info, size)
+
+        find_room_before, on_demand_before = admission._find_room, admission._limited_on_demand
+        monkeypatch.setattr(admission, "_find_room", find_room)
+        monkeypatch.setattr(admission, "_limited_on_demand", on_demand)
+        return names
+
+    def test_a_planner_is_searched_for_once(self, tmp_path: Path, turbo: Choice, searches: list[str]) -> None:
+        settings = Settings.load(tmp_path, vram_budget=24, device="cuda")
+        ledger = opened(tmp_path, [turbo], vram_budget=24)
+        there = [ledger.limited(info_of(turbo), [])]
+        answers = [ledger.with_planner(MIDDLE, settings, there) for _ in range(5)]
+        assert searches == [MIDDLE.name]
+        assert all(answer is answers[0] for answer in answers)
+
+    def test_so_is_one_without_room(self, tmp_path: Path, turbo: Choice, searches: list[str]) -> None:
+        settings = Settings.load(tmp_path, vram_budget=8, device="cuda")
+        ledger = opened(tmp_path, [turbo], vram_budget=8)
+        errors = []
+        for _ in range(3):
+            with pytest.raises(InvalidFieldError) as refused:
+                ledger.with_planner(PlannerChoice(PLANNERS[2].name), settings, [])
+            errors.append(refused.value)
+        assert searches == [PLANNERS[2].name]
+        assert str(errors[0]) == str(errors[1]) == str(errors[2])
+        assert errors[0] is not errors[1], "each has a traceback of its own"
+
+    def test_other_models_another_decision_or_setting_are_another_question(
+        self, tmp_path: Path, turbo: Choice, base: Choice, searches: list[str]
+    ) -> None:
+        settings = Settings.load(tmp_path, vram_budget=24, device="cuda")
+        ledger = opened(tmp_path, [turbo], vram_budget=24)
+        there = [ledger.limited(info_of(turbo), [])]
+        ledger.with_planner(MIDDLE, settings, there)
+        ledger.with_planner(MIDDLE, settings, [replace(there[0], max_batch=1)])
+        assert len(searches) == 2
+        ledger.know(base)
+        ledger.with_planner(MIDDLE, settings, [*there, info_of(base)])
+        assert len(searches) == 3
+        ledger.with_planner(MIDDLE, settings.model_copy(update={"lm_offload_to_cpu": True}), there)
+        assert len(searches) == 4
+        before = ledger.with_planner(MIDDLE, settings, there)
+        at_budget(ledger, 14)
+        after = ledger.with_planner(MIDDLE, settings, there)
+        assert before is not None and before.plan.placement("planner") == "resident"
+        assert after is not None and after.plan.placement("planner") == "offloaded"
+
+    def test_limits_are_searched_for_once(
+        self, tmp_path: Path, turbo: Choice, base: Choice, searches: list[str]
+    ) -> None:
+        ledger = opened(tmp_path, [turbo], vram_budget=20)
+        ledger.know(base)
+        info = info_of(base)
+        assert ledger.limited(info) == ledger.limited(info)
+        assert ledger.limited(replace(info, state="ready")).state == "ready", "the rest is passed on"
+        assert searches == [base.name]
+
+    def test_threads_may_ask_at_once(self, tmp_path: Path, turbo: Choice, base: Choice, xl: Choice) -> None:
+        ledger = opened(tmp_path, [turbo], vram_budget=24)
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(ledger.know, [base, xl] * 4))
+            limits = list(threads.map(lambda _: ledger.limited(info_of(base)), range(8)))
+        assert {usefulness(info) for info in limits} == {usefulness(ledger.limited(info_of(base)))}
+        assert ledger.why_not_together([info_of(xl)] * 9) != "", "all sizes were noted"

@@ -207,7 +207,11 @@ class TestServer:
 
     def test_a_planner_without_room_is_told_why(self, tmp_path: Path, turbo: Choice) -> None:
         decision = decided(turbo, MIDDLE, Settings.load(tmp_path), on_gpu(9))
-        assert decision.admitted(MIDDLE) == PlannerChoice(detail=decision.notes[-1])
+        assert "There is no room for the planner acestep-5Hz-lm-1.7B" in decision.planner_problem
+        assert decision.planner_problem in decision.notes
+        later = replace(decision, notes=(*decision.notes, "Something else."))
+        for each in (decision, later, replace(decision, notes=())):
+            assert each.admitted(MIDDLE) == PlannerChoice(detail=decision.planner_problem)
         roomy = decided(turbo, MIDDLE, Settings.load(tmp_path), on_gpu(24))
         assert roomy.admitted(MIDDLE) == MIDDLE
 
