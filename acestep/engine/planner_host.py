@@ -359,7 +359,8 @@ class PlannerHost:
             self._become(HostState.EMPTY)
 
     async def _leave(self) -> None:
-        """Unload the planner if it is idle."""
+        """Unload the planner if it is idle. Nothing is unloaded while a thread is stuck."""
+        await self._watchdog.wait_healthy()
         await self._unload_because(lambda: LEFT if self._is_idle else "")
 
     async def _unload_because(self, why: Callable[[], str]) -> None:

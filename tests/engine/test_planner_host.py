@@ -296,6 +296,45 @@ class TestStuck:
         assert stuck.loads == ["first", "other", "first"]
 
 
+    async def test_an_idle_planner_stays_until_no_thread_is_stuck(self) -> None:
+        watchdog, other = CountingWatchdog(SILENCE), OtherThread()
+        watchdog.add(other)
+        host = planner_host(
+            PlannerInfo("toy", "loading"),
+            lambda _: LoadedPlanner(WalkingModel(), "toy"),
+            IdlePolicy(watchdog, idle_seconds=0.01),
+        )
+        await host.start()
+        await until(lambda: watchdog.waits > 0)
+        assert (host.info().state, watchdog.checks) == ("ready", 0), "it does not try again and again"
+        other.silent = 0.0
+        await until(lambda: host.state is HostState.EMPTY)
+        await host.close()
+
+
+class OtherThread:
+    """A stuck thread of the device, such as the one that renders."""
+
+    stage = "render"
+    silent = 2 * SILENCE
+
+    def silence(self) -> float:
+        return self.silent
+
+
+class CountingWatchdog(Watchdog):
+    checks = 0
+    waits = 0
+
+    def check(self) -> None:
+        self.checks += 1
+        super().check()
+
+    async def wait_healthy(self) -> None:
+        self.waits += 1
+        await super().wait_healthy()
+
+
 class FragileModel(WalkingModel):
     """Raises `broken` at every step from the one on that it is set at."""
 
