@@ -1,5 +1,3 @@
-"""Audio codes as text and back."""
-
 from __future__ import annotations
 
 import re

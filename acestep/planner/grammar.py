@@ -55,8 +55,6 @@ class BlockRules:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """A part of a rule."""
-
     rule: str
     tokens: int  # at most
 
@@ -77,7 +75,7 @@ def draft_grammar(rules: BlockRules, end_of_turn: str, lyrics: str | None = None
 
 
 def codes_grammar(count: int, vocabulary: Vocabulary) -> BoundedGrammar:
-    """Exactly `count` audio codes, at least 1, and the end of the turn."""
+    """Exactly `count` audio codes, and the end of the turn."""
     first, last = vocabulary.first_code_id, vocabulary.first_code_id + vocabulary.code_count - 1
     codes = _Piece(f"<[{first}-{last}]>{{{count}}}", count)
     return _form([codes, _special(vocabulary.end_of_turn)])

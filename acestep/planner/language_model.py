@@ -76,9 +76,7 @@ class LanguageModel(Protocol):
     """A language model in memory, for one thread: `add` generations, and `step` while there is work."""
 
     @property
-    def name(self) -> str:
-        """The name of its folder."""
-        ...
+    def name(self) -> str: ...  # of its folder
 
     @property
     def vocabulary(self) -> Vocabulary: ...
@@ -103,6 +101,4 @@ class LanguageModel(Protocol):
         """
         ...
 
-    def close(self) -> None:
-        """Free all memory; the last call."""
-        ...
+    def close(self) -> None: ...  # frees all memory; the last call

@@ -30,17 +30,14 @@ class LanguageModelParts:
 
 
 def load_language_model(folder: Path, target: LoadTarget) -> LanguageModelParts:
-    """Load a published folder: config.json, model.safetensors (or shards), tokenizer, chat template.
-
-    Raises CheckpointError with the file, and the tensor or setting, that is wrong.
-    """
+    """Raises CheckpointError with the file, and the tensor or setting, that is wrong."""
     tokenizer, vocabulary, config = read_facts(folder)
     model, head = _load_weights(folder, config, target)
     return LanguageModelParts(folder.name, model, head, tokenizer, vocabulary)
 
 
 def read_facts(folder: Path) -> tuple[PreTrainedTokenizerFast, Vocabulary, Qwen3Config]:
-    """All of a folder but its weights. Raises CheckpointError."""
+    """All of a folder but its weights."""
     tokenizer, vocabulary = load_tokenizer(folder)
     config = _read_config(folder / "config.json")
     last_token = max(len(tokenizer), vocabulary.first_code_id + vocabulary.code_count) - 1

@@ -40,11 +40,8 @@ class _Request:
 
 
 class GenerationLoop:
-    """Owns the model, and batches the generations of many tasks.
-
-    If a step runs out of memory, its texts fail and the loop goes on. After any other error the state of the
-    model is unknown: all texts fail, later ones too, and the model has to be loaded again (`failure`).
-    """
+    # If a step runs out of memory, its texts fail and the loop goes on. After any other error the state of
+    # the model is unknown: all texts fail, later ones too, and it has to be loaded again (`failure`).
 
     def __init__(self, model: LanguageModel) -> None:
         self._model = model
@@ -58,10 +55,9 @@ class GenerationLoop:
         self._thread.start()
 
     async def generate(self, generation: Generation, on_tokens: OnTokens, cancelled: Cancelled) -> str:
-        """Return the text. `on_tokens` and `cancelled` are called at each step, on the loop's thread.
+        """The text. `on_tokens` and `cancelled` are called at each step, on the loop's thread.
 
-        Raises JobCancelledError within a step after `cancelled()` turns true, and PlannerError if there is no
-        text. Cancelling the task aborts the generation.
+        Raises JobCancelledError within a step after `cancelled()` turns true, and PlannerError.
         """
         request = _Request(generation, on_tokens, cancelled)
         with self._lock:
@@ -76,12 +72,12 @@ class GenerationLoop:
         return self._failure
 
     def silence(self) -> float:
-        """Seconds since the current step began; 0 if there is none."""
+        """Seconds since the current step began."""
         began = self._step_began
         return 0.0 if began is None else time.monotonic() - began
 
     def close(self) -> None:
-        """Wait for the current step, and end the thread. Texts that are under way get a PlannerError."""
+        """Wait for the current step, and end the thread. Running texts fail."""
         with self._lock:
             if not self._closed:
                 self._closed = True

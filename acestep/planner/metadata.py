@@ -30,7 +30,7 @@ def field(key: str, value: str | int) -> str:
 
 
 def facts(metadata: Metadata) -> dict[str, str | int]:
-    """The known fields, with the names and in the order of the block."""
+    """The known fields by their names in the block."""
     named = {
         "bpm": metadata.bpm,
         "caption": metadata.caption,
@@ -43,12 +43,11 @@ def facts(metadata: Metadata) -> dict[str, str | int]:
 
 
 def write(metadata: Metadata) -> str:
-    """The block, from `<think>` to `</think>`."""
     return f"{BEGIN}{inside(metadata)}{END}"
 
 
 def inside(metadata: Metadata) -> str:
-    """The block without its two markers."""
+    """The block without its markers."""
     return "".join(("\n", *(field(key, value) for key, value in facts(metadata).items())))
 
 

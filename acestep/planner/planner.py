@@ -41,10 +41,9 @@ _NO_CALLBACKS = PlannerCallbacks()
 
 
 class Planner:
-    """Plans songs; many calls may be in flight at once. `longest` bounds the duration, in seconds.
+    """Many calls may be in flight at once. `longest` bounds the duration, in seconds.
 
-    Each method raises JobCancelledError soon after `callbacks.cancelled()` turns true, and PlannerError if
-    the language model fails.
+    Each method raises JobCancelledError soon after `callbacks.cancelled()` turns true, and PlannerError.
     """
 
     def __init__(self, model: LanguageModel, generate: Generate, closed_turn: bool = False) -> None:
@@ -159,7 +158,7 @@ class Planner:
         longest: float = MAX_DURATION,
         callbacks: PlannerCallbacks = _NO_CALLBACKS,
     ) -> Draft:
-        """A description of `request.audio_codes`, whose number is the duration."""
+        """Metadata and lyrics of `request.audio_codes`, whose number gives the duration."""
         seconds = max(1, round(len(request.audio_codes) / CODES_A_SECOND))
         asked = replace(request, metadata=replace(request.metadata, duration=seconds))
         prompt = self._model.render(prompts.understand(request.audio_codes))
@@ -208,7 +207,7 @@ def _is_guided(options: PlannerOptions) -> bool:
 
 
 def fixed_facts(request: SongRequest) -> Metadata:
-    """The metadata that the user gave, without the caption."""
+    """The user's metadata, without the caption."""
     return Metadata(
         bpm=request.bpm,
         duration=None if request.duration is None else int(request.duration),

@@ -18,7 +18,6 @@ _UNDERSTAND = "Understand the given musical conditions and describe the audio se
 
 
 def plan(caption: str, lyrics: str) -> tuple[Message, ...]:
-    """For the metadata and for the audio codes."""
     return _messages(_PLAN, f"# Caption\n{caption}\n\n# Lyric\n{_lyrics(lyrics)}\n")
 
 
@@ -35,12 +34,11 @@ def codes_null(caption: str, lyrics: str, negative_prompt: str) -> tuple[Message
 
 
 def open_turn(metadata: Metadata) -> tuple[str | SpecialToken, ...]:
-    """The assistant's turn before the audio codes, which goes on."""
     return SpecialToken(block.BEGIN), block.inside(metadata), SpecialToken(block.END), "\n\n"
 
 
 def closed_turn(metadata: Metadata, end_of_turn: str) -> tuple[str | SpecialToken, ...]:
-    """The same as a finished turn, as in the original."""
+    """A finished turn, as in the original."""
     return *open_turn(metadata), SpecialToken(end_of_turn), "\n"
 
 

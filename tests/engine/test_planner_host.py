@@ -295,7 +295,6 @@ class TestStuck:
         assert await waiting == "first"
         assert stuck.loads == ["first", "other", "first"]
 
-
     async def test_an_idle_planner_stays_until_no_thread_is_stuck(self) -> None:
         watchdog, other = CountingWatchdog(SILENCE), OtherThread()
         watchdog.add(other)

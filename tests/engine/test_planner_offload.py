@@ -1,4 +1,4 @@
-"""A planner that makes way writes what it would otherwise, and is on the device while it writes alone."""
+"""An offloaded planner generates the same texts, and is on the device only meanwhile."""
 
 import asyncio
 import gc
@@ -42,7 +42,7 @@ from tests.synthesizer import toy
 
 @dataclass
 class Shared:
-    """A device in the books alone, with a planner and a model that take turns on it."""
+    """A pretended device that a planner and a model use in turn."""
 
     mover: Counting
     offload_manager: OffloadManager
@@ -85,7 +85,7 @@ def sizes(checkpoint: Checkpoint, folder: Path) -> Sizes:
 
 
 def plans(sizes: Sizes) -> list[MemoryPlan]:
-    """A planner that makes way, beside models that stay, or of which some make way as well."""
+    """An offloaded planner beside resident models, offloaded ones, or both."""
     wishes = [
         Wishes(offload=offload, offload_dit=offload_dit, offload_planner=True, planner=True)
         for offload, offload_dit in ((True, True), (False, False), (True, False))
@@ -119,7 +119,7 @@ def entry(checkpoint: Checkpoint, folder: Path, plan: MemoryPlan, mover: Countin
 
 
 @pytest.mark.parametrize("kind", ["int8", "fp8"])
-def test_a_quantized_planner_makes_way(
+def test_a_quantized_planner_is_offloaded(
     checkpoint: Checkpoint, folder: Path, kind: Quantization, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = Device(bytes_per_weight=4, cache_block=32, quantization=kind)
@@ -171,7 +171,7 @@ def test_texts_and_songs_are_the_same_and_memory_is_as_planned(
     assert stays + mover.most == pytest.approx(promised(plan, sizes(checkpoint, folder)), rel=0.05)
 
 
-def test_a_planner_that_comes_and_goes_while_songs_are_made(shared: Shared, checkpoint: Checkpoint) -> None:
+def test_a_planner_is_offloaded_while_songs_are_made(shared: Shared, checkpoint: Checkpoint) -> None:
     planner, model = shared.planner, shared.model
     alone = [run(planner, song(planner, seed, count=30))[0].text for seed in range(6)]
     expected = songs(model)
@@ -239,7 +239,7 @@ def test_a_song_that_waits_for_the_device_can_be_cancelled(shared: Shared) -> No
 
 
 def test_a_stream_of_texts_lets_songs_through(shared: Shared) -> None:
-    """While somebody waits, no more texts begin than run at once."""
+    """While a song waits, no more texts begin than run at once."""
     planner, slots = shared.planner, shared.planner._max_sequences
     tasks = [planner.add(song(planner, seed)) for seed in range(3 * slots)]
     planner.step()
@@ -255,7 +255,9 @@ def test_a_stream_of_texts_lets_songs_through(shared: Shared) -> None:
     assert ended == len(tasks)
 
 
-def test_a_planner_without_room_is_not_half_there(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_planner_without_room_leaves_nothing_on_the_device(
+    shared: Shared, monkeypatch: pytest.MonkeyPatch
+) -> None:
     expected = run(shared.planner, song(shared.planner))[0].text
     songs(shared.model)
     with monkeypatch.context() as patched:
@@ -268,7 +270,7 @@ def test_a_planner_without_room_is_not_half_there(shared: Shared, monkeypatch: p
     assert run(shared.planner, song(shared.planner))[0].text == expected
 
 
-def test_a_planner_that_is_gone_takes_its_weights_along(shared: Shared) -> None:
+def test_a_deleted_planner_frees_its_weights(shared: Shared) -> None:
     run(shared.planner, song(shared.planner))
     assert shared.mover.now > 0
     del shared.planner
@@ -276,7 +278,7 @@ def test_a_planner_that_is_gone_takes_its_weights_along(shared: Shared) -> None:
     assert shared.mover.now == 0
 
 
-def test_every_tensor_that_is_read_is_a_sign_of_life(checkpoint: Checkpoint, folder: Path) -> None:
+def test_loading_reports_every_tensor(checkpoint: Checkpoint, folder: Path) -> None:
     signs: list[int] = []
     load_model(checkpoint, "cpu", EXPECTED, LoadContext(beat=lambda: signs.append(1)))
     parts = checkpoint.dit, checkpoint.text_encoder

@@ -1,4 +1,4 @@
-"""What the contract of a language model is tested on: each backend that is installed."""
+"""The installed backends."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ LOADERS = {"pt": load_on_torch} | ({"vllm": load_on_vllm} if find_spec("vllm") e
 
 @pytest.fixture(scope="module", params=LOADERS)
 def load(request: pytest.FixtureRequest) -> Load:
-    """Brings a toy's folder into memory; vLLM only where it is installed (docs/planner.md)."""
+    """Loads a toy's folder; on vLLM if it is installed (docs/planner.md)."""
     return LOADERS[request.param]

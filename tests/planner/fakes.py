@@ -1,4 +1,4 @@
-"""A language model without weights: it walks the grammar and takes whichever allowed token chance picks."""
+"""A language model without weights, which takes random tokens that its grammar allows."""
 
 from __future__ import annotations
 
@@ -61,18 +61,17 @@ def tokenizer() -> Tokenizer:
 
 @cache
 def guide() -> llguidance.LLTokenizer:
-    """The same, as grammars see it."""
+    """The tokenizer of grammars."""
     return llguidance.LLTokenizer(tokenizer().to_str(), eos_token=_id(END_OF_TURN))
 
 
 @cache
 def chat() -> Chat:
-    """And as conversations do."""
     return Chat(PreTrainedTokenizerFast(tokenizer_object=tokenizer(), chat_template=CHAT_TEMPLATE))
 
 
 def read(prompt: tuple[int, ...] | None) -> str:
-    """A prompt as people read it."""
+    """A prompt as text."""
     return tokenizer().decode(list(prompt or ()), skip_special_tokens=False)
 
 
@@ -95,7 +94,7 @@ class WalkingModel:
 
     Where free text may end, it does with a chance of `haste`; None: only where nothing else is allowed.
     What was asked of it stands in `generations`; `together` is how many texts each step wrote, `aborted` the
-    sequence ids given up, `closed` how often it was let go.
+    aborted sequence ids, `closed` the number of `close` calls.
     """
 
     name = "acestep-5Hz-lm-toy"
@@ -168,7 +167,7 @@ def _ways_out() -> tuple[int, ...]:
 
 
 def write_now(model: WalkingModel, generation: Generation) -> str:
-    """The text of one generation, without a loop."""
+    """The text of one generation."""
     sequence_id = model.add(generation)
     while True:
         for output in model.step():

@@ -1,4 +1,4 @@
-"""The backends as tests load them: on the CPU, in float32, with little room."""
+"""The backends as tests load them: on the CPU, in float32, with short sequences."""
 
 from __future__ import annotations
 

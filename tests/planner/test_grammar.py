@@ -44,14 +44,14 @@ def written(form: BoundedGrammar, haste: float | None, seed: int) -> str:
 
 
 def admits(form: BoundedGrammar, text: str) -> bool:
-    """Whether the grammar lets `text` pass, up to its end."""
+    """Whether the grammar allows `text`, up to its end."""
     matcher = llguidance.LLMatcher(guide(), form.grammar, log_level=0)
     tokens = tokenizer().encode(text, add_special_tokens=False).ids
     return bool(matcher.consume_tokens(tokens) and matcher.is_stopped()) and len(tokens) <= form.max_tokens
 
 
 def check(found: Metadata, rules: BlockRules) -> None:
-    """What the user fixed is kept, and what was open lies within its bounds."""
+    """Fixed fields are kept, and free ones are within bounds."""
     asked = metadata.facts(rules.fixed)
     facts = metadata.facts(found)
     assert {key: facts[key] for key in asked} == asked
@@ -67,7 +67,7 @@ def check(found: Metadata, rules: BlockRules) -> None:
 @settings(max_examples=80, deadline=None, derandomize=True)
 @given(RULES, HASTE, SEEDS)
 @example(BlockRules(), None, 0)
-def test_whatever_it_admits_reads_as_facts_within_bounds(
+def test_allowed_text_reads_as_metadata_within_bounds(
     rules: BlockRules, haste: float | None, seed: int
 ) -> None:
     check(metadata.read(written(metadata_grammar(rules), haste, seed)), rules)
@@ -76,7 +76,7 @@ def test_whatever_it_admits_reads_as_facts_within_bounds(
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(RULES, st.none() | st.just(INSTRUMENTAL), HASTE, SEEDS)
 @example(BlockRules(), None, None, 0)
-def test_whatever_it_admits_reads_as_a_draft(
+def test_allowed_text_reads_as_a_draft(
     rules: BlockRules, lyrics: str | None, haste: float | None, seed: int
 ) -> None:
     draft = metadata.read_draft(written(draft_grammar(rules, END_OF_TURN, lyrics), haste, seed))
@@ -86,7 +86,7 @@ def test_whatever_it_admits_reads_as_a_draft(
 
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(st.integers(1, 300), SEEDS)
-def test_codes_are_as_many_as_asked_for_and_all_from_the_book(count: int, seed: int) -> None:
+def test_codes_have_the_given_count_and_are_in_the_codebook(count: int, seed: int) -> None:
     form = codes_grammar(count, WalkingModel().vocabulary)
     found = codes.read(written(form, 0.5, seed))
     assert len(found) == count
@@ -115,7 +115,7 @@ def test_a_fixed_caption_is_written_as_yaml_writes_it(caption: str) -> None:
     ],
 )
 @pytest.mark.parametrize("language", ["en", "no"])
-def test_it_admits_what_the_weights_were_trained_on(caption: str, language: str) -> None:
+def test_it_allows_blocks_of_the_training_data(caption: str, language: str) -> None:
     song = Metadata(120, caption, 180, "C# minor", language, "4")
     block = metadata.write(song)
     assert admits(metadata_grammar(BlockRules()), block)
@@ -138,13 +138,13 @@ def test_it_admits_what_the_weights_were_trained_on(caption: str, language: str)
         {"caption": None},
     ],
 )
-def test_it_admits_nothing_out_of_bounds(change: dict[str, Any]) -> None:
+def test_it_allows_nothing_out_of_bounds(change: dict[str, Any]) -> None:
     song = Metadata(120, "a song", 120, "C# minor", "en", "4")
     form = metadata_grammar(BlockRules(longest=120.5))
     assert admits(form, metadata.write(song))
     assert not admits(form, metadata.write(replace(song, **change)))
 
 
-def test_a_machine_that_holds_less_than_the_shortest_song_still_gets_a_grammar() -> None:
+def test_a_limit_below_the_shortest_song_gives_a_grammar() -> None:
     found = metadata.read(written(metadata_grammar(BlockRules(longest=8.5)), 0.5, 0))
     assert found.duration == 8

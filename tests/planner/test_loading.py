@@ -1,4 +1,4 @@
-"""Language model folders: what is read, and what is said where something does not fit."""
+"""Language model folders: what is read, and the errors for files that do not fit."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def toy(whole: Path, tmp_path: Path) -> Path:
-    """A copy that a test may spoil."""
+    """A copy that a test may change."""
     return Path(shutil.copytree(whole, tmp_path / "toy"))
 
 
@@ -53,7 +53,7 @@ def test_loads_what_transformers_loads(tmp_path: Path, tied: bool, shard_size: s
     torch.testing.assert_close(logits(load(folder), [5, 9, 300]), expected)
 
 
-def test_tells_the_name_and_the_codes(whole: Path) -> None:
+def test_name_and_codes_are_read(whole: Path) -> None:
     parts = load(whole)
     assert parts.name == "acestep-5Hz-lm-toy"
     assert parts.vocabulary.code_count == 100
@@ -75,7 +75,7 @@ def test_codes_beyond_the_codebook_are_left_out(tmp_path: Path) -> None:
     assert load(folder).vocabulary.code_count == 64_000
 
 
-def test_codes_end_where_they_stop_being_in_a_row(toy: Path) -> None:
+def test_codes_end_at_the_first_gap(toy: Path) -> None:
     path = toy / "tokenizer.json"
     path.write_text(
         path.read_text(encoding="utf-8").replace("<|audio_code_40|>", "<|another|>"), encoding="utf-8"
@@ -83,7 +83,7 @@ def test_codes_end_where_they_stop_being_in_a_row(toy: Path) -> None:
     assert load(toy).vocabulary.code_count == 40
 
 
-def test_a_head_that_is_tied_may_be_stored_once_more(toy: Path) -> None:
+def test_a_tied_head_may_be_stored_twice(toy: Path) -> None:
     rewrite_tensors(toy, lambda all_: all_ | {"lm_head.weight": all_["model.embed_tokens.weight"].clone()})
     parts = load(toy)
     assert parts.head is parts.model.embed_tokens.weight
@@ -94,7 +94,7 @@ def test_a_model_that_was_saved_without_its_head_has_no_prefix(whole: Path, toy:
     torch.testing.assert_close(logits(load(toy), [7, 8]), logits(load(whole), [7, 8]))
 
 
-def test_the_chat_template_may_stand_in_the_tokenizer_config(toy: Path) -> None:
+def test_the_chat_template_may_be_in_the_tokenizer_config(toy: Path) -> None:
     template = (toy / "chat_template.jinja").read_text(encoding="utf-8")
     (toy / "chat_template.jinja").unlink()
     rewrite_json(toy / "tokenizer_config.json", chat_template=template)

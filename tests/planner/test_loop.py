@@ -20,7 +20,7 @@ STEPS = 8
 
 
 class GatedModel(WalkingModel):
-    """Takes as many steps as it is let, and raises what it is told to."""
+    """Takes the steps that the test allows, and raises what the test sets."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,15 +56,15 @@ class GatedModel(WalkingModel):
 
 
 class ScarcityError(MemoryError):
-    """One that can be watched."""
+    """Weakly referenced by a test."""
 
 
 class OddError(Exception):
-    """Another."""
+    """Weakly referenced, too."""
 
 
 class Failing:
-    """What cannot be done."""
+    """A step that raises."""
 
     def __call__(self) -> None:
         raise OddError
@@ -104,7 +104,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-async def test_texts_that_come_join_at_the_next_step(model: GatedModel, loop: GenerationLoop) -> None:
+async def test_new_texts_join_at_the_next_step(model: GatedModel, loop: GenerationLoop) -> None:
     first = start(loop, codes(1))
     model.let(3)
     await until(lambda: model.entered == 4)
@@ -118,23 +118,21 @@ async def test_texts_that_come_join_at_the_next_step(model: GatedModel, loop: Ge
     assert model.threads == {"planner"}
 
 
-async def test_tokens_are_told_at_every_step(model: GatedModel, loop: GenerationLoop) -> None:
+async def test_tokens_are_reported_at_every_step(model: GatedModel, loop: GenerationLoop) -> None:
     told: list[int] = []
     model.let(100)
     await start(loop, codes(1), told.append)
     assert told == list(range(1, STEPS + 1))
 
 
-async def test_nothing_is_stepped_while_nobody_waits(model: GatedModel, loop: GenerationLoop) -> None:
+async def test_without_texts_there_are_no_steps(model: GatedModel, loop: GenerationLoop) -> None:
     model.let(100)
     await start(loop, codes(1))
     await asyncio.sleep(0.02)
     assert len(model.together) == STEPS
 
 
-async def test_a_cancelled_job_ends_within_a_step_and_the_others_go_on(
-    model: GatedModel, loop: GenerationLoop
-) -> None:
+async def test_a_cancelled_job_ends_within_a_step(model: GatedModel, loop: GenerationLoop) -> None:
     cancelled = threading.Event()
     doomed, other = start(loop, codes(1), cancelled=cancelled.is_set), start(loop, codes(2))
     model.let(2)
@@ -149,7 +147,7 @@ async def test_a_cancelled_job_ends_within_a_step_and_the_others_go_on(
     assert model.aborted == [0]
 
 
-async def test_a_cancelled_task_takes_its_text_along(model: GatedModel, loop: GenerationLoop) -> None:
+async def test_a_cancelled_task_aborts_its_text(model: GatedModel, loop: GenerationLoop) -> None:
     doomed, other = start(loop, codes(1)), start(loop, codes(2))
     model.let(1)
     await until(lambda: len(model.together) == 1)
@@ -161,7 +159,7 @@ async def test_a_cancelled_task_takes_its_text_along(model: GatedModel, loop: Ge
     assert model.aborted == [0]
 
 
-async def test_a_text_that_cannot_be_had_fails_alone(model: GatedModel, loop: GenerationLoop) -> None:
+async def test_a_refused_text_fails_alone(model: GatedModel, loop: GenerationLoop) -> None:
     model.unwelcome, model.dead = 1, 2
     model.let(100)
     long, dead, good = await asyncio.gather(
@@ -172,7 +170,7 @@ async def test_a_text_that_cannot_be_had_fails_alone(model: GatedModel, loop: Ge
     assert good == write_now(WalkingModel(), codes(3))
 
 
-async def test_a_model_that_fails_is_not_asked_again(model: GatedModel, loop: GenerationLoop) -> None:
+async def test_a_failed_model_takes_no_more_steps(model: GatedModel, loop: GenerationLoop) -> None:
     running = [start(loop, codes(1)), start(loop, codes(2))]
     model.let(2)
     await until(lambda: model.entered == 3)
@@ -189,7 +187,7 @@ async def test_a_model_that_fails_is_not_asked_again(model: GatedModel, loop: Ge
     assert len(model.generations) == 2, "nothing more was asked of it"
 
 
-async def test_the_error_of_a_model_that_fails_is_free_model(
+async def test_the_error_of_a_failed_model_is_freed(
     model: GatedModel, loop: GenerationLoop, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("CRITICAL", "acestep.planner.loop")  # as what captures records keeps their errors
@@ -205,7 +203,7 @@ async def test_the_error_of_a_model_that_fails_is_free_model(
     assert held() is None, "its frames hold the model"
 
 
-async def test_want_of_memory_is_said_and_what_it_holds_is_free_model(
+async def test_out_of_memory_is_reported_and_its_memory_freed(
     model: GatedModel, loop: GenerationLoop
 ) -> None:
     running = start(loop, codes(1))
@@ -222,7 +220,7 @@ async def test_want_of_memory_is_said_and_what_it_holds_is_free_model(
     assert await start(loop, codes(3)) == write_now(WalkingModel(), codes(3))
 
 
-async def test_how_long_a_step_takes_is_known_while_it_lasts(model: GatedModel, loop: GenerationLoop) -> None:
+async def test_the_duration_of_the_current_step_is_known(model: GatedModel, loop: GenerationLoop) -> None:
     assert loop.silence() == 0.0
     writing = start(loop, codes(1))
     await until(lambda: loop.silence() > 0.02)
@@ -231,7 +229,7 @@ async def test_how_long_a_step_takes_is_known_while_it_lasts(model: GatedModel, 
     await until(lambda: loop.silence() == 0.0)
 
 
-async def test_closing_ends_the_thread_and_whoever_waits_is_told(model: GatedModel) -> None:
+async def test_closing_ends_the_thread_and_fails_running_texts(model: GatedModel) -> None:
     loop = GenerationLoop(model)
     waiting = start(loop, codes(1))
     model.let(1)
@@ -248,7 +246,7 @@ async def test_closing_ends_the_thread_and_whoever_waits_is_told(model: GatedMod
     assert model.closed == 0, "a process that ends need not wait for that"
 
 
-async def test_a_model_that_cannot_be_closed_keeps_nobody_from_leaving(
+async def test_a_model_that_cannot_be_closed_is_dropped(
     model: GatedModel, loop: GenerationLoop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     loop.close()

@@ -48,13 +48,13 @@ CAPTIONS = st.one_of(
 
 
 @pytest.mark.parametrize("language", [*LANGUAGES])
-def test_every_language_survives(language: str) -> None:
+def test_every_language_is_read_back(language: str) -> None:
     assert metadata.read(metadata.write(Metadata(language=language))).language == language
 
 
 @settings(deadline=None, derandomize=True)
 @given(CAPTIONS)
-def test_what_is_written_reads_the_same(caption: str) -> None:
+def test_a_written_caption_is_read_back(caption: str) -> None:
     song = Metadata(bpm=99, caption=caption, duration=30, key_scale="Bb major")
     assert metadata.read(metadata.write(song)) == song
 
@@ -70,13 +70,13 @@ def test_the_block_is_yaml(caption: str) -> None:
     }
 
 
-def test_digits_are_written_as_a_number_and_read_as_what_they_are() -> None:
+def test_digits_are_written_as_a_number() -> None:
     song = Metadata(caption="1984", time_signature="4")
     assert metadata.write(song) == "<think>\ncaption: 1984\ntimesignature: 4\n</think>"
     assert metadata.read(metadata.write(song)) == song
 
 
-def test_nothing_decided_is_an_empty_block() -> None:
+def test_empty_metadata_is_an_empty_block() -> None:
     assert metadata.write(Metadata()) == "<think>\n</think>"
     assert metadata.read("<think>\n</think>") == Metadata()
 
@@ -102,7 +102,7 @@ def test_genres_are_skipped() -> None:
         ("</think> and on", "</think> and on"),
     ],
 )
-def test_what_is_not_yaml_is_taken_as_it_stands(written: str, caption: str) -> None:
+def test_text_that_is_not_yaml_is_plain_text(written: str, caption: str) -> None:
     block = f"<think>\nbpm: 90\ncaption: {written}\nduration: 30\n</think>"
     assert metadata.read(block) == Metadata(bpm=90, caption=caption, duration=30)
 

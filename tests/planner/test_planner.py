@@ -81,9 +81,7 @@ REQUESTS = st.builds(
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(REQUESTS, st.floats(10, 40))
-async def test_every_request_gets_a_plan_that_keeps_what_the_user_fixed(
-    request: SongRequest, longest: float
-) -> None:
+async def test_every_plan_keeps_the_users_metadata(request: SongRequest, longest: float) -> None:
     planner, model = walking()
     found = await planner.decide(request, longest)
     assert request.bpm in (None, found.bpm)
@@ -100,7 +98,7 @@ async def test_every_request_gets_a_plan_that_keeps_what_the_user_fixed(
     assert all(0 <= code < CODES for sketch in sketches for code in sketch)
 
 
-async def test_what_is_open_is_generated_once_and_guided_away_from_no_caption() -> None:
+async def test_free_metadata_is_generated_once_with_a_null_prompt_without_caption() -> None:
     planner, model = walking()
     await planner.decide(SONG)
     (generation,) = model.generations
@@ -116,7 +114,7 @@ async def test_without_guidance_there_is_no_null_prompt() -> None:
     assert [generation.null_prompt for generation in model.generations] == [None, None]
 
 
-async def test_nothing_is_generated_where_the_user_gave_it_all() -> None:
+async def test_nothing_is_generated_if_the_user_gave_all_metadata() -> None:
     planner, model = walking()
     found = await planner.decide(replace(DECIDED, caption=" "))
     assert found == Metadata(120, None, 30, "F# minor", "de", "3")
@@ -124,7 +122,7 @@ async def test_nothing_is_generated_where_the_user_gave_it_all() -> None:
 
 
 @pytest.mark.parametrize("wanted", [True, False])
-async def test_caption_and_language_are_the_users_where_they_are_not_to_be_thought_of(wanted: bool) -> None:
+async def test_caption_and_language_are_generated_only_if_asked(wanted: bool) -> None:
     planner, model = walking()
     options = PlannerOptions(use_cot_caption=wanted, use_cot_language=wanted)
     found = await planner.decide(replace(SONG, seeds=(3,), planner=options))
@@ -134,7 +132,7 @@ async def test_caption_and_language_are_the_users_where_they_are_not_to_be_thoug
 
 
 @pytest.mark.parametrize("closed", [False, True])
-async def test_codes_are_sketched_after_the_block_and_guided_away_from_an_empty_one(closed: bool) -> None:
+async def test_codes_follow_the_block_and_the_null_prompt_has_an_empty_one(closed: bool) -> None:
     planner, model = walking(closed_turn=closed)
     await planner.sketch(DECIDED, replace(FACTS, duration=99), 30.5, 11)
     (generation,) = model.generations
@@ -146,7 +144,7 @@ async def test_codes_are_sketched_after_the_block_and_guided_away_from_an_empty_
     assert generation.max_tokens == 153
 
 
-async def test_a_negative_prompt_stands_in_for_the_caption() -> None:
+async def test_a_negative_prompt_replaces_the_caption() -> None:
     planner, model = walking()
     request = replace(SONG, planner=PlannerOptions(negative_prompt="harsh noise"))
     await planner.sketch(request, await planner.decide(request), 10.0, 1)
@@ -221,7 +219,7 @@ async def test_the_language_is_the_users_or_the_one_the_sentence_names(
 
 
 @pytest.mark.parametrize("lyrics", ["", "[inst]", "[instrumental]", LYRICS])
-async def test_formatting_keeps_facts_and_silence(lyrics: str) -> None:
+async def test_formatting_keeps_metadata_and_instrumental(lyrics: str) -> None:
     planner, model = walking()
     fixed = Metadata(time_signature="3", language="ja", duration=25)
     draft = await planner.draft(DraftRequest("format", "Latin pop", lyrics, metadata=fixed))
@@ -234,7 +232,7 @@ async def test_formatting_keeps_facts_and_silence(lyrics: str) -> None:
     )
 
 
-async def test_codes_are_understood_and_say_how_long_the_song_is() -> None:
+async def test_the_number_of_codes_gives_the_duration() -> None:
     planner, model = walking()
     draft = await planner.draft(DraftRequest("understand", audio_codes=(1, 2) * 60))
     assert draft.metadata.duration == 24
@@ -242,7 +240,7 @@ async def test_codes_are_understood_and_say_how_long_the_song_is() -> None:
     assert "<|audio_code_1|><|audio_code_2|>" in read(model.generations[0].prompt)
 
 
-async def test_a_model_that_does_not_keep_to_its_grammar_is_found_out() -> None:
+async def test_text_against_the_grammar_is_an_error() -> None:
     with pytest.raises(PlannerError, match="2 audio codes, not 50"):
         await saying("<|audio_code_1|><|audio_code_2|>").sketch(SONG, FACTS, 10.0, 1)
     with pytest.raises(PlannerError, match="something else"):
@@ -251,5 +249,5 @@ async def test_a_model_that_does_not_keep_to_its_grammar_is_found_out() -> None:
         await saying("la").decide(SONG)
 
 
-def test_it_goes_by_the_models_name() -> None:
+def test_its_name_is_the_models() -> None:
     assert walking()[0].name == WalkingModel.name

@@ -41,7 +41,7 @@ def ours(case: dict[str, Any], template: str) -> str:
 
 
 def conversation(case: dict[str, Any]) -> tuple[tuple[Message, ...], tuple[str | SpecialToken, ...]]:
-    """Its messages, and what the assistant has said so far."""
+    """Its messages, and the beginning of the assistant's turn."""
     kind = case["kind"]
     turn: tuple[str | SpecialToken, ...] = ()
     if kind in ("plan", "codes"):
@@ -76,7 +76,7 @@ def _facts(named: dict[str, Any]) -> Metadata:
 
 
 @pytest.mark.parametrize(("case", "template"), cases())
-def test_prompts_are_the_originals_letter_by_letter(case: dict[str, Any], template: str) -> None:
+def test_prompts_are_the_originals(case: dict[str, Any], template: str) -> None:
     assert ours(case, template) == case["text"]
 
 
@@ -86,7 +86,7 @@ def test_codes_follow_the_block_in_the_open_turn_or_after_it() -> None:
     assert spelled(closed) == "<think>\nbpm: 90\n</think>\n\n<|im_end|>\n"
 
 
-def test_what_the_user_left_out_has_words_of_its_own() -> None:
+def test_an_empty_text_has_a_placeholder() -> None:
     assert spelled(prompts.sample(" ", True)[1].content).startswith("NO USER INPUT\n")
     assert prompts.format("", "la")[1].content == "# Caption\nNO USER INPUT\n\n# Lyric\nla"
     for user in (prompts.format("pop", " ")[1], prompts.plan("pop", "")[1], prompts.plan_null("", "")[1]):

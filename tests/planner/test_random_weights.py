@@ -1,4 +1,4 @@
-"""Whatever is asked, a language model of random weights answers in form.
+"""A language model of random weights answers every request in form.
 
 Eight requests by default; `PLANNER_REQUESTS=500` asks for as many.
 """

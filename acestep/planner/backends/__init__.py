@@ -1,1 +1,1 @@
-"""What runs the language model: transformers, or vLLM."""
+"""Run the language model: PyTorch, or vLLM."""

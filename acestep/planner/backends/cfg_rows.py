@@ -1,7 +1,6 @@
-"""Classifier-free guidance inside the batch of another engine.
+"""Classifier-free guidance inside the batch of another engine, which reorders rows and samples each alone.
 
-Such an engine reorders its rows and samples each by itself. `CfgRows` follows the rows of each text, samples
-one token for them, and masks all other tokens, so that the engine samples that one in every row.
+`CfgRows` samples one token for the two rows of a text, and masks all others, so that the engine takes it.
 """
 
 from __future__ import annotations
@@ -20,28 +19,21 @@ from acestep.planner.language_model import StepOutput
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BatchRow:
-    """A row of the batch. `prompt` 0 is the prompt of the text, 1 its null prompt.
-
-    `output` is the engine's own list of the tokens after the prompt, to which the engine appends.
-    """
-
     sequence_id: int
-    prompt: int
-    output: list[int]
+    prompt: int  # 0: the prompt of the text, 1: its null prompt
+    output: list[int]  # the tokens after the prompt; the engine appends to it
 
 
 @dataclass(frozen=True, slots=True)
 class BatchChanges:
-    """Changes of the batch, to be applied in this order. `moved` has (from, to, whether the two swap)."""
+    """To be applied in this order."""
 
     removed: Sequence[int] = ()
     added: Sequence[tuple[int, BatchRow]] = ()
-    moved: Sequence[tuple[int, int, bool]] = ()
+    moved: Sequence[tuple[int, int, bool]] = ()  # from, to, whether the two swap
 
 
 class CfgRows:
-    """The texts in an engine's batch."""
-
     def __init__(self, grammars: Grammars, detokenize: Detokenize) -> None:
         self._grammars = grammars
         self._detokenize = detokenize
@@ -56,7 +48,6 @@ class CfgRows:
         self._sequences.pop(sequence_id, None)  # rows that are still in the batch are ignored
 
     def take_outputs(self) -> list[StepOutput]:
-        """The outputs since the last call."""
         outputs, self._outputs = self._outputs, []
         return outputs
 

@@ -14,11 +14,8 @@ _PRIVATE = range(0xF0000, 0x10FFFE)
 
 
 class Chat:
-    """Conversations for one tokenizer.
-
-    If a string spells a special token, a mark that the tokenizer does not know is put between its letters.
-    Stretches with marks are then tokenized again, without the marks, by a tokenizer without special tokens.
-    """
+    # If a string spells a special token, a mark that the tokenizer does not know is put between its letters.
+    # Stretches with marks are tokenized again, without the marks, by a tokenizer without special tokens.
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._tokenizer = tokenizer
@@ -50,7 +47,6 @@ class Chat:
         return self._whole.encode(text, add_special_tokens=False)
 
     def _marked(self, text: Text, mark: str) -> str:
-        """The text, with marks in the special tokens that its strings spell."""
         parts = (text,) if isinstance(text, str) else text
         return "".join(
             part.spelling if isinstance(part, SpecialToken) else self._marked_words(part, mark)

@@ -68,25 +68,18 @@ class _Layer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Step:
-    """`ids` at `positions` of `rows`, `[n]` each. Attention reads the first `context` positions.
-
-    First come the last tokens of rows 0 to count - 1, then for each (row, number) of `earlier` the tokens
-    before its last, then padding.
-    """
-
-    ids: Tensor
+    # The order of the tokens: the last ones of rows 0 to count - 1, then for each (row, number) of `earlier`
+    # the tokens before its last, then padding.
+    ids: Tensor  # [n], as the next two
     positions: Tensor
     rows: Tensor
-    context: int
+    context: int  # positions that attention reads
     count: int
     earlier: Sequence[tuple[int, int]] = ()
 
 
 class Decoder:
-    """A model with a cache of `rows` texts of up to `length` tokens each. Not thread-safe.
-
-    It shares its memory with the modules of `model`, which stay usable.
-    """
+    """Not thread-safe. It shares its memory with the modules of `model`, which stay usable."""
 
     def __init__(self, model: Qwen3Model, rows: int, length: int, device: torch.device | None = None) -> None:
         """`device`: where it runs, if the weights are elsewhere; `allocate` makes the cache then."""
@@ -197,7 +190,6 @@ class Decoder:
 
     @torch.inference_mode()
     def copy(self, source: int, target: int, count: int) -> None:
-        """Copy the first `count` tokens."""
         self._cache[:, target, :, :count] = self._cache[:, source, :, :count]
 
     def _padded(self, count: int) -> int:
@@ -262,8 +254,6 @@ _Attend = Callable[[int, Tensor, Tensor], Tensor]
 
 
 class _Graph:
-    """A decoding step of one shape as a CUDA graph."""
-
     def __init__(self, ids: Tensor, positions: Tensor) -> None:
         self.ids, self.positions = ids.clone(), positions.clone()
         self.graph = torch.cuda.CUDAGraph()
@@ -277,10 +267,9 @@ class _Graph:
 
 
 class _Recorder:
-    """Records the graphs of one decoder, all on one stream of its device."""
-
-    # torch's default is a stream of the current device: work on another device would run at once, and be
-    # missing in the graph. And cuBLAS keeps a workspace, 32 MB on some GPUs, for each stream it has seen.
+    # All graphs are recorded on one stream of the decoder's device. torch's default is a stream of the
+    # current device: work on another device would run at once, and be missing in the graph. And cuBLAS keeps
+    # a workspace, 32 MB on some GPUs, for each stream it has seen.
 
     _alone = threading.Lock()  # torch records one graph at a time in a process, whatever the device
 
@@ -289,7 +278,6 @@ class _Recorder:
         self._side: torch.cuda.Stream | None = None
 
     def record(self, step: Callable[[Tensor, Tensor], Tensor], ids: Tensor, positions: Tensor) -> _Graph:
-        """Record `step`; the graph has not run yet."""
         with self._alone, torch.cuda.device(self._device):
             self._side = side = self._side or torch.cuda.Stream()  # type: ignore[no-untyped-call]
             graph = _Graph(ids, positions)

@@ -36,8 +36,6 @@ class Allowed:
 
 
 class Constraint:
-    """The position of one text in its grammar."""
-
     def __init__(self, matcher: llguidance.LLMatcher) -> None:
         self.matcher = matcher
 
@@ -58,10 +56,7 @@ class Constraint:
 
 
 class Grammars:
-    """Reads grammars for one tokenizer, and computes the allowed tokens of many texts at once."""
-
     def __init__(self, tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary, size: int) -> None:
-        """`size`: the rows of the output head, which may be more than there are tokens."""
         end = tokenizer.convert_tokens_to_ids(vocabulary.end_of_turn)
         self._tokenizer = grammar_tokenizer(tokenizer, size, end)
         self._executor = llguidance.LLExecutor()
@@ -73,7 +68,7 @@ class Grammars:
         self._every_code = Allowed(self._codes) if vocabulary.code_count > 1 else None
 
     def read(self, grammar: str) -> Constraint:
-        """Raises PlannerError for a grammar that llguidance cannot read."""
+        """Raises PlannerError if the grammar cannot be read."""
         constraint = Constraint(llguidance.LLMatcher(self._tokenizer, grammar, log_level=0))
         if constraint.error:
             raise PlannerError(f"The grammar cannot be read: {constraint.error}")

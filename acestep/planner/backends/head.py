@@ -19,9 +19,7 @@ Rows = slice | NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LogitsRequest:
-    """The logits of `rows` of the head for the hidden states with these indices."""
-
-    states: list[int]
+    states: list[int]  # indices of hidden states
     rows: Rows
 
 

@@ -40,11 +40,10 @@ class Workspace:
         self._buffer = torch.empty(0, dtype=dtype)
 
     def rows(self, width: int) -> int:
-        """How many rows of so many numbers are dequantized at a time."""
         return max(1, self._size // width)
 
     def reserve(self, rows: int, width: int) -> None:
-        """Have room for a matrix of this shape from the next `allocate` on."""
+        """Be large enough for this shape from the next `allocate` on."""
         numbers = (
             min(rows, max(1, _CPU_PIECE // width)) * width if self._device.type == "cpu" else rows * width
         )

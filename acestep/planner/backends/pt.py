@@ -30,7 +30,7 @@ _WAIT_SECONDS = 0.1  # for the device, in one step; cancelled texts are dropped 
 
 
 class DeviceAccess(Protocol):
-    """Access to a device that other models use in turn; weights and cache are there only in one's turn."""
+    """Access to a device that several models use in turn."""
 
     def acquire(self, seconds: float) -> bool:
         """Wait up to so many seconds; True: the device is ours until `release`, and the weights are there."""
@@ -46,29 +46,24 @@ class DeviceAccess(Protocol):
 
 @dataclass(slots=True, eq=False)
 class _Row:
-    """A row of the cache. `feed` are the tokens that it gets next, at `position`."""
-
-    number: int
+    number: int  # in the cache
     prompt: tuple[int, ...]
-    feed: list[int]
-    position: int
+    feed: list[int]  # the tokens of the next step
+    position: int  # of the first of them
 
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    """A text of the batch, or one that is queued. With guidance it has two prompts, and a row for each."""
-
     sequence: TextSequence
-    prompts: list[tuple[int, ...]]
-    rows: list[_Row] = field(default_factory=list)
+    prompts: list[tuple[int, ...]]  # two with guidance
+    rows: list[_Row] = field(default_factory=list)  # one a prompt; none while it is queued
 
 
 class TorchLanguageModel:
-    """Runs `sequences` generations with guidance at once, or twice as many without; more are queued.
+    """Runs `sequences` generations with guidance at once, or twice as many without; more are queued."""
 
-    Each has up to `length` tokens, prompt included. The cache takes 4 * sequences * length * layers *
-    key-value heads * head size numbers: 1.5 GB a sequence of 6,656 for the published 1.7B in bfloat16.
-    """
+    # The cache has 4 * sequences * length * layers * key-value heads * head size numbers: for the published
+    # 1.7B in bfloat16 1.5 GB for a sequence of 6,656 tokens, prompt included.
 
     def __init__(
         self,
@@ -77,7 +72,7 @@ class TorchLanguageModel:
         length: int = DEFAULT_LENGTH,
         device: torch.device | None = None,
     ) -> None:
-        """`device`: where it runs, if the weights are elsewhere; it needs `place_modules` then."""
+        """`device`: where it runs, if the weights are elsewhere; call `place_modules` then."""
         self._name = parts.name
         self._chat = Chat(parts.tokenizer)
         self._vocabulary = parts.vocabulary
@@ -132,7 +127,7 @@ class TorchLanguageModel:
                 self._give_device_back()
 
     def close(self) -> None:
-        """Do nothing: the memory is freed with the last reference."""
+        pass  # the memory is freed with the last reference
 
     def step(self) -> Sequence[StepOutput]:
         """As in the protocol. Empty too while another model has the device."""
@@ -164,7 +159,7 @@ class TorchLanguageModel:
         return outputs
 
     def _admit(self) -> None:
-        """Admit one text at most: its prefill keeps the others waiting."""
+        # One text a step at most: its prefill keeps the others waiting.
         if not self._waiting or len(self._rows) + len(self._waiting[0].prompts) > self._decoder.rows:
             return
         if self._admitted >= self._max_sequences and self._access is not None and self._access.is_awaited:

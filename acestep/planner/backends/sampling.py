@@ -1,5 +1,3 @@
-"""From logits to tokens."""
-
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
@@ -62,8 +60,8 @@ def _cumsum(shares: Tensor) -> Tensor:
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a CPU tensor without waiting for the work that the GPU has queued."""
-    # CUDA has read pageable memory when the call returns; of other devices that is not known.
+    # Without waiting for the work that the GPU has queued. CUDA has read pageable memory on return;
+    # of other devices that is not known.
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 
@@ -92,8 +90,7 @@ def next_tokens(
 ) -> list[int | None]:
     """The next token of each text; None: its grammar allows none.
 
-    `logits_of` is called once, for the texts with more than one token to choose from: their indices in
-    `sequences`, and the allowed tokens.
+    `logits_of` is called once, with the index and the allowed tokens of each text that has a choice.
     """
     tokens = [each.forced if each else None for each in allowed]
     asked = [(number, each) for number, each in enumerate(allowed) if each and each.forced is None]
@@ -121,7 +118,7 @@ def choose(choices: Sequence[TokenChoice], index: Index) -> list[int]:
 
 
 def _draw(choices: Sequence[TokenChoice], index: Index) -> Tensor:
-    """The index of each token among the allowed ones; `[choices]`. All have one group key."""
+    """The index of each token among the allowed ones, `[choices]`."""
     first = choices[0]
     sampling, seen = first.sequence.generation.sampling, first.sequence.seen
     logits = torch.stack([choice.logits for choice in choices], dim=1)  # [prompts, choices, rows]

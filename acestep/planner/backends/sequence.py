@@ -16,13 +16,11 @@ Detokenize = Callable[[Sequence[int]], str]
 
 @dataclass(slots=True, eq=False)
 class TextSequence:
-    """A generation under way. `seen` is `[vocabulary]`, only with a repetition penalty."""
-
     id: int
     generation: Generation
     constraint: Constraint
     generator: torch.Generator
-    seen: Tensor | None = None
+    seen: Tensor | None = None  # [vocabulary], with a repetition penalty
     tokens: list[int] = field(default_factory=list)
 
     @classmethod
@@ -32,13 +30,11 @@ class TextSequence:
         return cls(sequence_id, generation, grammars.read(generation.grammar), generator)
 
     def mark_prompt(self, vocabulary: int, device: torch.device) -> None:
-        """Mark the prompt's tokens as seen, if there is a repetition penalty."""
         if self.generation.sampling.repetition_penalty != 1:
             self.seen = torch.zeros(vocabulary, dtype=torch.bool, device=device)
             self.seen[list(self.generation.prompt)] = True
 
     def forced(self) -> list[int]:
-        """The tokens that must come next, within `max_tokens`."""
         return self.constraint.forced()[: self.generation.max_tokens - len(self.tokens)]
 
     def append(self, token: int | None, detokenize: Detokenize) -> StepOutput:

@@ -54,10 +54,8 @@ _SPARE = 2 * 256  # tokens for each row, as the cache is allocated in blocks of 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Capacity:
-    """`rows` of up to `length` tokens each, prompt included."""
-
     rows: int
-    length: int
+    length: int  # tokens of a row, prompt included
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,9 +126,9 @@ class VllmLanguageModel:
         return outputs
 
     def close(self) -> None:
-        if self._engine is not None:
-            self._engine.engine_core.shutdown()
-            self._engine = None
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.engine_core.shutdown()
 
     def _warm_up(self) -> None:
         """Generate one token: what vLLM does lazily happens, or fails, now."""
@@ -180,10 +178,7 @@ def why_not(device: torch.device) -> str:
 def load_vllm_language_model(
     folder: Path, device: torch.device, sequences: int = 4, length: int = DEFAULT_LENGTH
 ) -> VllmLanguageModel:
-    """Load a published folder, if `why_not(device)` is empty.
-
-    Raises CheckpointError, ModelUnavailableError if vLLM does not start, and out of memory as torch does.
-    """
+    """Raises CheckpointError, ModelUnavailableError if vLLM does not start, and out of memory."""
     try:
         return VllmLanguageModel(folder, device, sequences, length)
     except _RAISED as error:
@@ -203,7 +198,6 @@ def _prepare_environment() -> None:
 
 
 def _start(folder: Path, config: Qwen3Config, capacity: _Capacity, cfg_rows: CfgRows) -> LLMEngine:
-    """An engine in this process and on this thread, whose tokens `cfg_rows` samples."""
     _prepare_environment()
     from vllm import EngineArgs, LLMEngine, ModelRegistry
     from vllm.platforms import current_platform
@@ -241,7 +235,7 @@ def _start(folder: Path, config: Qwen3Config, capacity: _Capacity, cfg_rows: Cfg
 
 
 def _cache_bytes(config: Qwen3Config, capacity: _Capacity, dtype: torch.dtype) -> int:
-    """Keys and values of all rows at their longest, so that vLLM never preempts one."""
+    # Keys and values of all rows at their longest, so that vLLM never preempts one.
     token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * dtype.itemsize
     return int(token * (capacity.rows * (capacity.length + _SPARE) + _SPARE))
 
@@ -260,7 +254,7 @@ def _row(params: SamplingParams) -> tuple[int, int]:
 
 
 def _processor(cfg_rows: CfgRows) -> type:
-    """The class of a logits processor that gives vLLM's batch to `cfg_rows`; vLLM instantiates it."""
+    """A class, as vLLM makes the instance."""
     from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
     class CfgProcessor(LogitsProcessor):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Conversations as token ids: what ordinary ones always were, and nobody's words as special tokens."""
+"""Conversations as token ids. Words of a user never become special tokens."""
 
 from __future__ import annotations
 
@@ -105,14 +105,14 @@ def test_words_never_become_special_tokens(
     assert (ids == rendered) is (special(tokenizer, rendered) == frame)
 
 
-def test_what_follows_such_words_keeps_its_ids(tokenizer: PreTrainedTokenizerFast, chat: Chat) -> None:
+def test_text_after_such_words_keeps_its_ids(tokenizer: PreTrainedTokenizerFast, chat: Chat) -> None:
     said = chat.tokens([Message("user", "a <think> b"), Message("user", "hello world")])
     usual = chat.tokens([Message("user", "a b"), Message("user", "hello world")])
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert said[said.index(end) :] == usual[usual.index(end) :]
 
 
-def test_codes_to_understand_are_codes(tokenizer: PreTrainedTokenizerFast, chat: Chat) -> None:
+def test_codes_to_understand_are_special_tokens(tokenizer: PreTrainedTokenizerFast, chat: Chat) -> None:
     (first,) = tokenizer.convert_tokens_to_ids(["<|audio_code_0|>"])
     system, user = prompts.understand((3, 1, 3))
     ids = chat.tokens((system, user))

@@ -1,4 +1,4 @@
-"""The decoder against transformers' own forward, and its rows against each other."""
+"""The decoder against transformers, and rows alone against rows in a batch."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def expected(reference: Any, text: list[int], last: int) -> Tensor:
     return hidden
 
 
-def test_rows_of_all_lengths_are_what_transformers_computes(decoder: Decoder, reference: Any) -> None:
+def test_rows_of_all_lengths_agree_with_transformers(decoder: Decoder, reference: Any) -> None:
     texts = [tokens(n, count) for n, count in enumerate((5, 40, 131, 6, 600, 260, 129))]
     for text, found in zip(texts, feed(decoder, texts, 5), strict=True):
         torch.testing.assert_close(found, expected(reference, text, 5), rtol=1e-4, atol=2e-5)
@@ -80,13 +80,13 @@ def threads(request: Any) -> Iterator[int]:
     torch.set_num_threads(usual)
 
 
-@pytest.mark.parametrize("group_key", [1, 2, 3, 4, 7, 11])
-def test_a_row_is_the_same_in_any_company(decoder: Decoder, group_key: int, threads: int) -> None:
-    """To the bit on one thread; more threads divide the work by its size, and round by what they divide."""
+@pytest.mark.parametrize("batch", [1, 2, 3, 4, 7, 11])
+def test_a_row_does_not_depend_on_the_batch(decoder: Decoder, batch: int, threads: int) -> None:
+    """To the bit on one thread; more threads split the work by its size, and round differently."""
     text, last = tokens(50, 150), 8
     alone = feed(decoder, [text], last)[0]
-    others = [tokens(60 + n, 20 + 55 * n) for n in range(group_key)]
-    for place in {0, group_key // 2, group_key}:
+    others = [tokens(60 + n, 20 + 55 * n) for n in range(batch)]
+    for place in {0, batch // 2, batch}:
         texts = [*others[:place], text, *others[place:]]
         found = feed(decoder, texts, last)[place]
         if threads == 1:
@@ -94,7 +94,7 @@ def test_a_row_is_the_same_in_any_company(decoder: Decoder, group_key: int, thre
         torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-5)
 
 
-def test_a_copied_beginning_goes_on_as_its_own(decoder: Decoder, reference: Any) -> None:
+def test_a_copied_row_continues_independently(decoder: Decoder, reference: Any) -> None:
     start, rest = tokens(3, 50), tokens(4, 4)
     decoder.prefill(0, start + tokens(5, 30))
     decoder.copy(0, 1, len(start))
@@ -105,8 +105,8 @@ def test_a_copied_beginning_goes_on_as_its_own(decoder: Decoder, reference: Any)
 
 
 @pytest.mark.parametrize("many", [2, 3, 5, 40])
-def test_tokens_come_one_by_one_or_together(decoder: Decoder, many: int, threads: int) -> None:
-    """To the bit on one thread; also what the cache holds of them, as the tokens that follow show."""
+def test_tokens_may_be_fed_one_by_one_or_together(decoder: Decoder, many: int, threads: int) -> None:
+    """To the bit on one thread; later tokens show that the cache is the same, too."""
     texts = [tokens(80 + n, length) for n, length in enumerate((120, 30, 61 + many))]
     rest = [many + 2, 3, many]  # how many of each are decoded; the first row goes on alone
     for row, (text, count) in enumerate(zip(texts, rest, strict=True)):
@@ -133,7 +133,7 @@ def packed(request: Any, wide: Path) -> tuple[Decoder, Any]:
     return Decoder(parts.model, ROWS, LENGTH), parts.model
 
 
-def test_quantized_rows_are_what_transformers_computes(packed: tuple[Decoder, Any], reference: Any) -> None:
+def test_quantized_rows_agree_with_transformers(packed: tuple[Decoder, Any], reference: Any) -> None:
     decoder, model = packed
     texts = [tokens(n, count) for n, count in enumerate((5, 40, 131))]
     for text, found in zip(texts, feed(decoder, texts, 5), strict=True):
@@ -142,13 +142,13 @@ def test_quantized_rows_are_what_transformers_computes(packed: tuple[Decoder, An
         assert 0 < (found - plain).norm() < 0.2 * plain.norm()
 
 
-@pytest.mark.parametrize("group_key", [1, 4, 11])
-def test_a_quantized_row_is_the_same_in_any_company(packed: tuple[Decoder, Any], group_key: int) -> None:
+@pytest.mark.parametrize("batch", [1, 4, 11])
+def test_a_quantized_row_does_not_depend_on_the_batch(packed: tuple[Decoder, Any], batch: int) -> None:
     text, last = tokens(50, 60), 4
     alone = feed(packed[0], [text], last)[0]
-    others = [tokens(60 + n, 20 + 15 * n) for n in range(group_key)]
+    others = [tokens(60 + n, 20 + 15 * n) for n in range(batch)]
     usual = torch.get_num_threads()
     torch.set_num_threads(1)
-    found = feed(packed[0], [*others, text], last)[group_key]
+    found = feed(packed[0], [*others, text], last)[batch]
     torch.set_num_threads(usual)
     assert torch.equal(found, alone)

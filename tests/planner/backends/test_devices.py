@@ -1,4 +1,4 @@
-"""The planner on GPUs that are pretended: what a real one would refuse, and what graphs must not do."""
+"""The planner on pretended GPUs: what a real one would refuse, and what graphs must not do."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def asked(model: TorchLanguageModel) -> list[Generation]:
-    """Each way to choose, in rows that are given back at different times."""
+    """Each kind of sampling, in rows that are freed at different times."""
     return [
         song(model),
         song(model, 1, "x" * 40, count=20),
@@ -85,7 +85,7 @@ def test_texts_are_those_of_the_cpu_on_any_gpu(
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-def test_graphs_are_recorded_anew_where_weights_have_moved(
+def test_graphs_are_recorded_again_after_weights_moved(
     tmp_path: Path, tied: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_toy(tmp_path / "lm", Toy(hidden=64, words=300, tied=tied))
@@ -118,7 +118,7 @@ def test_a_code_costs_two_waits(folder: Path, gpu: Gpu) -> None:
         ]
 
 
-def test_nothing_barred_is_drawn_where_a_gpu_adds_in_parts(gpu: Gpu) -> None:
+def test_no_masked_token_is_drawn_if_a_gpu_adds_in_blocks(gpu: Gpu) -> None:
     everything = TokenSampling(temperature=1.0, top_p=1.0, top_k=0)
     logits = torch.randn(400, generator=torch.Generator().manual_seed(1), dtype=torch.float32)
     barred = torch.arange(400) % 7 > 1

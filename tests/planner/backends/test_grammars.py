@@ -1,4 +1,4 @@
-"""What a grammar allows, and which rows of the head that takes."""
+"""The tokens that a grammar allows, and the rows of the head for them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_codes_are_a_slice_of_the_head(grammars: Grammars, codes: range) -> None
     assert allowed.token(3) == codes[3]
 
 
-def test_some_codes_bar_the_others(grammars: Grammars, codes: range) -> None:
+def test_some_codes_mask_the_others(grammars: Grammars, codes: range) -> None:
     _, allowed = start(grammars, f"<[{codes[2]}-{codes[5]}]>")
     assert allowed.barred is not None
     assert [allowed.token(index) for index in range(len(codes)) if not allowed.barred[index]] == list(
@@ -58,7 +58,7 @@ def test_some_codes_bar_the_others(grammars: Grammars, codes: range) -> None:
     )
 
 
-def test_codes_and_another_token_are_rows_of_their_own(grammars: Grammars, codes: range) -> None:
+def test_codes_and_another_token_are_single_rows(grammars: Grammars, codes: range) -> None:
     _, allowed = start(grammars, f"<[{codes[0]}-{codes[3]}]> | <|im_end|>")
     assert not isinstance(allowed.rows, slice)
     assert sorted(allowed.rows.tolist()) == [codes[0] - 3, *codes[:4]]
@@ -71,9 +71,7 @@ def test_free_text_does_not_allow_special_tokens(grammars: Grammars, codes: rang
     assert max(allowed.rows) < codes[0] - 5  # <|endoftext|> is the first of five before the codes
 
 
-def test_many_allowed_tokens_ask_for_the_whole_head(
-    grammars: Grammars, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_allowed_tokens_take_the_whole_head(grammars: Grammars, monkeypatch: pytest.MonkeyPatch) -> None:
     _, few = start(grammars, r"/.{5}/")
     monkeypatch.setattr("acestep.planner.backends.grammars._MAX_GATHERED", 10)
     _, many = start(grammars, r"/.{5}/")

@@ -24,7 +24,7 @@ def packed(kind: Quantization, columns: int, rows: int) -> Any:
 
 
 def linears(kind: Quantization) -> list[Any]:
-    """Two that share an input; joined they are too large to be unpacked at once."""
+    """Two with one input; joined they are too large to be dequantized at once."""
     torch.manual_seed(3)
     return [packed(kind, WIDTH, out) for out in (700, 324)]
 
@@ -41,7 +41,7 @@ def inputs(count: int) -> Tensor:
 
 
 @kinds
-def test_joined_layers_are_what_each_of_them_is(kind: Quantization) -> None:
+def test_joined_layers_equal_each_layer(kind: Quantization) -> None:
     x = inputs(5)
     expected = torch.cat([functional.linear(x, linear.weight) for linear in linears(kind)], dim=1)
     matrix, layers = joined(kind)
@@ -54,7 +54,7 @@ def test_joined_layers_are_what_each_of_them_is(kind: Quantization) -> None:
 
 
 @kinds
-def test_nothing_is_held_twice(kind: Quantization) -> None:
+def test_joined_layers_share_memory(kind: Quantization) -> None:
     matrix, layers = joined(kind)
     tensors = list(matrix.tensors())
     assert sum(tensor.nbytes for tensor in tensors) == WIDTH * 1024 * (4 if kind == "none" else 1) + (
@@ -75,7 +75,7 @@ def test_its_tensors_can_be_moved(kind: Quantization) -> None:
     assert torch.equal(matrix.times(x), before)
 
 
-def test_the_bench_is_as_large_as_the_largest_matrix_on_a_gpu_and_a_piece_on_a_cpu() -> None:
+def test_the_workspace_holds_the_largest_matrix_on_a_gpu_and_a_piece_on_a_cpu() -> None:
     there, here = Workspace(torch.device("meta"), torch.float32), Workspace(CPU, torch.float32)
     for workspace in (there, here):
         workspace.reserve(WIDTH, 1024)
@@ -87,7 +87,7 @@ def test_the_bench_is_as_large_as_the_largest_matrix_on_a_gpu_and_a_piece_on_a_c
 
 @kinds
 @pytest.mark.parametrize("device", ["cpu", "meta"])
-def test_the_bench_is_as_large_as_the_memory_plan_has_it(kind: Quantization, device: str) -> None:
+def test_the_workspace_has_the_size_of_the_memory_plan(kind: Quantization, device: str) -> None:
     size = QwenSize("any", Layer(256, 768, 8, 2, 64), layers=1, vocabulary=10)
     workspace = Workspace(torch.device(device), torch.float32)
     for widths in ([512, 128, 128], [768, 768]):

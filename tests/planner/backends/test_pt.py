@@ -1,4 +1,4 @@
-"""Many texts at once, each as if it were alone: on PyTorch, and on vLLM where it is installed."""
+"""Many texts at once, each as if alone: on PyTorch, and on vLLM if it is installed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def song(model: LanguageModel, seed: int = 0, caption: str = "pop", count: int =
 
 
 def run(model: LanguageModel, *generations: Generation) -> list[StepOutput]:
-    """The last of each, in their order."""
+    """The last output of each, in their order."""
     ids = [model.add(generation) for generation in generations]
     last: dict[int, StepOutput] = {}
     while outputs := model.step():
@@ -62,7 +62,7 @@ def test_a_text_follows_its_grammar_and_leaves_the_end_of_turn_out(model: Langua
     assert output.tokens >= 1 + 1 + 12 + 1
 
 
-def test_the_model_has_its_say(model: LanguageModel) -> None:
+def test_other_weights_give_another_text(model: LanguageModel) -> None:
     texts = [
         run(model, each)[0].text for each in (song(model), song(model, seed=1), song(model, caption="jazz"))
     ]
@@ -70,7 +70,7 @@ def test_the_model_has_its_say(model: LanguageModel) -> None:
     assert len({*texts, unguided}) == 4
 
 
-def test_greedy_guided_choices_are_those_of_transformers(toy: Path, model: LanguageModel) -> None:
+def test_greedy_guided_texts_agree_with_transformers(toy: Path, model: LanguageModel) -> None:
     reference = Qwen3ForCausalLM.from_pretrained(toy).eval()
     tokenizer, vocabulary = load_tokenizer(toy)
     grammar = f"%llguidance {{}}\nstart: {codes(model, 20)}"
@@ -90,7 +90,9 @@ def test_greedy_guided_choices_are_those_of_transformers(toy: Path, model: Langu
     assert run(model, generation)[0].text == tokenizer.decode(written)
 
 
-def test_same_alone_in_company_and_after_a_restart(toy: Path, load: Load, model: LanguageModel) -> None:
+def test_a_text_is_the_same_alone_in_a_batch_and_after_a_restart(
+    toy: Path, load: Load, model: LanguageModel
+) -> None:
     mine = song(model, seed=7, caption="a catchy chorus with warm pads", count=60)
     alone = run(model, mine)[0].text
     assert alone is not None
@@ -103,13 +105,13 @@ def test_same_alone_in_company_and_after_a_restart(toy: Path, load: Load, model:
         assert all(output.text for output in together)
 
 
-def test_songs_of_one_request_share_a_prompt_and_not_their_chance(model: LanguageModel) -> None:
+def test_songs_of_one_request_share_a_prompt_and_not_a_seed(model: LanguageModel) -> None:
     alone = [run(model, song(model, seed))[0].text for seed in range(4)]
     assert [output.text for output in run(model, *(song(model, seed) for seed in range(4)))] == alone
     assert len(set(alone)) == 4
 
 
-def test_who_comes_later_joins_at_the_next_step(model: LanguageModel) -> None:
+def test_later_texts_join_at_the_next_step(model: LanguageModel) -> None:
     first = model.add(song(model, count=40))
     for _ in range(5):
         model.step()
@@ -119,9 +121,7 @@ def test_who_comes_later_joins_at_the_next_step(model: LanguageModel) -> None:
     run(model)
 
 
-def test_tokens_without_a_choice_are_fed_together_and_change_nothing(
-    toy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_forced_tokens_are_fed_together(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load_on_torch(toy)
     rules = 'start: <think> "bpm: 1" /[0-9]{2}/ " caption: " /[a-z ]{6}/ " keyscale: C major" </think> '
     asked = [
@@ -144,7 +144,7 @@ def test_tokens_without_a_choice_are_fed_together_and_change_nothing(
     assert run(model, short)[0].error == "The text has not ended after 4 tokens"
 
 
-def test_who_finds_no_place_waits_inside(toy: Path, load: Load) -> None:
+def test_more_texts_than_rows_are_queued(toy: Path, load: Load) -> None:
     model = load(toy, sequences=1)
     ids = [model.add(song(model, seed)) for seed in range(3)]
     seen = []
@@ -154,7 +154,7 @@ def test_who_finds_no_place_waits_inside(toy: Path, load: Load) -> None:
     assert seen == sorted(seen) and set(seen) == set(ids)
 
 
-def test_abort_works_within_a_step_and_frees_the_place(toy: Path, load: Load) -> None:
+def test_abort_frees_the_rows_within_a_step(toy: Path, load: Load) -> None:
     model = load(toy, sequences=1)
     running, waiting, last = (model.add(song(model, seed)) for seed in range(3))
     model.step()
@@ -166,9 +166,7 @@ def test_abort_works_within_a_step_and_frees_the_place(toy: Path, load: Load) ->
     assert model.step() == []
 
 
-def test_a_text_for_which_there_was_no_memory_leaves_its_place_free(
-    toy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_text_that_ran_out_of_memory_frees_its_rows(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load_on_torch(toy, sequences=1)
     alone = run(model, song(model))
     prefill, calls = Decoder.prefill, 0
@@ -188,7 +186,7 @@ def test_a_text_for_which_there_was_no_memory_leaves_its_place_free(
     assert [output.text for output in run(model, song(model))] == [output.text for output in alone]
 
 
-def test_a_text_that_does_not_end_in_time_ends_with_an_error(model: LanguageModel) -> None:
+def test_a_text_that_reaches_max_tokens_is_an_error(model: LanguageModel) -> None:
     late, whole = run(model, replace(song(model), max_tokens=9), song(model, seed=1))
     assert (late.text, late.tokens) == (None, 9)
     assert late.error == "The text has not ended after 9 tokens"
@@ -201,7 +199,7 @@ def test_just_enough_tokens_are_enough(model: LanguageModel) -> None:
     assert run(model, replace(song(model), max_tokens=needed - 1))[0].error is not None
 
 
-def test_what_exceeds_the_cache_is_refused(model: LanguageModel) -> None:
+def test_a_text_longer_than_the_cache_is_refused(model: LanguageModel) -> None:
     with pytest.raises(PlannerError, match=r"up to 500 exceed the 512 tokens.*Shorten"):
         model.add(replace(song(model), max_tokens=500))
     with pytest.raises(PlannerError, match="A prompt of"):
@@ -216,7 +214,7 @@ def test_an_unreadable_grammar_and_an_empty_prompt_are_refused(model: LanguageMo
         model.add(replace(song(model), prompt=()))
 
 
-def test_a_grammar_that_leads_nowhere_ends_with_an_error(model: LanguageModel) -> None:
+def test_a_grammar_without_a_next_token_is_an_error(model: LanguageModel) -> None:
     nowhere = replace(song(model), grammar='%llguidance {}\nstart: "a" NOTHING\nNOTHING: /b/ & /c/')
     output, other = run(model, nowhere, song(model))
     assert output.text is None and output.error is not None
@@ -276,7 +274,7 @@ samplings = st.builds(
     parts=st.lists(st.tuples(rules(), samplings, st.integers(0, 2**63)), min_size=1, max_size=4),
     data=st.data(),
 )
-def test_whatever_is_asked_parses_and_repeats(
+def test_random_requests_parse_and_repeat(
     toy: Path, model: LanguageModel, parts: list[Any], data: st.DataObject
 ) -> None:
     first = model.vocabulary.first_code_id

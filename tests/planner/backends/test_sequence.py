@@ -1,5 +1,3 @@
-"""A text on its way: what it takes, and how it ends."""
-
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -32,7 +30,7 @@ def start(toy: Path) -> Start:
 
 
 def detokenize(tokens: object) -> str:
-    return f"spelled {tokens}"
+    return f"text of {tokens}"
 
 
 def test_a_text_ends_where_its_grammar_ends(start: Start) -> None:
@@ -41,12 +39,12 @@ def test_a_text_ends_where_its_grammar_ends(start: Start) -> None:
     assert [sequence.append(7, detokenize) for _ in range(3)] == [
         StepOutput(9, 1),
         StepOutput(9, 2),
-        StepOutput(9, 3, text="spelled [7, 7, 7]"),
+        StepOutput(9, 3, text="text of [7, 7, 7]"),
     ]
     assert sequence.seen.nonzero().tolist() == [[7]]
 
 
-def test_a_text_that_has_not_ended_in_time_is_none(start: Start) -> None:
+def test_a_text_that_reaches_max_tokens_is_an_error(start: Start) -> None:
     sequence = start(generation(max_tokens=2))
     sequence.append(7, detokenize)
     assert sequence.append(7, detokenize) == StepOutput(9, 2, error="The text has not ended after 2 tokens")
@@ -63,13 +61,13 @@ def test_no_token_is_an_error(start: Start) -> None:
 
 
 @pytest.mark.parametrize(("scale", "prompts"), [(2.5, [(1, 2, 3), (4,)]), (1.0, [(1, 2, 3)])])
-def test_guidance_takes_a_second_prompt(scale: float, prompts: list[tuple[int, ...]]) -> None:
+def test_guidance_needs_a_second_prompt(scale: float, prompts: list[tuple[int, ...]]) -> None:
     sampling = TokenSampling(guidance_scale=scale)
     guided = Generation((1, 2, 3), "start: <[7]>", sampling, 0, 1, null_prompt=(4,))
     assert prompts_of(guided, 100, "toy") == prompts
 
 
-def test_what_cannot_be_held_is_refused() -> None:
+def test_prompts_that_are_too_long_are_refused() -> None:
     assert prompts_of(generation(), 6, "toy")
     with pytest.raises(PlannerError, match=r"prompt of 3 tokens.*up to 3 exceed the 5 tokens that toy holds"):
         prompts_of(generation(), 5, "toy")

@@ -1,4 +1,4 @@
-"""vLLM where it is not, or not as it should be. Where it is, it keeps the contract in `test_pt`."""
+"""vLLM that is not installed, or broken. If it is installed, `test_pt` tests it as well."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 class Failing:
-    """Raises this, whatever is asked of it."""
+    """Raises this error for every attribute."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -43,7 +43,7 @@ def broken(absent: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def networks() -> int:
-    """How many of vLLM's there are in memory."""
+    """The number of vLLM's engines in memory."""
     gc.collect()
     return sum(type(each).__name__ == "AceStepPlanner" for each in gc.get_objects())
 
@@ -64,7 +64,7 @@ def test_says_how_to_install_it() -> None:
 
 
 @pytest.mark.usefixtures("broken")
-def test_another_gpu_than_the_first_is_left_to_pytorch() -> None:
+def test_pytorch_runs_on_other_gpus_than_the_first() -> None:
     assert why_not(torch.device("cuda:1")) == "vLLM runs on the first GPU alone, not on cuda:1"
 
 
@@ -75,13 +75,13 @@ def test_a_broken_installation_is_an_error() -> None:
 
 
 @pytest.mark.usefixtures("broken")
-def test_what_does_not_start_names_the_model_and_the_way_out(toy: Path) -> None:
+def test_an_engine_that_does_not_start_names_model_and_remedy(toy: Path) -> None:
     with pytest.raises(ModelUnavailableError, match=r"could not start acestep-5Hz-lm-toy: .*BACKEND=pt"):
         load_vllm_language_model(toy, CPU)
 
 
 @pytest.mark.parametrize("error", [AttributeError("'_C' object has no attribute"), AssertionError()])
-def test_whatever_it_stumbles_over_is_said(
+def test_the_reason_of_a_failed_start_is_reported(
     toy: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vllm, "_start", Failing(error))
@@ -98,7 +98,7 @@ def test_whatever_it_stumbles_over_is_said(
         ValueError("4.0 GiB KV cache is needed, which is larger than the available KV cache memory"),
     ],
 )
-def test_want_of_memory_is_no_broken_installation(
+def test_out_of_memory_is_not_a_broken_installation(
     toy: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vllm, "_start", Failing(error))
@@ -106,15 +106,13 @@ def test_want_of_memory_is_no_broken_installation(
         try_load("the planner toy", lambda: load_vllm_language_model(toy, CPU), collect)
 
 
-def test_a_setting_that_is_no_matter_of_memory_is_not_taken_for_want_of_it(
-    toy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_setting_is_not_out_of_memory(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm, "_start", Failing(ValueError("gpu_memory_utilization must be positive")))
     with pytest.raises(ModelUnavailableError, match="must be positive"):
         load_vllm_language_model(toy, CPU)
 
 
-def test_the_operators_size_of_the_cache_does_not_go_before_the_planned_one(
+def test_the_planned_cache_size_overrides_the_environment(
     absent: None, broken: None, toy: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
