@@ -62,7 +62,7 @@ def test_a_text_follows_its_grammar_and_leaves_the_end_of_turn_out(model: Langua
     assert output.tokens >= 1 + 1 + 12 + 1
 
 
-def test_other_weights_give_another_text(model: LanguageModel) -> None:
+def test_seed_caption_and_guidance_change_the_text(model: LanguageModel) -> None:
     texts = [
         run(model, each)[0].text for each in (song(model), song(model, seed=1), song(model, caption="jazz"))
     ]
