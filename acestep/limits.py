@@ -30,7 +30,7 @@ DEFAULT_BATCH = 2  # what the original renders when batch_size is not sent
 TURBO_SHIFTS = (1.0, 2.0, 3.0)  # the timestep tables that the turbo models were distilled on
 _UNSHIFTED = 1.0
 _AS_PUBLISHED = Tuning()
-_PADDING_SECONDS = 0.2  # that an encoder may have added to a source
+_PADDING_SECONDS = 0.2  # an encoder may have added so much to a source
 MAX_TURBO_TIMESTEPS = 20  # distinct values in those tables
 NAME_PREFIX = "acestep/"  # OpenAI-style model lists put it before every name
 
@@ -55,11 +55,10 @@ _GOALS_WITH_SOURCE: tuple[Goal, ...] = ("codes", "description")
 def choose_model(
     models: Sequence[ModelInfo], name: str | None, strict: bool
 ) -> tuple[ModelInfo, tuple[str, ...]]:
-    """Return the model that runs a request for `name`, and sentences about a fallback.
+    """Return the model that runs a request for `name`, and warnings. None means the default.
 
-    No name means the default. A name that is not usable runs the default with a warning, or raises
-    `UnknownModelError` when `strict`. Raises `ModelUnavailableError` where the default would run and could
-    not be loaded, and where there is no model at all.
+    A name that is not usable runs the default, or raises `UnknownModelError` if `strict`. Raises
+    `ModelUnavailableError` if the default would run and could not be loaded, and if there is no model.
     """
     if not models:
         raise ModelUnavailableError("No model is set up on this server: set ACESTEP_CONFIG_PATH.")
@@ -83,12 +82,12 @@ def choose_model(
 
 
 def default_model(models: Sequence[ModelInfo]) -> ModelInfo:
-    """Return the model that runs when none is named; `models` must not be empty."""
+    """The model that runs when a request names none; `models` must not be empty."""
     return next((model for model in models if model.is_default), models[0])
 
 
 def tasks_of(is_turbo: bool) -> tuple[TaskType, ...]:
-    """Return what a model does: the turbo models were distilled for half of the tasks."""
+    """The turbo models were distilled for half of the tasks."""
     return TURBO_TASKS if is_turbo else BASE_TASKS
 
 
@@ -108,7 +107,7 @@ def uses_planner(request: SongRequest) -> bool:
 
 
 def window_of(request: SongRequest) -> Window | None:
-    """What a task writes anew, by a source whose length is known; None: everything.
+    """The part that a task writes anew; None: all, or the duration of the source is not known yet.
 
     A window that begins before the source, or ends after it, makes the song grow.
     """
@@ -128,7 +127,7 @@ def window_of(request: SongRequest) -> Window | None:
 
 
 def song_seconds(request: SongRequest) -> float:
-    """Return how long a song is by its source, whose length is known."""
+    """The duration of a song by its source, whose duration is known."""
     assert request.task.source_seconds is not None
     window = window_of(request)
     return max(window.end, window.source_end) if window else request.task.source_seconds
@@ -137,10 +136,10 @@ def song_seconds(request: SongRequest) -> float:
 def fit(request: SongRequest, model: ModelInfo, models: Sequence[ModelInfo] = ()) -> SongRequest:
     """Return `request` as `model` can run it, with a warning for every sent value that had to change.
 
-    Fills the model's name, batch size and seeds, and clamps what clients commonly send too large. Raises
-    `InvalidFieldError` for what has no nearest allowed value. Fitting a fitted request changes nothing.
-    `models` are those of this server where the request is new; a request that was accepted before, when
-    another model was loaded, loses its stems instead of being refused for them.
+    Fills in the model's name, batch size and seeds, and clamps what clients commonly send too large. Raises
+    `InvalidFieldError` for what has no nearest allowed value. To fit a fitted request changes nothing.
+    A new request comes with the `models` of this server. One that was accepted when another model was loaded
+    comes without, and loses stems that cannot be made instead of being refused.
     """
     _check_task(request.task_type, model, models)
     _check_source(request)
@@ -171,7 +170,6 @@ def _check_task(task_type: TaskType, model: ModelInfo, models: Sequence[ModelInf
 
 
 def _models_with(task_type: TaskType, models: Sequence[ModelInfo]) -> str:
-    """Name the models of this server that do a task, or else published ones."""
     here = [other.name for other in models if task_type in other.tasks and other.state != "failed"]
     known = [name for name, entry in PUBLISHED.items() if entry.kind == "dit" and not entry.is_turbo]
     names = ", ".join(here or (*known, NANO_MODEL))
@@ -179,7 +177,7 @@ def _models_with(task_type: TaskType, models: Sequence[ModelInfo]) -> str:
 
 
 def _check_source(request: SongRequest) -> None:
-    """Refuse a task without the audio that it works on (codes stand in for it), and an empty window."""
+    """Refuse a task without its source audio (or codes), and an empty window."""
     takes_source = request.goal in _GOALS_WITH_SOURCE or request.task_type in SOURCE_TASKS
     if takes_source and not request.task.source and not request.audio_codes:
         allowed = "an audio file, uploaded as src_audio, or named by src_audio_path"
@@ -197,7 +195,7 @@ def _check_source(request: SongRequest) -> None:
 
 
 def _check_codes(request: SongRequest, model: ModelInfo) -> None:
-    """Refuse audio codes that the model does not have, and those of another duration than is asked for."""
+    """Refuse audio codes that the model does not have, and those of another duration than was sent."""
     codes, duration = request.audio_codes, request.duration
     if not codes:
         return
@@ -274,8 +272,10 @@ def _fit_base(options: SamplerOptions, model: ModelInfo, warnings: list[str]) ->
         options = replace(options, shift=_UNSHIFTED)
     scale = model.guidance_scale if options.guidance_scale is None else options.guidance_scale
     if scale <= 1.0:
-        return _without_guidance(options, f"guidance_scale {scale:g} is none", warnings)
-    return _without_projection(options, "use_adg is without it", warnings) if options.use_adg else options
+        return _without_guidance(options, f"guidance_scale {scale:g} means no guidance", warnings)
+    return (
+        _without_projection(options, "use_adg has no such setting", warnings) if options.use_adg else options
+    )
 
 
 def _without_guidance(options: SamplerOptions, why: str, warnings: list[str]) -> SamplerOptions:
@@ -302,7 +302,7 @@ def _without_projection(options: SamplerOptions, why: str, warnings: list[str]) 
 
 
 def _fit_turbo(options: SamplerOptions, model: ModelInfo, warnings: list[str]) -> SamplerOptions:
-    """Clamp steps, snap the shift, and drop guidance, which distillation has built into the weights."""
+    """Clamp steps, take the nearest shift, and drop guidance, which distillation built into the weights."""
     steps, shift = options.steps, options.shift
     if steps is not None and steps > model.max_steps:
         warnings.append(
@@ -311,9 +311,9 @@ def _fit_turbo(options: SamplerOptions, model: ModelInfo, warnings: list[str]) -
         steps = model.max_steps
     if shift is not None and shift not in TURBO_SHIFTS:
         _, nearest = min((abs(known - shift), known) for known in TURBO_SHIFTS)
-        warnings.append(f"shift: {model.name} knows 1, 2 and 3; {shift:g} became {nearest:g}")
+        warnings.append(f"shift: {model.name} has schedules for 1, 2 and 3; {shift:g} became {nearest:g}")
         shift = nearest
-    # Scale 1 is "no guidance", which is what a turbo model does.
+    # Scale 1 is no guidance, as turbo models run.
     if options.guidance_scale not in (None, 1.0):
         warnings.append(
             f"guidance_scale: {model.name} runs without guidance; {options.guidance_scale:g} is not used"
@@ -323,10 +323,7 @@ def _fit_turbo(options: SamplerOptions, model: ModelInfo, warnings: list[str]) -
 
 
 def _duration_asked(request: SongRequest, model: ModelInfo, warnings: list[str]) -> float | None:
-    """Return the duration that is asked for; None where the source, or the planner, decides.
-
-    Raises `InvalidFieldError` for a song that `model` cannot make as long as its source makes it.
-    """
+    """The duration that was sent or that the codes have; None: the source or the planner decides."""
     task_type, duration = request.task_type, request.duration
     if request.audio_codes and duration is None:
         return len(request.audio_codes) / CODES_A_SECOND
@@ -344,7 +341,7 @@ def _duration_asked(request: SongRequest, model: ModelInfo, warnings: list[str])
             raise InvalidFieldError("src_audio", f"{seconds:.1f} s", most, "Cut it", scope)
         return None
     if duration is None and is_too_long:
-        warnings.append(f"src_audio: {model.name} makes {most} here; what comes after in it is not covered")
+        warnings.append(f"src_audio: {model.name} makes {most} here; the rest of the source is not covered")
     return duration
 
 
@@ -377,8 +374,7 @@ def _fit_batch(request: SongRequest, model: ModelInfo, warnings: list[str]) -> i
 
 
 def _wanted_batch(request: SongRequest) -> int:
-    """Several seeds without a batch size mean one song each."""
-    if request.batch_size is None:
+    if request.batch_size is None:  # several seeds mean one song each
         return len(request.seeds) if len(request.seeds) > 1 else DEFAULT_BATCH
     if request.batch_size < 1:
         raise InvalidFieldError("batch_size", request.batch_size, "1 or more")
@@ -386,7 +382,7 @@ def _wanted_batch(request: SongRequest) -> int:
 
 
 def _fit_seeds(seeds: tuple[int, ...], count: int) -> tuple[int, ...]:
-    """One seed counts up, several stand for the first songs; what is missing is drawn."""
+    """One seed counts up; several are those of the first songs, and the rest is drawn."""
     if len(seeds) == 1:
         return tuple((seeds[0] + index) % (MAX_SEED + 1) for index in range(count))
     drawn = (secrets.randbelow(MAX_SEED + 1) for _ in range(count - len(seeds)))

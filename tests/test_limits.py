@@ -370,8 +370,8 @@ class TestGuidance:
     def test_what_needs_guidance_is_told_where_there_is_none(self, scale):
         fitted = fit(asked(guidance_scale=scale, use_adg=True, cfg_interval_start=0.2), BASE)
         assert fitted.warnings == (
-            f"use_adg: guidance_scale {scale:g} is none; it is not used",
-            f"cfg_interval_start: guidance_scale {scale:g} is none; its interval is not used",
+            f"use_adg: guidance_scale {scale:g} means no guidance; it is not used",
+            f"cfg_interval_start: guidance_scale {scale:g} means no guidance; its interval is not used",
         )
         assert fitted.sampler == SamplerOptions(guidance_scale=scale)
         assert fit(fitted, BASE) == fitted
@@ -381,8 +381,8 @@ class TestGuidance:
         assert fit(asked(tuning=tuning), replace(BASE, guidance_scale=7.0)).warnings == ()
         fitted = fit(asked(guidance_scale=7.0, use_adg=True, tuning=tuning), BASE)
         assert fitted.warnings == (
-            "momentum: use_adg is without it; -0.5 is not used",
-            "eta: use_adg is without it; 0.25 is not used",
+            "momentum: use_adg has no such setting; -0.5 is not used",
+            "eta: use_adg has no such setting; 0.25 is not used",
         )
         assert fitted.sampler.tuning == Tuning(smoothing=0.1)
         assert fit(fitted, BASE) == fitted

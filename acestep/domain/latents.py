@@ -1,4 +1,4 @@
-"""Latents between audio inputs, synthesizer and codec. The engine passes them on unopened."""
+"""Latents between audio inputs, synthesizer and codec."""
 
 from __future__ import annotations
 
@@ -13,23 +13,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SourceLatents:
-    """Audio that a song is made from: `source` is what its task works on, `reference` gives the timbre.
+    """The audio of a request, `[T, C]` each, of any length; None: it has none."""
 
-    `[T, C]` each, of any length; None: the request has no such audio.
-    """
-
-    source: Tensor | None = None
-    reference: Tensor | None = None
+    source: Tensor | None = None  # the task works on it
+    reference: Tensor | None = None  # it gives the timbre
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SongLatents:
-    """One rendered song: `latents` `[1, T, C]`, and sentences for the client.
+    """One rendered song."""
 
-    Outside `window` the song is its source, whose latents `[1, T, C]` are `kept`.
-    """
-
-    latents: Tensor
-    warnings: tuple[str, ...] = ()
-    window: Window | None = None
-    kept: Tensor | None = None
+    latents: Tensor  # [1, T, C]
+    warnings: tuple[str, ...] = ()  # sentences for the client
+    window: Window | None = None  # outside of it the song is its source
+    kept: Tensor | None = None  # latents [1, T, C] of that source

@@ -236,7 +236,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The part of a song that is written anew, in seconds of the song; the rest is its source."""
+    """The part of a song that is written anew, in seconds of the song."""
 
     start: float
     end: float

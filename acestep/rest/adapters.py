@@ -1,7 +1,4 @@
-"""The adapters that the server uses where a request names none, and what a request's own choice comes to.
-
-Weights are not touched here: the engine brings them into memory when a song needs them.
-"""
+"""The adapters of a request: those that it names, or the one that was loaded by POST /v1/lora/load."""
 
 from __future__ import annotations
 
@@ -18,10 +15,10 @@ FIRST = "Load an adapter with POST /v1/lora/load first"
 
 
 class ServerAdapters:
-    """Loaded adapters by the names that clients gave them; at most one is active. Lives on the event loop."""
+    """Adapters by the names that clients gave them; at most one is active. No weights are loaded here."""
 
     def __init__(self, folder: AdapterFolder, room: AdapterRoom | None = None) -> None:
-        """`room` is what the adapters of a song may take up in memory; None: as much as they like."""
+        """`room`: the memory that the adapters of a song may take up; None: any."""
         self._folder = folder
         self._room = room
         self._loaded: dict[str, AdapterUse] = {}
@@ -29,10 +26,10 @@ class ServerAdapters:
         self.in_use = False  # whether the active adapter acts; never without one
 
     def load(self, path: str, alias: str | None, model: ModelInfo) -> str:
-        """Make the adapter at `path` the active one and return its name here; to do it again changes nothing.
+        """Make the adapter at `path` the active one and return its alias.
 
-        Raises `InvalidFieldError` where it is not there, not readable or does not fit `model`, and where
-        `alias` means another adapter.
+        Raises `InvalidFieldError` if it is missing, unreadable or does not fit `model`, and if `alias` is the
+        name of another adapter.
         """
         name = self._folder.name_of(path)
         if name is None:
@@ -50,23 +47,20 @@ class ServerAdapters:
         return alias
 
     def unload(self) -> bool:
-        """Forget all adapters; returns whether there were any."""
+        """Returns whether there were any."""
         had_any = bool(self._loaded)
         self._loaded.clear()
         self._active, self.in_use = None, False
         return had_any
 
     def toggle(self, use: bool) -> None:
-        """Let the active adapter act, or not. Raises `InvalidFieldError` where there is none to act."""
+        """Raises `InvalidFieldError` if there is no active adapter."""
         if use and self._active is None:
             raise InvalidFieldError("use_lora", use, "false", FIRST)
         self.in_use = use
 
     def scale(self, scale: float, alias: str | None) -> str:
-        """Set how strongly an adapter acts (none named: the active one) and return its name.
-
-        Raises `InvalidFieldError` where it is not loaded.
-        """
+        """Scale an adapter, by default the active one, and return its alias."""
         alias = (alias or "").strip() or self._active
         if alias is None or alias not in self._loaded:
             raise InvalidFieldError("adapter_name", alias, ", ".join(self._loaded) or "none as yet", FIRST)
@@ -74,7 +68,6 @@ class ServerAdapters:
         return alias
 
     def status(self) -> LoraStatus:
-        """What is loaded, what acts, and which adapters there are."""
         active = self._loaded.get(self._active or "")
         return LoraStatus(
             lora_loaded=bool(self._loaded),
@@ -90,9 +83,9 @@ class ServerAdapters:
     def choose(
         self, asked: Sequence[AdapterUse] | None, model: ModelInfo
     ) -> tuple[tuple[AdapterUse, ...], tuple[str, ...]]:
-        """What acts on a request for `model` that asks for these (None: says nothing), and warnings about it.
+        """The adapters of a request for `model` (None: it names none), and warnings.
 
-        Raises `InvalidFieldError` for an adapter that is asked for and cannot be used.
+        Raises `InvalidFieldError` for a named adapter that cannot be used.
         """
         if asked is None:
             return self._default(model)
@@ -122,7 +115,7 @@ class ServerAdapters:
         return self._loaded[name].name if name in self._loaded else name
 
     def _flaw(self, name: str, model: ModelInfo) -> str:
-        """Why an adapter cannot be used with `model`; "" if it can, as far as is known by now."""
+        """Why an adapter cannot be used with `model`; "" if it can."""
         try:
             adapter = self._folder.find(name)
             if model.layers:

@@ -1,7 +1,4 @@
-"""What routes are given: the services of the server, the body of the request, and proof of the key.
-
-The services lie on `app.state.services`.
-"""
+"""The dependencies of routes: the services of the server, the body of a request, the check of the key."""
 
 from __future__ import annotations
 
@@ -29,47 +26,39 @@ _SCHEME = "bearer "
 
 @dataclass(frozen=True, slots=True)
 class HttpConfig:
-    """What the operator decided about the wire. Limits are in bytes; an empty key means no key.
+    """What the operator decided about the wire."""
 
-    `draft_timeout` is how many seconds a client may wait for the planner, `generation_timeout` for a song.
-    `audio_roots` are the folders whose files a request may name.
-    """
-
-    api_key: str
+    api_key: str  # "": no key
     strict: bool
     strict_model: bool
     audio_needs_key: bool
     unknown_task_status: int
-    body_limit: int
+    body_limit: int  # bytes
     upload_limit: int
     cors_origins: tuple[str, ...]
-    draft_timeout: float
-    generation_timeout: float
-    audio_roots: tuple[Path, ...]
+    draft_timeout: float  # seconds that a client may wait for the planner
+    generation_timeout: float  # and for a song
+    audio_roots: tuple[Path, ...]  # folders whose files a request may name
 
 
 @dataclass(frozen=True, slots=True)
 class HttpServices:
-    """The services that routes use; `uploads` is a folder that exists.
-
-    Without a `keeper` the models stay what they are, without `planners` the planner does.
-    """
-
     queue: JobQueue
     worker: Worker
     audio: AudioStore
     probe: AudioProbe
-    uploads: Path
+    uploads: Path  # an existing folder
     config: HttpConfig
     examples: Examples = field(default_factory=Examples.load)
     lora: ServerAdapters = field(default_factory=lambda: ServerAdapters(AdapterFolder(None)))
     memory: Decision | None = None
+    # None: models and planners cannot be replaced while the server runs.
     keeper: ModelKeeper | None = None
     planners: PlannerKeeper | None = None
 
 
 def provide(app: FastAPI, services: HttpServices) -> None:
-    """Give `app` its services; they must be there before the first request."""
+    """Call this before the first request."""
     app.state.services = services
 
 
@@ -81,7 +70,6 @@ Services = Annotated[HttpServices, Depends(_services)]
 
 
 async def require_key(request: Request, services: Services) -> None:
-    """Raise 401 unless a header carries the key."""
     check_key(request, services)
 
 
@@ -100,8 +88,8 @@ async def _body(request: Request, services: Services) -> AsyncIterator[Body]:
         await body.close()
 
 
+# The key was in the body or the headers.
 RequestBody = Annotated[Body, Depends(_body)]
-"""The body of a request that carried the key, in its body or its headers."""
 
 
 def _check_body(key: str, headers: Headers, body: Body) -> None:
@@ -115,7 +103,7 @@ def _check_body(key: str, headers: Headers, body: Body) -> None:
 def _check_headers(key: str, headers: Headers, missing: str) -> None:
     if not key:
         return
-    # Header text is bytes read as latin-1; so that any key works, bytes are compared.
+    # Starlette reads header bytes as latin-1. Bytes are compared, so that any key works.
     sent = [
         _bare(headers.get(name, "")).encode("latin-1")
         for name in ("authorization", "x-api-key")

@@ -1,4 +1,4 @@
-"""The one way into the queue, whatever dialect a request was written in: choose the model, translate, fit."""
+"""From the body of a request to a job in the queue: choose the model, translate, fit."""
 
 from __future__ import annotations
 
@@ -50,17 +50,15 @@ UNKNOWN_LANGUAGE = "unknown"
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A request that was accepted; `position` counts the waiting jobs including this one."""
-
     job_id: str
-    position: int
+    position: int  # counts the waiting jobs including this one
     request: SongRequest
 
 
 async def submit(body: Body, services: HttpServices, warnings: tuple[str, ...] = ()) -> Submission:
-    """Queue what `body` asks for in the fields of `/release_task`; `warnings` are told first.
+    """Queue what `body` asks for in the fields of `/release_task`; `warnings` come first.
 
-    Raises as `accept` does, `UnusableAudioError` for a file that is no audio, and `QueueFullError`.
+    Raises as `accept`, `UnusableAudioError` for a file that is no audio, and `QueueFullError`.
     """
     async with stored(body.files, services.uploads, services.probe) as uploads:
         task, ignored = read_task(body.fields)
@@ -78,7 +76,6 @@ async def submit(body: Body, services: HttpServices, warnings: tuple[str, ...] =
 async def _sounds(
     task: GenerateTask, uploads: Mapping[str, Sound], services: HttpServices
 ) -> dict[str, Sound]:
-    """The uploads, and else the audio that the fields name on this machine."""
     sounds = dict(uploads)
     for kind, field in PATHS.items():
         named = getattr(task, field)
@@ -88,10 +85,7 @@ async def _sounds(
 
 
 async def named_sound(field: str, named: str, services: HttpServices) -> Sound:
-    """The audio that a request names in `field`: a song that was made here, or a file of this machine.
-
-    Raises `InvalidFieldError` for what it may not name, `UnusableAudioError` for what is no audio.
-    """
+    """A song that was made here, or a file of this machine that may be read."""
     song = finished_song(named, services.audio.open_token)
     path = song or permitted(field, named, services.config.audio_roots)
     return await look_at(field, named, path, services.probe)
@@ -104,10 +98,10 @@ def accept(
     config: HttpConfig,
     adapters: ServerAdapters,
 ) -> SongRequest:
-    """Return the request in `task`, with the audio that comes along, fitted to the model that will run it.
+    """Return the request as its model will run it.
 
-    Raises `InvalidFieldError` for what cannot be done, `UnknownModelError` where models are strict, and
-    `ModelUnavailableError` or `PlannerUnavailableError` for what nothing here can run.
+    Raises `InvalidFieldError` for what cannot be done, `UnknownModelError` if models are strict, and
+    `ModelUnavailableError` or `PlannerUnavailableError` if nothing here can run it.
     """
     models, planner = worker.models(), worker.planner(planner_name(task.lm_model_path))
     model, fallback = choose_model(models, task.model, config.strict_model)
@@ -128,7 +122,7 @@ def _adapters(
 
 
 def to_request(task: GenerateTask, goal: Goal, sounds: Mapping[str, Sound], own_planner: str) -> SongRequest:
-    """Translate a wire request whose fields all count; random seeds are drawn."""
+    """Translate a wire request whose fields all count."""
     return SongRequest(
         caption=task.prompt,
         lyrics=task.lyrics,
@@ -200,7 +194,6 @@ def _planner(task: GenerateTask, own: str) -> PlannerOptions:
 
 
 def sampling_options(task: PlannerSamplingFields, temperature: float) -> PlannerOptions:
-    """Translate how the planner samples."""
     return PlannerOptions(
         temperature=temperature,
         guidance_scale=task.lm_cfg_scale,

@@ -48,7 +48,7 @@ async def test_both_sounds_arrive_under_each_of_their_names(server: Server, sour
 
 async def test_what_is_not_used_is_not_kept(server: Server):
     submitted = await send(server, {"src_audio": ("song.wav", RIFF)}, prompt="pop")
-    assert submitted["warnings"][0].startswith("src_audio: task_type text2music does not take it; 'song.wav'")
+    assert submitted["warnings"][0].startswith("src_audio: task_type text2music does not use it; 'song.wav'")
     assert list(server.uploads.iterdir()) == []
 
 

@@ -1,4 +1,4 @@
-"""From the bytes of a request to its fields and files, within limits that hold while reading."""
+"""From the bytes of a request to its fields and audio files."""
 
 from __future__ import annotations
 
@@ -42,52 +42,47 @@ FORM = "application/x-www-form-urlencoded"
 
 
 class Probed(Protocol):
-    """What is found out about a file: `seconds` may count an encoder's padding."""
-
     @property
     def seconds(self) -> float:
-        """How long it plays."""
+        """Duration; may count an encoder's padding."""
         ...
 
 
+# Raises UnusableAudioError for a file that the server cannot use.
 AudioProbe = Callable[[Path], Awaitable[Probed] | Probed]
-"""Looks whether a file is audio that the server can use; raises `UnusableAudioError`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sound:
-    """Audio that a request brings along or names; `name` is what its owner calls the file."""
+    """Audio that a request uploads or names."""
 
     path: Path
-    name: str
+    name: str  # as the client calls the file
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """What a request carries: its fields, and its files by what they are."""
-
     fields: JsonObject
-    files: dict[str, UploadFile] = field(default_factory=dict)
+    files: dict[str, UploadFile] = field(default_factory=dict)  # by kind: SOURCE, REFERENCE
 
     async def close(self) -> None:
-        """Let go of the files."""
         for upload in self.files.values():
             await upload.close()
 
 
 class BodyReader:
-    """Reads bodies of at most `body_limit` bytes, and `upload_limit` more where files come along."""
+    """Limits are in bytes; files may take up `upload_limit` more than the body."""
 
     def __init__(self, body_limit: int, upload_limit: int) -> None:
         self._body_limit = body_limit
         self._upload_limit = upload_limit
 
     async def read(self, request: Request) -> Body:
-        """Read the body by its content type, or by its looks where that says nothing.
+        """Read the body by its content type, or by its first characters where that says nothing.
 
-        Raises 400 for a broken body, 413 for one that is too large, 415 for one of unknown type, and
-        `InvalidFieldError` for a file under a name that takes none.
+        Raises 400 if it is broken, 413 if too large, 415 for an unknown type, `InvalidFieldError` for a file
+        under another name than UPLOAD_NAMES.
         """
         content_type = request.headers.get("content-type", "").lower()
         media_type = content_type.partition(";")[0].strip()
@@ -235,9 +230,9 @@ def _gather(pairs: list[tuple[str, str]]) -> JsonObject:
 async def stored(
     files: Mapping[str, UploadFile], folder: Path, probe: AudioProbe
 ) -> AsyncIterator[dict[str, Sound]]:
-    """Put uploads into `folder` and see that they are audio; they are deleted again if the block fails.
+    """Write uploads to `folder` before the block begins, and delete them if it fails.
 
-    They are on the disk, whole, when the block begins. Raises `UnusableAudioError` that names the upload.
+    Raises `UnusableAudioError` that names the upload.
     """
     store = FileStore(folder)
     sounds: dict[str, Sound] = {}
@@ -255,7 +250,7 @@ async def stored(
 async def lent(
     files: Mapping[str, UploadFile], folder: Path, probe: AudioProbe
 ) -> AsyncIterator[dict[str, Sound]]:
-    """Put uploads into `folder` as `stored` does, for as long as the block runs."""
+    """As `stored`, and delete them when the block ends."""
     async with stored(files, folder, probe) as sounds:
         yield sounds
         for sound in sounds.values():
@@ -263,7 +258,7 @@ async def lent(
 
 
 async def look_at(kind: str, name: str, path: Path, probe: AudioProbe) -> Sound:
-    """Look at `path`; what is wrong is told of the file by the `name` that its owner knows."""
+    """Raises `UnusableAudioError` that calls the file by `name`."""
     try:
         looking = await run_in_threadpool(probe, path)
         facts = await looking if isinstance(looking, Awaitable) else looking
@@ -274,10 +269,7 @@ async def look_at(kind: str, name: str, path: Path, probe: AudioProbe) -> Sound:
 
 
 def finished_song(named: str, open_token: Callable[[str], Path | None]) -> Path | None:
-    """Return the file of a song that is named by its `file`, or by what that carries; None: it is no song.
-
-    `open_token` gives the file that a token was made for. The token is the permission.
-    """
+    """The file of a song that is named by its `file`, or by the token in it; None: it is no song."""
     try:
         carried = parse_qs(urlsplit(named).query).get("path", [named])[0]
     except ValueError:  # it looks like an address, and is none
@@ -286,10 +278,9 @@ def finished_song(named: str, open_token: Callable[[str], Path | None]) -> Path 
 
 
 def permitted(field: str, named: str, roots: Sequence[Path]) -> Path:
-    """Return the file that a request names in one of `roots`; a relative path counts from each of them.
+    """The file in one of `roots`; a relative path counts from each of them.
 
-    Links are followed first, so that none leads out. Raises the same `InvalidFieldError` for a file elsewhere
-    and for none.
+    Links are followed first, so that none leads out. A file elsewhere and a missing one get the same error.
     """
     for root in roots:
         try:
@@ -309,7 +300,7 @@ def permitted(field: str, named: str, roots: Sequence[Path]) -> Path:
 async def _store(kind: str, upload: UploadFile, store: FileStore, probe: AudioProbe) -> Sound:
     new = store.begin(_extension(upload.filename or ""))
     try:
-        # On the disk before anybody hears of it: a job that is accepted outlives a power cut with its audio.
+        # Written before the job is accepted, which survives a power cut with its audio.
         await run_in_threadpool(_copy, upload, new.path)
         found = await look_at(kind, upload.filename or kind, new.path, probe)
         return replace(found, path=await run_in_threadpool(store.finish, new))

@@ -1,9 +1,4 @@
-"""The wire requests as pydantic models, and the lookup that finds their values in a body.
-
-The fields themselves are declared in `rest.request.fields_song`, `rest.request.fields_planner` and
-`rest.request.fields_audio_sampler`; what becomes of them is decided in `rest.request.task_rules` and
-`rest.drafts`.
-"""
+"""The wire requests as pydantic models, and the lookup that finds their values in a body."""
 
 from __future__ import annotations
 
@@ -93,7 +88,7 @@ class QueryTask(BaseModel):
 
 
 def read_task(body: Mapping[str, object]) -> tuple[GenerateTask, tuple[str, ...]]:
-    """Read a request from a body; returns it with warnings about what in the body is not used.
+    """Return the request, and warnings about unknown fields.
 
     Raises `InvalidFieldError` that names every value that is not readable or out of its range.
     """
@@ -113,32 +108,28 @@ def find_task(*places: Mapping[str, object]) -> tuple[JsonObject, tuple[str, ...
 
 
 def parse_task(found: Mapping[str, object]) -> GenerateTask:
-    """Read what `find_task` found, or what a dialect made of it. Raises as `read_task` does."""
+    """Read what `find_task` found, or what a dialect made of it."""
     return _validate(GenerateTask, found)
 
 
 def read_draft(model: type[M], body: Mapping[str, object]) -> tuple[M, tuple[str, ...]]:
-    """Read a request for a draft as `read_task` does; its fields may stand in the same places."""
     return _read(model, _sources(body))
 
 
 def read_plain(model: type[M], body: Mapping[str, object]) -> M:
-    """Read what has its fields at the top level of a body alone; others there are not looked at."""
+    """Read fields at the top level of a body; unknown ones are not looked at."""
     return _validate(model, _look_up(model, [body]))
 
 
 def read_sample(body: Mapping[str, object]) -> SampleTask:
-    """Read a request for an example from a body."""
     return _validate(SampleTask, _look_up(SampleTask, [body]))
 
 
 def read_query(body: Mapping[str, object]) -> QueryTask:
-    """Read a question after jobs from a body; no ids is a question after none."""
     return _validate(QueryTask, _look_up(QueryTask, [body]))
 
 
 def _in_words(schema: JsonObject) -> str:
-    """Say what a field takes, from its schema."""
     if "x-allowed" in schema:
         return str(schema["x-allowed"])
     main = schema.get("anyOf", [schema])[0]
@@ -152,12 +143,12 @@ def _in_words(schema: JsonObject) -> str:
 
 
 def _range(schema: JsonObject) -> str:
-    batch_limit = (
+    limits = (
         ("minimum", "from {:g}"),
         ("exclusiveMinimum", "above {:g}"),
         ("maximum", "to {:g}"),
     )
-    return "".join(f" {text.format(schema[key])}" for key, text in batch_limit if key in schema)
+    return "".join(f" {text.format(schema[key])}" for key, text in limits if key in schema)
 
 
 def _read(model: type[M], sources: Sequence[Mapping[str, object]]) -> tuple[M, tuple[str, ...]]:
@@ -165,7 +156,7 @@ def _read(model: type[M], sources: Sequence[Mapping[str, object]]) -> tuple[M, t
 
 
 def _sources(body: Mapping[str, object]) -> list[Mapping[str, object]]:
-    """Return the body, its `param_obj`, and the first of its metas that is not empty."""
+    """The body, its `param_obj`, and the first of its metas that is not empty."""
     names = [PARAM_OBJ, next((name for name in METAS if body.get(name)), METAS[0])]
     return [body, *(_object(name, body[name]) for name in names if body.get(name))]
 
@@ -181,7 +172,7 @@ def _object(name: str, value: object) -> Mapping[str, object]:
 def _drop_audio_format(
     sources: Sequence[Mapping[str, object]],
 ) -> tuple[list[Mapping[str, object]], tuple[str, ...]]:
-    """Take out `format` where it names an audio format: it is an alias of use_format, a boolean."""
+    # `format` is an alias of use_format, a boolean.
     warnings: list[str] = []
     kept: list[Mapping[str, object]] = []
     for source in sources:
@@ -201,7 +192,7 @@ def names(model: type[BaseModel]) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 def _look_up(model: type[BaseModel], sources: Sequence[Mapping[str, object]]) -> JsonObject:
-    """Find the first value that is not None of each field; an empty string is one only for free text."""
+    """The first value of each field that is not None; an empty string is a value for free text alone."""
     found: JsonObject = {}
     for field, spellings in names(model):
         sent = (source[name] for source in sources for name in spellings if source.get(name) is not None)
@@ -223,7 +214,6 @@ def _validate(model: type[M], values: Mapping[str, object]) -> M:
 
 
 def _unknown(model: type[BaseModel], sources: Sequence[Mapping[str, object]]) -> list[str]:
-    """Warn of what no field is called, which is often a misspelling."""
     known = {name for _, spellings in names(model) for name in spellings}
     known |= {BODY_FIELD, PARAM_OBJ, *METAS}
     strange = list(dict.fromkeys(name for source in sources for name in source if name not in known))

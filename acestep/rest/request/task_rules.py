@@ -71,7 +71,7 @@ _COUNTS: Mapping[Goal, set[str]] = {
 
 
 def users(name: str) -> tuple[TaskType, ...]:
-    """Return the tasks that use a field; none where it asks for something else than a song."""
+    """The tasks that use a field; none if it asks for something else than a song."""
     if name in _GOALS:
         return ()
     if name == PATHS[SOURCE]:
@@ -84,9 +84,9 @@ def users(name: str) -> tuple[TaskType, ...]:
 def apply_rules(
     task: GenerateTask, sounds: Mapping[str, Sound], planner: PlannerInfo
 ) -> tuple[GenerateTask, Goal, Mapping[str, Sound], list[str]]:
-    """Return a request and its audio with everything neutral that does not count, its goal, and warnings.
+    """Return the request with neutral values where fields do not count, its goal, its audio, and warnings.
 
-    Raises `InvalidFieldError` for fields that are not supported, and where it has several goals.
+    Raises `InvalidFieldError` for fields that are not supported, and for several goals.
     """
     goal, warnings = _goal(task), list[str]()
     neutral = _unused(task, goal, warnings)
@@ -117,7 +117,7 @@ def check_support(task: BaseModel, planner: PlannerInfo) -> list[str]:
 def check_planner(task: GenerateTask, is_needed: bool, planner: PlannerInfo) -> list[str]:
     """Return warnings about optional uses of the planner that are skipped.
 
-    Raises `PlannerUnavailableError` that names the fields that need one, where there is none.
+    Raises `PlannerUnavailableError` that names the fields if a planner is needed and cannot be used.
     """
     if is_needed:
         names = _sent(task, Support.PLANNER)
@@ -138,7 +138,7 @@ def check_planner(task: GenerateTask, is_needed: bool, planner: PlannerInfo) -> 
 
 
 def require_planner(planner: PlannerInfo, what: str, remedy: str = "") -> None:
-    """Raise `PlannerUnavailableError` for `what` unless there is a planner, or will be."""
+    """Raise `PlannerUnavailableError` for `what` unless the planner can be used."""
     if not planner.is_usable:
         why = (planner.detail or "None is loaded on this server").rstrip(".")
         text = f"{what}: needs the planner (the 5 Hz language model). {why}. {remedy}"
@@ -146,18 +146,17 @@ def require_planner(planner: PlannerInfo, what: str, remedy: str = "") -> None:
 
 
 def check_strict(warnings: tuple[str, ...], strict: bool) -> None:
-    """Raise `StrictError` for any warning on a strict server."""
     if strict and warnings:
         raise StrictError(warnings)
 
 
 def planner_name(path: str | None) -> str:
-    """The planner that `lm_model_path` means: a name, or a path that ends with it; "" if none is named."""
+    """The name at the end of `lm_model_path`, which may be a path; "": none."""
     return (path or "").strip().rstrip("/").rpartition("/")[2]
 
 
 def is_neutral(task: BaseModel, name: str) -> bool:
-    """Whether a field says nothing: it has its default, or a value that means the same."""
+    """Whether a field has its default, or a value that means the same."""
     info = type(task).model_fields[name]
     value = getattr(task, name)
     value = value.strip() if isinstance(value, str) else value
@@ -165,7 +164,6 @@ def is_neutral(task: BaseModel, name: str) -> bool:
 
 
 def shown(value: object) -> str:
-    """Return a value as warnings show it."""
     text = repr(value)
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
@@ -178,7 +176,7 @@ def _goal(task: GenerateTask) -> Goal:
 
 
 def _unused(task: GenerateTask, goal: Goal, warnings: list[str]) -> dict[str, object]:
-    """The neutral values of the fields that the task, or an answer without a song, does not use."""
+    """Neutral values for the fields that the task or goal does not use."""
     asker = GOAL_FIELDS.get(goal, task.task_type)
     neutral: dict[str, object] = {}
     for name, info in type(task).model_fields.items():
@@ -187,7 +185,7 @@ def _unused(task: GenerateTask, goal: Goal, warnings: list[str]) -> dict[str, ob
         value, is_on = getattr(task, name), name in _ON_BY_DEFAULT
         # A field that is on by default says nothing unless it was sent.
         if (value and name in task.model_fields_set) if is_on else not is_neutral(task, name):
-            warnings.append(f"{name}: {asker} does not take it; {shown(value)} is not used")
+            warnings.append(f"{name}: {asker} does not use it; {shown(value)} is not used")
         neutral[name] = False if is_on else info.get_default(call_default_factory=True)
     return neutral
 
@@ -201,7 +199,6 @@ def _is_used(task: GenerateTask, name: str) -> bool:
 def _used_sounds(
     task: GenerateTask, goal: Goal, sounds: Mapping[str, Sound], warnings: list[str]
 ) -> Mapping[str, Sound]:
-    """The audio that counts."""
     for kind, path in PATHS.items():
         named = getattr(task, path)
         if named and kind in sounds and sounds[kind].name != named:
@@ -210,7 +207,7 @@ def _used_sounds(
     takes_source = goal in ("codes", "description") or task.task_type in SOURCE_TASKS
     reasons: dict[str, str] = {}
     if not takes_source:
-        reasons[SOURCE] = f"{asker} does not take it"
+        reasons[SOURCE] = f"{asker} does not use it"
     elif task.audio_code_string:
         reasons[SOURCE] = "audio_code_string stands in for it"
     if goal != "song":
@@ -222,7 +219,7 @@ def _used_sounds(
 
 
 def _contradicted(task: GenerateTask, has_source: bool, warnings: list[str]) -> dict[str, object]:
-    """The neutral values of the fields that have no effect beside another one."""
+    """Neutral values for the fields that have no effect beside another one."""
     neutral: dict[str, object] = {}
     if task.thinking and task.audio_code_string:
         warnings.append("thinking: audio_code_string brings the audio codes along; the planner writes none")
@@ -252,7 +249,6 @@ def _sent(task: BaseModel, support: Support) -> list[str]:
 
 
 def _asks(task: BaseModel, name: str) -> bool:
-    """Whether a field asks the planner for anything; one that is true by default does when it is true."""
     value = getattr(task, name)
     return value if isinstance(value, bool) else not is_neutral(task, name)
 
