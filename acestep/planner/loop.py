@@ -141,7 +141,7 @@ class GenerationLoop:
             if request.text.cancelled() or request.cancelled():
                 self._model.abort(sequence_id)
                 del self._running[sequence_id]
-                request.finish(JobCancelledError("The planner was asked to stop and did."))
+                request.finish(JobCancelledError("The job was cancelled while the planner ran."))
 
     def _report(self, output: StepOutput) -> None:
         request = self._running.get(output.sequence_id)
@@ -167,6 +167,6 @@ def _readable(error: Exception) -> AceStepError:
     if is_out_of_memory(error):
         # Without its traceback, whose frames hold memory.
         _log.warning("The language model ran out of memory: %s", str(error).partition("\n")[0])
-        return NotEnoughMemoryError("plan", "the language model had no room for all that was being written")
+        return NotEnoughMemoryError("plan", "the texts of the language model were too large together")
     _log.error("The language model failed", exc_info=error)
     return PlannerError(f"The language model failed: {str(error) or type(error).__name__}")

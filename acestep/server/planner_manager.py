@@ -261,9 +261,9 @@ class PlannerManager:
         return all(info.fills_in and name in (None, info.name) for info in infos)
 
     def _choose(self, name: str | None) -> PlannerChoice:
-        """The planner of this name, or where none is named the one that the settings mean.
+        """The planner of this name; None: the present one, or that of the settings.
 
-        Raises InvalidFieldError where it cannot be had, or has no room beside the models.
+        Raises InvalidFieldError if it is unknown, or has no room beside the models.
         """
         settings = self._settings
         wanted = name or self._info.name or settings.lm_model_path
@@ -286,7 +286,7 @@ class PlannerManager:
             for device in self._devices:
                 device.planned(choice)
         except CheckpointError as error:
-            log.warning("The planner stays as it is. %s", error)
+            log.warning("The planner is not replaced. %s", error)
             raise InvalidFieldError(_FIELD, wanted, allowed) from error
         return choice
 
@@ -306,4 +306,4 @@ def _fetch(choice: PlannerChoice, settings: Settings, on_loading: OnLoading) -> 
 
 
 def _log_progress(state: ModelState, detail: str) -> None:
-    log.info("%s %s", state, detail)
+    log.info("The planner is %s. %s", state, detail)

@@ -74,7 +74,9 @@ class CfgRows:
                 logits[rows] = -torch.inf
                 logits[rows, token] = 0
         self._outputs += [
-            StepOutput(sequence.id, len(sequence.tokens), error="The engine ran its two prompts apart")
+            StepOutput(
+                sequence.id, len(sequence.tokens), error="The engine put its two prompts into different steps"
+            )
             for sequence, rows in found
             if not rows
         ]

@@ -121,7 +121,7 @@ def test_rows_at_different_tokens_end_the_text(
     cfg_rows.update(BatchChanges(added=list(enumerate(rows))))
     cfg_rows.sample(logits(len(rows)))
     (output,) = cfg_rows.take_outputs()
-    assert output.error == "The engine ran its two prompts apart" and output.tokens == 0
+    assert output.error == "The engine put its two prompts into different steps" and output.tokens == 0
 
 
 def test_a_text_without_rows_is_queued_in_the_engine(cfg_rows: CfgRows, start: Start) -> None:
