@@ -47,7 +47,7 @@ class AudioCodes:
     @torch.inference_mode()
     def tokenize(self, latents: Tensor) -> tuple[int, ...]:
         """The codes of latents `[T, C]`, which are padded with silence to whole codes."""
-        self._modules.enter("condition encoder")
+        _enter(self._modules, "condition encoder")
         _, indices = self._modules.audio_tokenizer.tokenize(latents[None].to(self._silence), self._silence)
         return tuple(indices.flatten().tolist())  # one copy, since each waits for the GPU
 
@@ -55,7 +55,7 @@ class AudioCodes:
     def hints(self, codes: Sequence[int]) -> Tensor:
         """The latents `[T, C]` that codes stand for, `frames_per_code` frames each."""
         assert all(0 <= code < self.count for code in codes)
-        self._modules.enter("condition encoder")
+        _enter(self._modules, "condition encoder")
         indices = torch.tensor(codes, device=self._silence.device).view(1, -1, 1)
         quantized = self._modules.audio_tokenizer.quantizer.get_output_from_indices(indices)
         latents: Tensor = self._modules.audio_token_detokenizer(quantized)
@@ -114,10 +114,10 @@ class Conditioner:
         """The condition of all songs; `inputs` has one entry a plan, all of the same length."""
         captions, lyrics = self._caption_tokens(plans), self._lyric_tokens(plans)
         text_encoder = self._modules.text_encoder
-        self._modules.enter("text encoder")
+        _enter(self._modules, "text encoder")
         caption_states = text_encoder(captions.ids, attention_mask=captions.mask).last_hidden_state
         lyric_embeddings = text_encoder.embed_tokens(lyrics.ids)
-        self._modules.enter("condition encoder")
+        _enter(self._modules, "condition encoder")
         states, mask = self._modules.condition_encoder(
             text_hidden_states=caption_states,
             text_attention_mask=captions.mask,
@@ -138,7 +138,7 @@ class Conditioner:
 
     def with_null(self, condition: Condition) -> Condition:
         """The batch, then once more with the model's null condition in place of the states."""
-        self._modules.enter("condition encoder")
+        _enter(self._modules, "condition encoder")
         null = self._modules.condition_encoder.null_condition_emb.expand_as(condition.states)
         return Condition(
             states=torch.cat([condition.states, null]),
@@ -185,3 +185,9 @@ class Conditioner:
         mask = torch.stack([each.chunk_mask for each in inputs]).to(source.dtype)
         mask_channels = self._modules.config.mask_channels
         return torch.cat([source, mask[..., None].expand(-1, -1, mask_channels)], dim=-1)
+
+
+def _enter(modules: SynthesizerModules, group: str) -> None:
+    # Before the modules of a group compute, they are brought to the device.
+    if modules.placement is not None:
+        modules.placement.enter(group)

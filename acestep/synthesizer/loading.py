@@ -83,11 +83,6 @@ class SynthesizerModules:
     config: ModelConfig
     placement: ModulePlacement | None = None  # None: all modules stay on the device
 
-    def enter(self, group: str) -> None:
-        """Bring a group of modules to the device, before they compute."""
-        if self.placement is not None:
-            self.placement.enter(group)
-
 
 def load_synthesizer(
     dit: Path,
