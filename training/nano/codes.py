@@ -28,11 +28,11 @@ def teach_codes(model: Denoiser, next_latents: Callable[[], Tensor], clock: Cloc
     tokenizer, detokenizer = model.audio_tokenizer, model.audio_token_detokenizer
     weights = [*tokenizer.parameters(), *detokenizer.parameters()]
     optimizer = torch.optim.AdamW(weights, _PEAK_RATE, weight_decay=0.0, fused=True)
-    for step, done in clock.steps("listening"):
+    for step, done in clock.steps("codes"):
         rate = _PEAK_RATE * min(1.0, (step + 1) / 50) * max(0.02, 1.0 - done)
         latents = next_latents()
-        heard = detokenizer(_quantized(tokenizer, latents))
-        loss = ((heard - latents).square() * model.weight).mean()
+        decoded = detokenizer(_quantized(tokenizer, latents))
+        loss = ((decoded - latents).square() * model.weight).mean()
         clock.show(descend(optimizer, loss, rate))
 
 

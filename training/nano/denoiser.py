@@ -117,8 +117,8 @@ class Denoiser(nn.Module):
         """What is left of latents once they have been codes; as many frames as fill whole codes."""
         with torch.no_grad():
             quantized, _ = self.audio_tokenizer.tokenize(latents)
-            heard: Tensor = self.audio_token_detokenizer(quantized)
-        return heard
+            decoded: Tensor = self.audio_token_detokenizer(quantized)
+        return decoded
 
     def condition(self, batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Everything that cross-attention sees, `[B, L, D]`, and which of it counts.

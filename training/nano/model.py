@@ -122,7 +122,7 @@ def ticking_silence(codec: SineBankCodec) -> Tensor:
     """A minute of silence with clocks in it, `[1, T, C]`.
 
     The source of a song made from words is silence, so it is the one input that can tell a model where in
-    the song it is. What lies below the codec's floor is not heard, so there it counts: channel 2n and
+    the song it is. Values below the codec's floor are inaudible, so the clocks are there: channel 2n and
     2n + 1 swing as sine and cosine at `CLOCKS[n]` beats a minute, and a model too small to count seconds
     has only to choose.
     """

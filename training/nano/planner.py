@@ -51,8 +51,8 @@ _NOT_LEARNED = -100  # what cross-entropy ignores
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Ears:
-    """Clips as dialogues: crops of the pool, heard through nano's audio tokenizer."""
+class CodedClips:
+    """Clips as dialogues: crops of the pool, encoded by nano's audio tokenizer."""
 
     clips: list[Clip]
     codes: AudioCodes
@@ -99,25 +99,25 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.manual_seed(0)
     torch.set_flush_denormal(True)
-    ears = listen(load_pool(arguments.work / "pool"), arguments.weights)
+    clips_as_codes = encode_clips(load_pool(arguments.work / "pool"), arguments.weights)
     if arguments.resume:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(arguments.out)
         model = Qwen3ForCausalLM.from_pretrained(arguments.out, dtype=torch.float32)
     else:
         rng = random.Random(0)
-        tokenizer = train_tokenizer([ears.dialogue(rng) for _ in range(1500)], ears.codes.count)
+        tokenizer = train_tokenizer([clips_as_codes.dialogue(rng) for _ in range(1500)], clips_as_codes.codes.count)
         model = build(len(tokenizer))
-    lessons = ears.dialogues(random.Random(arguments.lessons))
+    lessons = clips_as_codes.dialogues(random.Random(arguments.lessons))
     learn(model, tokenizer, lessons, Clock(arguments.minutes))
     model.to(torch.bfloat16).save_pretrained(arguments.out)
     tokenizer.save_pretrained(arguments.out)
 
 
-def listen(clips: list[Clip], weights: Path) -> Ears:
-    """The clips, heard through the model in the folder `weights`."""
+def encode_clips(clips: list[Clip], weights: Path) -> CodedClips:
+    """The clips as audio codes of the model in the folder `weights`."""
     text = weights / "text_encoder"
     modules = load_synthesizer(weights, text, text, LoadTarget(torch.device("cpu"), torch.float32))
-    return Ears(clips, AudioCodes(modules), SineBankConfig.read(weights / "vae"))
+    return CodedClips(clips, AudioCodes(modules), SineBankConfig.read(weights / "vae"))
 
 
 def train_tokenizer(dialogues: Sequence[Dialogue], codes: int) -> PreTrainedTokenizerFast:

@@ -13,7 +13,7 @@ from training.nano.composer import DRUM_CHANNEL, Note, Piece
 
 _PEAK = 0.9
 _DRUM_BANK = 128
-_TAIL = 4096  # samples listened to at a time
+_TAIL = 4096  # samples a chunk
 _LONGEST_TAIL = 480_000  # samples; measured: the slowest release is inaudible before that
 _INAUDIBLE = 3  # of 32,767
 
