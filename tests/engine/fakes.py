@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from acestep.engine.renderer import Cancelled, Load, Loaded, OnFraction, OnStep
 from acestep.errors import JobCancelledError, UntimedLyricsError
 from acestep.files import AudioStore
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 RATE = 8000
 STEPS = 3
 PATIENCE = 20.0  # seconds that a busy machine gets before a test gives up
@@ -36,11 +39,11 @@ INFO = ModelInfo(
 
 
 class FakeRenderer:
-    """The latents of a song are its plan; its sound is as loud as its seed says (see `loudness`).
+    """Renders without torch: a plan stands for a song's latents, a clip for a source's.
 
-    Latents of audio are the audio. `batches` are the plans of each call of `render`, `heard` the audio of
-    each song, `threads` the threads that called, `aside` those that timed words. A song whose caption is in
-    `broken` fails its batch; `on_decode` may raise. After `hold`, renders wait for `release`.
+    A song's samples are all `loudness(seed)`. `batches` has the plans of each call of `render`, `sources` the
+    sources of each song, `threads` the threads of the calls, `aside` those that aligned lyrics. A song whose
+    caption is in `broken` fails its batch; `on_decode` may raise. After `hold`, renders wait for `release`.
     """
 
     def __init__(self) -> None:
@@ -64,16 +67,20 @@ class FakeRenderer:
     def release(self) -> None:
         self._go_on.set()
 
+    @property
+    def is_held(self) -> bool:
+        return not self._go_on.is_set()
+
     async def wait_begun(self) -> None:
         assert await asyncio.to_thread(self.begun.wait, PATIENCE)
 
     sample_rate = RATE
     reference_seconds = 3.0
 
-    def encode(self, clip: AudioClip) -> Any:
+    def encode(self, clip: AudioClip) -> Tensor:
         self.threads.add(threading.get_ident())
         assert clip.sample_rate == RATE
-        return clip
+        return cast("Tensor", clip)
 
     def render(
         self,
@@ -96,11 +103,10 @@ class FakeRenderer:
         for plan in plans:
             if plan.caption in self.broken:
                 raise self.broken[plan.caption]
-        # The plan stands in for latents: the engine passes them on unopened.
-        return [SongLatents(cast(Any, plan), (f"seed {plan.seed} hums",)) for plan in plans]
+        return [SongLatents(cast("Tensor", plan), (f"seed {plan.seed} hums",)) for plan in plans]
 
     def decode(self, song: SongLatents, seconds: float, on_fraction: OnFraction) -> AudioClip:
-        plan = cast(Any, song.latents)
+        plan = cast(SongPlan, song.latents)
         self.decoded.append(plan)
         self.threads.add(threading.get_ident())
         self.on_decode(plan)
@@ -114,8 +120,8 @@ class FakeRenderer:
     ) -> Callable[[], LyricTimes]:
         self.threads.add(threading.get_ident())
         if is_instrumental(plan.lyrics):
-            raise UntimedLyricsError("nobody hums words")
-        assert song.latents == plan
+            raise UntimedLyricsError("a hum has no words")
+        assert cast(SongPlan, song.latents) == plan
         return lambda: self._times(plan)
 
     def _times(self, plan: SongPlan) -> LyricTimes:
@@ -170,12 +176,17 @@ async def running(
 
 
 def unheard(progress: Progress) -> None:
-    """For tests that do not look at progress."""
+    """Ignores progress."""
 
 
 def wanted() -> bool:
-    """For jobs that nobody cancels."""
+    """Never cancels."""
     return False
+
+
+def later(seconds: float, do: Callable[[], None]) -> None:
+    """Call `do` in so many seconds, so that a test can await what must not come before."""
+    asyncio.get_running_loop().call_later(seconds, do)
 
 
 async def until(is_so: Callable[[], bool]) -> None:

@@ -1,5 +1,3 @@
-"""Extras as jobs get them: what is asked for, from which thread, and what else becomes of the song."""
-
 from __future__ import annotations
 
 from dataclasses import replace
@@ -71,7 +69,7 @@ async def test_only_the_look_at_the_model_takes_its_thread(engine, renderer):
 async def test_a_song_without_words_is_a_song_with_a_warning(engine, files):
     (song,) = await engine.run(request(lyrics="[inst]", analysis=ALL), unheard, wanted)
     assert song.analysis.lyric_times is None
-    assert "lyric_timestamps: nobody hums words" in song.warnings
+    assert "lyric_timestamps: a hum has no words" in song.warnings
     assert len(song.analysis.peaks) == 20
     assert files.path(song.file) is not None
 

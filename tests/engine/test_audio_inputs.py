@@ -35,7 +35,7 @@ def sources(
     known, found = load_inputs(asked, INFO, FakeRenderer())
     assert known.task.source_seconds == 12.0
     assert known.duration is not None
-    return known.duration, cast(Any, found.source)
+    return known.duration, cast(AudioClip, found.source)
 
 
 @pytest.mark.parametrize("task", ["cover", "repaint", "extract", "lego", "complete"])
@@ -67,7 +67,7 @@ def test_a_reference_changes_nothing_but_the_sound(song):
     known, found = load_inputs(asked, INFO, FakeRenderer())
     assert known == asked
     assert found.source is None
-    assert cast(Any, found.reference).duration == FakeRenderer.reference_seconds
+    assert cast(AudioClip, found.reference).duration == FakeRenderer.reference_seconds
 
 
 def test_a_reference_is_a_piece_of_each_third():

@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
-from acestep.engine.batching import MAX_OVERTAKES, BatchingStage
+from acestep.engine.batching import MAX_OVERTAKES, BatchingStage, BatchLimit
+from acestep.engine.renderer import Loaded
 from acestep.errors import NotEnoughMemoryError
+from tests.engine.fakes import INFO, FakeRenderer
 
 Run = Callable[[Callable[[], Sequence[int]]], Awaitable[Sequence[int]]]
 
@@ -37,7 +41,7 @@ def stage(
     return BatchingStage(work, lambda item: item % 2, lambda item: limit, run)
 
 
-async def test_everybody_gets_the_answer_to_what_they_brought(run):
+async def test_each_item_gets_its_own_result(run):
     doubler = Doubler()
     doubling = stage(doubler, run)
     answers = await asyncio.gather(*(doubling.run(item) for item in (1, 2, 3, 4, 5)))
@@ -53,7 +57,7 @@ async def test_a_batch_holds_at_least_one_and_at_most_the_limit(run, limit, size
     assert [len(batch) for batch in doubler.batches] == sizes
 
 
-async def test_it_works_again_after_it_was_idle(run):
+async def test_a_stage_runs_again_after_it_was_idle(run):
     doubler = Doubler()
     doubling = stage(doubler, run)
     assert await doubling.run(1) == 2
@@ -91,7 +95,7 @@ async def test_an_error_fails_its_batch_and_no_other(run):
     assert [type(answer) for answer in answers] == [ArithmeticError, ArithmeticError, int]
 
 
-async def test_a_batch_that_memory_does_not_hold_is_split(run):
+async def test_a_batch_too_large_for_memory_is_split(run):
     sizes: list[int] = []
 
     def hungry(items: Sequence[int]) -> list[int]:
@@ -105,7 +109,7 @@ async def test_a_batch_that_memory_does_not_hold_is_split(run):
     assert sizes == [5, 3, 2, 2, 1], "what two threes need is not tried twice"
 
 
-async def test_it_is_told_which_items_were_too_many(run):
+async def test_the_items_that_were_too_many_are_reported(run):
     learned: list[Sequence[int]] = []
 
     def hungry(items: Sequence[int]) -> list[int]:
@@ -122,7 +126,7 @@ async def test_it_is_told_which_items_were_too_many(run):
     assert len(learned) == 2, "the limit is asked again for every batch"
 
 
-async def test_only_who_is_too_large_alone_is_lost(run):
+async def test_only_an_item_too_large_by_itself_fails(run):
     def hungry(items: Sequence[int]) -> list[int]:
         if 4 in items:
             raise NotEnoughMemoryError("doubling", "four is too much")
@@ -135,14 +139,14 @@ async def test_only_who_is_too_large_alone_is_lost(run):
     assert await doubling.run(10) == 20
 
 
-async def test_work_that_answers_too_little_leaves_nobody_waiting(run):
+async def test_too_few_results_fail_the_batch(run):
     forgetful = stage(lambda items: items[:-1], run)
     async with asyncio.timeout(20):
         answers = await asyncio.gather(*(forgetful.run(n) for n in (1, 3)), return_exceptions=True)
     assert [type(answer) for answer in answers] == [ValueError, ValueError]
 
 
-async def test_who_left_is_not_worked_for(run):
+async def test_a_cancelled_item_is_not_run(run):
     doubler = Doubler()
     doubling = stage(doubler, run)
     stays, leaves = (asyncio.create_task(doubling.run(item)) for item in (1, 3))
@@ -152,8 +156,8 @@ async def test_who_left_is_not_worked_for(run):
     assert doubler.batches == [[1]]
 
 
-class TestTools:
-    """Items that need the tool that is in use go first, within bounds; here, tens need the same one."""
+class TestAffinity:
+    """The affinity of an item is its tens digit."""
 
     async def run(self, items: Sequence[int], run: Run) -> list[int]:
         order: list[int] = []
@@ -166,10 +170,42 @@ class TestTools:
         await asyncio.gather(*(one_by_one.run(item) for item in items))
         return order
 
-    async def test_tools_are_changed_as_seldom_as_may_be(self, run):
+    async def test_items_with_the_last_affinity_go_first(self, run):
         assert await self.run([1, 11, 2, 12, 3], run) == [1, 2, 3, 11, 12]
 
-    async def test_nobody_waits_for_more_than_a_few_batches(self, run):
+    async def test_the_oldest_item_is_overtaken_by_few_batches(self, run):
         order = await self.run([1, 11, *range(2, 10), 12], run)
         assert order[: MAX_OVERTAKES + 2] == [*range(1, MAX_OVERTAKES + 2), 11]
         assert order[MAX_OVERTAKES + 2] == 12
+
+
+class TestBatchLimit:
+    def model(self) -> Loaded:
+        return Loaded(replace(INFO, max_batch=8), FakeRenderer())
+
+    def test_batches_are_half_of_what_was_too_many(self, caplog: pytest.LogCaptureFixture) -> None:
+        batch_limit, model = BatchLimit(), self.model()
+        assert batch_limit.most(model, 240.0) == 8
+        batch_limit.learn(model, 240.0, 7)
+        assert batch_limit.most(model, 240.0) == 4
+        assert [record.getMessage() for record in caplog.records] == [
+            "7 songs of 240 s at once are too many for hum here: no more than 4 (960 s in all) from now on"
+        ]
+
+    def test_shorter_songs_may_be_more_and_one_goes_always(self) -> None:
+        batch_limit, model = BatchLimit(), self.model()
+        batch_limit.learn(model, 60.1, 6)
+        counts = {seconds: batch_limit.most(model, seconds) for seconds in (10.0, 30.0, 60.1, 90.0, 600.0)}
+        assert counts == {10.0: 8, 30.0: 6, 60.1: 3, 90.0: 2, 600.0: 1}
+
+    def test_a_model_that_is_loaded_again_has_no_limit(self) -> None:
+        batch_limit, model = BatchLimit(), self.model()
+        batch_limit.learn(model, 60.0, 4)
+        assert batch_limit.most(self.model(), 60.0) == 8
+
+    def test_a_limit_keeps_no_model_in_memory(self) -> None:
+        batch_limit, model = BatchLimit(), self.model()
+        batch_limit.learn(model, 60.0, 4)
+        there = weakref.ref(model)
+        del model
+        assert there() is None

@@ -33,7 +33,8 @@ from acestep.settings.types import Quantization
 from acestep.weights.offload import OffloadManager
 from acestep.weights.safetensors import LoadTarget, TensorIndex
 from acestep.weights.shared_modules import SharedModules
-from tests.engine.test_placements import CPU, Counting, load, networks, promised, renderer, sizes_of, songs
+from tests.engine.fakes import until
+from tests.engine.test_model_offload import CPU, Counting, load, networks, promised, renderer, sizes_of, songs
 from tests.engine.test_torch_models import EXPECTED, write_checkpoint, write_oobleck
 from tests.planner.backends.test_pt import run, song
 from tests.planner.toy import Toy, write_toy
@@ -161,7 +162,7 @@ def test_texts_and_songs_are_the_same_and_memory_is_as_planned(
         planner = mover.now
         for one, same in zip(expected, songs(there.model), strict=True):
             np.testing.assert_array_equal(one, same)
-        assert mover.now < planner / 2, "weights and cache of the planner left"
+        assert mover.now < planner / 2, "weights and cache of the planner are offloaded"
     stays = sum(
         weight.nbytes
         for name, network in networks(there.model).items()
@@ -191,7 +192,7 @@ def test_a_planner_is_offloaded_while_songs_are_made(shared: Shared, checkpoint:
         for one, same in zip(expected, rendered, strict=True):
             np.testing.assert_array_equal(one, same)
     loop.close()
-    assert shared.mover.most == most, "they were never there together"
+    assert shared.mover.most == most, "they were never on the device together"
 
 
 def test_a_text_that_waits_for_the_device_can_be_cancelled(shared: Shared) -> None:
@@ -201,14 +202,14 @@ def test_a_text_that_waits_for_the_device_can_be_cancelled(shared: Shared) -> No
     async def cancelled() -> None:
         writing = loop.generate(song(shared.planner), _ignore, unwanted.is_set)
         task = asyncio.create_task(writing)
-        await asyncio.sleep(0.2)
-        assert not task.done(), "a song is being made"
+        await until(lambda: rendering.is_awaited)
         unwanted.set()
         with pytest.raises(JobCancelledError):
             await task
 
-    with shared.model._device():
-        asyncio.run(cancelled())
+    rendering = shared.offload_manager.request()
+    asyncio.run(cancelled())
+    rendering.release()
     text = asyncio.run(loop.generate(song(shared.planner), _ignore, _wanted))
     assert text == run(shared.planner, song(shared.planner))[0].text
     loop.close()
@@ -219,13 +220,14 @@ def test_a_loop_ends_while_it_waits_for_the_device(shared: Shared) -> None:
 
     async def closed() -> None:
         task = asyncio.create_task(loop.generate(song(shared.planner), _ignore, _wanted))
-        await asyncio.sleep(0.05)
+        await until(lambda: rendering.is_awaited)
         await asyncio.to_thread(loop.close)
         with pytest.raises(PlannerError):
             await task
 
-    with shared.model._device():
-        asyncio.run(closed())
+    rendering = shared.offload_manager.request()
+    asyncio.run(closed())
+    rendering.release()
     assert len(songs(shared.model)) == 3, "the device is free"
 
 
@@ -248,7 +250,7 @@ def test_a_stream_of_texts_lets_songs_through(shared: Shared) -> None:
     while not waiting.wait(0):
         ended += sum(output.ended for output in planner.step())
     assert ended == slots
-    assert planner.step() == [], "the others wait in turn"
+    assert planner.step() == [], "the other texts wait"
     waiting.release()
     while outputs := planner.step():
         ended += sum(output.ended for output in outputs)

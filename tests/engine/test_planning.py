@@ -1,5 +1,3 @@
-"""What a planner does for a job: over a language model that walks its grammars at random."""
-
 from __future__ import annotations
 
 import asyncio
@@ -36,6 +34,7 @@ from tests.engine.fakes import (
     INFO,
     PATIENCE,
     FakeRenderer,
+    later,
     loads,
     planner_host,
     request,
@@ -72,7 +71,7 @@ async def make(files: AudioStore, asked: SongRequest, model: WalkingModel | None
         return await engine.run(asked, unheard, wanted)
 
 
-async def test_thinking_sketches_every_song_in_codes_of_its_own(files: AudioStore) -> None:
+async def test_thinking_writes_codes_for_each_song(files: AudioStore) -> None:
     model = WalkingModel()
     songs = await make(files, request(seeds=(3, 4), planner=THINKING, **GIVEN), model)
     first, second = (song.plan.audio_codes for song in songs)
@@ -85,7 +84,7 @@ async def test_thinking_sketches_every_song_in_codes_of_its_own(files: AudioStor
         assert {"metadata", "codes", "render", "decode", "write"} <= song.timings.keys()
 
 
-async def test_a_plan_is_the_same_again_and_beside_strangers(files: AudioStore) -> None:
+async def test_a_plan_does_not_depend_on_other_jobs(files: AudioStore) -> None:
     asked = request("mine", seeds=(5,), planner=THINKING, duration=None)
     (alone,) = await make(files, asked)
     async with planning(files) as engine:
@@ -98,19 +97,19 @@ async def test_a_plan_is_the_same_again_and_beside_strangers(files: AudioStore) 
     assert beside.plan == alone.plan
 
 
-async def test_what_the_user_left_open_is_filled_in_and_what_was_given_stays(files: AudioStore) -> None:
+async def test_a_planner_fills_in_what_the_user_left_open(files: AudioStore) -> None:
     asked = request(bpm=71, duration=None, language="fr", language_fixed=True, planner=PlannerOptions())
     (song,) = await make(files, asked)
     assert (song.plan.bpm, song.plan.language) == (71, "fr")
     assert song.plan.key_scale is not None
     assert song.plan.time_signature in ("2", "3", "4", "6")
     assert 10 <= song.plan.duration <= 600
-    assert song.plan.caption not in ("", "a song")  # bettered, as use_cot_caption allows
+    assert song.plan.caption not in ("", "a song")  # rewritten, as use_cot_caption allows
     assert song.plan.audio_codes == ()
     assert song.plan.instruction == TEXT2MUSIC_INSTRUCTION
 
 
-async def test_nothing_is_planned_where_nothing_is_to_be_decided(files: AudioStore) -> None:
+async def test_a_complete_request_is_not_planned(files: AudioStore) -> None:
     model = WalkingModel()
     (song,) = await make(files, request(planner=PlannerOptions(), **GIVEN), model)
     assert model.generations == []
@@ -135,7 +134,7 @@ async def test_what_the_user_wrote_stays_in_a_sample(files: AudioStore) -> None:
     assert (song.plan.caption, song.plan.lyrics) == ("my caption", "my words")
 
 
-async def test_a_format_betters_caption_and_lyrics_and_keeps_the_facts(files: AudioStore) -> None:
+async def test_a_format_rewrites_caption_and_lyrics_and_keeps_the_metadata(files: AudioStore) -> None:
     asked = request(
         "my caption", lyrics="my words", planner=replace(PLAIN, use_format=True), key_scale="A minor"
     )
@@ -145,7 +144,7 @@ async def test_a_format_betters_caption_and_lyrics_and_keeps_the_facts(files: Au
     assert song.plan.key_scale == "A minor"
 
 
-async def test_codes_of_the_users_own_need_no_planner(files: AudioStore) -> None:
+async def test_given_codes_need_no_planner(files: AudioStore) -> None:
     model = WalkingModel()
     asked = request(audio_codes=(1, 2) * 30, planner=PlannerOptions(), duration=12.0)
     (song,) = await make(files, asked, model)
@@ -175,7 +174,7 @@ async def test_a_job_is_cancelled_while_it_is_planned(files: AudioStore) -> None
     assert len(model.together) <= 2
 
 
-async def test_a_planner_of_another_model_cannot_sketch(files: AudioStore) -> None:
+async def test_a_planner_of_another_model_cannot_think(files: AudioStore) -> None:
     other = replace(MODEL, code_count=64_000)
     async with running(files, loads(FakeRenderer(), other), other, host(WalkingModel())) as engine:
         await engine.wait_ready()
@@ -193,7 +192,7 @@ async def test_without_a_planner_what_needs_one_fails_and_the_rest_goes_on(files
     assert song.lm_model == ""
 
 
-async def test_one_that_is_there_if_needed_alone_fills_nothing_in(files: AudioStore) -> None:
+async def test_a_planner_only_if_needed_fills_in_nothing(files: AudioStore) -> None:
     model = WalkingModel()
     aside = planner_host(
         PlannerInfo("toy", "loading", only_if_needed=True), lambda _: LoadedPlanner(model, "toy")
@@ -201,12 +200,12 @@ async def test_one_that_is_there_if_needed_alone_fills_nothing_in(files: AudioSt
     async with running(files, loads(FakeRenderer(), MODEL), MODEL, aside) as engine:
         (song,) = await engine.run(request(planner=PlannerOptions()), unheard, wanted)
         assert (song.lm_model, engine.planner().state) == ("", "on_disk")
-        assert not any("skipped" in warning for warning in song.warnings), "it did not ask for anything"
+        assert not any("skipped" in warning for warning in song.warnings), "nothing was asked of it"
         (song,) = await engine.run(request(planner=THINKING, **GIVEN), unheard, wanted)
         assert (song.lm_model, engine.planner().state) == (model.name, "ready")
 
 
-async def test_a_planner_that_has_gone_since_is_stood_in_for_with_a_warning(files: AudioStore) -> None:
+async def test_another_planner_is_used_with_a_warning_where_the_named_one_is_gone(files: AudioStore) -> None:
     gone = replace(THINKING, model="acestep-5Hz-lm-4B")
     (song,) = await make(files, request(planner=gone, **GIVEN))
     assert song.lm_model == "acestep-5Hz-lm-toy"
@@ -223,10 +222,8 @@ async def test_a_planner_that_cannot_be_loaded_says_why(files: AudioStore) -> No
     failing = planner_host(PlannerInfo("acestep-5Hz-lm-toy", "loading"), load)
     async with running(files, loads(FakeRenderer(), MODEL), MODEL, failing) as engine:
         await engine.wait_ready()
-        job = asyncio.create_task(engine.run(request(planner=PlannerOptions()), unheard, wanted))
-        await asyncio.sleep(0.05)  # the job waits for the planner
-        go_on.set()
-        (song,) = await job
+        later(0.05, go_on.set)  # the job waits for the planner meanwhile
+        (song,) = await engine.run(request(planner=PlannerOptions()), unheard, wanted)
         assert any("skipped" in warning and "cut short" in warning for warning in song.warnings)
         assert (engine.planner().state, engine.planner().detail) == ("failed", "Its weights are cut short.")
         with pytest.raises(PlannerUnavailableError, match="cut short"):
@@ -266,7 +263,7 @@ def test_what_was_asked_is_planned():
     assert plan.instruction == "Do it:"
 
 
-def test_facts_that_nobody_gave_stay_open():
+def test_metadata_that_is_not_given_stays_open():
     (plan,) = plan_songs(asked(), BASE)
     assert (plan.bpm, plan.key_scale, plan.time_signature) == (None, None, None)
     assert plan.instruction == TEXT2MUSIC_INSTRUCTION
@@ -281,14 +278,14 @@ def test_codes_decide_the_length_and_the_instruction():
 
 
 @pytest.mark.parametrize("lyrics", ["", "  \n", "[inst]", "[Instrumental]", " [INSTRUMENTAL]\n"])
-def test_words_for_no_words(lyrics):
+def test_lyrics_that_mean_instrumental(lyrics):
     assert is_instrumental(lyrics)
     (plan,) = plan_songs(asked(lyrics=lyrics), BASE)
     assert plan.lyrics == INSTRUMENTAL
 
 
 @pytest.mark.parametrize("lyrics", ["la", "instrumental", "[Instrumental]\nla la"])
-def test_words_that_are_sung(lyrics):
+def test_lyrics_that_are_sung(lyrics):
     assert not is_instrumental(lyrics)
     (plan,) = plan_songs(asked(lyrics=lyrics), BASE)
     assert plan.lyrics == lyrics
@@ -302,7 +299,7 @@ def test_more_lines_make_a_longer_song_within_what_the_model_takes():
     assert lengths[-1] == 240.0
 
 
-def test_tags_and_empty_lines_take_no_time():
+def test_tags_and_empty_lines_do_not_count():
     lines = ["one", "two", "three", "four", "five", "six"]
     tagged = "[Verse 1]\n" + "\n\n".join(lines) + "\n  [Outro]"
     assert guess_duration(tagged, 600.0) == guess_duration("\n".join(lines), 600.0)
@@ -379,12 +376,12 @@ def test_a_window_lies_in_the_song(task, edges, window):
 
 
 @pytest.mark.parametrize("task", ["text2music", "cover", "extract", "complete"])
-def test_other_tasks_write_everything(task):
+def test_other_tasks_have_no_window(task):
     (plan,) = plan_songs(on_source(task, start=5.0, end=8.0), BASE)
     assert plan.window is None
 
 
-def test_what_stays_leads_only_where_something_stays():
+def test_injection_acts_only_where_a_window_leaves_something():
     led = [plan_songs(on_source(task, injection=0.5), BASE)[0] for task in BASE_TASKS[1:]]
     assert {plan.task_type: plan.sampling.injection for plan in led} == {
         "cover": 0.0,
@@ -396,7 +393,7 @@ def test_what_stays_leads_only_where_something_stays():
     assert stem_plan(led[1], "drums").sampling.injection == 0.0
 
 
-def test_strengths_reach_only_what_follows_something():
+def test_strengths_act_only_where_a_song_follows_something():
     strong: dict[str, Any] = {"cover_strength": 0.5, "noise_strength": 0.2}
     (cover,) = plan_songs(on_source("cover", **strong), BASE)
     (codes,) = plan_songs(asked(audio_codes=(1,) * 60, task=TaskOptions(**strong)), BASE)

@@ -1,13 +1,13 @@
-"""Threads that get stuck: what their jobs, others, and the operator hear of it."""
-
 from __future__ import annotations
 
 import asyncio
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -20,13 +20,14 @@ from acestep.engine.model_manager import PRIMARY, ModelManager
 from acestep.engine.pipeline import SongWriter
 from acestep.engine.planner_host import LoadedPlanner
 from acestep.engine.renderer import Loaded, OnLoading
-from acestep.engine.threads import Watchdog, WatchedThread
-from acestep.errors import JobCancelledError, StageStuckError
+from acestep.engine.threads import OomRetry, Watchdog, WatchedThread, WorkItem
+from acestep.errors import JobCancelledError, NotEnoughMemoryError, StageStuckError
 from acestep.files import AudioStore
 from tests.engine.fakes import (
     INFO,
     PATIENCE,
     FakeRenderer,
+    later,
     loads,
     planner_host,
     request,
@@ -39,7 +40,7 @@ from tests.engine.test_model_manager import BASE, SFT, TURBO, Folder, opened, st
 from tests.engine.test_planning import MODEL, THINKING
 from tests.planner.test_loop import GatedModel
 
-# Seconds that a stage may be silent in these tests; a busy machine holds up what is not stuck for less.
+# Seconds without progress until a stage is stuck; a busy machine delays others by less.
 SILENCE = 0.8
 
 
@@ -62,7 +63,7 @@ class TestSongs:
             renderer.release()
             await until(lambda: not engine.trouble())
 
-    async def test_what_comes_back_late_is_nobodys_and_the_engine_works_again(self, files, renderer):
+    async def test_a_late_result_is_dropped_and_the_engine_works_again(self, files, renderer):
         told: list[Progress] = []
         renderer.hold()
         async with guarded(files, renderer) as engine:
@@ -75,19 +76,17 @@ class TestSongs:
         assert len(told) == sources
         assert [plan.seed for plan in renderer.decoded] == [2]
 
-    async def test_no_job_is_to_begin_while_a_thread_is_stuck(self, files, renderer):
+    async def test_the_engine_is_not_ready_while_a_thread_is_stuck(self, files, renderer):
         renderer.hold()
         async with guarded(files, renderer) as engine:
             with pytest.raises(StageStuckError):
                 await engine.run(request(), unheard, wanted)
-            ready = asyncio.create_task(engine.wait_ready())
-            await asyncio.sleep(0.05)
-            assert not ready.done()
-            renderer.release()
+            later(0.05, renderer.release)
             async with asyncio.timeout(PATIENCE):
-                await ready
+                await engine.wait_ready()
+            assert not renderer.is_held
 
-    async def test_who_waits_behind_it_is_not_failed(self, files, renderer):
+    async def test_a_job_behind_a_stuck_one_is_not_failed(self, files, renderer):
         renderer.hold()
         async with guarded(files, renderer) as engine:
             stuck = asyncio.create_task(engine.run(request(duration=10.0), unheard, wanted))
@@ -95,28 +94,25 @@ class TestSongs:
             behind = asyncio.create_task(engine.run(request(duration=20.0), unheard, wanted))
             with pytest.raises(StageStuckError):
                 await stuck
-            await asyncio.sleep(2 * SILENCE)
-            assert not behind.done()
-            renderer.release()
+            later(2 * SILENCE, renderer.release)
             assert len(await behind) == 1
+            assert not renderer.is_held
 
-    async def test_slow_is_not_stuck(self, files, renderer):
+    async def test_a_slow_stage_is_not_stuck(self, files, renderer):
         def slow(plan: SongPlan) -> None:
             time.sleep(0.3 * SILENCE)
 
         renderer.on_decode = slow
         async with guarded(files, renderer) as engine:
             songs = await engine.run(request(seeds=(1, 2, 3, 4)), unheard, wanted)
-        assert len(songs) == 4  # each of them waited for the others for longer than a stage may be silent
+        assert len(songs) == 4  # each waited longer for the others than the limit
 
     async def test_without_a_limit_nothing_is_stuck(self, files, renderer):
         renderer.hold()
         async with guarded(files, renderer, seconds=0.0) as engine:
-            job = asyncio.create_task(engine.run(request(), unheard, wanted))
-            await asyncio.sleep(2 * SILENCE)
-            assert not job.done() and not engine.trouble()
-            renderer.release()
-            assert len(await job) == 1
+            later(2 * SILENCE, renderer.release)
+            assert len(await engine.run(request(), unheard, wanted)) == 1
+            assert not engine.trouble()
 
 
 async def test_a_planner_that_is_stuck_fails_its_job(files: AudioStore) -> None:
@@ -161,7 +157,7 @@ class TestThreads:
         assert len(ended) == 1 and thread.silence() == 0.0
         executor.shutdown()
 
-    async def test_who_is_stuck_is_known_though_nobody_waits_for_it(self):
+    async def test_a_stuck_thread_is_reported_though_its_caller_was_cancelled(self):
         executor, go_on, watchdog = ThreadPoolExecutor(1), threading.Event(), Watchdog(SILENCE)
         thread = WatchedThread(executor, watchdog)
         left = asyncio.create_task(thread.run("left alone", lambda: go_on.wait(PATIENCE)))
@@ -183,7 +179,7 @@ class TestLoading:
         idle_policy = IdlePolicy(Watchdog(SILENCE))
         return ModelManager(folder.slots(*names or ("turbo",)), folder, room=room, idle_policy=idle_policy)
 
-    async def test_who_waits_for_a_model_that_does_not_come_hears_so(self, files, folder):
+    async def test_a_job_whose_model_is_stuck_in_loading_fails(self, files, folder):
         idle_policy = IdlePolicy(Watchdog(SILENCE))
         model_manager = ModelManager(folder.slots("turbo"), folder, room=2, idle_policy=idle_policy)
         host = planner_host()
@@ -196,16 +192,16 @@ class TestLoading:
         assert "Stage load base" in engine.trouble() and "Restart" in engine.trouble()
         ready = asyncio.create_task(engine.wait_ready())
         (song,) = await engine.run(request(), unheard, wanted)
-        assert song.dit_model == "turbo", "songs that have begun, of a model that is there, are made"
-        assert not ready.done(), "but none begins"
+        assert song.dit_model == "turbo", "a job that has begun is done"
+        assert not ready.done(), "no other job begins"
         folder.go_on.set()
         async with asyncio.timeout(PATIENCE):
             await ready
         (song,) = await engine.run(request(model="base"), unheard, wanted)
-        assert (song.dit_model, folder.loads) == ("base", ["turbo", "base"]), "it came late, and is used"
+        assert (song.dit_model, folder.loads) == ("base", ["turbo", "base"]), "loaded late, and used"
         await engine.close()
 
-    async def test_a_default_model_that_comes_late_makes_the_server_ready(self, files, folder):
+    async def test_a_default_model_that_is_loaded_late_makes_the_server_ready(self, files, folder):
         folder.go_on.clear()
         idle_policy = IdlePolicy(Watchdog(SILENCE))
         async with running(files, folder.find("turbo").load, TURBO, idle_policy=idle_policy) as engine:
@@ -217,7 +213,7 @@ class TestLoading:
                 await ready
             assert not engine.trouble()
 
-    async def test_slow_is_not_stuck_as_long_as_something_is_read(self, files):
+    async def test_slow_loading_is_not_stuck_while_it_makes_progress(self, files):
         def slow(on_loading: OnLoading) -> Loaded:
             for percent in range(6):
                 time.sleep(SILENCE / 4)
@@ -227,7 +223,7 @@ class TestLoading:
         async with running(files, slow, idle_policy=IdlePolicy(Watchdog(SILENCE))) as engine:
             assert len(await engine.run(request(), unheard, wanted)) == 1
 
-    async def test_who_waits_for_another_model_is_not_failed(self, folder):
+    async def test_a_job_that_waits_for_another_model_is_not_failed(self, folder):
         model_manager = self.model_manager(folder)
         async with opened(model_manager):
             await model_manager.wait_ready()
@@ -235,12 +231,10 @@ class TestLoading:
             base, sft = (asyncio.create_task(self.borrowed(model_manager, name)) for name in ("base", "sft"))
             with pytest.raises(StageStuckError, match="load base"):
                 await base
-            await asyncio.sleep(SILENCE)
-            assert not sft.done()
-            folder.go_on.set()
+            later(SILENCE, folder.go_on.set)
             assert await sft == "sft"
 
-    async def test_a_model_that_nobody_has_told_of_is_not_put_late(self, folder):
+    async def test_a_model_whose_put_failed_is_not_put_late(self, folder):
         model_manager = self.model_manager(folder)
         async with opened(model_manager):
             await model_manager.wait_ready()
@@ -248,16 +242,15 @@ class TestLoading:
             with pytest.raises(StageStuckError, match=r"load base .* restart the server"):
                 await model_manager.put(PRIMARY, "base")
             for change in (model_manager.put(PRIMARY, "sft"), model_manager.reload()):
-                with pytest.raises(StageStuckError, match="load base"):
-                    async with asyncio.timeout(SILENCE / 2):  # at once, and nothing is changed
-                        await change
+                with pytest.raises(StageStuckError, match="load base"):  # and nothing is changed
+                    await change
             folder.go_on.set()
             await until(lambda: not model_manager._idle_policy.watchdog.trouble())
             assert model_manager.primary.name == "turbo" and states(model_manager)["base"] == "on_disk"
             assert (await model_manager.put(PRIMARY, "base")).name == "base"
         assert folder.loads == ["turbo", "base", "base"]
 
-    async def test_a_model_that_has_its_slot_may_come_late(self, folder):
+    async def test_a_model_in_its_slot_may_be_loaded_late(self, folder):
         folder.room = 1
         model_manager = self.model_manager(folder, room=0)
         async with opened(model_manager):
@@ -270,7 +263,7 @@ class TestLoading:
             assert await self.borrowed(model_manager, None) == "base"
         assert folder.loads == ["turbo", "base"]
 
-    async def test_what_the_server_does_not_wait_for_ends_at_its_next_sign(self):
+    async def test_loading_ends_at_its_next_beat_after_the_server_closed(self):
         begun, ended = threading.Event(), threading.Event()
 
         def load(on_loading: OnLoading) -> Loaded:
@@ -289,3 +282,83 @@ class TestLoading:
     async def borrowed(self, model_manager: ModelManager, name: str | None) -> str:
         async with model_manager.borrow(name) as (loaded, _):
             return loaded.info.name
+
+
+SONG = WorkItem("decode", "hum", 240.0)
+
+
+class Weight:
+    """Memory that failing work holds."""
+
+
+class Hungry:
+    """Work that fails for want of memory, `times` times; what it held when it failed is in `held`."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+        self.held: list[weakref.ref[Weight]] = []
+
+    def __call__(self) -> str:
+        if len(self.held) == self.times:
+            return "a song"
+        weight = Weight()
+        self.held.append(weakref.ref(weight))
+        raise MemoryError
+
+
+def test_what_failed_is_gone_before_memory_is_freed() -> None:
+    work, seen = Hungry(2), []
+    oom_retry = OomRetry(lambda: seen.append([held() for held in work.held]))
+    with pytest.raises(NotEnoughMemoryError) as caught:
+        oom_retry.retry_with_less(SONG, work)
+    assert seen == [[None], [None, None]]
+    assert (caught.value.__context__, caught.value.__cause__) == (None, None)
+
+
+def test_it_is_tried_again_with_less() -> None:
+    assert OomRetry().retry_with_less(SONG, Hungry(1), lambda: "in pieces") == "in pieces"
+    assert OomRetry().retry_with_less(SONG, Hungry(1)) == "a song"  # now that it has all to itself
+
+
+def test_there_is_no_third_try() -> None:
+    work = Hungry(9)
+    with pytest.raises(NotEnoughMemoryError, match="stage decode"):
+        OomRetry().retry_with_less(SONG, work)
+    assert len(work.held) == 2
+
+
+def test_other_errors_are_not_tried_again() -> None:
+    calls: list[int] = []
+
+    def broken() -> None:
+        calls.append(1)
+        raise ArithmeticError("out of tune")
+
+    with pytest.raises(ArithmeticError, match="out of tune"):
+        OomRetry().retry_with_less(SONG, broken)
+    assert calls == [1]
+
+
+class TestOomSentences:
+    def told(self, oom_retry: OomRetry, piece: WorkItem) -> str:
+        with pytest.raises(NotEnoughMemoryError) as caught:
+            oom_retry.run(piece, Hungry(1))
+        return str(caught.value)
+
+    def test_half_may_fit(self) -> None:
+        told = self.told(OomRetry(), SONG)
+        assert "stage decode" in told and "240 s" in told and "half as long (120 s)" in told
+
+    def test_what_went_through_fits(self) -> None:
+        oom_retry = OomRetry()
+        for seconds in (90.0, 60.0, 300.0):
+            oom_retry.run(replace(SONG, model="another" if seconds > 240 else "hum", seconds=seconds), str)
+        oom_retry.run(replace(SONG, stage="render", seconds=200.0), str)
+        assert "up to 90 s have gone through" in self.told(oom_retry, SONG)
+
+    def test_the_shortest_cannot_be_shorter(self) -> None:
+        told = self.told(OomRetry(), replace(SONG, seconds=10.0))
+        assert "fewer songs at once (batch_size)" in told
+
+    def test_nobody_knows_how_long_it_is(self) -> None:
+        assert "audio is too large" in self.told(OomRetry(), WorkItem("encode", "hum", None, "audio"))

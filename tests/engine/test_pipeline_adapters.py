@@ -1,5 +1,3 @@
-"""Songs with adapters on their way through the engine: in company of others, and one after the other."""
-
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -19,7 +17,7 @@ from acestep.engine.torch_models import LoadContext, load_model
 from acestep.errors import CheckpointError
 from acestep.files import AudioStore
 from tests.adapter_folders import write_lora
-from tests.engine.fakes import FakeRenderer, request, running, unheard, wanted
+from tests.engine.fakes import FakeRenderer, request, running, unheard, until, wanted
 from tests.engine.test_torch_models import EXPECTED, write_checkpoint, write_sine_bank
 from tests.synthesizer import toy
 
@@ -54,7 +52,7 @@ async def test_songs_with_other_adapters_are_not_in_the_batch(engine: Engine, re
     jobs = [asyncio.create_task(engine.run(request("first", duration=20.0), unheard, wanted))]
     await renderer.wait_begun()
     jobs += [asyncio.create_task(engine.run(each, unheard, wanted)) for each in asked]
-    await asyncio.sleep(0.05)
+    await until(lambda: len(engine._pipeline._render._waiting) == len(asked))
     renderer.release()
     songs = await asyncio.gather(*jobs)
     batches = [[plan.caption for plan in batch] for batch in renderer.batches]

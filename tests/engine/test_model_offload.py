@@ -1,7 +1,6 @@
-"""Wherever the weights are, songs are the same; and no more of them are on the device than the plan says.
+"""Songs are the same wherever weights are, and no more weights are on the device than planned.
 
-The device is a pretended one: what is not on it is no number (NaN), so that no song comes out of it,
-and what comes is counted.
+The device is simulated: a weight that is not on it is NaN, which no song survives, and its bytes are counted.
 """
 
 import weakref
@@ -37,7 +36,7 @@ SILENCE = 15_000  # frames that the plan counts with; the toy holds fewer
 
 
 class Counting:
-    """A device that exists in the books alone."""
+    """A simulated device that counts bytes."""
 
     def __init__(self) -> None:
         self.now = self.most = 0
@@ -110,7 +109,7 @@ def placed(checkpoint: Checkpoint, plan: MemoryPlan, mover: Counting) -> TorchRe
 
 
 def songs(model: Renderer) -> list[np.ndarray]:
-    """What uses every part, in more than one order: words, codes, a cover that lets go half-way."""
+    """Songs that use every module, in more than one order: from words, from codes, half a cover."""
     guided = Sampling(steps=3, guidance_scale=3.0, shift=1.0)
     cover = replace(guided, cover_strength=0.5)
     wave = 0.3 * np.sin(np.arange(round(4 * model.sample_rate)) * 2.4)
@@ -202,7 +201,7 @@ def test_loading_follows_the_plan(checkpoint: Checkpoint) -> None:
 
 
 @pytest.mark.parametrize("kind", ["int8", "fp8"])
-def test_quantized_weights_come_and_go(checkpoint: Checkpoint, kind: Quantization) -> None:
+def test_quantized_weights_are_offloaded(checkpoint: Checkpoint, kind: Quantization) -> None:
     sizes = sizes_of(checkpoint)
     device = Device(bytes_per_weight=4, quantization=kind)
     base = options(sizes, Wishes(offload=True, offload_dit=True), device, Abilities(offload=True))[0]

@@ -15,7 +15,7 @@ def test_a_job_is_as_far_as_its_songs_on_average():
     assert [progress.fraction for progress in told] == [0.5, 1.0]
 
 
-def test_it_says_what_the_song_does_that_is_least_far():
+def test_it_names_the_stage_of_the_song_that_is_least_far():
     told: list[Progress] = []
     job = JobProgress(2, told.append)
     job.report(0, "render", 0.5, "step 1 of 2")
@@ -58,13 +58,13 @@ def test_stems_count_like_songs_and_are_named_once_they_begin():
     assert [progress.stage for progress in told] == ["plan", "plan", "write", "render", "write", "write"]
 
 
-def test_every_stem_has_a_place_of_its_own():
+def test_every_stem_has_its_own_index():
     job = JobProgress(3, lambda progress: None, stems=2)
-    places = [job.stem(song, number) for song in range(3) for number in range(2)]
-    assert places == [3, 4, 5, 6, 7, 8]
+    indices = [job.stem(song, number) for song in range(3) for number in range(2)]
+    assert indices == [3, 4, 5, 6, 7, 8]
 
 
-def test_two_threads_cannot_overtake_each_other():
+def test_reports_of_two_threads_are_ordered():
     told: list[float] = []
     first_is_told, second_reported = threading.Event(), threading.Event()
 

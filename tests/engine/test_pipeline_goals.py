@@ -1,5 +1,3 @@
-"""Jobs that end in a plan: what the source's codes are, what a song is, what its facts would be."""
-
 from __future__ import annotations
 
 from dataclasses import replace
@@ -20,7 +18,7 @@ from tests.planner.fakes import CODES, WalkingModel
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """What the fake renderer hears as the codes 0 to 49, ten seconds."""
+    """Ten seconds whose codes are 0 to 49, by the fake renderer."""
     path = tmp_path / "song.wav"
     path.write_bytes(bytes(range(CODES)))
     return path
@@ -38,7 +36,7 @@ async def test_the_codes_of_a_source(files: AudioStore, source: Path, tmp_path: 
     assert list((tmp_path / "audio").iterdir()) == []
 
 
-async def test_a_description_is_the_planner_s_of_the_codes(files: AudioStore, source: Path) -> None:
+async def test_the_planner_describes_the_codes(files: AudioStore, source: Path) -> None:
     asked = request(
         "", goal="description", task=TaskOptions(source=str(source)), duration=None, planner=PLAIN
     )
@@ -55,7 +53,7 @@ async def test_a_description_is_the_planner_s_of_the_codes(files: AudioStore, so
     assert again.plan == plan
 
 
-async def test_codes_may_be_described_as_well(files: AudioStore) -> None:
+async def test_given_codes_are_described(files: AudioStore) -> None:
     asked = request("", goal="description", audio_codes=(1, 2) * 30, duration=None, planner=PLAIN)
     async with planning(files) as engine:
         await engine.wait_ready()
@@ -75,7 +73,7 @@ async def test_metadata_without_a_song(files: AudioStore) -> None:
 
 
 @pytest.mark.parametrize("goal", ["metadata", "description"])
-async def test_without_a_planner_there_is_nobody_to_ask(files: AudioStore, source: Path, goal: str) -> None:
+async def test_these_goals_need_a_planner(files: AudioStore, source: Path, goal: str) -> None:
     task = TaskOptions(source=str(source) if goal == "description" else "")
     asked = request(goal=goal, task=task, planner=PLAIN)
     async with running(files, loads(FakeRenderer(), MODEL), MODEL) as engine:
@@ -85,9 +83,7 @@ async def test_without_a_planner_there_is_nobody_to_ask(files: AudioStore, sourc
 
 
 @pytest.mark.parametrize("task", ["cover", "repaint", "extract"])
-async def test_the_planner_has_no_say_where_audio_says_all(
-    files: AudioStore, tmp_path: Path, task: str
-) -> None:
+async def test_tasks_on_a_source_do_not_use_the_planner(files: AudioStore, tmp_path: Path, task: str) -> None:
     write(ramp(12.0), tmp_path / "song.wav", FileSpec("wav32"))
     options = TaskOptions(source=str(tmp_path / "song.wav"))
     asked = request(task_type=task, task=options, duration=None, planner=PlannerOptions())

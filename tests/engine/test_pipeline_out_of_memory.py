@@ -1,5 +1,3 @@
-"""Memory that runs out at any stage: one more try with less, a sentence, and a server that lives on."""
-
 from __future__ import annotations
 
 import asyncio
@@ -40,7 +38,7 @@ ALWAYS = 1_000
 
 
 class Scarce:
-    """Lets what goes through `spend` fail so many times for want of memory; counts what was tried."""
+    """Each `spend` runs out of memory as often as `failures` says; `tries` counts the calls."""
 
     def __init__(self) -> None:
         self.failures: Counter[str] = Counter()
@@ -55,12 +53,12 @@ class Scarce:
 
 
 class ScarceRenderer(FakeRenderer):
-    """Hums as long as there is memory; in smaller pieces it says so in `thrift`."""
+    """`low_memory_calls` counts the calls of `low_memory`."""
 
     def __init__(self, scarce: Scarce) -> None:
         super().__init__()
         self.scarce = scarce
-        self.oom_retry = 0
+        self.low_memory_calls = 0
 
     def encode(self, clip: AudioClip) -> Any:
         self.scarce.spend("encode")
@@ -83,12 +81,12 @@ class ScarceRenderer(FakeRenderer):
         return super().tokenize(path)
 
     def low_memory(self) -> ScarceRenderer:
-        self.oom_retry += 1
+        self.low_memory_calls += 1
         return self
 
 
 class CrowdedRenderer(FakeRenderer):
-    """Has memory for so many songs at once; `tried` is how many it was given."""
+    """Has memory for `most` songs at once; `tried` has the size of each batch."""
 
     def __init__(self, most: int) -> None:
         super().__init__()
@@ -130,7 +128,7 @@ def scarce() -> Scarce:
 
 
 @asynccontextmanager
-async def hungry(files: AudioStore, scarce: Scarce) -> AsyncIterator[tuple[Engine, ScarceRenderer]]:
+async def scarce_engine(files: AudioStore, scarce: Scarce) -> AsyncIterator[tuple[Engine, ScarceRenderer]]:
     renderer, info = ScarceRenderer(scarce), replace(MODEL, tasks=BASE_TASKS)
     host = planner_host(
         PlannerInfo("toy", "loading"), lambda on_loading: LoadedPlanner(ScarceModel(scarce), "toy")
@@ -168,17 +166,17 @@ STAGES = ("plan", "encode", "render", "decode", "write")
 class TestEveryStage:
     @pytest.mark.parametrize("stage", STAGES)
     async def test_a_second_try_with_less_saves_the_job(self, files, scarce, recording, stage):
-        async with hungry(files, scarce) as (engine, renderer):
+        async with scarce_engine(files, scarce) as (engine, renderer):
             scarce.failures[stage] = 1
             songs = await engine.run(asked(stage, recording), unheard, wanted)
             assert [song.plan.seed for song in songs] == [50, 51]
-            assert renderer.oom_retry == (1 if stage in ("encode", "decode") else 0)
+            assert renderer.low_memory_calls == (1 if stage in ("encode", "decode") else 0)
 
     @pytest.mark.parametrize("stage", STAGES)
-    async def test_a_job_that_does_not_fit_hears_so_and_the_next_one_is_made(
+    async def test_a_job_that_does_not_fit_fails_and_the_next_one_is_done(
         self, files, scarce, recording, stage
     ):
-        async with hungry(files, scarce) as (engine, _):
+        async with scarce_engine(files, scarce) as (engine, _):
             scarce.failures[stage] = ALWAYS
             with pytest.raises(NotEnoughMemoryError, match=f"Out of memory at stage {stage}") as caught:
                 await engine.run(asked(stage, recording), unheard, wanted)
@@ -187,15 +185,15 @@ class TestEveryStage:
             scarce.failures.clear()
             assert len(await engine.run(asked(stage, recording), unheard, wanted)) == 2
 
-    async def test_stems_are_as_dear_as_songs(self, files, scarce, recording):
-        async with hungry(files, scarce) as (engine, renderer):
+    async def test_stems_are_retried_like_songs(self, files, scarce, recording):
+        async with scarce_engine(files, scarce) as (engine, renderer):
             scarce.failures["encode"] = 1
             songs = await engine.run(asked("stems", recording), unheard, wanted)
-            assert [len(song.analysis.stems) for song in songs] == [1, 1] and renderer.oom_retry == 1
+            assert [len(song.analysis.stems) for song in songs] == [1, 1] and renderer.low_memory_calls == 1
 
-    async def test_songs_are_not_lost_for_what_is_found_out_besides(self, files, scarce):
+    async def test_a_song_outlives_its_analysis(self, files, scarce):
         analysis = AnalysisOptions(lyric_times=True, loudness=True)
-        async with hungry(files, scarce) as (engine, _):
+        async with scarce_engine(files, scarce) as (engine, _):
             scarce.failures["listen"] = ALWAYS
             (song,) = await engine.run(request(lyrics="la", analysis=analysis), unheard, wanted)
         assert song.analysis.lyric_times is None and song.analysis.loudness is not None
@@ -203,7 +201,7 @@ class TestEveryStage:
         assert scarce.tries["listen"] == 2
 
     async def test_a_draft_gets_a_second_try(self, files, scarce):
-        async with hungry(files, scarce) as (engine, _):
+        async with scarce_engine(files, scarce) as (engine, _):
             scarce.failures["plan"] = 1
             draft = await engine.draft(DraftRequest("format", caption="a song", seed=3), wanted)
             assert draft.metadata.caption
@@ -211,13 +209,13 @@ class TestEveryStage:
 
 class TestBatches:
     async def test_a_batch_is_split_and_every_song_is_made(self, files, scarce):
-        async with hungry(files, scarce) as (engine, renderer):
+        async with scarce_engine(files, scarce) as (engine, renderer):
             scarce.failures["render"] = 1
             songs = await engine.run(request(seeds=(1, 2, 3, 4)), unheard, wanted)
         assert [song.plan.seed for song in songs] == [1, 2, 3, 4]
         assert [len(batch) for batch in renderer.batches] == [2, 2]
 
-    async def test_what_was_too_many_is_not_tried_again_until_the_model_is_loaded_anew(self, files):
+    async def test_a_batch_limit_holds_until_the_model_is_loaded_again(self, files):
         renderer = CrowdedRenderer(2)
         async with running(files, loads(renderer)) as engine:
             await engine.wait_ready()
@@ -240,7 +238,7 @@ class TestBatches:
         assert [len(songs) for songs in results[1:]] == [1, 1]
 
     async def test_songs_are_planned_one_after_another_then(self, files, scarce):
-        async with hungry(files, scarce) as (engine, _):
+        async with scarce_engine(files, scarce) as (engine, _):
             scarce.failures["plan"] = 1
             songs = await engine.run(request(seeds=(3, 4), planner=THINKING, **GIVEN), unheard, wanted)
             alone = [
@@ -301,7 +299,7 @@ KINDS = {
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
 class TestToyWeights:
-    """The same with real modules, whose activations must be gone when a job has failed."""
+    """With real modules, whose activations must be freed when a job has failed."""
 
     @pytest.mark.parametrize("seam", KINDS)
     async def test_second_tries_make_the_same_songs(self, files, toy, recording, seam):

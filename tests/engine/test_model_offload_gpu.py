@@ -1,5 +1,3 @@
-"""Models whose weights come to a GPU and go, on one that is pretended: nothing is left on the other side."""
-
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,7 +12,7 @@ from acestep.memory.plan import MemoryPlan
 from acestep.synthesizer.loading import load_synthesizer
 from acestep.weights.offload import OffloadManager
 from acestep.weights.safetensors import DeviceMover, LoadTarget
-from tests.engine.test_placements import networks, plans, renderer, sizes_of, songs
+from tests.engine.test_model_offload import networks, plans, renderer, sizes_of, songs
 from tests.engine.test_torch_models import write_checkpoint, write_oobleck
 from tests.pretended_gpu import CPU, movable, pretended
 
@@ -53,7 +51,7 @@ def some_plans(checkpoint: Checkpoint) -> Iterator[MemoryPlan]:
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
-def test_songs_are_the_cpus_wherever_weights_are(
+def test_songs_are_the_same_as_on_the_cpu_wherever_weights_are(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = songs(load(checkpoint))
