@@ -17,7 +17,7 @@ from pathlib import Path
 
 from acestep.catalog.planner_choice import PlannerWish, choose_planner
 from acestep.memory.configs import PLANNERS, TEXT_ENCODER, VAE, published_dit
-from acestep.memory.decide import CARRIED_OUT
+from acestep.memory.decide import ABILITIES
 from acestep.memory.plan import GB, Device, MemoryPlan, Sizes, Wishes
 from acestep.memory.search import choose, largest_planner, options
 from acestep.memory.sizes import QwenSize
@@ -34,7 +34,7 @@ def rows(dit: str, init: bool | None, planner: str | None, device: Device) -> It
     @cache
     def plans(planners: tuple[QwenSize, ...]) -> list[MemoryPlan]:
         wishes = Wishes(planner=init if planners else False)
-        return options(replace(sizes, planners=planners), wishes, device, CARRIED_OUT)
+        return options(replace(sizes, planners=planners), wishes, device, ABILITIES)
 
     for card in CARDS:
         wish = PlannerWish(init, planner, dit, Path("no-such-folder"))

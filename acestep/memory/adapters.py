@@ -1,7 +1,4 @@
-"""Room for adapters (LoRA) in the memory plan.
-
-Reads the headers of adapters; knows nothing of which are in use.
-"""
+"""Room for adapters (LoRA) in the memory plan. Reads their headers."""
 
 from __future__ import annotations
 
@@ -15,19 +12,19 @@ from acestep.errors import CheckpointError
 from acestep.memory.plan import GB, MemoryPlan, Sizes, Wishes
 from acestep.memory.search import Constraints, choose, gb
 
-# Of what is left over, for a DiT: four adapters of rank 64 on all attention of a 2 B model take 0.36 GB.
+# Kept of unused memory for a DiT: four adapters of rank 64 on all attention of a 2 B model take 0.36 GB.
 SPARE = GB // 2
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterRoom:
-    """Bytes that all adapters of a song may take up, and those of a weight."""
+    """Bytes for all adapters of a song."""
 
     size: int
     bytes_per_weight: int
 
     def flaw(self, adapters: Iterable[Adapter]) -> str:
-        """Why these cannot be in memory together; "" if they can."""
+        """Why these cannot be used together; "" if they can."""
         needed = sum(adapter.weights for adapter in adapters) * self.bytes_per_weight
         if needed <= self.size:
             return ""
@@ -38,16 +35,16 @@ class AdapterRoom:
 
 
 def adapter_weights(folder: AdapterFolder) -> int:
-    """Weights of the adapters in `folder` that one song may use, if these are the largest."""
+    """Weights of the largest adapters in `folder`, as many as one song may use."""
     found = []
     for name in folder.names():
-        with suppress(CheckpointError):  # whoever asks for it hears why
+        with suppress(CheckpointError):  # a request for it is refused with the reason
             found.append(folder.find(name).weights)
     return sum(sorted(found)[-MAX_ADAPTERS:])
 
 
 def with_adapters(plan: MemoryPlan, sizes: Sizes, constraints: Constraints) -> tuple[MemoryPlan, Sizes]:
-    """The plan with some of what it leaves over kept for adapters, and sizes that have them."""
+    """The plan with some unused memory kept for adapters, and the sizes with these."""
     bytes_per_weight, count = constraints.device.bytes_per_weight, len(sizes.dits)
     left = max(0, (constraints.budget.size or 0) - plan.peak)
     roomy = replace(sizes, adapters=sizes.adapters + min(left // count, SPARE) // bytes_per_weight)
@@ -63,10 +60,9 @@ def with_adapters(plan: MemoryPlan, sizes: Sizes, constraints: Constraints) -> t
     return replace(found, adapter_room=roomy.adapters * bytes_per_weight), roomy
 
 
-def no_room(weights: int, constraints: Constraints) -> str:
-    """Why adapters that lie in the folder are not counted on."""
+def adapters_left_out(weights: int, constraints: Constraints) -> str:
     return (
         f"There is no room for the adapters in ACESTEP_LORA_DIR within {constraints.budget}: {MAX_ADAPTERS} "
-        f"of them take up to {gb(weights * constraints.device.bytes_per_weight)}. Those that do not fit are "
-        "refused."
+        f"of them take up to {gb(weights * constraints.device.bytes_per_weight)}. Requests for those that do "
+        "not fit are refused."
     )

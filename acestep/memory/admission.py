@@ -2,8 +2,8 @@
 
 One thread computes, so one model is at work at any time: the workspace is needed once, and the limits of one
 model do not depend on those of the others. The weights of all count all the time. The planner writes in a
-thread of its own and counts beside each model (see `estimate.counted`). A model that is being loaded needs no
-more than its weights, which are read one by one.
+thread of its own and counts beside each model (see `estimate.make_plan`). A model that is being loaded needs
+no more than its weights, which are read one by one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from acestep.domain.models import ModelInfo
 from acestep.errors import InvalidFieldError
 from acestep.memory.configs import dit_size, planner_size
 from acestep.memory.decide import Decision
-from acestep.memory.estimate import Limits, recounted
+from acestep.memory.estimate import LargestRequest, plan_with_models
 from acestep.memory.plan import MemoryPlan, Wishes
 from acestep.memory.search import choose, common_part, gb, largest_planner, requests
 from acestep.memory.sizes import DitSize, QwenSize
@@ -289,5 +289,5 @@ def _at_work(
 ) -> MemoryPlan:
     """`plan` with models of these sizes, while `model` makes its largest request."""
     together = replace(decision.sizes, dits=tuple(sizes))
-    limits = Limits(model.seconds, model.batch, plan.tile)
-    return recounted(plan, together, model.size, limits, decision.constraints.device)
+    limits = LargestRequest(model.seconds, model.batch, plan.tile)
+    return plan_with_models(plan, together, model.size, limits, decision.constraints.device)

@@ -1,7 +1,4 @@
-"""How large the models are that were chosen, before they are loaded.
-
-Reads small JSON files, never weights.
-"""
+"""The sizes of the chosen models, read from their JSON configs."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ Found = tuple[DitSize, QwenSize, VaeSize | None]
 
 
 def sizes_of(choices: Sequence[Choice], planner: PlannerChoice) -> Sizes | None:
-    """The sizes of these models; None where a config does not say: loading says what is wrong with it."""
+    """The sizes of these models; None where a config lacks them: loading reports what is wrong with it."""
     try:
         found = [_model(choice) for choice in choices]
         return Sizes(
@@ -33,13 +30,12 @@ def sizes_of(choices: Sequence[Choice], planner: PlannerChoice) -> Sizes | None:
 
 
 def dit_size(choice: Choice) -> DitSize | None:
-    """The size of a model's DiT; None as `sizes_of`."""
     sizes = sizes_of([choice], PlannerChoice())
     return sizes.dits[0] if sizes else None
 
 
 def planner_size(choice: PlannerChoice) -> QwenSize:
-    """The size of a planner. Raises CheckpointError where its config does not say."""
+    """Raises CheckpointError where the config does not give the size."""
     try:
         return _planner(choice)
     except (KeyError, ValueError, TypeError) as error:
@@ -67,7 +63,7 @@ def _on_disk(checkpoint: Checkpoint) -> Found:
 
 
 def _merged(folder: Path) -> dict[str, Any]:
-    """The configs of a diffusers folder as a published folder has them in one."""
+    """The configs of a diffusers folder in one, as a published folder has them."""
     transformer, encoder, tokenizer = (
         read_json(folder / part / "config.json")
         for part in ("transformer", "condition_encoder", "audio_tokenizer")
@@ -99,7 +95,6 @@ VAE = VaeSize(128, 128, 64, (1, 2, 4, 8, 16), (2, 4, 4, 6, 10))
 
 
 def published_dit(name: str, is_turbo: bool) -> DitSize:
-    """The sizes of a published DiT: 2 B, or XL if its name says so."""
     is_large = "-xl-" in name
     return DitSize(
         name=name,

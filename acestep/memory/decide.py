@@ -1,7 +1,4 @@
-"""From settings and chosen models to the memory plan that a server starts with.
-
-Asks the machine by probes that it is given. What comes while the server runs is the affair of `joining`.
-"""
+"""From settings and chosen models to the memory plan that a server starts with."""
 
 from __future__ import annotations
 
@@ -14,14 +11,14 @@ from acestep.catalog.planner_choice import PlannerChoice
 from acestep.device.probes import Probes, device_name, has_gpu
 from acestep.domain.models import ModelInfo
 from acestep.errors import ModelUnavailableError, SettingError
-from acestep.memory.adapters import AdapterRoom, adapter_weights, no_room, with_adapters
+from acestep.memory.adapters import AdapterRoom, adapter_weights, adapters_left_out, with_adapters
 from acestep.memory.configs import PLANNERS, sizes_of
 from acestep.memory.plan import GB, Abilities, Device, MemoryPlan, Sizes, Wishes
 from acestep.memory.search import Budget, Constraints, choose, gb, largest_planner, least, on_all_devices
 from acestep.memory.sizes import VARIABLE, QwenSize, check_quantization
 from acestep.settings.settings import Settings
 
-CARRIED_OUT = Abilities(offload=True, stream=True, offload_planner=True)  # by `residency`
+ABILITIES = Abilities(offload=True, stream=True, offload_planner=True)  # by weights.offload
 
 _LM_OFFLOAD = "ACESTEP_LM_OFFLOAD_TO_CPU"
 
@@ -43,29 +40,25 @@ class Decision:
 
     @property
     def budget(self) -> Budget:
-        """What there is."""
         return self.constraints.budget
 
     @property
     def adapters(self) -> AdapterRoom | None:
-        """What the adapters of a song may take up; None: as much as they like."""
+        """The limit for the adapters of a song; None: there is no limit."""
         room = self.plan.adapter_room
         return None if room is None else AdapterRoom(room, self.constraints.device.bytes_per_weight)
 
     def limited(self, info: ModelInfo) -> ModelInfo:
-        """A model with no larger limits than the plan has."""
         batch, seconds = self.plan.max_batch, self.plan.max_duration
         return replace(
             info, max_batch=min(info.max_batch, batch), max_duration=min(info.max_duration, seconds)
         )
 
     def admitted(self, planner: PlannerChoice) -> PlannerChoice:
-        """The planner, or why it has no room."""
         return PlannerChoice(detail=self.planner_problem) if self.planner_problem else planner
 
 
 def find_budget(settings: Settings, on_gpu: bool, probes: Probes) -> Budget:
-    """What models may take up: of the GPU, or of main memory where they run there."""
     if not on_gpu:
         return Budget(probes.main_memory(), on_gpu, "main memory of this machine")
     if settings.vram_budget is not None:
@@ -78,22 +71,17 @@ def find_budget(settings: Settings, on_gpu: bool, probes: Probes) -> Budget:
 
 
 def room_for_planner(settings: Settings, gpu_memory: Callable[[], float]) -> float:
-    """GB of the GPU by which a planner is chosen that was not named, where no plan can be made.
-
-    `gpu_memory` says what there is.
-    """
+    """GB of the GPU that decide on the default planner where no plan can be made."""
     if (settings.lm_device or settings.device) == "cpu":
         return 0.0
     if settings.vram_budget is not None:
         return settings.vram_budget
-    there = gpu_memory()
-    return there if settings.max_cuda_vram is None else min(there, settings.max_cuda_vram)
+    total = gpu_memory()
+    return total if settings.max_cuda_vram is None else min(total, settings.max_cuda_vram)
 
 
 @dataclass(frozen=True, slots=True)
 class _Start:
-    """What a server is about to load beside its planner, and on what."""
-
     choices: tuple[Choice, ...]
     budget: Budget
     can: Abilities
@@ -101,15 +89,17 @@ class _Start:
 
 
 def _start(settings: Settings, choices: Sequence[Choice], probes: Probes) -> _Start:
-    # Who comes because a request names it is taken to be as large as the default model.
-    guests = settings.models_in_memory - len(choices) if settings.on_demand_model_load else 0
-    # Whoever is quantized runs on PyTorch, which can let it go; vLLM cannot.
+    # A model that requests will name is taken to be as large as the default model.
+    on_demand = settings.models_in_memory - len(choices) if settings.on_demand_model_load else 0
+    # A quantized planner runs on PyTorch, which can offload it; vLLM cannot.
     on_vllm = settings.quantization == "none" and settings.lm_backend == "vllm" and probes.has_vllm()
-    own = settings.lm_device  # without one nobody needs to ask what `auto` means, which may start a process
+    own = (
+        settings.lm_device
+    )  # unset, the devices are the same, and no process needs to be started to find out what `auto` is
     return _Start(
-        choices=(*choices, *[choices[0]] * guests),
+        choices=(*choices, *[choices[0]] * on_demand),
         budget=find_budget(settings, has_gpu(settings.device), probes),
-        can=replace(CARRIED_OUT, offload_planner=not on_vllm),
+        can=replace(ABILITIES, offload_planner=not on_vllm),
         planner_elsewhere=own is not None and device_name(own) != device_name(settings.device),
     )
 
@@ -117,7 +107,7 @@ def _start(settings: Settings, choices: Sequence[Choice], probes: Probes) -> _St
 def decide_for_server(
     settings: Settings, choices: Sequence[Choice], planner: PlannerChoice, probes: Probes
 ) -> Decision | None:
-    """As `decide`, for what the server is about to load, and on what it is to run."""
+    """As `decide`, on the budget of the device that the settings name."""
     check_quantization(settings.quantization, (settings.device, settings.lm_device or settings.device))
     start = _start(settings, choices, probes)
     elsewhere = start.planner_elsewhere
@@ -125,7 +115,7 @@ def decide_for_server(
     decision = decide(start.choices, here, settings, start.budget, start.can)
     if decision and elsewhere and planner.name and settings.lm_offload_to_cpu:
         note = (
-            f"{_LM_OFFLOAD}=true: the planner is on {settings.lm_device} (ACESTEP_LM_DEVICE), and stays so."
+            f"{_LM_OFFLOAD}=true has no effect: the planner is on {settings.lm_device} (ACESTEP_LM_DEVICE)."
         )
         decision = replace(decision, notes=(*decision.notes, note))
     return decision and replace(decision, planner_elsewhere=elsewhere)
@@ -134,13 +124,13 @@ def decide_for_server(
 def planner_for_server(
     settings: Settings, choices: Sequence[Choice], probes: Probes, documented: str
 ) -> str | None:
-    """The published planner that comes by itself on all devices; None where no plan can say."""
+    """The published planner that is the default on all devices; None where no plan can say."""
     return on_all_devices(
-        _planner_by_itself(settings.on(device), choices, probes, documented) for device in settings.devices
+        _default_planner(settings.on(device), choices, probes, documented) for device in settings.devices
     )
 
 
-def _planner_by_itself(
+def _default_planner(
     settings: Settings, choices: Sequence[Choice], probes: Probes, documented: str
 ) -> str | None:
     start = _start(settings, choices, probes)
@@ -164,31 +154,30 @@ def decide(
     budget: Budget,
     can: Abilities | None = None,
 ) -> Decision | None:
-    """The plan for these models; None where a config does not say how large its model is.
+    """The plan for these models; None where a config does not give the size of its model.
 
-    `can`: what can be carried out; None: all that this version can.
     Raises SettingError for a setting that cannot be kept within the budget, ModelUnavailableError where the
-    models do not fit whatever is set.
+    models do not fit with any settings.
     """
     sizes = sizes_of(choices, planner)
     if sizes is None:
         return None
-    constraints = _constraints(settings, budget, can or CARRIED_OUT)
+    constraints = _constraints(settings, budget, can or ABILITIES)
     wishes, notes = _wishes(settings, planner, constraints)
     if budget.size is None:
-        notes.append(f"Nobody says how much memory there is, so nothing is limited: set {BUDGET}.")
+        notes.append(f"The size of the GPU's memory is unknown, so nothing is limited: set {BUDGET}.")
         return Decision(constraints.options(sizes, wishes)[0], constraints, sizes, tuple(notes))
     sizes, left_out = _with_kept(sizes, wishes, constraints, settings)
     notes += left_out
     plans = constraints.options(sizes, wishes)
     plan = choose(plans, budget.size)
     if plan is None and budget.on_gpu:
-        raise refusal(sizes, wishes, constraints)
+        raise diagnosis(sizes, wishes, constraints)
     if plan is None:
         plan = min(plans, key=lambda each: each.peak)
         notes.append(
             f"The models take up about {gb(plan.peak)} of main memory, and there are {gb(budget.size)}: "
-            "expect a slow server, or its end."
+            "the server may be slow, or be ended by the system."
         )
     problem = ""
     if planner.name and not plan.planner:
@@ -210,17 +199,17 @@ def _constraints(settings: Settings, budget: Budget, can: Abilities) -> Constrai
 def _with_kept(
     sizes: Sizes, wishes: Wishes, constraints: Constraints, settings: Settings
 ) -> tuple[Sizes, list[str]]:
-    """The sizes with the adapters that lie in the folder, or a sentence where these have no room."""
+    """The sizes with the adapters in the folder, or a note where these have no room."""
     budget = constraints.budget
     kept = adapter_weights(AdapterFolder(settings.lora_dir)) if budget.on_gpu else 0
     roomy = replace(sizes, adapters=kept)
     if not kept or choose(constraints.options(roomy, wishes), budget.size or 0):
         return roomy, []
-    return sizes, [no_room(kept, constraints)]
+    return sizes, [adapters_left_out(kept, constraints)]
 
 
 def table(decision: Decision) -> list[str]:
-    """The plan, line by line, for the log."""
+    """The plan as lines of the log."""
     plan, budget = decision.plan, decision.budget
     lines = [f"Memory plan: {gb(plan.peak)} at most, of {budget}"]
     lines += [
@@ -239,18 +228,18 @@ def table(decision: Decision) -> list[str]:
 
 
 def _wishes(settings: Settings, planner: PlannerChoice, constraints: Constraints) -> tuple[Wishes, list[str]]:
-    """What the settings ask of the plan, and a sentence for each that this version cannot do."""
+    """What the settings ask of the plan, and a note for each that has no effect."""
     on_gpu, can = constraints.budget.on_gpu, constraints.can
     notes: list[str] = []
 
     def granted(field: str, wish: bool | None, able: bool) -> bool | None:
         if not on_gpu or wish is not True or able:
             return wish if on_gpu else None
-        notes.append(f"{field}=true: this version cannot do that; it keeps those models on the GPU.")
+        notes.append(f"{field}=true has no effect in this version, which keeps those models on the GPU.")
         return None
 
     offload = granted("ACESTEP_OFFLOAD_TO_CPU", settings.offload_to_cpu, can.offload)
-    # False is the default and means no more than "need not".
+    # False is the default, and allows offloading.
     dit = granted("ACESTEP_OFFLOAD_DIT_TO_CPU", settings.offload_dit_to_cpu or None, can.offload)
     lm = settings.lm_offload_to_cpu if on_gpu else None
     if lm and planner.name and not can.offload_planner:
@@ -268,20 +257,20 @@ def _wishes(settings: Settings, planner: PlannerChoice, constraints: Constraints
 BUDGET = "ACESTEP_VRAM_BUDGET"
 
 
-def refusal(sizes: Sizes, wishes: Wishes, constraints: Constraints) -> SettingError | ModelUnavailableError:
-    """Why nothing fits: the first setting without which something would, or else the budget."""
+def diagnosis(sizes: Sizes, wishes: Wishes, constraints: Constraints) -> SettingError | ModelUnavailableError:
+    """Why nothing fits: the first setting without which something would, or the budget."""
     budget, device = constraints.budget, constraints.device
     assert budget.size is not None
     needed = least(constraints.options(sizes, wishes))
-    there = f"at least {gb(needed)} are needed, and there are {budget}"
+    shortage = f"at least {gb(needed)} are needed, and there are {budget}"
     if wishes.planner and not constraints.can.offload_planner:
         enough = least(constraints.with_planner_moved().options(sizes, wishes))
         if enough <= budget.size:
-            allowed = f"pt, which takes {gb(enough)}, as the planner makes way while idle; with vllm {there}"
+            allowed = f"pt, which takes {gb(enough)}, as the idle planner is offloaded; with vllm {shortage}"
             return SettingError("ACESTEP_LM_BACKEND", "vllm", allowed)
     if smaller := _smaller_planner(sizes, wishes, constraints):
         name, enough = smaller
-        allowed = f"{name}, which takes {gb(enough)}; with this one {there}"
+        allowed = f"{name}, which takes {gb(enough)}; with this one {shortage}"
         return SettingError("ACESTEP_LM_MODEL_PATH", sizes.planners[0].name, allowed)
     loosened = {
         "ACESTEP_OFFLOAD_TO_CPU": replace(wishes, offload=None, offload_dit=None, offload_planner=None),
@@ -293,13 +282,13 @@ def refusal(sizes: Sizes, wishes: Wishes, constraints: Constraints) -> SettingEr
         enough = least(constraints.options(sizes, looser))
         if looser != wishes and enough <= budget.size:
             value = _value(variable, wishes)
-            allowed = f"{_other(variable)}, which takes {gb(enough)}; with {value} {there}"
+            allowed = f"{_other(variable)}, which takes {gb(enough)}; with {value} {shortage}"
             return SettingError(variable, value, allowed)
     if device.quantization == "none":
         packed = replace(constraints, device=replace(device, quantization="int8"))
         enough = least(packed.options(sizes, wishes))
         if enough <= budget.size:
-            allowed = f"int8, which takes {gb(enough)} (songs change a little); with none {there}"
+            allowed = f"int8, which takes {gb(enough)} (songs change a little); with none {shortage}"
             return SettingError(VARIABLE, "none", allowed)
     names = ", ".join([dit.name for dit in sizes.dits] + [planner.name for planner in sizes.planners])
     if budget.source == BUDGET:
@@ -313,7 +302,7 @@ def refusal(sizes: Sizes, wishes: Wishes, constraints: Constraints) -> SettingEr
 
 
 def _smaller_planner(sizes: Sizes, wishes: Wishes, constraints: Constraints) -> tuple[str, int] | None:
-    """The largest published planner that would fit in place of the one that does not, and its bytes."""
+    """The largest published planner that would fit, and the bytes of its plan."""
     for planner in reversed(PLANNERS):
         if wishes.planner and planner.weights < sizes.planners[0].weights:
             enough = least(constraints.options(replace(sizes, planners=(planner,)), wishes))

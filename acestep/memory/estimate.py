@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from acestep.domain.song import MAX_DURATION
-from acestep.memory.plan import Device, MemoryPlan, Part, Placement, Sizes, Stage
+from acestep.memory.plan import Device, MemoryPlan, Placement, PlanPart, Sizes, Stage
 from acestep.memory.sizes import DitSize, Layer, QwenSize, VaeSize
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
-    """Weights that are placed as one; `most` is what is on the device at once where they do not stay.
+class PlacedWeights:
+    """Weights that share a placement, in bytes.
 
-    That is a layer, or of several models' weights those of one. `scratch` are those of `size` that are made
-    on the device, not moved there.
+    `most` is on the device at once where they are not resident: a layer, or one of several models. `scratch`
+    is the part of `size` that is allocated on the device, not moved there.
     """
 
     name: str
@@ -27,7 +27,6 @@ class Weights:
     scratch: int = 0
 
     def held(self, stage: Stage) -> int:
-        """Bytes of them on the device in a stage."""
         if self.placement == "resident":
             return self.size
         if stage != self.stage:
@@ -36,15 +35,15 @@ class Weights:
 
     @property
     def moved(self) -> int:
-        """Bytes that go to the device whenever their stage begins; where it is streamed, for each step."""
+        """Bytes moved to the device when their stage begins; streamed, in each step."""
         if self.placement == "resident":
             return 0
         return self.size if self.placement == "streamed" else (self.most or self.size) - self.scratch
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
-    """The planner's cache: texts at once, tokens of each, and the seconds of song that they do for."""
+class PlannerCache:
+    """Texts at once, tokens of each, and the longest song in seconds for which these are enough."""
 
     sequences: int = 0
     length: int = 0
@@ -53,15 +52,13 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class PlannerLoad:
-    """A planner and its room, or none."""
-
     planner: QwenSize | None = None
-    room: Room = Room()
+    cache: PlannerCache = PlannerCache()
 
 
 @dataclass(frozen=True, slots=True)
 class Placements:
-    """Where models are: encoders and VAE, the DiTs, the planner."""
+    """Of encoders and VAE (`side`), of the DiTs (`core`), and of the planner."""
 
     side: Placement
     core: Placement
@@ -69,16 +66,18 @@ class Placements:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """The largest request, and the tile of the VAE."""
+class LargestRequest:
+    """`batch` songs of `seconds` at once, decoded by tiles of so many latent frames."""
 
     seconds: float
     batch: int
     tile: int
 
 
-def weights(sizes: Sizes, planner_load: PlannerLoad, ways: Placements, device: Device) -> tuple[Weights, ...]:
-    """What is placed, where; the planner, if there is one, is the last."""
+def place_weights(
+    sizes: Sizes, planner_load: PlannerLoad, placements: Placements, device: Device
+) -> tuple[PlacedWeights, ...]:
+    """The planner, if there is one, is the last."""
     bytes_per_weight, stored = device.bytes_per_weight, device.stored
     largest = max(sizes.dits, key=lambda dit: dit.transformer)
     dits = [stored.size(dit.transformer, dit.matrices) for dit in sizes.dits]
@@ -87,26 +86,34 @@ def weights(sizes: Sizes, planner_load: PlannerLoad, ways: Placements, device: D
     encoders = [dit.conditioning * bytes_per_weight for dit in sizes.dits]
     vae = sizes.vae.weights * bytes_per_weight if sizes.vae else 0
     found = [
-        Weights("text encoder", ways.side, sizes.text.trunk * bytes_per_weight, "read"),
-        Weights("condition encoder", ways.side, sum(encoders), "condition", max(encoders)),
-        Weights("DiT", ways.core, sum(dits), "render", one_layer if ways.core == "streamed" else max(dits)),
-        Weights("VAE", ways.side, vae, "decode"),
+        PlacedWeights("text encoder", placements.side, sizes.text.trunk * bytes_per_weight, "read"),
+        PlacedWeights("condition encoder", placements.side, sum(encoders), "condition", max(encoders)),
+        PlacedWeights(
+            "DiT",
+            placements.core,
+            sum(dits),
+            "render",
+            one_layer if placements.core == "streamed" else max(dits),
+        ),
+        PlacedWeights("VAE", placements.side, vae, "decode"),
     ]
     if sizes.adapters:  # beside the layers that they sit on; of a streamed DiT's, all may be in one layer
         adapters = sizes.adapters * bytes_per_weight
-        found.append(Weights("adapters", ways.core, len(sizes.dits) * adapters, "render", adapters))
+        found.append(
+            PlacedWeights("adapters", placements.core, len(sizes.dits) * adapters, "render", adapters)
+        )
     if planner := planner_load.planner:
-        tokens = -(-planner_load.room.length // device.cache_block) * device.cache_block
+        tokens = -(-planner_load.cache.length // device.cache_block) * device.cache_block
         held = stored.size(planner.weights, planner.matrices)
-        kept = cache(planner, planner_load.room.sequences, tokens, bytes_per_weight)
+        kept = cache_size(planner, planner_load.cache.sequences, tokens, bytes_per_weight)
         kept += stored.workspace(planner.joined, by_pieces=device.is_cpu)
-        found.append(Weights("planner", ways.planner, held + kept, "write", scratch=kept))
+        found.append(PlacedWeights("planner", placements.planner, held + kept, "write", scratch=kept))
     return tuple(found)
 
 
-def working(sizes: Sizes, limits: Limits, device: Device) -> dict[Stage, int]:
-    """What each stage needs beside weights, with whichever DiT of `sizes` needs the most."""
-    load, tile = Load(limits.batch, limits.seconds, device.bytes_per_weight), limits.tile
+def stage_workspace(sizes: Sizes, limits: LargestRequest, device: Device) -> dict[Stage, int]:
+    """Bytes that each stage needs beside weights, with the DiT that needs the most."""
+    load, tile = Workload(limits.batch, limits.seconds, device.bytes_per_weight), limits.tile
     return {
         "write": 0,
         "read": reading(sizes.text, load),
@@ -119,30 +126,30 @@ def working(sizes: Sizes, limits: Limits, device: Device) -> dict[Stage, int]:
     }
 
 
-def counted(
-    placed: Sequence[Weights],
-    limits: Limits,
+def make_plan(
+    placed: Sequence[PlacedWeights],
+    limits: LargestRequest,
     need: dict[Stage, int],
     planner_load: PlannerLoad,
     device: Device,
 ) -> MemoryPlan:
-    """The plan for weights so placed, whose stages `need` so much.
+    """The plan for placed weights and what stages `need` beside them.
 
-    One stage of one model is at work at any time (one thread computes), and beside it the planner, which has
-    a thread of its own; one that comes and goes has the device for itself instead.
+    One stage of one model is at work at any time, since one thread computes. A resident planner works beside
+    it in a thread of its own; an offloaded one has the device for itself.
     """
-    planner, room = planner_load.planner, planner_load.room
-    text = writing(planner, room.length, device.bytes_per_weight) if planner else 0
+    planner, cache = planner_load.planner, planner_load.cache
+    text = writing(planner, cache.length, device.bytes_per_weight) if planner else 0
     alone = planner is not None and placed[-1].placement == "offloaded"
     held = {}
     for stage, work in need.items():
         own = text if stage == "write" or not alone else 0
         held[stage] = sum(part.held(stage) for part in placed) + work + own
     stage = max(held, key=lambda name: held[name])
-    parts = [Part(part.name, part.placement, part.size, part.held(stage)) for part in placed]
+    parts = [PlanPart(part.name, part.placement, part.size, part.held(stage)) for part in placed]
     work = held[stage] - sum(part.held for part in parts)
-    parts.append(Part("work", "resident", work, work))
-    parts.append(Part("reserve", "resident", device.reserve, device.reserve))
+    parts.append(PlanPart("work", "resident", work, work))
+    parts.append(PlanPart("reserve", "resident", device.reserve, device.reserve))
     return MemoryPlan(
         parts=tuple(parts),
         stage=stage,
@@ -151,23 +158,25 @@ def counted(
         max_duration=limits.seconds,
         tile=limits.tile,
         planner=planner.name if planner else "",
-        sequences=room.sequences,
-        length=room.length,
+        sequences=cache.sequences,
+        length=cache.length,
         quantization=device.quantization,
     )
 
 
-def recounted(plan: MemoryPlan, sizes: Sizes, at_work: DitSize, limits: Limits, device: Device) -> MemoryPlan:
-    """`plan` with other models where its own are, beside its planner, while one of them makes so much.
+def plan_with_models(
+    plan: MemoryPlan, sizes: Sizes, at_work: DitSize, limits: LargestRequest, device: Device
+) -> MemoryPlan:
+    """`plan` with the models of `sizes` in place of its own, while `at_work` makes its largest request.
 
-    `sizes` has the models in memory, and the planner of `plan` among its planners.
+    The planner of `plan` is among those of `sizes`.
     """
     planner = next((each for each in sizes.planners if each.name == plan.planner), None)
-    planner_load = PlannerLoad(planner, Room(plan.sequences, plan.length))
+    planner_load = PlannerLoad(planner, PlannerCache(plan.sequences, plan.length))
     lm = plan.placement("planner") if planner else "resident"
     ways = Placements(plan.placement("text encoder"), plan.placement("DiT"), lm)
-    need = working(replace(sizes, dits=(at_work,)), limits, device)
-    return counted(weights(sizes, planner_load, ways, device), limits, need, planner_load, device)
+    need = stage_workspace(replace(sizes, dits=(at_work,)), limits, device)
+    return make_plan(place_weights(sizes, planner_load, ways, device), limits, need, planner_load, device)
 
 
 # What a request may bring at most (synthesizer.conditioning): tokens of caption and lyrics, and the timbre.
@@ -187,21 +196,18 @@ _LEAST_ROWS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """The largest request: `batch` songs of `seconds` at once."""
-
+class Workload:
     batch: int
     seconds: float
     bytes_per_weight: int
 
     @property
     def frames(self) -> int:
-        """Latent frames of a song."""
         return math.ceil(self.seconds * _CODEC_RATE)
 
 
-def rendering(dit: DitSize, load: Load) -> int:
-    """The diffusion transformer at work; guidance doubles its rows."""
+def rendering(dit: DitSize, load: Workload) -> int:
+    """Bytes of the diffusion transformer's work; guidance doubles its rows."""
     rows = load.batch * (1 if dit.is_turbo else 2)
     patches = -(-load.frames // dit.patch)
     words = _CAPTION + _LYRICS + _TIMBRE
@@ -220,8 +226,8 @@ def rendering(dit: DitSize, load: Load) -> int:
     return kept + states + max(working, building)
 
 
-def conditioning(dit: DitSize, load: Load) -> int:
-    """The condition encoder on the longest lyrics, or the audio tokenizer on the longest cover."""
+def conditioning(dit: DitSize, load: Workload) -> int:
+    """Bytes of the condition encoder on the longest lyrics, or the audio tokenizer on the longest cover."""
     rows, layer = load.batch, dit.encoder
     masks = _LYRICS * _LYRICS * (2 * _LONG + 1 + 3 * rows * load.bytes_per_weight)
     lyrics = rows * _LYRICS * _widest(layer) * load.bytes_per_weight + masks
@@ -231,14 +237,14 @@ def conditioning(dit: DitSize, load: Load) -> int:
     return max(lyrics, cover)
 
 
-def reading(text: QwenSize, load: Load) -> int:
-    """The text encoder on the longest captions; of the lyrics it only looks the tokens up."""
+def reading(text: QwenSize, load: Workload) -> int:
+    """Bytes of the text encoder on the longest captions; of the lyrics it only embeds the tokens."""
     words = load.batch * (_CAPTION * _widest(text.layer) + (_CAPTION + _LYRICS) * text.layer.width)
     return words * load.bytes_per_weight + load.batch * _CAPTION * _CAPTION * (load.bytes_per_weight + _LONG)
 
 
-def decoding(vae: VaeSize | None, tile: int, load: Load) -> int:
-    """A tile in the VAE, beside the sound of a whole song: of two, where a repaint joins them."""
+def decoding(vae: VaeSize | None, tile: int, load: Workload) -> int:
+    """Bytes of a tile in the VAE, beside the sound of a whole song; a repaint joins two."""
     sound = 2 * 2 * load.frames * (vae.hop if vae else 1920) * _FLOAT
     if vae is None:
         return sound + _SINE_BANK
@@ -268,14 +274,14 @@ def _widest(layer: Layer) -> int:
     return max(inner, attention)
 
 
-def cache(planner: QwenSize, sequences: int, length: int, bytes_per_weight: int) -> int:
-    """The planner's cache: `slots` guided texts of `length` tokens (a multiple of the backend's span)."""
+def cache_size(planner: QwenSize, sequences: int, length: int, bytes_per_weight: int) -> int:
+    """Bytes of the planner's cache: guided texts of `length` tokens, a multiple of the backend's block."""
     rows = max(2 * sequences, _LEAST_ROWS)
     return rows * min(length, planner.longest) * planner.token * bytes_per_weight
 
 
 def writing(planner: QwenSize, length: int, bytes_per_weight: int) -> int:
-    """The planner at its dearest: when it reads a prompt that fills its cache."""
+    """Bytes of the planner's work on a prompt that fills its cache, which is the most it needs."""
     layer = planner.layer
     queries = layer.heads * layer.head
     token = 2 * layer.width + queries * 4 + layer.keys_values + 3 * layer.inner

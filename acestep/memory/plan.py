@@ -1,4 +1,4 @@
-"""The memory plan: what is placed where, and how large requests may be, so that a budget holds."""
+"""The memory plan: the placement of every model, and how large requests may be, within a budget."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ GB = 2**30
 Placement = Literal["resident", "offloaded", "streamed"]
 Stage = Literal["write", "read", "condition", "render", "decode"]
 
-_MODELS = ("text encoder", "condition encoder", "DiT", "VAE")
 # CUDA's context with its kernels, and the libraries' workspaces: 0.45 GB on cards seen, rounded up.
 GPU_RESERVE = GB // 2
 CPU_RESERVE = GB  # Python, torch and the server itself
@@ -29,7 +28,7 @@ class Abilities:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What is to be placed: all DiTs that are loaded, and the text encoder and VAE that they share."""
+    """All DiTs in memory, and the text encoder and VAE that they share."""
 
     dits: tuple[DitSize, ...]
     text: QwenSize
@@ -40,7 +39,7 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What the operator decided; None: as the plan likes."""
+    """What the settings ask for; None: the plan decides."""
 
     offload: bool | None = None  # what is neither DiT nor planner
     offload_dit: bool | None = None
@@ -51,9 +50,10 @@ class Wishes:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Where models run: bytes of a weight, what is used up before any is there, and the cache's span.
+    """`reserve`: bytes used before any model is loaded;
+    `cache_block`: tokens by which the planner's cache grows.
 
-    `quantization` is how the matrices of the DiT's and the planner's layers are stored.
+    `quantization` is that of the matrices in layers of DiT and planner.
     """
 
     bytes_per_weight: int = 2
@@ -64,18 +64,16 @@ class Device:
 
     @classmethod
     def cpu(cls) -> Device:
-        """Main memory: float32, and nowhere to move anything."""
         return cls(bytes_per_weight=4, reserve=CPU_RESERVE, cache_block=32, is_cpu=True)
 
     @property
     def stored(self) -> Stored:
-        """How the weights are stored that can be packed."""
         return Stored(self.bytes_per_weight, self.quantization)
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A row of the plan: `size` is all its bytes, `held` those of them that lie on the device at the peak."""
+class PlanPart:
+    """A row of the plan, in bytes: `held` is what is on the device at the peak."""
 
     name: str
     placement: Placement
@@ -85,12 +83,12 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """The decision. `peak` is the sum of what `parts` hold; `stage` is when that is.
+    """`peak` is the sum of what `parts` hold, reached in `stage`.
 
-    `planner` is "" where none fits or none is wanted. `slots` and `length` are the room of its cache.
+    `planner` is "" for none; its cache has `sequences` texts of `length` tokens.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[PlanPart, ...]
     stage: Stage
     peak: int
     max_batch: int
@@ -103,16 +101,8 @@ class MemoryPlan:
     adapter_room: int | None = None  # bytes of the adapters of one DiT; None: as many as there are
 
     def placement(self, name: str) -> Placement:
-        """Where the weights called `name` are."""
         return next(part.placement for part in self.parts if part.name == name)
 
     @property
-    def settled(self) -> tuple[object, ...]:
-        """What cannot change once models are loaded: where they are, the VAE's tile, and what they allow."""
-        places = (self.placement(name) for name in _MODELS)
-        return (*places, self.tile, self.max_batch, self.max_duration)
-
-    @property
     def planner_load(self) -> tuple[object, ...]:
-        """The planner, where it is, and its room."""
         return (self.planner, self.planner and self.placement("planner"), self.sequences, self.length)

@@ -1,7 +1,7 @@
 """The search for the best memory plan within a budget.
 
-Pure: sizes, wishes and a budget in, a plan or none out. As every budget picks the best of those that fit,
-and a larger budget fits all that a smaller one does, more memory never gives a worse plan.
+Every budget picks the best plan that fits, and a larger budget fits all that a smaller one does, so more
+memory never gives a worse plan.
 """
 
 from __future__ import annotations
@@ -12,13 +12,21 @@ from itertools import product
 
 from acestep.domain.song import MAX_BATCH, MAX_DURATION
 from acestep.memory.configs import PLANNERS
-from acestep.memory.estimate import Limits, Placements, PlannerLoad, Room, counted, weights, working
+from acestep.memory.estimate import (
+    LargestRequest,
+    Placements,
+    PlannerCache,
+    PlannerLoad,
+    make_plan,
+    place_weights,
+    stage_workspace,
+)
 from acestep.memory.plan import GB, Abilities, Device, MemoryPlan, Placement, Sizes, Wishes
 from acestep.memory.sizes import QwenSize
 
 _DURATIONS = (MAX_DURATION, 480.0, 360.0, 240.0, 120.0, 60.0)
 
-_COMMON_DURATION = 240.0  # what a plan gives up other things for
+_COMMON_DURATION = 240.0  # a plan gives up other things for songs of this length
 
 _BATCHES = (MAX_BATCH, 4, 2, 1)
 
@@ -28,9 +36,9 @@ _TILES = (512, 256, 128, 64)
 
 # Texts that the planner writes at once, and tokens of each: 6,656 are a song of 600 s with the longest words
 # (planner.backends.pt); half of that is enough for 240 s (1,200 codes) with 2,128 tokens of words.
-_ROOMS = (Room(4, 6656), Room(2, 6656), Room(2, 3328, _COMMON_DURATION))
+_PLANNER_CACHES = (PlannerCache(4, 6656), PlannerCache(2, 6656), PlannerCache(2, 3328, _COMMON_DURATION))
 
-_STEPS = 8  # how often a streamed DiT is moved for one song of a turbo model
+_STEPS = 8  # moves of a streamed DiT for one song of a turbo model
 
 _BASE_STEPS = 50
 
@@ -56,7 +64,7 @@ def with_other_planners(
     Placements of models, limits and tile are those of `plan`, so this compares a handful of plans.
     """
     can = Abilities() if device.is_cpu else abilities
-    limits = Limits(plan.max_duration, plan.max_batch, plan.tile)
+    limits = LargestRequest(plan.max_duration, plan.max_batch, plan.tile)
     side, core = plan.placement("text encoder"), plan.placement("DiT")
     places = [
         (planner_load, Placements(side, core, planner))
@@ -67,26 +75,25 @@ def with_other_planners(
 
 
 def choose(plans: Sequence[MemoryPlan], budget: int) -> MemoryPlan | None:
-    """The best plan within `budget` bytes, of `options`; None: there is none."""
+    """The best plan within `budget` bytes; None: there is none. `plans` are sorted, the best first."""
     return next((plan for plan in plans if plan.peak <= budget), None)
 
 
 def least(plans: Sequence[MemoryPlan]) -> int:
-    """Bytes from which on one of `options` fits."""
     return min(plan.peak for plan in plans)
 
 
-def requests(seconds: float, batch: int, tile: int) -> list[Limits]:
-    """The largest requests that a model may be held to, none larger than this, the best first."""
+def requests(seconds: float, batch: int, tile: int) -> list[LargestRequest]:
+    """The limits that a model may have, none larger than these, the best first."""
     found = [
-        Limits(min(seconds, longest), min(batch, most), tile)
+        LargestRequest(min(seconds, longest), min(batch, most), tile)
         for longest, most in product(_DURATIONS, _BATCHES)
     ]
     return sorted(set(found), key=lambda each: _usefulness(each.seconds, each.batch), reverse=True)
 
 
 def common_part(seconds: float, batch: int) -> Rank:
-    """What counts most of the largest request: as much of it as is usually asked for."""
+    """The part of the largest request that is usually asked for."""
     return (min(seconds, _COMMON_DURATION), min(batch, _COMMON_BATCH))
 
 
@@ -95,12 +102,12 @@ def _ranked(
     wishes: Wishes,
     device: Device,
     places: Iterable[tuple[PlannerLoad, Placements]],
-    limits: Sequence[Limits],
+    limits: Sequence[LargestRequest],
 ) -> Iterator[MemoryPlan]:
     ranked: list[tuple[Rank, MemoryPlan]] = []
-    needs = {each: working(sizes, each, device) for each in limits}
+    needs = {each: stage_workspace(sizes, each, device) for each in limits}
     for planner_load, placements in places:
-        placed = weights(sizes, planner_load, placements, device)
+        placed = place_weights(sizes, planner_load, placements, device)
         moved = sum(
             part.moved * _times(part.placement, sizes)
             for part in placed
@@ -108,8 +115,8 @@ def _ranked(
             if part.name != "planner" or not wishes.offload_planner
         )
         for each, need in needs.items():
-            if each.seconds <= planner_load.room.seconds:
-                plan = counted(placed, each, need, planner_load, device)
+            if each.seconds <= planner_load.cache.seconds:
+                plan = make_plan(placed, each, need, planner_load, device)
                 ranked.append((_rank(plan, sizes, moved), plan))
     # Of plans that are equally good, the smaller.
     ranked.sort(key=lambda each: (each[0], -each[1].peak), reverse=True)
@@ -117,7 +124,7 @@ def _ranked(
 
 
 def _useful(plans: Iterable[MemoryPlan]) -> list[MemoryPlan]:
-    """Without those that are worse than another and no smaller: no budget chooses them."""
+    """Without plans that are worse than another and no smaller: no budget chooses them."""
     kept: list[MemoryPlan] = []
     for plan in plans:
         if not kept or plan.peak < kept[-1].peak:
@@ -129,7 +136,7 @@ def _planner_loads(sizes: Sizes, wishes: Wishes) -> Iterator[PlannerLoad]:
     if wishes.planner is not True:
         yield PlannerLoad()
     if wishes.planner is not False:
-        for planner, room in product(sizes.planners, _ROOMS):
+        for planner, room in product(sizes.planners, _PLANNER_CACHES):
             yield PlannerLoad(planner, room)
 
 
@@ -153,24 +160,20 @@ def _placements(wish: bool | None, can: bool) -> tuple[Placement, ...]:
     return tuple(placement for placement in possible if (placement != "resident") == wish)
 
 
-def _limits(sizes: Sizes, wishes: Wishes) -> Iterator[Limits]:
+def _limits(sizes: Sizes, wishes: Wishes) -> Iterator[LargestRequest]:
     tiles = (wishes.tile,) if wishes.tile else _TILES if sizes.vae else _TILES[:1]
     for seconds, batch, tile in product(_DURATIONS, _BATCHES, tiles):
-        yield Limits(seconds, batch, tile)
+        yield LargestRequest(seconds, batch, tile)
 
 
 def _times(placement: Placement, sizes: Sizes) -> int:
-    """How often weights so placed are moved for one song."""
     if placement != "streamed":
         return 1
     return _STEPS if all(dit.is_turbo for dit in sizes.dits) else _BASE_STEPS
 
 
 def _rank(plan: MemoryPlan, sizes: Sizes, moved: int) -> Rank:
-    """What counts, the most important first: larger is better.
-
-    Songs of a common length, two at once; then nothing moved; then a planner, and a large one; then the rest.
-    """
+    """Larger is better: songs of a common length, two at once; nothing moved; a large planner; the rest."""
     names = [planner.name for planner in sizes.planners]
     duration, batch, *rest = _usefulness(plan.max_duration, plan.max_batch)
     planner = names.index(plan.planner) + 1 if plan.planner else 0
@@ -178,23 +181,20 @@ def _rank(plan: MemoryPlan, sizes: Sizes, moved: int) -> Rank:
 
 
 def _usefulness(seconds: float, batch: int) -> Rank:
-    """What counts of the largest request: first that it is a common one."""
     return (*common_part(seconds, batch), seconds, batch)
 
 
 PlansWith = Callable[[tuple[QwenSize, ...]], Sequence[MemoryPlan]]
 
-"""The plans that have one of these planners (the smallest first), or none where there need not be one.
-
-The best plan is the first."""
+"""The plans with one of these planners, or without where none is required; the best first."""
 
 
 def largest_planner(plans: PlansWith, budget: int, documented: str) -> str:
-    """The name of the largest planner for which nothing has to be moved that would stay without it.
+    """The largest planner with which no other model has to be offloaded that would be resident without.
 
-    Where there need not be one, no song has to be shorter for it either; "" where none is so small. Where
-    there must be one, it is `documented` instead if that is larger and fits in any way; or if none fits:
-    whoever loads it says then what would.
+    Where none is required, songs must not become shorter either; "" where no planner fits so. Where one is
+    required, it is `documented` if that is larger and fits in any way, or if none fits: then the refusal of
+    its plan names what would fit.
     """
     best = choose(plans(PLANNERS), budget)
     if best is None:
@@ -213,7 +213,7 @@ def largest_planner(plans: PlansWith, budget: int, documented: str) -> str:
 
 
 def on_all_devices(found: Iterable[str | None]) -> str | None:
-    """The planner that has room on each device, where these come by themselves on one of them each."""
+    """The smallest of the devices' default planners; None where one of them is unknown."""
     names = ["", *(planner.name for planner in PLANNERS)]
     places = [None if name is None else names.index(name) for name in found]
     known = [place for place in places if place is not None]
@@ -222,21 +222,18 @@ def on_all_devices(found: Iterable[str | None]) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Bytes that there are (None: nobody knows), on what, and who says so."""
+    """Bytes available (None: unknown), and where that number comes from."""
 
     size: int | None
     on_gpu: bool
     source: str
 
     def __str__(self) -> str:
-        there = "unknown" if self.size is None else gb(self.size)
-        return f"{there} ({self.source})"
+        return f"{'unknown' if self.size is None else gb(self.size)} ({self.source})"
 
 
 @dataclass(frozen=True, slots=True)
 class Constraints:
-    """`can` is what can be carried out on `device`."""
-
     budget: Budget
     device: Device
     can: Abilities
@@ -248,10 +245,9 @@ class Constraints:
         return with_other_planners(plan, sizes, wishes, self.device, self.can)
 
     def with_planner_moved(self) -> Constraints:
-        """The same, where a planner can make way."""
+        """The same, where a planner can be offloaded."""
         return replace(self, can=replace(self.can, offload_planner=True))
 
 
 def gb(size: int) -> str:
-    """Bytes as people read them."""
     return f"{size / GB:.2f} GB"

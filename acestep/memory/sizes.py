@@ -21,7 +21,7 @@ _SILENCE_FRAMES = 15_000  # of the silence that every published checkpoint holds
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """The sizes of a transformer layer: width, feed-forward width, heads, key-value heads, head size."""
+    """A transformer layer: width, feed-forward width, heads, key-value heads, head size."""
 
     width: int
     inner: int
@@ -32,7 +32,7 @@ class Layer:
 
     @classmethod
     def of(cls, config: Mapping[str, Any], prefix: str = "") -> Self:
-        """Read them; where `prefix` ("encoder_") has no sizes of its own, those without it hold."""
+        """Sizes without `prefix` ("encoder_") stand in for missing ones with it."""
 
         def size(name: str) -> int:
             return int(config.get(prefix + name) or config[name])
@@ -49,29 +49,26 @@ class Layer:
 
     @property
     def keys_values(self) -> int:
-        """Numbers that one token's keys and values are."""
+        """Numbers of one token's keys and values."""
         return 2 * self.kv_heads * self.head
 
     @property
     def attention(self) -> int:
-        """Weights of one attention, with the norms of its queries and keys."""
+        """Weights, with the norms of queries and keys."""
         queries = self.heads * self.head
         biases = queries + self.keys_values + self.width if self.bias else 0
         return self.width * (2 * queries + self.keys_values) + 2 * self.head + biases
 
     @property
     def feed_forward(self) -> int:
-        """Weights of the gated feed-forward part."""
         return 3 * self.width * self.inner
 
     @property
     def plain_matrices(self) -> Matrices:
-        """Those of a layer with self-attention."""
         return self._matrices(attentions=1)
 
     @property
     def crossed_matrices(self) -> Matrices:
-        """Those of a layer of the DiT."""
         return self._matrices(attentions=2)
 
     def _matrices(self, attentions: int) -> Matrices:
@@ -86,21 +83,20 @@ class Layer:
 
     @property
     def plain(self) -> int:
-        """Weights of a layer with self-attention, as encoders and language models have it."""
+        """Weights of a layer of encoders and language models, with self-attention only."""
         return self.attention + self.feed_forward + 2 * self.width
 
     @property
     def crossed(self) -> int:
-        """Weights of a layer of the DiT: with cross-attention, and a table of shifts, scales and gates."""
+        """Weights of a layer of the DiT, with cross-attention and the modulation table."""
         return 2 * self.attention + self.feed_forward + 3 * self.width + 6 * self.width
 
 
 @dataclass(frozen=True, slots=True)
 class DitSize:
-    """A DiT folder: the diffusion transformer itself, and the encoders that come with it.
+    """A DiT folder: the diffusion transformer and its encoders.
 
-    `layers`, `lyric_layers`, `timbre_layers` and `pooler_layers` are counts; `channels` of a latent frame,
-    `in_channels` of what the DiT sees of one; `window` is None where attention is never narrowed.
+    `channels` of a latent frame, `in_channels` of the DiT's input; `window` is None for full attention.
     """
 
     name: str
@@ -122,10 +118,7 @@ class DitSize:
 
     @classmethod
     def of(cls, name: str, config: Mapping[str, Any], is_turbo: bool | None = None) -> Self:
-        """From the config of a published folder, or those of a diffusers folder laid over each other.
-
-        Raises KeyError for a setting that is missing.
-        """
+        """From a published folder's config, or the merged ones of a diffusers folder. Raises KeyError."""
         return cls(
             name=name,
             is_turbo=bool(config.get("is_turbo")) if is_turbo is None else is_turbo,
@@ -147,17 +140,15 @@ class DitSize:
 
     @property
     def transformer(self) -> int:
-        """Weights of the diffusion transformer."""
         return self.layers * self.layer.crossed + self.transformer_ends
 
     @property
     def matrices(self) -> Matrices:
-        """Those of its layers."""
         return self.layer.crossed_matrices.times(self.layers)
 
     @property
     def transformer_ends(self) -> int:
-        """Those of them that belong to no layer."""
+        """Weights of the transformer outside its layers."""
         width = self.layer.width
         time = _TIME_CHANNELS * width + width + width * width + width + 6 * width * width + 6 * width
         inside = self.in_channels * width * self.patch + width + self.encoder.width * width + width
@@ -166,7 +157,7 @@ class DitSize:
 
     @property
     def conditioning(self) -> int:
-        """Weights of condition encoder, audio tokenizer and its inverse; and the latents of silence."""
+        """Weights of condition encoder, audio tokenizer and detokenizer, and the latents of silence."""
         width, layer = self.encoder.width, self.encoder.plain
         words = self.text_width * width + self.text_width * width + 2 * width + self.lyric_layers * layer
         timbre = self.channels * width + 3 * width + self.timbre_layers * layer
@@ -181,7 +172,7 @@ class DitSize:
 
 @dataclass(frozen=True, slots=True)
 class QwenSize:
-    """A Qwen3: a planner, or the text encoder. `longest` is how many tokens it can hold."""
+    """A Qwen3: a planner, or the text encoder. `longest` is its context in tokens."""
 
     name: str
     layer: Layer
@@ -192,7 +183,6 @@ class QwenSize:
 
     @classmethod
     def of(cls, name: str, config: Mapping[str, Any]) -> Self:
-        """From its config.json. Raises KeyError for a setting that is missing."""
         return cls(
             name=name,
             layer=Layer.of(config),
@@ -204,22 +194,20 @@ class QwenSize:
 
     @property
     def trunk(self) -> int:
-        """Weights without an output head."""
+        """PlacedWeights without an output head."""
         return self.vocabulary * self.layer.width + self.layers * self.layer.plain + self.layer.width
 
     @property
     def weights(self) -> int:
-        """Weights of the language model."""
         return self.trunk if self.tied else self.trunk + self.vocabulary * self.layer.width
 
     @property
     def matrices(self) -> Matrices:
-        """Those of its layers."""
         return self.layer.plain_matrices.times(self.layers)
 
     @property
     def joined(self) -> tuple[tuple[int, int], ...]:
-        """Rows and columns of a layer's matrices as the planner has them: joined if they share an input."""
+        """Rows and columns of a layer's matrices, joined where they share an input."""
         layer = self.layer
         queries = layer.heads * layer.head
         return (
@@ -231,13 +219,13 @@ class QwenSize:
 
     @property
     def token(self) -> int:
-        """Numbers that the cache holds of one token."""
+        """Numbers in the cache for one token."""
         return self.layers * self.layer.keys_values
 
 
 @dataclass(frozen=True, slots=True)
 class VaeSize:
-    """An Oobleck VAE: `multiples` widen `channels` as `ratios` (the first next to the sound) shorten time."""
+    """An Oobleck VAE: `multiples` widen `channels` as `ratios` shorten time, from the sound inwards."""
 
     channels: int
     decoder_channels: int
@@ -248,7 +236,6 @@ class VaeSize:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Self:
-        """From its config.json. Raises KeyError for a setting that is missing."""
         return cls(
             channels=int(config["encoder_hidden_size"]),
             decoder_channels=int(config["decoder_channels"]),
@@ -260,7 +247,7 @@ class VaeSize:
 
     @property
     def hop(self) -> int:
-        """Samples in a latent frame."""
+        """Samples per latent frame."""
         hop = 1
         for ratio in self.ratios:
             hop *= ratio
@@ -268,7 +255,7 @@ class VaeSize:
 
     @property
     def weights(self) -> int:
-        """Weights of encoder and decoder, once direction and length of each are multiplied out."""
+        """Weights of encoder and decoder, without weight normalisation."""
         wide = self.channels * self.multiples[-1]
         encoder = _conv(self.sounds, self.channels, 7) + 2 * wide + _conv(wide, self.channels, 3)
         for narrow, broad, ratio in self.blocks(self.channels):
@@ -281,7 +268,7 @@ class VaeSize:
         return encoder + decoder
 
     def blocks(self, channels: int) -> list[tuple[int, int, int]]:
-        """Of each block, the first next to the sound: channels before it, after it, and its ratio."""
+        """Channels before and after each block, and its ratio, from the sound inwards."""
         widths = [channels * multiple for multiple in (1, *self.multiples)]
         return list(zip(widths, widths[1:], self.ratios, strict=False))
 
@@ -306,38 +293,37 @@ _FLOAT = 4
 
 _PIECE = 2**18  # numbers that the planner unpacks at a time on a CPU (planner.backends.matrices)
 
-_NO_FP8 = ("mps", "xpu")  # Metal knows no such number; on Intel's GPUs nobody has tried it
+_NO_FP8 = ("mps", "xpu")  # Metal has no such type; untested on Intel's GPUs
 
 
 @dataclass(frozen=True, slots=True)
 class Matrices:
-    """What may be packed: all weights of these matrices, all their rows, and the weights of the largest."""
+    """Matrices that may be packed: their weights and rows, and the weights of the largest."""
 
     weights: int
     rows: int
     largest: int
 
     def times(self, count: int) -> Matrices:
-        """As many matrices in each of `count` layers."""
         return Matrices(count * self.weights, count * self.rows, self.largest)
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """`bytes_per_weight`: as computed with, and as stored unless packed."""
+    """How weights are stored; `bytes_per_weight` holds for what is not packed, and in computing."""
 
     bytes_per_weight: int
     quantization: Quantization = "none"
 
     def size(self, weights: int, matrices: Matrices) -> int:
-        """Bytes of so many weights, `matrices` among them."""
+        """Bytes of `weights`, `matrices` among them."""
         if self.quantization == "none":
             return weights * self.bytes_per_weight
         packed = matrices.weights + matrices.rows * _PER_ROW[self.quantization]
         return packed + (weights - matrices.weights) * self.bytes_per_weight
 
     def unpacking(self, weights: int) -> int:
-        """Bytes that torchao needs to compute with a matrix of so many weights, beside the matrix."""
+        """Bytes that torchao needs beside a matrix of so many weights to compute with it."""
         if self.quantization == "none":
             return 0
         if self.quantization == "int8":
@@ -346,10 +332,7 @@ class Stored:
         return weights * (2 * _FLOAT + (self.bytes_per_weight if self.bytes_per_weight != _FLOAT else 0))
 
     def workspace(self, matrices: Iterable[tuple[int, int]], by_pieces: bool) -> int:
-        """Bytes in which the planner unpacks matrices of so many rows and columns, one by one.
-
-        It unpacks them whole, or on a CPU by pieces of whole rows.
-        """
+        """Bytes in which the planner unpacks matrices (rows, columns) one by one, on a CPU by whole rows."""
         if self.quantization == "none":
             return 0
         numbers = (
@@ -360,7 +343,7 @@ class Stored:
 
 
 def check_quantization(quantization: Quantization, devices: Iterable[str]) -> None:
-    """Whether models on `devices` (as ACESTEP_DEVICE) can be packed so. Raises SettingError."""
+    """Raises SettingError where models on `devices` (as ACESTEP_DEVICE) cannot be packed so."""
     if quantization == "none":
         return
     if find_spec("torchao") is None:

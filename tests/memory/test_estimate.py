@@ -11,7 +11,7 @@ from torch import Tensor
 from acestep.codec.oobleck import receptive_frames
 from acestep.memory import estimate
 from acestep.memory.configs import VAE
-from acestep.memory.estimate import Load
+from acestep.memory.estimate import Workload
 from acestep.memory.sizes import DitSize
 from acestep.planner.backends.decoder import EVEN_ROWS
 from acestep.synthesizer.conditioning import MAX_CAPTION_TOKENS, MAX_LYRIC_TOKENS
@@ -45,9 +45,14 @@ def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
 
 @pytest.mark.parametrize(
     ("size", "load"),
-    [(TURBO, Load(1, 240, 2)), (TURBO, Load(8, 600, 2)), (TURBO, Load(1, 600, 2)), (XL, Load(2, 480, 2))],
+    [
+        (TURBO, Workload(1, 240, 2)),
+        (TURBO, Workload(8, 600, 2)),
+        (TURBO, Workload(1, 600, 2)),
+        (XL, Workload(2, 480, 2)),
+    ],
 )
-def test_rendering(monkeypatch: pytest.MonkeyPatch, size: DitSize, load: Load) -> None:
+def test_rendering(monkeypatch: pytest.MonkeyPatch, size: DitSize, load: Workload) -> None:
     transformer = Transformer(dit_modules(size)["transformer"].to(torch.bfloat16))
     rows = load.batch * (1 if size.is_turbo else 2)
     with fused_attention(monkeypatch), torch.inference_mode(), Peak() as peak:
@@ -69,14 +74,14 @@ def test_tiles(tile: int) -> None:
         vae.decode(meta(1, VAE.latents, tile + seen))
     with torch.inference_mode(), Peak() as encoding:
         vae.encode(meta(1, 2, (tile + seen) * VAE.hop)).latent_dist.mode()
-    load = Load(1, 240, 2)
+    load = Workload(1, 240, 2)
     whole_songs = 2 * 2 * load.frames * VAE.hop * 4
     promised = estimate.decoding(VAE, tile, load) - whole_songs
     assert max(decoding.most, encoding.most) <= promised <= 1.1 * max(decoding.most, encoding.most)
 
 
-@pytest.mark.parametrize("load", [Load(1, 240, 2), Load(8, 600, 2)])
-def test_conditioning(monkeypatch: pytest.MonkeyPatch, load: Load) -> None:
+@pytest.mark.parametrize("load", [Workload(1, 240, 2), Workload(8, 600, 2)])
+def test_conditioning(monkeypatch: pytest.MonkeyPatch, load: Workload) -> None:
     modules = {name: module.to(torch.bfloat16) for name, module in dit_modules(TURBO).items()}
     encoder = modules["condition_encoder"]
     assert isinstance(encoder, modeling_ace_step.AceStepConditionEncoder)

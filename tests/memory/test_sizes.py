@@ -163,9 +163,9 @@ def test_the_remedy_is_named_where_torchao_is_missing(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(sizes, "find_spec", find)
     check_quantization("none", ["auto"])
-    with pytest.raises(SettingError) as refusal:
+    with pytest.raises(SettingError) as diagnosis:
         check_quantization("int8", ["auto"])
-    assert str(refusal.value) == (
+    assert str(diagnosis.value) == (
         "ACESTEP_QUANTIZATION='int8' cannot be used; allowed: "
         "none, or any after `uv sync --extra quantization`, which installs torchao"
     )

@@ -6,7 +6,7 @@ from acestep import __version__
 from acestep.domain.models import ModelState
 from acestep.memory.configs import TEXT_ENCODER, VAE, published_dit
 from acestep.memory.decide import Decision
-from acestep.memory.plan import Abilities, Device, MemoryPlan, Part, Sizes
+from acestep.memory.plan import Abilities, Device, MemoryPlan, PlanPart, Sizes
 from acestep.memory.search import Budget, Constraints
 from acestep.rest.deps import provide
 from acestep.rest.envelope import Envelope
@@ -129,7 +129,7 @@ class TestHealth:
 
 
 async def test_stats_show_the_memory_plan(server: Server):
-    part = Part("DiT", "offloaded", 3_000, 2_000)
+    part = PlanPart("DiT", "offloaded", 3_000, 2_000)
     plan = MemoryPlan((part,), "render", 2_000, 4, 240.0, 256, "acestep-5Hz-lm-0.6B", 2, 3328, "int8")
     constraints = Constraints(Budget(4_000, True, "ACESTEP_VRAM_BUDGET"), Device(), Abilities())
     sizes = Sizes((published_dit(TURBO.name, is_turbo=True),), TEXT_ENCODER, VAE)
