@@ -309,7 +309,7 @@ class TestStems:
         wanted = SongRequest(analysis=AnalysisOptions(stems=("drums",)))
         assert fit(wanted, ALL_TASKS, [ALL_TASKS]).analysis == wanted.analysis
 
-    def test_another_is_refused_and_told_who_does(self):
+    def test_another_is_refused_with_the_names_of_those_that_do(self):
         turbo = replace(TURBO, tasks=TURBO_TASKS)
         wanted = SongRequest(analysis=AnalysisOptions(stems=("drums", "bass")))
         with pytest.raises(InvalidFieldError, match=f"Models that do extract: {ALL_TASKS.name}") as refused:

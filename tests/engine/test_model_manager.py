@@ -237,7 +237,7 @@ class TestFailedDefault:
                 await _borrowed(model_manager, "base")
         assert str(refused.value) == "base could not be loaded: Out of memory."
 
-    async def test_nobody_is_ready_where_everything_failed(self, folder):
+    async def test_nothing_is_ready_where_everything_failed(self, folder):
         folder.broken["base"] = "Out of memory."
         async with opened(ModelManager(folder.slots("turbo", "base"))) as model_manager:
             ready = asyncio.create_task(model_manager.wait_ready())

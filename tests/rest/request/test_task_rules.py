@@ -1,4 +1,4 @@
-"""What each task uses of the fields about audio, and what is told of the rest."""
+"""The fields and audio that each task uses, and the warnings about the rest."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class TestFields:
         assert accepted(task_type="complete", instruments=names).task.tracks == ("drums", "bass")
 
     @pytest.mark.parametrize("field", ["track_name", "track_classes"])
-    def test_a_track_that_nobody_knows(self, field: str):
+    def test_an_unknown_track(self, field: str):
         with pytest.raises(InvalidFieldError, match=f"{field}: 'kazoo'.*woodwinds, brass, fx"):
             accepted(task_type="extract", **{field: "kazoo"})
 
@@ -194,7 +194,7 @@ class TestPlanner:
         planner = request.planner
         assert not (planner.thinking or planner.use_format or planner.sample_query or planner.use_cot_caption)
 
-    def test_nobody_is_told_of_what_is_on_by_default_but_who_asked_for_it(self):
+    def test_a_field_that_is_on_by_default_is_warned_of_only_if_it_was_sent(self):
         assert accepted(task_type="cover").warnings == ()
         (warning,) = accepted(task_type="cover", use_cot_caption=True).warnings
         assert warning.startswith("use_cot_caption: cover does not use it")

@@ -1,4 +1,4 @@
-"""Which tasks and models use which field is declared; who sends another is told."""
+"""Which tasks and models use which field is declared; another one that is sent is warned of."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def ask(
 
 
 @pytest.mark.parametrize("name", SONG_FIELDS)
-def test_who_does_not_use_a_field_says_so(name: str):
+def test_a_field_that_a_task_does_not_use_is_warned_of(name: str):
     for task, model in COMBINATIONS:
         used = task in users(name) and support_of(name) in SERVED
         used &= models_of(name) is Models.ALL or not model.is_turbo

@@ -185,7 +185,7 @@ def test_each_field_that_decides_a_song_is_in_its_recipe(name: str):
             assert (again.task, again.audio_format) == (request.task, request.audio_format)
 
 
-def test_a_plan_that_nobody_hears_has_none():
+def test_a_plan_without_a_song_has_none():
     assert recipe(Song("", PLAN, "flac", BASE.name), SongRequest()) is None
 
 
