@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hmac
+import math
 import os
 import re
 import secrets
 import tempfile
 import time
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,25 +89,25 @@ class FileStore:
         return path.parent == self._root and _NAME.fullmatch(path.name) is not None
 
     def delete(self, name: str) -> None:
-        """Remove `name` from the disk; what is no file of this store is left alone."""
-        if path := self.path(name):
+        """Remove a file of this store from the disk, finished or partial; anything else is left alone."""
+        path = self._root / name
+        if _NAME.fullmatch(name.removeprefix(_PARTIAL)) and path.is_file() and not path.is_symlink():
             path.unlink(missing_ok=True)
 
-    def sweep(self, older_than_seconds: float, keep: Set[str]) -> int:
-        """Remove finished files that are not in `keep` and partial ones; returns how many.
+    def stale(self, seconds: float) -> list[str]:
+        """The names of the files, finished and partial, that were last written at least `seconds` ago."""
+        newest = time.time() - seconds
+        return [name for name in self._names() if self._written(name) < newest]
 
-        Only files that this store wrote and that were not touched for `older_than_seconds` go.
-        """
-        newest = time.time() - older_than_seconds
-        swept = 0
-        for path in self._root.iterdir():
-            if not _NAME.fullmatch(path.name.removeprefix(_PARTIAL)) or path.name in keep:
-                continue
-            with suppress(FileNotFoundError):  # finished or deleted since the folder was listed
-                if path.lstat().st_mtime < newest:
-                    path.unlink()
-                    swept += 1
-        return swept
+    def _names(self) -> list[str]:
+        names = (path.name for path in self._root.iterdir())
+        return [name for name in names if _NAME.fullmatch(name.removeprefix(_PARTIAL))]
+
+    def _written(self, name: str) -> float:
+        try:
+            return (self._root / name).lstat().st_mtime
+        except FileNotFoundError:  # finished or deleted since the folder was listed
+            return math.inf
 
 
 class AudioStore(FileStore):

@@ -138,20 +138,35 @@ class TestDelete:
         assert (tmp_path / "kept").exists()
         assert (tmp_path / "audio" / "kept").exists()
 
+    def test_removes_a_partial_file_and_no_link(self, store: AudioStore, tmp_path: Path):
+        partial, link = f".partial-{'c' * 32}.wav", f"{'a' * 32}.mp3"
+        (tmp_path / "audio" / partial).write_text("half")
+        (tmp_path / "outside.mp3").write_text("private")
+        (tmp_path / "audio" / link).symlink_to(tmp_path / "outside.mp3")
+        for name in (partial, link):
+            store.delete(name)
+        assert contents(tmp_path / "audio") == {link}
+        assert (tmp_path / "outside.mp3").exists()
 
-class TestSweep:
-    def test_removes_old_orphans_and_old_partial_files_alone(self, store: AudioStore, tmp_path: Path):
+
+class TestStale:
+    def test_names_old_files_of_the_store_finished_and_partial(self, store: AudioStore, tmp_path: Path):
         audio = tmp_path / "audio"
-        kept, orphan, fresh = write(store), write(store), write(store)
-        stale, notes = f".partial-{'c' * 32}.wav", "notes.txt"
-        for name in (stale, notes):
+        old, _ = write(store), write(store)
+        partial, notes = f".partial-{'c' * 32}.wav", "notes.txt"
+        for name in (partial, notes):
             (audio / name).write_text("")
-        for name in (kept, orphan, stale, notes):
+        for name in (old, partial, notes):
             os.utime(audio / name, (0, time.time() - 7200))
         with store.new_file("mp3") as file:
             file.path.write_bytes(b"being written")
-            assert store.sweep(3600, {kept}) == 2
-        assert contents(audio) == {kept, fresh, notes, file.name}
+            assert set(store.stale(3600)) == {old, partial}
+        assert store.stale(10_000) == []
+
+    def test_passes_over_what_is_deleted_meanwhile(self, store: AudioStore, monkeypatch: pytest.MonkeyPatch):
+        gone = f"{'d' * 32}.mp3"
+        monkeypatch.setattr(store, "_names", lambda: [gone])
+        assert store.stale(0) == []
 
 
 class TestSecret:

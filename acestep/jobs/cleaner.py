@@ -1,10 +1,12 @@
-"""Forgets old jobs and deletes what nobody needs any more."""
+"""Forgets old jobs and deletes the files that no job needs any more."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
+from collections.abc import Set
+from functools import partial
 from pathlib import Path
 
 from acestep.domain.song import SongRequest
@@ -15,7 +17,7 @@ from acestep.jobs.store import JobStore
 log = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 600.0
-# A file is on the disk a little before its job says so: longer than any job takes, it belongs to nobody.
+# A song is on the disk a little before its job is said to have ended.
 ORPHAN_SECONDS = 6 * 3600.0
 # An upload is on the disk a moment before its job is.
 UPLOAD_SECONDS = 3600.0
@@ -24,7 +26,8 @@ UPLOAD_SECONDS = 3600.0
 class Cleaner:
     """Deletes jobs `keep_seconds` after they ended (0: never), with their files, and files without a job.
 
-    `uploads` are what clients sent: they go as soon as their job has ended.
+    `uploads` are what clients sent: they go as soon as their job has ended. No file goes that a queued or
+    running job names, wherever it came from.
     """
 
     def __init__(
@@ -45,22 +48,38 @@ class Cleaner:
             await asyncio.sleep(INTERVAL_SECONDS)
 
     async def release(self, request: SongRequest) -> None:
-        """Delete what was uploaded for a job that has ended; what lies elsewhere is not ours to delete."""
-        for path in (Path(request.task.source), Path(request.task.reference)):
-            if self._uploads is not None and self._uploads.owns(path):
+        """Delete what was uploaded for a job that has ended; files that lie elsewhere stay."""
+        uploads = self._uploads
+        for path in {Path(request.task.source), Path(request.task.reference)}:
+            if uploads is not None and uploads.owns(path):
                 try:
-                    await asyncio.to_thread(self._uploads.delete, path.name)
-                except OSError:
-                    log.exception("%s cannot be deleted; the next cleaning tries again", path)
+                    await self._store.delete_unneeded(path.name, partial(_delete, uploads))
+                except DataFolderError as error:
+                    log.error("%s stays until the next cleaning. %s", path, error)
 
     async def clean(self) -> None:
         """Delete what has expired, then what belongs to no job."""
         if self._keep_seconds > 0:
-            for name in await self._store.expire(time.time() - self._keep_seconds):
-                await asyncio.to_thread(self._files.delete, name)
-        swept = await asyncio.to_thread(self._files.sweep, ORPHAN_SECONDS, await self._store.files())
+            before = time.time() - self._keep_seconds
+            while await self._store.expire(before, partial(_delete, self._files)):
+                pass
+        # The songs of a running job belong to it, but only its end says so.
+        started = await self._store.oldest_start()
+        age = ORPHAN_SECONDS if started is None else max(ORPHAN_SECONDS, time.time() - started)
+        swept = await self._sweep(self._files, age, await self._store.files())
         if self._uploads is not None:
-            needed = {Path(path).name for path in await self._store.sources()}
-            swept += await asyncio.to_thread(self._uploads.sweep, UPLOAD_SECONDS, needed)
+            swept += await self._sweep(self._uploads, UPLOAD_SECONDS)
         if swept:
             log.info("Deleted %d files that belonged to no job", swept)
+
+    async def _sweep(self, files: FileStore, seconds: float, owned: Set[str] = frozenset()) -> int:
+        """Delete the files of that age that are not `owned` and that no job needs; returns how many."""
+        stale = [name for name in await asyncio.to_thread(files.stale, seconds) if name not in owned]
+        return sum([await self._store.delete_unneeded(name, partial(_delete, files)) for name in stale])
+
+
+def _delete(files: FileStore, name: str) -> None:
+    try:
+        files.delete(name)
+    except OSError:
+        log.exception("%s cannot be deleted; the next cleaning tries again", name)

@@ -6,20 +6,23 @@ import asyncio
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial, wraps
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import uuid4
 
 from pydantic import TypeAdapter, ValidationError
 
-from acestep.domain.song import Song, SongRequest
-from acestep.errors import DataFolderError
+from acestep.domain.song import Song, SongRequest, TaskOptions
+from acestep.errors import DataFolderError, InvalidFieldError
 from acestep.jobs.migrations import migrate
 from acestep.jobs.model import Job, JobState, JobView, Ticket
 
+EXPIRE_AT_ONCE = 100  # jobs; deleting their files takes some milliseconds, in which requests wait
 # A job that was running when the server died may have killed it: it gets one more try, not endless ones.
 MAX_ATTEMPTS = 2
 
@@ -75,12 +78,23 @@ class JobStore:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._db.close)
         self._thread.shutdown()
 
-    @_on_store_thread
-    def submit(self, request: SongRequest, max_waiting: int) -> Ticket | None:
-        """Append a job; None if `max_waiting` (0: no limit) are queued already."""
-        job_id = str(uuid4())
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """The statements of the block take effect together, or not at all."""
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
+            yield
+
+    @_on_store_thread
+    def submit(self, request: SongRequest, max_waiting: int) -> Ticket | None:
+        """Append a job; None if `max_waiting` (0: no limit) are queued already.
+
+        Raises InvalidFieldError for audio that was deleted since the request was read.
+        """
+        # Files are deleted on this thread too, so what is there now stays until the job has ended.
+        _check_audio(request.task)
+        job_id = str(uuid4())
+        with self._transaction():
             (waiting,) = self._db.execute("SELECT COUNT(*) FROM jobs WHERE state = 'queued'").fetchone()
             if 0 < max_waiting <= waiting:
                 return None
@@ -151,8 +165,7 @@ class JobStore:
 
         Returns how many jobs were put back and how many failed.
         """
-        with self._db:
-            self._db.execute("BEGIN IMMEDIATE")
+        with self._transaction():
             failed = self._db.execute(
                 "UPDATE jobs SET state = 'failed', error = ?, finished_at = ?"
                 " WHERE state = 'running' AND attempts >= ?",
@@ -191,30 +204,76 @@ class JobStore:
         return default if average is None else float(average)
 
     @_on_store_thread
-    def expire(self, before: float) -> list[str]:
-        """Forget the jobs that ended before that time; returns the names of the files that were theirs."""
-        rows = self._db.execute(
-            "DELETE FROM jobs WHERE state IN ('succeeded', 'failed', 'cancelled') AND finished_at < ?"
-            " RETURNING songs",
-            (before,),
-        ).fetchall()
-        return [file for row in rows for song in json.loads(row["songs"]) for file in _files_of(song)]
+    def expire(self, before: float, delete: Callable[[str], None]) -> int:
+        """Forget jobs that ended before that time and call `delete` with the name of each of their files.
+
+        A job stays as long as an unfinished one needs a file of it. Returns how many jobs are forgotten, at
+        most EXPIRE_AT_ONCE.
+        """
+        with self._transaction():
+            rows = self._db.execute(
+                "SELECT seq, songs FROM jobs WHERE state IN ('succeeded', 'failed', 'cancelled')"
+                " AND finished_at < ? ORDER BY seq",
+                (before,),
+            )
+            files = ((row["seq"], _files_in(row["songs"])) for row in rows)
+            unneeded = ((seq, names) for seq, names in files if not any(map(self._is_needed, names)))
+            expired = dict(islice(unneeded, EXPIRE_AT_ONCE))
+            self._db.execute(
+                "DELETE FROM jobs WHERE seq IN (SELECT value FROM json_each(?))", (json.dumps([*expired]),)
+            )
+        for name in chain.from_iterable(expired.values()):
+            delete(name)
+        return len(expired)
 
     @_on_store_thread
-    def sources(self) -> set[str]:
-        """The paths of the audio that jobs still need, which have not ended."""
-        rows = self._db.execute(
-            "SELECT json_extract(request, '$.task.source') AS source,"
-            " json_extract(request, '$.task.reference') AS reference"
-            " FROM jobs WHERE state IN ('queued', 'running') AND json_valid(request)"
-        )
-        return {path for row in rows for path in row if path}
+    def delete_unneeded(self, name: str, delete: Callable[[str], None]) -> bool:
+        """Call `delete(name)` unless an unfinished job needs the file; returns whether it was called."""
+        if self._is_needed(name):
+            return False
+        delete(name)
+        return True
+
+    def _is_needed(self, name: str) -> bool:
+        """Whether a queued or running job names the file `name` as its source or reference."""
+        # Names are unique, so it does not matter where in the request one stands.
+        (needed,) = self._db.execute(
+            "SELECT EXISTS (SELECT 1 FROM jobs WHERE state IN ('queued', 'running') AND instr(request, ?))",
+            (name,),
+        ).fetchone()
+        return bool(needed)
 
     @_on_store_thread
     def files(self) -> set[str]:
         """The names of all files that belong to a job."""
-        rows = self._db.execute("SELECT song.value FROM jobs, json_each(jobs.songs) AS song")
-        return {file for (song,) in rows for file in _files_of(json.loads(song))}
+        rows = self._db.execute("SELECT songs FROM jobs WHERE songs != '[]'")
+        return {file for (songs,) in rows for file in _files_in(songs)}
+
+    @_on_store_thread
+    def oldest_start(self) -> float | None:
+        """When the running job that started first did so, in epoch seconds; None if no job runs."""
+        (started,) = self._db.execute("SELECT MIN(started_at) FROM jobs WHERE state = 'running'").fetchone()
+        return None if started is None else float(started)
+
+
+def _check_audio(task: TaskOptions) -> None:
+    """Raise InvalidFieldError for audio that was deleted since the request was read."""
+    for upload, path in (("src_audio", task.source), ("reference_audio", task.reference)):
+        if path and not Path(path).is_file():
+            raise InvalidFieldError(
+                f"{upload}_path",
+                Path(path).name,
+                "a file that is still there",
+                f"It was deleted while the request was read. Upload it as {upload}",
+            )
+
+
+def _files_in(songs: str) -> list[str]:
+    """The files of the songs in a row; none if another version or a damaged disk wrote it."""
+    try:
+        return [file for song in json.loads(songs) for file in _files_of(song)]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return []
 
 
 def _files_of(song: dict[str, Any]) -> list[str]:

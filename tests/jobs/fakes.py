@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
 
 from acestep.domain.models import ModelInfo, PlannerInfo
-from acestep.domain.song import Draft, DraftRequest, Metadata, Progress, Sampling, Song, SongPlan, SongRequest
+from acestep.domain.song import (
+    Draft,
+    DraftRequest,
+    Metadata,
+    Progress,
+    Sampling,
+    Song,
+    SongPlan,
+    SongRequest,
+    TaskOptions,
+)
 from acestep.files import AudioStore
 from acestep.jobs.worker import Cancelled, OnProgress
 
@@ -15,6 +27,10 @@ Run = Callable[[SongRequest, OnProgress, Cancelled], Awaitable[tuple[Song, ...]]
 
 def request(caption: str = "a song", songs: int = 1) -> SongRequest:
     return SongRequest(caption=caption, batch_size=songs, seeds=tuple(range(songs)))
+
+
+def with_audio(source: Path, reference: Path | None = None) -> SongRequest:
+    return replace(request(), task=TaskOptions(source=str(source), reference=str(reference or "")))
 
 
 def song(file: str, caption: str = "a song", seed: int = 0) -> Song:

@@ -15,7 +15,7 @@ from acestep.jobs.cleaner import Cleaner
 from acestep.jobs.queue import JobQueue
 from acestep.jobs.store import JobStore
 from tests.jobs.conftest import Clock
-from tests.jobs.fakes import request, write_songs
+from tests.jobs.fakes import request, with_audio, write_songs
 
 HOUR = 3600.0
 
@@ -60,6 +60,68 @@ async def test_files_that_belong_to_no_job_go_when_they_are_old(
     await Cleaner(store, files, keep_seconds=0).clean()
     assert files.path(orphan) is None
     assert None not in [files.path(name) for name in (*kept, fresh)]
+
+
+async def test_songs_of_a_running_job_stay_however_long_it_takes(
+    store: JobStore, queue: JobQueue, files: AudioStore, clock: Clock, tmp_path: Path
+):
+    clock.now = time.time() - 30 * HOUR
+    await queue.submit(request(songs=2))
+    job = await queue.take()
+    songs = write_songs(files, job.request)
+    before_it, written = write_songs(files, request())[0].file, songs[0].file
+    os.utime(tmp_path / "audio" / written, (0, time.time() - 20 * HOUR))
+    os.utime(tmp_path / "audio" / before_it, (0, time.time() - 40 * HOUR))
+    await Cleaner(store, files, keep_seconds=HOUR).clean()
+    assert (files.path(before_it), files.path(written) is None) == (None, False)
+    await queue.finish(job.id, songs)
+    await Cleaner(store, files, keep_seconds=100 * HOUR).clean()
+    assert files.path(written) is not None
+
+
+async def test_a_song_that_an_unfinished_job_names_stays(
+    store: JobStore, queue: JobQueue, files: AudioStore, clock: Clock, tmp_path: Path
+):
+    clock.now = time.time() - 2 * HOUR
+    made, names = await do_job(queue, files)
+    orphan = write_songs(files, request())[0].file  # whose job another database knew
+    for name in (*names, orphan):
+        os.utime(tmp_path / "audio" / name, (0, 0))
+    audio = tmp_path / "audio"
+    await queue.submit(with_audio(audio / names[1], audio / orphan))
+    cleaner = Cleaner(store, files, keep_seconds=HOUR)
+    await cleaner.clean()
+    job = await queue.take()
+    await cleaner.clean()
+    assert None not in [files.path(name) for name in (*names, orphan)]
+    await queue.fail(job.id, "no")
+    await cleaner.release(job.request)
+    await cleaner.clean()
+    assert await queue.find([made]) == [None]
+    assert [files.path(name) for name in (*names, orphan)] == [None, None, None]
+
+
+async def test_a_file_that_cannot_be_deleted_is_in_no_ones_way(
+    store: JobStore,
+    queue: JobQueue,
+    files: AudioStore,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    clock.now = time.time() - 2 * HOUR
+    _, (first, second) = await do_job(queue, files)
+    delete = files.delete
+
+    def refuse_one(name: str) -> None:
+        if name == first:
+            raise OSError("read-only")
+        delete(name)
+
+    monkeypatch.setattr(files, "delete", refuse_one)
+    await Cleaner(store, files, keep_seconds=HOUR).clean()
+    assert files.path(second) is None
+    assert f"{first} cannot be deleted" in caplog.text
 
 
 async def test_a_cleaning_that_fails_is_not_the_last(

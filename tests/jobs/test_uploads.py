@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from acestep.domain.song import Song, SongRequest, TaskOptions
+from acestep.domain.song import Song, SongRequest
 from acestep.errors import AceStepError
 from acestep.files import AudioStore, FileStore
 from acestep.jobs.cleaner import Cleaner
@@ -18,7 +17,7 @@ from acestep.jobs.queue import JobQueue
 from acestep.jobs.runner import Runner
 from acestep.jobs.store import JobStore
 from acestep.jobs.worker import Cancelled, OnProgress
-from tests.jobs.fakes import FakeWorker, Run, request, write_songs
+from tests.jobs.fakes import FakeWorker, Run, with_audio, write_songs
 
 PATIENCE = 20.0
 
@@ -39,10 +38,6 @@ def upload(uploads: FileStore) -> Path:
     path = uploads.path(new.name)
     assert path is not None
     return path
-
-
-def with_audio(source: Path, reference: Path | None = None) -> SongRequest:
-    return replace(request(), task=TaskOptions(source=str(source), reference=str(reference or "")))
 
 
 def age(path: Path) -> None:
@@ -103,9 +98,23 @@ async def test_cleaning_keeps_what_waiting_and_running_jobs_need(
     await queue.submit(with_audio(waiting))
     for path in (running, waiting, orphan):
         age(path)
-    assert await store.sources() == {str(running), str(waiting)}
     await cleaner.clean()
     assert [path.exists() for path in (running, waiting, orphan, fresh)] == [True, True, False, True]
+
+
+async def test_an_upload_that_two_jobs_name_goes_with_the_last(
+    queue: JobQueue, uploads: FileStore, cleaner: Cleaner
+):
+    shared = upload(uploads)
+    for _ in range(2):
+        await queue.submit(with_audio(shared))
+    first, second = await queue.take(), await queue.take()
+    await queue.fail(first.id, "no")
+    await cleaner.release(first.request)
+    assert shared.exists()
+    await queue.fail(second.id, "no")
+    await cleaner.release(second.request)
+    assert not shared.exists()
 
 
 async def test_a_job_that_is_put_back_keeps_its_audio(queue: JobQueue, uploads: FileStore, cleaner: Cleaner):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +13,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from acestep.rest.deps import provide
 from acestep.rest.request import body
-from tests.rest.conftest import BASE, CONFIG, Serve, Server, assert_error
+from tests.rest.conftest import BASE, CONFIG, Facts, Serve, Server, assert_error, riff_only
 
 RIFF = b"RIFF some sound"
 
@@ -191,3 +194,39 @@ async def test_a_forged_link_opens_nothing(server: Server, change: Callable[[str
         "the `file` of a song that is still here",
     )
     assert refused["extra"]["field"] == "src_audio_path"
+
+
+@pytest.mark.parametrize("field", ["src_audio_path", "reference_audio_path"])
+async def test_a_song_that_is_deleted_while_a_request_is_read_is_refused(server: Server, field: str):
+    named = {"src_audio_path": await finished(server), field: await finished(server)}
+    name = named[field].rpartition("_")[2].partition("-")[0]
+
+    def deleting(path: Path) -> Facts:
+        facts = riff_only(path)
+        if path.name.startswith(name):
+            server.audio.delete(path.name)
+        return facts
+
+    provide(server.app, replace(server.app.state.services, probe=deleting))
+    refused = await server.client.post("/release_task", json={"task_type": "cover", **named})
+    body = assert_error(refused, 422, f"{field}: '{name}.wav' cannot be used", "deleted while the request")
+    assert body["extra"]["field"] == field
+    assert (await server.queue.stats()).queued == 0
+
+
+async def test_an_upload_stays_where_a_request_becomes_a_job_though_it_is_cancelled(server: Server):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def clock() -> float:
+        begun.set()
+        assert go_on.wait(20)
+        return 1_700_000_000.0
+
+    server.queue._store._clock = clock
+    asking = asyncio.create_task(send(server, {"src_audio": ("song.wav", RIFF)}, task_type="cover"))
+    assert await asyncio.to_thread(begun.wait, 20)
+    asking.cancel()
+    await asyncio.wait([asking])
+    go_on.set()
+    job = await server.queue.take()
+    assert content(job.request.task.source) == RIFF

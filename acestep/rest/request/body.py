@@ -240,7 +240,7 @@ async def stored(
         for kind, upload in files.items():
             sounds[kind] = await _store(kind, upload, store, probe)
         yield sounds
-    except BaseException:
+    except Exception:  # but not CancelledError: the block may have made a job that needs them
         for sound in sounds.values():
             store.delete(sound.path.name)
         raise
