@@ -44,6 +44,14 @@ class Ticket:
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """A job that runs from now on; `is_oldest` unless an older one is still queued."""
+
+    job: Job
+    is_oldest: bool
+
+
+@dataclass(frozen=True, slots=True)
 class JobView:
     """A job as it is now: `position` (from 1) while it is queued, `progress` while it runs."""
 

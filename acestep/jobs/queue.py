@@ -93,12 +93,11 @@ class JobQueue:
         while True:
             self._arrived.clear()  # before looking, so that what arrives meanwhile wakes us
             models = at_hand() if self._passed_over < PATIENCE else ()
-            job = await self._store.claim(models)
-            if job is not None:
-                is_oldest = not models or await self._store.is_oldest(job.id)
-                self._passed_over = 0 if is_oldest else self._passed_over + 1
-                self._live[job.id] = _LiveProgress()
-                return job
+            claim = await self._store.claim(models)
+            if claim is not None:
+                self._passed_over = 0 if claim.is_oldest else self._passed_over + 1
+                self._live[claim.job.id] = _LiveProgress()
+                return claim.job
             await self._arrived.wait()
 
     def reporter(self, job_id: str) -> OnProgress:
@@ -117,8 +116,9 @@ class JobQueue:
 
     async def release_running(self) -> int:
         """Put what still runs back in its place, as if it had not been started; returns how many."""
+        released = await self._store.release_running()
         self._live.clear()
-        return await self._store.release_running()
+        return released
 
     async def average_seconds(self) -> float:
         """How long a job takes, as far as is known."""

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from acestep.domain.song import Song, SongRequest, TaskOptions
 from acestep.errors import DataFolderError, InvalidFieldError
 from acestep.jobs.migrations import migrate
-from acestep.jobs.model import Job, JobState, JobView, Ticket
+from acestep.jobs.model import Claim, Job, JobState, JobView, Ticket
 
 EXPIRE_AT_ONCE = 100  # jobs; deleting their files takes some milliseconds, in which requests wait
 # A job that was running when the server died may have killed it: it gets one more try, not endless ones.
@@ -105,33 +105,35 @@ class JobStore:
         return Ticket(job_id, waiting + 1)
 
     @_on_store_thread
-    def claim(self, models: Collection[str | None] = ()) -> Job | None:
+    def claim(self, models: Collection[str | None] = ()) -> Claim | None:
         """Mark the oldest queued job as running, of those for one of these models if there are any.
 
         None among `models` is a request that names none. Returns None if there is no job.
         """
+        with self._transaction():
+            while row := self._next_row(models):
+                job = _job(row)
+                if job.state == "running":
+                    return Claim(job, is_oldest=self._is_oldest(row["seq"]))
+                self._end(job.id, "failed", error=job.error)
+        return None
+
+    def _next_row(self, models: Collection[str | None]) -> sqlite3.Row | None:
         names = json.dumps([model for model in models if model is not None])
-        while rows := self._db.execute(
+        rows = self._db.execute(
             "UPDATE jobs SET state = 'running', started_at = ?, attempts = attempts + 1 WHERE seq ="
             " (SELECT seq FROM jobs WHERE state = 'queued' ORDER BY CASE WHEN json_valid(request) THEN"
             " COALESCE(json_extract(request, '$.model') IN (SELECT value FROM json_each(?)), ?) END DESC,"
             " seq LIMIT 1) RETURNING *",
             (self._clock(), names, None in models),
-        ).fetchall():
-            job = _job(rows[0])
-            if job.state == "running":
-                return job
-            self._end(job.id, "failed", error=job.error)
-        return None
+        ).fetchall()
+        return rows[0] if rows else None
 
-    @_on_store_thread
-    def is_oldest(self, job_id: str) -> bool:
-        """Whether nothing waits that was there before this job."""
+    def _is_oldest(self, seq: int) -> bool:
         (older,) = self._db.execute(
-            "SELECT COUNT(*) FROM jobs WHERE state = 'queued' AND seq < (SELECT seq FROM jobs WHERE id = ?)",
-            (job_id,),
+            "SELECT EXISTS (SELECT 1 FROM jobs WHERE state = 'queued' AND seq < ?)", (seq,)
         ).fetchone()
-        return bool(older == 0)
+        return not older
 
     @_on_store_thread
     def finish(self, job_id: str, songs: tuple[Song, ...]) -> None:

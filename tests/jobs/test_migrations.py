@@ -20,7 +20,7 @@ async def test_what_a_song_was_examined_for_is_found_under_its_new_name(tmp_path
     receipts = [await store.submit(replace(request("x"), analysis=WANTED), max_waiting=0) for _ in range(2)]
     claimed = await store.claim()
     assert claimed is not None and None not in receipts
-    await store.finish(claimed.id, (replace(song("a.mp3"), analysis=FOUND), song("b.mp3")))
+    await store.finish(claimed.job.id, (replace(song("a.mp3"), analysis=FOUND), song("b.mp3")))
     await store.close()
     as_version_1(path)
 

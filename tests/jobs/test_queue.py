@@ -10,7 +10,7 @@ import pytest
 
 from acestep.domain.song import Progress
 from acestep.errors import QueueFullError
-from acestep.jobs.model import Job, JobView, QueueStats, Ticket
+from acestep.jobs.model import Claim, JobView, QueueStats, Ticket
 from acestep.jobs.queue import PATIENCE, JobQueue
 from acestep.jobs.store import JobStore
 from tests.jobs.conftest import Clock
@@ -74,7 +74,7 @@ class TestTake:
         look = store.claim
         tickets: list[Ticket] = []
 
-        async def look_just_too_early(models: Collection[str | None]) -> Job | None:
+        async def look_just_too_early(models: Collection[str | None]) -> Claim | None:
             found = await look(models)
             if not tickets:
                 tickets.append(await queue.submit(request()))

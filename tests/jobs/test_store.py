@@ -2,8 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import Awaitable, Callable
+from contextlib import closing
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -36,7 +40,7 @@ async def job(store: JobStore, job_id: str) -> Job:
 async def claim(store: JobStore) -> Job:
     claimed = await store.claim()
     assert claimed is not None
-    return claimed
+    return claimed.job
 
 
 def edit(path: Path, statement: str, *values: object) -> None:
@@ -125,6 +129,16 @@ class TestClaim:
         await claim(store)
         assert [found.position for found in await store.find(ids) if found] == [None, 1, 2]
 
+    async def test_tells_whether_an_older_job_is_left(self, store: JobStore):
+        for model in ("away", "near", "near"):
+            await store.submit(replace(request(), model=model), max_waiting=0)
+        claims = [await store.claim(["near"]) for _ in range(3)]
+        assert [(found.job.request.model, found.is_oldest) for found in claims if found] == [
+            ("near", False),
+            ("near", False),
+            ("away", True),
+        ]
+
 
 class TestEnd:
     async def test_finish_keeps_the_songs_and_the_time_it_took(self, store: JobStore, clock: Clock):
@@ -205,6 +219,81 @@ class TestRestart:
         assert await again.recover() == (0, 0)
         assert await job(again, job_id) == before
         await again.close()
+
+
+class FailingDatabase:
+    """A connection whose statement or commit number `fails_at` fails."""
+
+    def __init__(self, database: sqlite3.Connection, fails_at: int) -> None:
+        self._database = database
+        self._left = fails_at
+
+    def execute(self, *statement: Any) -> sqlite3.Cursor:
+        self._count()
+        return self._database.execute(*statement)
+
+    def _count(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            raise sqlite3.OperationalError("disk I/O error")
+
+    def __enter__(self) -> None:
+        self._database.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        try:
+            if error[0] is None:
+                self._count()
+        except sqlite3.OperationalError as failed:
+            self._database.__exit__(type(failed), failed, None)
+            raise
+        self._database.__exit__(*error)
+
+
+Change = Callable[[JobStore], Awaitable[object]]
+# Of five jobs "queued" is the oldest that is queued, and cannot be read.
+CHANGES: dict[str, Change] = {
+    "submit": lambda store: store.submit(request(), max_waiting=100),
+    "claim": lambda store: store.claim(),
+    "claim for a model": lambda store: store.claim(["near"]),
+    "finish": lambda store: store.finish("running", (song("a.mp3"),)),
+    "fail": lambda store: store.fail("running", "no"),
+    "release_running": lambda store: store.release_running(),
+    "recover": lambda store: store.recover(),
+    "expire": lambda store: store.expire(10.0**12, lambda name: None),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+async def test_a_change_that_fails_anywhere_has_changed_nothing(
+    store: JobStore, path: Path, monkeypatch: pytest.MonkeyPatch, change: Change
+):
+    for name, sql in {
+        "ended": "state = 'succeeded', finished_at = 1",
+        "died twice": "state = 'running', attempts = 2",
+        "running": "state = 'running', attempts = 1",
+        "queued": 'request = \'{"task_type": "dance"}\'',
+        "near": "request = json_set(request, '$.model', 'near')",
+    }.items():
+        edit(path, f"UPDATE jobs SET id = ?, {sql} WHERE id = ?", name, await submit(store))
+
+    def rows() -> list[Any]:
+        with closing(sqlite3.connect(path)) as database:
+            return database.execute("SELECT * FROM jobs").fetchall()
+
+    before, whole = rows(), store._db
+    for fails_at in count(1):
+        failing = FailingDatabase(whole, fails_at)
+        monkeypatch.setattr(store, "_db", failing)
+        try:
+            await change(store)
+        except DataFolderError:
+            assert rows() == before, f"statement {fails_at}"
+        else:
+            break
+    monkeypatch.setattr(store, "_db", whole)
+    assert fails_at > 1
+    assert rows() != before
 
 
 class TestOtherVersions:
