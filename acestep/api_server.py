@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from acestep.audio.decode import AudioLimits, probe
+from acestep.background import BackgroundTasks
 from acestep.catalog.adapters import AdapterFolder
 from acestep.engine.pipeline import SongWriter
 from acestep.errors import AceStepError, DataFolderInUseError
@@ -63,16 +64,19 @@ def _lifespan(prepared: Prepared) -> Callable[[FastAPI], AbstractAsyncContextMan
         def changed(memories: Sequence[Decision | None]) -> None:
             provide(app, replace(app.state.services, memory=tightest(memories)))
 
-        engines = build_engines(prepared, SongWriter(audio, settings.mp3_bitrate), changed)
+        tasks = BackgroundTasks()
+        engines = build_engines(prepared, SongWriter(audio, settings.mp3_bitrate), changed, tasks)
         worker = engines.worker
         cleaner = Cleaner(store, audio, settings.keep_seconds, FileStore(folder.uploads))
-        runner = Runner(queue, worker, cleaner, max(settings.queue_workers, len(settings.devices)))
+        concurrency = max(settings.queue_workers, len(settings.devices))
+        runner = Runner(queue, worker, cleaner, concurrency, tasks=tasks)
         limits = AudioLimits(settings.max_upload_seconds, settings.max_upload_channels)
         look = partial(probe, limits=limits)
         config, memory = _http_config(settings), prepared.memory
         lora = ServerAdapters(AdapterFolder(settings.lora_dir), memory.adapters if memory else None)
         services = HttpServices(queue, worker, audio, look, folder.uploads, config, lora=lora, memory=memory)
-        provide(app, replace(services, keeper=engines.keeper, planners=engines.planners))
+        services = replace(services, keeper=engines.keeper, planners=engines.planners, background=tasks)
+        provide(app, services)
         _say_what_is_up(prepared)
         await runner.start()
         await engines.start()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class AceStepError(Exception):
     """Base of all domain errors."""
@@ -61,6 +63,19 @@ class UntimedLyricsError(AceStepError):
 
 class DataFolderError(AceStepError):
     """The data folder cannot be read or written."""
+
+    # The text for clients, without the folder's path.
+    public = "The server cannot use its storage at the moment. Its log says why."
+
+
+class JobDatabaseError(DataFolderError):
+    """The job database cannot be read or written."""
+
+    def __init__(self, path: Path, problem: str, is_lasting: bool = False) -> None:
+        # Whether only a restart can end it.
+        self.is_lasting = is_lasting
+        self.public = f"The job database {path.name} {problem}"
+        super().__init__(f"The job database {path} {problem}")
 
 
 class DataFolderInUseError(DataFolderError):

@@ -232,6 +232,22 @@ def test_nothing_is_lost_when_the_process_is_killed(tmp_path: Path) -> None:
         assert live.client.get("/v1/stats").json()["data"]["jobs"]["total"] == 20
 
 
+def test_a_server_whose_job_database_is_gone_takes_no_jobs_until_it_is_back(tmp_path: Path) -> None:
+    with WarmServer(tmp_path / "data") as live:
+        live.wait_ready()
+        database = tmp_path / "data" / "jobs.sqlite3"
+        database.rename(database.with_suffix(".away"))
+        refused = live.client.post("/release_task", json=QUICK)
+        health = live.client.get("/health")
+        assert (refused.status_code, health.status_code) == (503, 503)
+        said = "The job database jobs.sqlite3 was moved or deleted. Put it back, or restart the server."
+        assert (refused.json()["error"], health.json()["error"]) == (said, said)
+        database.with_suffix(".away").rename(database)
+        until(lambda: live.client.get("/health").status_code == 200)
+        ((song,),) = live.wait_for([live.submit(**QUICK)])
+        assert song["status"] == 1
+
+
 def until(is_so: Callable[[], bool], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not is_so():

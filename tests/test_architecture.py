@@ -21,6 +21,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "domain": (),
     "settings": ("errors",),
     "files": ("errors",),
+    "background": ("errors",),
     "catalog": ("device", "domain", "errors", "settings"),
     "limits": ("catalog", "domain", "errors"),
     "memory": ("catalog", "device", "domain", "errors", "settings"),
@@ -29,18 +30,19 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "codec": ("catalog", "errors", "weights"),
     "synthesizer": ("catalog", "domain", "errors", "limits", "weights"),
     "planner": ("catalog", "device", "domain", "errors", "weights"),
-    "jobs": ("domain", "errors", "files"),
-    "rest": ("catalog", "domain", "errors", "examples", "files", "jobs", "limits", "memory"),
+    "jobs": ("background", "domain", "errors", "files"),
+    "rest": ("background", "catalog", "domain", "errors", "examples", "files", "jobs", "limits", "memory"),
     "engine": (
-        *("audio", "catalog", "codec", "device", "domain", "errors", "files", "limits", "memory"),
-        *("planner", "settings", "synthesizer", "weights", "jobs.worker"),
+        *("audio", "background", "catalog", "codec", "device", "domain", "errors", "files", "limits"),
+        *("memory", "planner", "settings", "synthesizer", "weights", "jobs.worker"),
     ),
     "server": (
-        *("catalog", "device", "domain", "engine", "errors", "files", "limits", "memory", "settings"),
-        *("weights", "jobs.worker"),
+        *("background", "catalog", "device", "domain", "engine", "errors", "files", "limits", "memory"),
+        *("settings", "weights", "jobs.worker"),
     ),
     "api_server": (
-        *("audio", "catalog", "engine", "errors", "files", "jobs", "memory", "rest", "server", "settings"),
+        *("audio", "background", "catalog", "engine", "errors", "files", "jobs", "memory", "rest"),
+        *("server", "settings"),
     ),
 }
 # Only these may import torch and its kin, at all.
@@ -115,7 +117,7 @@ def test_one_room_each_for_environment_sql_and_printing(path: Path) -> None:
         "planner.backends.vllm",
     ):  # some of vLLM is set by its environment alone
         assert "os.environ" not in source and "getenv" not in source
-    if not within(name, ("jobs.store", "jobs.migrations")):
+    if not within(name, ("jobs.store", "jobs.database", "jobs.migrations")):
         assert "sqlite3" not in imports(path)
 
 

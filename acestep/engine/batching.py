@@ -71,6 +71,9 @@ class BatchingStage(Generic[Item, Result]):
                 if not batch:
                     return
                 await self._run_batch(batch)
+        except BaseException as error:  # of the grouping: items that wait must not wait for ever
+            _fail(list(self._waiting), error)
+            raise
         finally:
             self._draining = None
 
@@ -102,7 +105,7 @@ class BatchingStage(Generic[Item, Result]):
                 part = batch[:size]
                 if not await self._fits(part):
                     size = _half(len(part))
-        except asyncio.CancelledError as error:
+        except BaseException as error:
             _fail(batch, error)
             raise
 

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
+from acestep.background import BackgroundTasks
 from acestep.domain.models import ModelInfo, PlannerInfo
 from acestep.engine.threads import Free, Watchdog, collect
 
@@ -23,6 +24,7 @@ class IdlePolicy:
     """
 
     watchdog: Watchdog = field(default_factory=Watchdog)
+    tasks: BackgroundTasks = field(default_factory=BackgroundTasks)
     free: Free = collect
     idle_seconds: float = 0.0
     is_lazy: bool = False

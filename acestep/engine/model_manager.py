@@ -86,7 +86,8 @@ class ModelManager:
             else:
                 self._begin(entry)
         if seconds := self._idle_policy.idle_seconds:
-            self._unloading = asyncio.create_task(leave_when_idle(seconds, self._listed, self._leave))
+            watch = partial(leave_when_idle, seconds, self._listed, self._leave)
+            self._unloading = self._idle_policy.tasks.keep("The watch over idle models", watch)
 
     async def wait_ready(self) -> None:
         """Return once a model can serve: one in memory, or on demand once the default has been tried."""
@@ -263,7 +264,8 @@ class ModelManager:
         if entry.info.state in ("on_disk", "failed") and entry.load is not None:
             entry.info = replace(entry.info, state="loading", detail="")
         entry.settled.clear()
-        entry.loading = asyncio.create_task(self._load(entry, after, undo))
+        load = self._load(entry, after, undo)
+        entry.loading = self._idle_policy.tasks.run(f"Loading {entry.info.name}", load)
 
     async def _load(self, entry: ModelEntry, after: Sequence[ModelEntry], undo: Undo | None) -> None:
         try:

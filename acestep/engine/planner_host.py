@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -119,6 +119,7 @@ class PlannerHost:
         self._closed_turn = closed_turn
         self._idle_policy = idle_policy or IdlePolicy()
         self._watchdog = self._idle_policy.watchdog
+        self._tasks = self._idle_policy.tasks
         self.state = HostState.EMPTY
         self._current: PlannerEntry | None = None  # None if and only if EMPTY
         self._loop: GenerationLoop | None = None  # this and `_planner` while READY or DRAINING
@@ -154,7 +155,8 @@ class PlannerHost:
             return
         self._has_started = True
         if seconds := self._idle_policy.idle_seconds:
-            self._in_background(leave_when_idle(seconds, lambda: [self], PlannerHost._leave))
+            watch = partial(leave_when_idle, seconds, lambda: [self], PlannerHost._leave)
+            self._in_background(self._tasks.keep("The watch over an idle planner", watch))
         if self._own.load is None:
             return
         if self._is_lazy(self._own):
@@ -300,7 +302,7 @@ class PlannerHost:
         self._current = entry
         if entry.info.state == "on_disk":
             entry.say("loading", "")
-        self._change = asyncio.create_task(self._load(entry))
+        self._change = self._tasks.run(f"Loading {entry.info.name}", self._load(entry))
 
     async def _load(self, entry: PlannerEntry) -> None:
         there = None
@@ -349,7 +351,8 @@ class PlannerHost:
         entry, held = self._current, [self._loop]
         self._loop = self._planner = None
         entry.info = replace(entry.info, state="on_disk", detail=why, backend="", loads_on_demand=True)
-        self._change = asyncio.create_task(self._end(self._stage(entry), held))
+        end = self._end(self._stage(entry), held)
+        self._change = self._tasks.run(f"Unloading {entry.info.name}", end)
         await self._settle()
 
     async def _end(self, stage: str, held: list[GenerationLoop]) -> None:
@@ -378,10 +381,10 @@ class PlannerHost:
             return await self._watchdog.watch(text, self)
         finally:
             if loop.failure:
-                self._in_background(self._unload_because(self._failure))
+                unload = self._unload_because(self._failure)
+                self._in_background(self._tasks.run("Unloading a failed planner", unload))
 
-    def _in_background(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
+    def _in_background(self, task: asyncio.Task[None]) -> None:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 

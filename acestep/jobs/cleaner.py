@@ -39,12 +39,9 @@ class Cleaner:
         self._uploads = uploads
 
     async def run(self) -> None:
-        """Clean now and every ten minutes, until cancelled."""
+        """Clean now and every ten minutes, until cancelled. Raises OSError and DataFolderError."""
         while True:
-            try:
-                await self.clean()
-            except (OSError, DataFolderError):
-                log.exception("Cleaning up failed; the next try is in %d s", INTERVAL_SECONDS)
+            await self.clean()
             await asyncio.sleep(INTERVAL_SECONDS)
 
     async def release(self, request: SongRequest) -> None:

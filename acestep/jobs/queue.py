@@ -6,20 +6,30 @@ Everything that must outlive it is in the store.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from threading import Lock
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
+from acestep.background import Delays, delays
 from acestep.domain.song import Progress, Song, SongRequest
-from acestep.errors import QueueFullError
+from acestep.errors import DataFolderError, QueueFullError
 from acestep.jobs.model import Job, JobView, QueueStats, Ticket
 from acestep.jobs.store import JobStore
 from acestep.jobs.worker import OnProgress
 
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
 PATIENCE = 8  # jobs; a load costs about as much as a few songs
+
+_SUBMIT, _CLAIM = "submit", "claim"
 
 
 class JobQueue:
@@ -32,12 +42,20 @@ class JobQueue:
     """
 
     def __init__(
-        self, store: JobStore, max_waiting: int = 200, average_default: float = 5.0, average_window: int = 50
+        self,
+        store: JobStore,
+        max_waiting: int = 200,
+        average_default: float = 5.0,
+        average_window: int = 50,
+        delays: Delays = delays,
     ) -> None:
         self._store = store
         self._max_waiting = max_waiting
         self._average_default = average_default
         self._average_window = average_window
+        self._delays = delays
+        self._failing: dict[str, DataFolderError] = {}  # by what is tried again
+        self._refused = asyncio.Event()
         self._arrived = asyncio.Event()
         self._passed_over = 0  # jobs in a row that went before an older one
         self._live: dict[str, _LiveProgress] = {}
@@ -45,8 +63,20 @@ class JobQueue:
         self._ends: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
 
     async def submit(self, request: SongRequest) -> Ticket:
-        """Accept a request; it is on the disk when this returns. Raises `QueueFullError`."""
-        ticket = await self._store.submit(request, self._max_waiting)
+        """Accept a request; it is on the disk when this returns.
+
+        Raises QueueFullError, InvalidFieldError for audio that is gone, and DataFolderError while the queue
+        cannot be kept.
+        """
+        for error in self._errors(besides=_SUBMIT):  # this is tried anew each time
+            raise error.with_traceback(None)
+        try:
+            ticket = await self._store.submit(request, self._max_waiting)
+        except DataFolderError as error:
+            self._failing[_SUBMIT] = error
+            self._refused.set()
+            raise
+        self._failing.pop(_SUBMIT, None)
         if ticket is None:
             raise QueueFullError(self._max_waiting, max(1, math.ceil(await self.average_seconds())))
         self._arrived.set()
@@ -66,6 +96,17 @@ class JobQueue:
             await asyncio.wait_for(ended.wait(), seconds)
         (view,) = await self.find([job_id])
         return view
+
+    def trouble(self) -> str:
+        """Why jobs are neither accepted nor run, and what to do; "" where they are."""
+        return next((error.public for error in self._errors()), "")
+
+    async def check_after_refusal(self) -> None:
+        """After each submit that failed, try to write until that works again; until cancelled."""
+        while True:
+            await self._refused.wait()
+            self._refused.clear()
+            await self._insist(_SUBMIT, self._store.check)
 
     async def stats(self) -> QueueStats:
         """Counts and the average duration of a job."""
@@ -93,7 +134,7 @@ class JobQueue:
         while True:
             self._arrived.clear()  # before looking, so that what arrives meanwhile wakes us
             models = at_hand() if self._passed_over < PATIENCE else ()
-            claim = await self._store.claim(models)
+            claim = await self._insist(_CLAIM, partial(self._store.claim, models))
             if claim is not None:
                 self._passed_over = 0 if claim.is_oldest else self._passed_over + 1
                 self._live[claim.job.id] = _LiveProgress()
@@ -106,12 +147,12 @@ class JobQueue:
 
     async def finish(self, job_id: str, songs: tuple[Song, ...]) -> None:
         """End a running job well."""
-        await self._store.finish(job_id, songs)
+        await self._insist(job_id, partial(self._store.finish, job_id, songs))
         self._leave(job_id)
 
     async def fail(self, job_id: str, error: str) -> None:
         """End a running job badly; `error` is for the user."""
-        await self._store.fail(job_id, error)
+        await self._insist(job_id, partial(self._store.fail, job_id, error))
         self._leave(job_id)
 
     async def release_running(self) -> int:
@@ -123,6 +164,25 @@ class JobQueue:
     async def average_seconds(self) -> float:
         """How long a job takes, as far as is known."""
         return await self._store.average_seconds(self._average_window, self._average_default)
+
+    async def _insist(self, what: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Return what `work` does; while the database refuses, it is tried again."""
+        waits = self._delays()
+        while True:
+            try:
+                done = await work()
+            except DataFolderError as error:
+                delay = next(waits)
+                self._failing[what] = error
+                log.error("%s Trying again in %g s.", error, delay)
+                await asyncio.sleep(delay)
+            else:
+                self._failing.pop(what, None)
+                return done
+
+    def _errors(self, besides: str = "") -> list[DataFolderError]:
+        failing = [error for what, error in self._failing.items() if what != besides]
+        return [self._store.damage, *failing] if self._store.damage else failing
 
     def _leave(self, job_id: str) -> None:
         self._live.pop(job_id, None)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from functools import partial
-from typing import TypeVar
 
+from acestep.background import BackgroundTasks
 from acestep.errors import AceStepError, DataFolderError, JobCancelledError
 from acestep.jobs.cleaner import Cleaner
 from acestep.jobs.model import Job
@@ -16,10 +14,6 @@ from acestep.jobs.worker import Worker
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-# How long to wait before the database is tried again when it refuses (a full disk, say).
-RETRY_SECONDS = 5.0
 # How long a worker gets to unwind once its call was cancelled.
 UNWIND_SECONDS = 1.0
 
@@ -37,11 +31,13 @@ class Runner:
         cleaner: Cleaner,
         concurrency: int = 1,
         grace_seconds: float = 5.0,
+        tasks: BackgroundTasks | None = None,
     ) -> None:
         self._queue = queue
         self._worker = worker
         self._cleaner = cleaner
         self._grace_seconds = grace_seconds
+        self._tasks = tasks or BackgroundTasks()
         self._slots = asyncio.Semaphore(concurrency)
         self._stopping = False
         self._running: set[asyncio.Task[None]] = set()
@@ -52,9 +48,11 @@ class Runner:
         requeued, failed = await self._queue.recover()
         if requeued or failed:
             log.warning("The last server died at work: %d jobs are queued again, %d failed", requeued, failed)
-        self._background = {asyncio.create_task(self._feed()), asyncio.create_task(self._cleaner.run())}
-        for task in self._background:
-            task.add_done_callback(_report_death)
+        self._background = {
+            self._tasks.keep("The job feed", self._feed),
+            self._tasks.keep("The cleaner of old files", self._cleaner.run),
+            self._tasks.keep("The check of the job database", self._queue.check_after_refusal),
+        }
 
     async def stop(self) -> None:
         """Ask running jobs to stop, wait a little, and put back those that did not end."""
@@ -63,18 +61,26 @@ class Runner:
         if self._running:
             await asyncio.wait(self._running, timeout=self._grace_seconds)
         await _cancel(self._running)
-        if released := await self._queue.release_running():
+        try:
+            released = await self._queue.release_running()
+        except DataFolderError as error:
+            log.error("%s The next start puts the running jobs back.", error)
+            return
+        if released:
             log.info("%d jobs were put back and run again at the next start", released)
 
     async def _feed(self) -> None:
         while True:
             await self._slots.acquire()
-            await self._worker.wait_ready()  # each time: a worker that got stuck fails no more jobs
-            job = await _persist(partial(self._queue.take, self._at_hand))
-            task = asyncio.create_task(self._run(job))
+            try:
+                await self._worker.wait_ready()  # each time: a worker that got stuck fails no more jobs
+                job = await self._queue.take(self._at_hand)
+            except BaseException:
+                self._slots.release()
+                raise
+            task = self._tasks.run(f"Job {job.id}", self._run(job))
             self._running.add(task)
             task.add_done_callback(self._leave)
-            task.add_done_callback(_report_death)
 
     def _at_hand(self) -> list[str | None]:
         """The models in memory by name, None for the default; nothing where that is all there are."""
@@ -90,35 +96,28 @@ class Runner:
 
     async def _run(self, job: Job) -> None:
         log.info("Job %s runs (attempt %d)", job.id, job.attempts)
+        if await self._ends(job):
+            await self._cleaner.release(job.request)
+
+    async def _ends(self, job: Job) -> bool:
+        """Run a job; False if it only stopped because the server does, and `stop` must put it back."""
         try:
             songs = await self._worker.run(job.request, self._queue.reporter(job.id), lambda: self._stopping)
-            await _persist(partial(self._queue.finish, job.id, songs))
-            await self._cleaner.release(job.request)
+            await self._queue.finish(job.id, songs)
         except JobCancelledError as error:
-            await self._fail(job, str(error), is_verdict=not self._stopping)
+            reason, is_verdict = str(error), not self._stopping
         except AceStepError as error:
-            await self._fail(job, str(error))
+            reason, is_verdict = str(error), True
         except Exception as error:  # a job must end, whatever a worker raises
             log.exception("Job %s broke", job.id)
             reason = f"The server failed at this job ({type(error).__name__}); its log says more."
-            await self._fail(job, reason, is_verdict=not self._stopping)
-
-    async def _fail(self, job: Job, reason: str, is_verdict: bool = True) -> None:
-        """Fail a job, unless it ended only because the server stops: then `stop` puts it back."""
+            is_verdict = not self._stopping
+        else:
+            return True
         if is_verdict:
             log.info("Job %s failed: %s", job.id, reason)
-            await _persist(partial(self._queue.fail, job.id, reason))
-            await self._cleaner.release(job.request)
-
-
-async def _persist(write: Callable[[], Awaitable[T]]) -> T:
-    """Do it once the database lets us: a full disk delays jobs, it does not lose them."""
-    while True:
-        try:
-            return await write()
-        except DataFolderError as error:
-            log.error("%s Trying again in %d s.", error, RETRY_SECONDS)
-        await asyncio.sleep(RETRY_SECONDS)
+            await self._queue.fail(job.id, reason)
+        return is_verdict
 
 
 async def _cancel(tasks: set[asyncio.Task[None]]) -> None:
@@ -126,8 +125,3 @@ async def _cancel(tasks: set[asyncio.Task[None]]) -> None:
         task.cancel()
     if tasks:
         await asyncio.wait(tasks, timeout=UNWIND_SECONDS)
-
-
-def _report_death(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()):
-        log.critical("The runner broke; restart the server", exc_info=error)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial, wraps
+from functools import wraps
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -18,8 +18,8 @@ from uuid import uuid4
 from pydantic import TypeAdapter, ValidationError
 
 from acestep.domain.song import Song, SongRequest, TaskOptions
-from acestep.errors import DataFolderError, InvalidFieldError
-from acestep.jobs.migrations import migrate
+from acestep.errors import InvalidFieldError, JobDatabaseError
+from acestep.jobs.database import check_place, open_database, translated
 from acestep.jobs.model import Claim, Job, JobState, JobView, Ticket
 
 EXPIRE_AT_ONCE = 100  # jobs; deleting their files takes some milliseconds, in which requests wait
@@ -48,14 +48,16 @@ def _on_store_thread(
 
     @wraps(method)
     async def call(self: JobStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        work = partial(method, self, *args, **kwargs)
+        def work() -> T:
+            with translated(self._path):
+                return method(self, *args, **kwargs)
+
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        except sqlite3.OperationalError as error:
-            raise DataFolderError(
-                f"The job database {self._path} cannot be used: {error}. "
-                "See that its disk has room and is writable."
-            ) from error
+        except JobDatabaseError as error:
+            if error.is_lasting:
+                self.damage = error
+            raise
 
     return call
 
@@ -63,15 +65,16 @@ def _on_store_thread(
 class JobStore:
     """The job table. One connection on one thread, so that methods run one after the other.
 
-    Raises `DataFolderError` if the database cannot be opened, and from any method if it cannot be read
-    or written. `clock` gives epoch seconds.
+    Raises JobDatabaseError if the database cannot be opened, and from any method if it cannot be read or
+    written. `damage` is such an error that only a restart can mend. `clock` gives epoch seconds.
     """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         self._path = path
         self._clock = clock
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="jobs")
-        self._db = self._thread.submit(_open, path).result()
+        self._db = self._thread.submit(open_database, path).result()
+        self.damage: JobDatabaseError | None = None
 
     async def close(self) -> None:
         """Finish what was begun and close the database."""
@@ -93,6 +96,7 @@ class JobStore:
         """
         # Files are deleted on this thread too, so what is there now stays until the job has ended.
         _check_audio(request.task)
+        check_place(self._path)
         job_id = str(uuid4())
         with self._transaction():
             (waiting,) = self._db.execute("SELECT COUNT(*) FROM jobs WHERE state = 'queued'").fetchone()
@@ -177,6 +181,13 @@ class JobStore:
                 "UPDATE jobs SET state = 'queued', started_at = NULL WHERE state = 'running'"
             ).rowcount
         return requeued, failed
+
+    @_on_store_thread
+    def check(self) -> None:
+        """Write to the disk without changing anything; raises as every method does."""
+        check_place(self._path)
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        self._db.execute(f"PRAGMA user_version = {version}")
 
     @_on_store_thread
     def find(self, ids: Sequence[str]) -> list[JobView | None]:
@@ -282,23 +293,6 @@ def _files_of(song: dict[str, Any]) -> list[str]:
     """The files of a stored song: its own, and those of its stems, which older versions did not know."""
     stems = song.get("analysis", {}).get("stems", ())
     return [song["file"], *(stem["file"] for stem in stems)]
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    try:
-        # Autocommit: a statement alone is a transaction, several are where BEGIN says so.
-        database = sqlite3.connect(path, isolation_level=None)
-        database.row_factory = sqlite3.Row
-        database.execute("PRAGMA journal_mode = WAL")
-        # In WAL mode a commit is only sure to survive a power cut with FULL, and an accepted job must.
-        database.execute("PRAGMA synchronous = FULL")
-        migrate(database)
-    except sqlite3.DatabaseError as error:
-        raise DataFolderError(
-            f"The job database {path} cannot be opened: {error}. If it is damaged, move it away: the next "
-            "start makes a new one. Otherwise see that this user may write to it."
-        ) from error
-    return database
 
 
 def _job(row: sqlite3.Row) -> Job:

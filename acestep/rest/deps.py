@@ -12,6 +12,7 @@ from fastapi import Depends, FastAPI, Request
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
+from acestep.background import BackgroundTasks
 from acestep.catalog.adapters import AdapterFolder
 from acestep.examples import Examples
 from acestep.files import AudioStore
@@ -55,6 +56,12 @@ class HttpServices:
     # None: models and planners cannot be replaced while the server runs.
     keeper: ModelKeeper | None = None
     planners: PlannerKeeper | None = None
+    background: BackgroundTasks = field(default_factory=BackgroundTasks)
+
+    def trouble(self) -> str:
+        """What keeps loaded models from making songs, and what to do; "" where nothing does."""
+        troubles = (self.worker.trouble(), self.queue.trouble(), self.background.trouble())
+        return " ".join(filter(None, troubles))
 
 
 def provide(app: FastAPI, services: HttpServices) -> None:

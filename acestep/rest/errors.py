@@ -14,6 +14,7 @@ from acestep.errors import (
     DataFolderError,
     InvalidFieldError,
     JobCancelledError,
+    JobDatabaseError,
     ModelUnavailableError,
     NotEnoughMemoryError,
     PlannerError,
@@ -78,6 +79,8 @@ def problem_of(error: Exception) -> Problem:
     status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), None)
     if status is None:
         return Problem(500, INTERNAL)
+    if isinstance(error, JobDatabaseError):
+        return Problem(status, error.public)
     if isinstance(error, DataFolderError):
         return Problem(status, STORAGE)
     headers = {"Retry-After": str(error.retry_after)} if isinstance(error, QueueFullError) else {}

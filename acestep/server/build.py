@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import cycle
 
+from acestep.background import BackgroundTasks
 from acestep.catalog import checkpoints
 from acestep.catalog.adapters import AdapterFolder
 from acestep.catalog.checkpoints import Choice, as_choice
@@ -90,13 +91,15 @@ def prepare(**flags: str | None) -> Prepared:
     return Prepared(settings, models, planner, folder, memories)
 
 
-def build_engines(prepared: Prepared, writer: SongWriter, changed: Changed) -> Engines:
+def build_engines(
+    prepared: Prepared, writer: SongWriter, changed: Changed, tasks: BackgroundTasks
+) -> Engines:
     """An engine for each device; no model is in memory yet.
 
     `changed` is called with the devices' memory plans when the planner was replaced.
     """
     devices = [
-        _DeviceContext(prepared, device, memory)
+        _DeviceContext(prepared, device, memory, tasks)
         for device, memory in zip(prepared.settings.devices, prepared.memories, strict=True)
     ]
     device_planners = [
@@ -151,9 +154,11 @@ def _with_planner(devices: Sequence[_DeviceContext], settings: Settings) -> Sequ
 class _DeviceContext:
     """One device and its models."""
 
-    def __init__(self, prepared: Prepared, device: str, memory: Decision | None) -> None:
+    def __init__(
+        self, prepared: Prepared, device: str, memory: Decision | None, tasks: BackgroundTasks
+    ) -> None:
         self.settings = prepared.settings.on(device)
-        self.idle_policy = _idle_policy(self.settings)
+        self.idle_policy = _idle_policy(self.settings, tasks)
         self._shared = SharedModules()
         self._ledger = MemoryLedger(memory)
         catalog = _Catalog(self.settings, self._ledger, self._shared)
@@ -165,9 +170,10 @@ class _DeviceContext:
         )
 
 
-def _idle_policy(settings: Settings) -> IdlePolicy:
+def _idle_policy(settings: Settings, tasks: BackgroundTasks) -> IdlePolicy:
     return IdlePolicy(
         watchdog=Watchdog(settings.stage_timeout),
+        tasks=tasks,
         free=_free_memory,
         idle_seconds=settings.idle_unload_seconds,
         is_lazy=settings.no_init,

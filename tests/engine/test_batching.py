@@ -146,6 +146,19 @@ async def test_too_few_results_fail_the_batch(run):
     assert [type(answer) for answer in answers] == [ValueError, ValueError]
 
 
+async def test_items_that_cannot_be_grouped_fail_and_later_ones_run(run):
+    def kind(item: int) -> int:
+        if item == 3:
+            raise ArithmeticError("three")
+        return item % 2
+
+    picky = BatchingStage(lambda items: items, kind, lambda item: 8, run)
+    async with asyncio.timeout(20):
+        answers = await asyncio.gather(*(picky.run(n) for n in (1, 3)), return_exceptions=True)
+        assert [type(answer) for answer in answers] == [ArithmeticError, ArithmeticError]
+        assert await picky.run(5) == 5
+
+
 async def test_a_cancelled_item_is_not_run(run):
     doubler = Doubler()
     doubling = stage(doubler, run)

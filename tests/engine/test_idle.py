@@ -6,9 +6,11 @@ import asyncio
 import gc
 import weakref
 from dataclasses import replace
+from itertools import repeat
 
 import pytest
 
+from acestep.background import BackgroundTasks
 from acestep.domain.models import PlannerInfo
 from acestep.engine.idle import IdlePolicy
 from acestep.engine.model_entry import ModelEntry
@@ -97,6 +99,20 @@ class TestIdleModels:
             await model_manager.wait_ready()
             await until(lambda: states(model_manager) == {"hum": "on_disk"} and len(seen) > 1)
         assert seen[1:] == [0]
+
+    async def test_a_watch_that_breaks_is_told_and_goes_on(self, folder):
+        broken = [RuntimeError("the driver is gone")]
+
+        def free() -> None:
+            if broken and folder.loads == ["turbo", "base"]:
+                raise broken.pop()
+
+        tasks = BackgroundTasks(lambda: repeat(0.2))
+        policy = replace(SOON, free=free, tasks=tasks)
+        async with opened(ModelManager(folder.slots("turbo", "base"), idle_policy=policy)) as model_manager:
+            await until(lambda: "The watch over idle models broke: RuntimeError" in tasks.trouble())
+            await until(lambda: states(model_manager) == {"turbo": "on_disk", "base": "on_disk"})
+        assert tasks.trouble() == ""
 
     async def test_what_comes_no_more_says_so_and_is_tried_again(self, folder):
         async with opened(ModelManager(folder.slots("turbo"), idle_policy=SOON)) as model_manager:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ async def store(tmp_path: Path, clock: Clock) -> AsyncIterator[JobStore]:
 
 @pytest.fixture
 def queue(store: JobStore) -> JobQueue:
-    return JobQueue(store, max_waiting=200, average_default=5.0, average_window=3)
+    return JobQueue(store, 200, average_default=5.0, average_window=3, delays=lambda: repeat(0.001))
 
 
 @pytest.fixture

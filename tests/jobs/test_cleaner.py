@@ -1,21 +1,24 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import time
+from itertools import repeat
 from pathlib import Path
 
 import pytest
 
+from acestep.background import BackgroundTasks
+from acestep.domain.song import Song, SongRequest
 from acestep.errors import DataFolderError
 from acestep.files import AudioStore
-from acestep.jobs import cleaner as module
 from acestep.jobs.cleaner import Cleaner
 from acestep.jobs.queue import JobQueue
+from acestep.jobs.runner import Runner
 from acestep.jobs.store import JobStore
+from acestep.jobs.worker import Cancelled, OnProgress
 from tests.jobs.conftest import Clock
-from tests.jobs.fakes import request, with_audio, write_songs
+from tests.jobs.fakes import FakeWorker, request, with_audio, write_songs
 
 HOUR = 3600.0
 
@@ -124,25 +127,26 @@ async def test_a_file_that_cannot_be_deleted_is_in_no_ones_way(
     assert f"{first} cannot be deleted" in caplog.text
 
 
-async def test_a_cleaning_that_fails_is_not_the_last(
-    store: JobStore,
-    files: AudioStore,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+@pytest.mark.parametrize("error", [DataFolderError("no room"), OSError("no room"), ValueError("no room")])
+async def test_a_cleaning_that_fails_is_tried_again(
+    store: JobStore, queue: JobQueue, files: AudioStore, monkeypatch: pytest.MonkeyPatch, error: Exception
 ):
-    monkeypatch.setattr(module, "INTERVAL_SECONDS", 0)
     cleaner, cleaned, calls = Cleaner(store, files, HOUR), asyncio.Event(), 0
 
     async def clean() -> None:
         nonlocal calls
         calls += 1
         if calls == 1:
-            raise DataFolderError("no room")
+            raise error
         cleaned.set()
 
     monkeypatch.setattr(cleaner, "clean", clean)
-    with caplog.at_level(logging.ERROR):
-        task = asyncio.create_task(cleaner.run())
-        await asyncio.wait_for(cleaned.wait(), 5)
-        task.cancel()
-    assert "no room" in caplog.text
+    runner = Runner(queue, FakeWorker(hangs), cleaner, tasks=BackgroundTasks(lambda: repeat(0.0)))
+    await runner.start()
+    await asyncio.wait_for(cleaned.wait(), 5)
+    await runner.stop()
+
+
+async def hangs(asked: SongRequest, on_progress: OnProgress, cancelled: Cancelled) -> tuple[Song, ...]:
+    await asyncio.Event().wait()
+    raise AssertionError

@@ -4,17 +4,19 @@ import asyncio
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 
 import pytest
 
 from acestep.domain.song import Progress
-from acestep.errors import QueueFullError
+from acestep.errors import JobDatabaseError, QueueFullError
 from acestep.jobs.model import Claim, JobView, QueueStats, Ticket
 from acestep.jobs.queue import PATIENCE, JobQueue
 from acestep.jobs.store import JobStore
 from tests.jobs.conftest import Clock
 from tests.jobs.fakes import request, song
+from tests.jobs.outages import Outage, damaged, each_outage
 from tests.jobs.test_store import edit
 
 
@@ -229,3 +231,86 @@ class TestStats:
             total=5, queued=2, running=1, succeeded=1, failed=1, max_waiting=200, average_seconds=8.0
         )
         assert stats.waiting == 2
+
+
+class TestRefusingDatabase:
+    """A database that refuses delays jobs; it loses none, and `trouble` says why."""
+
+    @each_outage
+    async def test_what_the_runner_asks_for_is_tried_until_it_is_done(
+        self, store: JobStore, queue: JobQueue, tmp_path: Path, outage: Outage
+    ):
+        ids = [(await queue.submit(request(caption))).job_id for caption in "abc"]
+        done, broken = await queue.take(), await queue.take()
+        with outage(store, tmp_path / "jobs.sqlite3") as sentence:
+            asked = asyncio.gather(
+                queue.take(), queue.finish(done.id, (song("a.mp3"),)), queue.fail(broken.id, "no")
+            )
+            assert await trouble(queue) == f"The job database jobs.sqlite3 cannot be used: {sentence}"
+            with pytest.raises(JobDatabaseError, match=sentence):
+                await queue.submit(request("d"))
+            assert not asked.done()
+        taken, *_ = await asyncio.wait_for(asked, 5)
+        assert queue.trouble() == ""
+        assert (await queue.submit(request("d"))).position == 1
+        assert taken.id == ids[2]
+        states = [(await view(queue, job_id)).job.state for job_id in ids]
+        assert states == ["succeeded", "failed", "running"]
+
+    @each_outage
+    async def test_after_a_refused_submit_it_is_tried_until_jobs_can_be_kept(
+        self, store: JobStore, queue: JobQueue, tmp_path: Path, outage: Outage
+    ):
+        checking = asyncio.create_task(queue.check_after_refusal())
+        for _ in range(2):
+            with outage(store, tmp_path / "jobs.sqlite3") as sentence:
+                for _ in range(2):
+                    with pytest.raises(JobDatabaseError, match=sentence):
+                        await queue.submit(request())
+                assert queue.trouble() == f"The job database jobs.sqlite3 cannot be used: {sentence}"
+            await well(queue)
+        checking.cancel()
+        assert (await queue.submit(request())).position == 1
+
+    @each_outage
+    async def test_a_submit_that_works_ends_the_trouble(
+        self, store: JobStore, queue: JobQueue, tmp_path: Path, outage: Outage
+    ):
+        with outage(store, tmp_path / "jobs.sqlite3"), pytest.raises(JobDatabaseError):
+            await queue.submit(request())
+        assert queue.trouble() != ""
+        await queue.submit(request())
+        assert queue.trouble() == ""
+
+    async def test_a_damaged_one_takes_no_job_any_more(self, tmp_path: Path):
+        await damaged(tmp_path / "damaged.sqlite3")
+        store = JobStore(tmp_path / "damaged.sqlite3")
+        queue = JobQueue(store, delays=lambda: repeat(0.001))
+        taking = asyncio.create_task(queue.take())
+        assert (await trouble(queue)).startswith("The job database damaged.sqlite3 is damaged (")
+        with pytest.raises(JobDatabaseError, match=r"damaged .*Stop the server"):
+            await queue.submit(request())
+        taking.cancel()
+        await store.close()
+
+    async def test_damage_that_is_seen_once_is_not_forgotten(self, store: JobStore, queue: JobQueue):
+        store.damage = JobDatabaseError(Path("/data/jobs.sqlite3"), "is damaged.", is_lasting=True)
+        await queue.stats()
+        assert queue.trouble() == "The job database jobs.sqlite3 is damaged."
+        with pytest.raises(JobDatabaseError, match="is damaged"):
+            await queue.submit(request())
+
+
+async def trouble(queue: JobQueue) -> str:
+    """What the queue's trouble is, as soon as it has some."""
+    async with asyncio.timeout(5):
+        while not queue.trouble():  # noqa: ASYNC110 - there is no event for it
+            await asyncio.sleep(0.001)
+    return queue.trouble()
+
+
+async def well(queue: JobQueue) -> None:
+    """Return when the queue has no trouble."""
+    async with asyncio.timeout(5):
+        while queue.trouble():  # noqa: ASYNC110 - there is no event for it
+            await asyncio.sleep(0.001)

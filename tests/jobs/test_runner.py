@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from itertools import repeat
+from pathlib import Path
 
 import pytest
 
+from acestep.background import BackgroundTasks
 from acestep.domain.song import Progress, Song, SongRequest
 from acestep.errors import DataFolderError, JobCancelledError, ModelUnavailableError, StageStuckError
 from acestep.files import AudioStore
@@ -21,6 +23,7 @@ from acestep.jobs.store import JobStore
 from acestep.jobs.worker import Cancelled, OnProgress
 from tests.engine.fakes import INFO
 from tests.jobs.fakes import FakeWorker, Run, request, write_songs
+from tests.jobs.outages import read_only
 
 # Long enough for a job that ends by itself on the busiest machine; a job that hangs is given less.
 GRACE = 20.0
@@ -54,8 +57,10 @@ def raises(error: BaseException) -> Run:
 @pytest.fixture
 def running(store: JobStore, queue: JobQueue, files: AudioStore) -> Callable[..., object]:
     @asynccontextmanager
-    async def start(worker: FakeWorker, concurrency: int = 1, grace: float = GRACE) -> AsyncIterator[Runner]:
-        runner = Runner(queue, worker, Cleaner(store, files, 3600), concurrency, grace)
+    async def start(
+        worker: FakeWorker, concurrency: int = 1, grace: float = GRACE, tasks: BackgroundTasks | None = None
+    ) -> AsyncIterator[Runner]:
+        runner = Runner(queue, worker, Cleaner(store, files, 3600), concurrency, grace, tasks)
         await runner.start()
         try:
             yield runner
@@ -219,7 +224,6 @@ class TestFailing:
         step: str,
         monkeypatch: pytest.MonkeyPatch,
     ):
-        monkeypatch.setattr(module, "RETRY_SECONDS", 0)
         really, refused = getattr(store, step), 0
 
         async def full_at_first(*args: object) -> object:
@@ -237,20 +241,66 @@ class TestFailing:
         assert (done.job.state, len(done.job.songs), worker.begun) == ("succeeded", 1, ["once"])
         assert refused == 3
 
-    async def test_a_runner_that_breaks_says_so(
-        self, queue: JobQueue, running, writes: Run, caplog: pytest.LogCaptureFixture
+    @pytest.mark.parametrize("breaks", ["wait_ready", "models"])
+    async def test_a_feed_that_breaks_goes_on(
+        self,
+        queue: JobQueue,
+        running,
+        writes: Run,
+        breaks: str,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
     ):
+        worker = FakeWorker(writes)
+        really, errors = getattr(worker, breaks), [LookupError("no such machine") for _ in range(3)]
+
+        def broken() -> object:
+            if errors:
+                raise errors.pop()
+            return really()
+
+        monkeypatch.setattr(worker, breaks, broken)
+        tasks = BackgroundTasks(lambda: repeat(0.0))
+        async with running(worker, tasks=tasks):
+            ticket = await queue.submit(request())
+            assert (await ended(queue, ticket.job_id)).job.state == "succeeded"
+        assert caplog.text.count("The job feed broke") == 3
+        assert "no such machine" in caplog.text
+        assert tasks.trouble() == ""
+
+    async def test_a_feed_that_is_broken_says_so(self, queue: JobQueue, running, writes: Run):
         worker = FakeWorker(writes)
 
         async def broken() -> None:
             raise LookupError("no such machine")
 
         worker.wait_ready = broken  # type: ignore[method-assign]
-        with caplog.at_level(logging.CRITICAL):
-            async with running(worker):
-                await asyncio.sleep(0.01)
-        assert "The runner broke" in caplog.text
-        assert "no such machine" in caplog.text
+        tasks = BackgroundTasks(lambda: repeat(3600.0))
+
+        async def is_told() -> bool:
+            return "The job feed broke: LookupError" in tasks.trouble()
+
+        async with running(worker, tasks=tasks):
+            await until(is_told)
+
+    async def test_what_cannot_be_released_leaves_the_job_as_it_ended(
+        self,
+        store: JobStore,
+        queue: JobQueue,
+        running,
+        writes: Run,
+        monkeypatch: pytest.MonkeyPatch,
+    ):
+        async def broken(request: SongRequest) -> None:
+            raise LookupError("no such file")
+
+        tasks = BackgroundTasks()
+        async with running(FakeWorker(writes), tasks=tasks) as runner:
+            monkeypatch.setattr(runner._cleaner, "release", broken)
+            first, second = await queue.submit(request()), await queue.submit(request())
+            for ticket in (first, second):
+                assert (await ended(queue, ticket.job_id)).job.state == "succeeded"
+        assert f"Job {first.job_id} broke: LookupError" in tasks.trouble()
 
 
 class TestStopping:
@@ -332,6 +382,20 @@ class TestStopping:
         await gone.wait()
         await asyncio.sleep(0.01)
         assert await self.is_back(queue, job_id)  # its late result counts for nothing
+
+    async def test_where_the_database_refuses_the_next_start_puts_jobs_back(
+        self, store: JobStore, queue: JobQueue, running, caplog: pytest.LogCaptureFixture, tmp_path: Path
+    ):
+        worker = FakeWorker(hangs)
+        async with running(worker, grace=0):
+            ticket = await queue.submit(request())
+            await begun(worker, 1)
+            refusing = read_only(store, tmp_path / "jobs.sqlite3")
+            refusing.__enter__()
+        refusing.__exit__(None, None, None)
+        assert "The next start puts the running jobs back" in caplog.text
+        assert await queue.recover() == (1, 0)
+        assert (await view(queue, ticket.job_id)).position == 1
 
     async def test_the_next_runner_does_what_was_put_back(self, queue: JobQueue, running, writes: Run):
         job_id, _ = await self.stop_in_the_middle(queue, running, FakeWorker(hangs), grace=0)

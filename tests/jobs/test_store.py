@@ -14,11 +14,12 @@ import pytest
 
 from acestep.domain.analysis import Analysis, Loudness, LyricTimes, Stem, TimedLine, TimedWord
 from acestep.domain.song import PlannerOptions, SamplerOptions, SongRequest, TaskOptions
-from acestep.errors import DataFolderError, InvalidFieldError
+from acestep.errors import DataFolderError, InvalidFieldError, JobDatabaseError
 from acestep.jobs.model import Job, JobView, Ticket
 from acestep.jobs.store import INTERRUPTED, UNREADABLE, JobStore
 from tests.jobs.conftest import Clock
 from tests.jobs.fakes import request, song
+from tests.jobs.outages import Outage, damaged, each_outage, pragma
 
 
 async def submit(store: JobStore, caption: str = "a song") -> str:
@@ -43,21 +44,16 @@ async def claim(store: JobStore) -> Job:
     return claimed.job
 
 
+def move(path: Path, to: Path) -> None:
+    path.rename(to)
+
+
 def edit(path: Path, statement: str, *values: object) -> None:
     """Change the database behind the store's back, as another version or a broken disk would."""
     database = sqlite3.connect(path)
     with database:
         database.execute(statement, values)
     database.close()
-
-
-async def pragma(store: JobStore, text: str) -> object:
-    """A setting of the store's own connection, which alone shows it and alone is bound by it."""
-
-    def ask() -> object:
-        return store._db.execute(f"PRAGMA {text}").fetchone()[0]
-
-    return await asyncio.get_running_loop().run_in_executor(store._thread, ask)
 
 
 @pytest.fixture
@@ -515,24 +511,71 @@ class TestNeededFiles:
         assert (answers, deleted) == ([False, True], [made[1].name])
 
 
-class TestTrouble:
-    async def test_a_file_that_is_no_database_is_refused(self, tmp_path: Path):
-        (tmp_path / "noise").write_bytes(b"noise" * 1000)
-        with pytest.raises(DataFolderError, match=r"noise cannot be opened: .*move it away"):
-            JobStore(tmp_path / "noise")
-
-    async def test_a_folder_that_is_missing_is_refused(self, tmp_path: Path):
-        with pytest.raises(DataFolderError, match="cannot be opened"):
-            JobStore(tmp_path / "missing" / "jobs.sqlite3")
-
+class TestRefusal:
     async def test_a_full_disk_is_told_and_changes_nothing(self, store: JobStore, path: Path):
         job_id = await submit(store)
         limit = await pragma(store, "page_count")
         await pragma(store, f"max_page_count = {limit}")
         big = replace(request(), lyrics="la " * 100_000)
-        with pytest.raises(DataFolderError, match=r"cannot be used: .*full.*disk has room"):
+        with pytest.raises(JobDatabaseError, match=f"{path} cannot be used: .*full. Make room on its disk."):
             await store.submit(big, max_waiting=0)
         await pragma(store, "max_page_count = 1000000")
         assert await store.submit(big, max_waiting=0) is not None
         assert (await view(store, job_id)).position == 1
         assert await store.counts() == {"queued": 2}
+
+    @each_outage
+    async def test_every_method_tells_it(self, store: JobStore, path: Path, outage: Outage):
+        job_id, ended, _ = [await submit(store) for _ in range(3)]
+        for _ in range(2):
+            await claim(store)
+        await store.fail(ended, "no")
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
+            "submit": lambda: store.submit(request(), max_waiting=0),
+            "claim": store.claim,
+            "finish": lambda: store.finish(job_id, ()),
+            "fail": lambda: store.fail(job_id, "no"),
+            "release_running": store.release_running,
+            "recover": store.recover,
+            "expire": lambda: store.expire(10.0**12, lambda name: None),
+            "check": store.check,
+        }
+        with outage(store, path) as sentence:
+            for name, call in calls.items():
+                with pytest.raises(JobDatabaseError) as refused:
+                    await call()
+                    raise AssertionError(name)
+                assert str(refused.value) == f"The job database {path} cannot be used: {sentence}"
+                assert refused.value.public == f"The job database jobs.sqlite3 cannot be used: {sentence}"
+        await store.check()
+        assert await store.counts() == {"running": 1, "queued": 1, "failed": 1}
+        assert store.damage is None
+
+    @pytest.mark.parametrize("method", ["submit", "claim", "find", "files"])
+    async def test_damage_is_told_and_remembered(self, tmp_path: Path, path: Path, method: str):
+        job_id = await damaged(path)
+        store = JobStore(path)
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
+            "submit": lambda: store.submit(request(), max_waiting=0),
+            "claim": store.claim,
+            "find": lambda: store.find([job_id]),
+            "files": store.files,
+        }
+        with pytest.raises(
+            JobDatabaseError, match=r"jobs.sqlite3 is damaged \(.*\). Stop the server"
+        ) as told:
+            await calls[method]()
+        assert store.damage is told.value
+        await store.close()
+
+    async def test_a_file_that_is_gone_takes_no_jobs_until_it_is_back(self, store: JobStore, path: Path):
+        away = path.with_suffix(".away")
+        calls: list[Callable[[], Awaitable[object]]] = [store.check, lambda: store.submit(request(), 0)]
+        move(path, away)
+        for call in calls:
+            with pytest.raises(JobDatabaseError, match=r"was moved or deleted\. Put it back"):
+                await call()
+        move(away, path)
+        for call in calls:
+            await call()
+        assert await store.counts() == {"queued": 1}

@@ -1,8 +1,11 @@
+import asyncio
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from acestep import __version__
+from acestep.background import BackgroundTasks
 from acestep.domain.models import ModelState
 from acestep.memory.configs import TEXT_ENCODER, VAE, published_dit
 from acestep.memory.decide import Decision
@@ -11,7 +14,18 @@ from acestep.memory.search import Budget, Constraints
 from acestep.rest.deps import provide
 from acestep.rest.envelope import Envelope
 from acestep.rest.response.schemas import Health, Stats
-from tests.rest.conftest import BASE, NO_PLANNER, PLANNER, TURBO, FakeWorker, Serve, Server, failed
+from tests.jobs.outages import Outage, damaged, each_outage
+from tests.rest.conftest import (
+    BASE,
+    NO_PLANNER,
+    PLANNER,
+    TURBO,
+    FakeWorker,
+    Serve,
+    Server,
+    assert_error,
+    failed,
+)
 
 
 async def test_stats(server: Server):
@@ -77,6 +91,56 @@ class TestHealth:
             data = answer.json()["data"]
             assert (answer.status_code, data["status"], data["ready"]) == (200, "ok", False)
             assert (data["models_initialized"], data["loaded_model"]) == (False, None)
+
+    async def test_a_damaged_job_database(self, serve: Serve, tmp_path: Path):
+        await damaged(tmp_path / "jobs.sqlite3")
+        async with serve() as server:
+            assert (await server.client.get("/health")).status_code == 200
+            feed = asyncio.create_task(server.queue.take())
+            async with asyncio.timeout(5):
+                while not server.queue.trouble():  # noqa: ASYNC110 - there is no event for it
+                    await asyncio.sleep(0.001)
+            answer = await server.client.get("/health")
+            body = answer.json()
+            assert (answer.status_code, body["code"], body["data"]["status"]) == (503, 503, "error")
+            assert not body["data"]["ready"]
+            said = ("The job database jobs.sqlite3 is damaged", "Stop the server and move the file away")
+            assert all(words in body["error"] for words in said)
+            refused = await server.client.post("/release_task", json={"prompt": "pop"})
+            assert_error(refused, 503, *said)
+            assert str(tmp_path) not in answer.text + refused.text
+            feed.cancel()
+
+    @each_outage
+    async def test_a_job_database_that_refuses_for_a_while(
+        self, serve: Serve, tmp_path: Path, outage: Outage
+    ):
+        async with serve() as server:
+            checking = asyncio.create_task(server.queue.check_after_refusal())
+            with outage(server.queue._store, tmp_path / "jobs.sqlite3") as sentence:
+                refused = await server.client.post("/release_task", json={"prompt": "pop"})
+                assert_error(refused, 503, f"The job database jobs.sqlite3 cannot be used: {sentence}")
+                answer = await server.client.get("/health")
+                assert (answer.status_code, answer.json()["error"]) == (503, refused.json()["error"])
+            await server.release(prompt="pop")
+            assert (await server.client.get("/health")).status_code == 200
+            checking.cancel()
+
+    async def test_a_background_task_is_broken(self, serve: Serve):
+        async def breaks() -> None:
+            raise LookupError
+
+        async with serve() as server:
+            tasks = BackgroundTasks()
+            provide(server.app, replace(server.app.state.services, background=tasks))
+            assert (await server.client.get("/health")).status_code == 200
+            await asyncio.wait([tasks.run("The job feed", breaks())])
+            answer = await server.client.get("/health")
+            body = answer.json()
+            assert (answer.status_code, body["data"]["status"]) == (503, "error")
+            assert body["error"] == (
+                "The job feed broke: LookupError; the server's log says more. Restart the server."
+            )
 
     async def test_the_default_model_failed(self, serve: Serve):
         async with serve(models=(failed(TURBO), BASE)) as server:

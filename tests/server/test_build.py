@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from acestep.background import BackgroundTasks
 from acestep.catalog.checkpoints import choose
 from acestep.catalog.planner_choice import PlannerChoice
 from acestep.device.probes import Probes
@@ -79,7 +80,8 @@ def test_a_planner_is_at_home_where_its_device_is(
         return DevicePlanner(settings, *rest)
 
     monkeypatch.setattr(build, "DevicePlanner", device_planner)
-    build_engines(prepared, SongWriter(AudioStore(tmp_path / "audio", b"s" * 32), 128), lambda _: None)
+    writer = SongWriter(AudioStore(tmp_path / "audio", b"s" * 32), 128)
+    build_engines(prepared, writer, lambda _: None, BackgroundTasks())
     assert found == devices
 
 

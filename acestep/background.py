@@ -1,0 +1,84 @@
+"""Tasks that run beside requests and jobs, for as long as the server does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from functools import partial
+from typing import Any
+
+from acestep.errors import DataFolderError
+
+log = logging.getLogger(__name__)
+
+FIRST_DELAY = 1.0  # seconds until the first retry; each further one waits twice as long
+LONGEST_DELAY = 60.0
+
+Delays = Callable[[], Iterator[float]]
+
+
+def delays() -> Iterator[float]:
+    """Seconds to wait before each retry."""
+    delay = FIRST_DELAY
+    while True:
+        yield delay
+        delay = min(2 * delay, LONGEST_DELAY)
+
+
+class BackgroundTasks:
+    """Starts tasks that no caller awaits. A task that breaks is logged, and named in `trouble`.
+
+    Whoever starts a task cancels it.
+    """
+
+    def __init__(self, delays: Delays = delays) -> None:
+        self._delays = delays
+        self._broken: dict[object, str] = {}
+
+    def trouble(self) -> str:
+        """Which tasks are broken, and what to do; "" where none is."""
+        return " ".join(self._broken.values())
+
+    def keep(self, name: str, work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        """Run `work` until it returns; where it raises, it starts again after a delay."""
+        return asyncio.create_task(self._keep(name, work), name=name)
+
+    def run(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run `work` once; where it raises, it stays broken until the same name runs again."""
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(partial(self._ended, name))
+        return task
+
+    async def _keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        key, waits = object(), self._delays()  # several devices have tasks of the same name
+        while True:
+            started = time.monotonic()
+            try:
+                return await work()
+            except Exception as error:  # whatever it is, the work goes on
+                if time.monotonic() - started > LONGEST_DELAY:
+                    waits = self._delays()
+                delay = next(waits)
+                self._broken[key] = f"{name} broke: {_reason(error)} It starts again within {delay:g} s."
+                log.critical("%s broke; it starts again in %g s", name, delay, exc_info=error)
+            try:
+                await asyncio.sleep(delay)
+            finally:
+                del self._broken[key]
+
+    def _ended(self, name: str, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is None:
+            self._broken.pop(name, None)
+        else:
+            self._broken[name] = f"{name} broke: {_reason(error)} Restart the server."
+            log.critical("%s broke; restart the server", name, exc_info=error)
+
+
+def _reason(error: BaseException) -> str:
+    """What clients may read of an error."""
+    if isinstance(error, DataFolderError):
+        return error.public
+    return f"{type(error).__name__}; the server's log says more."
