@@ -290,9 +290,9 @@ def _files_in(songs: str) -> list[str]:
 
 
 def _files_of(song: dict[str, Any]) -> list[str]:
-    """The files of a stored song: its own, and those of its stems, which older versions did not know."""
+    """The files of a stored song: its own, if it is more than a plan, and its stems', if it has any."""
     stems = song.get("analysis", {}).get("stems", ())
-    return [song["file"], *(stem["file"] for stem in stems)]
+    return [file for file in (song["file"], *(stem["file"] for stem in stems)) if file]
 
 
 def _job(row: sqlite3.Row) -> Job:

@@ -409,6 +409,14 @@ class TestExpire:
         assert await self.expired(store, clock.now + 10**9) == []
         assert None not in await store.find(ids)
 
+    async def test_a_plan_has_no_file(self, store: JobStore, clock: Clock):
+        planned, _ = await submit(store), await submit(store)
+        await claim(store)
+        await store.finish(planned, (song(""),))
+        assert await store.files() == set()
+        assert await self.expired(store, clock.now + 1) == []
+        assert await store.find([planned]) == [None]
+
     @pytest.mark.parametrize("songs", ["not JSON", "{}", '[{"plan": {}}]', "[7]", "null"])
     async def test_a_job_whose_songs_cannot_be_read_expires_too(
         self, store: JobStore, path: Path, clock: Clock, songs: str
