@@ -1,4 +1,4 @@
-"""Tasks that run beside requests and jobs, for as long as the server does."""
+"""Tasks that run for as long as the server does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ Delays = Callable[[], Iterator[float]]
 
 
 def delays() -> Iterator[float]:
-    """Seconds to wait before each retry."""
     delay = FIRST_DELAY
     while True:
         yield delay
@@ -28,25 +27,21 @@ def delays() -> Iterator[float]:
 
 
 class BackgroundTasks:
-    """Starts tasks that no caller awaits. A task that breaks is logged, and named in `trouble`.
-
-    Whoever starts a task cancels it.
-    """
+    """Tasks that no request awaits. One that breaks is logged, and `trouble` names it."""
 
     def __init__(self, delays: Delays = delays) -> None:
         self._delays = delays
         self._broken: dict[object, str] = {}
 
     def trouble(self) -> str:
-        """Which tasks are broken, and what to do; "" where none is."""
         return " ".join(self._broken.values())
 
     def keep(self, name: str, work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
-        """Run `work` until it returns; where it raises, it starts again after a delay."""
+        """Run `work`, and again after a delay where it raises."""
         return asyncio.create_task(self._keep(name, work), name=name)
 
     def run(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run `work` once; where it raises, it stays broken until the same name runs again."""
+        """Run `work` once. Where it raises, it counts as broken until the same name runs again."""
         task = asyncio.create_task(work, name=name)
         task.add_done_callback(partial(self._ended, name))
         return task
@@ -78,7 +73,7 @@ class BackgroundTasks:
 
 
 def _reason(error: BaseException) -> str:
-    """What clients may read of an error."""
     if isinstance(error, DataFolderError):
         return error.public
+    # The text may name folders, which clients need not know.
     return f"{type(error).__name__}; the server's log says more."

@@ -1,4 +1,4 @@
-"""Forgets old jobs and deletes the files that no job needs any more."""
+"""Deletes old jobs, and files that no job needs."""
 
 from __future__ import annotations
 
@@ -17,18 +17,12 @@ from acestep.jobs.store import JobStore
 log = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 600.0
-# A song is on the disk a little before its job is said to have ended.
-ORPHAN_SECONDS = 6 * 3600.0
-# An upload is on the disk a moment before its job is.
-UPLOAD_SECONDS = 3600.0
+ORPHAN_SECONDS = 6 * 3600.0  # a song is on the disk before its job has ended
+UPLOAD_SECONDS = 3600.0  # an upload is on the disk before its job is
 
 
 class Cleaner:
-    """Deletes jobs `keep_seconds` after they ended (0: never), with their files, and files without a job.
-
-    `uploads` are what clients sent: they go as soon as their job has ended. No file goes that a queued or
-    running job names, wherever it came from.
-    """
+    """Deletes jobs and their songs `keep_seconds` after the job ended (0: never)."""
 
     def __init__(
         self, store: JobStore, files: AudioStore, keep_seconds: float, uploads: FileStore | None = None
@@ -39,28 +33,26 @@ class Cleaner:
         self._uploads = uploads
 
     async def run(self) -> None:
-        """Clean now and every ten minutes, until cancelled. Raises OSError and DataFolderError."""
         while True:
             await self.clean()
             await asyncio.sleep(INTERVAL_SECONDS)
 
     async def release(self, request: SongRequest) -> None:
-        """Delete what was uploaded for a job that has ended; files that lie elsewhere stay."""
+        """Delete the uploads of a job that has ended."""
         uploads = self._uploads
         for path in {Path(request.task.source), Path(request.task.reference)}:
             if uploads is not None and uploads.owns(path):
                 try:
                     await self._store.delete_unneeded(path.name, partial(_delete, uploads))
                 except DataFolderError as error:
-                    log.error("%s stays until the next cleaning. %s", path, error)
+                    log.error("%s is kept until the next cleaning. %s", path, error)
 
     async def clean(self) -> None:
-        """Delete what has expired, then what belongs to no job."""
         if self._keep_seconds > 0:
             before = time.time() - self._keep_seconds
             while await self._store.expire(before, partial(_delete, self._files)):
                 pass
-        # The songs of a running job belong to it, but only its end says so.
+        # The songs of a running job are in its row only when it has ended.
         started = await self._store.oldest_start()
         age = ORPHAN_SECONDS if started is None else max(ORPHAN_SECONDS, time.time() - started)
         swept = await self._sweep(self._files, age, await self._store.files())
@@ -70,7 +62,6 @@ class Cleaner:
             log.info("Deleted %d files that belonged to no job", swept)
 
     async def _sweep(self, files: FileStore, seconds: float, owned: Set[str] = frozenset()) -> int:
-        """Delete the files of that age that are not `owned` and that no job needs; returns how many."""
         stale = [name for name in await asyncio.to_thread(files.stale, seconds) if name not in owned]
         return sum([await self._store.delete_unneeded(name, partial(_delete, files)) for name in stale])
 

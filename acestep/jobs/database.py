@@ -28,10 +28,7 @@ _REMEDIES = {
 
 
 def open_database(path: Path) -> sqlite3.Connection:
-    """Return a connection for the thread that calls; the database has the newest schema.
-
-    Raises JobDatabaseError, and DataFolderError if a newer server wrote it.
-    """
+    """Raises JobDatabaseError, and DataFolderError if a newer server wrote the database."""
     with translated(path):
         # Autocommit: a statement alone is a transaction, several are where BEGIN says so.
         database = sqlite3.connect(path, isolation_level=None)
@@ -45,7 +42,6 @@ def open_database(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """Raise JobDatabaseError in place of SQLite's errors."""
     try:
         yield
     except sqlite3.Error as error:
@@ -57,6 +53,6 @@ def translated(path: Path) -> Iterator[None]:
 
 
 def check_place(path: Path) -> None:
-    """Raise JobDatabaseError if the file is gone: SQLite goes on to write, but nothing of it would last."""
+    # SQLite goes on to write into a file that was deleted.
     if not path.exists():
         raise JobDatabaseError(path, "was moved or deleted. Put it back, or restart the server.")

@@ -1,7 +1,4 @@
-"""The schema of the job database, one script a version.
-
-A script that was released is never edited: append the next one.
-"""
+"""The schema of the job database."""
 
 from __future__ import annotations
 
@@ -9,8 +6,8 @@ import sqlite3
 
 from acestep.errors import DataFolderError
 
-# `seq` is the order of arrival. The first index serves claims, positions and counts, the second the average
-# duration and expiry.
+# One script a version; a script that was released is never edited. `seq` is the order of arrival.
+# The first index serves claims, positions and counts, the second the average duration and expiry.
 _SCRIPTS = (
     """
     CREATE TABLE jobs (
@@ -44,10 +41,7 @@ _SCRIPTS = (
 
 
 def migrate(database: sqlite3.Connection) -> None:
-    """Bring `database` to the newest schema, each version in a transaction of its own.
-
-    Raises `DataFolderError` if the database is newer than this program.
-    """
+    """Raises DataFolderError if a newer server wrote the database."""
     (version,) = database.execute("PRAGMA user_version").fetchone()
     if version > len(_SCRIPTS):
         raise DataFolderError(

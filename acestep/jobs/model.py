@@ -1,5 +1,3 @@
-"""The nouns of the queue, as frozen dataclasses."""
-
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -12,70 +10,49 @@ JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One request on its way to songs. Times are epoch seconds.
-
-    `started_at` and `attempts` count the latest and all starts that were not given back, `work_seconds`
-    is how long the attempt took that ended the job, `error` is the sentence for the user of a failed job.
-    """
+    """One request in the queue. Times are epoch seconds."""
 
     id: str
     state: JobState
     request: SongRequest
     created_at: float
-    started_at: float | None = None
+    started_at: float | None = None  # of the last attempt
     finished_at: float | None = None
-    attempts: int = 0
-    error: str | None = None
+    attempts: int = 0  # without those that a stopping server took back
+    error: str | None = None  # a sentence for the user
     songs: tuple[Song, ...] = ()
-    work_seconds: float | None = None
+    work_seconds: float | None = None  # of the attempt that ended the job
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing more will happen to it."""
         return self.state not in ("queued", "running")
 
 
 @dataclass(frozen=True, slots=True)
-class Ticket:
-    """The answer to a submitted request; `position` counts the waiting jobs including this one."""
-
+class Receipt:
     job_id: str
-    position: int
+    position: int  # in the queue, from 1
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A job that runs from now on; `is_oldest` unless an older one is still queued."""
-
     job: Job
-    is_oldest: bool
+    is_oldest: bool  # no older job is queued
 
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """A job as it is now: `position` (from 1) while it is queued, `progress` while it runs."""
-
     job: Job
-    position: int | None = None
-    progress: Progress | None = None
+    position: int | None = None  # while it is queued
+    progress: Progress | None = None  # while it runs
 
 
 @dataclass(frozen=True, slots=True)
 class QueueStats:
-    """How many jobs there are in each state, and how long one takes.
-
-    `total` also counts cancelled ones. `max_waiting` is 0 when any number may wait.
-    """
-
-    total: int
+    total: int  # with cancelled jobs
     queued: int
     running: int
     succeeded: int
     failed: int
-    max_waiting: int
+    max_waiting: int  # 0: no limit
     average_seconds: float
-
-    @property
-    def waiting(self) -> int:
-        """Jobs that wait for a worker."""
-        return self.queued

@@ -1,4 +1,4 @@
-"""Feeds the queue to a worker: take a job, run it, write down how it ended."""
+"""Runs the jobs of the queue."""
 
 from __future__ import annotations
 
@@ -14,15 +14,11 @@ from acestep.jobs.worker import Worker
 
 log = logging.getLogger(__name__)
 
-# How long a worker gets to unwind once its call was cancelled.
-UNWIND_SECONDS = 1.0
+UNWIND_SECONDS = 1.0  # that a cancelled task gets to end
 
 
 class Runner:
-    """Keeps up to `concurrency` calls of `worker.run` in flight between `start` and `stop`.
-
-    A running job has `grace_seconds` to end when the server stops; then it goes back to the queue.
-    """
+    """Keeps up to `concurrency` calls of `worker.run` in flight."""
 
     def __init__(
         self,
@@ -44,10 +40,9 @@ class Runner:
         self._background: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Settle what an earlier process left behind and begin; does not wait for the worker."""
         requeued, failed = await self._queue.recover()
         if requeued or failed:
-            log.warning("The last server died at work: %d jobs are queued again, %d failed", requeued, failed)
+            log.warning("The last server died: %d running jobs are queued again, %d failed", requeued, failed)
         self._background = {
             self._tasks.keep("The job feed", self._feed),
             self._tasks.keep("The cleaner of old files", self._cleaner.run),
@@ -55,7 +50,7 @@ class Runner:
         }
 
     async def stop(self) -> None:
-        """Ask running jobs to stop, wait a little, and put back those that did not end."""
+        """Ask running jobs to stop, and queue again those that do not end within `grace_seconds`."""
         self._stopping = True
         await _cancel(self._background)
         if self._running:
@@ -64,17 +59,17 @@ class Runner:
         try:
             released = await self._queue.release_running()
         except DataFolderError as error:
-            log.error("%s The next start puts the running jobs back.", error)
+            log.error("%s The next start queues the running jobs again.", error)
             return
         if released:
-            log.info("%d jobs were put back and run again at the next start", released)
+            log.info("%d running jobs are queued again for the next start", released)
 
     async def _feed(self) -> None:
         while True:
             await self._slots.acquire()
             try:
-                await self._worker.wait_ready()  # each time: a worker that got stuck fails no more jobs
-                job = await self._queue.take(self._at_hand)
+                await self._worker.wait_ready()  # each time, since a stuck worker would fail every job
+                job = await self._queue.take(self._loaded)
             except BaseException:
                 self._slots.release()
                 raise
@@ -82,8 +77,8 @@ class Runner:
             self._running.add(task)
             task.add_done_callback(self._leave)
 
-    def _at_hand(self) -> list[str | None]:
-        """The models in memory by name, None for the default; nothing where that is all there are."""
+    def _loaded(self) -> list[str | None]:
+        """The names of the loaded models, and None if the default is one; empty if all are loaded."""
         infos = self._worker.models()
         ready = [info for info in infos if info.state == "ready"]
         if len(ready) == len(infos):
@@ -96,11 +91,11 @@ class Runner:
 
     async def _run(self, job: Job) -> None:
         log.info("Job %s runs (attempt %d)", job.id, job.attempts)
-        if await self._ends(job):
+        if await self._run_to_end(job):
             await self._cleaner.release(job.request)
 
-    async def _ends(self, job: Job) -> bool:
-        """Run a job; False if it only stopped because the server does, and `stop` must put it back."""
+    async def _run_to_end(self, job: Job) -> bool:
+        """Run a job; False if only the stop of the server ended it, so that `stop` must queue it again."""
         try:
             songs = await self._worker.run(job.request, self._queue.reporter(job.id), lambda: self._stopping)
             await self._queue.finish(job.id, songs)

@@ -20,11 +20,10 @@ from pydantic import TypeAdapter, ValidationError
 from acestep.domain.song import Song, SongRequest, TaskOptions
 from acestep.errors import InvalidFieldError, JobDatabaseError
 from acestep.jobs.database import check_place, open_database, translated
-from acestep.jobs.model import Claim, Job, JobState, JobView, Ticket
+from acestep.jobs.model import Claim, Job, JobState, JobView, Receipt
 
 EXPIRE_AT_ONCE = 100  # jobs; deleting their files takes some milliseconds, in which requests wait
-# A job that was running when the server died may have killed it: it gets one more try, not endless ones.
-MAX_ATTEMPTS = 2
+MAX_ATTEMPTS = 2  # starts; a job that was running when the server died may have been the cause
 
 INTERRUPTED = (
     "The server stopped twice while this job was running, so it was given up. Submit it again, "
@@ -44,8 +43,6 @@ T = TypeVar("T")
 def _on_store_thread(
     method: Callable[Concatenate[JobStore, P], T],
 ) -> Callable[Concatenate[JobStore, P], Coroutine[Any, Any, T]]:
-    """Make a coroutine of a method that must run on the thread that owns the connection."""
-
     @wraps(method)
     async def call(self: JobStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
         def work() -> T:
@@ -63,57 +60,45 @@ def _on_store_thread(
 
 
 class JobStore:
-    """The job table. One connection on one thread, so that methods run one after the other.
-
-    Raises JobDatabaseError if the database cannot be opened, and from any method if it cannot be read or
-    written. `damage` is such an error that only a restart can mend. `clock` gives epoch seconds.
-    """
+    """The job table, used on one thread. All methods raise JobDatabaseError where SQLite fails."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         self._path = path
         self._clock = clock
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="jobs")
         self._db = self._thread.submit(open_database, path).result()
-        self.damage: JobDatabaseError | None = None
+        self.damage: JobDatabaseError | None = None  # lasts until a restart
 
     async def close(self) -> None:
-        """Finish what was begun and close the database."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._db.close)
         self._thread.shutdown()
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """The statements of the block take effect together, or not at all."""
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
             yield
 
     @_on_store_thread
-    def submit(self, request: SongRequest, max_waiting: int) -> Ticket | None:
-        """Append a job; None if `max_waiting` (0: no limit) are queued already.
-
-        Raises InvalidFieldError for audio that was deleted since the request was read.
-        """
-        # Files are deleted on this thread too, so what is there now stays until the job has ended.
+    def submit(self, request: SongRequest, max_waiting: int) -> Receipt | None:
+        """None if `max_waiting` (0: any number) are queued. Raises InvalidFieldError for missing audio."""
+        # Files are deleted on this thread too, so one that exists now stays until the job has ended.
         _check_audio(request.task)
         check_place(self._path)
         job_id = str(uuid4())
         with self._transaction():
-            (waiting,) = self._db.execute("SELECT COUNT(*) FROM jobs WHERE state = 'queued'").fetchone()
-            if 0 < max_waiting <= waiting:
+            (queued,) = self._db.execute("SELECT COUNT(*) FROM jobs WHERE state = 'queued'").fetchone()
+            if 0 < max_waiting <= queued:
                 return None
             self._db.execute(
                 "INSERT INTO jobs (id, state, request, created_at) VALUES (?, 'queued', ?, ?)",
                 (job_id, _REQUEST.dump_json(request).decode(), self._clock()),
             )
-        return Ticket(job_id, waiting + 1)
+        return Receipt(job_id, queued + 1)
 
     @_on_store_thread
     def claim(self, models: Collection[str | None] = ()) -> Claim | None:
-        """Mark the oldest queued job as running, of those for one of these models if there are any.
-
-        None among `models` is a request that names none. Returns None if there is no job.
-        """
+        """Mark the oldest job for one of `models` (None: no model named) as running, or else the oldest."""
         with self._transaction():
             while row := self._next_row(models):
                 job = _job(row)
@@ -141,16 +126,14 @@ class JobStore:
 
     @_on_store_thread
     def finish(self, job_id: str, songs: tuple[Song, ...]) -> None:
-        """Mark a running job as succeeded."""
         self._end(job_id, "succeeded", songs=_SONGS.dump_json(songs).decode())
 
     @_on_store_thread
     def fail(self, job_id: str, error: str) -> None:
-        """Mark a running job as failed; `error` is for the user."""
         self._end(job_id, "failed", error=error)
 
     def _end(self, job_id: str, state: JobState, songs: str = "[]", error: str | None = None) -> None:
-        # Only a running job can end: what a stopped or cancelled one still reports must not revive it.
+        # Only a running job can end: a late report of a stopped or cancelled one changes nothing.
         self._db.execute(
             "UPDATE jobs SET state = :state, songs = :songs, error = :error, finished_at = :now,"
             " work_seconds = MAX(0, :now - started_at) WHERE id = :id AND state = 'running'",
@@ -159,7 +142,7 @@ class JobStore:
 
     @_on_store_thread
     def release_running(self) -> int:
-        """Put the running jobs back in their places and give their attempts back; returns how many."""
+        """Queue the running jobs again as if they had never started; returns how many."""
         return self._db.execute(
             "UPDATE jobs SET state = 'queued', started_at = NULL, attempts = attempts - 1"
             " WHERE state = 'running'"
@@ -167,10 +150,7 @@ class JobStore:
 
     @_on_store_thread
     def recover(self) -> tuple[int, int]:
-        """Settle what a server that died left running: back in its place, or failed if it was tried enough.
-
-        Returns how many jobs were put back and how many failed.
-        """
+        """Queue again what a dead server left running, or fail it after MAX_ATTEMPTS; returns both counts."""
         with self._transaction():
             failed = self._db.execute(
                 "UPDATE jobs SET state = 'failed', error = ?, finished_at = ?"
@@ -184,14 +164,13 @@ class JobStore:
 
     @_on_store_thread
     def check(self) -> None:
-        """Write to the disk without changing anything; raises as every method does."""
+        # Rewrites a number in the file's header, so that a disk that takes no writes is noticed.
         check_place(self._path)
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         self._db.execute(f"PRAGMA user_version = {version}")
 
     @_on_store_thread
     def find(self, ids: Sequence[str]) -> list[JobView | None]:
-        """The jobs with these ids in the same order, None where there is none; without live progress."""
         rows = self._db.execute(
             "SELECT *, CASE WHEN state = 'queued' THEN"
             " (SELECT COUNT(*) FROM jobs AS other WHERE other.state = 'queued' AND other.seq <= jobs.seq)"
@@ -203,12 +182,10 @@ class JobStore:
 
     @_on_store_thread
     def counts(self) -> dict[JobState, int]:
-        """How many jobs are in each state that any job is in."""
         return dict(self._db.execute("SELECT state, COUNT(*) FROM jobs GROUP BY state").fetchall())
 
     @_on_store_thread
     def average_seconds(self, window: int, default: float) -> float:
-        """Mean seconds of work of the last `window` jobs that succeeded; `default` if none did."""
         (average,) = self._db.execute(
             "SELECT AVG(work_seconds) FROM (SELECT work_seconds FROM jobs WHERE state = 'succeeded'"
             " ORDER BY finished_at DESC LIMIT ?)",
@@ -218,11 +195,7 @@ class JobStore:
 
     @_on_store_thread
     def expire(self, before: float, delete: Callable[[str], None]) -> int:
-        """Forget jobs that ended before that time and call `delete` with the name of each of their files.
-
-        A job stays as long as an unfinished one needs a file of it. Returns how many jobs are forgotten, at
-        most EXPIRE_AT_ONCE.
-        """
+        """Delete EXPIRE_AT_ONCE jobs that ended before that time, and their files; returns how many."""
         with self._transaction():
             rows = self._db.execute(
                 "SELECT seq, songs FROM jobs WHERE state IN ('succeeded', 'failed', 'cancelled')"
@@ -230,6 +203,7 @@ class JobStore:
                 (before,),
             )
             files = ((row["seq"], _files_in(row["songs"])) for row in rows)
+            # A job stays as long as a queued or running one needs a file of it.
             unneeded = ((seq, names) for seq, names in files if not any(map(self._is_needed, names)))
             expired = dict(islice(unneeded, EXPIRE_AT_ONCE))
             self._db.execute(
@@ -241,15 +215,14 @@ class JobStore:
 
     @_on_store_thread
     def delete_unneeded(self, name: str, delete: Callable[[str], None]) -> bool:
-        """Call `delete(name)` unless an unfinished job needs the file; returns whether it was called."""
+        """Delete a file unless a queued or running job needs it; returns whether it was deleted."""
         if self._is_needed(name):
             return False
         delete(name)
         return True
 
     def _is_needed(self, name: str) -> bool:
-        """Whether a queued or running job names the file `name` as its source or reference."""
-        # Names are unique, so it does not matter where in the request one stands.
+        # File names are unique, so it does not matter where in a request one stands.
         (needed,) = self._db.execute(
             "SELECT EXISTS (SELECT 1 FROM jobs WHERE state IN ('queued', 'running') AND instr(request, ?))",
             (name,),
@@ -258,19 +231,16 @@ class JobStore:
 
     @_on_store_thread
     def files(self) -> set[str]:
-        """The names of all files that belong to a job."""
         rows = self._db.execute("SELECT songs FROM jobs WHERE songs != '[]'")
         return {file for (songs,) in rows for file in _files_in(songs)}
 
     @_on_store_thread
     def oldest_start(self) -> float | None:
-        """When the running job that started first did so, in epoch seconds; None if no job runs."""
         (started,) = self._db.execute("SELECT MIN(started_at) FROM jobs WHERE state = 'running'").fetchone()
         return None if started is None else float(started)
 
 
 def _check_audio(task: TaskOptions) -> None:
-    """Raise InvalidFieldError for audio that was deleted since the request was read."""
     for upload, path in (("src_audio", task.source), ("reference_audio", task.reference)):
         if path and not Path(path).is_file():
             raise InvalidFieldError(
@@ -282,25 +252,23 @@ def _check_audio(task: TaskOptions) -> None:
 
 
 def _files_in(songs: str) -> list[str]:
-    """The files of the songs in a row; none if another version or a damaged disk wrote it."""
     try:
         return [file for song in json.loads(songs) for file in _files_of(song)]
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError):  # another version wrote it
         return []
 
 
 def _files_of(song: dict[str, Any]) -> list[str]:
-    """The files of a stored song: its own, if it is more than a plan, and its stems', if it has any."""
+    # A song that is only a plan has no file, and one of an older version no analysis.
     stems = song.get("analysis", {}).get("stems", ())
     return [file for file in (song["file"], *(stem["file"] for stem in stems)) if file]
 
 
 def _job(row: sqlite3.Row) -> Job:
-    """A row as a job; one that this version cannot read counts as failed."""
     state, error = row["state"], row["error"]
     try:
         request, songs = _REQUEST.validate_json(row["request"]), _SONGS.validate_json(row["songs"])
-    except ValidationError:
+    except ValidationError:  # another version wrote it
         state, error, request, songs = "failed", UNREADABLE, SongRequest(), ()
     return Job(
         id=row["id"],

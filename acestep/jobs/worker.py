@@ -1,8 +1,4 @@
-"""The seam between the queue and whatever makes music.
-
-The engine implements them in this process, scale-out implements the first over other machines, tests fake
-all.
-"""
+"""The protocols between the queue and what makes songs. The engine implements them; tests fake them."""
 
 from __future__ import annotations
 
@@ -17,29 +13,22 @@ Cancelled = Callable[[], bool]
 
 
 class Worker(Protocol):
-    """Makes the songs of a request. Many calls of `run` may be in flight at once."""
+    # Many calls may be in flight at once.
 
     def models(self) -> tuple[ModelInfo, ...]:
-        """The models that can be asked for, the default first; cheap, callable at any time."""
+        """The models that a request can name, the default first."""
         ...
 
     def planner(self, name: str = "") -> PlannerInfo:
-        """The planner that answers requests for the one of this name ("": its own), as far as it is known.
-
-        Where that one cannot be had it is its own. Cheap, callable at any time.
-        """
+        """The planner for requests that name this one ("": none); its own if that one is not available."""
         ...
 
     def planners(self) -> tuple[PlannerInfo, ...]:
-        """Its own planner first, also where there is none, then others that may be asked for."""
+        """Its own planner, which may be absent, then the others that a request can name."""
         ...
 
     async def draft(self, request: DraftRequest, cancelled: Cancelled) -> Draft:
-        """Ask the planner for a song on paper.
-
-        Waits while the planner is being loaded. Raises `PlannerUnavailableError` where there is none, and
-        otherwise as `run` does.
-        """
+        """Waits for the planner. Raises PlannerUnavailableError, and as `run` does."""
         ...
 
     async def wait_ready(self) -> None:
@@ -47,61 +36,49 @@ class Worker(Protocol):
         ...
 
     def trouble(self) -> str:
-        """What keeps it from working though its models are there, and what to do; "" where nothing does."""
+        """Why loaded models cannot make songs, and what to do; "" if they can."""
         ...
 
     async def run(
         self, request: SongRequest, on_progress: OnProgress, cancelled: Cancelled
     ) -> tuple[Song, ...]:
-        """Render every song of `request` to a file in the audio store, in the order of its seeds.
+        """Make a song for each seed. Raises JobCancelledError after `cancelled()`, and other AceStepErrors.
 
-        `on_progress` may be called from any thread. Raises `JobCancelledError` soon after `cancelled()`
-        turns true, and any other `AceStepError` with a sentence for the user when the job cannot be done.
+        `on_progress` and `cancelled` are called from any thread.
         """
         ...
 
 
 class ModelKeeper(Protocol):
-    """Keeps the models of a worker in numbered slots: 1 is the default, others run when they are named."""
+    # Slots are numbered from 1, the slot of the default model.
 
     def inventory(self) -> tuple[ModelInfo, ...]:
-        """The models that can be asked for, and those that only lie on disk."""
+        """The models of `Worker.models`, and those that are only on disk."""
         ...
 
     async def put(self, number: int, name: str | None = None) -> ModelInfo:
-        """Load the model `name` (None: the one that is there, again) into slot `number`, and return it.
+        """Load a model (None: the same again) into a slot, which keeps its model where that fails.
 
-        It is loaded beside the one that is there, which leaves when its songs end; where there is no room for
-        both, that one leaves first. Where loading fails, all is as it was. Raises InvalidFieldError for a
-        name that cannot be had, or has no room beside the other slots; ModelUnavailableError where it cannot
-        be loaded; StageStuckError where a thread is stuck, or loading does not get on.
+        Raises InvalidFieldError (unknown, or no room), ModelUnavailableError, StageStuckError.
         """
         ...
 
     async def reload(self) -> tuple[str, ...]:
-        """Load again what could not be loaded; returns the names of those that are there now.
-
-        Raises StageStuckError as `put` does.
-        """
+        """Load again what failed to load; returns the names that are loaded now."""
         ...
 
 
 class PlannerKeeper(Protocol):
-    """Keeps the planner of a worker. None as a name: the one that is there, or that the settings mean."""
+    # None as a name: the present planner, or else the one that is configured.
 
     async def check(self, name: str | None) -> None:
-        """Whether `put` may work. Raises InvalidFieldError for a name that cannot be had, or has no room."""
+        """Raise InvalidFieldError for a name that is unknown or has no room."""
         ...
 
     async def put(self, name: str | None) -> PlannerInfo:
-        """Have the planner called `name` from now on, and return it once it is there.
-
-        What is being planned ends first; what comes meanwhile waits. Raises as `check` does, and
-        ModelUnavailableError where it cannot be loaded, and StageStuckError where a thread is stuck: then the
-        one that was there stays, or comes again.
-        """
+        """Replace the planner; the old one returns where that fails. Raises as `ModelKeeper.put` does."""
         ...
 
     async def reload(self) -> tuple[str, ...]:
-        """Load it again if it could not be loaded; returns its name then."""
+        """Load it again if it failed to load; returns its name, or nothing."""
         ...

@@ -1,20 +1,28 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
 
 import pytest
 
+from acestep.background import BackgroundTasks
+from acestep.domain.song import Song, SongRequest
 from acestep.files import AudioStore
+from acestep.jobs.cleaner import Cleaner
 from acestep.jobs.queue import JobQueue
+from acestep.jobs.runner import Runner
 from acestep.jobs.store import JobStore
+from acestep.jobs.worker import Cancelled, OnProgress
+from tests.jobs.fakes import FakeWorker, Run, write_songs
+from tests.jobs.jobs_at_work import NO_LIMIT
 
 
 @dataclass
 class Clock:
-    """Time that stands still until it is told."""
+    """A clock that a test sets."""
 
     now: float = 1_700_000_000.0
 
@@ -42,3 +50,35 @@ def queue(store: JobStore) -> JobQueue:
 @pytest.fixture
 def files(tmp_path: Path) -> AudioStore:
     return AudioStore(tmp_path / "audio", b"s" * 32)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "jobs.sqlite3"
+
+
+@pytest.fixture
+def writes(files: AudioStore) -> Run:
+    async def run(asked: SongRequest, on_progress: OnProgress, cancelled: Cancelled) -> tuple[Song, ...]:
+        return write_songs(files, asked)
+
+    return run
+
+
+@pytest.fixture
+def running(store: JobStore, queue: JobQueue, files: AudioStore) -> Callable[..., object]:
+    @asynccontextmanager
+    async def start(
+        worker: FakeWorker,
+        concurrency: int = 1,
+        grace: float = NO_LIMIT,
+        tasks: BackgroundTasks | None = None,
+    ) -> AsyncIterator[Runner]:
+        runner = Runner(queue, worker, Cleaner(store, files, 3600), concurrency, grace, tasks)
+        await runner.start()
+        try:
+            yield runner
+        finally:
+            await runner.stop()
+
+    return start

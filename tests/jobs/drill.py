@@ -1,4 +1,4 @@
-"""A small server to be killed: opens the folder, submits jobs if there are none, and runs all to their end.
+"""A small server that a test kills. It submits jobs if the folder has none, and runs all to their end.
 
 `python -m tests.jobs.drill FOLDER JOBS [--stay]`; with `--stay` it does not leave when the jobs are done.
 """

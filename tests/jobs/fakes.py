@@ -1,8 +1,9 @@
-"""A worker that makes files instead of music, and short ways to requests and songs."""
+"""A worker that makes files instead of music, and short forms of what tests often do."""
 
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,8 @@ from acestep.domain.song import (
     TaskOptions,
 )
 from acestep.files import AudioStore
+from acestep.jobs.model import Job, JobView
+from acestep.jobs.store import JobStore
 from acestep.jobs.worker import Cancelled, OnProgress
 
 Run = Callable[[SongRequest, OnProgress, Cancelled], Awaitable[tuple[Song, ...]]]
@@ -48,13 +51,44 @@ def write_songs(files: AudioStore, asked: SongRequest) -> tuple[Song, ...]:
     return tuple(songs)
 
 
+async def submit(store: JobStore, caption: str = "a song") -> str:
+    receipt = await store.submit(request(caption), max_waiting=0)
+    assert receipt is not None
+    return receipt.job_id
+
+
+async def view(store: JobStore, job_id: str) -> JobView:
+    (found,) = await store.find([job_id])
+    assert found is not None
+    return found
+
+
+async def job(store: JobStore, job_id: str) -> Job:
+    return (await view(store, job_id)).job
+
+
+async def claim(store: JobStore) -> Job:
+    claimed = await store.claim()
+    assert claimed is not None
+    return claimed.job
+
+
+def edit(path: Path, statement: str, *values: object) -> None:
+    """Change the database as another version or a broken disk would."""
+    database = sqlite3.connect(path)
+    with database:
+        database.execute(statement, values)
+    database.close()
+
+
 class FakeWorker:
-    """Does what `run` says; remembers the captions it was asked for, and is ready when `ready` is set."""
+    """Does what `run` says. `waits` is set while a call waits for it to be `ready`."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self.ready = asyncio.Event()
         self.ready.set()
+        self.waits = asyncio.Event()
         self.begun: list[str] = []
         self.at_work = 0
         self.most_at_work = 0
@@ -72,7 +106,10 @@ class FakeWorker:
         return Draft(Metadata(caption=request.caption), request.lyrics)
 
     async def wait_ready(self) -> None:
-        await self.ready.wait()
+        if not self.ready.is_set():
+            self.waits.set()
+            await self.ready.wait()
+            self.waits.clear()
 
     def trouble(self) -> str:
         return "" if self.ready.is_set() else "It is not ready."

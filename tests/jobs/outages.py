@@ -38,11 +38,11 @@ def overwrite(path: Path) -> None:
 async def damaged(path: Path) -> str:
     """Make a database that can be opened and whose table cannot be read; returns the id of its only job."""
     store = JobStore(path)
-    ticket = await store.submit(SongRequest(lyrics="la " * 10_000), max_waiting=0)
+    receipt = await store.submit(SongRequest(lyrics="la " * 10_000), max_waiting=0)
     await store.close()
     overwrite(path)
-    assert ticket is not None
-    return ticket.job_id
+    assert receipt is not None
+    return receipt.job_id
 
 
 Outage = Callable[[JobStore, Path], AbstractContextManager[str]]

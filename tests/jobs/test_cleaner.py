@@ -9,16 +9,15 @@ from pathlib import Path
 import pytest
 
 from acestep.background import BackgroundTasks
-from acestep.domain.song import Song, SongRequest
 from acestep.errors import DataFolderError
 from acestep.files import AudioStore
 from acestep.jobs.cleaner import Cleaner
 from acestep.jobs.queue import JobQueue
 from acestep.jobs.runner import Runner
 from acestep.jobs.store import JobStore
-from acestep.jobs.worker import Cancelled, OnProgress
 from tests.jobs.conftest import Clock
 from tests.jobs.fakes import FakeWorker, request, with_audio, write_songs
+from tests.jobs.jobs_at_work import hangs
 
 HOUR = 3600.0
 
@@ -32,7 +31,7 @@ async def do_job(queue: JobQueue, files: AudioStore) -> tuple[str, list[str]]:
     return job.id, [song.file for song in songs]
 
 
-async def test_expired_jobs_take_their_files_with_them(
+async def test_expired_jobs_are_deleted_with_their_files(
     store: JobStore, queue: JobQueue, files: AudioStore, clock: Clock
 ):
     clock.now = time.time() - 2 * HOUR
@@ -53,7 +52,7 @@ async def test_zero_keeps_for_ever(store: JobStore, queue: JobQueue, files: Audi
     assert None not in [files.path(name) for name in names]
 
 
-async def test_files_that_belong_to_no_job_go_when_they_are_old(
+async def test_old_files_that_belong_to_no_job_are_deleted(
     store: JobStore, queue: JobQueue, files: AudioStore, tmp_path: Path
 ):
     _, kept = await do_job(queue, files)
@@ -104,7 +103,7 @@ async def test_a_song_that_an_unfinished_job_names_stays(
     assert [files.path(name) for name in (*names, orphan)] == [None, None, None]
 
 
-async def test_a_file_that_cannot_be_deleted_is_in_no_ones_way(
+async def test_a_file_that_cannot_be_deleted_is_passed_over(
     store: JobStore,
     queue: JobQueue,
     files: AudioStore,
@@ -145,8 +144,3 @@ async def test_a_cleaning_that_fails_is_tried_again(
     await runner.start()
     await asyncio.wait_for(cleaned.wait(), 5)
     await runner.stop()
-
-
-async def hangs(asked: SongRequest, on_progress: OnProgress, cancelled: Cancelled) -> tuple[Song, ...]:
-    await asyncio.Event().wait()
-    raise AssertionError

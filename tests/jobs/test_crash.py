@@ -1,4 +1,4 @@
-"""What a server that is killed leaves behind, with real processes."""
+"""A server process is killed; the next one goes on with its jobs."""
 
 from __future__ import annotations
 

@@ -6,18 +6,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
+from threading import Event
 
 import pytest
 
 from acestep.domain.song import Progress
 from acestep.errors import JobDatabaseError, QueueFullError
-from acestep.jobs.model import Claim, JobView, QueueStats, Ticket
-from acestep.jobs.queue import PATIENCE, JobQueue
+from acestep.jobs.model import Claim, JobView, QueueStats, Receipt
+from acestep.jobs.queue import MAX_OVERTAKES, JobQueue
 from acestep.jobs.store import JobStore
 from tests.jobs.conftest import Clock
-from tests.jobs.fakes import request, song
+from tests.jobs.fakes import edit, request, song
 from tests.jobs.outages import Outage, damaged, each_outage
-from tests.jobs.test_store import edit
 
 
 async def view(queue: JobQueue, job_id: str) -> JobView:
@@ -31,14 +31,14 @@ async def progress(queue: JobQueue, job_id: str) -> Progress | None:
 
 
 class TestSubmit:
-    async def test_a_hundred_at_once_have_a_hundred_places(self, queue: JobQueue):
-        tickets = await asyncio.gather(*(queue.submit(request(str(number))) for number in range(100)))
-        assert sorted(ticket.position for ticket in tickets) == list(range(1, 101))
-        assert len({ticket.job_id for ticket in tickets}) == 100
-        found = await queue.find([ticket.job_id for ticket in tickets])
-        assert [view.position for view in found if view] == [ticket.position for ticket in tickets]
+    async def test_a_hundred_at_once_have_a_hundred_positions(self, queue: JobQueue):
+        receipts = await asyncio.gather(*(queue.submit(request(str(number))) for number in range(100)))
+        assert sorted(receipt.position for receipt in receipts) == list(range(1, 101))
+        assert len({receipt.job_id for receipt in receipts}) == 100
+        found = await queue.find([receipt.job_id for receipt in receipts])
+        assert [view.position for view in found if view] == [receipt.position for receipt in receipts]
 
-    async def test_no_more_than_may_wait_get_in_however_many_come_at_once(self, store: JobStore):
+    async def test_no_more_are_queued_than_allowed_when_many_come_at_once(self, store: JobStore):
         queue = JobQueue(store, max_waiting=10)
         answers = await asyncio.gather(*(queue.submit(request()) for _ in range(50)), return_exceptions=True)
         assert sum(isinstance(answer, QueueFullError) for answer in answers) == 40
@@ -65,32 +65,52 @@ class TestSubmit:
 class TestTake:
     async def test_waits_until_something_arrives(self, queue: JobQueue):
         taking = asyncio.create_task(queue.take())
-        await queue.stats()  # the store is done with the empty claim when it has answered this
+        await queue.stats()  # the claim of `take` came before this on the store's thread
         assert not taking.done()
-        ticket = await queue.submit(request())
-        assert (await asyncio.wait_for(taking, 5)).id == ticket.job_id
+        receipt = await queue.submit(request())
+        assert (await asyncio.wait_for(taking, 5)).id == receipt.job_id
 
     async def test_misses_nothing_that_arrives_while_it_looks(
         self, store: JobStore, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
     ):
         look = store.claim
-        tickets: list[Ticket] = []
+        receipts: list[Receipt] = []
 
         async def look_just_too_early(models: Collection[str | None]) -> Claim | None:
             found = await look(models)
-            if not tickets:
-                tickets.append(await queue.submit(request()))
+            if not receipts:
+                receipts.append(await queue.submit(request()))
             return found
 
         monkeypatch.setattr(store, "claim", look_just_too_early)
-        assert (await asyncio.wait_for(queue.take(), 5)).id == tickets[0].job_id
+        assert (await asyncio.wait_for(queue.take(), 5)).id == receipts[0].job_id
+
+    async def test_finds_a_job_whose_submit_was_cancelled(
+        self, store: JobStore, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+    ):
+        taking = asyncio.create_task(queue.take())
+        await queue.stats()  # the claim of `take` came before this on the store's thread
+        writes, goes_on = Event(), Event()
+
+        def clock() -> float:
+            writes.set()
+            assert goes_on.wait(20)
+            return 0.0
+
+        monkeypatch.setattr(store, "_clock", clock)
+        submitting = asyncio.create_task(queue.submit(request("kept")))
+        assert await asyncio.to_thread(writes.wait, 20)
+        submitting.cancel()
+        await asyncio.wait([submitting])
+        goes_on.set()
+        assert (await asyncio.wait_for(taking, 5)).request.caption == "kept"
 
     async def test_takes_in_the_order_of_arrival(self, queue: JobQueue):
-        tickets = await asyncio.gather(*(queue.submit(request()) for _ in range(5)))
+        receipts = await asyncio.gather(*(queue.submit(request()) for _ in range(5)))
         taken = [await queue.take() for _ in range(5)]
-        assert [job.id for job in taken] == [ticket.job_id for ticket in tickets]
+        assert [job.id for job in taken] == [receipt.job_id for receipt in receipts]
 
-    async def test_jobs_for_models_at_hand_go_first(self, queue: JobQueue):
+    async def test_jobs_for_loaded_models_go_first(self, queue: JobQueue):
         for caption, model in (("1", "away"), ("2", None), ("3", "near"), ("4", "away"), ("5", "near")):
             await queue.submit(replace(request(caption), model=model))
         taken = [(await queue.take(lambda: ("near",))).request.caption for _ in range(3)]
@@ -98,13 +118,17 @@ class TestTake:
         assert (await queue.take(lambda: (None,))).request.caption == "2"
         assert (await queue.take(lambda: ())).request.caption == "4"
 
-    async def test_the_oldest_waits_for_so_many_only(self, queue: JobQueue):
-        for caption, model in [("first", "away"), ("second", "away"), *[("near", "near")] * 2 * PATIENCE]:
+    async def test_no_more_than_max_overtakes_go_before_the_oldest(self, queue: JobQueue):
+        for caption, model in [
+            ("first", "away"),
+            ("second", "away"),
+            *[("near", "near")] * 2 * MAX_OVERTAKES,
+        ]:
             await queue.submit(replace(request(caption), model=model))
-        taken = [(await queue.take(lambda: ("near",))).request.caption for _ in range(2 * PATIENCE + 2)]
-        assert taken == [*["near"] * PATIENCE, "first", *["near"] * PATIENCE, "second"]
+        taken = [(await queue.take(lambda: ("near",))).request.caption for _ in range(2 * MAX_OVERTAKES + 2)]
+        assert taken == [*["near"] * MAX_OVERTAKES, "first", *["near"] * MAX_OVERTAKES, "second"]
 
-    async def test_a_job_that_cannot_be_read_is_in_nobodys_way(self, queue: JobQueue, tmp_path: Path):
+    async def test_a_job_that_cannot_be_read_is_passed_over(self, queue: JobQueue, tmp_path: Path):
         spoilt = await queue.submit(request("spoilt"))
         await queue.submit(replace(request("whole"), model="near"))
         edit(tmp_path / "jobs.sqlite3", "UPDATE jobs SET request = '{' WHERE id = ?", spoilt.job_id)
@@ -113,8 +137,8 @@ class TestTake:
 
 class TestProgress:
     async def test_is_shown_while_the_job_runs_and_then_only(self, queue: JobQueue):
-        ticket = await queue.submit(request())
-        assert await progress(queue, ticket.job_id) is None
+        receipt = await queue.submit(request())
+        assert await progress(queue, receipt.job_id) is None
         job = await queue.take()
         report = queue.reporter(job.id)
         assert await progress(queue, job.id) == Progress(0.0, "running")
@@ -167,11 +191,11 @@ class TestProgress:
 
 
 class TestWait:
-    async def test_ends_with_the_job_for_everybody_who_waits(self, queue: JobQueue):
-        tickets = [await queue.submit(request()) for _ in range(2)]
+    async def test_ends_with_the_job_for_every_call(self, queue: JobQueue):
+        receipts = [await queue.submit(request()) for _ in range(2)]
         waits = [
-            asyncio.create_task(queue.wait(ticket.job_id, 60))
-            for ticket in (tickets[0], *tickets, tickets[1])
+            asyncio.create_task(queue.wait(receipt.job_id, 60))
+            for receipt in (receipts[0], *receipts, receipts[1])
         ]
         first, second = await queue.take(), await queue.take()
         await queue.finish(first.id, (song("a.mp3"),))
@@ -180,20 +204,20 @@ class TestWait:
         states = [view.job.state for view in views if view]
         assert states == ["succeeded", "succeeded", "failed", "failed"]
 
-    async def test_looks_in_between(self, queue: JobQueue):
-        ticket = await queue.submit(request())
-        shown = await queue.wait(ticket.job_id, 0.001)
+    async def test_ends_after_the_seconds(self, queue: JobQueue):
+        receipt = await queue.submit(request())
+        shown = await queue.wait(receipt.job_id, 0.001)
         assert shown is not None
         assert (shown.job.state, shown.position) == ("queued", 1)
 
-    async def test_what_has_ended_or_never_was_needs_no_waiting(self, queue: JobQueue):
+    async def test_ends_at_once_for_an_ended_or_unknown_job(self, queue: JobQueue):
         await queue.submit(request())
         job = await queue.take()
         await queue.finish(job.id, (song("a.mp3"),))
         shown = await asyncio.wait_for(queue.wait(job.id, 60), 5)
         assert shown is not None
         assert shown.job.songs == (song("a.mp3"),)
-        assert await asyncio.wait_for(queue.wait("nobody", 60), 5) is None
+        assert await asyncio.wait_for(queue.wait("unknown", 60), 5) is None
 
     async def test_misses_no_end_that_comes_while_it_looks(
         self, store: JobStore, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
@@ -230,14 +254,11 @@ class TestStats:
         assert stats == QueueStats(
             total=5, queued=2, running=1, succeeded=1, failed=1, max_waiting=200, average_seconds=8.0
         )
-        assert stats.waiting == 2
 
 
 class TestRefusingDatabase:
-    """A database that refuses delays jobs; it loses none, and `trouble` says why."""
-
     @each_outage
-    async def test_what_the_runner_asks_for_is_tried_until_it_is_done(
+    async def test_take_finish_and_fail_are_tried_until_they_work(
         self, store: JobStore, queue: JobQueue, tmp_path: Path, outage: Outage
     ):
         ids = [(await queue.submit(request(caption))).job_id for caption in "abc"]
@@ -258,7 +279,7 @@ class TestRefusingDatabase:
         assert states == ["succeeded", "failed", "running"]
 
     @each_outage
-    async def test_after_a_refused_submit_it_is_tried_until_jobs_can_be_kept(
+    async def test_the_trouble_of_a_submit_ends_when_the_disk_takes_writes(
         self, store: JobStore, queue: JobQueue, tmp_path: Path, outage: Outage
     ):
         checking = asyncio.create_task(queue.check_after_refusal())
@@ -282,7 +303,7 @@ class TestRefusingDatabase:
         await queue.submit(request())
         assert queue.trouble() == ""
 
-    async def test_a_damaged_one_takes_no_job_any_more(self, tmp_path: Path):
+    async def test_a_damaged_database_takes_no_job(self, tmp_path: Path):
         await damaged(tmp_path / "damaged.sqlite3")
         store = JobStore(tmp_path / "damaged.sqlite3")
         queue = JobQueue(store, delays=lambda: repeat(0.001))
@@ -293,7 +314,7 @@ class TestRefusingDatabase:
         taking.cancel()
         await store.close()
 
-    async def test_damage_that_is_seen_once_is_not_forgotten(self, store: JobStore, queue: JobQueue):
+    async def test_damage_is_remembered(self, store: JobStore, queue: JobQueue):
         store.damage = JobDatabaseError(Path("/data/jobs.sqlite3"), "is damaged.", is_lasting=True)
         await queue.stats()
         assert queue.trouble() == "The job database jobs.sqlite3 is damaged."
@@ -302,7 +323,7 @@ class TestRefusingDatabase:
 
 
 async def trouble(queue: JobQueue) -> str:
-    """What the queue's trouble is, as soon as it has some."""
+    """Wait until the queue has trouble, and return it."""
     async with asyncio.timeout(5):
         while not queue.trouble():  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0.001)

@@ -18,7 +18,7 @@ from acestep.engine.pipeline import SongWriter
 from acestep.engine.renderer import Loaded, OnLoading
 from acestep.files import AudioStore, FileStore
 from acestep.jobs.cleaner import Cleaner
-from acestep.jobs.queue import PATIENCE
+from acestep.jobs.queue import MAX_OVERTAKES
 from acestep.jobs.runner import Runner
 from acestep.jobs.store import JobStore
 from tests.engine.fakes import planner_host
@@ -110,7 +110,7 @@ async def test_each_song_is_made_by_the_model_that_it_names(tmp_path: Path) -> N
     }
     assert hummed == {f"song {number}": result[0]["dit_model"] for number, result in enumerate(made)}
     # In the order of arrival it would be more than 90 loads.
-    assert len(folder.loads) < 3 * REQUESTS / PATIENCE
+    assert len(folder.loads) < 3 * REQUESTS / MAX_OVERTAKES
 
 
 async def test_a_strict_server_refuses_what_is_not_there(tmp_path: Path) -> None:

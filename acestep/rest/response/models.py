@@ -34,7 +34,7 @@ def stats_of(stats: QueueStats, planner: PlannerInfo, memory: MemoryState | None
             succeeded=stats.succeeded,
             failed=stats.failed,
         ),
-        queue_size=stats.waiting,
+        queue_size=stats.queued,
         queue_maxsize=stats.max_waiting,
         avg_job_seconds=stats.average_seconds,
         planner=_planner_state(planner),

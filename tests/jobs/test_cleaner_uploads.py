@@ -1,4 +1,4 @@
-"""What clients upload lives as long as its job, over restarts too, and no longer."""
+"""Uploads are kept until their job has ended, also over a restart."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from acestep.jobs.store import JobStore
 from acestep.jobs.worker import Cancelled, OnProgress
 from tests.jobs.fakes import FakeWorker, Run, with_audio, write_songs
 
-PATIENCE = 20.0
+TIMEOUT = 20.0
 
 
 @pytest.fixture
@@ -45,8 +45,8 @@ def age(path: Path) -> None:
 
 
 async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not await is_so():  # noqa: ASYNC110 - what changes is a file, not an event
+    async with asyncio.timeout(TIMEOUT):
+        while not await is_so():  # noqa: ASYNC110 - files have no events
             await asyncio.sleep(0.002)
 
 
@@ -63,7 +63,7 @@ async def fails(asked: SongRequest, on_progress: OnProgress, cancelled: Cancelle
 
 
 @pytest.mark.parametrize("ends", ["well", "badly"])
-async def test_uploads_go_when_their_job_has_ended(
+async def test_uploads_are_deleted_when_their_job_has_ended(
     queue: JobQueue, files: AudioStore, uploads: FileStore, cleaner: Cleaner, ends: str
 ):
     source, reference = upload(uploads), upload(uploads)
@@ -78,7 +78,7 @@ async def test_uploads_go_when_their_job_has_ended(
     await runner.stop()
 
 
-async def test_what_was_only_named_is_not_ours_to_delete(
+async def test_files_outside_of_the_uploads_stay(
     queue: JobQueue, files: AudioStore, uploads: FileStore, cleaner: Cleaner, tmp_path: Path
 ):
     named, decoy = tmp_path / "song.wav", upload(uploads)
@@ -89,20 +89,20 @@ async def test_what_was_only_named_is_not_ours_to_delete(
     assert named.exists() and elsewhere.exists() and decoy.exists()
 
 
-async def test_cleaning_keeps_what_waiting_and_running_jobs_need(
+async def test_cleaning_keeps_what_queued_and_running_jobs_need(
     store: JobStore, queue: JobQueue, uploads: FileStore, cleaner: Cleaner
 ):
-    running, waiting, orphan, fresh = (upload(uploads) for _ in range(4))
+    running, queued, orphan, fresh = (upload(uploads) for _ in range(4))
     await queue.submit(with_audio(running))
     await queue.take()
-    await queue.submit(with_audio(waiting))
-    for path in (running, waiting, orphan):
+    await queue.submit(with_audio(queued))
+    for path in (running, queued, orphan):
         age(path)
     await cleaner.clean()
-    assert [path.exists() for path in (running, waiting, orphan, fresh)] == [True, True, False, True]
+    assert [path.exists() for path in (running, queued, orphan, fresh)] == [True, True, False, True]
 
 
-async def test_an_upload_that_two_jobs_name_goes_with_the_last(
+async def test_an_upload_that_two_jobs_name_is_deleted_with_the_last(
     queue: JobQueue, uploads: FileStore, cleaner: Cleaner
 ):
     shared = upload(uploads)
@@ -126,16 +126,16 @@ async def test_a_job_that_is_put_back_keeps_its_audio(queue: JobQueue, uploads: 
         raise AssertionError
 
     runner = Runner(queue, FakeWorker(hangs), cleaner, grace_seconds=0.01)
-    ticket = await queue.submit(with_audio(source))
+    receipt = await queue.submit(with_audio(source))
     await runner.start()
-    await asyncio.wait_for(begun.wait(), PATIENCE)
+    await asyncio.wait_for(begun.wait(), TIMEOUT)
     await runner.stop()
-    (view,) = await queue.find([ticket.job_id])
+    (view,) = await queue.find([receipt.job_id])
     assert view is not None and view.job.state == "queued"
     assert source.exists()
 
 
-async def test_an_upload_that_cannot_be_deleted_does_not_harm_the_runner(
+async def test_an_upload_that_cannot_be_deleted_is_logged(
     uploads: FileStore, cleaner: Cleaner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     def refuse(name: str) -> None:
