@@ -55,9 +55,9 @@ class BackgroundTasks:
             except Exception as error:  # whatever it is, the work goes on
                 if time.monotonic() - started > LONGEST_DELAY:
                     waits = self._delays()
-                delay = next(waits)
-                self._broken[key] = f"{name} broke: {_reason(error)} It starts again within {delay:g} s."
-                log.critical("%s broke; it starts again in %g s", name, delay, exc_info=error)
+                what, delay = f"Background task '{name}'", next(waits)
+                self._broken[key] = f"{what} broke: {_reason(error)} It starts again within {delay:g} s."
+                log.critical("%s broke; it starts again in %g s", what, delay, exc_info=error)
             try:
                 await asyncio.sleep(delay)
             finally:
@@ -68,8 +68,9 @@ class BackgroundTasks:
         if error is None:
             self._broken.pop(name, None)
         else:
-            self._broken[name] = f"{name} broke: {_reason(error)} Restart the server."
-            log.critical("%s broke; restart the server", name, exc_info=error)
+            what = f"Background task '{name}'"
+            self._broken[name] = f"{what} broke: {_reason(error)} Restart the server."
+            log.critical("%s broke; restart the server", what, exc_info=error)
 
 
 def _reason(error: BaseException) -> str:

@@ -63,10 +63,10 @@ class TestKeep:
             await asyncio.Event().wait()
 
         with caplog.at_level(logging.CRITICAL):
-            task = tasks.keep("The feed", work)
+            task = tasks.keep("feed", work)
             await asyncio.wait_for(goes_on.wait(), 5)
         assert (runs, tasks.trouble()) == (4, "")
-        assert caplog.text.count("The feed broke; it starts again") == 3
+        assert caplog.text.count("Background task 'feed' broke; it starts again") == 3
         assert "try 3" in caplog.text
         task.cancel()
 
@@ -75,10 +75,11 @@ class TestKeep:
     )
     async def test_work_that_is_broken_is_named_without_what_the_error_says(self, error: Exception):
         tasks = BackgroundTasks(never)
-        task = tasks.keep("The feed", failing(error))
+        task = tasks.keep("feed", failing(error))
         kind = type(error).__name__
         assert await trouble(tasks) == (
-            f"The feed broke: {kind}; the server's log says more. It starts again within 3600 s."
+            f"Background task 'feed' broke: {kind}; the server's log says more. "
+            "It starts again within 3600 s."
         )
         task.cancel()
         await ended(task)
@@ -87,9 +88,9 @@ class TestKeep:
     async def test_an_error_of_the_database_is_told(self):
         tasks = BackgroundTasks(never)
         error = JobDatabaseError(Path("/secret/jobs.sqlite3"), "is damaged. Move it away.")
-        task = tasks.keep("The cleaner", failing(error))
+        task = tasks.keep("cleaner", failing(error))
         assert await trouble(tasks) == (
-            "The cleaner broke: The job database jobs.sqlite3 is damaged. Move it away. "
+            "Background task 'cleaner' broke: The job database jobs.sqlite3 is damaged. Move it away. "
             "It starts again within 3600 s."
         )
         task.cancel()
@@ -103,7 +104,7 @@ class TestKeep:
 
         tasks = BackgroundTasks(noted)
         monkeypatch.setattr("acestep.background.LONGEST_DELAY", -1.0)  # so that every run is a long one
-        task = tasks.keep("The feed", failing(LookupError(), LookupError()))
+        task = tasks.keep("feed", failing(LookupError(), LookupError()))
         async with asyncio.timeout(5):
             while len(asked) < 3:  # noqa: ASYNC110
                 await asyncio.sleep(0)
@@ -113,16 +114,16 @@ class TestKeep:
         async def work() -> None:
             return None
 
-        task = BackgroundTasks(at_once).keep("The feed", work)
+        task = BackgroundTasks(at_once).keep("feed", work)
         await asyncio.wait_for(task, 5)
 
     async def test_two_of_one_name_are_told_apart(self):
         tasks = BackgroundTasks(never)
-        first, second = (tasks.keep("The watch", failing(LookupError())) for _ in range(2))
+        first, second = (tasks.keep("watch", failing(LookupError())) for _ in range(2))
         await trouble(tasks)
         first.cancel()
         await ended(first)
-        assert tasks.trouble().count("The watch broke") == 1
+        assert tasks.trouble().count("Background task 'watch' broke") == 1
         second.cancel()
 
 
@@ -132,18 +133,18 @@ class TestRun:
     ):
         tasks, fine = BackgroundTasks(), asyncio.Event()
         with caplog.at_level(logging.CRITICAL):
-            await ended(tasks.run("Loading base", failing(LookupError("no such file"))()))
+            await ended(tasks.run("load base", failing(LookupError("no such file"))()))
         assert tasks.trouble() == (
-            "Loading base broke: LookupError; the server's log says more. Restart the server."
+            "Background task 'load base' broke: LookupError; the server's log says more. Restart the server."
         )
         assert "no such file" in caplog.text
         fine.set()
-        await ended(tasks.run("Loading base", _returns(fine)))
+        await ended(tasks.run("load base", _returns(fine)))
         assert tasks.trouble() == ""
 
     async def test_work_that_is_cancelled_is_not_broken(self):
         tasks = BackgroundTasks()
-        task = tasks.run("Loading base", _returns(asyncio.Event()))
+        task = tasks.run("load base", _returns(asyncio.Event()))
         await asyncio.sleep(0)
         task.cancel()
         await ended(task)

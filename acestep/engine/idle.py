@@ -62,8 +62,8 @@ Held = TypeVar("Held", bound=Idle)
 async def leave_when_idle(
     seconds: float, held: Callable[[], Iterable[Held]], leave: Callable[[Held], Awaitable[None]]
 ) -> None:
-    """Let each of `held()` leave once it has been idle for `seconds`; until cancelled."""
-    while True:
+    """Let each of `held()` leave once it has been idle for `seconds` (0: never); until cancelled."""
+    while seconds > 0:
         now = time.monotonic()
         due = {id(each): each.idle_since + seconds for each in held() if each.idle_since is not None}
         # Whatever becomes idle meanwhile is not due before that.

@@ -85,9 +85,8 @@ class ModelManager:
                 entry.info = as_on_demand(entry.info)
             else:
                 self._begin(entry)
-        if seconds := self._idle_policy.idle_seconds:
-            watch = partial(leave_when_idle, seconds, self._listed, self._leave)
-            self._unloading = self._idle_policy.tasks.keep("The watch over idle models", watch)
+        watch = partial(leave_when_idle, self._idle_policy.idle_seconds, self._listed, self._leave)
+        self._unloading = self._idle_policy.tasks.keep("idle model watch", watch)
 
     async def wait_ready(self) -> None:
         """Return once a model can serve: one in memory, or on demand once the default has been tried."""
@@ -264,8 +263,7 @@ class ModelManager:
         if entry.info.state in ("on_disk", "failed") and entry.load is not None:
             entry.info = replace(entry.info, state="loading", detail="")
         entry.settled.clear()
-        load = self._load(entry, after, undo)
-        entry.loading = self._idle_policy.tasks.run(f"Loading {entry.info.name}", load)
+        entry.loading = self._idle_policy.tasks.run(entry.stage, self._load(entry, after, undo))
 
     async def _load(self, entry: ModelEntry, after: Sequence[ModelEntry], undo: Undo | None) -> None:
         try:

@@ -154,9 +154,9 @@ class PlannerHost:
         if self._has_started:
             return
         self._has_started = True
-        if seconds := self._idle_policy.idle_seconds:
-            watch = partial(leave_when_idle, seconds, lambda: [self], PlannerHost._leave)
-            self._in_background(self._tasks.keep("The watch over an idle planner", watch))
+        idle_seconds = self._idle_policy.idle_seconds
+        watch = partial(leave_when_idle, idle_seconds, lambda: [self], PlannerHost._leave)
+        self._in_background(self._tasks.keep("idle planner watch", watch))
         if self._own.load is None:
             return
         if self._is_lazy(self._own):
@@ -302,7 +302,7 @@ class PlannerHost:
         self._current = entry
         if entry.info.state == "on_disk":
             entry.say("loading", "")
-        self._change = self._tasks.run(f"Loading {entry.info.name}", self._load(entry))
+        self._change = self._tasks.run(self._stage(entry), self._load(entry))
 
     async def _load(self, entry: PlannerEntry) -> None:
         there = None
@@ -351,8 +351,8 @@ class PlannerHost:
         entry, held = self._current, [self._loop]
         self._loop = self._planner = None
         entry.info = replace(entry.info, state="on_disk", detail=why, backend="", loads_on_demand=True)
-        end = self._end(self._stage(entry), held)
-        self._change = self._tasks.run(f"Unloading {entry.info.name}", end)
+        stage = self._stage(entry)
+        self._change = self._tasks.run(stage, self._end(stage, held))
         await self._settle()
 
     async def _end(self, stage: str, held: list[GenerationLoop]) -> None:
@@ -382,7 +382,7 @@ class PlannerHost:
         finally:
             if loop.failure:
                 unload = self._unload_because(self._failure)
-                self._in_background(self._tasks.run("Unloading a failed planner", unload))
+                self._in_background(self._tasks.run("unload failed planner", unload))
 
     def _in_background(self, task: asyncio.Task[None]) -> None:
         self._background.add(task)

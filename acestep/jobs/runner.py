@@ -44,9 +44,9 @@ class Runner:
         if requeued or failed:
             log.warning("The last server died: %d running jobs are queued again, %d failed", requeued, failed)
         self._background = {
-            self._tasks.keep("The job feed", self._feed),
-            self._tasks.keep("The cleaner of old files", self._cleaner.run),
-            self._tasks.keep("The check of the job database", self._queue.check_after_refusal),
+            self._tasks.keep("job feed", self._feed),
+            self._tasks.keep("file cleaner", self._cleaner.run),
+            self._tasks.keep("job database check", self._queue.check_after_refusal),
         }
 
     async def stop(self) -> None:
@@ -73,7 +73,7 @@ class Runner:
             except BaseException:
                 self._slots.release()
                 raise
-            task = self._tasks.run(f"Job {job.id}", self._run(job))
+            task = self._tasks.run(f"job {job.id}", self._run(job))
             self._running.add(task)
             task.add_done_callback(self._leave)
 

@@ -110,7 +110,7 @@ class TestIdleModels:
         tasks = BackgroundTasks(lambda: repeat(0.2))
         policy = replace(SOON, free=free, tasks=tasks)
         async with opened(ModelManager(folder.slots("turbo", "base"), idle_policy=policy)) as model_manager:
-            await until(lambda: "The watch over idle models broke: RuntimeError" in tasks.trouble())
+            await until(lambda: "'idle model watch' broke: RuntimeError" in tasks.trouble())
             await until(lambda: states(model_manager) == {"turbo": "on_disk", "base": "on_disk"})
         assert tasks.trouble() == ""
 

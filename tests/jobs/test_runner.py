@@ -187,7 +187,7 @@ class TestFailing:
         async with running(worker, tasks=tasks):
             receipt = await queue.submit(request())
             assert (await ended(queue, receipt.job_id)).job.state == "succeeded"
-        assert caplog.text.count("The job feed broke") == 3
+        assert caplog.text.count("'job feed' broke") == 3
         assert "no such machine" in caplog.text
         assert tasks.trouble() == ""
 
@@ -201,7 +201,7 @@ class TestFailing:
         tasks = BackgroundTasks(lambda: repeat(3600.0))
 
         async def is_told() -> bool:
-            return "The job feed broke: LookupError" in tasks.trouble()
+            return "'job feed' broke: LookupError" in tasks.trouble()
 
         async with running(worker, tasks=tasks):
             await until(is_told)
@@ -223,4 +223,4 @@ class TestFailing:
             first, second = await queue.submit(request()), await queue.submit(request())
             for receipt in (first, second):
                 assert (await ended(queue, receipt.job_id)).job.state == "succeeded"
-        assert f"Job {first.job_id} broke: LookupError" in tasks.trouble()
+        assert f"'job {first.job_id}' broke: LookupError" in tasks.trouble()

@@ -134,12 +134,13 @@ class TestHealth:
             tasks = BackgroundTasks()
             provide(server.app, replace(server.app.state.services, background=tasks))
             assert (await server.client.get("/health")).status_code == 200
-            await asyncio.wait([tasks.run("The job feed", breaks())])
+            await asyncio.wait([tasks.run("job feed", breaks())])
             answer = await server.client.get("/health")
             body = answer.json()
             assert (answer.status_code, body["data"]["status"]) == (503, "error")
             assert body["error"] == (
-                "The job feed broke: LookupError; the server's log says more. Restart the server."
+                "Background task 'job feed' broke: LookupError; the server's log says more. "
+                "Restart the server."
             )
 
     async def test_the_default_model_failed(self, serve: Serve):
