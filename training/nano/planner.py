@@ -105,7 +105,9 @@ def main() -> None:
         model = Qwen3ForCausalLM.from_pretrained(arguments.out, dtype=torch.float32)
     else:
         rng = random.Random(0)
-        tokenizer = train_tokenizer([clips_as_codes.dialogue(rng) for _ in range(1500)], clips_as_codes.codes.count)
+        tokenizer = train_tokenizer(
+            [clips_as_codes.dialogue(rng) for _ in range(1500)], clips_as_codes.codes.count
+        )
         model = build(len(tokenizer))
     lessons = clips_as_codes.dialogues(random.Random(arguments.lessons))
     learn(model, tokenizer, lessons, Clock(arguments.minutes))
