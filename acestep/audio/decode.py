@@ -1,7 +1,4 @@
-"""What clients send as audio: the check of an upload, and the way to stereo samples.
-
-What cannot be used is an `UnusableAudioError`, whatever is wrong with it.
-"""
+"""Reads audio of any format: checks of uploads, and stereo samples."""
 
 from __future__ import annotations
 
@@ -34,7 +31,7 @@ _NO_SOUND = "it holds no audio that can be decoded"
 
 @dataclass(frozen=True, slots=True)
 class AudioLimits:
-    """What an upload may be at most."""
+    """The limits of an upload."""
 
     max_seconds: float = MAX_DURATION
     max_channels: int = 8
@@ -109,7 +106,7 @@ def read(path: Path, sample_rate: int | None = None, max_seconds: float | None =
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """An open file and the stream in it that is heard."""
+    """An open file and its audio stream."""
 
     path: Path
     container: av.container.InputContainer
@@ -142,7 +139,7 @@ class _Source:
                     yield frame.sample_rate, block[: self._music_in(packet, frame.sample_rate)] @ matrix
 
     def _music_in(self, packet: av.Packet, rate: int) -> int | None:
-        """How many samples of `packet` count: the last of an MP4 says so, but FFmpeg decodes all of it."""
+        """The samples of `packet` that count: FFmpeg decodes more of the last packet of an MP4."""
         if self.container.format.name == _MP4 and packet.duration:
             return round(float(packet.duration * packet.time_base) * rate)
         return None
@@ -168,7 +165,7 @@ class _Source:
 
 @contextmanager
 def _open(path: Path) -> Iterator[_Source]:
-    """Open `path`; what FFmpeg has to say against it comes out as an `UnusableAudioError`."""
+    """Raises `UnusableAudioError` with FFmpeg's error."""
     options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
     try:
         _check_size(path)
@@ -189,7 +186,7 @@ def _kind(frame: av.AudioFrame) -> str:
 
 
 def _check_size(path: Path) -> None:
-    """Refuse an empty file, and a WAV shorter than its header says: of that, FFmpeg plays what is there."""
+    """Refuse an empty file, and a WAV shorter than its header says, which FFmpeg reads without an error."""
     size = path.stat().st_size
     if size == 0:
         raise _unusable(path, "it is empty")
@@ -204,7 +201,7 @@ def _check_size(path: Path) -> None:
 
 
 def _decoded(packet: av.Packet) -> list[av.AudioFrame]:
-    """The frames of a packet; one that is damaged has none, as in any player."""
+    """The frames of a packet; a damaged one has none."""
     try:
         return list(packet.decode())
     except av.FFmpegError:

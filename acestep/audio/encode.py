@@ -53,7 +53,7 @@ class _Encoding:
 _ENCODINGS: Mapping[AudioFormat, _Encoding] = {
     "wav": _Encoding("wav", "wav", "pcm_s16le", "s16"),
     "wav32": _Encoding("wav", "wav", "pcm_f32le", "flt"),
-    # 24 bits: whoever asks for a lossless file means to work on it.
+    # 24 bits: a lossless file is for further work on the sound.
     "flac": _Encoding("flac", "flac", "flac", "s32"),
     # Level 7 leaves LAME's noise shaping out: a third faster than its default, and at these bit rates the
     # noise of the worst bands was no higher (measured per critical band on chords with drums).
@@ -86,7 +86,6 @@ _LAYOUTS = {1: "mono", 2: "stereo"}
 
 
 def extension(audio_format: AudioFormat) -> str:
-    """File name extension of a format, without the dot."""
     return _ENCODINGS[audio_format].extension
 
 
@@ -94,11 +93,9 @@ _LOSSY = ("mp3", "opus", "aac")
 
 
 def write(clip: AudioClip, path: Path, spec: FileSpec) -> None:
-    """Encode `clip` (one or two channels) into the file `path`.
+    """Encode `clip` (one or two channels) into the file `path`, which `decode.read` reads at the same length.
 
-    A file that is read again by `decode.read` has exactly the clip's length. The clip's sample rate is kept
-    where the format has it, and what is beyond 1 in wav32. Raises `OSError` if the file cannot be written;
-    what was written until then is left to the caller.
+    The clip's sample rate is kept where the format has it. Raises `OSError` if the file cannot be written.
     """
     encoding = _ENCODINGS[spec.audio_format]
     clip = _at_rate_of(encoding, clip)
@@ -133,7 +130,6 @@ def _at_rate_of(encoding: _Encoding, clip: AudioClip) -> AudioClip:
 
 
 def _frames(clip: AudioClip, sample_format: str) -> Iterator[av.AudioFrame]:
-    """The clip in frames of one second."""
     second = clip.sample_rate
     for start in range(0, clip.samples.shape[1], second):
         block = _as_format(clip.samples[:, start : start + second], sample_format)

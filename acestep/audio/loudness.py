@@ -1,4 +1,4 @@
-"""How loud a song is, by the standards of broadcasting. Knows nothing of files and models."""
+"""The loudness of a song, as broadcasting measures it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _DECIMALS = 2
 
 
 def measure_loudness(clip: AudioClip) -> Loudness:
-    """Integrated loudness in LUFS (ITU-R BS.1770-4, gated) and true peak in dBTP of `clip`.
+    """Integrated loudness in LUFS (ITU-R BS.1770-4, gated) and true peak in dBTP.
 
-    Each is None where there is nothing to measure: silence, or for the loudness less than 0.4 s.
+    None for silence; the loudness also for less than 0.4 s.
     """
     return Loudness(_decibels(_integrated(clip)), _decibels(_true_peak(clip)))
 

@@ -1,4 +1,4 @@
-"""The level of a finished song. Knows nothing of files and models."""
+"""The level of a finished song."""
 
 from __future__ import annotations
 
@@ -15,10 +15,7 @@ SILENCE = 1e-6
 
 
 def normalise_peak(clip: AudioClip) -> AudioClip:
-    """`clip` with the largest magnitude over all channels at -1 dBFS; silence comes back as it is.
-
-    Raises `AceStepError` if a sample is not a finite number: such a song cannot be heard.
-    """
+    """`clip` with its peak at -1 dBFS; silence stays. Raises `AceStepError` if a sample is not finite."""
     peak = _peak(clip.samples)
     if peak < SILENCE:
         return clip
@@ -26,10 +23,7 @@ def normalise_peak(clip: AudioClip) -> AudioClip:
 
 
 def limit_peak(clip: AudioClip, part: slice, beside: AudioClip) -> AudioClip:
-    """`clip`, softer if `part` of its samples is louder than both -1 dBFS and all of `beside`.
-
-    Raises `AceStepError` as `normalise_peak` does.
-    """
+    """`clip`, softer if `part` of it is louder than -1 dBFS and `beside`. Raises as `normalise_peak`."""
     peak, most = _peak(clip.samples[:, part]), max(PEAK, _peak(beside.samples))
     if peak <= most:
         return clip

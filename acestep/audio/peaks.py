@@ -1,4 +1,4 @@
-"""The outline of a song, for pages that draw it. Knows nothing of files and models."""
+"""The outline of a song, for pages that draw it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ _DECIMALS = 3  # a thousandth of a drawing's height is less than one of its pixe
 
 
 def waveform_peaks(clip: AudioClip, points: int) -> tuple[tuple[float, float], ...]:
-    """The lowest and highest sample of all channels in each of `points` equal pieces of `clip`, in order.
-
-    The pieces differ by one sample at most; a clip of fewer samples has as many points as it has samples.
-    """
+    """The lowest and highest sample of all channels in each of `points` pieces; fewer for a short clip."""
     lowest, highest = clip.samples.min(axis=0), clip.samples.max(axis=0)
     count = min(points, len(lowest))
     starts = np.arange(count) * len(lowest) // max(count, 1)

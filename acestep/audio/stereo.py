@@ -1,4 +1,4 @@
-"""Any channels to stereo. Knows nothing of files and codecs."""
+"""Any channels to stereo."""
 
 from __future__ import annotations
 

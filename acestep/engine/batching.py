@@ -90,7 +90,6 @@ class BatchingStage(Generic[Item, Result]):
         return batch
 
     def _first(self, waiting: Sequence[Item]) -> Item:
-        """The item whose group is next."""
         oldest = waiting[0]
         alike = next((item for item in waiting if self._affinity(item) == self._last_affinity), oldest)
         first = alike if self._overtakes < MAX_OVERTAKES else oldest
@@ -130,10 +129,10 @@ class BatchingStage(Generic[Item, Result]):
 
 
 class BatchLimit:
-    """How much music fits into a batch of a model, learned from batches that ran out of memory.
+    """How many seconds of music fit into a batch of a model, learned from batches that ran out of memory.
 
-    Memory grows with the number of songs times their length, so one limit in seconds holds for all lengths.
-    It is kept as long as the model is in memory: after it is loaded again, there may be more room.
+    Memory grows with the number of songs times their length. A limit is forgotten with its
+    model: after the model is loaded again, there may be more room.
     """
 
     def __init__(self) -> None:
@@ -156,7 +155,6 @@ class BatchLimit:
 
 
 def _half(count: int) -> int:
-    """The larger half."""
     return -(-count // 2)
 
 

@@ -77,11 +77,7 @@ class RenderTask:
 
 
 class SongPipeline:
-    """Makes the songs of requests.
-
-    The planner has a thread of its own, the model computes on one thread, files are written on another. Songs
-    that wait at the same time are rendered in batches.
-    """
+    """Makes the songs of requests. Songs that wait at the same time are rendered in batches."""
 
     def __init__(self, planner_host: PlannerHost, writer: SongWriter, watchdog: Watchdog, free: Free) -> None:
         self._planner_host = planner_host
@@ -276,7 +272,6 @@ class SongPipeline:
 
 
 def _without_audio(request: SongRequest, planned: Planned, info: ModelInfo) -> Song:
-    """The result of a request that asks for a plan alone."""
     return Song(
         file="",
         plan=planned.plans[0],
@@ -331,7 +326,6 @@ class JobProgress:
         return self._count + song * self._stems + number
 
     def plan(self, fraction: float, text: str) -> None:
-        """Report on the plan of all songs."""
         with self._lock:
             done = max(self._songs[0][0], self._planning * fraction)
             self._songs = [(done, 0.0, "plan", text)] * self._count
@@ -361,17 +355,12 @@ _TITLE_LENGTH = 60
 
 
 class SongWriter:
-    """Writes songs into `store`; `mp3_bitrate` in kbit/s."""
-
     def __init__(self, store: AudioStore, mp3_bitrate: int) -> None:
         self._store = store
         self._mp3_bitrate = mp3_bitrate
 
     def write(self, clip: AudioClip, plan: SongPlan, audio_format: AudioFormat, model: str) -> str:
-        """Encode `clip` and return the file's name in the store.
-
-        Raises DataFolderError where the file cannot be written.
-        """
+        """The name of the file in the store. Raises DataFolderError where it cannot be written."""
         tags = Tags(title(plan.caption), plan.caption, plan.seed, plan.bpm, plan.key_scale, model)
         try:
             with self._store.new_file(extension(audio_format)) as file:

@@ -67,7 +67,6 @@ _THINKING_SHARE, _METADATA_SHARE, _PLAIN_SHARE = 0.5, 0.15, 0.05
 
 
 def planning_share(request: SongRequest) -> float:
-    """The share of a job's time that planning takes."""
     if request.planner.thinking:
         return _THINKING_SHARE
     return _METADATA_SHARE if uses_planner(request) else _PLAIN_SHARE
@@ -101,10 +100,7 @@ async def plan_job(
 async def _plan_with_retry(
     request: SongRequest, model: ModelInfo, planner_host: PlannerHost, callbacks: PlanningCallbacks
 ) -> Planned:
-    """As `plan_request`; where memory runs out, again with one song after another.
-
-    Raises NotEnoughMemoryError where that runs out of memory too.
-    """
+    """As `plan_request`; where memory runs out, again with one song after another."""
     async with planner_host.borrow(request.planner.model) as planner:
         try:
             return await plan_request(request, model, planner, callbacks)
@@ -197,7 +193,6 @@ async def _think(
     callbacks: PlanningCallbacks,
     one_by_one: bool,
 ) -> tuple[SongPlan, ...]:
-    """The plans with audio codes."""
     done = [0.0] * len(plans)
 
     async def think(song: int, plan: SongPlan) -> SongPlan:

@@ -42,10 +42,9 @@ class Renderer(Protocol):
         cancelled: Cancelled,
         sources: Sequence[SourceLatents] = (),
     ) -> Sequence[SongLatents]:
-        """Latents of each plan; `sources` has one entry each.
+        """Latents of plans that share their length, sampling and adapters; `sources` has one entry each.
 
-        All plans share their length, their sampling and their adapters. Raises JobCancelledError soon after
-        `cancelled()` turns true, CheckpointError for an adapter that cannot be used.
+        Raises JobCancelledError soon after `cancelled()`, CheckpointError for an adapter that cannot be used.
         """
         ...
 
@@ -56,10 +55,9 @@ class Renderer(Protocol):
     def align_lyrics(
         self, plan: SongPlan, song: SongLatents, sources: SourceLatents
     ) -> Callable[[], LyricTimes]:
-        """Run the song's attention to its lyrics, and return the function that aligns them by it.
+        """Run the song's attention to its lyrics; the result computes their times by it, on any thread.
 
-        The function takes seconds, needs no model, and may be called from any thread. Raises
-        UntimedLyricsError where the song has no words, or the attention heads of the model are not known.
+        Raises UntimedLyricsError where the song has no words, or the model's attention heads are not known.
         """
         ...
 

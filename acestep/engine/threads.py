@@ -81,23 +81,18 @@ class Watchdog:
         )
 
     def check(self) -> None:
-        """Raise StageStuckError where a thread is stuck."""
         for thread in self._threads:
             if self.is_stuck(thread):
                 raise StageStuckError(thread.stage, self._limit)
 
     async def wait_healthy(self) -> None:
-        """Return once no thread is stuck."""
         while self.trouble():  # noqa: ASYNC110 - time passes, without an event
             await asyncio.sleep(self._poll)
 
     async def watch(
         self, work: asyncio.Future[T], thread: Watched, has_begun: Callable[[], bool] = lambda: True
     ) -> T:
-        """The result of `work`, which `thread` does now, or later, when it `has_begun`.
-
-        Raises StageStuckError when the thread is stuck at it; a later result or error is dropped.
-        """
+        """The result of `work`. Raises StageStuckError where `thread` is stuck at it, once it `has_begun`."""
         try:
             while self._limit and not work.done():
                 timeout = max(self._poll, self._limit - thread.silence())
@@ -164,10 +159,7 @@ class WatchedThread:
             raise
 
     async def see_through(self, stage: str, call: Callable[[], T]) -> T:
-        """As `run`, but work that is stuck is not given up: its result is used, however late.
-
-        Only cancelling gives it up.
-        """
+        """As `run`, but stuck work goes on, and its late result is used. Only cancelling gives it up."""
         work, future = self._submit(stage, call)
         try:
             with suppress(StageStuckError):
@@ -178,7 +170,6 @@ class WatchedThread:
             raise
 
     def close(self) -> None:
-        """Begin no more work; does not wait for the work at hand."""
         self._executor.shutdown(wait=False, cancel_futures=True)
         self._watchdog.forget(self)
 
@@ -237,16 +228,12 @@ def _lower_priority() -> None:
 
 
 def collect() -> None:
-    """Give back the memory that Python alone can free."""
     gc.collect()
 
 
 @dataclass(frozen=True, slots=True)
 class WorkItem:
-    """What a stage works on, for the error where memory runs out: `what`, of `seconds`, with `model`.
-
-    `remedy` is said where `seconds` is None: unknown, or without meaning.
-    """
+    """What a stage works on, for the error where memory runs out. `remedy` is for items without `seconds`."""
 
     stage: str
     model: str
@@ -293,7 +280,6 @@ class OomRetry:
         return self.run(item, smaller or work)
 
     def _sentence(self, item: WorkItem) -> str:
-        """What was too large, and what would fit, as far as it is known."""
         if item.seconds is None:
             return f"{item.what} is too large for this server; {item.remedy}"
         told = f"{item.what} of {item.seconds:g} s is too large for this server"

@@ -51,8 +51,6 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class TorchRenderer:
-    """The `Renderer` of a checkpoint in memory."""
-
     synthesizer: Synthesizer
     codec: Codec
     adapters: TransformerAdapters
@@ -162,7 +160,6 @@ def _stop(cancelled: Cancelled) -> None:
 
 
 def free_memory() -> None:
-    """Give unused memory back to the devices."""
     gc.collect()
     for kind in (torch.cuda, torch.xpu, torch.mps):
         if kind.is_available():
@@ -254,10 +251,8 @@ def load_planner(
 ) -> LoadedPlanner:
     """Load the language model in `folder` onto `device`, with `backend` as in ACESTEP_LM_BACKEND.
 
-    Where that backend cannot run it, PyTorch does, and `detail` says why. `plan` has the size of its cache,
-    and whether it is offloaded. `beat` is called as loading makes progress, but not by vLLM. Raises
-    CheckpointError where files do not fit, ModelUnavailableError where there is no such device or vLLM does
-    not start.
+    Where that backend cannot run it, PyTorch does, and `detail` says why. Raises CheckpointError where files
+    do not fit, ModelUnavailableError where there is no such device or vLLM does not start.
     """
     torch_device, quantization = choose_device(device), plan.quantization if plan else "none"
     sequences, length = (
@@ -296,10 +291,7 @@ def _precision(dtype: torch.dtype, quantization: Quantization) -> str:
 
 
 def choose_device(name: str) -> torch.device:
-    """The torch device that ACESTEP_DEVICE means; `auto` is the best available one.
-
-    Raises ModelUnavailableError where it is not available.
-    """
+    """The device that ACESTEP_DEVICE means. Raises ModelUnavailableError where it is not available."""
     available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),

@@ -65,10 +65,7 @@ class OffloadGroup:
         self._modules = modules
 
     def entered(self) -> Iterator[Tensor]:
-        """The weights that are on the device from `enter` on: all but streamed layers.
-
-        Adapters that were loaded after the group was made are among them.
-        """
+        """The weights that `enter` loads: all but streamed layers, with adapters that were loaded later."""
         streamed = set(map(id, _weights(self.layers))) if self.placement == "streamed" else set()
         yield from (weight for weight in self.everything() if id(weight) not in streamed)
 
@@ -114,10 +111,7 @@ class OffloadManager:
             request.release()
 
     def enter(self, group: OffloadGroup) -> None:
-        """Load the group onto the device; the group of the stage before is offloaded first.
-
-        Where memory runs out, none of its weights is on the device.
-        """
+        """Load the group onto the device, and offload the one before. Out of memory, it loads none of it."""
         current = None if self._current is None else self._current()
         if group is current:
             return
@@ -214,7 +208,6 @@ class OffloadedModel:
 
 
 def _weights(modules: Iterable[HasWeights]) -> Iterator[Tensor]:
-    """Each once, also where two modules share it."""
     seen: set[int] = set()
     for module in modules:
         for weight in module.parameters():
@@ -245,7 +238,7 @@ class DeviceLock:
         self._requests: deque[LockRequest] = deque()
 
     def request(self) -> LockRequest:
-        """Request the device; returns at once. The caller must `release` the request, granted or not."""
+        """Returns at once. The caller must `release` the request, granted or not."""
         request = LockRequest(self._requests, self._changed)
         with self._changed:
             self._requests.append(request)
