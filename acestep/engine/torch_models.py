@@ -216,7 +216,8 @@ def load_model(
             f"{checkpoint.vae} makes latents of {codec.latent_channels} channels, but {checkpoint.dit} "
             f"works on {modules.config.latent_channels}: they do not belong together."
         )
-    if plan:
+    # On a CPU nothing moves; elsewhere a planner that is loaded later may be offloaded and share the device.
+    if plan and (torch_device.type != "cpu" or offloads(plan)):
         modules = place_model(modules, codec, plan, torch_device, _offload_manager(torch_device, shared))
     room = plan.adapter_room if plan else None
     adapters = TransformerAdapters(checkpoint.name, modules.transformer, context.folder, room)

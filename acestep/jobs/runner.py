@@ -91,7 +91,8 @@ class Runner:
 
     async def _run(self, job: Job) -> None:
         log.info("Job %s runs (attempt %d)", job.id, job.attempts)
-        if await self._run_to_end(job):
+        ended, task = await self._run_to_end(job), job.request.task
+        if ended and (task.source or task.reference):
             await self._cleaner.release(job.request)
 
     async def _run_to_end(self, job: Job) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from acestep.errors import JobDatabaseError
-from acestep.jobs.database import check_place, open_database, translated
+from acestep.jobs.store import check_place, open_database, translated
 from tests.jobs.outages import damaged
 
 MAY_WRITE = "See that the server may write to it and to its folder."
