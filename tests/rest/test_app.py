@@ -18,7 +18,7 @@ from acestep.rest.app import create_app
 from acestep.rest.deps import HttpServices, provide
 from acestep.rest.envelope import ErrorGuard
 from acestep.rest.request.body import BodyReader, Probed
-from tests.rest.conftest import CONFIG, TURBO, FakeWorker
+from tests.rest.conftest import CONFIG, TURBO, FakeWorker, Server, assert_error
 
 
 def test_services_may_come_from_the_lifespan(tmp_path: Path):
@@ -77,3 +77,25 @@ async def test_an_error_in_the_middle_of_an_answer_ends_it():
 def test_the_interface_loads_without_torch():
     script = "import sys, acestep.rest.app; sys.exit(int('torch' in sys.modules or 'av' in sys.modules))"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+class TestRoutes:
+    @pytest.mark.parametrize("path", ["/nothing", "/v1/nothing", "/release_task/x", "/v1/audio/../health"])
+    async def test_unknown_paths(self, server: Server, path: str):
+        assert_error(await server.client.get(path), 404)
+
+    @pytest.mark.parametrize(
+        ("method", "path", "allowed"),
+        [
+            ("GET", "/release_task", "POST"),
+            ("GET", "/query_result", "POST"),
+            ("POST", "/v1/stats", "GET"),
+            ("DELETE", "/v1/audio", "GET"),
+            ("PUT", "/health", "GET"),
+            ("OPTIONS", "/release_task", "POST"),
+        ],
+    )
+    async def test_wrong_methods(self, server: Server, method: str, path: str, allowed: str):
+        answer = await server.client.request(method, path)
+        assert_error(answer, 405)
+        assert allowed in answer.headers["allow"]

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,23 @@ import pytest
 from acestep.domain.models import ModelState
 from acestep.domain.song import MAX_SEED, Draft, DraftRequest, Metadata, PlannerOptions
 from acestep.errors import JobCancelledError, PlannerError, PlannerUnavailableError, UnusableAudioError
+from acestep.examples import Examples, load_custom, load_simple
 from acestep.jobs.worker import Cancelled
-from acestep.rest import wait
 from acestep.rest.envelope import Envelope
+from acestep.rest.response.jobs import custom_sample
 from acestep.rest.response.schemas import DraftAnswer
-from tests.rest.conftest import CONFIG, PLANNER, FakeWorker, Serve, assert_error
+from tests.rest.conftest import (
+    BASE,
+    CONFIG,
+    NO_PLANNER,
+    PLANNER,
+    TURBO,
+    FakeWorker,
+    Serve,
+    Server,
+    assert_error,
+)
+from tests.rest.request.accepting import accept
 
 DECIDED = Metadata(120, "Bright city pop with brass", 95, "F# minor", "ja", "4")
 BOTH = pytest.mark.parametrize("path", ["/format_input", "/v1/understand"])
@@ -361,88 +374,86 @@ class TestBoth:
             assert_error(await server.client.post(path, content=body, headers=headers), 400)
 
 
-class Patient:
-    """A planner that thinks until it is told to stop, or, if `deaf`, until it is cancelled."""
-
-    def __init__(self, deaf: bool = False) -> None:
-        self.deaf = deaf
-        self.begun = asyncio.Event()
-        self.ended = ""
-
-    async def __call__(self, request: DraftRequest, cancelled: Cancelled) -> Draft:
-        self.begun.set()
-        self.file = Path(request.audio_path) if request.audio_path else None
-        try:
-            # As a thread would, it looks now and then.
-            while self.deaf or not cancelled():  # noqa: ASYNC110
-                await asyncio.sleep(0.001)
-        except asyncio.CancelledError:
-            self.ended = "cancelled"
-            raise
-        # The file must be there for as long as a thread of the planner may read it.
-        self.ended = "stopped, file there" if self.file and self.file.exists() else "stopped"
-        raise JobCancelledError("The draft was cancelled.")
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-class TestPatience:
-    @BOTH
-    async def test_a_planner_that_is_too_slow(self, serve: Serve, path: str):
-        patient = Patient()
-        async with serve(replace(CONFIG, draft_timeout=0.02), worker=planner(drafter=patient)) as server:
-            answer = await server.client.post(path, json=body_for(path))
-            assert_error(answer, 504, "The planner did not answer within 0.02 s", "ACESTEP_LM_TIMEOUT")
-        assert patient.ended == "stopped"
+async def draw(server: Server, **fields: Any) -> dict[str, Any]:
+    answer = await server.client.post("/create_random_sample", json=fields)
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    assert (body["code"], body["error"], body["extra"]) == (200, None, None)
+    return dict(body["data"])
 
-    async def test_one_that_is_not_even_loaded(self, serve: Serve):
-        info = replace(PLANNER, state="downloading", detail="3 of 7 GB")
-        worker = planner(drafter=Patient(), planner_info=info)
-        async with serve(replace(CONFIG, draft_timeout=0.02), worker=worker) as server:
-            answer = await server.client.post("/format_input", json={"prompt": "pop"})
-            assert_error(answer, 504, "The planner is still downloading (3 of 7 GB)", "Try again later")
 
-    async def test_one_that_does_not_listen_is_cancelled(self, serve: Serve, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr(wait, "UNWIND_SECONDS", 0.02)
-        patient = Patient(deaf=True)
-        async with serve(replace(CONFIG, draft_timeout=0.02), worker=planner(drafter=patient)) as server:
-            assert_error(await server.client.post("/format_input", json={"prompt": "pop"}), 504)
-            await asyncio.sleep(0)
-        assert patient.ended == "cancelled"
+@pytest.mark.parametrize(
+    "fields", [{}, {"sample_type": ""}, {"sample_type": None}, {"sample_type": "simple_mode"}]
+)
+async def test_simple(shared: Server, fields: dict[str, Any]):
+    data = await draw(shared, **fields)
+    assert set(data) == {"description", "instrumental", "vocal_language"}
+    assert (type(data["description"]), type(data["instrumental"])) == (str, bool)
 
-    async def test_uploads_are_there_until_it_has_stopped_and_gone_then(self, serve: Serve):
-        patient = Patient()
-        async with serve(replace(CONFIG, draft_timeout=0.02), worker=planner(drafter=patient)) as server:
-            files: Any = {"audio": ("a.wav", b"RIFF")}
-            assert_error(await server.client.post("/v1/understand", files=files), 504)
-            assert patient.ended == "stopped, file there"
-            assert list(server.uploads.iterdir()) == []
 
-    async def test_a_client_that_leaves(self, serve: Serve):
-        patient = Patient()
-        async with serve(worker=planner(drafter=patient)) as server:
-            body = iter([{"type": "http.request", "body": b'{"prompt": "pop"}', "more_body": False}])
+@pytest.mark.parametrize("kind", ["custom_mode", "anything", "Simple", 5])
+async def test_custom(shared: Server, kind: Any):
+    data = await draw(shared, sample_type=kind)
+    assert {name: type(value) for name, value in data.items()} == {
+        "think": bool,
+        "caption": str,
+        "lyrics": str,
+        "bpm": int,
+        "duration": int,
+        "keyscale": str,
+        "language": str,
+        "timesignature": str,
+    }
 
-            async def receive() -> dict[str, Any]:
-                if message := next(body, None):
-                    return message
-                await patient.begun.wait()
-                return {"type": "http.disconnect"}
 
-            async def send(message: Any) -> None:
-                """Nobody is there."""
+@pytest.mark.parametrize(
+    "request_", [{"data": {"sample_type": "custom_mode"}}, {"files": {"sample_type": (None, "x")}}]
+)
+async def test_as_a_form(shared: Server, request_: dict[str, Any]):
+    answer = await shared.client.post("/create_random_sample", **request_)
+    assert "lyrics" in answer.json()["data"]
 
-            scope: dict[str, Any] = {
-                "type": "http",
-                "asgi": {"version": "3.0"},
-                "http_version": "1.1",
-                "method": "POST",
-                "scheme": "http",
-                "path": "/format_input",
-                "raw_path": b"/format_input",
-                "query_string": b"",
-                "root_path": "",
-                "headers": [(b"content-type", b"application/json")],
-                "client": ("test", 1),
-                "server": ("test", 80),
-            }
-            await asyncio.wait_for(server.app(scope, receive, send), 5)
-        assert patient.ended == "stopped"
+
+@pytest.mark.parametrize("value", [True, ["custom_mode"], {"a": 1}, "x" * 101])
+async def test_bad_types(shared: Server, value: Any):
+    answer = await shared.client.post("/create_random_sample", json={"sample_type": value})
+    assert_error(answer, 422, "sample_type: ", "text of at most 100 characters")
+
+
+async def test_no_planner_is_needed_but_the_key_is(serve: Serve):
+    async with serve(replace(CONFIG, api_key="k")) as server:
+        assert_error(await server.client.post("/create_random_sample", json={}), 401)
+        assert "description" in await draw(server, ai_token="k")
+
+
+async def test_the_draw_is_the_books(serve: Serve):
+    async def drawn() -> list[str]:
+        async with serve(examples=Examples.load(random.Random(1))) as server:
+            return [(await draw(server))["description"] for _ in range(5)]
+
+    book = Examples.load(random.Random(1))
+    assert await drawn() == [book.draw_simple().description for _ in range(5)]
+
+
+async def test_every_song_can_be_rendered_as_it_is():
+    book = load_custom()
+    for example in book:
+        sample = custom_sample(example).model_dump(exclude={"think"})
+        request = accept(sample, (TURBO, BASE), NO_PLANNER)
+        assert request.warnings == ()
+        assert (request.caption, request.lyrics) == (example.caption, example.lyrics)
+        assert (request.bpm, request.duration) == (example.bpm, example.duration)
+        assert (request.key_scale, request.time_signature) == (example.key_scale, example.time_signature)
+        assert request.language == example.language
+    assert book
+
+
+async def test_every_sentence_can_be_asked_for():
+    book = load_simple()
+    for example in book:
+        sent = {"sample_query": example.description, "vocal_language": example.language}
+        assert accept(sent, (TURBO,), PLANNER).warnings == ()
+    assert book

@@ -9,6 +9,7 @@ from acestep.domain.song import Progress
 from acestep.rest.envelope import Envelope
 from acestep.rest.response.schemas import QueryEntry, ResultItem, Submitted
 from tests.rest.conftest import CONFIG, TURBO, Serve, Server, assert_error, failed
+from tests.rest.values import FIELDS, outside, wrong_types
 
 
 def only_item(entry: dict[str, Any]) -> dict[str, Any]:
@@ -222,3 +223,157 @@ class TestQueryResult:
         assert [entry["status"] for entry in entries] == [1, 2, 0, 0, 2]
         assert len({tuple(entry) for entry in entries}) == 1
         assert len({tuple(only_item(entry)) for entry in entries}) == 1
+
+
+# Sent by an animation client to whatever model there is; steps and guidance are far off for turbo.
+ANIMATION = {
+    "prompt": "Energetic anime opening, J-rock",
+    "lyrics": "[Verse]\n夜明けの空に\n[Chorus]\n走り出せ",
+    "thinking": False,
+    "vocal_language": "ja",
+    "audio_duration": 90,
+    "time_signature": "4",
+    "batch_size": 1,
+    "audio_format": "mp3",
+    "inference_steps": 60,
+    "guidance_scale": 3.0,
+    "bpm": 160,
+    "key_scale": "C# minor",
+    "seed": 1234,
+    "model": "acestep-v15-turbo",
+}
+
+
+async def test_the_animation_client(serve: Serve):
+    async with serve(replace(CONFIG, api_key="k")) as server:
+        headers = {"Content-Type": "application/json", "Authorization": "Bearer k"}
+        answer = await server.client.post("/release_task", json=ANIMATION, headers=headers)
+        data = answer.raise_for_status().json()["data"]
+        assert [warning.split(":")[0] for warning in data["warnings"]] == [
+            "inference_steps",
+            "guidance_scale",
+        ]
+        query = {"task_id_list": [data["task_id"]]}
+
+        async def poll() -> dict[str, Any]:
+            body = (await server.client.post("/query_result", json=query, headers=headers)).json()
+            assert body["code"] == 200
+            return dict(body["data"][0])
+
+        assert (await poll())["status"] == 0
+        job = await server.finish_next(content=b"audio")
+        assert (job.request.sampler.steps, job.request.sampler.guidance_scale) == (8, None)
+        assert (job.request.seeds, job.request.duration, job.request.bpm) == ((1234,), 90.0, 160)
+        entry = await poll()
+        assert entry["status"] == 1
+        (result,) = json.loads(entry["result"])
+        assert set(result["metas"]) >= {"bpm", "duration", "genres", "keyscale", "timesignature"}
+        assert (result["metas"]["keyscale"], result["metas"]["timesignature"]) == ("C# minor", "4")
+        assert (result["seed_value"], result["dit_model"]) == ("1234", "acestep-v15-turbo")
+        # Its proxy decodes the path, builds the address by hand, and sends no key.
+        path = result["file"].partition("path=")[2]
+        audio = await server.client.get(f"/v1/audio?path={path}")
+        assert (audio.status_code, audio.content) == (200, b"audio")
+        models = (await server.client.get("/v1/models", headers=headers)).json()["data"]
+        assert [model["name"] for model in models["models"]]
+        assert "turbo" in models["default_model"]
+        stats = (await server.client.get("/v1/stats", headers=headers)).json()["data"]
+        assert stats["jobs"]["succeeded"] == 1
+        assert stats["queue_size"] == 0
+
+
+async def test_its_error_is_a_string(server: Server):
+    task_id = await server.release(**ANIMATION)
+    await server.queue.fail((await server.queue.take()).id, "no memory")
+    (entry,) = await server.query(task_id)
+    assert isinstance(entry["result"], str)
+    assert "no memory" in entry["result"]
+
+
+async def test_metas_of_a_result_sent_back(server: Server):
+    task_id = await server.release(prompt="pop", lyrics="la", bpm=90)
+    (entry,) = await server.query(task_id)
+    (item,) = json.loads(entry["result"])
+    request = await server.submitted(metas=item["metas"])
+    assert (request.caption, request.lyrics, request.bpm, request.key_scale) == ("pop", "la", 90, None)
+
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def post(server: Server, body: bytes | str, content_type: str | None = "application/json") -> Any:
+    headers = {"Content-Type": content_type} if content_type is not None else {}
+    return await server.client.post("/release_task", content=body, headers=headers)
+
+
+class TestFields:
+    # Field by field this is tested in test_schemas; here, that nothing on the way spoils it.
+    async def test_wrong_types(self, shared: Server):
+        assert all(wrong_types(name) for name in FIELDS)
+        for name, value in [(field, wrong) for field in FIELDS for wrong in wrong_types(field)]:
+            # httpx refuses to write NaN, which Python clients do send
+            answer = await post(shared, json.dumps({name: value}))
+            body = assert_error(answer, 422, f"{name}: ", "allowed: ")
+            assert body["extra"]["field"] == name
+            assert body["extra"]["allowed"]
+
+    async def test_outside_the_range(self, shared: Server):
+        for name, value in outside():
+            answer = await shared.client.post("/release_task", json={name: value})
+            assert assert_error(answer, 422, f"{name}: ")["extra"]["field"] == name
+
+    async def test_half_a_surrogate_pair(self, shared: Server):
+        for name in FIELDS:
+            answer = await post(shared, f'{{"{name}": "\\ud800"}}')
+            assert assert_error(answer, 422, f"{name}: ")["extra"]["value"] == "\ud800"
+
+    async def test_nothing_of_it_is_queued(self, shared: Server):
+        before = (await shared.queue.stats()).total
+        await shared.client.post("/release_task", json={"prompt": "pop", "bpm": 1})
+        assert (await shared.queue.stats()).total == before
+
+    @pytest.mark.parametrize("name", ["prompt", "caption", "lyrics"])
+    @pytest.mark.parametrize("form", [False, True])
+    async def test_a_caption_of_two_megabytes(self, shared: Server, name: str, form: bool):
+        request: dict[str, Any] = {"data" if form else "json": {name: "x" * 2_000_000}}
+        answer = await shared.client.post("/release_task", **request)
+        field = "lyrics" if name == "lyrics" else "prompt"
+        assert_error(answer, 422, f"{field}: ", "(2000000 characters)", "allowed: text of at most")
+        assert len(answer.text) < 2_000
+
+    async def test_a_caption_of_two_megabytes_in_multipart(self, shared: Server):
+        parts: Any = {"prompt": (None, "x" * 2_000_000)}
+        assert_error(await shared.client.post("/release_task", files=parts), 422, "prompt: ")
+
+    @pytest.mark.parametrize("place", ["param_obj", "metas", "user_metadata"])
+    async def test_a_broken_nest(self, shared: Server, place: str):
+        answer = await shared.client.post("/release_task", json={place: "{bpm: 1}"})
+        assert_error(answer, 422, f"{place}: ", "an object")
+
+    async def test_a_bad_value_in_a_nest(self, shared: Server):
+        answer = await shared.client.post("/release_task", json={"metas": {"bpm": 1}})
+        assert_error(answer, 422, "bpm: 1", "from 30 to 300")
+
+    @pytest.mark.parametrize("form", [False, True])
+    async def test_a_field_sent_twice(self, shared: Server, form: bool):
+        body = "bpm=100&bpm=120"
+        answer = await post(shared, body, "application/x-www-form-urlencoded" if form else "text/plain")
+        assert_error(answer, 422, "bpm: ")
+
+    @pytest.mark.parametrize("task", ["extract", "lego", "complete", "zzz"])
+    async def test_tasks_that_are_not_done(self, shared: Server, task: str):
+        answer = await shared.client.post("/release_task", json={"task_type": task})
+        assert assert_error(answer, 422, "task_type: ", task)["extra"]["field"] == "task_type"
+
+    @pytest.mark.parametrize("task", ["cover", "repaint"])
+    async def test_tasks_without_the_audio_that_they_work_on(self, shared: Server, task: str):
+        answer = await shared.client.post("/release_task", json={"task_type": task})
+        body = assert_error(
+            answer, 422, f"with task_type {task}; allowed: an audio file, uploaded as src_audio"
+        )
+        assert body["extra"]["field"] == "src_audio"
+
+    @pytest.mark.parametrize("value", [5, {"a": 1}, [1], '["a"', [None]])
+    async def test_task_ids(self, shared: Server, value: object):
+        answer = await shared.client.post("/query_result", json={"task_id_list": value})
+        assert_error(answer, 422, "task_id_list: ")

@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from acestep.domain.song import SongRequest
-from acestep.errors import InvalidFieldError
-from acestep.rest.dialects.chat_input import read_chat, song_of
-from acestep.rest.dialects.generations import read_generation
+from acestep.errors import InvalidFieldError, ModelUnavailableError, PlannerUnavailableError
+from acestep.rest.dialects.chat_fields import ChatRequest
+from acestep.rest.dialects.chat_input import decode, read_chat, song_of
+from acestep.rest.dialects.generations import AudioGeneration, read_generation
 from acestep.rest.request.body import Sound
-from tests.rest.conftest import BASE, PLANNER, TURBO
+from tests.rest.conftest import BASE, NO_PLANNER, PLANNER, TURBO
 from tests.rest.request.accepting import accept
+from tests.rest.values import FIELDS
 
 SENTENCE = "a calm piano piece"
 SONG = Sound(Path("/uploads/song.wav"), "song.wav", 20.0)
@@ -158,7 +162,7 @@ def test_the_format_in_audio_config_is_the_audio_format():
     assert by_chat({"audio_config": {"format": "FLAC"}}, False).audio_format == "flac"
 
 
-FIELDS = {"lm_temperature": 0.5, "batch_size": 3, "audio_format": "wav"}
+NESTED = {"lm_temperature": 0.5, "batch_size": 3, "audio_format": "wav"}
 OWN = {"temperature": 1.5, "n": 2, "audio": {"format": "flac"}}
 
 
@@ -167,17 +171,17 @@ class TestOwnNames:
 
     @pytest.mark.parametrize("place", ["top level", "audio_config"])
     def test_a_field_wins_over_them(self, place: str):
-        request = by_chat({**OWN, **PLACES[place](FIELDS)}, False)
+        request = by_chat({**OWN, **PLACES[place](NESTED)}, False)
         assert (request.planner.temperature, request.batch_size, request.audio_format) == (0.5, 3, "wav")
 
     @pytest.mark.parametrize("place", ["param_obj", "metas", "metas in audio_config"])
     def test_they_win_over_nested_fields(self, place: str):
-        request = by_chat({**OWN, **PLACES[place](FIELDS)}, False)
+        request = by_chat({**OWN, **PLACES[place](NESTED)}, False)
         assert (request.planner.temperature, request.batch_size, request.audio_format) == (1.5, 2, "flac")
 
     @pytest.mark.parametrize("place", ["param_obj", "metas", "metas in audio_config"])
     def test_where_they_are_not_sent_nested_fields_count(self, place: str):
-        request = by_chat({"n": None, **PLACES[place](FIELDS)}, False)
+        request = by_chat({"n": None, **PLACES[place](NESTED)}, False)
         assert (request.planner.temperature, request.batch_size, request.audio_format) == (0.5, 3, "wav")
 
     def test_of_a_generation(self):
@@ -206,3 +210,56 @@ def test_a_chat_sings_nothing_where_it_is_instrumental_and_says_so_of_lyrics_any
 def test_an_answer_of_one_song_is_not_asked_for_several_anywhere(place: str):
     with pytest.raises(InvalidFieldError, match="n: 2 cannot be used; allowed: 1"):
         read_generation({"prompt": "pop", place: {"batch_size": 2}}, prefers_async=False)
+
+
+REFUSALS = (InvalidFieldError, ModelUnavailableError, PlannerUnavailableError)
+SCALARS: st.SearchStrategy[Any] = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=20)
+)
+ANYTHING = st.recursive(
+    SCALARS | st.sampled_from(["<prompt>", "[Verse]\nla", "data:audio/wav;base64,QUJD", "user", "text", "1"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["role", "content", "type", "text", "format", "data", "instrumental", *FIELDS]),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=6,
+)
+ANY_PART = st.fixed_dictionaries({"type": st.just("text"), "text": st.text(max_size=50)}) | (
+    st.fixed_dictionaries(
+        {"type": st.just("input_audio"), "input_audio": st.fixed_dictionaries({"data": st.text(max_size=9)})}
+    )
+)
+CONTENT = st.text(max_size=50) | st.lists(ANY_PART, max_size=3) | ANYTHING
+MESSAGES = st.lists(st.fixed_dictionaries({"role": st.just("user"), "content": CONTENT}), max_size=2)
+NAMES = [*ChatRequest.model_fields, *AudioGeneration.model_fields, "async", *FIELDS]
+BODIES = st.dictionaries(st.sampled_from(NAMES), ANYTHING, max_size=4)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(BODIES, MESSAGES | ANYTHING, st.booleans())
+def test_any_chat_is_read_or_refused(body: dict[str, Any], messages: Any, has_planner: bool):
+    planner = PLANNER if has_planner else NO_PLANNER
+    try:
+        song = song_of(read_chat({**body, "messages": messages}), planner)
+        decode(song.audio)
+        request = accept(song.fields, (TURBO, BASE), planner)
+    except REFUSALS as refusal:
+        assert str(refusal)
+    else:
+        assert request.batch_size == len(request.seeds)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(BODIES, st.booleans())
+def test_any_generation_is_read_or_refused(body: dict[str, Any], prefers_async: bool):
+    try:
+        fields, run_async, _ = read_generation(body, prefers_async)
+        request = accept(fields, (TURBO, BASE), NO_PLANNER)
+    except REFUSALS as refusal:
+        assert str(refusal)
+    else:
+        assert run_async or request.batch_size == 1

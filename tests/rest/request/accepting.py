@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from acestep.catalog.adapters import AdapterFolder
 from acestep.domain.models import ModelInfo, PlannerInfo
-from acestep.domain.song import SongRequest
+from acestep.domain.song import AdapterUse, SongRequest
+from acestep.limits import BASE_TASKS
 from acestep.rest.adapters import ServerAdapters
-from acestep.rest.request.body import Sound
-from acestep.rest.request.schemas import read_task
-from acestep.rest.request.task_rules import check_strict
+from acestep.rest.request.body import PATHS, SOURCE, Sound
+from acestep.rest.request.schemas import GenerateTask, read_task
+from acestep.rest.request.task_rules import check_strict, users
+from acestep.rest.request.wire_types import Models, Support, notes_of
 from acestep.rest.submit import accept as accept_task
-from tests.rest.conftest import CONFIG, FakeWorker
+from tests.rest.conftest import BASE, CONFIG, PLANNER, TURBO, FakeWorker
+from tests.rest.values import FIELDS, example
 
 NO_ADAPTERS = ServerAdapters(AdapterFolder(None))
 
@@ -35,3 +39,59 @@ def accept(
     request = replace(request, warnings=(*ignored, *request.warnings))
     check_strict(request.warnings, strict)
     return request
+
+
+ONLY_BASE = replace(BASE, is_default=True)
+SERVED = (Support.SERVED, Support.OPTIONAL, Support.PLANNER)
+# Fields that say nothing of a song by themselves, or the same as is done without them.
+WITHOUT_EFFECT = ("task_type", "model", "use_random_seed", "chunk_mask_mode", "lm_model_path")
+CODES = list(range(100))  # of a song as long as its source
+COMBINATIONS = [(task, model) for model in (TURBO, ONLY_BASE) for task in BASE_TASKS if task in model.tasks]
+SONG_FIELDS = [name for name in FIELDS if users(name) and name not in ("task_type", "model")]
+
+
+class AnyAdapter(ServerAdapters):
+    """A server that has every adapter that is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(AdapterFolder(None))
+
+    def choose(self, asked: Any, model: ModelInfo) -> tuple[tuple[AdapterUse, ...], tuple[str, ...]]:
+        return tuple(asked or ()), ()
+
+
+def support_of(name: str) -> Support:
+    return Support(notes_of(GenerateTask.model_fields[name])["x-support"])
+
+
+def models_of(name: str) -> Models:
+    return Models(notes_of(GenerateTask.model_fields[name])["x-models"])
+
+
+def value_of(name: str) -> Any:
+    """Something else than what is done anyway, on a server as the ones here."""
+    others = {"lm_model_path": "another", "lm_backend": "mlx", "audio_code_string": CODES}
+    return others.get(name, example(name))
+
+
+def song_for(name: str, task: str) -> dict[str, Any]:
+    """A song that a field could say something of."""
+    coded = (name, task) == ("audio_cover_strength", "text2music")  # the strength of what it follows
+    return {"task_type": task, "seed": 7, "batch_size": 1} | ({"audio_code_string": CODES} if coded else {})
+
+
+def ask(
+    body: dict[str, Any], model: ModelInfo, planner: PlannerInfo = PLANNER
+) -> tuple[SongRequest, set[str]]:
+    """Ask for a song; returns the request, and the fields that it warns of."""
+    on_audio = body["task_type"] != "text2music"
+    sounds = {SOURCE: Sound(Path("/source.wav"), "source.wav", 20.0)} if on_audio else {}
+    sounds |= {
+        kind: Sound(Path("/other.wav"), body[path], 20.0) for kind, path in PATHS.items() if path in body
+    }
+    request = accept(body, (model,), planner, sounds=sounds, adapters=AnyAdapter())
+    warned = {warning.partition(":")[0] for warning in request.warnings}
+    # A path is told of as the audio that it names, an interval by its start.
+    warned |= {path for kind, path in PATHS.items() if kind in warned}
+    warned |= {"cfg_interval_end"} if "cfg_interval_start" in warned else set()
+    return request, warned

@@ -1,11 +1,449 @@
-from __future__ import annotations
+"""Every kind of bad input that we could think of: the right status, the envelope, the field's name."""
 
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from acestep.errors import InvalidFieldError
-from acestep.rest.request.body import permitted
+from acestep.rest.deps import provide
+from acestep.rest.request import body
+from acestep.rest.request.body import UPLOAD_NAMES, permitted
+from tests.rest.conftest import BASE, CONFIG, Facts, Serve, Server, assert_error, riff_only
+from tests.rest.test_tasks import ANIMATION
+
+JSON = {"Content-Type": "application/json"}
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+SMALL = replace(CONFIG, body_limit=10_000, upload_limit=50_000)
+
+
+async def post(server: Server, body: bytes | str, content_type: str | None = "application/json") -> Any:
+    headers = {"Content-Type": content_type} if content_type is not None else {}
+    return await server.client.post("/release_task", content=body, headers=headers)
+
+
+class TestBrokenBodies:
+    @pytest.mark.parametrize(
+        "body",
+        [
+            "",
+            "{",
+            '{"a": }',
+            "not json",
+            b"\xff\xfe\xfa",
+            '{"a": ' + "9" * 5_000 + "}",
+            "[" * 100_000,
+            '{"a":' * 100_000,
+        ],
+        ids=lambda body: repr(body)[:20],
+    )
+    async def test_malformed_json(self, shared: Server, body: bytes | str):
+        assert_error(await post(shared, body), 400, "Malformed JSON payload")
+        assert_error(
+            await shared.client.post("/query_result", content=body, headers=JSON),
+            400,
+            "Malformed JSON payload",
+        )
+
+    async def test_the_place_is_told(self, shared: Server):
+        assert_error(await post(shared, '{"bpm":\n 12,}'), 400, "line 2, column 5")
+
+    @pytest.mark.parametrize("body", ["[]", "[1]", '"text"', "5", "null", "true"])
+    async def test_json_that_is_no_object(self, shared: Server, body: str):
+        assert_error(await post(shared, body), 400, "JSON payload must be an object")
+
+    async def test_sniffed_json_that_is_no_object(self, shared: Server):
+        assert_error(await post(shared, "[1]", "text/plain"), 400, "JSON payload must be an object")
+
+    async def test_sniffed_json_that_is_broken(self, shared: Server):
+        assert_error(
+            await post(shared, "{a=b", "text/plain"), 400, "Invalid JSON body (hint: set 'Content-Type"
+        )
+
+    @pytest.mark.parametrize("body", ["", "just text", b"\xff\xfb=\x90", "  "])
+    @pytest.mark.parametrize("content_type", [None, "text/plain", "audio/mpeg", "nonsense"])
+    async def test_unknown_types(self, shared: Server, body: bytes | str, content_type: str | None):
+        answer = await post(shared, body, content_type)
+        assert_error(
+            answer, 415, f"Unsupported Content-Type: {content_type or '(missing)'}; use application/json"
+        )
+
+    @pytest.mark.parametrize("body", ["prompt=%ff", b"prompt=\xff", "&".join(["a=1"] * 1_001)])
+    async def test_malformed_forms(self, shared: Server, body: bytes | str):
+        assert_error(await post(shared, body, FORM["Content-Type"]), 400, "Malformed form")
+
+    @pytest.mark.parametrize(
+        ("content_type", "body"),
+        [
+            ("multipart/form-data", b"x"),
+            ("multipart/form-data; boundary=b", b"not multipart"),
+            (
+                "multipart/form-data; boundary=b",
+                b"--b\r\nContent-Disposition: form-data\r\n\r\nx\r\n--b--\r\n",
+            ),
+            (
+                "multipart/form-data; boundary=b; charset=undefined",
+                b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\nx\r\n--b--\r\n',
+            ),
+        ],
+    )
+    async def test_malformed_multipart(self, shared: Server, content_type: str, body: bytes):
+        assert_error(await post(shared, body, content_type), 400, "Malformed form")
+
+
+class TestSizes:
+    @pytest.mark.parametrize("content_type", ["application/json", FORM["Content-Type"], "text/plain"])
+    @pytest.mark.parametrize("route", ["/release_task", "/query_result"])
+    async def test_a_body_that_says_how_large_it_is(self, serve: Serve, content_type: str, route: str):
+        async with serve(SMALL) as server:
+            answer = await server.client.post(
+                route, content=b"=" * 10_001, headers={"Content-Type": content_type}
+            )
+            assert_error(answer, 413, "at most 10000 bytes")
+
+    async def test_an_announced_size_beyond_all_bounds(self, serve: Serve):
+        async with serve(SMALL) as server:
+            answer = await server.client.post(
+                "/release_task", content=b"{}", headers={**JSON, "Content-Length": "9" * 5_000}
+            )
+            assert_error(answer, 413)
+
+    async def test_a_stream_is_read_no_further_than_the_limit(self, serve: Serve):
+        sent = 0
+
+        async def endless() -> AsyncIterator[bytes]:
+            nonlocal sent
+            while True:
+                sent += 1_000
+                yield b"=" * 1_000
+
+        async with serve(SMALL) as server:
+            assert_error(await server.client.post("/release_task", content=endless(), headers=FORM), 413)
+        assert sent <= 12_000
+
+    async def test_the_largest_body(self, serve: Serve):
+        async with serve(SMALL) as server:
+            body = json.dumps({"lyrics": "x" * 9_900}).ljust(10_000)
+            assert (await post(server, body)).status_code == 200
+
+    async def test_one_large_text_in_multipart(self, serve: Serve):
+        async with serve(SMALL) as server:
+            parts: Any = {"lyrics": (None, "x" * 10_001)}
+            assert_error(await server.client.post("/release_task", files=parts), 413, "at most 10000 bytes")
+
+    async def test_many_small_texts_in_multipart(self, serve: Serve):
+        async with serve(SMALL) as server:
+            parts: Any = {f"field{index}": (None, "x" * 1_000) for index in range(12)}
+            assert_error(await server.client.post("/release_task", files=parts), 413, "at most 10000 bytes")
+
+    async def test_a_large_upload(self, serve: Serve):
+        async with serve(SMALL) as server:
+            files: Any = {"src_audio": ("a.wav", b"RIFF" + b"x" * 50_000)}
+            assert_error(
+                await server.client.post("/release_task", files=files), 413, "src_audio: ", "50000 bytes"
+            )
+            assert list(server.uploads.iterdir()) == []
+
+    async def test_an_endless_upload_is_read_no_further_than_the_limit(self, serve: Serve):
+        sent = 0
+
+        async def endless() -> AsyncIterator[bytes]:
+            nonlocal sent
+            yield b'--b\r\nContent-Disposition: form-data; name="src_audio"; filename="a.wav"\r\n\r\n'
+            while True:
+                sent += 1_000
+                yield b"x" * 1_000
+
+        async with serve(SMALL) as server:
+            answer = await server.client.post(
+                "/release_task",
+                content=endless(),
+                headers={"Content-Type": "multipart/form-data; boundary=b"},
+            )
+            assert_error(answer, 413)
+            assert list(server.uploads.iterdir()) == []
+        assert sent <= 62_000
+
+
+class TestUploads:
+    @pytest.mark.parametrize(
+        ("name", "kind"),
+        [
+            ("ref_audio", "reference_audio"),
+            ("reference_audio", "reference_audio"),
+            ("ctx_audio", "src_audio"),
+            ("src_audio", "src_audio"),
+            ("audio", "src_audio"),
+            ("file", "src_audio"),
+        ],
+    )
+    @pytest.mark.parametrize("size", [10, 3_000_000])
+    async def test_what_is_no_audio(self, shared: Server, name: str, kind: str, size: int):
+        files: Any = {name: ("song.mp3", b"x" * size)}
+        answer = await shared.client.post("/release_task", files=files, data={"prompt": "pop"})
+        assert_error(answer, 415, f"{kind}: ", "not audio")
+        assert list(shared.uploads.iterdir()) == []
+
+    async def test_a_file_where_none_is_taken(self, shared: Server):
+        files: Any = {"prompt": ("a.txt", b"text")}
+        assert_error(
+            await shared.client.post("/release_task", files=files), 422, "prompt: ", "files only as ref_audio"
+        )
+
+    async def test_too_many_files(self, shared: Server):
+        files: Any = [("src_audio", ("a.wav", b"RIFF"))] * (len(UPLOAD_NAMES) + 1)
+        assert_error(await shared.client.post("/release_task", files=files), 400, "Too many files")
+
+    async def test_a_file_input_that_was_left_empty(self, shared: Server):
+        body = (
+            b'--b\r\nContent-Disposition: form-data; name="src_audio"; filename=""\r\n\r\n\r\n'
+            b'--b\r\nContent-Disposition: form-data; name="prompt"\r\n\r\npop\r\n--b--\r\n'
+        )
+        answer = await post(shared, body, "multipart/form-data; boundary=b")
+        assert answer.status_code == 200
+
+
+RIFF = b"RIFF some sound"
+
+
+async def send(server: Server, files: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    answer = await server.client.post("/release_task", files=files, data=fields)
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = answer.json()["data"]
+    return body
+
+
+def content(path: str) -> bytes:
+    return Path(path).read_bytes()
+
+
+async def task_of(server: Server, task_id: str) -> Any:
+    (view,) = await server.queue.find([task_id])
+    assert view is not None
+    return view.job.request.task
+
+
+@pytest.mark.parametrize("source", ["ctx_audio", "src_audio", "audio", "file"])
+@pytest.mark.parametrize("reference", ["ref_audio", "reference_audio"])
+async def test_both_sounds_arrive_under_each_of_their_names(server: Server, source: str, reference: str):
+    files = {source: ("../../Song.WAV", RIFF), reference: ("voice", RIFF + b"!")}
+    task = await task_of(server, (await send(server, files, task_type="cover"))["task_id"])
+    assert content(task.source) == RIFF
+    assert content(task.reference) == RIFF + b"!"
+    assert {Path(path).parent for path in (task.source, task.reference)} == {server.uploads}
+    assert len(list(server.uploads.iterdir())) == 2
+    assert task.source.endswith(".wav")
+
+
+async def test_what_is_not_used_is_not_kept(server: Server):
+    submitted = await send(server, {"src_audio": ("song.wav", RIFF)}, prompt="pop")
+    assert submitted["warnings"][0].startswith("src_audio: task_type text2music does not use it; 'song.wav'")
+    assert list(server.uploads.iterdir()) == []
+
+
+async def test_of_two_names_the_first_counts(server: Server):
+    files: Any = [("reference_audio", ("second.wav", RIFF + b"2")), ("ref_audio", ("first.wav", RIFF + b"1"))]
+    task = await task_of(server, (await send(server, files, prompt="pop"))["task_id"])
+    assert content(task.reference) == RIFF + b"1"
+    assert len(list(server.uploads.iterdir())) == 1
+
+
+@pytest.mark.parametrize("fields", [{"bpm": "fast"}, {"task_type": "lego"}, {"dcw_mode": "low"}])
+async def test_nothing_remains_of_a_request_that_is_refused(server: Server, fields: dict[str, str]):
+    files: Any = {"src_audio": ("song.wav", RIFF), "ref_audio": ("voice.wav", RIFF)}
+    assert_error(await server.client.post("/release_task", files=files, data=fields), 422)
+    assert list(server.uploads.iterdir()) == []
+
+
+async def test_nothing_remains_where_the_queue_is_full(serve: Serve):
+    async with serve(max_waiting=1) as server:
+        await send(server, {"src_audio": ("song.wav", RIFF)}, task_type="cover")
+        files: Any = {"src_audio": ("song.wav", RIFF)}
+        refused = await server.client.post("/release_task", files=files, data={"task_type": "cover"})
+        assert_error(refused, 429)
+        assert len(list(server.uploads.iterdir())) == 1
+
+
+async def test_a_large_upload_is_on_the_disk_and_not_in_memory(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+):
+    held: list[bool] = []
+    copy = body._copy
+
+    def watched(upload: Any, path: Path) -> None:
+        held.append(upload.file._rolled)
+        copy(upload, path)
+
+    monkeypatch.setattr(body, "_copy", watched)
+    files = {"src_audio": ("song.wav", b"RIFF" + bytes(3_000_000)), "ref_audio": ("voice.wav", RIFF)}
+    await send(server, files, task_type="cover")
+    assert sorted(held) == [False, True]  # the small one is
+
+
+async def test_a_disk_that_is_full_is_the_server_s_trouble(server: Server, monkeypatch: pytest.MonkeyPatch):
+    def full(upload: Any, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(body, "_copy", full)
+    files: Any = {"src_audio": ("song.wav", RIFF)}
+    assert_error(await server.client.post("/release_task", files=files), 503, "nothing was accepted")
+    assert list(server.uploads.iterdir()) == []
+
+
+async def test_a_window_is_checked_against_the_upload(server: Server):
+    files: Any = {"src_audio": ("song.wav", RIFF)}  # the probe of these tests says 20 s
+    fields = {"task_type": "repaint", "repainting_start": "25"}
+    body = assert_error(await server.client.post("/release_task", files=files, data=fields), 422)
+    assert body["extra"] == {
+        "field": "repainting_start",
+        "value": 25.0,
+        "allowed": "at most 20.00, where the source ends",
+    }
+
+
+async def test_a_file_of_this_machine_is_used_where_it_lies(serve: Serve, tmp_path: Path):
+    root = tmp_path / "music"
+    root.mkdir()
+    (root / "song.wav").write_bytes(RIFF)
+    (root / "notes.txt").write_text("none")
+    async with serve(replace(CONFIG, audio_roots=(root,))) as server:
+        request = await server.submitted(
+            task_type="cover", src_audio_path="song.wav", ref_audio_path="song.wav"
+        )
+        assert (request.task.source, request.task.reference) == (str(root / "song.wav"),) * 2
+        assert request.task.source_seconds == 20.0
+        assert list(server.uploads.iterdir()) == []
+        refused = await server.client.post("/release_task", json={"src_audio_path": "notes.txt"})
+        assert_error(refused, 415, "src_audio_path: ", "not audio")
+        assert (root / "song.wav").exists()
+
+
+@pytest.mark.parametrize("name", ["reference_audio_path", "src_audio_path"])
+@pytest.mark.parametrize("path", ["/etc/passwd", "../x.wav", "x.wav"])
+async def test_no_other_file_of_this_machine_is_read(server: Server, name: str, path: str):
+    answer = await server.client.post("/release_task", json={name: path, "task_type": "cover"})
+    body = assert_error(answer, 422, f"{name}: ", "ACESTEP_AUDIO_ROOTS")
+    assert body["extra"]["field"] == name
+
+
+async def test_base_models_do_all_tasks_in_a_form(server: Server):
+    fields = {"task_type": "complete", "model": BASE.name, "track_classes": ["drums", "bass"]}
+    submitted = await send(server, {"src_audio": ("song.wav", RIFF)}, **fields)
+    assert (await task_of(server, submitted["task_id"])).tracks == ("drums", "bass")
+
+
+async def finished(server: Server) -> str:
+    """Make a song of the server's own; returns its `file`."""
+    task_id = await server.release(prompt="pop", batch_size=1)
+    await server.finish_next("wav", RIFF)
+    (entry,) = await server.query(task_id)
+    return str(json.loads(entry["result"])[0]["file"])
+
+
+@pytest.mark.parametrize("field", ["src_audio_path", "reference_audio_path"])
+@pytest.mark.parametrize(
+    "spell",
+    [
+        lambda link: link,
+        lambda link: f"https://music.example.org/api{link}",
+        lambda link: parse_qs(urlsplit(link).query)["path"][0],
+        lambda link: link.rpartition("_")[2],
+    ],
+    ids=["link", "address", "what the link carries", "token"],
+)
+async def test_a_song_that_was_made_here_is_named_by_its_link(
+    server: Server, field: str, spell: Callable[[str], str]
+):
+    named = {"src_audio_path": await finished(server), field: spell(await finished(server))}
+    task = (await server.submitted(task_type="cover", **named)).task
+    path = task.source if field == "src_audio_path" else task.reference
+    assert (content(path), Path(path).parent) == (RIFF, server.uploads.parent / "audio")
+    assert list(server.uploads.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda link: link[:-5] + ("1" if link[-5] == "0" else "0") + ".wav",
+        lambda link: "http://[" + link,
+    ],
+    ids=["another token", "not an address"],
+)
+async def test_a_forged_link_opens_nothing(server: Server, change: Callable[[str], str]):
+    link = await finished(server)
+    body = {"task_type": "cover", "src_audio_path": change(link)}
+    refused = assert_error(
+        await server.client.post("/release_task", json=body),
+        422,
+        "src_audio_path: ",
+        "the `file` of a song that is still here",
+    )
+    assert refused["extra"]["field"] == "src_audio_path"
+
+
+@pytest.mark.parametrize("kind", ["urlencoded", "multipart", "sniffed", "vendor json"])
+async def test_all_scalars_as_strings(server: Server, kind: str):
+    strings = {name: str(value) for name, value in ANIMATION.items()}
+    if kind == "urlencoded":
+        answer = await server.client.post("/release_task", data=strings)
+    elif kind == "multipart":
+        parts: Any = {name: (None, value) for name, value in strings.items()}
+        answer = await server.client.post("/release_task", files=parts)
+    elif kind == "sniffed":
+        answer = await server.client.post(
+            "/release_task", content="prompt=pop&bpm=160&seed=1234&batch_size=1"
+        )
+    else:
+        headers = {"Content-Type": "application/vnd.x+json; charset=utf-8"}
+        answer = await server.client.post("/release_task", content=json.dumps(strings), headers=headers)
+    assert answer.status_code == 200, answer.text
+    (view,) = await server.queue.find([answer.json()["data"]["task_id"]])
+    assert view is not None
+    request = view.job.request
+    assert (request.bpm, request.seeds, request.batch_size) == (160, (1234,), 1)
+    if kind != "sniffed":
+        assert request.lyrics == ANIMATION["lyrics"]
+        assert request.key_scale == "C# minor"
+
+
+async def test_empty_form_inputs_are_not_values(server: Server):
+    fields = {
+        "prompt": "pop",
+        "bpm": "",
+        "seed": "",
+        "key_scale": "",
+        "use_adg": "",
+        "model": "",
+        "param_obj": "",
+    }
+    answer = await server.client.post("/release_task", data=fields)
+    assert (answer.status_code, answer.json()["data"]["warnings"]) == (200, [])
+
+
+async def test_lists_in_forms(server: Server):
+    answer = await server.client.post("/release_task", content="seed=4&seed=5&seed=6")
+    (view,) = await server.queue.find([answer.json()["data"]["task_id"]])
+    assert view is not None
+    assert view.job.request.seeds == (4, 5, 6)
+
+
+async def test_a_workstation_that_uploads_its_source(server: Server):
+    files: Any = {"src_audio": ("take.wav", b"RIFFdata", "audio/wav")}
+    answer = await server.client.post("/release_task", files=files, data={"task_type": "cover", "bpm": "90"})
+    (view,) = await server.queue.find([answer.json()["data"]["task_id"]])
+    assert view is not None
+    request = view.job.request
+    assert (request.task_type, request.bpm) == ("cover", 90)
+    assert request.task.source == str(next(server.uploads.iterdir()))
 
 
 class TestPaths:
@@ -50,3 +488,39 @@ class TestPaths:
     def test_no_root_no_path(self):
         with pytest.raises(InvalidFieldError, match="set ACESTEP_AUDIO_ROOTS"):
             permitted("reference_audio_path", "song.wav", ())
+
+
+@pytest.mark.parametrize("field", ["src_audio_path", "reference_audio_path"])
+async def test_a_song_that_is_deleted_while_a_request_is_read_is_refused(server: Server, field: str):
+    named = {"src_audio_path": await finished(server), field: await finished(server)}
+    name = named[field].rpartition("_")[2].partition("-")[0]
+
+    def deleting(path: Path) -> Facts:
+        facts = riff_only(path)
+        if path.name.startswith(name):
+            server.audio.delete(path.name)
+        return facts
+
+    provide(server.app, replace(server.app.state.services, probe=deleting))
+    refused = await server.client.post("/release_task", json={"task_type": "cover", **named})
+    body = assert_error(refused, 422, f"{field}: '{name}.wav' cannot be used", "deleted while the request")
+    assert body["extra"]["field"] == field
+    assert (await server.queue.stats()).queued == 0
+
+
+async def test_an_upload_stays_where_a_request_becomes_a_job_though_it_is_cancelled(server: Server):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def clock() -> float:
+        begun.set()
+        assert go_on.wait(20)
+        return 1_700_000_000.0
+
+    server.queue._store._clock = clock
+    asking = asyncio.create_task(send(server, {"src_audio": ("song.wav", RIFF)}, task_type="cover"))
+    assert await asyncio.to_thread(begun.wait, 20)
+    asking.cancel()
+    await asyncio.wait([asking])
+    go_on.set()
+    job = await server.queue.take()
+    assert content(job.request.task.source) == RIFF

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,22 @@ from acestep.domain.song import SongRequest, TaskOptions
 from acestep.errors import InvalidFieldError, PlannerUnavailableError
 from acestep.rest.errors import StrictError
 from acestep.rest.request.body import Sound
+from acestep.rest.request.task_rules import users
+from acestep.rest.request.wire_types import Models, Support
 from tests.rest.conftest import BASE, NO_PLANNER, PLANNER, TURBO
-from tests.rest.request.accepting import accept
+from tests.rest.request.accepting import (
+    COMBINATIONS,
+    SERVED,
+    SONG_FIELDS,
+    WITHOUT_EFFECT,
+    accept,
+    ask,
+    models_of,
+    song_for,
+    support_of,
+    value_of,
+)
+from tests.rest.values import FIELDS
 
 SONG = Sound(Path("/uploads/song.wav"), "my song.wav", 20.0)
 VOICE = Sound(Path("/uploads/voice.wav"), "voice.wav", 5.0)
@@ -242,3 +257,47 @@ class TestGoals:
     def test_one_goal_at_a_time(self):
         with pytest.raises(InvalidFieldError, match="Send one of the two"):
             accepted(extract_codes_only=True, full_analysis_only=True)
+
+
+@pytest.mark.parametrize("name", SONG_FIELDS)
+def test_a_field_that_a_task_does_not_use_is_warned_of(name: str):
+    for task, model in COMBINATIONS:
+        used = task in users(name) and support_of(name) in SERVED
+        used &= models_of(name) is Models.ALL or not model.is_turbo
+        song = song_for(name, task)
+        without, _ = ask(song, model)
+        try:
+            asked, warned = ask(song | {name: value_of(name)}, model)
+        except InvalidFieldError as refused:
+            assert refused.field == name
+            assert not used, f"{task} on {model.name} refused it"
+            continue
+        same = replace(asked, warnings=()) == replace(without, warnings=())
+        if used:
+            assert name not in warned or name == "lm_model_path", f"{task} on {model.name} warned"
+            assert not same or name in WITHOUT_EFFECT, f"{task} on {model.name} took no notice"
+        else:
+            silent = support_of(name) is Support.INERT or value_of(name) is False
+            assert silent or name in warned, f"{task} on {model.name} did not say that it is not used"
+            assert same, f"{task} on {model.name} used it"
+
+
+@pytest.mark.parametrize("name", [name for name in FIELDS if not users(name)])
+def test_what_asks_for_no_song_is_done_whatever_the_task(name: str):
+    for task, model in COMBINATIONS:
+        source = {"src_audio_path": "song.wav"}
+        assert ask({"task_type": task, name: True} | source, model)[0].goal != "song"
+
+
+NEEDING_A_PLANNER = [name for name in FIELDS if support_of(name) in (Support.PLANNER, Support.OPTIONAL)]
+
+
+@pytest.mark.parametrize("name", NEEDING_A_PLANNER)
+def test_what_needs_a_planner_says_so_where_there_is_none(name: str):
+    value = value_of(name) or True
+    song = song_for(name, "text2music") | {"src_audio_path": "song.wav", name: value}
+    if support_of(name) is Support.PLANNER:
+        with pytest.raises(PlannerUnavailableError, match=name):
+            ask(song, TURBO, NO_PLANNER)
+    else:
+        assert name in ask(song, TURBO, NO_PLANNER)[1]

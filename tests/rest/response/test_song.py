@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from acestep.domain.analysis import Analysis, Loudness, LyricTimes, Stem, TimedLine, TimedWord
 from acestep.domain.models import ModelInfo, PlannerInfo
 from acestep.domain.song import AdapterUse, Sampling, Song, SongPlan, SongRequest, Tuning
 from acestep.engine.planning import plan_songs, with_source
@@ -14,10 +15,9 @@ from acestep.errors import InvalidFieldError
 from acestep.limits import BASE_TASKS, uses_planner
 from acestep.rest.request.body import PATHS, Sound
 from acestep.rest.request.task_rules import users
-from acestep.rest.response.song import recipe
-from tests.rest.conftest import BASE, NO_PLANNER, PLANNER, TURBO, Server
-from tests.rest.request.accepting import accept
-from tests.rest.request.test_uses import COMBINATIONS, SONG_FIELDS, ask, song_for, value_of
+from acestep.rest.response.song import lrc, recipe
+from tests.rest.conftest import BASE, NO_PLANNER, PLANNER, TURBO, FakeWorker, Serve, Server
+from tests.rest.request.accepting import COMBINATIONS, SONG_FIELDS, accept, ask, song_for, value_of
 from tests.rest.test_tasks import only_item
 
 MODELS = (TURBO, BASE)
@@ -204,3 +204,145 @@ async def test_codes_are_short(server: Server):
     await server.finish_next()
     (entry,) = await server.query(task_id)
     assert only_item(entry)["recipe"]["audio_code_string"] == ",".join(map(str, codes))
+
+
+KEYS = ("recipe", "lrc", "alignment_score", "lyric_timestamps", "waveform_peaks", "loudness", "stems")
+LINES = (
+    TimedLine("City lights", 8.0, 9.254, (TimedWord("City", 8.0, 8.5), TimedWord("lights", 8.75, 9.254))),
+    TimedLine("calling", 61.0, 62.0, (TimedWord("calling", 61.0, 62.0),)),
+)
+
+
+class TestAnalysis:
+    async def item(self, server: Server, analysis: Analysis) -> dict[str, Any]:
+        task_id = await server.release(batch_size=1)
+        job = await server.queue.take()
+        song = server._song(job.request, 0, "mp3", b"")
+        await server.queue.finish(job.id, (replace(song, analysis=analysis),))
+        (entry,) = await server.query(task_id)
+        return only_item(entry)
+
+    async def test_when_words_are_sung(self, server: Server):
+        item = await self.item(server, Analysis(lyric_times=LyricTimes(LINES, 0.8125)))
+        assert item["lrc"] == "[00:08.00]City lights\n[01:01.00]calling\n"
+        assert item["alignment_score"] == 0.8125
+        assert item["lyric_timestamps"][0] == {
+            "text": "City lights",
+            "start": 8.0,
+            "end": 9.254,
+            "words": [
+                {"text": "City", "start": 8.0, "end": 8.5},
+                {"text": "lights", "start": 8.75, "end": 9.254},
+            ],
+        }
+        assert len(item["lyric_timestamps"]) == 2
+
+    async def test_an_outline(self, server: Server):
+        item = await self.item(server, Analysis(peaks=((-0.5, 0.25), (0.0, 0.891))))
+        assert item["waveform_peaks"] == [[-0.5, 0.25], [0.0, 0.891]]
+
+    async def test_loudness(self, server: Server):
+        item = await self.item(server, Analysis(loudness=Loudness(-14.2, -0.85)))
+        assert item["loudness"] == {"integrated_lufs": -14.2, "true_peak_dbtp": -0.85}
+        item = await self.item(server, Analysis(loudness=Loudness(None, None)))
+        assert item["loudness"] == {"integrated_lufs": None, "true_peak_dbtp": None}
+
+    async def test_stems(self, server: Server):
+        with server.audio.new_file("mp3") as new:
+            new.path.write_bytes(b"boom")
+        item = await self.item(server, Analysis(stems=(Stem("drums", new.name),)))
+        (stem,) = item["stems"]
+        assert stem["track"] == "drums"
+        answer = await server.client.get(stem["file"])
+        assert answer.content == b"boom"
+        assert 'filename="drums' in answer.headers["content-disposition"]
+
+    async def test_nothing(self, server: Server):
+        item = await self.item(server, Analysis())
+        assert [item[key] for key in KEYS[1:]] == ["", None, [], [], None, []]
+
+    async def test_songs_that_are_not_there_yet_have_the_same_keys(self, server: Server):
+        (entry,) = await server.query(await server.release())
+        assert [only_item(entry)[key] for key in KEYS] == [None, "", None, [], [], None, []]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "stamp"),
+    [
+        (0.0, "00:00.00"),
+        (59.994, "00:59.99"),
+        (59.996, "01:00.00"),
+        (600.0, "10:00.00"),
+        (83.456, "01:23.46"),
+    ],
+)
+def test_lrc_counts_minutes_seconds_and_hundredths(seconds: float, stamp: str):
+    assert lrc([TimedLine("la", seconds, seconds + 1, ())]) == f"[{stamp}]la\n"
+
+
+RIFF: Any = {"src_audio": ("song.wav", b"RIFF")}
+CODES = "<|audio_code_5|><|audio_code_7|>"
+
+
+async def result(server: Server, **fields: Any) -> dict[str, Any]:
+    """What a job answers whose plan has two codes, a tempo and a caption."""
+    answer = await server.client.post("/release_task", files=RIFF, data=fields)
+    assert answer.status_code == 200, answer.text
+    job = await server.queue.take()
+    assert job.request.goal != "song"
+    plan = SongPlan(
+        "a tune", "la la", "en", 12.0, 3, "Do:", Sampling(8, 1.0, 3.0), bpm=90, audio_codes=(5, 7)
+    )
+    await server.queue.finish(job.id, (Song("", plan, "mp3", "acestep-v15-turbo", "lm"),))
+    (entry,) = await server.query(job.id)
+    assert entry["status"] == 1
+    (item,) = json.loads(entry["result"])
+    return dict(item)
+
+
+@pytest.fixture
+async def planning(serve: Serve) -> Any:
+    async with serve(worker=FakeWorker(planner_info=PLANNER)) as server:
+        yield server
+
+
+async def test_codes(server: Server):
+    assert await result(server, extract_codes_only="true") == {
+        "status_message": "Audio Codes Extraction Success",
+        "audio_codes": CODES,
+        "audio_paths": [],
+        "raw_audio_paths": [],
+        "first_audio_path": None,
+        "metas": {},
+    }
+
+
+async def test_a_description(planning: Server):
+    item = await result(planning, full_analysis_only="true")
+    metas = item.pop("metas")
+    assert item == {
+        "status_message": "Full Hardware Analysis Success",
+        "bpm": 90,
+        "keyscale": "N/A",
+        "timesignature": "N/A",
+        "duration": 12.0,
+        "genre": "N/A",
+        "prompt": "a tune",
+        "lyrics": "la la",
+        "language": "en",
+        "audio_paths": [],
+        "audio_codes": CODES,
+    }
+    assert (metas["bpm"], metas["caption"]) == (90, "a tune")
+
+
+async def test_metadata(planning: Server):
+    item = await result(planning, analysis_only="true", prompt="pop")
+    assert (item["file"], item["status"]) == ("", 1)
+    assert (item["generation_info"], item["dit_model"], item["lm_model"]) == (
+        "Analysis Only Mode Complete",
+        "None (Analysis Only)",
+        "lm",
+    )
+    assert item["metas"]["bpm"] == 90
+    assert any(warning.startswith("src_audio: analysis_only") for warning in item["warnings"])
