@@ -1,7 +1,6 @@
-"""The composition root: settings in, a running server out.
+"""Builds the server from its settings, and runs it.
 
-The only module that knows both http and the engine. Heavy imports (torch, diffusers) happen on the engine's
-thread, once the server answers.
+Heavy imports (torch, diffusers) happen on the engine's thread, once the server answers.
 """
 
 from __future__ import annotations
@@ -42,13 +41,13 @@ from acestep.settings.settings import Settings
 
 log = logging.getLogger("acestep.api_server")  # also when this file is run as a script
 
-STUCK = 1  # exit code where a thread never came back from its work
+STUCK = 1  # exit code where a thread is stuck at the end
 REFUSED = 2  # exit code where a setting, the data folder or the model keeps the server from starting
 _MB = 1024 * 1024
 
 
 def create_app(prepared: Prepared) -> FastAPI:
-    """The ASGI application; everything that lives and dies with it is built in its lifespan."""
+    """The ASGI application; its lifespan builds and closes everything else."""
     return http.create_app(lifespan=_lifespan(prepared), cors_origins=prepared.settings.cors_origins)
 
 
@@ -77,7 +76,7 @@ def _lifespan(prepared: Prepared) -> Callable[[FastAPI], AbstractAsyncContextMan
         services = HttpServices(queue, worker, audio, look, folder.uploads, config, lora=lora, memory=memory)
         services = replace(services, keeper=engines.keeper, planners=engines.planners, background=tasks)
         provide(app, services)
-        _say_what_is_up(prepared)
+        _log_start(prepared)
         await runner.start()
         await engines.start()
         try:
@@ -95,7 +94,7 @@ def _lifespan(prepared: Prepared) -> Callable[[FastAPI], AbstractAsyncContextMan
 
 
 def _leave_stuck_threads(trouble: str) -> None:
-    """End the process here: Python would wait for a thread that never comes back. All is saved."""
+    """End the process: Python would wait for the stuck thread for ever. All jobs are saved."""
     log.critical("Ending without the thread that is stuck. %s", trouble)
     logging.shutdown()
     os._exit(STUCK)
@@ -117,7 +116,7 @@ def _http_config(settings: Settings) -> HttpConfig:
     )
 
 
-def _say_what_is_up(prepared: Prepared) -> None:
+def _log_start(prepared: Prepared) -> None:
     models = prepared.models
     info = expect(models.default)
     log.info("Model %s, data in %s", info.name, prepared.folder.root)

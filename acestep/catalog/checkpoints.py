@@ -1,7 +1,6 @@
-"""Which models are published, which lie on disk whole, and which one to load.
+"""Which models are published, which are complete on disk, and which one to load.
 
-Reads small JSON files and safetensors headers, never weights; knows nothing of torch, HTTP or the
-environment. `download` fetches what is missing.
+Reads JSON files and safetensors headers, never weights.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _WITHOUT_WEIGHTS = ("scheduler", "tokenizer")  # components of the diffusers lay
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What a model recommends where a request says nothing."""
+    """A model's values for what a request leaves open."""
 
     steps: int
     guidance_scale: float
@@ -50,7 +49,7 @@ _BASE = Defaults(
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A name on the hub. `size` is in bytes, rounded, and counts this folder alone."""
+    """A name on the hub. `size` is in bytes, rounded, of this folder only."""
 
     name: str
     repo: str
@@ -61,12 +60,12 @@ class Published:
 
     @property
     def defaults(self) -> Defaults:
-        """What to expect until the model's own config.json is there."""
+        """Hold until the model's own config.json is read."""
         return _TURBO if self.is_turbo else _BASE
 
     @property
     def needs(self) -> tuple[Published, ...]:
-        """This and the parts that it needs beside it."""
+        """This, and the shared parts that it needs."""
         shared = SHARED_PARTS if self.kind == "dit" and self.layout == "published" else ()
         return (self, *(PUBLISHED[part] for part in shared))
 
@@ -93,10 +92,9 @@ PUBLISHED: dict[str, Published] = {published.name: published for published in _r
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model on disk with every file that loading needs.
+    """A complete model on disk.
 
-    `dit` is the model's folder (in the diffusers layout the one with model_index.json), `notice` what
-    people must be told about the model.
+    `dit` is the model's folder (in the diffusers layout the one with model_index.json).
     """
 
     name: str
@@ -111,7 +109,6 @@ class Checkpoint:
 
     @property
     def tokenizer(self) -> Path:
-        """The folder of the text encoder's tokenizer."""
         return self.text_encoder if self.layout == "published" else self.dit / "tokenizer"
 
 
@@ -131,9 +128,9 @@ class Choice:
 
 
 def find(name: str, checkpoints_dir: Path) -> Checkpoint | None:
-    """The model called `name` in `checkpoints_dir`, or at the path `name`; None if there is no such folder.
+    """The model called `name` in `checkpoints_dir`, or at the path `name`, if there is such a folder.
 
-    Raises CheckpointError, naming what is missing, if the folder is there but not whole.
+    Raises CheckpointError with the missing files if it is incomplete.
     """
     folder = find_folder(name, checkpoints_dir, NANO_FOLDER if name == NANO_MODEL else None)
     if folder is None:
@@ -144,7 +141,6 @@ def find(name: str, checkpoints_dir: Path) -> Checkpoint | None:
 
 
 def require(name: str, checkpoints_dir: Path) -> Checkpoint:
-    """Like `find`, but raises CheckpointError if there is no such folder."""
     checkpoint = find(name, checkpoints_dir)
     if checkpoint is None:
         raise CheckpointError(f"There is no model {name!r}. {how_to_get(name, checkpoints_dir)}")
@@ -152,7 +148,7 @@ def require(name: str, checkpoints_dir: Path) -> Checkpoint:
 
 
 def is_whole(published: Published, checkpoints_dir: Path) -> bool:
-    """Whether this name, and what it needs, lies in `checkpoints_dir` with every file."""
+    """Whether this name, and what it needs, is complete in `checkpoints_dir`."""
     if published.kind == "dit":
         try:
             return find(published.name, checkpoints_dir) is not None
@@ -169,10 +165,9 @@ def choose(
 ) -> Choice:
     """Decide which model to load.
 
-    A model that is named (`config_path`) is taken or refused, never replaced. Otherwise the default model
-    is taken if it is on disk or worth downloading (there is a GPU, and the hub answers), else the bundled
-    nano. The probes are asked only when their answer matters. Raises CheckpointError saying how to get
-    the model.
+    A named model (`config_path`) is never replaced. Otherwise it is the default model if it is on disk, or
+    there are a GPU and a hub that answers, else the bundled nano. The probes are asked only if needed. Raises
+    CheckpointError with a remedy.
     """
     if config_path:
         return _named(config_path, checkpoints_dir, hub_reachable)
@@ -196,7 +191,6 @@ def choose(
 
 
 def how_to_get(name: str, checkpoints_dir: Path) -> str:
-    """What a user can do who wants this model and does not have it."""
     if name == NANO_MODEL:
         return f"It comes with this package in {NANO_FOLDER}; install the package again."
     if _is_published_dit(name):
@@ -206,7 +200,7 @@ def how_to_get(name: str, checkpoints_dir: Path) -> str:
 
 
 def find_folder(name: str, checkpoints_dir: Path, bundled: Path | None = None) -> Path | None:
-    """The folder that `name` means: in `checkpoints_dir`, a path of its own, or the one in the package."""
+    """The folder of `name`: in `checkpoints_dir`, a path, or `bundled` with the package."""
     path = Path(name).expanduser()
     candidates = [checkpoints_dir / path]  # an absolute path stays what it is
     if len(path.parts) > 1:
@@ -220,12 +214,12 @@ def find_folder(name: str, checkpoints_dir: Path, bundled: Path | None = None) -
 
 
 def is_bare(name: str) -> bool:
-    """Whether this is a name, and no path, which would lead anywhere on this machine."""
+    """Whether this is a name and not a path."""
     return PurePath(name).name == name and not name.startswith(".")
 
 
 def missing_files(folder: Path, *, tokenizer: bool = False) -> list[str]:
-    """What a model folder lacks (config, weights, tokenizer), as paths from its parent; [] if it is whole."""
+    """What a model folder lacks (config, weights, tokenizer), as paths from its parent."""
     if not (folder / "config.json").is_file():
         return [f"{folder.name}/config.json"] if folder.is_dir() else [f"{folder.name}/"]
     missing = []
@@ -281,7 +275,7 @@ def _weight_files(folder: Path) -> list[str]:
 
 
 def _flaw(weights: Path) -> str | None:
-    """What is wrong with a safetensors file: "" if it is missing, None if nothing. Reads the header alone."""
+    """What is wrong with a safetensors file: "" if it is missing, None if nothing. Reads the header only."""
     if not weights.is_file():
         return ""
     try:
@@ -340,7 +334,6 @@ def _named(name: str, checkpoints_dir: Path, hub_reachable: Callable[[], bool]) 
 
 
 def as_choice(checkpoint: Checkpoint, notice: str = "") -> Choice:
-    """The choice of a model that needs no download."""
     return Choice(checkpoint.name, checkpoint, checkpoint.is_turbo, checkpoint.defaults, notice)
 
 
@@ -361,7 +354,7 @@ def _command(name: str) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; raises CheckpointError that names the file if it cannot be read."""
+    """A JSON object. Raises CheckpointError with the file if it cannot be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -38,7 +38,7 @@ from acestep.settings.settings import Settings, export_dotenv
 
 @dataclass(frozen=True, slots=True)
 class DownloadProgress:
-    """How far a download is, in bytes. `total` is an estimate that grows if it proves too small."""
+    """In bytes. `total` is an estimate that grows if it proves too small."""
 
     name: str
     done: int
@@ -46,7 +46,6 @@ class DownloadProgress:
 
     @property
     def fraction(self) -> float:
-        """0..1."""
         return min(self.done / self.total, 1.0) if self.total else 0.0
 
 
@@ -56,9 +55,9 @@ OnLoading = Callable[[ModelState, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be fetched: a published `name` into a folder, from these hubs, one after the other.
+    """A published `name` to fetch into a folder, from the first of these hubs that has it.
 
-    `alone` leaves out the parts that it needs beside it, `again` compares what is there with the hub.
+    `alone` leaves out the shared parts that it needs, `again` compares existing files with the hub.
     """
 
     name: str
@@ -69,10 +68,10 @@ class Order:
 
 
 def fetch(order: Order, on_progress: OnProgress | None = None) -> None:
-    """Bring a published model, and the parts that it needs beside it, into a folder as they are published.
+    """Download a published model and the shared parts that it needs; complete files are kept.
 
-    Blocks until all is there; files that are whole are not fetched again. `on_progress` may be called from
-    any thread and may raise an AceStepError to stop. Raises CheckpointError with what to do.
+    `on_progress` may be called from any thread and may raise an AceStepError to stop. Raises CheckpointError
+    with a remedy.
     """
     name, into = order.name, order.into
     if name not in PUBLISHED:
@@ -102,7 +101,7 @@ def fetch(order: Order, on_progress: OnProgress | None = None) -> None:
 
 
 def fetch_for_server(order: Order, on_loading: OnLoading, beat: Callable[[], None]) -> None:
-    """`fetch` for a server that waits for it: `on_loading` hears of every percent, `beat` of bytes."""
+    """`fetch` that calls `on_loading` with every percent, and `beat` with every bytes received."""
     said = -1
 
     def report(progress: DownloadProgress) -> None:
@@ -117,7 +116,6 @@ def fetch_for_server(order: Order, on_loading: OnLoading, beat: Callable[[], Non
 
 
 def order_for(name: str, settings: Settings) -> Order:
-    """The order of a server, or of the command, with these settings."""
     return Order(name, settings.checkpoints_dir, partial(hubs, settings.download_source))
 
 
@@ -152,7 +150,7 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 
 def _is_here(part: Published, into: Path) -> bool:
-    """Whether this folder is whole, whatever it needs beside it."""
+    """Whether this folder is complete, without the shared parts."""
     if part.kind != "dit" or part.layout == "diffusers":
         return is_whole(part, into)
     folder = into / part.name
@@ -160,7 +158,6 @@ def _is_here(part: Published, into: Path) -> bool:
 
 
 def _pulls(parts: list[Published], into: Path) -> Iterator[Pull]:
-    """One for each repository."""
     folders = tuple(f"{part.name}/*" for part in parts if part.repo == MAIN_REPO)
     if folders:
         yield Pull(MAIN_REPO, into, folders)

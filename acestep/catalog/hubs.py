@@ -1,7 +1,6 @@
-"""Where published models come from: Hugging Face, and ModelScope beside it.
+"""The hubs of published models: Hugging Face and ModelScope.
 
-Which repository holds a model, and where it goes, is `download`'s affair. The hubs' clients are imported
-late, because they read their own environment variables when they are imported.
+Their clients are imported late, because they read their environment variables on import.
 """
 
 from __future__ import annotations
@@ -27,21 +26,18 @@ _PROBE_TIMEOUT = 4.0  # seconds; a start without network must not wait longer
 
 @dataclass(frozen=True, slots=True)
 class Pull:
-    """Files of one repository: those that match `patterns` (None: all), to be put into the folder `into`."""
+    """The files of one repository that match `patterns` (None: all), for the folder `into`."""
 
     repo: str
     into: Path
     patterns: tuple[str, ...] | None = None
 
     def wants(self, path: str) -> bool:
-        """Whether this file of the repository is to be fetched."""
         wanted = self.patterns is None or any(fnmatch(path, pattern) for pattern in self.patterns)
         return wanted and not any(fnmatch(path, pattern) for pattern in NEVER)
 
 
 class Hub(Protocol):
-    """A place that models can be fetched from."""
-
     @property
     def address(self) -> str:
         """Its URL."""
@@ -52,25 +48,22 @@ class Hub(Protocol):
         ...
 
     def pull(self, pull: Pull, on_bytes: OnBytes) -> None:
-        """Fetch what is not there and whole; each file ends up as published. Blocks.
+        """Fetch missing and incomplete files.
 
-        `on_bytes` hears of bytes as they arrive, from any thread, and may raise an AceStepError to stop.
-        Raises CheckpointError, a sentence of what went wrong.
+        `on_bytes` is called from any thread with the number received, and may raise an AceStepError to stop.
+        Raises CheckpointError.
         """
         ...
 
 
 def hubs(source: Source, token: str | None = None) -> tuple[Hub, ...]:
-    """The hubs in the order in which they are tried; auto prefers those that answer.
-
-    `token` is for repositories that are not open to all.
-    """
+    """The hubs in the order in which they are tried; auto prefers those that answer."""
     both = _wished_first(source, token)
     return tuple(sorted(both, key=lambda hub: not hub.reachable())) if source == "auto" else both
 
 
 def any_reachable(source: Source) -> bool:
-    """Whether there is a hub to download from. Honours HF_HUB_OFFLINE."""
+    """Whether a hub answers; no with HF_HUB_OFFLINE."""
     if is_offline():
         return False
     return any(hub.reachable() for hub in _wished_first(source))
@@ -82,7 +75,6 @@ def _wished_first(source: Source, token: str | None = None) -> tuple[Hub, Hub]:
 
 
 def is_offline() -> bool:
-    """Whether HF_HUB_OFFLINE forbids to ask any hub."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
@@ -103,11 +95,9 @@ class HuggingFace:
         return self._endpoint or constants.ENDPOINT
 
     def reachable(self) -> bool:
-        """As the Protocol says."""
         return _answers(self.address)
 
     def pull(self, pull: Pull, on_bytes: OnBytes) -> None:
-        """As the Protocol says. Its client counts bytes; whether they are the right ones is checked here."""
         from huggingface_hub.errors import RepositoryNotFoundError
 
         try:
@@ -160,11 +150,10 @@ class ModelScope:
         return str(HubConfig(endpoint=self._endpoint, token=self._token).endpoint)
 
     def reachable(self) -> bool:
-        """As the Protocol says."""
         return _answers(self.address)
 
     def pull(self, pull: Pull, on_bytes: OnBytes) -> None:
-        """As the Protocol says. Its client resumes, and checks sizes and checksums itself."""
+        """The client resumes, and checks sizes and checksums itself."""
         from modelscope_hub import HubApi
         from modelscope_hub.errors import AuthenticationError, NotExistError, PermissionDeniedError
 
@@ -188,7 +177,7 @@ class ModelScope:
 
 
 class _Counter:
-    """Passes bytes on, and keeps what `on_bytes` raises: the client takes it for a fault of the network."""
+    """Keeps what `on_bytes` raises: the client takes it for a network error and retries."""
 
     def __init__(self, on_bytes: OnBytes) -> None:
         self._on_bytes = on_bytes
@@ -222,7 +211,7 @@ class _Counter:
 
 
 def _byte_bar(on_bytes: OnBytes) -> Any:
-    """A progress bar class for huggingface_hub that draws nothing and counts bytes."""
+    """A progress bar for huggingface_hub that draws nothing and counts bytes."""
     from huggingface_hub.utils.tqdm import tqdm
 
     class ByteBar(tqdm):
@@ -239,7 +228,7 @@ def _byte_bar(on_bytes: OnBytes) -> Any:
 
 
 def _hush() -> None:
-    """Keep ModelScope's client from drawing and logging: bytes are counted, and what matters is raised."""
+    """Keep ModelScope's client from drawing bars and logging."""
     from modelscope_hub import _download as client
 
     if bar := getattr(client, "tqdm", None):  # it has no setting for that
@@ -248,7 +237,7 @@ def _hush() -> None:
 
 
 def _spoilt(file: Any, pull: Pull) -> Path | None:
-    """Where a file lies that is not what the hub lists: large ones have a SHA-256, small ones git's name."""
+    """The path of a file that differs from the hub's checksum: SHA-256 for large files, else git's."""
     from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
     path = pull.into / file.path
@@ -288,7 +277,7 @@ def _first_failure(error: Exception) -> BaseException:
 
 
 def pull_from_any(hubs: Sequence[Hub], pull: Pull, on_bytes: OnBytes) -> None:
-    """Fetch from the first hub that has everything. Raises CheckpointError with what each of them said."""
+    """Fetch from the first hub that has everything. Raises CheckpointError with the errors of all."""
     said: list[str] = []
     for hub in hubs:
         try:

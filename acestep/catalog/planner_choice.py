@@ -1,7 +1,4 @@
-"""Which planner to load, or why none.
-
-Reads folders, never weights; knows nothing of torch, HTTP or the environment.
-"""
+"""Which planner to load, or why none. Reads folders, never weights."""
 
 from __future__ import annotations
 
@@ -18,19 +15,18 @@ NANO_PLANNER = "acestep-nano-lm"
 NANO_PLANNER_FOLDER = Path(__file__).resolve().parents[1] / "nano" / NANO_PLANNER
 SMALLEST = "acestep-5Hz-lm-0.6B"
 _TO_HAVE_IT = "set it to true and start again, or send POST /v1/init with init_llm=true."
-# GB of GPU memory from which a planner is loaded without being asked for, and the largest that fits beside
-# a DiT of 2 B (the original's tiers): what holds where no memory plan can be made.
+# The original's tiers, which hold where no memory plan can be made: GB of GPU memory from which a planner is
+# the default beside a DiT of 2 B.
 _BY_MEMORY = ((24.5, "acestep-5Hz-lm-4B"), (12.5, "acestep-5Hz-lm-1.7B"))
 _LARGEST_FIRST = (*(name for _, name in _BY_MEMORY), SMALLEST)
 
 Planned = Callable[[str], str | None]
-"""The published planner that comes by itself by the memory plan, "" for none, where the original's tiers have
-this one; None where no plan can say."""
+"""The default planner by the memory plan ("": none), given that of the tiers; None: no plan can say."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlannerWish:
-    """What the settings say: `init` None is auto, `name` None is whichever fits; `dit` is the DiT's name."""
+    """The settings: `init` None is auto, `name` None the default; `dit` is the name of the default model."""
 
     init: bool | None
     name: str | None
@@ -40,10 +36,7 @@ class PlannerWish:
 
 @dataclass(frozen=True, slots=True)
 class PlannerChoice:
-    """The planner to load. No `name`: none, and `detail` says why; no `folder`: it must be downloaded.
-
-    `only_if_needed` as `PlannerInfo` has it.
-    """
+    """The planner to load. No `name`: none, as `detail` explains; no `folder`: it must be downloaded."""
 
     name: str = ""
     folder: Path | None = None
@@ -61,20 +54,19 @@ def choose_planner(
     hub_reachable: Callable[[], bool],
     planned: Planned = _no_plan,
 ) -> PlannerChoice:
-    """Decide; the probes (GB of the GPU, 0 for none) are asked only when their answer matters.
+    """Choose; the probes (GB of the GPU, 0 for none) are asked only if needed.
 
-    A planner that was asked for is found, downloaded, or CheckpointError says how to get it. With auto,
-    what cannot be had is left out. Where none is named, the largest that fits and lies on disk comes before
-    one that would have to be downloaded.
+    Raises CheckpointError with a remedy for a planner that was asked for and is unavailable; with auto there
+    is none then. Without a name, the largest that fits and is on disk comes before a download.
     """
-    gpu_memory = cache(gpu_memory)  # asking starts a process
-    planned = cache(planned)  # so does this, and counts many plans
+    gpu_memory = cache(gpu_memory)  # starts a process
+    planned = cache(planned)  # so does this, and compares many plans
     if wish.init is False:
         return PlannerChoice(detail=f"ACESTEP_INIT_LLM is off; {_TO_HAVE_IT}")
     if wish.init is None and wish.dit != NANO_MODEL and not _has_room(wish, gpu_memory(), planned):
         memory = gpu_memory()
-        there = f"no room for one on a GPU of {memory:.0f} GB" if memory else "no GPU"
-        return PlannerChoice(detail=f"ACESTEP_INIT_LLM is auto, and found {there}; {_TO_HAVE_IT}")
+        reason = f"no room for one on a GPU of {memory:.0f} GB" if memory else "no GPU"
+        return PlannerChoice(detail=f"ACESTEP_INIT_LLM is auto, and found {reason}; {_TO_HAVE_IT}")
     try:
         names = _candidates(wish, gpu_memory, planned)
         found = _first_to_be_had(names, wish.checkpoints_dir, hub_reachable)
@@ -88,24 +80,24 @@ def choose_planner(
 
 
 def find_planner(name: str, checkpoints_dir: Path) -> PlannerChoice | None:
-    """The planner of this name; None where there is none. Raises CheckpointError if it is not whole."""
+    """The planner of this name, if there is one. Raises CheckpointError if it is incomplete."""
     folder = _find(name, checkpoints_dir)
     return None if folder is None else PlannerChoice(folder.name, folder)
 
 
 def on_disk(checkpoints_dir: Path) -> tuple[str, ...]:
-    """The published planners that lie there whole."""
+    """The complete published planners."""
     published = (each for each in PUBLISHED.values() if each.kind == "planner")
     return tuple(each.name for each in published if is_whole(each, checkpoints_dir))
 
 
 def gpu_memory_gb() -> float:
-    """GB of the first NVIDIA GPU; 0 where there is none, or its driver does not say."""
+    """GB of the first NVIDIA GPU; 0 if unknown."""
     return (probes.memory_mib("total") or 0.0) / 1024
 
 
 def _has_room(wish: PlannerWish, memory: float, planned: Planned) -> bool:
-    """Whether a planner comes that was not asked for; whether one that is named fits, its plan will say."""
+    """Whether there is a default planner; whether a named one fits is decided by its plan."""
     by_plan = planned(_documented(memory))
     if by_plan is None:
         return memory >= _BY_MEMORY[-1][0]
@@ -113,7 +105,6 @@ def _has_room(wish: PlannerWish, memory: float, planned: Planned) -> bool:
 
 
 def _candidates(wish: PlannerWish, gpu_memory: Callable[[], float], planned: Planned) -> tuple[str, ...]:
-    """The planners that would do, the best first."""
     if wish.name:
         return (wish.name,)
     if wish.dit == NANO_MODEL:
@@ -124,7 +115,6 @@ def _candidates(wish: PlannerWish, gpu_memory: Callable[[], float], planned: Pla
 
 
 def _documented(memory: float) -> str:
-    """The largest planner that the original has on a GPU of so many GB."""
     return next((name for least, name in _BY_MEMORY if memory >= least), SMALLEST)
 
 
@@ -141,7 +131,6 @@ def _first_to_be_had(
 
 
 def _find(name: str, checkpoints_dir: Path) -> Path | None:
-    """The planner's folder; None if there is none. Raises CheckpointError if it is not whole."""
     folder = find_folder(name, checkpoints_dir, NANO_PLANNER_FOLDER if name == NANO_PLANNER else None)
     if folder is None:
         return None

@@ -1,17 +1,13 @@
-"""How it is told that memory ran out, on whichever device.
-
-Imports none of them, and knows nothing of what the memory was for.
-"""
+"""Tells out-of-memory errors of any device from others, without importing torch."""
 
 from __future__ import annotations
 
 _CLASS = "OutOfMemoryError"  # of torch, for CUDA and its kin
-# What others put into a plain RuntimeError: the CPU's allocator, Metal, CUDA's driver, cuBLAS and cuDNN.
+# In a plain RuntimeError: the CPU's allocator, Metal, CUDA's driver, cuBLAS and cuDNN.
 _PHRASES = ("DefaultCPUAllocator", "out of memory", "STATUS_ALLOC_FAILED")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that there was not enough memory, so that less may succeed."""
     if isinstance(error, MemoryError):
         return True
     if not isinstance(error, RuntimeError):

@@ -1,4 +1,4 @@
-"""Which GPUs this machine has, asked without torch."""
+"""The devices of this machine, found without importing torch."""
 
 from __future__ import annotations
 
@@ -13,10 +13,7 @@ from pathlib import Path
 
 
 def has_gpu(device: str) -> bool:
-    """Whether a model would run on a GPU, told without importing torch.
-
-    `device` is ACESTEP_DEVICE: only `auto` looks at the machine.
-    """
+    """Whether a model would run on a GPU with this ACESTEP_DEVICE; only `auto` looks at the machine."""
     if device != "auto":
         return device != "cpu"
     if platform.system() == "Darwin":
@@ -34,7 +31,7 @@ def has_gpu(device: str) -> bool:
 
 
 def device_name(wish: str) -> str:
-    """The device that ACESTEP_DEVICE or ACESTEP_LM_DEVICE means, always spelled alike: `cuda` is `cuda:0`."""
+    """The one name of the device that ACESTEP_DEVICE or ACESTEP_LM_DEVICE means: `cuda` is `cuda:0`."""
     if wish == "auto":
         gpu = "mps" if platform.system() == "Darwin" else "cuda:0"
         return gpu if has_gpu(wish) else "cpu"
@@ -43,7 +40,7 @@ def device_name(wish: str) -> str:
 
 
 def memory_mib(kind: str, number: int = 0) -> float | None:
-    """MiB of `kind` ("total", "free") memory on a GPU; None without one, or if its driver does not say."""
+    """MiB of `kind` ("total", "free") memory on a GPU; None if unknown."""
     lister = shutil.which("nvidia-smi")
     if lister is None:
         return None
@@ -55,15 +52,12 @@ def memory_mib(kind: str, number: int = 0) -> float | None:
         return None
 
 
-_CGROUP = Path("/sys/fs/cgroup/memory.max")  # what a container may have
+_CGROUP = Path("/sys/fs/cgroup/memory.max")  # the limit of a container
 
 
 @dataclass(frozen=True, slots=True)
 class Probes:
-    """How to ask the machine, in bytes; None where it does not say. The GPU is asked by its number.
-
-    `has_vllm`: whether vLLM is installed, whose planner stays where it is.
-    """
+    """Bytes of memory, None if unknown: what is free on a GPU by its number, and all main memory."""
 
     gpu_free: Callable[[int], int | None]
     main_memory: Callable[[], int | None]
@@ -71,21 +65,20 @@ class Probes:
 
 
 def gpu_free(number: int) -> int | None:
-    """What is free on NVIDIA GPU `number`; None where there is none, or its driver does not say."""
     mib = memory_mib("free", number)
     return None if mib is None else int(mib) * 2**20
 
 
 def main_memory() -> int | None:
-    """All of it, used or not: what is idle makes way."""
+    """All of it, used or not: idle programs can be swapped out."""
     try:
-        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # not on Windows
         return None
     try:
-        return min(there, int(_CGROUP.read_text(encoding="ascii")))
-    except (OSError, ValueError):  # none, or "max"
-        return there
+        return min(size, int(_CGROUP.read_text(encoding="ascii")))
+    except (OSError, ValueError):  # missing, or "max"
+        return size
 
 
 PROBES = Probes(gpu_free, main_memory)

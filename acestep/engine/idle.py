@@ -1,6 +1,4 @@
-"""How memory and threads are looked after: what the operator decides of it, and models that leave when
-idle.
-"""
+"""When models are loaded and unloaded: what the settings decide, and unloading of idle models."""
 
 from __future__ import annotations
 
@@ -19,8 +17,8 @@ from acestep.engine.threads import Free, Watchdog, collect
 class IdlePolicy:
     """One for the whole engine.
 
-    Models that were idle for `idle_seconds` (0: never) leave memory, and come again when they are wanted.
-    `is_lazy`: at the start, too, they come only then. `free` gives a device the memory back that nobody uses.
+    Models idle for `idle_seconds` (0: never) are unloaded until a request needs them. `is_lazy`: they are not
+    loaded at the start either. `free` returns unused memory to the device.
     """
 
     watchdog: Watchdog = field(default_factory=Watchdog)
@@ -31,29 +29,26 @@ class IdlePolicy:
 
     @property
     def loads_on_demand(self) -> bool:
-        """Whether a model may be out of memory though it can be used."""
         return self.is_lazy or self.idle_seconds > 0.0
 
 
-LEFT = "It left memory while it was idle, and is loaded again when a request needs it."
+LEFT = "It was unloaded while it was idle, and is loaded again when a request needs it."
 
 Info = TypeVar("Info", ModelInfo, PlannerInfo)
 
 
 def as_on_demand(info: Info) -> Info:
-    """What is known of a model, or planner, that comes into memory at the first request alone."""
+    """The info of a model or planner that is loaded at the first request."""
     how = "downloaded and loaded" if info.state == "downloading" else "loaded"
     detail = f"It is {how} when a request needs it."
     return replace(info, state="on_disk", detail=detail, loads_on_demand=True)
 
 
 class Idle(Protocol):
-    """What may leave memory. `idle_since`: when it was last used (monotonic); None: in use, or not there."""
+    """`idle_since`: when it was last used (monotonic); None: in use, or not in memory."""
 
     @property
-    def idle_since(self) -> float | None:
-        """See the class."""
-        ...
+    def idle_since(self) -> float | None: ...
 
 
 Held = TypeVar("Held", bound=Idle)
@@ -62,11 +57,11 @@ Held = TypeVar("Held", bound=Idle)
 async def leave_when_idle(
     seconds: float, held: Callable[[], Iterable[Held]], leave: Callable[[Held], Awaitable[None]]
 ) -> None:
-    """Let each of `held()` leave once it has been idle for `seconds` (0: never); until cancelled."""
+    """Call `leave` with each of `held()` once it has been idle for `seconds` (0: never); until cancelled."""
     while seconds > 0:
         now = time.monotonic()
         due = {id(each): each.idle_since + seconds for each in held() if each.idle_since is not None}
-        # Whatever becomes idle meanwhile is not due before that.
+        # What becomes idle meanwhile is not due earlier.
         await asyncio.sleep(max(0.0, min(due.values(), default=now + seconds) - now))
         for each in tuple(held()):
             if each.idle_since is not None and each.idle_since + seconds <= time.monotonic():

@@ -1,7 +1,4 @@
-"""Several workers as one: a device each, under one queue.
-
-Knows workers by their Protocol alone.
-"""
+"""Several workers as one: a device each, under one queue."""
 
 from __future__ import annotations
 
@@ -18,9 +15,9 @@ from acestep.engine.threads import all_of
 from acestep.errors import AceStepError
 from acestep.jobs.worker import Cancelled, ModelKeeper, OnProgress, Worker
 
-_USUAL_SECONDS = 120.0  # of a song that does not say how long it is
-_DRAFT_SECONDS = 10.0  # what a text counts as, of music
-# What is said of a model that workers are not equally far with: the best of it.
+_USUAL_SECONDS = 120.0  # of a song without a duration
+_DRAFT_SECONDS = 10.0  # of music, as which a draft counts
+# The state shown of a model whose states differ between workers is the first of these.
 _BEST_FIRST: tuple[ModelState, ...] = ("ready", "on_disk", "loading", "downloading", "failed", "absent")
 
 
@@ -32,27 +29,24 @@ class Fleet:
         self._load = [0.0] * len(self._workers)  # seconds of music that each has to make
 
     def models(self) -> tuple[ModelInfo, ...]:
-        """What each worker has, with the limits that hold wherever a song is made."""
+        """The models of all workers, with the limits that hold on each device."""
         return merged([worker.models() for worker in self._workers])
 
     def planner(self, name: str = "") -> PlannerInfo:
-        """The one that is furthest, of those of this name if there are any."""
         infos = [worker.planner(name) for worker in self._workers]
         return min(infos, key=lambda info: (name not in ("", info.name), _rank(info)))
 
     def planners(self) -> tuple[PlannerInfo, ...]:
-        """All of any worker, each as far as it is furthest; the own ones have the same name."""
         others = itertools.chain.from_iterable(worker.planners()[1:] for worker in self._workers)
         names = dict.fromkeys(info.name for info in others)
         return (self.planner(), *(self.planner(name) for name in names))
 
     def trouble(self) -> str:
-        """What keeps all of them from working: as long as one can, songs are made."""
+        """Only if no worker can make songs."""
         troubles = [worker.trouble() for worker in self._workers]
         return " ".join(dict.fromkeys(troubles)) if all(troubles) else ""
 
     async def wait_ready(self) -> None:
-        """Return when one of them can work."""
         await _first(worker.wait_ready() for worker in self._workers)
 
     async def draft(self, request: DraftRequest, cancelled: Cancelled) -> Draft:
@@ -72,7 +66,7 @@ class Fleet:
 
     @asynccontextmanager
     async def _least_busy(self, seconds: float, distance: Callable[[Worker], int]) -> AsyncIterator[Worker]:
-        """One that can work and has least to do, of the nearest; it has `seconds` more meanwhile."""
+        """The least busy of the nearest workers without trouble; it has `seconds` more meanwhile."""
         able = [number for number, worker in enumerate(self._workers) if not worker.trouble()]
         number = min(
             able or range(len(self._workers)),
@@ -86,7 +80,7 @@ class Fleet:
 
 
 class FleetKeeper:
-    """The `ModelKeeper` of several: all have the same models in their slots."""
+    """All devices have the same models in their slots."""
 
     def __init__(self, keepers: Sequence[ModelKeeper]) -> None:
         self._keepers = tuple(keepers)
@@ -113,7 +107,7 @@ class FleetKeeper:
 
 
 async def _put_back(number: int, changed: Iterable[tuple[ModelKeeper, set[str]]]) -> None:
-    """Bring the models that left these keepers' slot into it again."""
+    """Give these keepers the models back that they had in the slot."""
     for keeper, before in changed:
         for name in before - _in_slots(keeper):
             await keeper.put(number, name)
@@ -124,7 +118,7 @@ def _in_slots(keeper: ModelKeeper) -> set[str]:
 
 
 def merged(inventories: Iterable[Sequence[ModelInfo]]) -> tuple[ModelInfo, ...]:
-    """Each model once, in the order of the first: as far as the furthest is, and with the tightest limits."""
+    """Each model once, with its best state and its tightest limits."""
     by_name: dict[str, ModelInfo] = {}
     for info in itertools.chain.from_iterable(inventories):
         other = by_name.get(info.name, info)
@@ -141,7 +135,6 @@ def _rank(info: ModelInfo | PlannerInfo) -> int:
 
 
 def _plans(worker: Worker, planner: str) -> bool:
-    """Whether this planner can be had there."""
     info = worker.planner(planner)
     return info.is_usable and info.name == planner
 
@@ -157,7 +150,7 @@ def _distance(worker: Worker, model: str | None) -> int:
 
 
 async def _first(waits: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Return when the first of these has; the others are cancelled."""
+    """Return when the first of these returns; the others are cancelled."""
     tasks = [asyncio.create_task(wait) for wait in waits]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

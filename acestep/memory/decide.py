@@ -93,9 +93,7 @@ def _start(settings: Settings, choices: Sequence[Choice], probes: Probes) -> _St
     on_demand = settings.models_in_memory - len(choices) if settings.on_demand_model_load else 0
     # A quantized planner runs on PyTorch, which can offload it; vLLM cannot.
     on_vllm = settings.quantization == "none" and settings.lm_backend == "vllm" and probes.has_vllm()
-    own = (
-        settings.lm_device
-    )  # unset, the devices are the same, and no process needs to be started to find out what `auto` is
+    own = settings.lm_device  # unset: not compared, since finding out what `auto` is may start a process
     return _Start(
         choices=(*choices, *[choices[0]] * on_demand),
         budget=find_budget(settings, has_gpu(settings.device), probes),

@@ -9,20 +9,19 @@ _INTRO = """\
 
 <!-- Written by `python -m acestep.settings.docs` from acestep/settings; change it there. -->
 
-Every setting is an environment variable. It can be exported, or stand in a file `.env` in the project
-folder (the one with `pyproject.toml`; if the package is installed elsewhere, the current folder). A flag of
-the command line wins over an exported variable, that wins over `.env`, and that over the default.
+Every setting is an environment variable. Export it, or put it into a file `.env` in the project folder (the
+one with `pyproject.toml`; if the package is installed elsewhere, the current folder). A flag of the command
+line overrides an exported variable, which overrides `.env`, which overrides the default.
 
-- A variable that is set to nothing counts as not set, and as such still wins over `.env`.
+- A variable that is set to an empty text counts as not set, and still overrides `.env`.
 - Relative folders count from the project folder, `~` is the home folder.
-- A value that cannot be used stops the start, with one line that names the variable, the value and what is
-  allowed.
+- With an invalid value the server does not start: one line names the variable, the value and what is allowed.
 - A variable that begins with `ACESTEP_` but is not listed here is reported in the log.
 - Variables of libraries work too, exported or in `.env`: `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`,
   `HTTPS_PROXY`, `CUDA_VISIBLE_DEVICES` and so on.
 """
 
-# The heading that stands before a field.
+# The heading before a field.
 _HEADINGS = {
     "api_host": "Server",
     "queue_maxsize": "Jobs and songs",
@@ -33,7 +32,6 @@ _HEADINGS = {
 
 
 def render() -> str:
-    """The whole page as Markdown."""
     lines = [_INTRO.rstrip()]
     for field in Settings.model_fields:
         if field in _HEADINGS:

@@ -1,7 +1,4 @@
-"""What the operator decides: every `ACESTEP_*` variable, documented on its field.
-
-The only module that reads the environment. How a value is read is its kind's affair (`setting_kinds`).
-"""
+"""Every `ACESTEP_*` variable, documented on its field. The only module that reads the environment."""
 
 from __future__ import annotations
 
@@ -48,7 +45,7 @@ _ENCODING = "utf-8-sig"  # UTF-8, with or without the mark that some editors put
 _DECODES_THERE = "No effect in this version, which decodes where the model is."
 _COMPATIBLE = "No effect; accepted so that existing configurations go on working."
 
-# What carries the prefix but is no setting of this server, and what to say of it (nothing: keep silent).
+# Variables with the prefix that are no settings of this server, and what the log says of them ("": nothing).
 _NOT_SETTINGS = {
     "ACESTEP_PARITY_DIR": "",  # names a fixture for the tests
     "ACESTEP_CONDA_ENV": "the launch scripts need no conda environment",
@@ -67,16 +64,16 @@ def project_folder() -> Path:
 
 
 def export_dotenv(project: Path | None = None) -> None:
-    """Put the variables of `.env` into the environment, without overriding what is there.
+    """Put the variables of `.env` into the environment, without overriding any.
 
-    For what libraries read on their own (HF_ENDPOINT, HF_TOKEN, proxies, CUDA_VISIBLE_DEVICES): call this
-    after `Settings.load`, which checks the file, and before those libraries are imported.
+    For libraries (HF_ENDPOINT, proxies, CUDA_VISIBLE_DEVICES): to be called after `Settings.load`, which
+    checks the file, and before they are imported.
     """
     load_dotenv((project or project_folder()) / ".env", encoding=_ENCODING)
 
 
 class Settings(BaseSettings):
-    """Everything that can be set. Build it with `Settings.load`, which reports what is wrong in one line."""
+    """All settings. Build it with `Settings.load`, which reports an error in one line."""
 
     model_config = SettingsConfigDict(
         alias_generator=AliasGenerator(validation_alias=variable),
@@ -92,7 +89,7 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = setting(
         None,
         "any text",
-        "Key that clients must send. Empty or unset: everybody may use the server.",
+        "Key that clients must send. Empty or unset: the server is open to everyone.",
         shown="unset",
     )
     api_log_level: LogLevel = setting(
@@ -101,12 +98,12 @@ class Settings(BaseSettings):
     data_dir: Folder = setting(
         Path(".cache/acestep"),
         "a folder",
-        "Holds the job database, finished songs and uploads. Relative folders count from the project folder.",
+        "Folder of the job database, songs and uploads. Relative folders count from the project folder.",
     )
     tmpdir: Folder = setting(
         Path(),
         "a folder",
-        "Holds files that are needed for a moment only.",
+        "Folder of temporary files.",
         shown="`tmp` in ACESTEP_DATA_DIR",
     )
     cors_origins: Annotated[tuple[Origin, ...], NoDecode, split(",")] = setting(
@@ -118,18 +115,18 @@ class Settings(BaseSettings):
     audio_roots: Annotated[tuple[Folder, ...], NoDecode, split(os.pathsep)] = setting(
         (),
         "folders, separated as in PATH",
-        "Folders of this machine whose audio files a request may name by path. Unset: none, upload instead.",
+        "Folders on this machine whose audio files requests may name by path. Unset: none; upload instead.",
         shown="unset",
     )
     audio_needs_key: Switch = switch(
-        False, "Ask for the key at `/v1/audio` too. Otherwise the unguessable link is enough to fetch a song."
+        False, "Require the key at `/v1/audio` too. Otherwise the unguessable link is enough to fetch a song."
     )
     max_body_mb: int = number(4, 1, None, "MiB", "Largest request body, uploaded files not counted.")
     max_upload_mb: int = number(200, 1, None, "MiB", "Largest uploaded audio file.")
-    max_upload_seconds: float = number(600, 1, 600, "s", "Longest audio that a request may bring or name.")
+    max_upload_seconds: float = number(600, 1, 600, "s", "Longest audio that a request may upload or name.")
     max_upload_channels: int = number(8, 1, 64, "channels", "Most channels that such audio may have.")
     strict: Switch = switch(
-        False, "Refuse (422) what would otherwise be clamped or ignored with a warning in the answer."
+        False, "Refuse values (422) that would otherwise be clamped or ignored with a warning in the answer."
     )
     strict_model: Switch = switch(
         False, "Refuse a `model` that is not loaded. Otherwise the default model runs, with a warning."
@@ -140,7 +137,7 @@ class Settings(BaseSettings):
         "Status that `/query_result` gives for an unknown id: 2 is failed, 0 (as once) is queued.",
     )
 
-    queue_maxsize: int = number(200, 0, None, "jobs", "Waiting jobs before new ones get 429; 0 is no limit.")
+    queue_maxsize: int = number(200, 0, None, "jobs", "Queued jobs before new ones get 429; 0 is no limit.")
     queue_workers: int = number(
         1,
         1,
@@ -175,41 +172,45 @@ class Settings(BaseSettings):
         (), "names or folders, separated by commas", "More models, to be chosen by request.", shown="unset"
     )
     on_demand_model_load: Switch = switch(
-        False, "Load a model that lies in ACESTEP_CHECKPOINTS_DIR when a request names it."
+        False, "Load a model from ACESTEP_CHECKPOINTS_DIR when a request names it."
     )
     models_in_memory: int = number(
-        2, 1, None, "models", "In memory at most when one is loaded on demand; the one idle longest leaves."
+        2,
+        1,
+        None,
+        "models",
+        "Most models in memory when one is loaded on demand; the least recently used is unloaded.",
     )
     checkpoints_dir: Folder = setting(
-        Path("checkpoints"), "a folder", "Holds the published model folders as they are; downloads go here."
+        Path("checkpoints"), "a folder", "Folder of the published models; downloads go here."
     )
     lora_dir: Folder = setting(
         Path(),
         "a folder",
-        "Holds adapters (LoRA), a folder each, as PEFT or diffusers saves them. Requests name them.",
+        "Folder of adapters (LoRA), each in a folder as PEFT or diffusers saves it. Requests name them.",
         shown="`lora` in ACESTEP_CHECKPOINTS_DIR",
     )
     download_source: DownloadSource = setting(
         "auto",
         "auto, huggingface, modelscope",
-        "Where models come from first; the other is asked if that fails. auto: the first that answers.",
+        "Hub to download from; the other is tried if that fails. auto: the first that answers.",
     )
     device: Devices = setting(
         "auto",
         f"{DEVICES}; or several, as cuda:0,cuda:1",
-        "Where models run; auto takes a GPU if there is one. Each of several has all models, and takes songs "
-        "from the one queue.",
+        "Where models run; auto takes a GPU if there is one. Several devices each have all models, and share "
+        "one queue.",
     )
     no_init: Switch = switch(False, "Load a model at the first request that needs it, not at the start.")
     idle_unload_seconds: float = number(
-        0, 0, None, "s", "Models idle for so long leave memory, until a request needs them again; 0: never."
+        0, 0, None, "s", "Models idle for so long are unloaded until a request needs them; 0: never."
     )
     stage_timeout: float = number(
         1800,
         0,
         None,
         "s",
-        "A stage or load without progress for so long fails its jobs, and /health; 0: never.",
+        "Time without progress after which a stage or load fails its jobs, and /health; 0: never.",
     )
     use_flash_attention: Switch = switch(
         True,
@@ -220,7 +221,12 @@ class Settings(BaseSettings):
         None, 1, None, "GB", "GPU memory that may be used, CUDA included.", shown="what is free at the start"
     )
     max_cuda_vram: float | None = number(
-        None, 1, None, "GB", "As if the GPU had no more; ACESTEP_VRAM_BUDGET goes before it.", shown="unset"
+        None,
+        1,
+        None,
+        "GB",
+        "Use as if the GPU had no more memory; ACESTEP_VRAM_BUDGET overrides it.",
+        shown="unset",
     )
     offload_to_cpu: AutoSwitch = switch(
         None, "Keep idle models in main memory. auto: as the memory plan needs. false, or empty: never."
@@ -243,7 +249,7 @@ class Settings(BaseSettings):
 
     init_llm: AutoSwitch = switch(
         None,
-        "Load the planner (5 Hz language model). auto: if the GPU has room for it; nano's comes when a "
+        "Load the planner (5 Hz language model). auto: if the GPU has room for it; nano's is loaded when a "
         "request needs it.",
     )
     lm_model_path: str | None = setting(
@@ -258,7 +264,7 @@ class Settings(BaseSettings):
     lm_device: Device | None = setting(None, DEVICES, "Where the planner runs.", shown="as ACESTEP_DEVICE")
     lm_offload_to_cpu: AutoSwitch = switch(
         None,
-        "Keep the idle planner in main memory, where PyTorch runs it; songs wait while it writes. "
+        "Keep the idle planner in main memory, if PyTorch runs it; songs wait while it writes. "
         "auto: as the memory plan needs.",
     )
     lm_timeout: float = number(
@@ -277,7 +283,7 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls, project: Path | None = None, /, **flags: Any) -> Self:
-        """Read the settings; `flags` are fields by name and win, None among them means not given.
+        """Read the settings; `flags` are fields by name that override others, None is not given.
 
         `project` holds `.env` and is what relative folders count from (default: `project_folder()`).
         Raises SettingError for the first value that cannot be used.
@@ -296,21 +302,19 @@ class Settings(BaseSettings):
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """The devices that models run on, at least one."""
         return tuple(self.device.split(","))
 
     def on(self, device: str) -> Self:
-        """The settings of what runs on one of the devices."""
         return self.model_copy(update={"device": device})
 
     @property
     def unknown(self) -> tuple[str, ...]:
-        """A sentence for each variable with our prefix that this server does not know."""
+        """A sentence for each unknown variable with the prefix."""
         return self._unknown
 
     @property
     def without_effect(self) -> tuple[str, ...]:
-        """A sentence for each variable that was set but changes nothing in this version."""
+        """A sentence for each variable that was set but has no effect in this version."""
         return tuple(
             f"{variable(name)}: {documented(name)['pending']}"
             for name in type(self).model_fields
@@ -351,7 +355,7 @@ def documented(field: str) -> dict[str, str]:
 
 
 def _readable(error: ValidationError) -> SettingError:
-    """The first complaint in the words of the documentation; pydantic names fields or variables."""
+    """The first error; pydantic names a field or a variable."""
     complaint = error.errors()[0]
     field = str(complaint["loc"][0]).removeprefix(PREFIX).lower()
     value = complaint["input"]

@@ -1,7 +1,4 @@
-"""Kinds of settings: how a variable's text is read, and how its field is documented.
-
-Knows no setting by name, reads no environment.
-"""
+"""Types of settings: how a variable's text is read, and how its field is documented."""
 
 from __future__ import annotations
 
@@ -28,23 +25,20 @@ def _to_bool_or_auto(value: object) -> object:
 
 
 def lower(value: object) -> object:
-    """Words are the same in capitals."""
     return value.lower() if isinstance(value, str) else value
 
 
 def _to_quantization(value: object) -> object:
-    """The names of torchao and of the original too; no is none."""
+    """Accepts torchao's and the original's names too."""
     word = str(value).lower()
     return "none" if word in FALSE else word.removesuffix("_weight_only")
 
 
 def to_int(value: object) -> object:
-    """Digits as the number that a Literal lists."""
     return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
 def split(separator: str) -> BeforeValidator:
-    """A list, as one text with `separator` between its parts."""
 
     def parts(value: object) -> object:
         return [part.strip() for part in value.split(separator)] if isinstance(value, str) else value
@@ -53,7 +47,7 @@ def split(separator: str) -> BeforeValidator:
 
 
 def _one_or_several(value: str) -> str:
-    """Devices, separated by commas: `cpu`, or each with its number, so that none is there twice."""
+    """Devices, separated by commas; several GPUs with their numbers, none twice."""
     devices = [device.strip() for device in value.split(",")]
     alone = len(devices) == 1
     pattern = r"auto|cpu|cuda(:\d+)?|mps|xpu" if alone else r"cpu|cuda:\d+"
@@ -84,7 +78,7 @@ def setting(
 
 
 def switch(default: bool | None, meaning: str, pending: str = "") -> Any:
-    """A documented yes or no; None: auto."""
+    """None as the default: auto."""
     words = "true or false (1, yes, y, on, 0, no, n, off)"
     if default is None:
         return setting(None, f"auto, {words}", meaning, shown="auto", pending=pending)
