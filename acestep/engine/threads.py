@@ -55,10 +55,6 @@ class Watchdog:
         self._poll = min(_POLL_STUCK_SECONDS, limit)
         self._threads: list[Watched] = []
 
-    def apart(self) -> Watchdog:
-        """Another watchdog with the same limit, whose threads are not in this one's `trouble`."""
-        return Watchdog(self._limit)
-
     def add(self, thread: Watched) -> None:
         self._threads.append(thread)
 

@@ -41,10 +41,7 @@ _NO_CALLBACKS = PlannerCallbacks()
 
 
 class Planner:
-    """Many calls may be in flight at once. `longest` bounds the duration, in seconds.
-
-    Each method raises JobCancelledError soon after `callbacks.cancelled()` turns true, and PlannerError.
-    """
+    """`longest` bounds the duration, in seconds. All methods raise JobCancelledError and PlannerError."""
 
     def __init__(self, model: LanguageModel, generate: Generate, closed_turn: bool = False) -> None:
         """`closed_turn`: audio codes follow a finished turn, as in the original."""
@@ -63,10 +60,7 @@ class Planner:
     async def decide(
         self, request: SongRequest, longest: float = MAX_DURATION, callbacks: PlannerCallbacks = _NO_CALLBACKS
     ) -> Metadata:
-        """The metadata that all songs of `request` share; the user's own is kept.
-
-        If the user gave bpm, key, time signature and duration, nothing is generated.
-        """
+        """The metadata that all songs of `request` share; the user's own is kept."""
         fixed = fixed_facts(request)
         if None in (fixed.bpm, fixed.key_scale, fixed.time_signature, fixed.duration):
             options = request.planner

@@ -53,7 +53,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Replaced:
-    """What a device had before its planner was replaced."""
+    """The state of a device before its planner was replaced."""
 
     choice: PlannerChoice
     memory: Decision | None
@@ -129,7 +129,6 @@ class DevicePlanner:
         return self._ledger.with_planner(choice, self._settings, self._models())
 
     def check(self) -> None:
-        """Raises StageStuckError if a thread of this device is stuck."""
         self._watchdog.check()
 
     async def put(self, choice: PlannerChoice) -> Replaced:
@@ -292,7 +291,6 @@ class PlannerManager:
 
 
 def _expect(choice: PlannerChoice) -> PlannerInfo:
-    """What is known of a planner before it is loaded."""
     if not choice.name:
         return PlannerInfo(detail=choice.detail)
     state: ModelState = "loading" if choice.folder else "downloading"
@@ -300,7 +298,6 @@ def _expect(choice: PlannerChoice) -> PlannerInfo:
 
 
 def _fetch(choice: PlannerChoice, settings: Settings, on_loading: OnLoading) -> Path:
-    """The folder of a planner once its files are there."""
     fetch_for_server(order_for(choice.name, settings), on_loading, on_loading.beat)
     return settings.checkpoints_dir / choice.name
 
