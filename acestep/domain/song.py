@@ -184,40 +184,6 @@ class SongRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Metadata:
-    """What a planner decides of a song; None: not decided."""
-
-    bpm: int | None = None
-    caption: str | None = None
-    duration: int | None = None  # seconds
-    key_scale: str | None = None
-    language: str | None = None
-    time_signature: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    metadata: Metadata
-    lyrics: str
-
-
-@dataclass(frozen=True, slots=True)
-class DraftRequest:
-    """What one call of the planner asks for, apart from any song."""
-
-    kind: Literal["format", "sample", "understand"]
-    caption: str = ""  # "format" improves caption and lyrics
-    lyrics: str = ""
-    query: str = ""  # "sample" makes a song of this sentence
-    instrumental: bool | None = None  # None: the sentence decides
-    metadata: Metadata = field(default_factory=Metadata)  # what is set here is kept
-    audio_path: str = ""  # "understand" describes this file, or the codes
-    audio_codes: tuple[int, ...] = ()
-    options: PlannerOptions = field(default_factory=PlannerOptions)
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class Sampling:
     """Decided sampler settings, valid for the model that runs."""
 

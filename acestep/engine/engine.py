@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from acestep.domain.draft import Draft, DraftRequest
 from acestep.domain.models import ModelInfo, PlannerInfo
-from acestep.domain.song import Draft, DraftRequest, Song, SongRequest
+from acestep.domain.song import Song, SongRequest
 from acestep.engine.idle import IdlePolicy
 from acestep.engine.model_manager import ModelManager
 from acestep.engine.pipeline import SongPipeline, SongWriter

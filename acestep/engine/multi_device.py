@@ -9,8 +9,9 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+from acestep.domain.draft import Draft, DraftRequest
 from acestep.domain.models import ModelInfo, ModelState, PlannerInfo
-from acestep.domain.song import Draft, DraftRequest, Song, SongRequest
+from acestep.domain.song import Song, SongRequest
 from acestep.engine.threads import all_of
 from acestep.errors import AceStepError
 from acestep.jobs.worker import Cancelled, ModelKeeper, OnProgress, Worker

@@ -13,18 +13,10 @@ from typing import TypeVar
 
 from acestep.audio.encode import FileSpec, Tags, extension, write
 from acestep.domain.analysis import Analysis, Stem
+from acestep.domain.draft import DraftRequest
 from acestep.domain.latents import SongLatents, SourceLatents
 from acestep.domain.models import ModelInfo
-from acestep.domain.song import (
-    AnalysisOptions,
-    AudioClip,
-    AudioFormat,
-    DraftRequest,
-    Progress,
-    Song,
-    SongPlan,
-    SongRequest,
-)
+from acestep.domain.song import AnalysisOptions, AudioClip, AudioFormat, Progress, Song, SongPlan, SongRequest
 from acestep.engine.analysis import RenderedSong, analyse
 from acestep.engine.audio_inputs import load_inputs
 from acestep.engine.batching import BatchingStage, BatchLimit

@@ -12,8 +12,8 @@ from enum import Enum, auto
 from functools import partial
 from typing import Protocol
 
+from acestep.domain.draft import Draft, DraftRequest
 from acestep.domain.models import ModelState, PlannerInfo
-from acestep.domain.song import Draft, DraftRequest
 from acestep.engine.idle import LEFT, IdlePolicy, as_on_demand, leave_when_idle
 from acestep.engine.renderer import OnLoading
 from acestep.engine.threads import WatchedThread, load_or_give_up, try_load

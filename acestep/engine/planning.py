@@ -7,14 +7,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from acestep.domain.draft import Draft, DraftRequest, Metadata
 from acestep.domain.models import ModelInfo
 from acestep.domain.song import (
     CODES_A_SECOND,
     INSTRUMENTAL,
     MIN_DURATION,
-    Draft,
-    DraftRequest,
-    Metadata,
     Sampling,
     SongPlan,
     SongRequest,

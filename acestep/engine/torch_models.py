@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from acestep.audio.decode import read
-from acestep.audio.normalise import limit_peak, normalise_peak
+from acestep.audio.encode import limit_peak, normalise_peak
 from acestep.catalog.adapters import AdapterFolder
 from acestep.catalog.checkpoints import Checkpoint
 from acestep.codec.codec import Codec, load_codec

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from acestep.domain.draft import Draft, DraftRequest
 from acestep.domain.models import ModelInfo, PlannerInfo
-from acestep.domain.song import Draft, DraftRequest, Progress, Song, SongRequest
+from acestep.domain.song import Progress, Song, SongRequest
 
 OnProgress = Callable[[Progress], None]
 Cancelled = Callable[[], bool]

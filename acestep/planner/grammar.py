@@ -5,15 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
-from acestep.domain.song import (
-    LANGUAGES,
-    MAX_BPM,
-    MAX_DURATION,
-    MIN_BPM,
-    MIN_DURATION,
-    TIME_SIGNATURES,
-    Metadata,
-)
+from acestep.domain.draft import Metadata
+from acestep.domain.song import LANGUAGES, MAX_BPM, MAX_DURATION, MIN_BPM, MIN_DURATION, TIME_SIGNATURES
 from acestep.planner.language_model import Vocabulary
 from acestep.planner.metadata import BEGIN, END, LANGUAGE_HEADER, LYRIC_HEADER, facts
 from acestep.planner.metadata import field as written

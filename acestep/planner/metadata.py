@@ -6,7 +6,7 @@ import re
 
 import yaml
 
-from acestep.domain.song import Draft, Metadata
+from acestep.domain.draft import Draft, Metadata
 from acestep.errors import PlannerError
 
 BEGIN, END = "<think>", "</think>"

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
+from acestep.domain.draft import Draft, DraftRequest, Metadata
 from acestep.domain.song import (
     CODES_A_SECOND,
     INSTRUMENTAL,
     MAX_DURATION,
-    Draft,
-    DraftRequest,
-    Metadata,
     PlannerOptions,
     SongRequest,
     is_instrumental,

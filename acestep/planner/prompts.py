@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from acestep.domain.song import INSTRUMENTAL, Metadata
+from acestep.domain.draft import Metadata
+from acestep.domain.song import INSTRUMENTAL
 from acestep.planner import codes as audio_codes
 from acestep.planner import metadata as block
 from acestep.planner.language_model import Message, SpecialToken, Text

@@ -10,7 +10,7 @@ from acestep import __version__
 from acestep.rest import envelope
 from acestep.rest.deps import HttpServices, provide
 from acestep.rest.openapi import ERRORS, describe
-from acestep.rest.routes import audio, chat, drafts, generations, lora, models, music, status, tasks
+from acestep.rest.routes import chat, drafts, generations, lora, models, music, status, tasks
 from acestep.rest.wait import JOB_HEADERS
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -38,7 +38,7 @@ def create_app(
         provide(app, services)
         cors_origins = services.config.cors_origins if cors_origins is None else cors_origins
     _allow_origins(app, cors_origins or ())
-    for module in (tasks, drafts, chat, generations, music, audio, models, lora, status):
+    for module in (tasks, drafts, chat, generations, music, models, lora, status):
         app.include_router(module.router)
         app.include_router(module.router, prefix=models.OPENAI_ROOT, include_in_schema=False)
     describe(app)

@@ -3,7 +3,8 @@ from __future__ import annotations
 import secrets
 from pathlib import Path
 
-from acestep.domain.song import MAX_SEED, Draft, DraftRequest, Metadata
+from acestep.domain.draft import Draft, DraftRequest, Metadata
+from acestep.domain.song import MAX_SEED
 from acestep.errors import InvalidFieldError
 from acestep.rest.request.fields_planner import DraftFields
 from acestep.rest.request.schemas import FormatTask, UnderstandTask

@@ -10,8 +10,9 @@ from pathlib import Path
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from acestep.domain.draft import Draft, DraftRequest
 from acestep.domain.models import PlannerInfo
-from acestep.domain.song import Draft, DraftRequest, Song
+from acestep.domain.song import Song
 from acestep.files import AudioStore
 from acestep.jobs.model import Job, JobView
 from acestep.jobs.worker import Worker

@@ -12,8 +12,8 @@ from weakref import WeakSet
 
 import pytest
 
+from acestep.domain.draft import DraftRequest
 from acestep.domain.models import ModelInfo
-from acestep.domain.song import DraftRequest
 from acestep.engine.batching import MAX_OVERTAKES
 from acestep.engine.engine import Engine
 from acestep.engine.idle import IdlePolicy

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from acestep.domain.draft import DraftRequest
 from acestep.domain.models import ModelInfo, PlannerInfo
-from acestep.domain.song import DraftRequest, PlannerOptions, Song, SongRequest
+from acestep.domain.song import PlannerOptions, Song, SongRequest
 from acestep.engine.multi_device import Fleet, FleetKeeper, merged
 from acestep.errors import ModelUnavailableError
 from tests.engine.fakes import INFO

@@ -16,8 +16,9 @@ import torch
 
 from acestep.audio.encode import FileSpec, write
 from acestep.codec.oobleck import OobleckCodec
+from acestep.domain.draft import DraftRequest
 from acestep.domain.models import PlannerInfo
-from acestep.domain.song import AnalysisOptions, AudioClip, DraftRequest, Song, SongRequest, TaskOptions
+from acestep.domain.song import AnalysisOptions, AudioClip, Song, SongRequest, TaskOptions
 from acestep.engine.engine import Engine
 from acestep.engine.model_entry import ModelEntry
 from acestep.engine.model_manager import PRIMARY, ModelManager

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from acestep.domain.draft import Draft, DraftRequest, Metadata
 from acestep.domain.models import PlannerInfo
-from acestep.domain.song import Draft, DraftRequest, Metadata
 from acestep.engine.idle import IdlePolicy
 from acestep.engine.planner_host import HostState, LoadedPlanner, PlannerEntry, PlannerHost
 from acestep.engine.renderer import OnLoading

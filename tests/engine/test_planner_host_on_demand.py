@@ -9,8 +9,9 @@ from dataclasses import replace
 
 import pytest
 
+from acestep.domain.draft import DraftRequest, Metadata
 from acestep.domain.models import PlannerInfo
-from acestep.domain.song import DraftRequest, Metadata, PlannerOptions
+from acestep.domain.song import PlannerOptions
 from acestep.engine.idle import IdlePolicy, as_on_demand
 from acestep.engine.planner_host import LoadedPlanner, PlannerEntry, PlannerHost
 from acestep.engine.renderer import OnLoading

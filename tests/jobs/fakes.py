@@ -8,18 +8,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
+from acestep.domain.draft import Draft, DraftRequest, Metadata
 from acestep.domain.models import ModelInfo, PlannerInfo
-from acestep.domain.song import (
-    Draft,
-    DraftRequest,
-    Metadata,
-    Progress,
-    Sampling,
-    Song,
-    SongPlan,
-    SongRequest,
-    TaskOptions,
-)
+from acestep.domain.song import Progress, Sampling, Song, SongPlan, SongRequest, TaskOptions
 from acestep.files import AudioStore
 from acestep.jobs.model import Job, JobView
 from acestep.jobs.store import JobStore

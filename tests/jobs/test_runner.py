@@ -7,7 +7,7 @@ from itertools import repeat
 import pytest
 
 from acestep.background import BackgroundTasks
-from acestep.domain.song import Progress, Song, SongRequest
+from acestep.domain.song import Progress, Song, SongRequest, TaskOptions
 from acestep.errors import DataFolderError, JobCancelledError, ModelUnavailableError, StageStuckError
 from acestep.files import AudioStore
 from acestep.jobs.queue import JobQueue
@@ -220,7 +220,8 @@ class TestFailing:
         tasks = BackgroundTasks()
         async with running(FakeWorker(writes), tasks=tasks) as runner:
             monkeypatch.setattr(runner._cleaner, "release", broken)
-            first, second = await queue.submit(request()), await queue.submit(request())
+            asked = replace(request(), task=TaskOptions(source="upload.wav"))
+            first, second = await queue.submit(asked), await queue.submit(asked)
             for receipt in (first, second):
                 assert (await ended(queue, receipt.job_id)).job.state == "succeeded"
         assert f"'job {first.job_id}' broke: LookupError" in tasks.trouble()

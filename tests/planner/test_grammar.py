@@ -9,7 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from acestep.domain.song import INSTRUMENTAL, LANGUAGES, TIME_SIGNATURES, Metadata
+from acestep.domain.draft import Metadata
+from acestep.domain.song import INSTRUMENTAL, LANGUAGES, TIME_SIGNATURES
 from acestep.planner import codes, metadata
 from acestep.planner.grammar import BlockRules, BoundedGrammar, codes_grammar, draft_grammar, metadata_grammar
 from acestep.planner.language_model import Generation, TokenSampling

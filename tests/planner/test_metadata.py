@@ -7,7 +7,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acestep.domain.song import LANGUAGES, Draft, Metadata
+from acestep.domain.draft import Draft, Metadata
+from acestep.domain.song import LANGUAGES
 from acestep.errors import PlannerError
 from acestep.planner import metadata
 

@@ -7,15 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acestep.domain.song import (
-    INSTRUMENTAL,
-    LANGUAGES,
-    TIME_SIGNATURES,
-    DraftRequest,
-    Metadata,
-    PlannerOptions,
-    SongRequest,
-)
+from acestep.domain.draft import DraftRequest, Metadata
+from acestep.domain.song import INSTRUMENTAL, LANGUAGES, TIME_SIGNATURES, PlannerOptions, SongRequest
 from acestep.errors import PlannerError
 from acestep.planner import metadata
 from acestep.planner.language_model import Generation, TokenSampling

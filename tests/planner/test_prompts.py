@@ -8,7 +8,8 @@ from typing import Any
 import jinja2
 import pytest
 
-from acestep.domain.song import INSTRUMENTAL, Metadata
+from acestep.domain.draft import Metadata
+from acestep.domain.song import INSTRUMENTAL
 from acestep.planner import codes, metadata, prompts
 from acestep.planner.language_model import Message, SpecialToken, spelled
 

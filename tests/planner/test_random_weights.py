@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from acestep.domain.song import LANGUAGES, TIME_SIGNATURES, Metadata, SongRequest
+from acestep.domain.draft import Metadata
+from acestep.domain.song import LANGUAGES, TIME_SIGNATURES, SongRequest
 from acestep.planner.language_model import LanguageModel
 from acestep.planner.loop import GenerationLoop
 from acestep.planner.planner import Planner

@@ -13,8 +13,9 @@ import pytest
 import pytest_asyncio
 from fastapi import FastAPI
 
+from acestep.domain.draft import Draft, DraftRequest
 from acestep.domain.models import ModelInfo, PlannerInfo
-from acestep.domain.song import Draft, DraftRequest, Sampling, Song, SongPlan, SongRequest
+from acestep.domain.song import Sampling, Song, SongPlan, SongRequest
 from acestep.errors import InvalidFieldError, UnusableAudioError
 from acestep.examples import Examples
 from acestep.files import AudioStore

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from acestep.domain.draft import Draft, DraftRequest, Metadata
 from acestep.domain.models import ModelState
-from acestep.domain.song import MAX_SEED, Draft, DraftRequest, Metadata, PlannerOptions
+from acestep.domain.song import MAX_SEED, PlannerOptions
 from acestep.errors import JobCancelledError, PlannerError, PlannerUnavailableError, UnusableAudioError
 from acestep.examples import Examples, load_custom, load_simple
 from acestep.jobs.worker import Cancelled

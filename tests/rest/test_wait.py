@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from acestep.domain.song import Draft, DraftRequest
+from acestep.domain.draft import Draft, DraftRequest
 from acestep.errors import JobCancelledError
 from acestep.jobs.worker import Cancelled
 from acestep.rest import wait

@@ -10,7 +10,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from acestep.domain.song import INSTRUMENTAL, Metadata
+from acestep.domain.draft import Metadata
+from acestep.domain.song import INSTRUMENTAL
 from acestep.planner import codes as audio_codes
 from acestep.planner import metadata as block
 from acestep.planner import prompts

@@ -1,16 +1,23 @@
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi.responses import FileResponse
 
-from acestep.rest.deps import RequestBody, Services
-from acestep.rest.envelope import Envelope
+from acestep.rest.deps import RequestBody, Services, check_key
+from acestep.rest.envelope import Envelope, ErrorEnvelope
 from acestep.rest.openapi import body_of
 from acestep.rest.request.schemas import GenerateTask, QueryTask, read_query
 from acestep.rest.response.jobs import query_entry, unknown_entry
 from acestep.rest.response.schemas import QueryEntry, Submitted
+from acestep.rest.spelling import AUDIO_PATH, JsonObject, media_type, speaking_name, split_link
 from acestep.rest.submit import submit
 
 router = APIRouter(tags=["songs"])
+
+PARTS: dict[int | str, JsonObject] = {
+    206: {"description": "The part of the file that `Range` names"},
+    416: {"model": ErrorEnvelope, "description": "The file has no such part"},
+}
 
 
 @router.post("/release_task", openapi_extra=body_of(GenerateTask))
@@ -39,4 +46,25 @@ async def query_result(body: RequestBody, services: Services) -> Envelope[list[Q
             else unknown_entry(task_id, services.config.unknown_task_status)
             for task_id, view in zip(ids, views, strict=True)
         ]
+    )
+
+
+# The first line is for the OpenAPI document, the second answers.
+@router.get(AUDIO_PATH, response_class=FileResponse, responses=PARTS)
+@router.api_route(AUDIO_PATH, methods=["GET", "HEAD"], response_class=FileResponse, include_in_schema=False)
+def audio(
+    request: Request, services: Services, path: str = Query(description="As in `file` of a result.")
+) -> FileResponse:
+    """Download a song. The link needs no key unless ACESTEP_AUDIO_NEEDS_KEY is set."""
+    label, token = split_link(path)
+    found = services.audio.open_token(token)
+    if found is None or services.config.audio_needs_key:
+        check_key(request, services)
+    if found is None:
+        raise HTTPException(404, "Audio file not found")
+    return FileResponse(
+        found,
+        media_type=media_type(found),
+        filename=speaking_name(label, found),
+        content_disposition_type="inline",
     )

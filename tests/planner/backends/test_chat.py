@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import normalizers
 from transformers import PreTrainedTokenizerFast
 
-from acestep.domain.song import Metadata
+from acestep.domain.draft import Metadata
 from acestep.planner import prompts
 from acestep.planner.backends.chat import Chat
 from acestep.planner.language_model import Message, SpecialToken, Text, spelled

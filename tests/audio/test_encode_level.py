@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from acestep.audio.normalise import normalise_peak
+from acestep.audio.encode import normalise_peak
 from acestep.domain.song import AudioClip
 from acestep.errors import AceStepError
 from tests.audio.sounds import music
