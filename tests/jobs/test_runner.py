@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from itertools import repeat
+from pathlib import Path
 
 import pytest
 
@@ -212,6 +213,7 @@ class TestFailing:
         queue: JobQueue,
         running,
         writes: Run,
+        tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ):
         async def broken(request: SongRequest) -> None:
@@ -220,7 +222,8 @@ class TestFailing:
         tasks = BackgroundTasks()
         async with running(FakeWorker(writes), tasks=tasks) as runner:
             monkeypatch.setattr(runner._cleaner, "release", broken)
-            asked = replace(request(), task=TaskOptions(source="upload.wav"))
+            (tmp_path / "upload.wav").write_bytes(b"RIFF")
+            asked = replace(request(), task=TaskOptions(source=str(tmp_path / "upload.wav")))
             first, second = await queue.submit(asked), await queue.submit(asked)
             for receipt in (first, second):
                 assert (await ended(queue, receipt.job_id)).job.state == "succeeded"
