@@ -140,7 +140,7 @@ class BatchLimit:
 
     def most(self, model: Loaded, seconds: float) -> int:
         """How many songs of this length a batch may hold: at least one."""
-        most = model.info.max_batch
+        most = model.info.max_batch if model.renderer.takes_batches else 1
         limit = self._seconds.get(model)
         return most if limit is None else max(1, min(most, int(limit / seconds + _ROUNDING)))
 

@@ -31,6 +31,11 @@ class Renderer(Protocol):
         """The length of a reference."""
         ...
 
+    @property
+    def takes_batches(self) -> bool:
+        """Whether songs are rendered together. One by one, each is to the bit what it is alone."""
+        ...
+
     def encode(self, clip: AudioClip) -> Tensor:
         """The latents `[T, C]` of a clip at `sample_rate`. Deterministic."""
         ...

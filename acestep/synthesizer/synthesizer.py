@@ -57,7 +57,7 @@ class Synthesizer:
         self._transformer = Transformer(modules.transformer, modules.placement)
         heads = alignment_heads or known_heads(modules.transformer.config)
         self._aligner = LyricAligner(modules, self._transformer, heads)
-        self._device = modules.silence_latent.device
+        self.device = modules.silence_latent.device
 
     @property
     def reference_frames(self) -> int:
@@ -89,7 +89,7 @@ class Synthesizer:
         cancelled: Cancelled,
         sources: Sequence[SourceLatents] = (),
     ) -> RenderedBatch:
-        """Render plans of the same length and sampling as one batch; each song is the same as alone.
+        """Render plans of the same length and sampling as one batch; but for rounding, each song is as alone.
 
         `sources` has one entry a plan, or none. Raises JobCancelledError soon after `cancelled()` is true.
         """
@@ -105,7 +105,7 @@ class Synthesizer:
         if sampling.tuning.smoothing:
             velocity = smoothed_velocity(velocity, sampling.tuning.smoothing)
         channels = self._config.latent_channels
-        noise = SeededNoise([plan.seed for plan in plans], frames, channels, self._device)
+        noise = SeededNoise([plan.seed for plan in plans], frames, channels, self.device)
         first = noise.draw()
         step = _step(sampling, velocity, noise)
         if sampling.injection:

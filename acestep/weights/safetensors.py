@@ -19,6 +19,8 @@ from acestep.weights.quantization import Packer
 
 Rename = Callable[[str], str]
 
+_ALIGNMENT = 64  # bytes; torch aligns its own memory so
+
 
 class TensorSlice(Protocol):
     def get_shape(self) -> list[int]: ...
@@ -103,7 +105,7 @@ def fill(
             for name in (name for name, holder in index.files.items() if holder == file):
                 tensor = tensors.get_tensor(name)
                 _check_shape(file, name, tensor, own_tensors[own_names[name]].shape)
-                state[own_names[name]] = pack(own_names[name], tensor.to(target.dtype))
+                state[own_names[name]] = pack(own_names[name], _aligned(tensor.to(target.dtype)))
                 target.beat()
     module.load_state_dict(state, strict=False, assign=True)
     module.to(target.device).eval().requires_grad_(False)
@@ -113,7 +115,16 @@ def fill(
 def read_tensors(file: Path, target: LoadTarget) -> dict[str, Tensor]:
     """All tensors of one file by their names. Raises CheckpointError if it cannot be read."""
     with _open(file, target.device) as tensors:
-        return {name: tensors.get_tensor(name).to(target.dtype) for name in tensors.keys()}  # noqa: SIM118
+        names = tensors.keys()
+        return {name: _aligned(tensors.get_tensor(name).to(target.dtype)) for name in names}
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    # A tensor that is mapped begins anywhere, and some CPUs round a product by where (decision 0010). In
+    # other dtypes tensors only wait on the CPU for a GPU: they stay mapped, so that memory can be reclaimed.
+    if tensor.device.type == "cpu" and tensor.dtype == torch.float32 and tensor.data_ptr() % _ALIGNMENT:
+        return tensor.clone()
+    return tensor
 
 
 def _check_names(index: TensorIndex, expected: Mapping[str, str]) -> None:

@@ -76,6 +76,7 @@ class FakeRenderer:
 
     sample_rate = RATE
     reference_seconds = 3.0
+    takes_batches = True
 
     def encode(self, clip: AudioClip) -> Tensor:
         self.threads.add(threading.get_ident())
