@@ -211,6 +211,11 @@ class TestBatchLimit:
         counts = {seconds: batch_limit.most(model, seconds) for seconds in (10.0, 30.0, 60.1, 90.0, 600.0)}
         assert counts == {10.0: 8, 30.0: 6, 60.1: 3, 90.0: 2, 600.0: 1}
 
+    def test_a_model_that_takes_no_batches_has_one_song_at_a_time(self) -> None:
+        renderer = FakeRenderer()
+        renderer.takes_batches = False
+        assert BatchLimit().most(Loaded(replace(INFO, max_batch=8), renderer), 10.0) == 1
+
     def test_a_model_that_is_loaded_again_has_no_limit(self) -> None:
         batch_limit, model = BatchLimit(), self.model()
         batch_limit.learn(model, 60.0, 4)

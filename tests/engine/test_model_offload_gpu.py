@@ -58,6 +58,7 @@ def test_songs_are_the_same_as_on_the_cpu_wherever_weights_are(
     for plan in some_plans(checkpoint):
         with pretended(monkeypatch):
             model = settled(checkpoint, plan)
+            assert model.takes_batches
             for song, same in zip(expected, songs(model), strict=True):
                 np.testing.assert_array_equal(song, same)
             assert isinstance(model.codec, OobleckCodec)

@@ -136,6 +136,12 @@ class TestBatches:
         assert [song.plan.seed for song in (*first, *second)] == [1, 2, 3]
         assert [song.plan.caption for song in (*first, *second)] == ["a song", "a song", "another song"]
 
+    async def test_songs_are_rendered_one_by_one_by_a_model_that_takes_no_batches(self, engine, renderer):
+        renderer.takes_batches = False
+        songs = await make_all(engine, request(seeds=(1, 2)), request("another song", seeds=(3,)))
+        assert seeds(renderer) == [[1], [2], [3]]
+        assert [[song.plan.seed for song in job] for job in songs] == [[1, 2], [3]]
+
     @pytest.mark.parametrize(
         "unlike", [{"duration": 11.0}, {"sampler": SamplerOptions(steps=5)}], ids=["length", "sampling"]
     )

@@ -119,6 +119,8 @@ def test_a_song_is_exactly_as_long_as_asked(loaded: Loaded, seconds: float) -> N
 
 
 def test_songs_of_a_batch_keep_apart(loaded: Loaded) -> None:
+    """But for rounding, for which a CPU has no batches; on a GPU they save time."""
+    assert not loaded.renderer.takes_batches
     plans = [toy.song(duration=10.0, seed=1), toy.song(duration=10.0, seed=2, caption="x" * 400)]
     songs_ = loaded.renderer.render(plans, lambda done, of: None, lambda: False)
     assert songs_[0].warnings == () and len(songs_[1].warnings) == 1
