@@ -80,16 +80,26 @@ def threads(request: Any) -> Iterator[int]:
     torch.set_num_threads(usual)
 
 
+def rounds_as_four(rows: int) -> bool:
+    """Whether this CPU rounds a product of so many rows on one thread as one of four (decision 0010).
+
+    AMD's CPUs and Intel's with AVX-512 do; Intel's others do for some numbers of rows.
+    """
+    generator = torch.Generator().manual_seed(2)
+    x, weight = (torch.randn(shape, generator=generator) for shape in ((max(rows, 4), 96), (96, 256)))
+    return torch.equal((x @ weight)[:4], x[:4] @ weight) and torch.equal((x @ weight)[-4:], x[-4:] @ weight)
+
+
 @pytest.mark.parametrize("batch", [1, 2, 3, 4, 7, 11])
 def test_a_row_does_not_depend_on_the_batch(decoder: Decoder, batch: int, threads: int) -> None:
-    """To the bit on one thread; more threads split the work by its size, and round differently."""
+    """To the bit on one thread of most CPUs; more threads split the work by its size, and round differently."""
     text, last = tokens(50, 150), 8
     alone = feed(decoder, [text], last)[0]
     others = [tokens(60 + n, 20 + 55 * n) for n in range(batch)]
     for place in {0, batch // 2, batch}:
         texts = [*others[:place], text, *others[place:]]
         found = feed(decoder, texts, last)[place]
-        if threads == 1:
+        if threads == 1 and rounds_as_four(len(texts)):
             assert torch.equal(found, alone)
         torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-5)
 
@@ -106,7 +116,7 @@ def test_a_copied_row_continues_independently(decoder: Decoder, reference: Any) 
 
 @pytest.mark.parametrize("many", [2, 3, 5, 40])
 def test_tokens_may_be_fed_one_by_one_or_together(decoder: Decoder, many: int, threads: int) -> None:
-    """To the bit on one thread; later tokens show that the cache is the same, too."""
+    """To the bit on one thread of most CPUs; later tokens show that the cache is the same, too."""
     texts = [tokens(80 + n, length) for n, length in enumerate((120, 30, 61 + many))]
     rest = [many + 2, 3, many]  # how many of each are decoded; the first row goes on alone
     for row, (text, count) in enumerate(zip(texts, rest, strict=True)):
@@ -121,7 +131,7 @@ def test_tokens_may_be_fed_one_by_one_or_together(decoder: Decoder, many: int, t
     singly = [feed(decoder, [text], count)[0] for text, count in zip(texts, (many + 2, 3, many), strict=True)]
     for row, places in enumerate(((0, many, many + 1), (0, 1, 2), (0, many - 1))):
         for step, place in enumerate(places):
-            if threads == 1:
+            if threads == 1 and rounds_as_four(2 * many):
                 assert torch.equal(found[step][row], singly[row][place])
             torch.testing.assert_close(found[step][row], singly[row][place], rtol=1e-4, atol=1e-5)
 
@@ -145,10 +155,12 @@ def test_quantized_rows_agree_with_transformers(packed: tuple[Decoder, Any], ref
 @pytest.mark.parametrize("batch", [1, 4, 11])
 def test_a_quantized_row_does_not_depend_on_the_batch(packed: tuple[Decoder, Any], batch: int) -> None:
     text, last = tokens(50, 60), 4
-    alone = feed(packed[0], [text], last)[0]
     others = [tokens(60 + n, 20 + 15 * n) for n in range(batch)]
     usual = torch.get_num_threads()
     torch.set_num_threads(1)
+    alone = feed(packed[0], [text], last)[0]
     found = feed(packed[0], [*others, text], last)[batch]
     torch.set_num_threads(usual)
-    assert torch.equal(found, alone)
+    if rounds_as_four(batch + 1):
+        assert torch.equal(found, alone)
+    torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-5)
