@@ -15,9 +15,9 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
 from acestep.planner.backends.matrices import Matrix, Workspace, join
 
-# The CPU's libraries round a matrix product of fewer rows than this differently. With at least so many, on one
-# thread, a row's result does not depend on the number of rows (measured, and held by a test; not on Intel's
-# CPUs without AVX-512, see decision 0010): so a text is the same alone and in a batch.
+# The CPU's libraries round a matrix product of fewer rows than this differently. With at least so many, on
+# one thread, a row's result does not depend on the number of rows (measured, and held by a test; not on
+# Intel's CPUs without AVX-512, see decision 0010): so a text is the same alone and in a batch.
 EVEN_ROWS = 4
 # Attention reads a multiple of so many positions, for the same reason; on CUDA each multiple has a graph.
 _CPU_BLOCK, _CUDA_BLOCK = 32, 1024

@@ -92,7 +92,7 @@ def rounds_as_four(rows: int) -> bool:
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 4, 7, 11])
 def test_a_row_does_not_depend_on_the_batch(decoder: Decoder, batch: int, threads: int) -> None:
-    """To the bit on one thread of most CPUs; more threads split the work by its size, and round differently."""
+    """To the bit on one thread of most CPUs; more threads split work by its size, and round differently."""
     text, last = tokens(50, 150), 8
     alone = feed(decoder, [text], last)[0]
     others = [tokens(60 + n, 20 + 55 * n) for n in range(batch)]
