@@ -86,8 +86,15 @@ def rounds_as_four(rows: int) -> bool:
     AMD's CPUs and Intel's with AVX-512 do; Intel's others do for some numbers of rows.
     """
     generator = torch.Generator().manual_seed(2)
-    x, weight = (torch.randn(shape, generator=generator) for shape in ((max(rows, 4), 96), (96, 256)))
-    return torch.equal((x @ weight)[:4], x[:4] @ weight) and torch.equal((x @ weight)[-4:], x[-4:] @ weight)
+    for before, after in ((96, 512), (256, 96)):  # as in the wide toy's layers
+        shapes = (max(rows, 4), before), (before, after), (max(rows, 4), after)
+        x, weight, sums = (torch.randn(shape, generator=generator) for shape in shapes)
+        fours = [[n, 0, 1, 2] for n in range(len(x))]
+        products = torch.stack([(x[four] @ weight)[0] for four in fours])
+        added = torch.stack([torch.addmm(sums[four], x[four], weight)[0] for four in fours])
+        if not torch.equal(x @ weight, products) or not torch.equal(torch.addmm(sums, x, weight), added):
+            return False
+    return True
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 4, 7, 11])
