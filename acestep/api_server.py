@@ -94,7 +94,7 @@ def _lifespan(prepared: Prepared) -> Callable[[FastAPI], AbstractAsyncContextMan
 
 
 def _leave_stuck_threads(trouble: str) -> None:
-    """End the process: Python would wait for the stuck thread for ever. All jobs are saved."""
+    # End the process: Python would wait for the stuck thread for ever. All jobs are saved.
     log.critical("Ending without the thread that is stuck. %s", trouble)
     logging.shutdown()
     os._exit(STUCK)

@@ -248,7 +248,7 @@ def _create_secret(path: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    """Bring a file, or the names in a folder, onto the disk: a finished job must survive a power cut."""
+    # Bring a file, or the names in a folder, onto the disk: a finished job must survive a power cut.
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

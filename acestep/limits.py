@@ -177,7 +177,7 @@ def _models_with(task_type: TaskType, models: Sequence[ModelInfo]) -> str:
 
 
 def _check_source(request: SongRequest) -> None:
-    """Refuse a task without its source audio (or codes), and an empty window."""
+    # Refuse a task without its source audio (or codes), and an empty window.
     takes_source = request.goal in _GOALS_WITH_SOURCE or request.task_type in SOURCE_TASKS
     if takes_source and not request.task.source and not request.audio_codes:
         allowed = "an audio file, uploaded as src_audio, or named by src_audio_path"
@@ -195,7 +195,7 @@ def _check_source(request: SongRequest) -> None:
 
 
 def _check_codes(request: SongRequest, model: ModelInfo) -> None:
-    """Refuse audio codes that the model does not have, and those of another duration than was sent."""
+    # Refuse audio codes that the model does not have, and those of another duration than was sent.
     codes, duration = request.audio_codes, request.duration
     if not codes:
         return
@@ -239,7 +239,7 @@ def _fit_sampler(options: SamplerOptions, model: ModelInfo, warnings: list[str])
 
 
 def _fit_timesteps(options: SamplerOptions, model: ModelInfo, warnings: list[str]) -> SamplerOptions:
-    """Drop trailing zeros (every schedule ends there anyway); a given schedule decides steps and shift."""
+    # Drop trailing zeros (every schedule ends there anyway); a given schedule decides steps and shift.
     if options.timesteps is None:
         return options
     times = options.timesteps
@@ -279,7 +279,7 @@ def _fit_base(options: SamplerOptions, model: ModelInfo, warnings: list[str]) ->
 
 
 def _without_guidance(options: SamplerOptions, why: str, warnings: list[str]) -> SamplerOptions:
-    """Make neutral what only matters under guidance."""
+    # Make neutral what only matters under guidance.
     if options.use_adg:
         warnings.append(f"use_adg: {why}; it is not used")
     if (options.cfg_interval_start, options.cfg_interval_end) != (0.0, 1.0):
@@ -289,7 +289,7 @@ def _without_guidance(options: SamplerOptions, why: str, warnings: list[str]) ->
 
 
 def _without_projection(options: SamplerOptions, why: str, warnings: list[str]) -> SamplerOptions:
-    """Make neutral what only matters to adaptive projected guidance."""
+    # Make neutral what only matters to adaptive projected guidance.
     asked = options.tuning
     for name, value, usual in (
         ("momentum", asked.momentum, _AS_PUBLISHED.momentum),
@@ -302,7 +302,7 @@ def _without_projection(options: SamplerOptions, why: str, warnings: list[str]) 
 
 
 def _fit_turbo(options: SamplerOptions, model: ModelInfo, warnings: list[str]) -> SamplerOptions:
-    """Clamp steps, take the nearest shift, and drop guidance, which distillation built into the weights."""
+    # Clamp steps, take the nearest shift, and drop guidance, which distillation built into the weights.
     steps, shift = options.steps, options.shift
     if steps is not None and steps > model.max_steps:
         warnings.append(
@@ -323,7 +323,7 @@ def _fit_turbo(options: SamplerOptions, model: ModelInfo, warnings: list[str]) -
 
 
 def _duration_asked(request: SongRequest, model: ModelInfo, warnings: list[str]) -> float | None:
-    """The duration that was sent or that the codes have; None: the source or the planner decides."""
+    # The duration that was sent or that the codes have; None: the source or the planner decides.
     task_type, duration = request.task_type, request.duration
     if request.audio_codes and duration is None:
         return len(request.audio_codes) / CODES_A_SECOND
@@ -382,7 +382,7 @@ def _wanted_batch(request: SongRequest) -> int:
 
 
 def _fit_seeds(seeds: tuple[int, ...], count: int) -> tuple[int, ...]:
-    """One seed counts up; several are those of the first songs, and the rest is drawn."""
+    # One seed counts up; several are those of the first songs, and the rest is drawn.
     if len(seeds) == 1:
         return tuple((seeds[0] + index) % (MAX_SEED + 1) for index in range(count))
     drawn = (secrets.randbelow(MAX_SEED + 1) for _ in range(count - len(seeds)))

@@ -106,8 +106,6 @@ def read(path: Path, sample_rate: int | None = None, max_seconds: float | None =
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """An open file and its audio stream."""
-
     path: Path
     container: av.container.InputContainer
     stream: av.AudioStream
@@ -139,7 +137,7 @@ class _Source:
                     yield frame.sample_rate, block[: self._music_in(packet, frame.sample_rate)] @ matrix
 
     def _music_in(self, packet: av.Packet, rate: int) -> int | None:
-        """The samples of `packet` that count: FFmpeg decodes more of the last packet of an MP4."""
+        # The samples of `packet` that count: FFmpeg decodes more of the last packet of an MP4.
         if self.container.format.name == _MP4 and packet.duration:
             return round(float(packet.duration * packet.time_base) * rate)
         return None
@@ -165,7 +163,7 @@ class _Source:
 
 @contextmanager
 def _open(path: Path) -> Iterator[_Source]:
-    """Raises `UnusableAudioError` with FFmpeg's error."""
+    # Raises `UnusableAudioError` with FFmpeg's error.
     options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
     try:
         _check_size(path)
@@ -186,7 +184,7 @@ def _kind(frame: av.AudioFrame) -> str:
 
 
 def _check_size(path: Path) -> None:
-    """Refuse an empty file, and a WAV shorter than its header says, which FFmpeg reads without an error."""
+    # Refuse an empty file, and a WAV shorter than its header says, which FFmpeg reads without an error.
     size = path.stat().st_size
     if size == 0:
         raise _unusable(path, "it is empty")
@@ -201,7 +199,7 @@ def _check_size(path: Path) -> None:
 
 
 def _decoded(packet: av.Packet) -> list[av.AudioFrame]:
-    """The frames of a packet; a damaged one has none."""
+    # The frames of a packet; a damaged one has none.
     try:
         return list(packet.decode())
     except av.FFmpegError:

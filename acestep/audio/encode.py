@@ -67,8 +67,7 @@ class FileSpec:
 
 @dataclass(frozen=True, slots=True)
 class _Encoding:
-    """`rates` are the sample rates in Hz that may be kept (none listed: all); others become 48 kHz."""
-
+    # `rates` are the sample rates in Hz that may be kept (none listed: all); others become 48 kHz.
     extension: str
     container: str
     codec: str
@@ -169,7 +168,7 @@ def _frames(clip: AudioClip, sample_format: str) -> Iterator[av.AudioFrame]:
 
 
 def _as_format(samples: NDArray[np.float32], sample_format: str) -> NDArray[np.generic]:
-    """`[channels, n]` to FFmpeg's `sample_format`: integers are clipped, FLAC's 24 bits stand in 32."""
+    # `[channels, n]` to FFmpeg's `sample_format`: integers are clipped, FLAC's 24 bits stand in 32.
     if sample_format == "fltp":
         return np.ascontiguousarray(samples)
     interleaved = np.ascontiguousarray(samples.T).reshape(1, -1)
@@ -248,7 +247,7 @@ def id3(tags: Tags) -> bytes:
 
 
 def _facts(tags: Tags) -> dict[str, str]:
-    """All facts but the caption, in the order in which people read them."""
+    # All facts but the caption, in the order in which people read them.
     facts = {
         "title": tags.title,
         "bpm": tags.bpm,
@@ -261,7 +260,7 @@ def _facts(tags: Tags) -> dict[str, str]:
 
 
 def _text(value: str) -> str:
-    """Text that every container can hold: JSON allows NUL and half surrogate pairs, tags allow neither."""
+    # Text that every container can hold: JSON allows NUL and half surrogate pairs, tags allow neither.
     return value.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
 
 

@@ -38,7 +38,7 @@ def _integrated(clip: AudioClip) -> float:
 
 
 def _true_peak(clip: AudioClip) -> float:
-    """In dB of full scale; the sample peak counts as well, which the oversampled sound may miss."""
+    # In dB of full scale; the sample peak counts as well, which the oversampled sound may miss.
     channels, samples = clip.samples.shape
     stream = soxr.ResampleStream(
         clip.sample_rate, _OVERSAMPLING * clip.sample_rate, channels, dtype="float32", quality="VHQ"

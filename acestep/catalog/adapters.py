@@ -112,8 +112,7 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True)
 class _Settings:
-    """What a file's own settings say; patterns are matched against the layers' stored names."""
-
+    # What a file's own settings say; patterns are matched against the layers' stored names.
     alpha: float | None  # None: as large as the rank
     alpha_pattern: Mapping[str, float]
     rank: int | None  # None: whatever the tensors say
@@ -220,7 +219,7 @@ def _peft_settings(folder: Path) -> _Settings:
 
 
 def _diffusers_settings(metadata: Mapping[str, str]) -> _Settings:
-    """What diffusers notes in the file's header, if it is recent; without it alpha is the rank."""
+    # What diffusers notes in the file's header, if it is recent; without it alpha is the rank.
     try:
         noted = dict(json.loads(metadata.get("lora_adapter_metadata", "{}")))
     except (TypeError, ValueError) as error:
@@ -289,7 +288,7 @@ def _understood(
 
 
 def _own_name(layer: str) -> str:
-    """What we call a layer that an adapter's file calls `layer`; our own names stay as they are."""
+    # What we call a layer that an adapter's file calls `layer`; our own names stay as they are.
     name = f".{layer}."
     for ours, theirs in PUBLISHED_NAMES.items():
         name = name.replace(theirs, ours)
@@ -297,7 +296,7 @@ def _own_name(layer: str) -> str:
 
 
 def _by_pattern(layer: str, patterns: Mapping[str, Any], otherwise: Any) -> Any:
-    """The value of the first pattern that is the layer's name, or its end after a dot, as PEFT has it."""
+    # The value of the first pattern that is the layer's name, or its end after a dot, as PEFT has it.
     for pattern, value in patterns.items():
         try:
             if re.match(rf"(.*\.)?({pattern})$", layer):

@@ -275,7 +275,7 @@ def _weight_files(folder: Path) -> list[str]:
 
 
 def _flaw(weights: Path) -> str | None:
-    """What is wrong with a safetensors file: "" if it is missing, None if nothing. Reads the header only."""
+    # What is wrong with a safetensors file: "" if it is missing, None if nothing. Reads the header only.
     if not weights.is_file():
         return ""
     try:

@@ -150,7 +150,7 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 
 def _is_here(part: Published, into: Path) -> bool:
-    """Whether this folder is complete, without the shared parts."""
+    # Whether this folder is complete, without the shared parts.
     if part.kind != "dit" or part.layout == "diffusers":
         return is_whole(part, into)
     folder = into / part.name
@@ -167,8 +167,6 @@ def _pulls(parts: list[Published], into: Path) -> Iterator[Pull]:
 
 
 class _Tally:
-    """Adds up bytes over all files and repositories of one download."""
-
     def __init__(self, name: str, estimate: int, on_progress: OnProgress | None) -> None:
         self._name = name
         self._total = max(estimate, 1)

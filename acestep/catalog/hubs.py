@@ -177,8 +177,7 @@ class ModelScope:
 
 
 class _Counter:
-    """Keeps what `on_bytes` raises: the client takes it for a network error and retries."""
-
+    # Keeps what `on_bytes` raises: the client takes it for a network error and retries.
     def __init__(self, on_bytes: OnBytes) -> None:
         self._on_bytes = on_bytes
         self._lock = threading.Lock()
@@ -211,7 +210,6 @@ class _Counter:
 
 
 def _byte_bar(on_bytes: OnBytes) -> Any:
-    """A progress bar for huggingface_hub that draws nothing and counts bytes."""
     from huggingface_hub.utils.tqdm import tqdm
 
     class ByteBar(tqdm):
@@ -228,7 +226,6 @@ def _byte_bar(on_bytes: OnBytes) -> Any:
 
 
 def _hush() -> None:
-    """Keep ModelScope's client from drawing bars and logging."""
     from modelscope_hub import _download as client
 
     if bar := getattr(client, "tqdm", None):  # it has no setting for that
@@ -237,7 +234,7 @@ def _hush() -> None:
 
 
 def _spoilt(file: Any, pull: Pull) -> Path | None:
-    """The path of a file that differs from the hub's checksum: SHA-256 for large files, else git's."""
+    # The path of a file that differs from the hub's checksum: SHA-256 for large files, else git's.
     from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
     path = pull.into / file.path

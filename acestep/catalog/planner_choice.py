@@ -97,7 +97,7 @@ def gpu_memory_gb() -> float:
 
 
 def _has_room(wish: PlannerWish, memory: float, planned: Planned) -> bool:
-    """Whether there is a default planner; whether a named one fits is decided by its plan."""
+    # Whether there is a default planner; whether a named one fits is decided by its plan.
     by_plan = planned(_documented(memory))
     if by_plan is None:
         return memory >= _BY_MEMORY[-1][0]

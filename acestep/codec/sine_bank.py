@@ -149,7 +149,7 @@ class SineBankCodec:
         return torch.bucketize(bins.double(), edges, right=True).to(self._device)
 
     def _analyse(self, mono: Tensor, frames: int) -> tuple[Tensor, Tensor]:
-        """The amplitudes of semitones `[B, T, S]` and the power spectrum `[B, T, hop + 1]`."""
+        # The amplitudes of semitones `[B, T, S]` and the power spectrum `[B, T, hop + 1]`.
         widest = max(*(kernel.shape[1] for kernel in self._kernels), 2 * self.hop_length)
         padded = torch.nn.functional.pad(mono, (widest // 2, widest // 2 + self.hop_length))
         window = torch.hann_window(2 * self.hop_length, dtype=torch.float32, device=self._device)
@@ -175,7 +175,7 @@ class SineBankCodec:
         return padded[:, first:last].unfold(-1, length, self.hop_length)
 
     def _noise_power(self, tone: Tensor, power: Tensor) -> Tensor:
-        """Power `[B, T, bands]` that the tones do not explain."""
+        # Power `[B, T, bands]` that the tones do not explain.
         # The median bin of a band ignores the few bins with tones; of white noise it is ln 2 of the mean. The
         # lowest bands have too few bins for that: there, the power of the tones is subtracted.
         bands = []
@@ -215,7 +215,7 @@ class SineBankCodec:
         return torch.cat(parts).float().to(self._device)
 
     def _tone_wave(self, tone: Tensor, start: int, stop: int) -> Tensor:
-        """The oscillators from the middle of frame `start` to that of `stop`, `[B, 2, samples]`."""
+        # The oscillators from the middle of frame `start` to that of `stop`, `[B, 2, samples]`.
         # sin(w (t0 + t)) = sin(w t0) cos(w t) + cos(w t0) sin(w t): a hop of all oscillators is one row of a
         # matrix product with a fixed basis.
         time = torch.arange(start, stop, dtype=torch.float64)[:, None] * self.hop_length
@@ -230,7 +230,7 @@ class SineBankCodec:
         return torch.stack(channels, dim=1)
 
     def _noise_table(self) -> Tensor:
-        """Spectra of white noise of power 1 a bin, `[2, period, hop + 1]`, the same on every machine."""
+        # Spectra of white noise of power 1 a bin, `[2, period, hop + 1]`, the same on every machine.
         generator = torch.Generator("cpu").manual_seed(_NOISE_SEED)
         shape = (3, _NOISE_PERIOD, self.hop_length + 1)
         angle = 2 * math.pi * torch.rand(shape, generator=generator, dtype=torch.float32)

@@ -109,7 +109,7 @@ class BatchingStage(Generic[Item, Result]):
             raise
 
     async def _fits(self, batch: list[Entry[Item, Result]]) -> bool:
-        """Run a batch and set its results or its error; False, with nothing set, where memory runs out."""
+        # Run a batch and set its results or its error; False, with nothing set, where memory runs out.
         items = [item for item, _ in batch]
         try:
             results = await self._run(lambda: self._work(items))

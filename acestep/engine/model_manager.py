@@ -152,7 +152,7 @@ class ModelManager:
             self._put_back(entry)
 
     async def _take(self, name: str | None) -> tuple[ModelEntry, tuple[str, ...]]:
-        """The entry of the model for `name`, in use from now on and settled, and why it is that one."""
+        # The entry of the model for `name`, in use from now on and settled, and why it is that one.
         async with self._admission:
             info, notes = choose_model(self.infos(), name, strict=False)
             entry = await self._find(info.name) or self._found(info.name)
@@ -183,7 +183,7 @@ class ModelManager:
         self._changed.set()
 
     async def _find(self, name: str) -> ModelEntry | None:
-        """The entry of this model, if it has one; waits until it is gone if another model waits for that."""
+        # The entry of this model, if it has one; waits until it is gone if another model waits for that.
         while (entry := self._known(name)) and entry.is_leaving:
             await self._change()
         return entry
@@ -203,7 +203,7 @@ class ModelManager:
         return (*self._listed(), *self._unlisted.values())
 
     def _occupies(self, entry: ModelEntry) -> bool:
-        """Whether it takes up memory, or is loaded again by a request without a check for room."""
+        # Whether it takes up memory, or is loaded again by a request without a check for room.
         is_loaded_again = not self._room and entry.load is not None and entry.info.state == "on_disk"
         return entry.takes_room or is_loaded_again
 
@@ -223,7 +223,7 @@ class ModelManager:
                 await self._change()
 
     def _full(self, new: ModelEntry) -> str:
-        """Why `new` cannot be loaded beside all that are in memory; "" if it can."""
+        # Why `new` cannot be loaded beside all that are in memory; "" if it can.
         if self._catalog is None:
             return ""
         others = [entry.info for entry in self._all() if entry.takes_room]
@@ -239,7 +239,7 @@ class ModelManager:
         await self._thread.see_through("free memory", self._idle_policy.free)
 
     def _forget(self, entry: ModelEntry) -> None:
-        """Drop a model that is out of use and has no slot; one that failed is loaded at the next request."""
+        # Drop a model that is out of use and has no slot; one that failed is loaded at the next request.
         if entry.users or entry.is_loading:
             return
         name = entry.info.name
@@ -259,7 +259,7 @@ class ModelManager:
         self._changed.set()
 
     def _begin(self, entry: ModelEntry, after: Sequence[ModelEntry] = (), undo: Undo | None = None) -> None:
-        """Load a model once those of `after` have left memory; `undo` is called if that fails."""
+        # Load a model once those of `after` have left memory; `undo` is called if that fails.
         if entry.info.state in ("on_disk", "failed") and entry.load is not None:
             entry.info = replace(entry.info, state="loading", detail="")
         entry.settled.clear()
@@ -298,7 +298,7 @@ class ModelManager:
         )
 
     async def _wished(self, number: int, name: str | None) -> ModelEntry:
-        """The model to put into a slot: one in memory or on its way; without a name it is loaded again."""
+        # The model to put into a slot: one in memory or on its way; without a name it is loaded again.
         old = self._slots.get(number)
         if old is not None and name in (None, old.info.name):
             if old.load is not None:
@@ -324,7 +324,7 @@ class ModelManager:
         return known if known and known.load is not None else found
 
     def _neighbours(self, number: int) -> list[ModelEntry]:
-        """The models of the other slots, as far as they take up memory."""
+        # The models of the other slots, as far as they take up memory.
         return [entry for n, entry in self._slots.items() if n != number and self._occupies(entry)]
 
     def _load_for(self, number: int, new: ModelEntry) -> None:
@@ -346,7 +346,7 @@ class ModelManager:
         self._begin(new, leaving, undo)
 
     def _must_leave(self, number: int, new: ModelEntry) -> list[ModelEntry]:
-        """The models that must leave memory before this one can be loaded for a slot."""
+        # The models that must leave memory before this one can be loaded for a slot.
         if self._catalog is None:
             return []
         stay = self._neighbours(number)
@@ -358,7 +358,7 @@ class ModelManager:
         return others if self._catalog.no_room([*(each.info for each in others), *infos]) else []
 
     def _seat(self, number: int, new: ModelEntry) -> None:
-        """Give a model its slot; the one that had it is dropped when its songs end."""
+        # Give a model its slot; the one that had it is dropped when its songs end.
         old = self._slots.get(number)
         for entries in (self._on_demand, self._unlisted):
             entries.pop(new.info.name, None)
@@ -371,14 +371,14 @@ class ModelManager:
         self._changed.set()
 
     def _bring_back(self, number: int, old: ModelEntry) -> None:
-        """Give a slot back to the model that left for one that failed; it is loaded where there is room."""
+        # Give a slot back to the model that left for one that failed; it is loaded where there is room.
         entry = self._on_demand.get(old.info.name, old)
         self._seat(number, entry)
         if not entry.takes_room and not self._full(entry):
             self._begin(entry)
 
     async def _wait_loaded(self, new: ModelEntry) -> None:
-        """Return once a model for a slot is in memory. Raises ModelUnavailableError, StageStuckError."""
+        # Return once a model for a slot is in memory. Raises ModelUnavailableError, StageStuckError.
         try:
             await self._idle_policy.watchdog.until(new.settled, self._thread)
         except StageStuckError:

@@ -67,7 +67,7 @@ class Fleet:
 
     @asynccontextmanager
     async def _least_busy(self, seconds: float, distance: Callable[[Worker], int]) -> AsyncIterator[Worker]:
-        """The least busy of the nearest workers without trouble; it has `seconds` more meanwhile."""
+        # The least busy of the nearest workers without trouble; it has `seconds` more meanwhile.
         able = [number for number, worker in enumerate(self._workers) if not worker.trouble()]
         number = min(
             able or range(len(self._workers)),
@@ -108,7 +108,7 @@ class FleetKeeper:
 
 
 async def _put_back(number: int, changed: Iterable[tuple[ModelKeeper, set[str]]]) -> None:
-    """Give these keepers the models back that they had in the slot."""
+    # Give these keepers the models back that they had in the slot.
     for keeper, before in changed:
         for name in before - _in_slots(keeper):
             await keeper.put(number, name)
@@ -141,7 +141,7 @@ def _plans(worker: Worker, planner: str) -> bool:
 
 
 def _distance(worker: Worker, model: str | None) -> int:
-    """0: the model is in memory there, 1: it can be loaded, 2: it cannot. None is the default."""
+    # 0: the model is in memory there, 1: it can be loaded, 2: it cannot. None is the default.
     infos = worker.models()
     if model is not None:
         infos = tuple(info for info in infos if info.name == model)
@@ -151,7 +151,6 @@ def _distance(worker: Worker, model: str | None) -> int:
 
 
 async def _first(waits: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Return when the first of these returns; the others are cancelled."""
     tasks = [asyncio.create_task(wait) for wait in waits]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

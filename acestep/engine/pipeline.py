@@ -210,7 +210,7 @@ class SongPipeline:
         return tuple(map(Stem, task.request.analysis.stems, files))
 
     async def _describe(self, request: SongRequest, model: Loaded, cancelled: Cancelled) -> Song:
-        """The audio codes of a request's source, and if it asks for them, its metadata by the planner."""
+        # The audio codes of a request's source, and if it asks for them, its metadata by the planner.
         codes = request.audio_codes or await self.tokenize(Path(request.task.source), model)
         request, planner = replace(request, audio_codes=codes, duration=None), ""
         if request.goal == "description":
@@ -246,7 +246,7 @@ class SongPipeline:
         work: Callable[[], T],
         smaller: Callable[[], T] | None = None,
     ) -> T:
-        """Run `work` on `thread` and note its seconds, without those that it waited."""
+        # Run `work` on `thread` and note its seconds, without those that it waited.
         item = WorkItem(stage, task.model.info.name, task.plan.duration)
 
         def measured() -> T:
@@ -275,7 +275,7 @@ def _without_audio(request: SongRequest, planned: Planned, info: ModelInfo) -> S
 
 
 def _group_key(task: RenderTask) -> Hashable:
-    """Songs of one batch share their model, length, sampling and adapters."""
+    # Songs of one batch share their model, length, sampling and adapters.
     return _model_key(task), task.plan.duration, task.plan.sampling, task.plan.adapters
 
 

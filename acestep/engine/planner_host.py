@@ -259,7 +259,7 @@ class PlannerHost:
         return self._others[name]
 
     async def _bring(self, entry: PlannerEntry) -> Planner:
-        """Have this planner in memory. The caller has the turn, as for all that load or unload."""
+        # Have this planner in memory. The caller has the turn, as for all that load or unload.
         if self._current not in (None, entry):
             await self._unload(_EVICTED)
         await self._settle()
@@ -280,7 +280,7 @@ class PlannerHost:
             self._begin_load(before)
 
     async def _settle(self) -> None:
-        """Wait until nothing is loaded or unloaded. Raises StageStuckError if the thread is stuck at it."""
+        # Wait until nothing is loaded or unloaded. Raises StageStuckError if the thread is stuck at it.
         if self._change is None or self._current is None:
             return
         stage = self._stage(self._current)  # the thread may be stuck at another, which is not waited for
@@ -291,7 +291,7 @@ class PlannerHost:
         return f"{'load' if self.state is HostState.LOADING else 'unload'} {entry.info.name}"
 
     def _become(self, state: HostState) -> None:
-        """The one place where the state changes."""
+        # The one place where the state changes.
         assert state in _NEXT[self.state], f"{self.state} to {state}"
         self.state = state
         if state is HostState.EMPTY:
@@ -334,7 +334,7 @@ class PlannerHost:
         return await self._thread.see_through(self._stage(entry), fetch)
 
     async def _unload(self, why: str) -> None:
-        """Wait until the planner is not used, and unload it. Raises StageStuckError if a thread is stuck."""
+        # Wait until the planner is not used, and unload it. Raises StageStuckError if a thread is stuck.
         self._watchdog.check()
         await self._settle()
         if self.state is HostState.EMPTY:
@@ -362,12 +362,12 @@ class PlannerHost:
             self._become(HostState.EMPTY)
 
     async def _leave(self) -> None:
-        """Unload the planner if it is idle. Nothing is unloaded while a thread is stuck."""
+        # Unload the planner if it is idle. Nothing is unloaded while a thread is stuck.
         await self._watchdog.wait_healthy()
         await self._unload_because(lambda: LEFT if self._is_idle else "")
 
     async def _unload_because(self, why: Callable[[], str]) -> None:
-        """Take a turn, and unload the planner if there is a reason then."""
+        # Take a turn, and unload the planner if there is a reason then.
         async with self._turn:
             if reason := why():
                 with suppress(StageStuckError):  # which is in the log, and at /health
@@ -390,7 +390,7 @@ class PlannerHost:
 
 
 def _end(held: list[GenerationLoop], free: Callable[[], None]) -> None:
-    """Close the loop in `held`, the last reference to it, and free its memory."""
+    # Close the loop in `held`, the last reference to it, and free its memory.
     loop = held.pop()
     loop.close()
     loop.free_model()

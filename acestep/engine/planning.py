@@ -98,7 +98,7 @@ async def plan_job(
 async def _plan_with_retry(
     request: SongRequest, model: ModelInfo, planner_host: PlannerHost, callbacks: PlanningCallbacks
 ) -> Planned:
-    """As `plan_request`; where memory runs out, again with one song after another."""
+    # As `plan_request`; where memory runs out, again with one song after another.
     async with planner_host.borrow(request.planner.model) as planner:
         try:
             return await plan_request(request, model, planner, callbacks)
@@ -209,7 +209,7 @@ async def _think(
 
 
 def _merged(request: SongRequest, metadata: Metadata) -> SongRequest:
-    """The request with the planner's caption, and its metadata where the user gave none."""
+    # The request with the planner's caption, and its metadata where the user gave none.
     duration = request.duration
     if duration is None and metadata.duration is not None:
         duration = float(metadata.duration)

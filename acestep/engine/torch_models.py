@@ -93,7 +93,7 @@ class TorchRenderer:
         ]
 
     def _device(self, check: Callable[[], None] = lambda: None) -> AbstractContextManager[None]:
-        """The device, exclusively where weights are offloaded; `check` runs while it waits, and may raise."""
+        # The device, exclusively where weights are offloaded; `check` runs while it waits, and may raise.
         return self.placement.locked(check) if self.placement else nullcontext()
 
     def _enter_codec(self) -> None:
@@ -101,7 +101,7 @@ class TorchRenderer:
             self.placement.enter("VAE")
 
     def _adapt(self, plans: Sequence[SongPlan]) -> None:
-        """Activate the adapters of these plans, and no others. The transformer runs only after this."""
+        # Activate the adapters of these plans, and no others. The transformer runs only after this.
         wanted = {plan.adapters for plan in plans}
         if len(wanted) != 1:
             raise ValueError("the plans of one render must share their adapters")
@@ -110,7 +110,7 @@ class TorchRenderer:
             self.adapters.apply(adapters)
 
     def _kept(self, plan: SongPlan, latents: torch.Tensor, sources: SourceLatents) -> SongLatents:
-        """The song; outside of its plan's window, if it has one, it keeps the latents of its source."""
+        # The song; outside of its plan's window, if it has one, it keeps the latents of its source.
         span, frames = self.synthesizer.span(plan), latents.shape[1]
         if span is None or sources.source is None or (span.start, span.stop) == (0, frames):
             return SongLatents(latents)
@@ -134,7 +134,7 @@ class TorchRenderer:
         return AudioClip(audio[:, :length].float().cpu().numpy(), self.codec.sample_rate)
 
     def _joined(self, new: AudioClip, kept: AudioClip, window: Window) -> AudioClip:
-        """`kept` with the window of `new`, which gets no louder than -1 dBFS or the source."""
+        # `kept` with the window of `new`, which gets no louder than -1 dBFS or the source.
         rate = self.codec.sample_rate
         length = new.samples.shape[1]
         span = Span.of(window, rate, length, window.crossfade_seconds * rate)
@@ -243,7 +243,7 @@ def load_model(
 
 
 def _offload_manager(device: torch.device, shared: SharedModules) -> OffloadManager:
-    """The one that all models on a device share."""
+    # The one that all models on a device share.
     return shared.get(Path("/"), ("offload", device), lambda: OffloadManager(DeviceMover(device)))
 
 
@@ -287,7 +287,7 @@ def load_planner(
 
 
 def _dtype(torch_device: torch.device) -> torch.dtype:
-    """The published weights are bfloat16; a CPU computes float32 faster, and exactly as in the tests."""
+    # The published weights are bfloat16; a CPU computes float32 faster, and exactly as in the tests.
     return torch.float32 if torch_device.type == "cpu" else torch.bfloat16
 
 

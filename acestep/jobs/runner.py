@@ -78,7 +78,7 @@ class Runner:
             task.add_done_callback(self._leave)
 
     def _loaded(self) -> list[str | None]:
-        """The names of the loaded models, and None if the default is one; empty if all are loaded."""
+        # The names of the loaded models, and None if the default is one; empty if all are loaded.
         infos = self._worker.models()
         ready = [info for info in infos if info.state == "ready"]
         if len(ready) == len(infos):
@@ -96,7 +96,7 @@ class Runner:
             await self._cleaner.release(job.request)
 
     async def _run_to_end(self, job: Job) -> bool:
-        """Run a job; False if only the stop of the server ended it, so that `stop` must queue it again."""
+        # Run a job; False if only the stop of the server ended it, so that `stop` must queue it again.
         try:
             songs = await self._worker.run(job.request, self._queue.reporter(job.id), lambda: self._stopping)
             await self._queue.finish(job.id, songs)

@@ -108,8 +108,7 @@ class MemoryLedger:
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """What answers depend on, and the answers so far."""
-
+    # What answers depend on, and the answers so far.
     decision: Decision | None
     sizes: dict[str, DitSize | None]
     _answers: dict[Hashable, object] = field(default_factory=dict)
@@ -152,7 +151,7 @@ def with_planner(
 def _find_room(
     decision: Decision, size: QwenSize, settings: Settings, loaded: Sequence[LoadedModel]
 ) -> Decision | int:
-    """The decision with a planner of this size, or the bytes that it would need."""
+    # The decision with a planner of this size, or the bytes that it would need.
     plan, budget = decision.plan, decision.budget
     plans = _with_planners(decision, (size,), settings, loaded)
     found = plans[0] if not budget.on_gpu or budget.size is None else choose(plans, budget.size)
@@ -247,7 +246,7 @@ def _why_not_together(decision: Decision | None, loaded: Sequence[LoadedModel]) 
 
 
 def _fits(decision: Decision, info: ModelInfo, size: DitSize, together: Sequence[DitSize]) -> bool:
-    """Whether a model can be at work with its limits while `together` are in memory, itself among them."""
+    # Whether a model can be at work with its limits while `together` are in memory, itself among them.
     budget = decision.budget
     if not budget.on_gpu or budget.size is None:
         return True
@@ -258,7 +257,7 @@ def _fits(decision: Decision, info: ModelInfo, size: DitSize, together: Sequence
 def _with_planners(
     decision: Decision, planners: tuple[QwenSize, ...], settings: Settings, loaded: Sequence[LoadedModel]
 ) -> list[MemoryPlan]:
-    """The plans that have one of these planners beside the models as they are, the best first."""
+    # The plans that have one of these planners beside the models as they are, the best first.
     constraints, plan = decision.constraints, decision.plan
     offload = settings.lm_offload_to_cpu if constraints.can.offload_planner else None
     if settings.offload_to_cpu is False:
@@ -279,7 +278,7 @@ def _with_planners(
 def _largest_peak(
     plan: MemoryPlan, decision: Decision, loaded: Sequence[LoadedModel], dits: Sequence[DitSize]
 ) -> MemoryPlan:
-    """`plan` with `dits` in memory, while that of the `loaded` models is at work that needs the most."""
+    # `plan` with `dits` in memory, while that of the `loaded` models is at work that needs the most.
     plans = (_at_work(plan, decision, model, dits) for model in loaded)
     return max(plans, key=lambda each: each.peak)
 
@@ -287,7 +286,7 @@ def _largest_peak(
 def _at_work(
     plan: MemoryPlan, decision: Decision, model: LoadedModel, sizes: Sequence[DitSize]
 ) -> MemoryPlan:
-    """`plan` with models of these sizes, while `model` makes its largest request."""
+    # `plan` with models of these sizes, while `model` makes its largest request.
     together = replace(decision.sizes, dits=tuple(sizes))
     limits = LargestRequest(model.seconds, model.batch, plan.tile)
     return plan_with_models(plan, together, model.size, limits, decision.constraints.device)

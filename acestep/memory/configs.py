@@ -63,7 +63,7 @@ def _on_disk(checkpoint: Checkpoint) -> Found:
 
 
 def _merged(folder: Path) -> dict[str, Any]:
-    """The configs of a diffusers folder in one, as a published folder has them."""
+    # The configs of a diffusers folder in one, as a published folder has them.
     transformer, encoder, tokenizer = (
         read_json(folder / part / "config.json")
         for part in ("transformer", "condition_encoder", "audio_tokenizer")

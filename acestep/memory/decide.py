@@ -197,7 +197,7 @@ def _constraints(settings: Settings, budget: Budget, can: Abilities) -> Constrai
 def _with_kept(
     sizes: Sizes, wishes: Wishes, constraints: Constraints, settings: Settings
 ) -> tuple[Sizes, list[str]]:
-    """The sizes with the adapters in the folder, or a note where these have no room."""
+    # The sizes with the adapters in the folder, or a note where these have no room.
     budget = constraints.budget
     kept = adapter_weights(AdapterFolder(settings.lora_dir)) if budget.on_gpu else 0
     roomy = replace(sizes, adapters=kept)
@@ -226,7 +226,7 @@ def table(decision: Decision) -> list[str]:
 
 
 def _wishes(settings: Settings, planner: PlannerChoice, constraints: Constraints) -> tuple[Wishes, list[str]]:
-    """What the settings ask of the plan, and a note for each that has no effect."""
+    # What the settings ask of the plan, and a note for each that has no effect.
     on_gpu, can = constraints.budget.on_gpu, constraints.can
     notes: list[str] = []
 
@@ -300,7 +300,7 @@ def diagnosis(sizes: Sizes, wishes: Wishes, constraints: Constraints) -> Setting
 
 
 def _smaller_planner(sizes: Sizes, wishes: Wishes, constraints: Constraints) -> tuple[str, int] | None:
-    """The largest published planner that would fit, and the bytes of its plan."""
+    # The largest published planner that would fit, and the bytes of its plan.
     for planner in reversed(PLANNERS):
         if wishes.planner and planner.weights < sizes.planners[0].weights:
             enough = least(constraints.options(replace(sizes, planners=(planner,)), wishes))

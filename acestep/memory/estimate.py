@@ -266,7 +266,7 @@ def _frame(vae: VaeSize) -> int:
 
 
 def _widest(layer: Layer) -> int:
-    """Numbers that a token is at its widest in a layer: in its feed-forward part, or between rotations."""
+    # Numbers that a token is at its widest in a layer: in its feed-forward part, or between rotations.
     queries = layer.heads * layer.head
     inner = 3 * layer.width + 3 * layer.inner
     # Queries are turned in float32; the kernels want as many keys and values as there are queries.

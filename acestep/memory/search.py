@@ -124,7 +124,7 @@ def _ranked(
 
 
 def _useful(plans: Iterable[MemoryPlan]) -> list[MemoryPlan]:
-    """Without plans that are worse than another and no smaller: no budget chooses them."""
+    # Without plans that are worse than another and no smaller: no budget chooses them.
     kept: list[MemoryPlan] = []
     for plan in plans:
         if not kept or plan.peak < kept[-1].peak:
@@ -173,7 +173,7 @@ def _times(placement: Placement, sizes: Sizes) -> int:
 
 
 def _rank(plan: MemoryPlan, sizes: Sizes, moved: int) -> Rank:
-    """Larger is better: songs of a common length, two at once; nothing moved; a large planner; the rest."""
+    # Larger is better: songs of a common length, two at once; nothing moved; a large planner; the rest.
     names = [planner.name for planner in sizes.planners]
     duration, batch, *rest = _usefulness(plan.max_duration, plan.max_batch)
     planner = names.index(plan.planner) + 1 if plan.planner else 0

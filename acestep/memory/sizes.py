@@ -278,7 +278,7 @@ def _conv(inside: int, outside: int, taps: int) -> int:
 
 
 def _unit(channels: int) -> int:
-    """A residual unit: two snakes, a convolution of 7 taps and one of 1."""
+    # A residual unit: two snakes, a convolution of 7 taps and one of 1.
     return 4 * channels + _conv(channels, channels, 7) + _conv(channels, channels, 1)
 
 

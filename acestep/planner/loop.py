@@ -98,7 +98,7 @@ class GenerationLoop:
         self._fail_all(PlannerError(_CLOSED))
 
     def _step(self) -> AceStepError | None:
-        """One step. Returns its error without the traceback, whose frames would hold memory."""
+        # One step. Returns its error without the traceback, whose frames would hold memory.
         self._step_began = time.monotonic()
         try:
             self._drop_cancelled()
@@ -115,7 +115,7 @@ class GenerationLoop:
         return None
 
     def _take_queued(self) -> bool:
-        """Start queued texts; wait for one if none is running. False: close."""
+        # Start queued texts; wait for one if none is running. False: close.
         with contextlib.suppress(Empty):
             while True:
                 request = self._queue.get(block=not self._running)

@@ -88,7 +88,7 @@ def _read_block(text: str) -> tuple[Metadata, str]:
 
 
 def _scalar(text: str) -> str:
-    """A value, unquoted and unfolded. Other YAML syntax in it, such as a colon, is plain text."""
+    # A value, unquoted and unfolded. Other YAML syntax in it, such as a colon, is plain text.
     if _QUOTED.fullmatch(text):
         try:
             value = str(yaml.safe_load(text))

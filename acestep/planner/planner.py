@@ -171,7 +171,7 @@ class Planner:
         return metadata.read_draft(await self._generate_text(generation, callbacks, _USUAL_DRAFT))
 
     async def _generate_text(self, generation: Generation, callbacks: PlannerCallbacks, usual: int) -> str:
-        """Generate a text of unknown length; after `usual` tokens the progress is one half."""
+        # Generate a text of unknown length; after `usual` tokens the progress is one half.
         text = await self._generate(
             generation, lambda tokens: callbacks.on_progress(tokens / (tokens + usual)), callbacks.cancelled
         )

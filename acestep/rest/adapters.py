@@ -115,7 +115,7 @@ class ServerAdapters:
         return self._loaded[name].name if name in self._loaded else name
 
     def _flaw(self, name: str, model: ModelInfo) -> str:
-        """Why an adapter cannot be used with `model`; "" if it can."""
+        # Why an adapter cannot be used with `model`; "" if it can.
         try:
             adapter = self._folder.find(name)
             if model.layers:

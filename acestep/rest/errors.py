@@ -99,7 +99,7 @@ def _extra(error: Exception) -> dict[str, object] | None:
 
 
 def _invalid_parameter(error: RequestValidationError) -> Problem:
-    """The framework validates query parameters alone."""
+    # The framework validates query parameters alone.
     first = error.errors()[0]
     name = str(first["loc"][-1])
     return Problem(422, f"{name}: {first['msg']}", {"field": name, "value": None, "allowed": None})

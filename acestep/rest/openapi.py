@@ -222,7 +222,7 @@ def _extra_schemas() -> JsonObject:
 
 
 def _lenient_wire_field(schema: JsonObject) -> JsonObject:
-    """Describe a field of `BODIES` with all that it is read from; null counts as not sent."""
+    # Describe a field of `BODIES` with all that it is read from; null counts as not sent.
     types, notes = _parted(schema)
     is_word = "enum" in types[0] or (types[0].get("type") == "string" and "x-allowed" in notes)
     more = () if is_word else _WIRE_TYPES.get(types[0].get("type", ""), ())
@@ -251,7 +251,7 @@ def _lenient_dialect_field(schema: JsonObject, takes_null: bool) -> JsonObject:
 
 
 def _parted(schema: JsonObject) -> tuple[list[JsonObject], JsonObject]:
-    """Return the types that a field may have, the declared one first, and the notes on it."""
+    # Return the types that a field may have, the declared one first, and the notes on it.
     notes = {name: value for name, value in schema.items() if name not in _CONSTRAINTS}
     only = {name: schema[name] for name in _CONSTRAINTS if name in schema}
     return list(schema.get("anyOf", [only])), notes

@@ -222,7 +222,7 @@ def _task(task: GenerateTask, source: Sound | None, reference: Sound | None) -> 
 
 
 def _injection(mode: str | None, strength: float | None) -> float:
-    """The share of the steps after which the source is put back outside of the window."""
+    # The share of the steps after which the source is put back outside of the window.
     if mode is None and strength is None:
         return 0.0
     if mode in INJECTION:

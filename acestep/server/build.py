@@ -152,8 +152,6 @@ def _with_planner(devices: Sequence[_DeviceContext], settings: Settings) -> Sequ
 
 
 class _DeviceContext:
-    """One device and its models."""
-
     def __init__(
         self, prepared: Prepared, device: str, memory: Decision | None, tasks: BackgroundTasks
     ) -> None:
@@ -197,8 +195,7 @@ def _model_manager(prepared: Prepared, catalog: _Catalog, idle_policy: IdlePolic
 
 
 class _Catalog:
-    """The `Catalog` of ACESTEP_CHECKPOINTS_DIR, and how its models are loaded onto one device."""
-
+    # The `Catalog` of ACESTEP_CHECKPOINTS_DIR, and how its models are loaded onto one device.
     def __init__(self, settings: Settings, ledger: MemoryLedger, shared: SharedModules) -> None:
         self._settings = settings
         self._on_disk = OnDisk(settings.checkpoints_dir)
@@ -229,7 +226,7 @@ class _Catalog:
         return self._entry(choice, memory.limited(info) if memory else info)
 
     def _entry(self, choice: Choice, info: ModelInfo) -> ModelEntry:
-        """The model with what loads it, and downloads it first if need be."""
+        # The model with what loads it, and downloads it first if need be.
         settings, memory = self._settings, self._ledger.decision
 
         def load(on_loading: OnLoading) -> Loaded:

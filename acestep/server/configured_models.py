@@ -52,7 +52,7 @@ def configured_models(
 
 
 def _wishes(settings: Settings) -> Iterator[tuple[int, str, str]]:
-    """Slot number, variable and name or path of each."""
+    # Slot number, variable and name or path of each.
     for number, field in _SLOTS.items():
         if wish := getattr(settings, field):
             yield number, variable(field), wish
@@ -68,7 +68,7 @@ def _choice(wish: str, checkpoints_dir: Path, hub_reachable: Callable[[], bool])
 
 
 def _unavailable(name: str, problem: str) -> Choice:
-    """A model of which only its name is known."""
+    # A model of which only its name is known.
     published = PUBLISHED.get(name)
     is_turbo = published.is_turbo if published else "turbo" in name
     return Choice(name, None, is_turbo, Published(name, "", 0, is_turbo=is_turbo).defaults, problem=problem)
@@ -110,7 +110,7 @@ class OnDisk:
 
 
 def _changes(folder: Path, depth: int = 2) -> Iterator[tuple[str, int]]:
-    """The folders in here, two levels deep, and when something last came or went in each."""
+    # The folders in here, two levels deep, and when something last came or went in each.
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError:  # missing, or removed meanwhile
@@ -123,7 +123,7 @@ def _changes(folder: Path, depth: int = 2) -> Iterator[tuple[str, int]]:
 
 
 def _dit_folders(checkpoints_dir: Path) -> list[Path]:
-    """Folders that look like a DiT in one of the two layouts."""
+    # Folders that look like a DiT in one of the two layouts.
     if not checkpoints_dir.is_dir():
         return []
     marks = ("silence_latent.pt", "model_index.json")

@@ -116,7 +116,7 @@ class DevicePlanner:
         return PlannerEntry(as_on_demand(_expect(choice)), load)
 
     def _memory_state(self, choice: PlannerChoice) -> tuple[object, ...]:
-        """Everything that `planned` depends on."""
+        # Everything that `planned` depends on.
         limits = tuple((info.name, info.max_batch, info.max_duration) for info in self._models())
         return planner_size(choice), self._ledger.decision, limits
 
@@ -220,13 +220,13 @@ class PlannerManager:
             return self._info
 
     async def _fetched(self, choice: PlannerChoice) -> PlannerChoice:
-        """The planner, downloaded. Raises StageStuckError if no more bytes come."""
+        # The planner, downloaded. Raises StageStuckError if no more bytes come.
         self._download_watchdog.check()
         work = partial(_fetch, choice, self._settings, OnLoading(_log_progress, self._download.beat))
         return replace(choice, folder=await self._download.run(f"download {choice.name}", work))
 
     async def _replace(self, choice: PlannerChoice) -> None:
-        """Replace the planner on all devices, or on none."""
+        # Replace the planner on all devices, or on none.
         before, done = self._memories, list[tuple[DevicePlanner, Replaced]]()
         try:
             for device in self._devices:
@@ -255,7 +255,7 @@ class PlannerManager:
             device.check()
 
     def _has(self, name: str | None) -> bool:
-        """Whether all devices have this planner. One that is used only if needed is not enough."""
+        # Whether all devices have this planner. One that is used only if needed is not enough.
         infos = [device.host.info() for device in self._devices]
         return all(info.fills_in and name in (None, info.name) for info in infos)
 

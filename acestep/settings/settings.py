@@ -324,7 +324,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _drop_what_is_empty(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """A variable set to nothing counts as not set, and as such wins over `.env`."""
+        # A variable set to nothing counts as not set, and as such wins over `.env`.
         kept = {name: value.strip() if isinstance(value, str) else value for name, value in values.items()}
         if kept.get("ACESTEP_OFFLOAD_TO_CPU") == "":
             kept["ACESTEP_OFFLOAD_TO_CPU"] = "false"  # as the original reads it; unset means auto
@@ -355,7 +355,7 @@ def documented(field: str) -> dict[str, str]:
 
 
 def _readable(error: ValidationError) -> SettingError:
-    """The first error; pydantic names a field or a variable."""
+    # The first error; pydantic names a field or a variable.
     complaint = error.errors()[0]
     field = str(complaint["loc"][0]).removeprefix(PREFIX).lower()
     value = complaint["input"]

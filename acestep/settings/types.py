@@ -29,7 +29,7 @@ def lower(value: object) -> object:
 
 
 def _to_quantization(value: object) -> object:
-    """Accepts torchao's and the original's names too."""
+    # Accepts torchao's and the original's names too.
     word = str(value).lower()
     return "none" if word in FALSE else word.removesuffix("_weight_only")
 
@@ -47,7 +47,7 @@ def split(separator: str) -> BeforeValidator:
 
 
 def _one_or_several(value: str) -> str:
-    """Devices, separated by commas; several GPUs with their numbers, none twice."""
+    # Devices, separated by commas; several GPUs with their numbers, none twice.
     devices = [device.strip() for device in value.split(",")]
     alone = len(devices) == 1
     pattern = r"auto|cpu|cuda(:\d+)?|mps|xpu" if alone else r"cpu|cuda:\d+"

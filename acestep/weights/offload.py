@@ -154,7 +154,7 @@ class OffloadManager:
             weight.data = self._mover.away(self._kept(weight))
 
     def _kept(self, weight: Tensor) -> Tensor:
-        """The weight's data in main memory; an adapter's is there only after its group was made."""
+        # The weight's data in main memory; an adapter's is there only after its group was made.
         home = _home(weight)
         if home is None:
             home = vars(weight)["home"] = self._mover.home(weight.data)
@@ -217,7 +217,7 @@ def _weights(modules: Iterable[HasWeights]) -> Iterator[Tensor]:
 
 
 def _tensors(weight: Tensor) -> Iterator[Tensor]:
-    """The tensors inside a packed (quantized) weight; otherwise the weight."""
+    # The tensors inside a packed (quantized) weight; otherwise the weight.
     if not hasattr(weight, "__tensor_flatten__"):
         yield weight
         return

@@ -83,7 +83,7 @@ class CfgRows:
         return logits
 
     def _rows_by_sequence(self) -> list[tuple[TextSequence, list[int]]]:
-        """The rows of each text, by prompt; none if rows are missing, or at another token than the text."""
+        # The rows of each text, by prompt; none if rows are missing, or at another token than the text.
         found: dict[int, dict[int, int]] = {}  # by sequence id, the row of each prompt
         for number, row in self._rows.items():
             if row.sequence_id not in self._sequences:

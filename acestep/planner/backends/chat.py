@@ -63,7 +63,7 @@ class Chat:
         return "".join((*pieces, words[done:]))
 
     def _unmarked(self, prompt: str, encoding: Encoding, mark: str) -> Iterable[int]:
-        """The ids of a prompt without its marks, one stretch between special tokens after the other."""
+        # The ids of a prompt without its marks, one stretch between special tokens after the other.
         stretch: list[int] = []
         done = 0
         end_of_prompt = (None, (len(prompt), len(prompt)))

@@ -24,8 +24,7 @@ _CPU_BLOCK, _CUDA_BLOCK = 32, 1024
 
 
 class _Norm:
-    """RMSNorm over the last dimension of `weight` `[..., size]`."""
-
+    # RMSNorm over the last dimension of `weight` `[..., size]`.
     def __init__(self, weight: Tensor, eps: float) -> None:
         self._eps = eps
         self._size = weight.shape[-1:]
@@ -50,8 +49,7 @@ class _Norm:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Layer:
-    """The weights of one layer. Those with the same input are joined: fewer, larger products."""
-
+    # The weights of one layer. Those with the same input are joined: fewer, larger products.
     norm_in: _Norm
     norm_out: _Norm
     qkv: Matrix
@@ -231,7 +229,7 @@ class Decoder:
         return self._run(step.ids, step.positions, attend)
 
     def _run(self, ids: Tensor, positions: Tensor, attend: _Attend, states: bool = True) -> Tensor:
-        """All layers over `[n]` tokens; without `states`, the last layer only computes keys and values."""
+        # All layers over `[n]` tokens; without `states`, the last layer only computes keys and values.
         cos, sin = self._cos[positions][:, None], self._sin[positions][:, None]
         hidden = functional.embedding(ids, self._embedding)
         half, rotated = self._head_dim // 2, self._heads + self._kv_heads

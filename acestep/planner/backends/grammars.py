@@ -102,8 +102,7 @@ class Grammars:
 
 
 class _Bytes:
-    """The interface that `llguidance.TokenizerWrapper` expects."""
-
+    # The interface that `llguidance.TokenizerWrapper` expects.
     def __init__(self, tokenizer: PreTrainedTokenizerFast, tokens: list[bytes], end: int) -> None:
         self._backend = tokenizer.backend_tokenizer
         self.tokens = tokens
@@ -128,7 +127,7 @@ def grammar_tokenizer(tokenizer: PreTrainedTokenizerFast, size: int, end: int) -
 
 
 def _token_bytes(tokenizer: PreTrainedTokenizerFast, size: int) -> list[bytes] | None:
-    """The bytes of the token of each row, b"" without one; None if the tokenizer is not byte-level."""
+    # The bytes of the token of each row, b"" without one; None if the tokenizer is not byte-level.
     added = {number: token.content for number, token in tokenizer.added_tokens_decoder.items()}
     letters = {letter: byte for byte, letter in enumerate(_byte_letters())}
     tokens = [b""] * size
@@ -143,7 +142,7 @@ def _token_bytes(tokenizer: PreTrainedTokenizerFast, size: int) -> list[bytes] |
 
 
 def _byte_letters() -> list[str]:
-    """The letter of each byte in byte-level BPE: its own, or one from U+0100 on if that is not printable."""
+    # The letter of each byte in byte-level BPE: its own, or one from U+0100 on if that is not printable.
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     hidden = iter(range(0x100, 0x200))
     return [chr(byte if byte in printable else next(hidden)) for byte in range(256)]

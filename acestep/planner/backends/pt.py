@@ -189,7 +189,7 @@ class TorchLanguageModel:
         return next_tokens(sequences, allowed, logits_of, lambda each: self._head.index(each.rows))
 
     def _append(self, entry: _Entry, token: int | None) -> StepOutput:
-        """Append the token, and the tokens that must follow it if the decoder takes several at once."""
+        # Append the token, and the tokens that must follow it if the decoder takes several at once.
         output = entry.sequence.append(token, self._detokenize)
         fed = [] if token is None else [token]
         if self._decoder.takes_many and not output.ended:
@@ -204,7 +204,7 @@ class TorchLanguageModel:
         return output
 
     def _release(self, entry: _Entry) -> None:
-        """Free the rows of a text; the last rows move into the gaps."""
+        # Free the rows of a text; the last rows move into the gaps.
         self._running.remove(entry)
         for row in reversed(entry.rows):
             last = self._rows.pop()

@@ -41,7 +41,7 @@ def draw(logits: Tensor, sampling: TokenSampling, uniform: float | Tensor) -> Te
 
 
 def _least_of_top_p(logits: Tensor, top_p: float) -> Tensor:
-    """The least of the likeliest logits that together have `top_p` of the probability; `[..., 1]`."""
+    # The least of the likeliest logits that together have `top_p` of the probability; `[..., 1]`.
     if logits.device.type == "cpu":  # several times faster than torch, which sorts indices along
         ordered = torch.from_numpy(np.sort(logits.numpy()))
     else:
@@ -118,7 +118,7 @@ def choose(choices: Sequence[TokenChoice], index: Index) -> list[int]:
 
 
 def _draw(choices: Sequence[TokenChoice], index: Index) -> Tensor:
-    """The index of each token among the allowed ones, `[choices]`."""
+    # The index of each token among the allowed ones, `[choices]`.
     first = choices[0]
     sampling, seen = first.sequence.generation.sampling, first.sequence.seen
     logits = torch.stack([choice.logits for choice in choices], dim=1)  # [prompts, choices, rows]

@@ -131,7 +131,7 @@ class VllmLanguageModel:
             engine.engine_core.shutdown()
 
     def _warm_up(self) -> None:
-        """Generate one token: what vLLM does lazily happens, or fails, now."""
+        # Generate one token: what vLLM does lazily happens, or fails, now.
         prompt = (self._end,)
         grammar = f"start: {self._vocabulary.end_of_turn}"
         self.add(Generation(prompt, grammar, TokenSampling(), seed=0, max_tokens=1, null_prompt=prompt))
@@ -254,7 +254,7 @@ def _row(params: SamplingParams) -> tuple[int, int]:
 
 
 def _processor(cfg_rows: CfgRows) -> type:
-    """A class, as vLLM makes the instance."""
+    # A class, as vLLM makes the instance.
     from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
     class CfgProcessor(LogitsProcessor):  # type: ignore[misc]
@@ -278,7 +278,7 @@ def _processor(cfg_rows: CfgRows) -> type:
 
 
 def _architecture() -> type:
-    """vLLM's Qwen3, which also reads files without the head, whose names have no prefix."""
+    # vLLM's Qwen3, which also reads files without the head, whose names have no prefix.
     from vllm.model_executor.models.qwen3 import Qwen3ForCausalLM
 
     class AceStepPlanner(Qwen3ForCausalLM):  # type: ignore[misc]

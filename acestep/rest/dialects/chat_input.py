@@ -100,7 +100,7 @@ def _ignored_fields(request: ChatRequest) -> list[str]:
 
 
 def _apply_message(fields: JsonObject, chat: Chat, planner: PlannerInfo) -> list[str]:
-    """Add the text of the message to `fields`; values that were sent as fields win. Returns warnings."""
+    # Add the text of the message to `fields`; values that were sent as fields win. Returns warnings.
     task = chat.task
     may_be_lyrics = not (task.lyrics or chat.request.audio_config.instrumental)
     message = understand(_text_of(chat.message), may_be_lyrics)
@@ -123,7 +123,7 @@ def _apply_message(fields: JsonObject, chat: Chat, planner: PlannerInfo) -> list
 
 
 def _needs_planner(task: GenerateTask) -> bool:
-    """Whether the planner has to write the song, since there is nothing but a sentence."""
+    # Whether the planner has to write the song, since there is nothing but a sentence.
     refused = "sample_mode" in task.model_fields_set and not task.sample_mode
     decided = refused or task.use_format or task.lyrics or task.prompt
     return not decided and task.task_type == _TEXT_TO_MUSIC
@@ -160,7 +160,7 @@ def _audio_of(message: UserMessage, task_type: str) -> dict[str, InputAudio]:
 
 
 def _upload(kind: str, part: InputAudio) -> UploadFile:
-    """Read base64, also as a `data:` link, with line breaks, or in the URL-safe alphabet."""
+    # Read base64, also as a `data:` link, with line breaks, or in the URL-safe alphabet.
     head, comma, tail = part.data.partition(",")
     text = tail if comma and head.lower().startswith("data:") else part.data
     text = text.translate(_ALPHABET).rstrip("=")

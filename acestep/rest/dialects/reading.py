@@ -48,7 +48,7 @@ def _invalid(item: ErrorDetails, fields: Mapping[str, object]) -> InvalidFieldEr
 
 
 def _path(parts: Sequence[str | int], node: object) -> str:
-    """Return `messages[0].content`, without the tags of unions that pydantic adds."""
+    # Return `messages[0].content`, without the tags of unions that pydantic adds.
     path = ""
     for part in parts:
         if isinstance(part, int):

@@ -129,8 +129,7 @@ class BodyReader:
 
 
 class _FormParser(MultiPartParser):
-    """Multipart forms whose text fields together stay within a limit, too, not only the whole."""
-
+    # Multipart forms whose text fields together stay within a limit, too, not only the whole.
     def __init__(self, request: Request, text_limit: int, limit: int) -> None:
         super().__init__(
             request.headers,
@@ -151,7 +150,7 @@ class _FormParser(MultiPartParser):
 
 
 async def _limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
-    """Pass a body on, up to `limit` bytes; a length that is announced is refused before reading."""
+    # Pass a body on, up to `limit` bytes; a length that is announced is refused before reading.
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and float(announced) > limit:
         raise _too_large(limit)
@@ -214,7 +213,7 @@ def _is_text(raw: bytes) -> bool:
 
 
 def _gather(pairs: list[tuple[str, str]]) -> JsonObject:
-    """Make a field that is sent several times a list, which only fields that take lists accept."""
+    # Make a field that is sent several times a list, which only fields that take lists accept.
     fields: JsonObject = {}
     for name, value in pairs:
         if name not in fields:
@@ -316,6 +315,6 @@ def _copy(upload: UploadFile, path: Path) -> None:
 
 
 def _extension(filename: str) -> str:
-    """Return the client's file extension if it is a harmless one; it helps to recognise the format."""
+    # Return the client's file extension if it is a harmless one; it helps to recognise the format.
     found = re.search(r"\.([A-Za-z0-9]{1,8})$", filename)
     return found[1].lower() if found else "audio"

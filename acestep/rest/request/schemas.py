@@ -156,7 +156,7 @@ def _read(model: type[M], sources: Sequence[Mapping[str, object]]) -> tuple[M, t
 
 
 def _sources(body: Mapping[str, object]) -> list[Mapping[str, object]]:
-    """The body, its `param_obj`, and the first of its metas that is not empty."""
+    # The body, its `param_obj`, and the first of its metas that is not empty.
     names = [PARAM_OBJ, next((name for name in METAS if body.get(name)), METAS[0])]
     return [body, *(_object(name, body[name]) for name in names if body.get(name))]
 
@@ -192,7 +192,7 @@ def names(model: type[BaseModel]) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 def _look_up(model: type[BaseModel], sources: Sequence[Mapping[str, object]]) -> JsonObject:
-    """The first value of each field that is not None; an empty string is a value for free text alone."""
+    # The first value of each field that is not None; an empty string is a value for free text alone.
     found: JsonObject = {}
     for field, spellings in names(model):
         sent = (source[name] for source in sources for name in spellings if source.get(name) is not None)

@@ -176,7 +176,7 @@ def _goal(task: GenerateTask) -> Goal:
 
 
 def _unused(task: GenerateTask, goal: Goal, warnings: list[str]) -> dict[str, object]:
-    """Neutral values for the fields that the task or goal does not use."""
+    # Neutral values for the fields that the task or goal does not use.
     asker = GOAL_FIELDS.get(goal, task.task_type)
     neutral: dict[str, object] = {}
     for name, info in type(task).model_fields.items():
@@ -219,7 +219,7 @@ def _used_sounds(
 
 
 def _contradicted(task: GenerateTask, has_source: bool, warnings: list[str]) -> dict[str, object]:
-    """Neutral values for the fields that have no effect beside another one."""
+    # Neutral values for the fields that have no effect beside another one.
     neutral: dict[str, object] = {}
     if task.thinking and task.audio_code_string:
         warnings.append("thinking: audio_code_string brings the audio codes along; the planner writes none")

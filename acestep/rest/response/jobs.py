@@ -55,7 +55,7 @@ def result_items(view: JobView, token: Callable[[str], str]) -> list[ResultItem]
 
 
 def _analysis(job: Job) -> JsonObject | None:
-    """Return the item of a job that ends in a plan instead of songs."""
+    # Return the item of a job that ends in a plan instead of songs.
     if job.state != "succeeded" or not job.songs:
         return None
     plan = job.songs[0].plan
@@ -141,7 +141,7 @@ def _join(seeds: Sequence[int]) -> str:
 
 
 def _generation_info(job: Job, song: Song) -> str:
-    """Return Markdown: time, model, sampling, metadata."""
+    # Return Markdown: time, model, sampling, metadata.
     sampling = song.plan.sampling
     count = len(job.songs)
     lines = []

@@ -55,7 +55,7 @@ async def chat_completions(request: Request, services: Services) -> Response:
 
 
 async def _events(answer: ChatAnswer, services: HttpServices, with_usage: bool) -> AsyncIterator[bytes]:
-    """Yield events until the job ends; the library stops this when the client disconnects."""
+    # Yield events until the job ends; the library stops this when the client disconnects.
     yield answer.opening()
     try:
         async for event in _song(answer, services):
@@ -86,6 +86,6 @@ async def _song(answer: ChatAnswer, services: HttpServices) -> AsyncIterator[byt
 
 
 def _reader(config: HttpConfig) -> BodyReader:
-    """Read bodies with songs in base64, four characters for three bytes."""
+    # Read bodies with songs in base64, four characters for three bytes.
     inline = min(config.upload_limit, MAX_INLINE_AUDIO)
     return BodyReader(config.body_limit + inline * 4 // 3, 0)
