@@ -89,7 +89,6 @@ class FileStore:
         return path.parent == self._root and _NAME.fullmatch(path.name) is not None
 
     def delete(self, name: str) -> None:
-        """Remove a file of this store from the disk, finished or partial; anything else is left alone."""
         path = self._root / name
         if _NAME.fullmatch(name.removeprefix(_PARTIAL)) and path.is_file() and not path.is_symlink():
             path.unlink(missing_ok=True)
@@ -148,22 +147,18 @@ class DataFolder:
 
     @property
     def audio(self) -> Path:
-        """Finished audio."""
         return self.root / "audio"
 
     @property
     def uploads(self) -> Path:
-        """Audio that clients sent."""
         return self.root / "uploads"
 
     @property
     def database(self) -> Path:
-        """The jobs."""
         return self.root / "jobs.sqlite3"
 
     @property
     def secret(self) -> Path:
-        """What signs audio tokens; see `load_secret`."""
         return self.root / "secret"
 
     @property
@@ -191,7 +186,6 @@ class DataFolder:
             ) from error
 
     def release(self) -> None:
-        """Let another process have the folder."""
         self._pid_file.unlink(missing_ok=True)
         self._lock.release()
 

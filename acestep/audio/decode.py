@@ -31,8 +31,6 @@ _NO_SOUND = "it holds no audio that can be decoded"
 
 @dataclass(frozen=True, slots=True)
 class AudioLimits:
-    """The limits of an upload."""
-
     max_seconds: float = MAX_DURATION
     max_channels: int = 8
 

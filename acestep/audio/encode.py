@@ -181,12 +181,10 @@ def _as_format(samples: NDArray[np.float32], sample_format: str) -> NDArray[np.g
 
 
 def _with_sound(packets: list[av.Packet]) -> list[av.Packet]:
-    """Drop the packets that hold padding and nothing else.
-
-    LAME may flush one more frame than the song needs. FFmpeg would then write that frame's padding alone into
-    the gapless header, and the song would grow by the padding of the frame before. FLAC's last packet has no
-    duration either, but no content: it carries the song's length and must stay.
-    """
+    # Drop the packets that hold padding and nothing else. LAME may flush one more frame than the song
+    # needs. FFmpeg would then write that frame's padding alone into the gapless header, and the song would
+    # grow by the padding of the frame before. FLAC's last packet has no duration either, but no content: it
+    # carries the song's length and must stay.
     return [packet for packet in packets if packet.duration or not packet.size]
 
 

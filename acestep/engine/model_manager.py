@@ -208,10 +208,8 @@ class ModelManager:
         return entry.takes_room or is_loaded_again
 
     async def _make_room(self, new: ModelEntry) -> None:
-        """Drop idle models until this one may be in memory too; waits while all are in use.
-
-        Raises ModelUnavailableError where there is no room even for it alone.
-        """
+        # Drop idle models until this one may be in memory too; waits while all are in use. Raises
+        # ModelUnavailableError where there is no room even for it alone.
         while self._room and new.loading is None and (reason := self._full(new)):
             others = [entry for entry in self._all() if entry.takes_room]
             if not others:
@@ -328,10 +326,8 @@ class ModelManager:
         return [entry for n, entry in self._slots.items() if n != number and self._occupies(entry)]
 
     def _load_for(self, number: int, new: ModelEntry) -> None:
-        """Begin to load a model for a slot, beside the one that is there or, without room, after it.
-
-        Raises InvalidFieldError where there is no room beside the models of the other slots.
-        """
+        # Begin to load a model for a slot, beside the one that is there or, without room, after it. Raises
+        # InvalidFieldError where there is no room beside the models of the other slots.
         old = self._slots.get(number)
         leaving = self._must_leave(number, new)
         for entry in leaving:

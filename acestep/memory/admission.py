@@ -61,7 +61,6 @@ class MemoryLedger:
             self._state = _State(decision, self._state.sizes)
 
     def know(self, choice: Choice) -> None:
-        """Note the size of a model that may be loaded; reads its configs once."""
         if self.decision is not None and choice.name not in self._state.sizes:
             size = dit_size(choice)
             with self._replacing:
@@ -207,10 +206,8 @@ def _limits(state: _State, info: ModelInfo, beside: Sequence[ModelInfo] | None) 
 
 
 def _limited(decision: Decision, info: ModelInfo, size: DitSize, others: Sequence[DitSize]) -> ModelInfo:
-    """The model with the largest limits that hold while the `others` are in memory too.
-
-    They are no larger than the plan's; where none holds, the smallest, and `why_not_together` says so.
-    """
+    # The model with the largest limits that hold while the `others` are in memory too. They are no larger
+    # than the plan's; where none holds, the smallest, and `why_not_together` says so.
     info = decision.limited(info)
     for limits in requests(info.max_duration, info.max_batch, decision.plan.tile):
         limited = replace(info, max_batch=limits.batch, max_duration=limits.seconds)
@@ -220,11 +217,9 @@ def _limited(decision: Decision, info: ModelInfo, size: DitSize, others: Sequenc
 
 
 def _limited_on_demand(decision: Decision, info: ModelInfo, size: DitSize) -> ModelInfo:
-    """As `_limited`, for a model that is loaded because a request names it.
-
-    It has the room of one of those decided on; where less of a common request fits there than would alone, it
-    has the room of all, and is loaded when the others leave.
-    """
+    # As `_limited`, for a model that is loaded because a request names it. It has the room of one of those
+    # decided on; where less of a common request fits there than would alone, it has the room of all, and is
+    # loaded when the others leave.
     others = decision.sizes.dits[1:]
     beside, alone = (_limited(decision, info, size, sizes) for sizes in (others, ()))
     common = [common_part(each.max_duration, each.max_batch) for each in (beside, alone)]

@@ -207,7 +207,6 @@ def _with_kept(
 
 
 def table(decision: Decision) -> list[str]:
-    """The plan as lines of the log."""
     plan, budget = decision.plan, decision.budget
     lines = [f"Memory plan: {gb(plan.peak)} at most, of {budget}"]
     lines += [

@@ -245,7 +245,6 @@ class Constraints:
         return with_other_planners(plan, sizes, wishes, self.device, self.can)
 
     def with_planner_moved(self) -> Constraints:
-        """The same, where a planner can be offloaded."""
         return replace(self, can=replace(self.can, offload_planner=True))
 
 

@@ -219,7 +219,6 @@ class QwenSize:
 
     @property
     def token(self) -> int:
-        """Numbers in the cache for one token."""
         return self.layers * self.layer.keys_values
 
 
@@ -247,7 +246,6 @@ class VaeSize:
 
     @property
     def hop(self) -> int:
-        """Samples per latent frame."""
         hop = 1
         for ratio in self.ratios:
             hop *= ratio
@@ -316,7 +314,6 @@ class Stored:
     quantization: Quantization = "none"
 
     def size(self, weights: int, matrices: Matrices) -> int:
-        """Bytes of `weights`, `matrices` among them."""
         if self.quantization == "none":
             return weights * self.bytes_per_weight
         packed = matrices.weights + matrices.rows * _PER_ROW[self.quantization]

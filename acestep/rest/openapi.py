@@ -232,10 +232,8 @@ def _lenient_wire_field(schema: JsonObject) -> JsonObject:
 
 
 def _lenient_dialect_fields(schema: JsonObject, takes_null: bool) -> JsonObject:
-    """Describe the fields of `DIALECTS` with all that they are read from.
-
-    `takes_null`: null counts as not sent, for fields that need not be sent.
-    """
+    # Describe the fields of `DIALECTS` with all that they are read from. `takes_null`: null counts as not
+    # sent, for fields that need not be sent.
     needed = schema.get("required", ())
     return {
         name: _lenient_dialect_field(field, takes_null and name not in needed)

@@ -140,10 +140,8 @@ class Engines:
 
 
 def _with_planner(devices: Sequence[_DeviceContext], settings: Settings) -> Sequence[_DeviceContext]:
-    """The devices with a planner: all, unless ACESTEP_LM_DEVICE names one, whose planner all share.
-
-    Its memory is planned with the models of that device, if there are any.
-    """
+    # The devices with a planner: all, unless ACESTEP_LM_DEVICE names one, whose planner all share. Its
+    # memory is planned with the models of that device, if there are any.
     if not settings.lm_device:
         return devices
     name = device_name(settings.lm_device)

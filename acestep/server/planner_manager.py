@@ -260,10 +260,8 @@ class PlannerManager:
         return all(info.fills_in and name in (None, info.name) for info in infos)
 
     def _choose(self, name: str | None) -> PlannerChoice:
-        """The planner of this name; None: the present one, or that of the settings.
-
-        Raises InvalidFieldError if it is unknown, or has no room beside the models.
-        """
+        # The planner of this name; None: the present one, or that of the settings. Raises InvalidFieldError
+        # if it is unknown, or has no room beside the models.
         settings = self._settings
         wanted = name or self._info.name or settings.lm_model_path
         known = [each for each, published in PUBLISHED.items() if published.kind == "planner"]

@@ -22,13 +22,9 @@ _CHECK_SECONDS = 0.1  # between two checks of whether the waiting thread still w
 class Mover(Protocol):
     """Moves the data of a weight between `home`, in main memory, and the device."""
 
-    def home(self, data: Tensor) -> Tensor:
-        """The data in main memory."""
-        ...
+    def home(self, data: Tensor) -> Tensor: ...
 
-    def bring(self, home: Tensor) -> Tensor:
-        """A copy on the device."""
-        ...
+    def bring(self, home: Tensor) -> Tensor: ...
 
     def away(self, home: Tensor) -> Tensor:
         """The data of a weight that is not on the device."""
@@ -197,7 +193,6 @@ class OffloadedModel:
 
     @property
     def is_awaited(self) -> bool:
-        """Whether another thread waits for the device."""
         return self._request is not None and self._request.is_awaited
 
     def release(self) -> None:
@@ -246,8 +241,6 @@ class DeviceLock:
 
 
 class LockRequest:
-    """A request for a device."""
-
     def __init__(self, requests: deque[LockRequest], changed: threading.Condition) -> None:
         self._requests = requests
         self._changed = changed
@@ -259,7 +252,6 @@ class LockRequest:
 
     @property
     def is_awaited(self) -> bool:
-        """Whether another request comes after this one."""
         with self._changed:
             return self._requests[-1] is not self
 
