@@ -142,7 +142,7 @@ class DataFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        # Not thread-local: whoever shuts the server down may be on another thread than who started it.
+        # Not thread-local: the server may be stopped on another thread than it was started on.
         self._lock = FileLock(root / "lock", timeout=0, thread_local=False)
 
     @property
@@ -213,7 +213,7 @@ class DataFolder:
 def load_secret(path: Path) -> bytes:
     """The 32 secret bytes in `path`, readable by their owner alone; made if there are none.
 
-    Whoever asks at the same time gets the same ones. Raises `DataFolderError` if the file is damaged.
+    Concurrent calls get the same ones. Raises `DataFolderError` if the file is damaged.
     """
     if not path.exists():
         _create_secret(path)

@@ -1,6 +1,7 @@
 """The direction of the imports, read from the source."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -11,6 +12,19 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "acestep"
 MODULES = sorted(PACKAGE.rglob("*.py"))
+
+ROOT = PACKAGE.parent
+WRITTEN = sorted(
+    [path for path in MODULES if path.name != "migrations.py"]  # whose old scripts keep their words
+    + [*ROOT.glob("docs/**/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+)
+PRIVATE_WORDS = re.compile(
+    r"(?<![a-z])(?:desks?|shelf|shelves|thrift\w*|lodger?s?|lodging|guests?|upkeep|tenants?|residency|scarcity"
+    r"|onlookers?|refusals|extras|findings|surroundings|by_itself|whoever|nobody|somebody|makes? way"
+    r"|(?:sent|goes|go) home|lets? go of|hears? of|comes? when (?:it is )?(?:needed|wanted)|what is there)"
+    r"(?![a-z])",
+    re.IGNORECASE,
+)
 
 # room -> rooms of this package that it may import besides itself; what stands above is imported below
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
@@ -132,6 +146,31 @@ def test_files_and_functions_stay_readable(path: Path) -> None:
             arguments = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
             count = len([argument for argument in arguments if argument.arg not in ("self", "cls")])
             assert count <= 6 or "aenter" in node.name, node.name
+
+
+def test_docstrings_are_few() -> None:
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    lines = docstrings = 0
+    for path in MODULES:
+        source = path.read_text(encoding="utf-8")
+        lines += len(source.splitlines())
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, documented) and ast.get_docstring(node) is not None:
+                first = node.body[0]
+                assert first.end_lineno is not None
+                docstrings += first.end_lineno - first.lineno + 1
+    assert docstrings / lines <= 0.06
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda path: str(path.relative_to(ROOT)))
+def test_private_words_stay_away(path: Path) -> None:
+    # docs/glossary.md has the field's words for these.
+    assert PRIVATE_WORDS.findall(path.read_text(encoding="utf-8")) == []
+
+
+def test_hardly_anything_is_of_any_type() -> None:
+    names = (node for path in MODULES for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    assert sum(isinstance(node, ast.Name) and node.id == "Any" for node in names) <= 60
 
 
 def test_no_module_shadows_the_standard_library() -> None:

@@ -40,7 +40,7 @@ _LOKR_WEIGHTS = "lokr_weights.safetensors"  # what the original's LoKr training 
 _PICKLE = "adapter_model.bin"
 _MARKS = (_PEFT_CONFIG, _DIFFUSERS_WEIGHTS, _LOKR_WEIGHTS, _PICKLE)
 
-# Whoever trained the adapter may have wrapped the DiT, compiled it, or held it as a part of something larger.
+# In training the DiT may have been wrapped, compiled, or part of a larger module.
 _WRAPPING = re.compile(r"^(base_model\.model\.)?(_orig_mod\.)?(decoder\.|transformer\.|diffusion_model\.)?")
 _PARTS = re.compile(r"(?P<layer>.+)\.(?P<part>lora_A|lora_B|lora_magnitude_vector)(\.weight)?")
 _DOWN, _UP, _MAGNITUDE = "lora_A", "lora_B", "lora_magnitude_vector"
