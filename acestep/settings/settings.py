@@ -137,7 +137,9 @@ class Settings(BaseSettings):
         "Status that `/query_result` gives for an unknown id: 2 is failed, 0 (as once) is queued.",
     )
 
-    queue_maxsize: int = number(200, 0, None, "jobs", "Queued jobs before new ones are refused; 0 is no limit.")
+    queue_maxsize: int = number(
+        200, 0, None, "jobs", "Queued jobs before new ones are refused; 0 is no limit."
+    )
     queue_workers: int = number(
         1,
         1,
