@@ -80,7 +80,7 @@ class TestDrafts:
                 return {"type": "http.disconnect"}
 
             async def send(message: Any) -> None:
-                """Nobody is there."""
+                """The client has left."""
 
             scope: dict[str, Any] = {
                 "type": "http",

@@ -91,7 +91,7 @@ def ask(
     }
     request = accept(body, (model,), planner, sounds=sounds, adapters=AnyAdapter())
     warned = {warning.partition(":")[0] for warning in request.warnings}
-    # A path is told of as the audio that it names, an interval by its start.
+    # Warnings name a path by its audio field, and an interval by its start.
     warned |= {path for kind, path in PATHS.items() if kind in warned}
     warned |= {"cfg_interval_end"} if "cfg_interval_start" in warned else set()
     return request, warned
