@@ -2,8 +2,8 @@
 
 One thread computes, so one model is at work at any time: the workspace is needed once, and the limits of one
 model do not depend on those of the others. The weights of all count all the time. The planner writes in a
-thread of its own and counts beside each model (see `estimate.make_plan`). A model that is being loaded needs
-no more than its weights, which are read one by one.
+thread of its own and counts beside each model (see `estimate.PlacedModels`). A model that is being loaded
+needs no more than its weights, which are read one by one.
 """
 
 from __future__ import annotations

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from acestep.domain.song import MAX_DURATION
-from acestep.memory.plan import Device, MemoryPlan, Placement, PlanPart, Sizes, Stage
+from acestep.memory.plan import STAGES, Device, MemoryPlan, Placement, PlanPart, Sizes, Stage
 from acestep.memory.sizes import DitSize, Layer, QwenSize, VaeSize
 
 
@@ -74,10 +74,54 @@ class LargestRequest:
     tile: int
 
 
-def place_weights(
+@dataclass(frozen=True, slots=True)
+class PlacedModels:
+    """All weights in their places; the planner's, if there is one, are the last.
+
+    `held`: bytes of weights that are on the device in each stage, and of the planner's own work.
+    """
+
+    weights: tuple[PlacedWeights, ...]
+    planner_load: PlannerLoad
+    device: Device
+    held: Mapping[Stage, int]
+
+    def peak(self, workspace: Mapping[Stage, int]) -> int:
+        """The most bytes at once where stages need `workspace` beside weights."""
+        return max(held + workspace[stage] for stage, held in self.held.items()) + self.device.reserve
+
+    def plan(self, limits: LargestRequest, workspace: Mapping[Stage, int]) -> MemoryPlan:
+        """The plan for requests up to `limits`, for which stages need `workspace`."""
+        planner, cache, device = self.planner_load.planner, self.planner_load.cache, self.device
+        stage = max(self.held, key=lambda name: self.held[name] + workspace[name])
+        parts = [PlanPart(part.name, part.placement, part.size, part.held(stage)) for part in self.weights]
+        work = self.held[stage] + workspace[stage] - sum(part.held for part in parts)
+        parts.append(PlanPart("work", "resident", work, work))
+        parts.append(PlanPart("reserve", "resident", device.reserve, device.reserve))
+        return MemoryPlan(
+            parts=tuple(parts),
+            stage=stage,
+            peak=self.peak(workspace),
+            max_batch=limits.batch,
+            max_duration=limits.seconds,
+            tile=limits.tile,
+            planner=planner.name if planner else "",
+            sequences=cache.sequences,
+            length=cache.length,
+            quantization=device.quantization,
+        )
+
+
+def place_models(
+    sizes: Sizes, planner_load: PlannerLoad, placements: Placements, device: Device
+) -> PlacedModels:
+    weights = _place_weights(sizes, planner_load, placements, device)
+    return PlacedModels(weights, planner_load, device, _held(weights, planner_load, device))
+
+
+def _place_weights(
     sizes: Sizes, planner_load: PlannerLoad, placements: Placements, device: Device
 ) -> tuple[PlacedWeights, ...]:
-    """The planner, if there is one, is the last."""
     bytes_per_weight, stored = device.bytes_per_weight, device.stored
     largest = max(sizes.dits, key=lambda dit: dit.transformer)
     dits = [stored.size(dit.transformer, dit.matrices) for dit in sizes.dits]
@@ -111,6 +155,18 @@ def place_weights(
     return tuple(found)
 
 
+def _held(weights: Sequence[PlacedWeights], planner_load: PlannerLoad, device: Device) -> dict[Stage, int]:
+    # One stage of one model is at work at any time, since one thread computes. A resident planner works
+    # beside it in a thread of its own; an offloaded one has the device for itself.
+    planner, length = planner_load.planner, planner_load.cache.length
+    text = writing(planner, length, device.bytes_per_weight) if planner else 0
+    alone = planner is not None and weights[-1].placement == "offloaded"
+    return {
+        stage: sum(part.held(stage) for part in weights) + (text if stage == "write" or not alone else 0)
+        for stage in STAGES
+    }
+
+
 def stage_workspace(sizes: Sizes, limits: LargestRequest, device: Device) -> dict[Stage, int]:
     """Bytes that each stage needs beside weights, with the DiT that needs the most."""
     load, tile = Workload(limits.batch, limits.seconds, device.bytes_per_weight), limits.tile
@@ -126,44 +182,6 @@ def stage_workspace(sizes: Sizes, limits: LargestRequest, device: Device) -> dic
     }
 
 
-def make_plan(
-    placed: Sequence[PlacedWeights],
-    limits: LargestRequest,
-    need: dict[Stage, int],
-    planner_load: PlannerLoad,
-    device: Device,
-) -> MemoryPlan:
-    """The plan for placed weights and what stages `need` beside them.
-
-    One stage of one model is at work at any time, since one thread computes. A resident planner works beside
-    it in a thread of its own; an offloaded one has the device for itself.
-    """
-    planner, cache = planner_load.planner, planner_load.cache
-    text = writing(planner, cache.length, device.bytes_per_weight) if planner else 0
-    alone = planner is not None and placed[-1].placement == "offloaded"
-    held = {}
-    for stage, work in need.items():
-        own = text if stage == "write" or not alone else 0
-        held[stage] = sum(part.held(stage) for part in placed) + work + own
-    stage = max(held, key=lambda name: held[name])
-    parts = [PlanPart(part.name, part.placement, part.size, part.held(stage)) for part in placed]
-    work = held[stage] - sum(part.held for part in parts)
-    parts.append(PlanPart("work", "resident", work, work))
-    parts.append(PlanPart("reserve", "resident", device.reserve, device.reserve))
-    return MemoryPlan(
-        parts=tuple(parts),
-        stage=stage,
-        peak=held[stage] + device.reserve,
-        max_batch=limits.batch,
-        max_duration=limits.seconds,
-        tile=limits.tile,
-        planner=planner.name if planner else "",
-        sequences=cache.sequences,
-        length=cache.length,
-        quantization=device.quantization,
-    )
-
-
 def plan_with_models(
     plan: MemoryPlan, sizes: Sizes, at_work: DitSize, limits: LargestRequest, device: Device
 ) -> MemoryPlan:
@@ -176,7 +194,7 @@ def plan_with_models(
     lm = plan.placement("planner") if planner else "resident"
     ways = Placements(plan.placement("text encoder"), plan.placement("DiT"), lm)
     need = stage_workspace(replace(sizes, dits=(at_work,)), limits, device)
-    return make_plan(place_weights(sizes, planner_load, ways, device), limits, need, planner_load, device)
+    return place_models(sizes, planner_load, ways, device).plan(limits, need)
 
 
 # What a request may bring at most (synthesizer.conditioning): tokens of caption and lyrics, and the timbre.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from acestep.memory.sizes import DitSize, QwenSize, Stored, VaeSize
 from acestep.settings.types import Quantization
@@ -11,6 +11,7 @@ from acestep.settings.types import Quantization
 GB = 2**30
 Placement = Literal["resident", "offloaded", "streamed"]
 Stage = Literal["write", "read", "condition", "render", "decode"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
 
 # CUDA's context with its kernels, and the libraries' workspaces: 0.45 GB on cards seen, rounded up.
 GPU_RESERVE = GB // 2

@@ -6,7 +6,7 @@ memory never gives a worse plan.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -14,14 +14,14 @@ from acestep.domain.song import MAX_BATCH, MAX_DURATION
 from acestep.memory.configs import PLANNERS
 from acestep.memory.estimate import (
     LargestRequest,
+    PlacedModels,
     Placements,
     PlannerCache,
     PlannerLoad,
-    make_plan,
-    place_weights,
+    place_models,
     stage_workspace,
 )
-from acestep.memory.plan import GB, Abilities, Device, MemoryPlan, Placement, Sizes, Wishes
+from acestep.memory.plan import GB, Abilities, Device, MemoryPlan, Placement, Sizes, Stage, Wishes
 from acestep.memory.sizes import QwenSize
 
 _DURATIONS = (MAX_DURATION, 480.0, 360.0, 240.0, 120.0, 60.0)
@@ -71,7 +71,7 @@ def with_other_planners(
         for planner_load in _planner_loads(sizes, wishes)
         for planner in _planner_placements(wishes, can, bool(planner_load.planner))
     ]
-    return list(_ranked(sizes, wishes, device, places, [limits]))
+    return [candidate.plan() for candidate in _ranked(sizes, wishes, device, places, [limits])]
 
 
 def choose(plans: Sequence[MemoryPlan], budget: int) -> MemoryPlan | None:
@@ -97,39 +97,53 @@ def common_part(seconds: float, batch: int) -> Rank:
     return (min(seconds, _COMMON_DURATION), min(batch, _COMMON_BATCH))
 
 
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """What a plan is made of; thousands are compared, and few become plans."""
+
+    rank: Rank
+    peak: int
+    models: PlacedModels
+    limits: LargestRequest
+    workspace: Mapping[Stage, int]
+
+    def plan(self) -> MemoryPlan:
+        return self.models.plan(self.limits, self.workspace)
+
+
 def _ranked(
     sizes: Sizes,
     wishes: Wishes,
     device: Device,
     places: Iterable[tuple[PlannerLoad, Placements]],
     limits: Sequence[LargestRequest],
-) -> Iterator[MemoryPlan]:
-    ranked: list[tuple[Rank, MemoryPlan]] = []
-    needs = {each: stage_workspace(sizes, each, device) for each in limits}
+) -> list[_Candidate]:
+    found: list[_Candidate] = []
+    workspaces = {each: stage_workspace(sizes, each, device) for each in limits}
     for planner_load, placements in places:
-        placed = place_weights(sizes, planner_load, placements, device)
+        models = place_models(sizes, planner_load, placements, device)
         moved = sum(
             part.moved * _times(part.placement, sizes)
-            for part in placed
+            for part in models.weights
             # Where the planner is to be offloaded, its moves are no reason to have none.
             if part.name != "planner" or not wishes.offload_planner
         )
-        for each, need in needs.items():
+        for each, workspace in workspaces.items():
             if each.seconds <= planner_load.cache.seconds:
-                plan = make_plan(placed, each, need, planner_load, device)
-                ranked.append((_rank(plan, sizes, moved), plan))
+                rank = _rank(each, planner_load, sizes, moved)
+                found.append(_Candidate(rank, models.peak(workspace), models, each, workspace))
     # Of plans that are equally good, the smaller.
-    ranked.sort(key=lambda each: (each[0], -each[1].peak), reverse=True)
-    return (plan for _, plan in ranked)
+    found.sort(key=lambda each: (each.rank, -each.peak), reverse=True)
+    return found
 
 
-def _useful(plans: Iterable[MemoryPlan]) -> list[MemoryPlan]:
+def _useful(candidates: Iterable[_Candidate]) -> list[MemoryPlan]:
     # Without plans that are worse than another and no smaller: no budget chooses them.
-    kept: list[MemoryPlan] = []
-    for plan in plans:
-        if not kept or plan.peak < kept[-1].peak:
-            kept.append(plan)
-    return kept
+    kept: list[_Candidate] = []
+    for candidate in candidates:
+        if not kept or candidate.peak < kept[-1].peak:
+            kept.append(candidate)
+    return [candidate.plan() for candidate in kept]
 
 
 def _planner_loads(sizes: Sizes, wishes: Wishes) -> Iterator[PlannerLoad]:
@@ -172,12 +186,11 @@ def _times(placement: Placement, sizes: Sizes) -> int:
     return _STEPS if all(dit.is_turbo for dit in sizes.dits) else _BASE_STEPS
 
 
-def _rank(plan: MemoryPlan, sizes: Sizes, moved: int) -> Rank:
+def _rank(limits: LargestRequest, planner_load: PlannerLoad, sizes: Sizes, moved: int) -> Rank:
     # Larger is better: songs of a common length, two at once; nothing moved; a large planner; the rest.
-    names = [planner.name for planner in sizes.planners]
-    duration, batch, *rest = _usefulness(plan.max_duration, plan.max_batch)
-    planner = names.index(plan.planner) + 1 if plan.planner else 0
-    return (duration, batch, -moved, planner, *rest, plan.sequences, plan.tile)
+    duration, batch, *rest = _usefulness(limits.seconds, limits.batch)
+    planner = sizes.planners.index(planner_load.planner) + 1 if planner_load.planner else 0
+    return (duration, batch, -moved, planner, *rest, planner_load.cache.sequences, limits.tile)
 
 
 def _usefulness(seconds: float, batch: int) -> Rank:
