@@ -13,9 +13,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from subprocess import CompletedProcess
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -137,15 +139,48 @@ class LiveServer:
 
 
 class WarmServer(LiveServer):
-    """The same server, forked off a process that has imported all that it needs; `command` is not used."""
+    """The same server, forked off a process that has imported all that it needs; `command` is not used.
+
+    `prepare` is called in the forked process before the server starts.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        env: Mapping[str, str | None] | None = None,
+        prepare: Callable[[], None] | None = None,
+    ) -> None:
+        super().__init__(data, env)
+        self._prepare = prepare
 
     def _launch(self, env: dict[str, str]) -> Process:
-        context = multiprocessing.get_context("forkserver")
-        # That process is started by the first of these servers; this is without effect for the others.
-        context.set_forkserver_preload(["acestep.api_server", "acestep.engine.torch_models", __name__])
-        process = context.Process(target=_serve, args=(self.command[3:], env, self.log))
-        process.start()
-        return _Forked(process)
+        return _fork(_Launch(self.command[3:], env, self.log, self.log, self._prepare))
+
+
+def run_to_end(arguments: Sequence[str], folder: Path, env: Mapping[str, str]) -> CompletedProcess[str]:
+    """Run `acestep-api` to its end in a forked process; what it prints goes through files in `folder`."""
+    out, err = folder / "stdout", folder / "stderr"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(_OWN)}
+    process = _fork(_Launch(arguments, clean | dict(env), out, err))
+    return CompletedProcess(arguments, process.wait(60), out.read_text(), err.read_text())
+
+
+@dataclass(frozen=True, slots=True)
+class _Launch:
+    arguments: Sequence[str]
+    env: Mapping[str, str]
+    out: Path
+    err: Path
+    prepare: Callable[[], None] | None = None
+
+
+def _fork(launch: _Launch) -> _Forked:
+    context = multiprocessing.get_context("forkserver")
+    # That process is started by the first of these; this is without effect for the others.
+    context.set_forkserver_preload(["acestep.api_server", "acestep.engine.torch_models", __name__])
+    process = context.Process(target=_serve, args=(launch,))
+    process.start()
+    return _Forked(process)
 
 
 class _Forked:
@@ -179,16 +214,18 @@ class _Forked:
         return self._process.exitcode
 
 
-def _serve(arguments: Sequence[str], env: Mapping[str, str], log: Path) -> None:
+def _serve(launch: _Launch) -> None:
     """What a forked process does."""
     os.environ.clear()
-    os.environ.update(env)
-    with log.open("ab", buffering=0) as file:
-        for number in (1, 2):
+    os.environ.update(launch.env)
+    for number, path in ((1, launch.out), (2, launch.err)):
+        with path.open("ab", buffering=0) as file:
             os.dup2(file.fileno(), number)
     from acestep.api_server import main
 
-    sys.exit(main(arguments))
+    if launch.prepare is not None:
+        launch.prepare()
+    sys.exit(main(launch.arguments))
 
 
 def free_port() -> int:

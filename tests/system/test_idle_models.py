@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,14 +13,12 @@ from tests.live_server import LiveServer, WarmServer
 
 QUICK = {"prompt": "piano", "audio_duration": 10, "batch_size": 1}
 
-# The server, but songs are never done.
-STUCK_SERVER = """
-import threading
-from acestep.engine.torch_models import TorchRenderer
-TorchRenderer.render = lambda *_: threading.Event().wait()
-from acestep.api_server import run
-run()
-"""
+
+def never_render() -> None:
+    """Songs are never done in this process."""
+    from acestep.engine.torch_models import TorchRenderer
+
+    TorchRenderer.render = lambda *_: threading.Event().wait()  # type: ignore[assignment, method-assign]
 
 
 def until(is_so: Callable[[], bool], seconds: float = 120) -> None:
@@ -52,9 +50,7 @@ def test_models_come_when_they_are_wanted_and_leave_when_they_are_idle(tmp_path:
 
 
 def test_a_stuck_stage_fails_its_job_and_a_restart_goes_on_with_the_next(tmp_path: Path) -> None:
-    live = LiveServer(tmp_path / "data", {"ACESTEP_STAGE_TIMEOUT": "1"})
-    live.command = [sys.executable, "-c", STUCK_SERVER, *live.command[3:]]
-    with live:
+    with WarmServer(tmp_path / "data", {"ACESTEP_STAGE_TIMEOUT": "1"}, never_render) as live:
         live.wait_ready()
         ((failed,),) = live.wait_for([live.submit(**QUICK)])
         assert failed["status"] == 2 and "Stage render made no progress for 1 s" in failed["error"]

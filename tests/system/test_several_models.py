@@ -96,11 +96,10 @@ class TestMultimodel:
         assert states(live) == {TURBO: ("ready", True, True), BASE: ("ready", False, True)}
 
 
-def test_lowvram_loads_one_model_whatever_is_inherited(tmp_path: Path, checkpoints: Path) -> None:
+def test_lowvram_has_one_model_whatever_is_inherited(tmp_path: Path, checkpoints: Path) -> None:
     inherited = {"ACESTEP_CONFIG_PATH2": BASE, "ACESTEP_CONFIG_PATH3": SFT, "ACESTEP_MODELS": SFT}
     with launched("run_api_server_lowvram.sh", tmp_path, checkpoints, **inherited) as live:
-        live.wait_ready()
-        assert states(live) == {TURBO: ("ready", True, True)}
+        assert list(states(live)) == [TURBO]
 
 
 def test_a_model_on_disk_is_loaded_when_a_request_names_it(tmp_path: Path, checkpoints: Path) -> None:
