@@ -24,6 +24,7 @@ class Metadata:
 class Draft:
     metadata: Metadata
     lyrics: str
+    warnings: tuple[str, ...] = ()  # what of the user's was left as it is, and why
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,7 @@ async def plan_job(
             warnings = (f"lm_model_path: {planner.name} is used; {request.planner.model} is gone",)
         try:
             planned = await _plan_with_retry(request, model, planner_host, callbacks)
-            return replace(planned, warnings=warnings)
+            return replace(planned, warnings=(*warnings, *planned.warnings))
         except PlannerUnavailableError as error:
             if needed:
                 raise
@@ -133,12 +133,15 @@ async def plan_request(
             "planner, or send thinking=false"
         )
     timings: dict[str, float] = {}
+    warnings: tuple[str, ...] = ()
     if request.planner.wants_draft:
         started = time.perf_counter()
-        request = await _drafted(
+        request, warnings = await _drafted(
             request, model, planner, _phase(callbacks, 0.0, _DRAFTED, "Writing the song")
         )
         timings["draft"] = time.perf_counter() - started
+    elif request.planner.use_cot_caption:
+        warnings = planner.doubts(request.caption)
     started = time.perf_counter()
     phase = _phase(callbacks, _DRAFTED, _DECIDED, "Deciding on tempo, key and length")
     decided = await planner.decide(request, model.max_duration, phase)
@@ -148,7 +151,7 @@ async def plan_request(
         started = time.perf_counter()
         plans = await _think(request, plans, decided, planner, callbacks, one_by_one)
         timings["codes"] = time.perf_counter() - started
-    return Planned(plans, planner.name, timings)
+    return Planned(plans, planner.name, timings, warnings)
 
 
 def with_draft(request: SongRequest, draft: Draft) -> SongRequest:
@@ -158,7 +161,7 @@ def with_draft(request: SongRequest, draft: Draft) -> SongRequest:
 
 async def _drafted(
     request: SongRequest, model: ModelInfo, planner: Planner, callbacks: PlannerCallbacks
-) -> SongRequest:
+) -> tuple[SongRequest, tuple[str, ...]]:
     asked = request.planner
     samples = asked.wants_sample
     given = request.caption.strip() or None
@@ -180,7 +183,8 @@ async def _drafted(
     keeps_lyrics = samples and bool(request.lyrics.strip())
     written = replace(request, lyrics=request.lyrics if keeps_lyrics else draft.lyrics)
     # The planner has written the caption: the next phase must not write another one.
-    return replace(_merged(written, draft.metadata), planner=replace(asked, use_cot_caption=False))
+    drafted = replace(_merged(written, draft.metadata), planner=replace(asked, use_cot_caption=False))
+    return drafted, draft.warnings
 
 
 async def _think(

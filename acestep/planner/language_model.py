@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
+
+from acestep.planner.lexicon import Lexicon
 
 Role = Literal["system", "user", "assistant"]
 
@@ -58,6 +60,7 @@ class Vocabulary:
     first_code_id: int
     code_count: int
     end_of_turn: str
+    lexicon: Lexicon = field(default_factory=Lexicon)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,10 @@ class LanguageModel(Protocol):
 
     def render(self, messages: Sequence[Message], open_turn: Text = "") -> tuple[int, ...]:
         """The token ids of a conversation by the chat template; the assistant's turn begins `open_turn`."""
+        ...
+
+    def spells(self, word: str) -> bool:
+        """Whether the tokenizer keeps all of a word."""
         ...
 
     def add(self, generation: Generation) -> int:

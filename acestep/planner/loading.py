@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 from acestep.catalog.checkpoints import read_json
 from acestep.errors import CheckpointError
 from acestep.planner.language_model import Vocabulary
+from acestep.planner.lexicon import read_lexicon
 from acestep.weights.safetensors import LoadTarget, TensorIndex, fill
 
 END_OF_TURN = "<|im_end|>"
@@ -64,7 +65,7 @@ def load_tokenizer(folder: Path) -> tuple[PreTrainedTokenizerFast, Vocabulary]:
     ids = tokenizer.get_vocab()
     if END_OF_TURN not in ids:
         raise CheckpointError(f"{path}: token {END_OF_TURN!r} is missing. {_REMEDY}")
-    return tokenizer, _find_codes(ids, path)
+    return tokenizer, replace(_find_codes(ids, path), lexicon=read_lexicon(folder))
 
 
 def _find_codes(ids: dict[str, int], path: Path) -> Vocabulary:

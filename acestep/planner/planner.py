@@ -18,6 +18,7 @@ from acestep.errors import PlannerError
 from acestep.planner import codes, metadata, prompts, sentence
 from acestep.planner.grammar import BlockRules, codes_grammar, draft_grammar, metadata_grammar
 from acestep.planner.language_model import Generation, LanguageModel, Text, TokenSampling
+from acestep.planner.lexicon import lost_words, unknown_words, without
 from acestep.planner.loop import Cancelled, OnTokens
 
 Generate = Callable[[Generation, OnTokens, Cancelled], Awaitable[str]]
@@ -25,6 +26,8 @@ Generate = Callable[[Generation, OnTokens, Cancelled], Awaitable[str]]
 # Tokens that blocks and drafts usually have, for the progress: their length is not known beforehand.
 _USUAL_BLOCK, _USUAL_DRAFT = 120, 500
 _NO_GUIDANCE = 1.0
+_MOST_NAMED = 5
+_ARTICLES = ("a", "an", "the")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +65,17 @@ class Planner:
         fixed = fixed_facts(request)
         if None in (fixed.bpm, fixed.key_scale, fixed.time_signature, fixed.duration):
             options = request.planner
+            known, unknown = self._understood(request.caption)
             rules = BlockRules(
-                fixed, longest=longest, caption=options.use_cot_caption, language=options.use_cot_language
+                fixed,
+                longest=longest,
+                caption=options.use_cot_caption and not unknown,
+                language=options.use_cot_language,
             )
             form = metadata_grammar(rules)
             null = prompts.plan_null(request.lyrics, options.negative_prompt)
             generation = Generation(
-                prompt=self._model.render(prompts.plan(request.caption, request.lyrics)),
+                prompt=self._model.render(prompts.plan(known, request.lyrics)),
                 grammar=form.grammar,
                 sampling=token_sampling(options),
                 seed=request.seeds[0],
@@ -76,8 +83,9 @@ class Planner:
                 null_prompt=self._model.render(null) if _is_guided(options) else None,
             )
             fixed = metadata.read(await self._generate_text(generation, callbacks, _USUAL_BLOCK))
-        caption = fixed.caption or request.caption.strip() or None
-        return replace(fixed, caption=caption, language=fixed.language or request.language)
+        given = request.caption.strip() or None
+        caption = None if self._lost(request.caption, fixed.caption) else _caption(fixed.caption)
+        return replace(fixed, caption=caption or given, language=fixed.language or request.language)
 
     async def sketch(
         self,
@@ -91,8 +99,9 @@ class Planner:
         options = request.planner
         count = int(CODES_A_SECOND * seconds)
         form = codes_grammar(count, self._model.vocabulary)
-        prompt = prompts.plan(request.caption, request.lyrics)
-        null = prompts.codes_null(request.caption, request.lyrics, options.negative_prompt)
+        caption, _ = self._understood(request.caption)
+        prompt = prompts.plan(caption, request.lyrics)
+        null = prompts.codes_null(caption, request.lyrics, options.negative_prompt)
         generation = Generation(
             prompt=self._model.render(prompt, self._turn(replace(decided, duration=int(seconds)))),
             grammar=form.grammar,
@@ -130,8 +139,19 @@ class Planner:
             instrumental = sentence.is_instrumental(request.query)
         language = request.metadata.language or sentence.named_language(request.query)
         asked = replace(request, metadata=replace(request.metadata, language=language))
-        prompt = self._model.render(prompts.sample(request.query, instrumental))
-        return await self._draft(asked, prompt, INSTRUMENTAL if instrumental else None, longest, callbacks)
+        known, unknown = self._understood(request.query)
+        kept = replace(asked.metadata, caption=asked.metadata.caption or request.query.strip() or None)
+        warnings: tuple[str, ...] = ()
+        if not instrumental and not self._writes_lyrics and not request.lyrics.strip():
+            warnings = (f"lyrics: {self.name} writes none, so the song is instrumental",)
+        if unknown and not known:
+            return Draft(kept, INSTRUMENTAL, (*self._unlearned("sample_query", unknown), *warnings))
+        prompt = self._model.render(prompts.sample(known, instrumental))
+        lyrics = INSTRUMENTAL if instrumental or not self._writes_lyrics else None
+        draft = await self._draft(asked, prompt, lyrics, longest, callbacks)
+        if asked.metadata.caption is None and kept.caption:
+            draft = self._with_caption(draft, "sample_query", kept.caption, unknown)
+        return replace(draft, warnings=(*draft.warnings, *warnings))
 
     async def format(
         self,
@@ -139,10 +159,21 @@ class Planner:
         longest: float = MAX_DURATION,
         callbacks: PlannerCallbacks = _NO_CALLBACKS,
     ) -> Draft:
-        """A better caption and better lyrics; instrumental songs stay instrumental."""
-        prompt = self._model.render(prompts.format(request.caption, request.lyrics))
-        lyrics = INSTRUMENTAL if is_instrumental(request.lyrics) else None
-        return await self._draft(request, prompt, lyrics, longest, callbacks)
+        """A better caption, and better lyrics with all sung words; instrumental songs stay instrumental."""
+        known, unknown = self._understood(request.caption)
+        is_sung = not is_instrumental(request.lyrics)
+        if not known.strip() and (unknown or not self._writes_lyrics):
+            why = self._unlearned("prompt", unknown or ("the lyrics",))
+            kept = replace(request.metadata, caption=request.caption or None)
+            return Draft(kept, request.lyrics if is_sung else INSTRUMENTAL, why)
+        is_written = is_sung and self._writes_lyrics
+        prompt = self._model.render(
+            prompts.format(known, "" if is_sung and not is_written else request.lyrics)
+        )
+        draft = await self._draft(request, prompt, None if is_written else INSTRUMENTAL, longest, callbacks)
+        if request.caption.strip():
+            draft = self._with_caption(draft, "prompt", request.caption, unknown)
+        return self._with_lyrics(draft, request.lyrics) if is_sung else draft
 
     async def understand(
         self,
@@ -178,6 +209,56 @@ class Planner:
         callbacks.on_progress(1.0)
         return text
 
+    @property
+    def _writes_lyrics(self) -> bool:
+        return self._model.vocabulary.lexicon.writes_lyrics
+
+    def _understood(self, caption: str) -> tuple[str, tuple[str, ...]]:
+        # What the planner understands of a caption, and what it does not.
+        lexicon = self._model.vocabulary.lexicon
+        start = caption.strip()[: lexicon.longest] if lexicon.longest else caption
+        unknown = unknown_words(start, lexicon, self._model.spells)
+        known = without(start, unknown)
+        if lexicon.longest and len(caption.strip()) > lexicon.longest:
+            unknown = (f"texts of over {lexicon.longest} characters", *unknown)
+        return known, unknown
+
+    def doubts(self, caption: str) -> tuple[str, ...]:
+        """A warning for a caption that this planner does not understand, and so leaves as it is."""
+        _, unknown = self._understood(caption)
+        return self._unlearned("prompt", unknown) if unknown else ()
+
+    def _unlearned(self, field: str, unknown: tuple[str, ...]) -> tuple[str, ...]:
+        return (f"{field}: left as it is; {self.name} does not understand {_some(unknown)}",)
+
+    def _with_caption(self, draft: Draft, field: str, caption: str, unknown: tuple[str, ...]) -> Draft:
+        written = draft.metadata.caption
+        why = self._unlearned(field, unknown) if unknown else ()
+        if not why and not _caption(written):
+            why = (f"{field}: left as it is; {self.name} wrote {written!r} instead",)
+        lost = self._lost(caption, written)
+        if not why and lost:
+            why = (f"{field}: left as it is; {self.name} dropped {_some(lost)}",)
+        kept = replace(draft, metadata=replace(draft.metadata, caption=caption), warnings=why)
+        return kept if why else draft
+
+    def _lost(self, caption: str, written: str | None) -> tuple[str, ...]:
+        # A planner of all words may say it in other words, or in another language.
+        if not self._model.vocabulary.lexicon.words:
+            return ()
+        return tuple(word for word in lost_words(caption, written or "") if word not in _ARTICLES)
+
+    def _with_lyrics(self, draft: Draft, lyrics: str) -> Draft:
+        # A song is sung as its words were written: a draft that loses some is not used.
+        lost = lost_words(lyrics, draft.lyrics)
+        if not lost:
+            return draft
+        why = f"{self.name} dropped {_some(lost)}"
+        if not self._writes_lyrics:
+            why = f"{self.name} writes none"
+        warnings = (*draft.warnings, f"lyrics: left as they are; {why}")
+        return replace(draft, lyrics=lyrics, warnings=warnings)
+
     def _turn(self, decided: Metadata) -> Text:
         if self._closed_turn:
             return prompts.closed_turn(decided, self._model.vocabulary.end_of_turn)
@@ -192,6 +273,15 @@ def token_sampling(options: PlannerOptions) -> TokenSampling:
         repetition_penalty=options.repetition_penalty,
         guidance_scale=options.guidance_scale,
     )
+
+
+def _some(words: tuple[str, ...]) -> str:
+    return ", ".join((*words[:_MOST_NAMED], *("…" for _ in words[_MOST_NAMED : _MOST_NAMED + 1])))
+
+
+def _caption(written: str | None) -> str | None:
+    # Small planners write "170" at times.
+    return written if written and any(map(str.isalpha, written)) else None
 
 
 def _is_guided(options: PlannerOptions) -> bool:

@@ -134,13 +134,14 @@ async def test_what_the_user_wrote_stays_in_a_sample(files: AudioStore) -> None:
     assert (song.plan.caption, song.plan.lyrics) == ("my caption", "my words")
 
 
-async def test_a_format_rewrites_caption_and_lyrics_and_keeps_the_metadata(files: AudioStore) -> None:
+async def test_a_format_rewrites_the_caption_and_keeps_sung_words_and_metadata(files: AudioStore) -> None:
     asked = request(
         "my caption", lyrics="my words", planner=replace(PLAIN, use_format=True), key_scale="A minor"
     )
     (song,) = await make(files, asked)
     assert song.plan.caption not in ("", "my caption")
-    assert song.plan.lyrics != "my words"
+    assert song.plan.lyrics == "my words"
+    assert "lyrics: left as they are; acestep-5Hz-lm-toy dropped my, words" in song.warnings
     assert song.plan.key_scale == "A minor"
 
 

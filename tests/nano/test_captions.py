@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from training.nano.captions import Metas, caption, metas
+from acestep.catalog.planner_choice import NANO_PLANNER_FOLDER
+from acestep.planner.lexicon import read_lexicon, unknown_words
+from training.nano.captions import Metas, caption, lexicon, metas
 from training.nano.composer import Piece, Wish, compose
 from training.nano.styles import INSTRUMENTS
 from training.nano.theory import Key
@@ -176,3 +178,12 @@ def test_metas_are_true_and_mostly_given(described: list[Described]) -> None:
         assert facts.time_signature in (None, piece.time_signature)
         assert facts.key_scale is None or Key.parse(facts.key_scale) == Key.parse(piece.key_scale)
     assert Metas(None, None, None) in [facts for _, facts in drawn]
+
+
+def test_the_planner_folder_lists_all_words_of_captions() -> None:
+    known = read_lexicon(NANO_PLANNER_FOLDER)
+    assert known == lexicon()
+    assert not known.writes_lyrics
+    drawn = [caption(compose(seed), random.Random(number)) for seed in range(20) for number in range(10)]
+    assert all(unknown_words(text, known, lambda word: True) == () for text in drawn)
+    assert max(map(len, drawn)) <= known.longest

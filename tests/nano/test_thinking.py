@@ -50,6 +50,25 @@ def test_a_planner_that_is_not_set_up_is_loaded_on_demand(tmp_path: Path) -> Non
         assert song["lm_model"] == ""
 
 
+LYRICS = "[Verse]\n夜の街を歩く\n\n[Chorus]\nla la land"
+
+
+@pytest.mark.parametrize("caption", ["R&B, warm, 女性ボーカル", "a story about the sea, " * 20])
+def test_words_of_the_user_stay(server: LiveServer, caption: str) -> None:
+    sent = {"prompt": caption, "lyrics": LYRICS}
+    answer = server.client.post("/format_input", json=sent).json()
+    assert (answer["data"]["caption"], answer["data"]["lyrics"]) == (caption, LYRICS)
+    assert [text.partition(":")[0] for text in answer["extra"]["warnings"]] == ["prompt", "lyrics"]
+    jobs = [
+        server.submit(**sent, use_format=True, audio_duration=10, batch_size=1),
+        server.submit(**sent, thinking=True, audio_duration=10, batch_size=1),
+        server.submit(sample_query=caption, lyrics=LYRICS, audio_duration=10, batch_size=1),
+    ]
+    for (song,) in server.wait_for(jobs):
+        assert (song["error"], song["prompt"], song["lyrics"]) == (None, caption.strip(), LYRICS)
+        assert any("does not understand" in text for text in song["warnings"])
+
+
 def test_a_caption_is_formatted(server: LiveServer) -> None:
     answer = server.client.post("/format_input", json={"prompt": "sad piano, 70 bpm", "lyrics": ""}).json()
     assert answer["code"] == 200

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from acestep.planner.backends.chat import Chat
 from acestep.planner.language_model import Generation, Message, StepOutput, Text, Vocabulary
+from acestep.planner.lexicon import Lexicon
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{m.role}}\n{{m.content}}<|im_end|>\n{% endfor %}"
@@ -101,6 +102,7 @@ class WalkingModel:
 
     def __init__(self, haste: float | None = 0.1) -> None:
         self.haste = haste
+        self.lexicon = Lexicon()
         self.generations: list[Generation] = []
         self.together: list[int] = []
         self.aborted: list[int] = []
@@ -109,10 +111,13 @@ class WalkingModel:
 
     @property
     def vocabulary(self) -> Vocabulary:
-        return Vocabulary(_id("<|audio_code_0|>"), CODES, END_OF_TURN)
+        return Vocabulary(_id("<|audio_code_0|>"), CODES, END_OF_TURN, self.lexicon)
 
     def render(self, messages: Sequence[Message], open_turn: Text = "") -> tuple[int, ...]:
         return chat().tokens(messages, open_turn)
+
+    def spells(self, word: str) -> bool:
+        return chat().spells(word)
 
     def add(self, generation: Generation) -> int:
         matcher = llguidance.LLMatcher(guide(), generation.grammar, log_level=0)

@@ -12,6 +12,7 @@ from acestep.domain.song import INSTRUMENTAL, LANGUAGES, TIME_SIGNATURES, Planne
 from acestep.errors import PlannerError
 from acestep.planner import metadata
 from acestep.planner.language_model import Generation, TokenSampling
+from acestep.planner.lexicon import Lexicon
 from acestep.planner.planner import Planner, PlannerCallbacks, token_sampling
 from tests.planner.fakes import CODES, WalkingModel, read, write_now
 
@@ -223,6 +224,79 @@ async def test_formatting_keeps_metadata_and_instrumental(lyrics: str) -> None:
     assert f"# Caption\nLatin pop\n\n# Lyric\n{lyrics or INSTRUMENTAL}{START}" in read(
         model.generations[0].prompt
     )
+
+
+SMALL = Lexicon(frozenset(["sad", "piano", "bpm"]), longest=40, writes_lyrics=False)
+
+
+def small() -> tuple[Planner, WalkingModel]:
+    _, model = walking()
+    model.lexicon = SMALL
+
+    async def generate(
+        generation: Generation, on_tokens: Callable[[int], None], cancelled: Callable[[], bool]
+    ) -> str:
+        return write_now(model, generation)
+
+    return Planner(model, generate), model
+
+
+def drafted(caption: str, lyrics: str) -> Planner:
+    return saying(
+        f"<think>\nbpm: 90\ncaption: {caption}\nduration: 20\nkeyscale: C major\n"
+        f"language: en\ntimesignature: 4\n</think>\n\n# Lyric\n{lyrics}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("lyrics", "written", "kept"),
+    [
+        (LYRICS, "[Verse 1]\nLa, la\n\n[Outro]\nooh", None),
+        (LYRICS, INSTRUMENTAL, "[Verse]\nla la"),
+        (LYRICS, "[Verse]\nla", "[Verse]\nla la"),
+        ("夜の歌\n夜の歌", "夜の歌", "夜の歌\n夜の歌"),
+    ],
+)
+async def test_formatting_drops_no_sung_word(lyrics: str, written: str, kept: str | None) -> None:
+    draft = await drafted("warm pop", written).format(DraftRequest("format", "pop", lyrics))
+    assert draft.lyrics == (kept or written)
+    assert draft.metadata.caption == "warm pop"
+    assert len(draft.warnings) == (kept is not None)
+    assert all(text.startswith("lyrics: left as they are; ") for text in draft.warnings)
+
+
+@pytest.mark.parametrize("written", ["170", "120 - 4/4"])
+async def test_a_caption_without_words_is_none(written: str) -> None:
+    draft = await drafted(written, INSTRUMENTAL).format(DraftRequest("format", "a long story"))
+    assert draft.metadata.caption == "a long story"
+    assert draft.warnings == (f"prompt: left as it is; {WalkingModel.name} wrote {written!r} instead",)
+
+
+@pytest.mark.parametrize(
+    ("caption", "asked", "why"),
+    [
+        ("R&B, sad piano, 女性ボーカル", "sad piano", "does not understand r, b, 女性ボーカル"),
+        ("sad piano " * 9, "sad piano " * 4, "does not understand texts of over 40 characters"),
+        ("sad piano, 70 bpm", "sad piano, 70 bpm", "dropped "),
+        ("夜の歌", None, "does not understand 夜の歌"),
+    ],
+)
+async def test_a_small_planner_leaves_what_it_does_not_understand(
+    caption: str, asked: str | None, why: str
+) -> None:
+    planner, model = small()
+    draft = await planner.format(DraftRequest("format", caption, LYRICS))
+    assert (draft.metadata.caption, draft.lyrics) == (caption, LYRICS)
+    assert draft.warnings[0].startswith(f"prompt: left as it is; {model.name} {why}")
+    prompts = [read(generation.prompt) for generation in model.generations]
+    assert len(prompts) == (asked is not None)
+    assert all(f"# Caption\n{asked}\n\n# Lyric\n{INSTRUMENTAL}" in prompt for prompt in prompts)
+    sample = await planner.compose(DraftRequest("sample", query=caption))
+    assert (sample.metadata.caption, sample.lyrics) == (caption.strip(), INSTRUMENTAL)
+    assert sample.warnings[0].startswith(f"sample_query: left as it is; {model.name} {why}")
+    assert sample.warnings[-1].startswith("lyrics: ")
+    decided = await planner.decide(replace(SONG, caption=caption))
+    assert decided.caption == caption.strip()
 
 
 async def test_the_number_of_codes_gives_the_duration() -> None:

@@ -9,9 +9,10 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from acestep.planner.lexicon import Lexicon, words_of
 from training.nano.composer import Piece
-from training.nano.styles import INSTRUMENTS
-from training.nano.theory import enharmonic
+from training.nano.styles import INSTRUMENTS, STYLES
+from training.nano.theory import ENHARMONIC, KEY_SCALES, enharmonic
 
 _MOODS = {
     # (mode, energy) -> words
@@ -38,6 +39,13 @@ _TEMPI = (
     (1000, ("fast", "fast tempo", "quick tempo"), "速い"),
 )
 _JAPANESE = 0.1  # share of captions
+# The words of captions that stand in no table.
+_SENTENCE = (
+    "a an with led by featuring bpm at tempo in key of waltz time three four drums no instrumental vocals "
+    "flat sharp"
+)
+_SENTENCE_JA = ("テンポ", "と", "の", "で")
+_LONGEST = 160  # characters; the longest of 30,000 captions has 151
 _GIVEN = 0.85  # share of pieces that have a fact in their metadata
 
 
@@ -48,6 +56,20 @@ class Metas:
     bpm: int | None
     key_scale: str | None
     time_signature: str | None
+
+
+def lexicon() -> Lexicon:
+    """All words that captions have, so that the planner need not guess at others. It learns no lyrics."""
+    english = [word for words in _MOODS.values() for word in words]
+    english += [words for _, many, _ in _TEMPI for words in many]
+    english += [words for style in STYLES for words in style.words]
+    english += [*INSTRUMENTS, *KEY_SCALES, *ENHARMONIC.values(), _SENTENCE]
+    japanese = [word for words in _MOODS_JA.values() for word in words]
+    japanese += [words for _, _, words in _TEMPI]
+    japanese += [words for style in STYLES for words in style.words_ja]
+    japanese += [*(name for _, name in INSTRUMENTS.values()), *_SENTENCE_JA]
+    words = frozenset(word for text in (*english, *japanese) for word in words_of(text))
+    return Lexicon(words, _LONGEST, writes_lyrics=False)
 
 
 def metas(piece: Piece, rng: random.Random) -> Metas:

@@ -22,10 +22,12 @@ from acestep.catalog.planner_choice import NANO_PLANNER_FOLDER
 from acestep.codec.sine_bank import SineBankConfig
 from acestep.domain.song import CODES_A_SECOND
 from acestep.planner.language_model import spelled
+from acestep.planner.lexicon import write_lexicon
 from acestep.planner.loading import END_OF_TURN
 from acestep.synthesizer.conditioning import AudioCodes
 from acestep.synthesizer.loading import load_synthesizer
 from acestep.weights.safetensors import LoadTarget
+from training.nano.captions import lexicon
 from training.nano.clock import Clock
 from training.nano.composer import Piece
 from training.nano.dataset import FRAME_RATE, Clip, examples
@@ -113,6 +115,7 @@ def main() -> None:
     learn(model, tokenizer, lessons, Clock(arguments.minutes))
     model.to(torch.bfloat16).save_pretrained(arguments.out)
     tokenizer.save_pretrained(arguments.out)
+    write_lexicon(arguments.out, lexicon())
 
 
 def encode_clips(clips: list[Clip], weights: Path) -> CodedClips:

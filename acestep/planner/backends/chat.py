@@ -24,6 +24,7 @@ class Chat:
         self._plain = Tokenizer(self._whole.model)
         self._plain.normalizer = self._whole.normalizer
         self._plain.pre_tokenizer = self._whole.pre_tokenizer
+        self._plain.decoder = self._whole.decoder
 
     def tokens(self, messages: Sequence[Message], open_turn: Text = "") -> tuple[int, ...]:
         mark = _unused_letter((*(message.content for message in messages), open_turn))
@@ -41,6 +42,14 @@ class Chat:
         written = tokens[:-1] if tokens and tokens[-1] == end else tokens
         return str(
             self._tokenizer.decode(written, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        )
+
+    def spells(self, word: str) -> bool:
+        normalizer = self._plain.normalizer
+        kept: str = normalizer.normalize_str(word) if normalizer else word
+        return bool(
+            self._plain.decode(self._plain.encode(word).ids, skip_special_tokens=False).strip()
+            == kept.strip()
         )
 
     def _encode(self, text: str) -> Encoding:

@@ -102,6 +102,9 @@ class VllmLanguageModel:
     def render(self, messages: Sequence[Message], open_turn: Text = "") -> tuple[int, ...]:
         return self._chat.tokens(messages, open_turn)
 
+    def spells(self, word: str) -> bool:
+        return self._chat.spells(word)
+
     def add(self, generation: Generation) -> int:
         prompts = prompts_of(generation, self._capacity.length, self._name)
         sequence = TextSequence.begin(next(self._ids), generation, self._grammars)

@@ -42,7 +42,7 @@ async def format_input(request: Request, body: RequestBody, services: Services) 
     check_strict(warnings, services.config.strict)
     require_planner(planner, "format_input")
     draft = await wait_for_draft(request, services.worker, to_format(task), services.config.draft_timeout)
-    return Envelope(data=formatted(task, draft), extra=_extra(warnings))
+    return Envelope(data=formatted(task, draft), extra=_extra((*warnings, *draft.warnings)))
 
 
 @router.post("/v1/understand", openapi_extra=body_of(UnderstandTask))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from tokenizers import normalizers
+from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from acestep.domain.draft import Metadata
@@ -119,3 +119,15 @@ def test_codes_to_understand_are_special_tokens(tokenizer: PreTrainedTokenizerFa
     assert [token - first for token in ids if token >= first] == [3, 1, 3]
     words = chat.tokens((system, Message("user", spelled(user.content))))
     assert max(words) < first
+
+
+@pytest.mark.parametrize("word", ["piano", "女性ボーカル", "naïve café"])
+def test_a_tokenizer_of_all_bytes_spells_every_word(toy: Path, word: str) -> None:
+    assert Chat(load_tokenizer(toy)[0]).spells(word)
+
+
+def test_a_tokenizer_with_fewer_letters_loses_words() -> None:
+    few = Tokenizer(models.BPE(vocab={"a": 0, "b": 1}, merges=[]))
+    few.decoder = decoders.Fuse()
+    chat = Chat(PreTrainedTokenizerFast(tokenizer_object=few))
+    assert [chat.spells(word) for word in ("ab", "a夜", "c")] == [True, False, False]
