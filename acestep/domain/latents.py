@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from acestep.domain.song import Window
+from acestep.domain.song import AudioClip, Window
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,6 +17,7 @@ class SourceLatents:
 
     source: Tensor | None = None  # the task works on it
     reference: Tensor | None = None  # it gives the timbre
+    clip: AudioClip | None = None  # the sound of `source`, of which a window keeps the rest
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,4 +27,4 @@ class SongLatents:
     latents: Tensor  # [1, T, C]
     warnings: tuple[str, ...] = ()  # sentences for the client
     window: Window | None = None  # outside of it the song is its source
-    kept: Tensor | None = None  # latents [1, T, C] of that source
+    kept: AudioClip | None = None  # the sound of that source

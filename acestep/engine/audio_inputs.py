@@ -24,15 +24,17 @@ def load_inputs(
 
     Blocking. Raises UnusableAudioError where a file cannot be used.
     """
-    source = reference = None
+    source = reference = kept = None
     if request.task.source:
         clip = read(Path(request.task.source), renderer.sample_rate, MAX_DURATION)
         request = with_source(request, clip.duration, model)
-        source = renderer.encode(padded(request, clip))
+        clip = padded(request, clip)
+        source = renderer.encode(clip)
+        kept = clip if window_of(request) else None
     if request.task.reference:
         clip = read(Path(request.task.reference), renderer.sample_rate, MAX_DURATION)
         reference = renderer.encode(excerpt(clip, renderer.reference_seconds))
-    return request, SourceLatents(source, reference)
+    return request, SourceLatents(source, reference, kept)
 
 
 def padded(request: SongRequest, clip: AudioClip) -> AudioClip:

@@ -23,7 +23,7 @@ from acestep.device.probes import device_name
 from acestep.domain.analysis import LyricTimes
 from acestep.domain.latents import SongLatents, SourceLatents
 from acestep.domain.models import ModelInfo
-from acestep.domain.song import MAX_DURATION, AudioClip, SongPlan, Window
+from acestep.domain.song import MAX_DURATION, AudioClip, SongPlan
 from acestep.engine.planner_host import LoadedPlanner
 from acestep.engine.renderer import Cancelled, Loaded, OnFraction, OnStep
 from acestep.errors import CheckpointError, JobCancelledError, ModelUnavailableError
@@ -47,6 +47,8 @@ from acestep.weights.safetensors import DeviceMover, LoadTarget
 from acestep.weights.shared_modules import SharedModules
 
 log = logging.getLogger(__name__)
+
+_SEAM = 0.01  # seconds that a window fades at least: a codec's sound does not continue the source's waves
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,37 +112,31 @@ class TorchRenderer:
             self.adapters.apply(adapters)
 
     def _kept(self, plan: SongPlan, latents: torch.Tensor, sources: SourceLatents) -> SongLatents:
-        # The song; outside of its plan's window, if it has one, it keeps the latents of its source.
+        # The song; outside of its plan's window, if it has one, it keeps its source.
         span, frames = self.synthesizer.span(plan), latents.shape[1]
-        if span is None or sources.source is None or (span.start, span.stop) == (0, frames):
+        if span is None or sources.source is None:
             return SongLatents(latents)
         kept = sources.source[None, :frames].to(latents)
         kept = torch.nn.functional.pad(kept, (0, 0, 0, frames - kept.shape[1]))
-        return SongLatents(join(latents, kept, span, dim=1), window=plan.window, kept=kept)
+        return SongLatents(join(latents, kept, span, dim=1), window=plan.window, kept=sources.clip)
 
     def decode(self, song: SongLatents, seconds: float, on_fraction: OnFraction) -> AudioClip:
-        window, length = song.window, round(seconds * self.codec.sample_rate)
+        rate, window = self.codec.sample_rate, song.window
+        length = round(seconds * rate)
         with self._device(partial(on_fraction, 0.0)), torch.inference_mode():
             self._enter_codec()
-            if window is None or song.kept is None:
-                return normalise_peak(self._clip(self.codec.decode(song.latents, on_fraction)[0], length))
-            # A sample depends on the frames around it: of joined latents, the codec would change the source
-            # near the window. So both are decoded, and joined as sound.
-            both = self.codec.decode(torch.cat([song.latents, song.kept]), on_fraction)
-            new, kept = (self._clip(sound, length) for sound in both)
-        return self._joined(new, kept, window)
-
-    def _clip(self, audio: torch.Tensor, length: int) -> AudioClip:
-        return AudioClip(audio[:, :length].float().cpu().numpy(), self.codec.sample_rate)
-
-    def _joined(self, new: AudioClip, kept: AudioClip, window: Window) -> AudioClip:
-        # `kept` with the window of `new`, which gets no louder than -1 dBFS or the source.
-        rate = self.codec.sample_rate
-        length = new.samples.shape[1]
-        span = Span.of(window, rate, length, window.crossfade_seconds * rate)
-        limited = limit_peak(new, slice(span.start, span.stop), kept)
-        joined = join(torch.from_numpy(limited.samples), torch.from_numpy(kept.samples), span, dim=1)
-        return AudioClip(joined.numpy(), rate)
+            sound = self.codec.decode(song.latents, on_fraction)[0, :, :length].float().cpu()
+        clip = AudioClip(sound.numpy(), rate)
+        if window is None or song.kept is None:
+            return normalise_peak(clip)
+        span = Span.of(window, rate, length, max(window.crossfade_seconds, _SEAM) * rate)
+        if (span.start, span.stop) == (0, length):
+            return normalise_peak(clip)
+        # The codec would change the source, so that is joined as sound. Both sides stay within full scale.
+        new = torch.from_numpy(limit_peak(clip, slice(span.start, span.stop)).samples)
+        kept = torch.from_numpy(song.kept.samples[:, :length])
+        kept = torch.nn.functional.pad(kept, (0, length - kept.shape[1]))
+        return AudioClip(join(new, kept, span, dim=1).numpy(), rate)
 
     def align_lyrics(
         self, plan: SongPlan, song: SongLatents, sources: SourceLatents

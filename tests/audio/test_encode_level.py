@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from acestep.audio.encode import normalise_peak
+from acestep.audio.encode import limit_peak, normalise_peak
 from acestep.domain.song import AudioClip
 from acestep.errors import AceStepError
 from tests.audio.sounds import music
@@ -39,3 +39,31 @@ def test_samples_that_are_no_numbers_are_refused(broken: float) -> None:
     samples[1, 17] = broken
     with pytest.raises(AceStepError, match="not numbers"):
         normalise_peak(AudioClip(samples, 48000))
+
+
+def test_what_is_too_loud_is_softened_there_alone() -> None:
+    samples = np.full((2, 48000), 0.5, np.float32)
+    samples[:, 20000], samples[1, 40000] = (1.78, -0.2), 3.0
+    limited = limit_peak(AudioClip(samples, 48000), slice(10000, 30000)).samples
+
+    assert limited[0, 20000] == pytest.approx(10 ** (-1 / 20), abs=1e-6)
+    assert limited[1, 20000] == pytest.approx(-0.1, abs=1e-3)  # the channels stay in balance
+    far = np.abs(np.arange(48000) - 20000) > 2 * 0.05 * 48000
+    np.testing.assert_array_equal(limited[:, far], samples[:, far])
+    steps = np.diff(limited[0, 10000:30000] / samples[0, 10000:30000])
+    assert np.abs(steps).max() <= 0.5 / (0.05 * 48000) + 1e-6  # no step that clicks
+
+
+@pytest.mark.parametrize("length", [1, 7, 2400, 2401, 48000])
+@pytest.mark.parametrize("loudness", [0.1, 1.0, 40.0])
+def test_nothing_stays_above_minus_one_decibel(length: int, loudness: float) -> None:
+    noise = np.random.default_rng(length).standard_normal((2, length)).astype(np.float32)
+    clip = AudioClip(loudness * noise, 48000)
+    limited = limit_peak(clip, slice(0, length)).samples
+    assert np.abs(limited).max() <= np.float32(10 ** (-1 / 20))
+    assert np.array_equal(limited, clip.samples) == (np.abs(clip.samples).max() <= 10 ** (-1 / 20))
+
+
+def test_a_window_of_no_numbers_is_refused() -> None:
+    with pytest.raises(AceStepError, match="not numbers"):
+        limit_peak(AudioClip(np.full((2, 10), np.nan, np.float32), 48000), slice(2, 5))

@@ -17,15 +17,14 @@ from diffusers import AutoencoderOobleck
 from acestep.audio.encode import FileSpec, write
 from acestep.catalog.checkpoints import Checkpoint, Defaults
 from acestep.codec.sine_bank import SineBankConfig
-from acestep.domain.latents import SongLatents, SourceLatents
+from acestep.domain.latents import SourceLatents
 from acestep.domain.models import ModelInfo
-from acestep.domain.song import AudioClip, Window
+from acestep.domain.song import AudioClip
 from acestep.engine import torch_models
 from acestep.engine.planner_host import LoadedPlanner
 from acestep.engine.renderer import Loaded
 from acestep.engine.torch_models import LoadContext, choose_device, load_model, load_planner
 from acestep.errors import (
-    AceStepError,
     CheckpointError,
     JobCancelledError,
     ModelUnavailableError,
@@ -154,67 +153,6 @@ def hum(loaded: Loaded, seconds: float, hz: float = 150.0, volume: float = 0.3) 
     rate = loaded.renderer.sample_rate
     wave = volume * np.sin(2 * np.pi * hz * np.arange(round(seconds * rate)) / rate)
     return AudioClip(np.stack([wave, wave]).astype(np.float32), rate)
-
-
-def repaint(loaded: Loaded, window: Window, source: AudioClip, duration: float = 4.08) -> SongLatents:
-    plan = toy.song(task_type="repaint", window=window, duration=duration)
-    sources = SourceLatents(loaded.renderer.encode(source))
-    (song,) = loaded.renderer.render([plan], lambda done, of: None, lambda: False, [sources])
-    return song
-
-
-def sound_of(loaded: Loaded, song: SongLatents, seconds: float = 4.08) -> AudioClip:
-    return loaded.renderer.decode(song, seconds, lambda fraction: None)
-
-
-def reconstruction(loaded: Loaded, clip: AudioClip) -> np.ndarray:
-    codec = loaded.renderer.codec  # type: ignore[attr-defined]
-    return codec.decode(loaded.renderer.encode(clip)[None])[0].numpy()  # type: ignore[no-any-return]
-
-
-def test_outside_the_window_a_repaint_is_its_source(loaded: Loaded) -> None:
-    source = hum(loaded, 4.08)
-    window = Window(1.013, 2.5, 0.0, 4.08)
-    repainted = sound_of(loaded, repaint(loaded, window, source)).samples
-
-    rate, whole = source.sample_rate, reconstruction(loaded, source)
-    start, stop = int(1.013 * rate), int(2.5 * rate) + 1
-    assert repainted.shape == source.samples.shape
-    np.testing.assert_array_equal(repainted[:, :start], whole[:, :start])
-    np.testing.assert_array_equal(repainted[:, stop:], whole[:, stop : repainted.shape[1]])
-    assert not np.allclose(repainted[:, start:stop], whole[:, start:stop], atol=0.01)
-
-
-def test_a_repaint_of_everything_is_a_song_like_any_other(loaded: Loaded) -> None:
-    song = repaint(loaded, Window(0.0, 4.08, 0.0, 4.08), hum(loaded, 4.08))
-    assert song.kept is None
-    assert np.abs(sound_of(loaded, song).samples).max() == pytest.approx(10 ** (-1 / 20))
-
-
-def test_the_window_cross_fades_for_as_long_as_is_asked(loaded: Loaded) -> None:
-    source, rate = hum(loaded, 4.08), loaded.renderer.sample_rate
-    hard = repaint(loaded, Window(1.0, 3.0, 0.0, 4.08), source)
-    assert hard.window is not None
-    soft = replace(hard, window=replace(hard.window, crossfade_seconds=0.25))
-    cut, faded = (sound_of(loaded, song).samples for song in (hard, soft))
-    differ = np.flatnonzero(np.abs(cut - faded).max(axis=0) > 0)
-    inside = (np.array([1.0, 1.25, 2.75, 3.0]) * rate).astype(int)
-    assert inside[0] <= differ.min() and differ.max() <= inside[3]
-    assert not np.any((differ > inside[1]) & (differ < inside[2]))
-
-
-def test_a_window_is_no_louder_than_a_song_or_its_source(loaded: Loaded) -> None:
-    source = hum(loaded, 4.08)
-    song = repaint(loaded, Window(1.0, 3.0, 0.0, 4.08), source)
-    assert song.kept is not None
-    loud = replace(song, latents=song.kept + 6.0)
-    assert np.abs(sound_of(loaded, loud).samples).max() <= 0.9
-
-
-def test_sound_that_is_none_fails(loaded: Loaded) -> None:
-    song = repaint(loaded, Window(1.0, 3.0, 0.0, 4.08), hum(loaded, 4.08))
-    with pytest.raises(AceStepError, match="not numbers"):
-        sound_of(loaded, replace(song, latents=song.latents * torch.nan))
 
 
 def test_the_same_sound_is_encoded_alike_and_its_end_is_heard(loaded: Loaded) -> None:

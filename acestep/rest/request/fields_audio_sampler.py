@@ -148,7 +148,8 @@ class SourceFields(BaseModel):
         _TASK.crossfade_seconds,
         ge=0,
         le=20,
-        about="For repaint and lego: crossfade of the audio inside the edges of the window, in seconds.",
+        about="For repaint and lego: crossfade of the audio inside the edges of the window, in seconds. "
+        "Less than 0.01 becomes 0.01.",
         example=0.5,
     )
     extract_codes_only: Flag = wire(
