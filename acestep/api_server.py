@@ -33,6 +33,7 @@ from acestep.jobs.runner import Runner
 from acestep.jobs.store import JobStore
 from acestep.memory.decide import Decision, table
 from acestep.rest import app as http
+from acestep.rest.access import Access, is_loopback
 from acestep.rest.adapters import ServerAdapters
 from acestep.rest.deps import HttpConfig, HttpServices, provide
 from acestep.server.build import Prepared, build_engines, prepare, tightest
@@ -48,7 +49,7 @@ _MB = 1024 * 1024
 
 def create_app(prepared: Prepared) -> FastAPI:
     """The ASGI application; its lifespan builds and closes everything else."""
-    return http.create_app(lifespan=_lifespan(prepared), cors_origins=prepared.settings.cors_origins)
+    return http.create_app(lifespan=_lifespan(prepared), access=_access(prepared.settings))
 
 
 def _lifespan(prepared: Prepared) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
@@ -110,10 +111,14 @@ def _http_config(settings: Settings) -> HttpConfig:
         body_limit=settings.max_body_mb * _MB,
         upload_limit=settings.max_upload_mb * _MB,
         audio_roots=settings.audio_roots,
-        cors_origins=settings.cors_origins,
+        access=_access(settings),
         draft_timeout=settings.lm_timeout,
         generation_timeout=settings.generation_timeout,
     )
+
+
+def _access(settings: Settings) -> Access:
+    return Access(settings.cors_origins, settings.allowed_hosts, is_loopback(settings.api_host))
 
 
 def _log_start(prepared: Prepared) -> None:

@@ -19,6 +19,7 @@ from acestep.files import AudioStore
 from acestep.jobs.queue import JobQueue
 from acestep.jobs.worker import ModelKeeper, PlannerKeeper, Worker
 from acestep.memory.decide import Decision
+from acestep.rest.access import Access
 from acestep.rest.adapters import ServerAdapters
 from acestep.rest.request.body import BODY_FIELD, AudioProbe, Body, BodyReader
 
@@ -36,10 +37,10 @@ class HttpConfig:
     unknown_task_status: int
     body_limit: int  # bytes
     upload_limit: int
-    cors_origins: tuple[str, ...]
     draft_timeout: float  # seconds that a client may wait for the planner
     generation_timeout: float  # and for a song
     audio_roots: tuple[Path, ...]  # folders whose files a request may name
+    access: Access = field(default_factory=Access)
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,7 @@ class Json(JSONResponse):
         return json.dumps(content, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")
 
 
-def failure(problem: Problem) -> Json:
+def failure(problem: Problem, scope: Scope) -> Json:
     content = {
         "data": None,
         "code": problem.status,
@@ -86,7 +86,7 @@ async def _answer_error(request: Request, error: Exception) -> Json:
     problem = problem_of(error)
     if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR or isinstance(error, DataFolderError):
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return failure(problem)
+    return failure(problem, request.scope)
 
 
 class ErrorGuard:
@@ -107,7 +107,7 @@ class ErrorGuard:
                 started = True
                 replaced = _is_bare_error(message)
                 if replaced:
-                    await failure(_bare_problem(message))(scope, receive, send)
+                    await failure(_bare_problem(message), scope)(scope, receive, send)
             if not replaced:
                 await send(message)
 
@@ -117,7 +117,7 @@ class ErrorGuard:
             if started:
                 raise
             log.exception("%s %s failed", scope["method"], scope["path"])
-            await failure(problem_of(error))(scope, receive, send)
+            await failure(problem_of(error), scope)(scope, receive, send)
 
 
 def _is_bare_error(message: Message) -> bool:

@@ -12,11 +12,10 @@ from pydantic import (
     AliasGenerator,
     BeforeValidator,
     PrivateAttr,
-    SecretStr,
     ValidationError,
     model_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from acestep.errors import SettingError
 from acestep.settings.types import (
@@ -27,8 +26,6 @@ from acestep.settings.types import (
     DownloadSource,
     Folder,
     LmBackend,
-    LogLevel,
-    Origin,
     Quantization,
     Switch,
     number,
@@ -37,6 +34,7 @@ from acestep.settings.types import (
     switch,
     to_int,
 )
+from acestep.settings.wire import WireSettings
 
 PREFIX = "ACESTEP_"
 _ENCODING = "utf-8-sig"  # UTF-8, with or without the mark that some editors put in front
@@ -72,7 +70,7 @@ def export_dotenv(project: Path | None = None) -> None:
     load_dotenv((project or project_folder()) / ".env", encoding=_ENCODING)
 
 
-class Settings(BaseSettings):
+class Settings(WireSettings):
     """All settings. Build it with `Settings.load`, which reports an error in one line."""
 
     model_config = SettingsConfigDict(
@@ -82,59 +80,6 @@ class Settings(BaseSettings):
         env_file_encoding=_ENCODING,
         extra="ignore",
         frozen=True,
-    )
-
-    api_host: str = setting("127.0.0.1", "a host name or address", "Address to listen on; 0.0.0.0 means all.")
-    api_port: int = number(8001, 0, 65535, "", "Port to listen on; 0 takes a free one.")
-    api_key: SecretStr | None = setting(
-        None,
-        "any text",
-        "Key that clients must send. Empty or unset: the server is open to everyone.",
-        shown="unset",
-    )
-    api_log_level: LogLevel = setting(
-        "info", "debug, info, warning, error, critical", "How much is logged. The launch scripts set debug."
-    )
-    data_dir: Folder = setting(
-        Path(".cache/acestep"),
-        "a folder",
-        "Folder of the job database, songs and uploads. Relative folders count from the project folder.",
-    )
-    tmpdir: Folder = setting(
-        Path(),
-        "a folder",
-        "Folder of temporary files.",
-        shown="`tmp` in ACESTEP_DATA_DIR",
-    )
-    cors_origins: Annotated[tuple[Origin, ...], NoDecode, split(",")] = setting(
-        (),
-        "local, *, or origins as https://example.org, separated by commas",
-        "Web pages that may call the server from a browser. local: pages on this machine. Unset: none.",
-        shown="unset",
-    )
-    audio_roots: Annotated[tuple[Folder, ...], NoDecode, split(os.pathsep)] = setting(
-        (),
-        "folders, separated as in PATH",
-        "Folders on this machine whose audio files requests may name by path. Unset: none; upload instead.",
-        shown="unset",
-    )
-    audio_needs_key: Switch = switch(
-        False, "Require the key at `/v1/audio` too. Otherwise the unguessable link is enough to fetch a song."
-    )
-    max_body_mb: int = number(4, 1, None, "MiB", "Largest request body, uploaded files not counted.")
-    max_upload_mb: int = number(200, 1, None, "MiB", "Largest uploaded audio file.")
-    max_upload_seconds: float = number(600, 1, 600, "s", "Longest audio that a request may upload or name.")
-    max_upload_channels: int = number(8, 1, 64, "channels", "Most channels that such audio may have.")
-    strict: Switch = switch(
-        False, "Refuse values (422) that would otherwise be clamped or ignored with a warning in the answer."
-    )
-    strict_model: Switch = switch(
-        False, "Refuse a `model` that is not loaded. Otherwise the default model runs, with a warning."
-    )
-    unknown_task_status: Annotated[Literal[0, 2], BeforeValidator(to_int)] = setting(
-        2,
-        "2 or 0",
-        "Status that `/query_result` gives for an unknown id: 2 is failed, 0 (as once) is queued.",
     )
 
     queue_maxsize: int = number(

@@ -62,7 +62,7 @@ AutoSwitch = Annotated[bool | None, BeforeValidator(_to_bool_or_auto)]  # None: 
 Folder = Annotated[Path, AfterValidator(Path.expanduser)]
 Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?|mps|xpu)$")]
 Devices = Annotated[str, AfterValidator(_one_or_several)]
-Origin = Annotated[str, StringConstraints(pattern=r"^(local|\*|https?://[^/\s]+)$")]
+Origin = Annotated[str, StringConstraints(pattern=r"^(local|none|null|\*|[a-z][a-z0-9+.-]*://[^/\s]+)$")]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(lower)]
 DownloadSource = Annotated[Literal["auto", "huggingface", "modelscope"], BeforeValidator(lower)]
 Quantization = Annotated[Literal["none", "int8", "fp8"], BeforeValidator(_to_quantization)]

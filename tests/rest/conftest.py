@@ -62,7 +62,6 @@ CONFIG = HttpConfig(
     unknown_task_status=2,
     body_limit=4 * 1024**2,
     upload_limit=200 * 1024**2,
-    cors_origins=(),
     draft_timeout=120.0,
     generation_timeout=600.0,
     audio_roots=(),

@@ -14,6 +14,7 @@ from acestep.errors import UnusableAudioError
 from acestep.files import AudioStore
 from acestep.jobs.queue import JobQueue
 from acestep.jobs.store import JobStore
+from acestep.rest.access import Access
 from acestep.rest.app import create_app
 from acestep.rest.deps import HttpServices, provide
 from acestep.rest.envelope import ErrorGuard
@@ -33,10 +34,10 @@ def test_services_may_come_from_the_lifespan(tmp_path: Path):
         yield
         await store.close()
 
-    with TestClient(create_app(lifespan=lifespan, cors_origins=("local",))) as client:
-        answer = client.get("/health", headers={"Origin": "null"})
+    with TestClient(create_app(lifespan=lifespan, access=Access(("local",)))) as client:
+        answer = client.get("/health", headers={"Origin": "http://localhost:3000"})
         assert answer.json()["data"]["loaded_model"] == TURBO.name
-        assert answer.headers["access-control-allow-origin"] == "null"
+        assert answer.headers["access-control-allow-origin"] == "http://localhost:3000"
         refused = client.post("/release_task", files={"src_audio": ("../my song.OGG", b"x")})
         assert (refused.status_code, refused.json()["error"]) == (415, "src_audio: my song.OGG is nothing")
 

@@ -231,6 +231,26 @@ def test_dotenv_can_be_exported_for_libraries(tmp_path, dotenv, monkeypatch):
     assert os.environ["HF_TOKEN"] == "exported"
 
 
+@pytest.mark.parametrize(
+    ("sent", "origins"),
+    [
+        ("null,http://192.168.1.5:3000", ("null", "http://192.168.1.5:3000")),
+        ("chrome-extension://abc", ("chrome-extension://abc",)),
+        ("none", ("none",)),
+        ("", ("local",)),
+    ],
+)
+def test_origins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sent: str, origins: tuple[str, ...]):
+    monkeypatch.setenv("ACESTEP_CORS_ORIGINS", sent)
+    assert Settings.load(tmp_path).cors_origins == origins
+
+
+@pytest.mark.parametrize(("sent", "path"), [("music/", "/music"), ("/a/b", "/a/b"), ("/", "")])
+def test_root_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sent: str, path: str):
+    monkeypatch.setenv("ACESTEP_ROOT_PATH", sent)
+    assert Settings.load(tmp_path).root_path == path
+
+
 def test_the_documentation_is_current():
     page = project_folder() / "docs" / "configuration.md"
     assert page.read_text(encoding="utf-8") == render(), "run `python -m acestep.settings.docs`"
