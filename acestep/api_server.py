@@ -114,6 +114,7 @@ def _http_config(settings: Settings) -> HttpConfig:
         access=_access(settings),
         draft_timeout=settings.lm_timeout,
         generation_timeout=settings.generation_timeout,
+        dcw_on_turbo=settings.dcw == "auto",
     )
 
 

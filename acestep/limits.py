@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 from math import ceil
 
 from acestep.catalog.checkpoints import NANO_MODEL, PUBLISHED
@@ -18,20 +17,17 @@ from acestep.domain.song import (
     MIN_DURATION,
     AnalysisOptions,
     Goal,
-    SamplerOptions,
+    Retake,
     SongRequest,
     TaskType,
-    Tuning,
     Window,
 )
 from acestep.errors import InvalidFieldError, ModelUnavailableError, UnknownModelError
+from acestep.sampler_limits import fit_sampler
 
 DEFAULT_BATCH = 2  # what the original renders when batch_size is not sent
-TURBO_SHIFTS = (1.0, 2.0, 3.0)  # the timestep tables that the turbo models were distilled on
-_UNSHIFTED = 1.0
-_AS_PUBLISHED = Tuning()
+
 _PADDING_SECONDS = 0.2  # an encoder may have added so much to a source
-MAX_TURBO_TIMESTEPS = 20  # distinct values in those tables
 NAME_PREFIX = "acestep/"  # OpenAI-style model lists put it before every name
 
 TURBO_TASKS: tuple[TaskType, ...] = ("text2music", "cover", "repaint")
@@ -39,7 +35,7 @@ BASE_TASKS: tuple[TaskType, ...] = (*TURBO_TASKS, "extract", "lego", "complete")
 STEM_TASK: TaskType = "extract"  # makes the stems of a song
 SOURCE_TASKS: tuple[TaskType, ...] = BASE_TASKS[1:]  # work on audio
 WINDOW_TASKS: tuple[TaskType, ...] = ("repaint", "lego")  # may leave some of the audio as it is
-# Songs as long as their source, whatever duration is asked for; a cover may be shorter or longer.
+# Songs as long as their source, whatever duration is asked for; a cover may be told to differ.
 AS_LONG_AS_SOURCE: tuple[TaskType, ...] = ("repaint", "lego", "extract", "complete")
 # The other tasks leave nothing open that a planner could decide.
 PLANNED_TASKS: tuple[TaskType, ...] = ("text2music", "lego", "complete")
@@ -145,7 +141,7 @@ def fit(request: SongRequest, model: ModelInfo, models: Sequence[ModelInfo] = ()
     _check_source(request)
     _check_codes(request, model)
     warnings = list(request.warnings)
-    sampler = _fit_sampler(request.sampler, model, warnings)
+    sampler = fit_sampler(request.sampler, model, warnings)
     duration = _fit_duration(_duration_asked(request, model, warnings), model, warnings)
     analysis = _fit_stems(request.analysis, model, models, warnings)
     batch = _fit_batch(request, model, warnings)
@@ -159,6 +155,7 @@ def fit(request: SongRequest, model: ModelInfo, models: Sequence[ModelInfo] = ()
         analysis=analysis,
         batch_size=batch,
         seeds=_fit_seeds(request.seeds, batch),
+        retakes=_fit_retakes(request.retakes, batch),
         warnings=tuple(dict.fromkeys(warnings)),
     )
 
@@ -227,101 +224,6 @@ def _fit_stems(
     return replace(analysis, stems=())
 
 
-def _fit_sampler(options: SamplerOptions, model: ModelInfo, warnings: list[str]) -> SamplerOptions:
-    start, end = options.cfg_interval_start, options.cfg_interval_end
-    if start > end:
-        raise InvalidFieldError("cfg_interval_start", start, f"at most cfg_interval_end, which is {end}")
-    options = _fit_timesteps(options, model, warnings)
-    if options.infer_method == "sde" and options.tuning.integrator != _AS_PUBLISHED.integrator:
-        warnings.append(f"sampler_mode: sde has steps of its own; {options.tuning.integrator} is not used")
-        options = replace(options, tuning=replace(options.tuning, integrator=_AS_PUBLISHED.integrator))
-    return _fit_turbo(options, model, warnings) if model.is_turbo else _fit_base(options, model, warnings)
-
-
-def _fit_timesteps(options: SamplerOptions, model: ModelInfo, warnings: list[str]) -> SamplerOptions:
-    # Drop trailing zeros (every schedule ends there anyway); a given schedule decides steps and shift.
-    if options.timesteps is None:
-        return options
-    times = options.timesteps
-    while times and times[-1] == 0.0:
-        times = times[:-1]
-    limit = MAX_TURBO_TIMESTEPS if model.is_turbo else model.max_steps
-    falling = all(later < earlier for earlier, later in pairwise(times))
-    if not 1 <= len(times) <= limit or not falling or not all(0.0 < time <= 1.0 for time in times):
-        sent = ",".join(f"{time:g}" for time in options.timesteps)
-        raise InvalidFieldError(
-            "timesteps",
-            sent,
-            f"1 to {limit} falling values above 0 and up to 1",
-            scope=f"with model {model.name}",
-        )
-    for field, value in (("inference_steps", options.steps), ("shift", options.shift)):
-        if value is not None:
-            warnings.append(f"{field}: timesteps give the whole schedule; {value:g} is not used")
-    return replace(options, timesteps=times, steps=None, shift=None)
-
-
-def _fit_base(options: SamplerOptions, model: ModelInfo, warnings: list[str]) -> SamplerOptions:
-    if options.steps is not None and options.steps > model.max_steps:
-        raise InvalidFieldError(
-            "inference_steps", options.steps, f"1 to {model.max_steps}", scope=f"with model {model.name}"
-        )
-    if options.infer_method == "sde" and options.timesteps is None:
-        if options.shift not in (None, _UNSHIFTED):
-            warnings.append(f"shift: sde steps over equal times; {options.shift:g} became {_UNSHIFTED:g}")
-        options = replace(options, shift=_UNSHIFTED)
-    scale = model.guidance_scale if options.guidance_scale is None else options.guidance_scale
-    if scale <= 1.0:
-        return _without_guidance(options, f"guidance_scale {scale:g} means no guidance", warnings)
-    return (
-        _without_projection(options, "use_adg has no such setting", warnings) if options.use_adg else options
-    )
-
-
-def _without_guidance(options: SamplerOptions, why: str, warnings: list[str]) -> SamplerOptions:
-    # Make neutral what only matters under guidance.
-    if options.use_adg:
-        warnings.append(f"use_adg: {why}; it is not used")
-    if (options.cfg_interval_start, options.cfg_interval_end) != (0.0, 1.0):
-        warnings.append(f"cfg_interval_start: {why}; its interval is not used")
-    options = _without_projection(options, why, warnings)
-    return replace(options, use_adg=False, cfg_interval_start=0.0, cfg_interval_end=1.0)
-
-
-def _without_projection(options: SamplerOptions, why: str, warnings: list[str]) -> SamplerOptions:
-    # Make neutral what only matters to adaptive projected guidance.
-    asked = options.tuning
-    for name, value, usual in (
-        ("momentum", asked.momentum, _AS_PUBLISHED.momentum),
-        ("eta", asked.eta, _AS_PUBLISHED.eta),
-    ):
-        if value != usual:
-            warnings.append(f"{name}: {why}; {value:g} is not used")
-    kept = replace(asked, momentum=_AS_PUBLISHED.momentum, eta=_AS_PUBLISHED.eta)
-    return replace(options, tuning=kept)
-
-
-def _fit_turbo(options: SamplerOptions, model: ModelInfo, warnings: list[str]) -> SamplerOptions:
-    # Clamp steps, take the nearest shift, and drop guidance, which distillation built into the weights.
-    steps, shift = options.steps, options.shift
-    if steps is not None and steps > model.max_steps:
-        warnings.append(
-            f"inference_steps: {model.name} runs at most {model.max_steps}; {steps} became {model.max_steps}"
-        )
-        steps = model.max_steps
-    if shift is not None and shift not in TURBO_SHIFTS:
-        _, nearest = min((abs(known - shift), known) for known in TURBO_SHIFTS)
-        warnings.append(f"shift: {model.name} has schedules for 1, 2 and 3; {shift:g} became {nearest:g}")
-        shift = nearest
-    # Scale 1 is no guidance, as turbo models run.
-    if options.guidance_scale not in (None, 1.0):
-        warnings.append(
-            f"guidance_scale: {model.name} runs without guidance; {options.guidance_scale:g} is not used"
-        )
-    options = _without_guidance(options, f"{model.name} runs without guidance", warnings)
-    return replace(options, steps=steps, shift=shift, guidance_scale=None)
-
-
 def _duration_asked(request: SongRequest, model: ModelInfo, warnings: list[str]) -> float | None:
     # The duration that was sent or that the codes have; None: the source or the planner decides.
     task_type, duration = request.task_type, request.duration
@@ -340,6 +242,13 @@ def _duration_asked(request: SongRequest, model: ModelInfo, warnings: list[str])
             scope = f"for {task_type} with model {model.name}"
             raise InvalidFieldError("src_audio", f"{seconds:.1f} s", most, "Cut it", scope)
         return None
+    if duration is not None and task_type == "cover" and not request.task.may_change_length:
+        if abs(duration - min(seconds, model.max_duration)) > _PADDING_SECONDS:
+            warnings.append(
+                f"audio_duration: a cover is as long as its source; {duration:g} is not used "
+                "(allow_length_change=true keeps it)"
+            )
+        duration = None
     if duration is None and is_too_long:
         warnings.append(f"src_audio: {model.name} makes {most} here; the rest of the source is not covered")
     return duration
@@ -387,3 +296,10 @@ def _fit_seeds(seeds: tuple[int, ...], count: int) -> tuple[int, ...]:
         return tuple((seeds[0] + index) % (MAX_SEED + 1) for index in range(count))
     drawn = (secrets.randbelow(MAX_SEED + 1) for _ in range(count - len(seeds)))
     return (*seeds[:count], *drawn)
+
+
+def _fit_retakes(retakes: tuple[Retake, ...], count: int) -> tuple[Retake, ...]:
+    if not retakes:
+        return ()
+    seeds = _fit_seeds(tuple(retake.seed for retake in retakes), count)
+    return tuple(replace(retakes[0], seed=seed) for seed in seeds)

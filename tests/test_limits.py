@@ -8,6 +8,7 @@ from acestep.domain.song import (
     MAX_SEED,
     AnalysisOptions,
     PlannerOptions,
+    Retake,
     SamplerOptions,
     SongRequest,
     TaskOptions,
@@ -114,7 +115,7 @@ class TestFit:
             SongRequest(batch_size=8, seeds=(7,), duration=600.0, warnings=("earlier",)),
             SongRequest(seeds=(1, 2, 3), sampler=SamplerOptions(steps=60, guidance_scale=3.0, shift=2.4)),
             SongRequest(sampler=SamplerOptions(timesteps=(1.0, 0.5, 0.0), steps=4, shift=2.0)),
-            SongRequest(sampler=SamplerOptions(use_adg=True, cfg_interval_start=0.2)),
+            SongRequest(sampler=SamplerOptions(tuning=Tuning(guidance="adg"), cfg_interval_start=0.2)),
         ],
     )
     def test_is_idempotent(self, request_, model):
@@ -140,7 +141,7 @@ class TestSampler:
             ({"steps": 60}, "inference_steps"),
             ({"guidance_scale": 3.0}, "guidance_scale"),
             ({"shift": 2.4}, "shift"),
-            ({"use_adg": True}, "use_adg"),
+            ({"tuning": Tuning(guidance="adg")}, "guidance_variant"),
             ({"cfg_interval_start": 0.2}, "cfg_interval_start"),
             ({"cfg_interval_end": 0.8}, "cfg_interval_start"),
             ({"tuning": Tuning(momentum=-0.5)}, "momentum"),
@@ -153,7 +154,14 @@ class TestSampler:
 
     def test_turbo_values(self):
         fitted = fit(
-            asked(steps=60, guidance_scale=3.0, shift=2.4, use_adg=True, cfg_interval_end=0.5), TURBO
+            asked(
+                steps=60,
+                guidance_scale=3.0,
+                shift=2.4,
+                tuning=Tuning(guidance="adg", angle_limit=0.1),
+                cfg_interval_end=0.5,
+            ),
+            TURBO,
         )
         assert fitted.sampler == SamplerOptions(steps=8, shift=2.0)
 
@@ -172,10 +180,9 @@ class TestSampler:
             steps=100,
             guidance_scale=3.0,
             shift=2.4,
-            use_adg=True,
             cfg_interval_start=0.1,
             cfg_interval_end=0.5,
-            tuning=Tuning("heun", smoothing=0.1, latent_scale=0.9, latent_shift=0.1),
+            tuning=Tuning("heun", "adg", angle_limit=0.1, smoothing=0.1, latent_scale=0.9, latent_shift=0.1),
         )
         fitted = fit(request, BASE)
         assert (fitted.sampler, fitted.warnings) == (request.sampler, ())
@@ -327,7 +334,7 @@ class TestStems:
 
 
 def on_source(task_type: TaskType, seconds: float, **changes: Any) -> SongRequest:
-    task = {key: changes.pop(key) for key in ("start", "end") if key in changes}
+    task = {key: changes.pop(key) for key in ("start", "end", "may_change_length") if key in changes}
     options = TaskOptions(source="song.wav", source_seconds=seconds, **task)
     return SongRequest(batch_size=1, seeds=(1,), task_type=task_type, task=options, **changes)
 
@@ -342,8 +349,19 @@ class TestSources:
         assert fit(on_source(task, 20.0, duration=20.1), ALL_TASKS).warnings == ()  # it is as long anyway
         assert fit(fitted, ALL_TASKS) == fitted
 
-    def test_a_cover_is_as_long_as_is_asked(self):
-        assert fit(on_source("cover", 20.0, duration=60.0), ALL_TASKS).duration == 60.0
+    def test_so_does_that_of_a_cover(self):
+        fitted = fit(on_source("cover", 20.0, duration=60.0), ALL_TASKS)
+        assert fitted.duration is None
+        assert fitted.warnings == (
+            "audio_duration: a cover is as long as its source; 60 is not used "
+            "(allow_length_change=true keeps it)",
+        )
+        assert fit(on_source("cover", 20.0, duration=19.9), ALL_TASKS).warnings == ()
+
+    @pytest.mark.parametrize("seconds", [12.0, 60.0])
+    def test_unless_its_length_may_change(self, seconds):
+        fitted = fit(on_source("cover", 20.0, duration=seconds, may_change_length=True), ALL_TASKS)
+        assert (fitted.duration, fitted.warnings) == (seconds, ())
 
     def test_a_source_may_be_shorter_than_any_song_that_is_asked_for(self):
         assert fit(on_source("cover", 3.0), ALL_TASKS).warnings == ()
@@ -368,9 +386,9 @@ class TestSources:
 class TestGuidance:
     @pytest.mark.parametrize("scale", [0.0, 1.0])
     def test_what_needs_guidance_is_told_where_there_is_none(self, scale):
-        fitted = fit(asked(guidance_scale=scale, use_adg=True, cfg_interval_start=0.2), BASE)
+        fitted = fit(asked(guidance_scale=scale, tuning=Tuning(guidance="adg"), cfg_interval_start=0.2), BASE)
         assert fitted.warnings == (
-            f"use_adg: guidance_scale {scale:g} means no guidance; it is not used",
+            f"guidance_variant: guidance_scale {scale:g} means no guidance; adg is not used",
             f"cfg_interval_start: guidance_scale {scale:g} means no guidance; its interval is not used",
         )
         assert fitted.sampler == SamplerOptions(guidance_scale=scale)
@@ -379,12 +397,12 @@ class TestGuidance:
     def test_projection_has_settings_of_its_own(self):
         tuning = Tuning(momentum=-0.5, eta=0.25, smoothing=0.1)
         assert fit(asked(tuning=tuning), replace(BASE, guidance_scale=7.0)).warnings == ()
-        fitted = fit(asked(guidance_scale=7.0, use_adg=True, tuning=tuning), BASE)
+        fitted = fit(asked(guidance_scale=7.0, tuning=replace(tuning, guidance="adg")), BASE)
         assert fitted.warnings == (
-            "momentum: use_adg has no such setting; -0.5 is not used",
-            "eta: use_adg has no such setting; 0.25 is not used",
+            "momentum: adg has no such setting; -0.5 is not used",
+            "eta: adg has no such setting; 0.25 is not used",
         )
-        assert fitted.sampler.tuning == Tuning(smoothing=0.1)
+        assert fitted.sampler.tuning == Tuning(guidance="adg", smoothing=0.1)
         assert fit(fitted, BASE) == fitted
 
     @pytest.mark.parametrize("model", [TURBO, BASE])
@@ -395,8 +413,33 @@ class TestGuidance:
 
     def test_the_model_s_own_scale_counts(self):
         guided = replace(BASE, guidance_scale=7.0)
-        assert fit(asked(use_adg=True), guided).warnings == ()
-        assert len(fit(asked(use_adg=True), replace(BASE, guidance_scale=1.0)).warnings) == 1
+        asks = asked(tuning=Tuning(guidance="adg"))
+        assert fit(asks, guided).warnings == ()
+        assert len(fit(asks, replace(BASE, guidance_scale=1.0)).warnings) == 1
+
+    @pytest.mark.parametrize(
+        ("guidance", "kept"),
+        [
+            ("apg_classic", {"momentum", "eta", "norm_limit"}),
+            ("cfg", set()),
+            ("adg", {"angle_limit"}),
+            ("adg_w_norm", {"angle_limit"}),
+            ("adg_wo_clip", set()),
+        ],
+    )
+    def test_each_variant_has_its_settings(self, guidance, kept):
+        sent = Tuning(guidance=guidance, momentum=0.5, eta=0.25, norm_limit=4.0, angle_limit=0.5)
+        tuning = fit(asked(guidance_scale=7.0, tuning=sent), BASE).sampler.tuning
+        for name in ("momentum", "eta", "norm_limit", "angle_limit"):
+            assert getattr(tuning, name) == getattr(sent if name in kept else Tuning(), name)
+        fitted = fit(asked(guidance_scale=7.0, tuning=sent), BASE)
+        assert len(fitted.warnings) == 4 - len(kept)
+
+    def test_retakes_count_up_as_seeds_do(self):
+        request = SongRequest(batch_size=3, seeds=(7,), retakes=(Retake(2**32 - 2, 0.25),))
+        fitted = fit(request, BASE)
+        assert fitted.retakes == (Retake(2**32 - 2, 0.25), Retake(2**32 - 1, 0.25), Retake(0, 0.25))
+        assert fit(fitted, BASE) == fitted
 
 
 class TestWindow:

@@ -68,10 +68,11 @@ class Tags:
 
 @dataclass(frozen=True, slots=True)
 class FileSpec:
-    """How to write one song. `mp3_bitrate` is constant, in kbit/s: 128, 160, 192, 224, 256 or 320."""
+    """How to write one song. `mp3_bitrate` is constant, in kbit/s; `mp3_sample_rate` in Hz, None: kept."""
 
     audio_format: AudioFormat
     mp3_bitrate: int = 256
+    mp3_sample_rate: int | None = None
     tags: Tags = field(default_factory=Tags)
 
 
@@ -136,7 +137,7 @@ def write(clip: AudioClip, path: Path, spec: FileSpec) -> None:
     The clip's sample rate is kept where the format has it. Raises `OSError` if the file cannot be written.
     """
     encoding = _ENCODINGS[spec.audio_format]
-    clip = _at_rate_of(encoding, clip)
+    clip = _at_rate(clip, _rate_of(clip, encoding, spec))
     if spec.audio_format in _LOSSY:  # LAME ends the process at what is far too loud
         clip = AudioClip(np.clip(clip.samples, -1.0, 1.0), clip.sample_rate)
     options = dict(encoding.container_options)
@@ -160,11 +161,17 @@ def write(clip: AudioClip, path: Path, spec: FileSpec) -> None:
         path.write_bytes(id3(spec.tags) + path.read_bytes())
 
 
-def _at_rate_of(encoding: _Encoding, clip: AudioClip) -> AudioClip:
-    if not encoding.rates or clip.sample_rate in encoding.rates:
+def _rate_of(clip: AudioClip, encoding: _Encoding, spec: FileSpec) -> int:
+    if spec.audio_format == "mp3" and spec.mp3_sample_rate is not None:
+        return spec.mp3_sample_rate
+    return clip.sample_rate if not encoding.rates or clip.sample_rate in encoding.rates else 48000
+
+
+def _at_rate(clip: AudioClip, rate: int) -> AudioClip:
+    if clip.sample_rate == rate:
         return clip
-    samples = soxr.resample(clip.samples.T, clip.sample_rate, 48000, quality="HQ").T
-    return AudioClip(samples, 48000)
+    samples = soxr.resample(clip.samples.T, clip.sample_rate, rate, quality="HQ").T
+    return AudioClip(samples, rate)
 
 
 def _frames(clip: AudioClip, sample_format: str) -> Iterator[av.AudioFrame]:

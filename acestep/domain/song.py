@@ -20,6 +20,10 @@ InferMethod = Literal["ode", "sde"]
 
 Integrator = Literal["euler", "heun"]
 
+Guidance = Literal["apg_classic", "cfg", "adg", "adg_w_norm", "adg_wo_clip"]
+
+Bands = Literal["low", "high", "double", "pix"]
+
 Goal = Literal["song", "codes", "metadata", "description"]
 
 # The languages that the published models were trained on (ISO 639 codes, plus "unknown").
@@ -39,6 +43,8 @@ MIN_DURATION, MAX_DURATION = 10.0, 600.0
 MAX_BATCH = 8
 
 MAX_ADAPTERS, MAX_ADAPTER_SCALE = 4, 2.0  # of one song
+
+MP3_BITRATES, MP3_SAMPLE_RATES = (128, 160, 192, 224, 256, 320), (32_000, 44_100, 48_000)
 
 MAX_SEED = 2**32 - 1  # what a CPU torch.Generator and the original's clients both accept
 
@@ -64,13 +70,27 @@ def is_instrumental(lyrics: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class WaveletCorrection:
+    """DCW: after each step, each band of the latents moves away from that of the predicted data."""
+
+    bands: Bands = "double"  # pix: all at once, without wavelets
+    scale: float = 0.05  # of the low band, or of the only one
+    high_scale: float = 0.02  # of the high band where both are corrected
+
+
+@dataclass(frozen=True, slots=True)
 class Tuning:
     """Sampler settings whose defaults are what the models were published with."""
 
     integrator: Integrator = "euler"
+    guidance: Guidance = "apg_classic"
     momentum: float = -0.75  # of adaptive projected guidance
     eta: float = 0.0  # share of that guidance along the prediction that is kept
+    norm_limit: float = 2.5  # of that guidance, over time; 0: none
+    angle_limit: float | None = None  # radians, of angle-based guidance; None: that of its variant
+    velocity_limit: float = 0.0  # of a velocity's norm, as a multiple of the latents'; 0: none
     smoothing: float = 0.0  # share of the velocity before in each velocity
+    correction: WaveletCorrection | None = None
     latent_scale: float = 1.0  # multiplies the finished latents
     latent_shift: float = 0.0  # is added after that
 
@@ -86,7 +106,6 @@ class SamplerOptions:
     cfg_interval_end: float = 1.0
     timesteps: tuple[float, ...] | None = None
     infer_method: InferMethod = "ode"
-    use_adg: bool = False
     tuning: Tuning = field(default_factory=Tuning)
 
 
@@ -134,6 +153,24 @@ class TaskOptions:
     tracks: tuple[str, ...] = ()  # out of TRACKS
     crossfade_frames: int = CROSSFADE_FRAMES  # of latents, at the edges of the window
     crossfade_seconds: float = 0.0  # of sound, there
+    follows_latents: bool = False  # a cover follows the latents of its source, not its audio codes
+    may_change_length: bool = False  # a cover need not be as long as its source
+
+
+@dataclass(frozen=True, slots=True)
+class Retake:
+    """Noise of another seed in that of a song: `variance` 0 leaves the song as it is, 1 makes it another."""
+
+    seed: int
+    variance: float
+
+
+@dataclass(frozen=True, slots=True)
+class OutputOptions:
+    """How the file of a song is made, beside its format. None: as the server is set up."""
+
+    mp3_bitrate: int | None = None  # kbit/s
+    mp3_sample_rate: int | None = None  # Hz
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +218,8 @@ class SongRequest:
     goal: Goal = "song"
     analysis: AnalysisOptions = field(default_factory=AnalysisOptions)
     adapters: tuple[AdapterUse, ...] = ()  # decided when the request is accepted
+    retakes: tuple[Retake, ...] = ()  # one a song, or none
+    output: OutputOptions = field(default_factory=OutputOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +232,6 @@ class Sampling:
     cfg_interval: tuple[float, float] = (0.0, 1.0)
     timesteps: tuple[float, ...] | None = None
     infer_method: InferMethod = "ode"
-    use_adg: bool = False
     cover_strength: float = 1.0  # these three as in TaskOptions
     noise_strength: float = 0.0
     injection: float = 0.0
@@ -231,6 +269,8 @@ class SongPlan:
     task_type: TaskType = "text2music"
     window: Window | None = None  # None: the whole song is written
     adapters: tuple[AdapterUse, ...] = ()
+    retake: Retake | None = None
+    follows_latents: bool = False  # as in TaskOptions
 
 
 @dataclass(frozen=True, slots=True, eq=False)

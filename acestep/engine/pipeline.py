@@ -16,7 +16,7 @@ from acestep.domain.analysis import Analysis, Stem
 from acestep.domain.draft import DraftRequest
 from acestep.domain.latents import SongLatents, SourceLatents
 from acestep.domain.models import ModelInfo
-from acestep.domain.song import AnalysisOptions, AudioClip, AudioFormat, Progress, Song, SongPlan, SongRequest
+from acestep.domain.song import AnalysisOptions, AudioClip, Progress, Song, SongPlan, SongRequest
 from acestep.engine.analysis import RenderedSong, analyse
 from acestep.engine.audio_inputs import load_inputs
 from acestep.engine.batching import BatchingStage, BatchLimit
@@ -162,7 +162,7 @@ class SongPipeline:
         )
 
     async def _encode(self, task: RenderTask, clip: AudioClip) -> str:
-        work = partial(self._writer.write, clip, task.plan, task.request.audio_format, task.model.info.name)
+        work = partial(self._writer.write, clip, task.plan, task.request, task.model.info.name)
         file = await self._timed(self._files, task, "write", work)
         task.report("write", 1.0)
         return file
@@ -351,12 +351,14 @@ class SongWriter:
         self._store = store
         self._mp3_bitrate = mp3_bitrate
 
-    def write(self, clip: AudioClip, plan: SongPlan, audio_format: AudioFormat, model: str) -> str:
+    def write(self, clip: AudioClip, plan: SongPlan, request: SongRequest, model: str) -> str:
         """The name of the file in the store. Raises DataFolderError where it cannot be written."""
+        audio_format, output = request.audio_format, request.output
+        bitrate = output.mp3_bitrate or self._mp3_bitrate
         tags = Tags(title(plan.caption), plan.caption, plan.seed, plan.bpm, plan.key_scale, model)
         try:
             with self._store.new_file(extension(audio_format)) as file:
-                write(clip, file.path, FileSpec(audio_format, self._mp3_bitrate, tags))
+                write(clip, file.path, FileSpec(audio_format, bitrate, output.mp3_sample_rate, tags))
         except OSError as error:
             raise DataFolderError(
                 f"The song cannot be written: {error.strerror or error}. Make room in the data folder "

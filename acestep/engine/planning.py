@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 
 from acestep.domain.draft import Draft, DraftRequest, Metadata
 from acestep.domain.models import ModelInfo
@@ -262,8 +263,10 @@ def plan_songs(request: SongRequest, model: ModelInfo) -> tuple[SongPlan, ...]:
             time_signature=request.time_signature,
             audio_codes=request.audio_codes,
             adapters=request.adapters,
+            retake=retake,
+            follows_latents=request.task.follows_latents,
         )
-        for seed in request.seeds
+        for seed, retake in zip_longest(request.seeds, request.retakes)
     )
 
 
@@ -282,6 +285,7 @@ def stem_plan(plan: SongPlan, track: str) -> SongPlan:
         window=None,
         audio_codes=(),
         adapters=(),
+        retake=None,
     )
 
 
@@ -312,7 +316,6 @@ def decide_sampling(request: SongRequest, model: ModelInfo) -> Sampling:
         cfg_interval=(asked.cfg_interval_start, asked.cfg_interval_end),
         timesteps=asked.timesteps,
         infer_method=asked.infer_method,
-        use_adg=asked.use_adg,
         cover_strength=task.cover_strength if follows_hints(request) else 1.0,
         noise_strength=task.noise_strength if covers else 0.0,
         injection=task.injection if request.task_type in WINDOW_TASKS else 0.0,

@@ -37,6 +37,16 @@ _SCRIPTS = (
         FROM json_each(jobs.songs))
         WHERE json_valid(songs) AND songs LIKE '%"findings":%';
     """,
+    # `use_adg` became a kind of guidance, one of several.
+    """
+    UPDATE jobs SET request = json_set(request, '$.sampler.tuning.guidance', 'adg')
+        WHERE json_valid(request) AND json_extract(request, '$.sampler.use_adg');
+    UPDATE jobs SET songs = (
+        SELECT json_group_array(CASE WHEN json_extract(value, '$.plan.sampling.use_adg')
+            THEN json_set(value, '$.plan.sampling.tuning.guidance', 'adg') ELSE json(value) END)
+        FROM json_each(jobs.songs))
+        WHERE json_valid(songs) AND songs LIKE '%"use_adg":true%';
+    """,
 )
 
 

@@ -41,6 +41,7 @@ class HttpConfig:
     generation_timeout: float  # and for a song
     audio_roots: tuple[Path, ...]  # folders whose files a request may name
     access: Access = field(default_factory=Access)
+    dcw_on_turbo: bool = False  # whether dcw_enabled is on for turbo models where it is not sent
 
 
 @dataclass(frozen=True, slots=True)

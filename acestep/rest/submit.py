@@ -12,11 +12,14 @@ from acestep.domain.song import (
     AdapterUse,
     AnalysisOptions,
     Goal,
+    OutputOptions,
     PlannerOptions,
+    Retake,
     SamplerOptions,
     SongRequest,
     TaskOptions,
     Tuning,
+    WaveletCorrection,
 )
 from acestep.jobs.worker import Worker
 from acestep.limits import choose_model, fit, needs_planner
@@ -42,6 +45,7 @@ from acestep.rest.request.task_rules import (
     apply_rules,
     check_planner,
     check_strict,
+    decide_correction,
     planner_name,
 )
 
@@ -106,8 +110,9 @@ def accept(
     models, planner = worker.models(), worker.planner(planner_name(task.lm_model_path))
     model, fallback = choose_model(models, task.model, config.strict_model)
     task, goal, sounds, warnings = apply_rules(task, sounds, planner)
+    task, unused = decide_correction(task, config.dcw_on_turbo and model.is_turbo)
     request = to_request(task, goal, sounds, planner.name)
-    request = fit(replace(request, warnings=(*fallback, *warnings)), model, models)
+    request = fit(replace(request, warnings=(*fallback, *warnings, *unused)), model, models)
     uses, notes = _adapters(task, model, adapters)
     skipped = check_planner(task, needs_planner(request), planner)
     return replace(request, adapters=uses, warnings=(*request.warnings, *skipped, *notes))
@@ -141,8 +146,10 @@ def to_request(task: GenerateTask, goal: Goal, sounds: Mapping[str, Sound], own_
         sampler=_sampler(task),
         planner=_planner(task, own_planner),
         audio_codes=task.audio_code_string,
+        retakes=_retakes(task),
+        output=OutputOptions(task.mp3_bitrate, task.mp3_sample_rate),
         analysis=AnalysisOptions(
-            lyric_times=task.lyric_timestamps,
+            lyric_times=task.lyric_timestamps or task.auto_score,
             peaks=task.waveform_peaks or 0,
             loudness=task.measure_loudness,
             stems=task.stems,
@@ -167,16 +174,33 @@ def _sampler(task: GenerateTask) -> SamplerOptions:
         cfg_interval_end=task.cfg_interval_end,
         timesteps=task.timesteps,
         infer_method=task.infer_method,
-        use_adg=task.use_adg,
-        tuning=Tuning(
-            integrator=task.sampler_mode,
-            momentum=task.momentum,
-            eta=task.eta,
-            smoothing=task.velocity_ema_factor,
-            latent_scale=task.latent_rescale,
-            latent_shift=task.latent_shift,
-        ),
+        tuning=_tuning(task),
     )
+
+
+def _tuning(task: GenerateTask) -> Tuning:
+    params = task.guidance_params
+    correction = WaveletCorrection(task.dcw_mode, task.dcw_scaler, task.dcw_high_scaler)
+    return Tuning(
+        integrator=task.sampler_mode,
+        guidance="adg" if task.use_adg else task.guidance_variant,
+        momentum=params.get("momentum", task.momentum),
+        eta=params.get("eta", task.eta),
+        norm_limit=params.get("norm_threshold", Tuning().norm_limit),
+        angle_limit=params.get("angle_clip"),
+        velocity_limit=task.velocity_norm_threshold,
+        smoothing=task.velocity_ema_factor,
+        correction=correction if task.dcw_enabled else None,
+        latent_scale=task.latent_rescale,
+        latent_shift=task.latent_shift,
+    )
+
+
+def _retakes(task: GenerateTask) -> tuple[Retake, ...]:
+    if not task.retake_variance:
+        return ()
+    seeds = _seeds(task.retake_seed) or (secrets.randbelow(MAX_SEED + 1),)
+    return tuple(Retake(seed, task.retake_variance) for seed in seeds)
 
 
 def _planner(task: GenerateTask, own: str) -> PlannerOptions:
@@ -218,6 +242,8 @@ def _task(task: GenerateTask, source: Sound | None, reference: Sound | None) -> 
         tracks=task.track_classes or ((task.track_name,) if task.track_name else ()),
         crossfade_frames=task.repaint_latent_crossfade_frames,
         crossfade_seconds=task.repaint_wav_crossfade_sec,
+        follows_latents=task.no_fsq,
+        may_change_length=task.allow_length_change,
     )
 
 

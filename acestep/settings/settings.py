@@ -28,6 +28,7 @@ from acestep.settings.types import (
     LmBackend,
     Quantization,
     Switch,
+    WaveletDefault,
     number,
     setting,
     split,
@@ -101,6 +102,13 @@ class Settings(WireSettings):
     )
     mp3_bitrate: Annotated[Literal[128, 160, 192, 224, 256, 320], BeforeValidator(to_int)] = setting(
         256, "128, 160, 192, 224, 256 or 320 kbit/s", "Bit rate of MP3 files."
+    )
+
+    dcw: WaveletDefault = setting(
+        "off",
+        "off, auto",
+        "Wavelet correction (`dcw_enabled`) where a request does not say: auto is on for "
+        "turbo models, as in the original server.",
     )
 
     config_path: str | None = setting(

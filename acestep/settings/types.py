@@ -66,6 +66,7 @@ Origin = Annotated[str, StringConstraints(pattern=r"^(local|none|null|\*|[a-z][a
 LogLevel = Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(lower)]
 DownloadSource = Annotated[Literal["auto", "huggingface", "modelscope"], BeforeValidator(lower)]
 Quantization = Annotated[Literal["none", "int8", "fp8"], BeforeValidator(_to_quantization)]
+WaveletDefault = Annotated[Literal["off", "auto"], BeforeValidator(lower)]
 LmBackend = Annotated[Literal["vllm", "pt", "mlx"], BeforeValidator(lower)]
 
 

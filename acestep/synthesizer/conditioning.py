@@ -89,6 +89,8 @@ class Conditioner:
             return self.silence(frames)
         if plan.task_type == "cover":
             source = sources.source[:frames]
+            if plan.follows_latents:
+                return self.fit_length(source, frames)
             hints = self._codes.hints(self._codes.tokenize(source))
             return self.fit_length(hints[: len(source)], frames)
         source = self.fit_length(sources.source, frames)

@@ -1,20 +1,22 @@
 """From noise to latents: timestep schedule, guidance, steps, and the loop over them.
 
-Times run from 1 (noise) to 0 (music). Tensors are `[B, T, C]`. `acestep.limits` has checked every `Sampling`.
+Times run from 1 (noise) to 0 (music). Tensors are `[B, T, C]`. `sampler_limits` has checked every `Sampling`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.nn.functional import normalize
 
-from acestep.domain.song import Sampling
+from acestep.domain.song import Retake, Sampling, Tuning, WaveletCorrection
 from acestep.errors import JobCancelledError
-from acestep.limits import TURBO_SHIFTS
+from acestep.sampler_limits import TURBO_SHIFTS
 from acestep.synthesizer.transformer import ConditionCache, Transformer
 
 Velocity = Callable[[Tensor, float], Tensor]  # (latents, t)
@@ -26,10 +28,9 @@ Cancelled = Callable[[], bool]
 # Turbo models were distilled on schedules of this many steps, one for each of TURBO_SHIFTS.
 TURBO_STEPS = 8
 
-# APG as the published base models were tuned: the largest norm of the guidance over time.
-_APG_MAX_NORM = 2.5
-# ADG, likewise: the largest angle (the original rounds pi), the least weight, the smallest sine to divide by.
-_ADG_MAX_ANGLE = 3.14 / 6
+# ADG as the published base models were tuned: the largest angle of each variant (the original rounds pi), the
+# least weight, the smallest sine to divide by.
+_ADG_MAX_ANGLES = {"adg": 3.14 / 6, "adg_w_norm": 3.14 / 3, "adg_wo_clip": math.inf}
 _ADG_MIN_WEIGHT = 1e-3
 _ADG_MIN_SINE = 1e-3
 
@@ -71,49 +72,62 @@ def truncate_schedule(schedule: Sequence[float], noise_strength: float) -> tuple
 class AdaptiveProjectedGuidance:
     """APG, for one render."""
 
-    def __init__(self, scale: float, momentum: float, eta: float) -> None:
+    def __init__(self, scale: float, tuning: Tuning) -> None:
         self._scale = scale
-        self._momentum = momentum
-        self._eta = eta  # the share that is kept of the part parallel to the conditional velocity
+        self._tuning = tuning
         self._average: Tensor | None = None
 
     def __call__(self, conditional: Tensor, null: Tensor, latents: Tensor, t: float) -> Tensor:
         difference = conditional - null
         if self._average is not None:
-            difference = difference + self._momentum * self._average
+            difference = difference + self._tuning.momentum * self._average
         self._average = difference
         # Norms and projections run over time, for each song and channel.
-        norm = torch.linalg.vector_norm(difference, dim=1, keepdim=True)
-        difference = difference / (norm / _APG_MAX_NORM).clamp_min(1.0)
+        if self._tuning.norm_limit:
+            norm = torch.linalg.vector_norm(difference, dim=1, keepdim=True)
+            difference = difference / (norm / self._tuning.norm_limit).clamp_min(1.0)
         direction: Tensor = normalize(conditional, dim=1)
         along = (difference * direction).sum(dim=1, keepdim=True)
-        difference = difference - (1.0 - self._eta) * along * direction
+        difference = difference - (1.0 - self._tuning.eta) * along * direction
         guided: Tensor = conditional + (self._scale - 1.0) * difference
         return guided
 
 
-def angle_domain_guidance(scale: float) -> Guidance:
+def classifier_free_guidance(scale: float) -> Guidance:
+    return lambda conditional, null, latents, t: null + scale * (conditional - null)
+
+
+def angle_domain_guidance(scale: float, tuning: Tuning) -> Guidance:
     """ADG: turns the predicted data of each frame away from the null prediction."""
     weight = max(scale - 1.0, 0.0) + _ADG_MIN_WEIGHT
+    limit = _ADG_MAX_ANGLES[tuning.guidance] if tuning.angle_limit is None else tuning.angle_limit
 
     def guide(conditional: Tensor, null: Tensor, latents: Tensor, t: float) -> Tensor:
         # Double as published, since angles may be small; Metal and some XPUs have single only, which the
         # arctangent makes good enough (1.9e-6 instead of 1.8e-6 from the original's latents).
         precise = torch.float64 if latents.device.type in ("cpu", "cuda") else torch.float32
         x = latents.to(precise)
-        data = _turn_away(x - t * conditional.to(precise), x - t * null.to(precise), weight)
+        predicted = x - t * conditional.to(precise)
+        data = _turn_away(predicted, x - t * null.to(precise), weight, limit)
+        if tuning.guidance == "adg_w_norm":  # each channel as loud as without guidance
+            data = data * (_norm_over_time(predicted) / _norm_over_time(data))
         return ((x - data) / t).to(conditional.dtype)
 
     return guide
 
 
-def _turn_away(conditional: Tensor, null: Tensor, weight: float) -> Tensor:
-    # By `weight` times the angle between the two, in their plane.
+def _norm_over_time(x: Tensor) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    return norm
+
+
+def _turn_away(conditional: Tensor, null: Tensor, weight: float, limit: float) -> Tensor:
+    # By `weight` times the angle between the two, at most by `limit`, in their plane.
     direction = normalize(null, dim=-1)
     along = (conditional * direction).sum(dim=-1, keepdim=True)
     across = conditional - along * direction
     angle = torch.atan2(torch.linalg.vector_norm(across, dim=-1, keepdim=True), along)
-    turned = (weight * angle).clamp_max(_ADG_MAX_ANGLE)
+    turned = (weight * angle).clamp_max(limit)
     # Near 0 and 180 degrees the ratio of the sines cannot be computed.
     ratio = torch.where(angle.sin() > _ADG_MIN_SINE, turned.sin() / angle.sin(), weight)
     return turned.cos() * conditional + across * ratio
@@ -133,6 +147,18 @@ def guided_velocity(
         return guidance(conditional, null, latents, t)
 
     return velocity
+
+
+def limited_velocity(velocity: Velocity, limit: float) -> Velocity:
+    """Velocities whose norm, over the whole song, is at most `limit` times that of the latents."""
+
+    def limited(latents: Tensor, t: float) -> Tensor:
+        current = velocity(latents, t)
+        norm, most = (torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True) for x in (current, latents))
+        slower: Tensor = current * (limit * most / norm).clamp_max(1.0)
+        return slower
+
+    return limited
 
 
 def smoothed_velocity(velocity: Velocity, share: float) -> Velocity:
@@ -163,6 +189,20 @@ class SeededNoise:
         return torch.cat(drawn).to(self._device)
 
 
+def with_retakes(noise: Tensor, retakes: Sequence[Retake | None]) -> Tensor:
+    """The noise of songs `[B, T, C]`, turned towards that of another seed where a song has a retake."""
+    turned = []
+    _, frames, channels = noise.shape
+    for own, retake in zip(noise, retakes, strict=True):
+        if retake is None:
+            turned.append(own)
+        else:
+            angle = retake.variance * math.pi / 2.0  # keeps the variance of the sum at 1
+            other = SeededNoise([retake.seed], frames, channels, noise.device).draw()[0]
+            turned.append(math.cos(angle) * own + math.sin(angle) * other)
+    return torch.stack(turned)
+
+
 def euler_step(latents: Tensor, velocity: Tensor, t: float, t_next: float) -> Tensor:
     return latents - velocity * (t - t_next)
 
@@ -187,6 +227,38 @@ def sde_step(noise: SeededNoise) -> Step:
         return (1.0 - t_next) * data + t_next * noise.draw()
 
     return step
+
+
+def corrected_step(step: Step, correction: WaveletCorrection) -> Step:
+    """Steps corrected in the wavelet domain (DCW): away from the data that the velocity predicts.
+
+    The low band by `t * scale`, the high one by `(1 - t) * scale`, of their differences from it.
+    """
+
+    def correct(latents: Tensor, velocity: Tensor, t: float, t_next: float) -> Tensor:
+        ahead = step(latents, velocity, t, t_next)
+        difference = ahead - (latents - velocity * t)
+        if correction.bands == "pix":
+            return ahead + correction.scale * difference
+        low, high = {
+            "low": (t * correction.scale, 0.0),
+            "high": (0.0, (1.0 - t) * correction.scale),
+            "double": (t * correction.scale, (1.0 - t) * correction.high_scale),
+        }[correction.bands]
+        low_part, high_part = _haar_parts(difference)
+        return ahead + low * low_part + high * high_part
+
+    return correct
+
+
+def _haar_parts(x: Tensor) -> tuple[Tensor, Tensor]:
+    # `x` as the sum of its two bands in a one-level orthonormal Haar transform along time: of each pair of
+    # frames the mean, and what is left of them. An odd last frame pairs with zeros.
+    frames = x.shape[1]
+    padded = functional.pad(x, (0, 0, 0, frames % 2))
+    pairs = padded.view(len(x), -1, 2, x.shape[2])
+    means = pairs.mean(dim=2, keepdim=True).expand_as(pairs)
+    return means.flatten(1, 2)[:, :frames], (pairs - means).flatten(1, 2)[:, :frames]
 
 
 def inpainting_step(step: Step, source: Tensor, mask: Tensor, noise: Tensor, until: float) -> Step:

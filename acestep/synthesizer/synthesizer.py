@@ -24,15 +24,19 @@ from acestep.synthesizer.sampler import (
     Step,
     Velocity,
     angle_domain_guidance,
+    classifier_free_guidance,
+    corrected_step,
     euler_step,
     guided_velocity,
     heun_step,
     inpainting_step,
+    limited_velocity,
     sample,
     sde_step,
     smoothed_velocity,
     timestep_schedule,
     truncate_schedule,
+    with_retakes,
 )
 from acestep.synthesizer.transformer import Condition, Heads, Transformer
 from acestep.synthesizer.windows import Span
@@ -102,11 +106,13 @@ class Synthesizer:
             for plan, each in zip(plans, sources, strict=True)
         ]
         velocity = self._velocity(plans, inputs, sampling, schedule)
+        if sampling.tuning.velocity_limit:
+            velocity = limited_velocity(velocity, sampling.tuning.velocity_limit)
         if sampling.tuning.smoothing:
             velocity = smoothed_velocity(velocity, sampling.tuning.smoothing)
         channels = self._config.latent_channels
         noise = SeededNoise([plan.seed for plan in plans], frames, channels, self.device)
-        first = noise.draw()
+        first = with_retakes(noise.draw(), [plan.retake for plan in plans])
         step = _step(sampling, velocity, noise)
         if sampling.injection:
             until = schedule[round((len(schedule) - 1) * sampling.injection)]
@@ -168,13 +174,18 @@ class Synthesizer:
 def _guidance(sampling: Sampling) -> Guidance | None:
     if sampling.guidance_scale <= 1.0:
         return None
-    if sampling.use_adg:
-        return angle_domain_guidance(sampling.guidance_scale)
-    tuning = sampling.tuning
-    return AdaptiveProjectedGuidance(sampling.guidance_scale, tuning.momentum, tuning.eta)
+    scale, tuning = sampling.guidance_scale, sampling.tuning
+    if tuning.guidance == "apg_classic":
+        return AdaptiveProjectedGuidance(scale, tuning)
+    if tuning.guidance == "cfg":
+        return classifier_free_guidance(scale)
+    return angle_domain_guidance(scale, tuning)
 
 
 def _step(sampling: Sampling, velocity: Velocity, noise: SeededNoise) -> Step:
+    tuning = sampling.tuning
     if sampling.infer_method == "sde":
-        return sde_step(noise)
-    return heun_step(velocity) if sampling.tuning.integrator == "heun" else euler_step
+        step = sde_step(noise)
+    else:
+        step = heun_step(velocity) if tuning.integrator == "heun" else euler_step
+    return corrected_step(step, tuning.correction) if tuning.correction else step

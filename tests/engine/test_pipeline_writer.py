@@ -7,7 +7,7 @@ import av
 import pytest
 
 from acestep.audio.decode import read
-from acestep.domain.song import AudioFormat, Sampling, SongPlan
+from acestep.domain.song import AudioFormat, OutputOptions, Sampling, SongPlan, SongRequest
 from acestep.engine.pipeline import SongWriter, title
 from acestep.errors import DataFolderError
 from acestep.files import AudioStore
@@ -30,7 +30,7 @@ EXTENSIONS = {"mp3": "mp3", "wav": "wav", "wav32": "wav", "flac": "flac", "opus"
 @pytest.mark.parametrize("audio_format", EXTENSIONS)
 def test_a_song_is_a_tagged_file_in_the_store(files: AudioStore, audio_format: AudioFormat) -> None:
     clip = music(24_001)
-    name = SongWriter(files, mp3_bitrate=128).write(clip, PLAN, audio_format, "hum")
+    name = SongWriter(files, mp3_bitrate=128).write(clip, PLAN, SongRequest(audio_format=audio_format), "hum")
     path = files.path(name)
     assert path is not None
     assert path.suffix == f".{EXTENSIONS[audio_format]}"
@@ -45,17 +45,29 @@ def test_a_song_is_a_tagged_file_in_the_store(files: AudioStore, audio_format: A
 def test_the_bit_rate_of_mp3_is_the_setting(files: AudioStore) -> None:
     sizes = []
     for bitrate in (64, 256):
-        name = SongWriter(files, mp3_bitrate=bitrate).write(music(48_000), PLAN, "mp3", "hum")
+        name = SongWriter(files, mp3_bitrate=bitrate).write(music(48_000), PLAN, SongRequest(), "hum")
         path = files.path(name)
         assert path is not None
         sizes.append(path.stat().st_size)
     assert sizes[1] > 2 * sizes[0]
 
 
+@pytest.mark.parametrize(("bitrate", "rate"), [(128, 44_100), (320, 48_000), (192, 32_000)])
+def test_a_request_may_decide_on_bit_rate_and_sample_rate(files: AudioStore, bitrate: int, rate: int) -> None:
+    request = SongRequest(output=OutputOptions(bitrate, rate))
+    path = files.path(SongWriter(files, mp3_bitrate=256).write(music(48_000), PLAN, request, "hum"))
+    with av.open(str(path)) as file:
+        stream = file.streams.audio[0]
+        assert (stream.codec_context.sample_rate, stream.codec_context.bit_rate) == (rate, bitrate * 1000)
+        assert float(stream.duration * stream.time_base) == pytest.approx(
+            48_000 / music(48_000).sample_rate, abs=0.05
+        )
+
+
 def test_a_folder_that_is_gone_is_explained(files: AudioStore, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "audio")
     with pytest.raises(DataFolderError, match="ACESTEP_DATA_DIR"):
-        SongWriter(files, mp3_bitrate=128).write(music(8_000), PLAN, "wav", "hum")
+        SongWriter(files, mp3_bitrate=128).write(music(8_000), PLAN, SongRequest(audio_format="wav"), "hum")
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from acestep.domain.song import (
     Song,
     SongRequest,
     TaskOptions,
+    Tuning,
     Window,
     is_instrumental,
 )
@@ -326,7 +327,7 @@ def test_what_was_asked_of_the_sampler_holds():
         cfg_interval_end=0.9,
         timesteps=(1.0, 0.5),
         infer_method="sde",
-        use_adg=True,
+        tuning=Tuning(guidance="adg"),
     )
     (plan,) = plan_songs(asked(sampler=sampler), BASE)
     assert plan.sampling == Sampling(
@@ -336,7 +337,7 @@ def test_what_was_asked_of_the_sampler_holds():
         cfg_interval=(0.1, 0.9),
         timesteps=(1.0, 0.5),
         infer_method="sde",
-        use_adg=True,
+        tuning=Tuning(guidance="adg"),
     )
 
 

@@ -47,3 +47,31 @@ def as_version_1(path: Path) -> None:
             database.execute("UPDATE jobs SET request = ?, songs = ? WHERE seq = ?", row)
         database.execute("PRAGMA user_version = 1")
     database.close()
+
+
+async def test_angle_based_guidance_of_version_2_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.sqlite3"
+    store = JobStore(path)
+    receipts = [await store.submit(request(), max_waiting=0) for _ in range(2)]
+    claimed = await store.claim()
+    assert claimed is not None
+    await store.finish(claimed.job.id, (song("a.mp3"), song("b.mp3")))
+    await store.close()
+    database = sqlite3.connect(path)
+    with database:
+        for seq, asked, songs in database.execute("SELECT seq, request, songs FROM jobs").fetchall():
+            old, made = json.loads(asked), json.loads(songs)
+            old["sampler"]["use_adg"] = seq == 2
+            for number, each in enumerate(made):
+                each["plan"]["sampling"]["use_adg"] = number == 1
+            row = (json.dumps(old), json.dumps(made, separators=(",", ":")), seq)
+            database.execute("UPDATE jobs SET request = ?, songs = ? WHERE seq = ?", row)
+        database.execute("PRAGMA user_version = 2")
+    database.close()
+
+    store = JobStore(path)
+    done, waiting = await store.find([receipt.job_id for receipt in receipts if receipt])
+    await store.close()
+    assert done is not None and waiting is not None
+    assert [each.plan.sampling.tuning.guidance for each in done.job.songs] == ["apg_classic", "adg"]
+    assert [view.job.request.sampler.tuning.guidance for view in (done, waiting)] == ["apg_classic", "adg"]

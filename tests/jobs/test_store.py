@@ -6,13 +6,15 @@ from uuid import UUID
 
 import pytest
 
-from acestep.domain.song import PlannerOptions, SamplerOptions, SongRequest
+from acestep.domain.song import PlannerOptions, SamplerOptions, SongRequest, Tuning, WaveletCorrection
 from acestep.errors import DataFolderError
 from acestep.jobs.model import Job, JobView, Receipt
 from acestep.jobs.store import INTERRUPTED, UNREADABLE, JobStore
 from tests.jobs.conftest import Clock
 from tests.jobs.fakes import claim, edit, job, request, song, submit, view
 from tests.jobs.outages import pragma
+
+TUNED = Tuning("heun", "adg", correction=WaveletCorrection("pix"))
 
 
 class TestSubmit:
@@ -36,7 +38,12 @@ class TestSubmit:
             task_type="repaint",
             instruction="Fill",
             audio_format="wav32",
-            sampler=SamplerOptions(steps=27, timesteps=(1.0, 0.5, 0.0), infer_method="sde", use_adg=True),
+            sampler=SamplerOptions(
+                steps=27,
+                timesteps=(1.0, 0.5, 0.0),
+                infer_method="sde",
+                tuning=TUNED,
+            ),
             planner=PlannerOptions(thinking=True, top_k=40, temperature=0.1 + 0.2),
             warnings=("steps: 60 is more than 8",),
         )

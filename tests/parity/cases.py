@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from acestep.domain.latents import SourceLatents
-from acestep.domain.song import Sampling, SongPlan, TaskType, Window
+from acestep.domain.song import Sampling, SongPlan, TaskType, Tuning, Window
 from acestep.synthesizer.prompts import metas
 
 _BESIDE_CHECKOUT = Path(__file__).parents[3] / "shared" / "parity"
@@ -93,7 +93,7 @@ def _sampling(asked: dict[str, Any]) -> Sampling:
         shift=asked["shift"],
         cfg_interval=(asked.get("cfg_interval_start", 0.0), asked.get("cfg_interval_end", 1.0)),
         timesteps=_timesteps(asked.get("timesteps")),
-        use_adg=asked.get("use_adg", False),
+        tuning=Tuning(guidance="adg") if asked.get("use_adg") else Tuning(),
         cover_strength=asked.get("audio_cover_strength", 1.0),
     )
 

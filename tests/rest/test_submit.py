@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from acestep.domain.song import MAX_SEED, PlannerOptions, SamplerOptions, SongRequest
+from acestep.domain.song import MAX_SEED, PlannerOptions, SamplerOptions, SongRequest, Tuning
 from acestep.errors import (
     InvalidFieldError,
     ModelUnavailableError,
@@ -16,7 +16,7 @@ from acestep.rest.request.body import SOURCE, Sound
 from acestep.rest.request.schemas import GenerateTask, read_task
 from acestep.rest.request.wire_types import Support, notes_of
 from acestep.rest.submit import to_request
-from tests.rest.conftest import BASE, NO_PLANNER, PLANNER, TURBO, failed
+from tests.rest.conftest import BASE, CONFIG, NO_PLANNER, PLANNER, TURBO, failed
 from tests.rest.request.accepting import accept
 from tests.rest.values import FIELDS, example
 
@@ -54,7 +54,6 @@ ATTRIBUTES = {
     "cfg_interval_end": "sampler.cfg_interval_end",
     "timesteps": "sampler.timesteps",
     "infer_method": "sampler.infer_method",
-    "use_adg": "sampler.use_adg",
     "sampler_mode": "sampler.tuning.integrator",
     "momentum": "sampler.tuning.momentum",
     "eta": "sampler.tuning.eta",
@@ -83,12 +82,21 @@ ATTRIBUTES = {
     "lyric_timestamps": "analysis.lyric_times",
     "measure_loudness": "analysis.loudness",
     "stems": "analysis.stems",
+    "guidance_variant": "sampler.tuning.guidance",
+    "velocity_norm_threshold": "sampler.tuning.velocity_limit",
+    "no_fsq": "task.follows_latents",
+    "allow_length_change": "task.may_change_length",
+    "mp3_bitrate": "output.mp3_bitrate",
+    "mp3_sample_rate": "output.mp3_sample_rate",
 }
 # Several of these make one attribute, or their words differ from those of the program.
 TRANSLATED = {
     *("seed", "use_random_seed", "instruction", "lora", "lm_model_path", "track_name", "waveform_peaks"),
     *("repaint_mode", "repaint_strength", "src_audio_path", "reference_audio_path"),
     *("extract_codes_only", "analysis_only", "full_analysis_only"),
+    *("use_adg", "guidance_params", "dcw_enabled", "dcw_mode", "dcw_scaler", "dcw_high_scaler"),
+    "dcw_wavelet",
+    *("retake_seed", "retake_variance", "auto_score"),
 }
 WITHOUT_EFFECT = (Support.UNSUPPORTED, Support.INERT, Support.IGNORED)
 
@@ -155,10 +163,11 @@ class TestTranslation:
             "cfg_interval_start": 0.1,
             "cfg_interval_end": 0.9,
         }
+        tuning = Tuning(guidance="adg")
         request = accepted(model=BASE.name, inference_steps=30, shift=2.5, **sent)
-        assert request.sampler == SamplerOptions(30, 5.0, 2.5, 0.1, 0.9, None, "ode", True)
+        assert request.sampler == SamplerOptions(30, 5.0, 2.5, 0.1, 0.9, None, "ode", tuning)
         timed = accepted(model=BASE.name, timesteps="0.9,0.5,0", infer_method="sde", **sent)
-        assert timed.sampler == SamplerOptions(None, 5.0, None, 0.1, 0.9, (0.9, 0.5), "sde", True)
+        assert timed.sampler == SamplerOptions(None, 5.0, None, 0.1, 0.9, (0.9, 0.5), "sde", tuning)
 
     def test_everything_about_the_planner(self):
         sent = {
@@ -279,8 +288,8 @@ class TestSupport:
         assert accepted(**{name: value}).warnings == ()
 
     def test_all_that_is_not_supported_is_told(self):
-        with pytest.raises(InvalidFieldError, match=r"guidance_variant: .*; dcw_mode: "):
-            accepted(dcw_mode="low", guidance_variant="cfg")
+        with pytest.raises(InvalidFieldError, match=r"dcw_wavelet: .*; flow_edit_morph: "):
+            accepted(dcw_wavelet="db4", flow_edit_morph=True)
 
     def test_a_task_that_the_model_does_not_do_is_refused_before_a_planner_is_missed(self):
         with pytest.raises(InvalidFieldError) as caught:
@@ -299,7 +308,8 @@ class TestModels:
 
     def test_strict_model(self):
         with pytest.raises(UnknownModelError):
-            accept({"model": "acestep-v15-sft"}, (TURBO, BASE), NO_PLANNER, strict_model=True)
+            config = replace(CONFIG, strict_model=True)
+            accept({"model": "acestep-v15-sft"}, (TURBO, BASE), NO_PLANNER, config=config)
 
     @pytest.mark.parametrize("state", ["ready", "loading", "on_disk"])
     @pytest.mark.parametrize("name", [BASE.name, f"acestep/{BASE.name}"])

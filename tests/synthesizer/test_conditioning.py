@@ -138,6 +138,13 @@ def test_a_cover_is_made_from_the_hints_of_its_sources_codes(base):
     assert (inputs.chunk_mask == 1).all()
 
 
+def test_a_cover_may_follow_the_latents_of_its_source(base):
+    source = latents(FRAMES)
+    inputs = inputs_of(base, song(task_type="cover", follows_latents=True), SourceLatents(source))
+    assert torch.equal(inputs.source, source)
+    assert bool(inputs.chunk_mask.all())
+
+
 def test_a_cover_longer_than_its_source_is_padded_with_silence(base):
     short = 2 * base.config.frames_per_code + 1
     inputs = inputs_of(base, song(task_type="cover"), SourceLatents(latents(short)))

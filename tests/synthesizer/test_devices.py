@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from acestep.catalog.adapters import AdapterFolder
-from acestep.domain.song import AdapterUse
+from acestep.domain.song import AdapterUse, Tuning
 from acestep.synthesizer.loading import SynthesizerModules
 from acestep.synthesizer.lora import TransformerAdapters
 from acestep.synthesizer.synthesizer import Synthesizer
@@ -47,7 +47,7 @@ def on_gpu(modules: SynthesizerModules, monkeypatch: pytest.MonkeyPatch) -> Iter
     "sampling",
     [
         replace(GUIDED, cover_strength=0.5, injection=0.5),
-        replace(GUIDED, use_adg=True, infer_method="sde"),
+        replace(GUIDED, tuning=Tuning(guidance="adg"), infer_method="sde"),
         replace(GUIDED, tuning=TUNED, cfg_interval=(0.2, 0.8)),
     ],
     ids=["apg", "adg, sde", "heun"],
@@ -73,7 +73,7 @@ def test_songs_that_start_at_their_sources_are_the_cpus(load, monkeypatch):
 def test_a_step_waits_once_and_codes_do_together(load, monkeypatch):
     with on_gpu(load(), monkeypatch) as (synthesizer, gpu):
         waits = []
-        plan = toy.song(sampling=replace(GUIDED, use_adg=True))
+        plan = toy.song(sampling=replace(GUIDED, tuning=Tuning(guidance="adg")))
         synthesizer.render([plan], lambda *_: waits.append(len(gpu.waits)), lambda: False)
         assert np.diff(waits).tolist() == [1] * (PLAIN.steps - 1)
         before = len(gpu.waits)

@@ -6,14 +6,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acestep.domain.song import Sampling
+from acestep.domain.song import Retake, Sampling, WaveletCorrection
 from acestep.errors import JobCancelledError
 from acestep.synthesizer.sampler import (
     SeededNoise,
     Step,
+    corrected_step,
     euler_step,
     heun_step,
     inpainting_step,
+    limited_velocity,
     nearest_turbo_timesteps,
     sample,
     sde_step,
@@ -21,6 +23,7 @@ from acestep.synthesizer.sampler import (
     smoothed_velocity,
     timestep_schedule,
     truncate_schedule,
+    with_retakes,
 )
 
 TURBO_TABLES = {
@@ -256,3 +259,58 @@ def test_smoothed_velocity_is_a_moving_average():
     smooth = smoothed_velocity(torch.full_like, 0.25)
     found = [smooth(torch.zeros(1), t).item() for t in (1.0, 0.5, 0.0)]
     assert found == [1.0, 0.75 * 0.5 + 0.25 * 1.0, 0.25 * 0.625]
+
+
+def haar_by_hand(x: torch.Tensor, low: float, high: float) -> torch.Tensor:
+    """`x` `[frames, 1]` with its two Haar bands multiplied, by the orthonormal transform written out."""
+    frames = [*x.flatten().tolist(), *[0.0] * (len(x) % 2)]
+    out = []
+    for a, b in zip(frames[::2], frames[1::2], strict=True):
+        mean, rest = low * (a + b) / math.sqrt(2), high * (a - b) / math.sqrt(2)
+        out += [(mean + rest) / math.sqrt(2), (mean - rest) / math.sqrt(2)]
+    return torch.tensor(out[: len(x)])[:, None]
+
+
+@pytest.mark.parametrize("frames", [6, 7])
+@pytest.mark.parametrize(
+    ("correction", "low", "high"),
+    [  # at time 0.8
+        (WaveletCorrection("low", 0.05), 0.8 * 0.05, 0.0),
+        (WaveletCorrection("high", 0.05, 0.3), 0.0, 0.2 * 0.05),
+        (WaveletCorrection("double", 0.05, 0.02), 0.8 * 0.05, 0.2 * 0.02),
+        (WaveletCorrection("pix", 0.05, 0.3), 0.05, 0.05),
+    ],
+)
+def test_a_correction_moves_each_band_away_from_the_predicted_data(
+    frames: int, correction: WaveletCorrection, low: float, high: float
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    latents, velocity = (torch.randn(1, frames, 1, generator=generator) for _ in range(2))
+    ahead, data = latents - 0.3 * velocity, latents - 0.8 * velocity
+    found = corrected_step(euler_step, correction)(latents, velocity, 0.8, 0.5)
+    torch.testing.assert_close(found[0], ahead[0] + haar_by_hand((ahead - data)[0], low, high))
+
+
+def test_a_correction_changes_nothing_in_the_last_step() -> None:
+    latents, velocity = torch.ones(1, 4, 2), torch.full((1, 4, 2), 0.25)
+    found = corrected_step(euler_step, WaveletCorrection())(latents, velocity, 0.5, 0.0)
+    assert torch.equal(found, euler_step(latents, velocity, 0.5, 0.0))
+
+
+@pytest.mark.parametrize(("limit", "factor"), [(0.5, 0.25), (2.0, 1.0), (3.0, 1.0)])
+def test_a_velocity_is_limited_by_the_norm_of_its_own_song(limit: float, factor: float) -> None:
+    # The first song's velocity has twice the norm of its latents, the second one's half of it.
+    latents = torch.ones(2, 5, 3)
+    velocity = torch.stack([torch.full((5, 3), 2.0), torch.full((5, 3), -0.5)])
+    found = limited_velocity(lambda x, t: velocity, limit)(latents, 0.5)
+    torch.testing.assert_close(found[0], velocity[0] * factor)
+    torch.testing.assert_close(found[1], velocity[1])
+
+
+def test_retakes_mix_noise_by_the_quarter_circle() -> None:
+    own, other = (SeededNoise([seed], 5, 3, torch.device("cpu")).draw() for seed in (1, 9))
+    noise = torch.cat([own, own, own])
+    found = with_retakes(noise, [None, Retake(9, 1.0), Retake(9, 1 / 3)])
+    assert torch.equal(found[0], own[0])
+    torch.testing.assert_close(found[1], other[0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(found[2], math.sqrt(3) / 2 * own[0] + 0.5 * other[0])

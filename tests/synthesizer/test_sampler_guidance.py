@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from acestep.synthesizer.sampler import AdaptiveProjectedGuidance, angle_domain_guidance, guided_velocity
+from acestep.domain.song import Tuning
+from acestep.synthesizer.sampler import (
+    AdaptiveProjectedGuidance,
+    angle_domain_guidance,
+    classifier_free_guidance,
+    guided_velocity,
+)
 
 SHAPE = (2, 9, 3)
 ANYWHERE = torch.zeros(SHAPE), 0.5  # latents and time, which APG does not use
@@ -19,7 +25,7 @@ def random(seed: int) -> torch.Tensor:
 
 def apg(scale: float, momentum: float = -0.75, eta: float = 0.0) -> AdaptiveProjectedGuidance:
     """With the published values by default."""
-    return AdaptiveProjectedGuidance(scale, momentum, eta)
+    return AdaptiveProjectedGuidance(scale, Tuning(momentum=momentum, eta=eta))
 
 
 def apg_by_hand(pairs: list[Pair], scale: float, momentum: float = -0.75, eta: float = 0.0) -> torch.Tensor:
@@ -72,10 +78,16 @@ def test_apg_of_zeros_is_zero():
     assert torch.equal(apg(7.0)(zeros, zeros, *ANYWHERE), zeros)
 
 
-def turned(conditional: torch.Tensor, null: torch.Tensor, scale: float, t: float = 0.5) -> torch.Tensor:
+ADG = Tuning(guidance="adg")
+
+
+def turned(
+    conditional: torch.Tensor, null: torch.Tensor, scale: float, t: float = 0.5, tuning: Tuning = ADG
+) -> torch.Tensor:
     """What ADG makes of two predictions of the data, which it takes as velocities."""
     latents = random(99).double()[: len(null), : null.shape[1], : null.shape[2]]
-    guided = angle_domain_guidance(scale)((latents - conditional) / t, (latents - null) / t, latents, t)
+    guide = angle_domain_guidance(scale, tuning)
+    guided = guide((latents - conditional) / t, (latents - null) / t, latents, t)
     return latents - t * guided
 
 
@@ -142,7 +154,52 @@ def test_adg_keeps_predictions_that_agree():
 
 def test_adg_of_zeros_is_zero_in_their_precision():
     zeros = torch.zeros(SHAPE)
-    assert torch.equal(angle_domain_guidance(7.0)(zeros, zeros, zeros, 0.5), zeros)
+    assert torch.equal(angle_domain_guidance(7.0, ADG)(zeros, zeros, zeros, 0.5), zeros)
+
+
+@pytest.mark.parametrize(
+    ("tuning", "angle"),
+    [
+        (Tuning(guidance="adg"), 3.14 / 6),
+        (Tuning(guidance="adg", angle_limit=0.2), 0.2),
+        (Tuning(guidance="adg_w_norm", angle_limit=0.3), 0.3),
+        (Tuning(guidance="adg_w_norm"), 3.14 / 3),
+        (Tuning(guidance="adg_wo_clip"), 1.601 * 1.2),
+    ],
+)
+def test_each_variant_of_adg_has_its_largest_angle(tuning: Tuning, angle: float) -> None:
+    # At 1.2 radians from (1, 0), with weight 1.601.
+    x, y = 2 * math.cos(1.2), 2 * math.sin(1.2)
+    expected = torch.tensor(
+        [x * math.cos(angle), y * math.cos(angle) + y * math.sin(angle) / math.sin(1.2)], dtype=torch.float64
+    )
+    out = turned(at_angle(1.2), frame(1.0, 0.0), scale=2.6, tuning=tuning)[0, 0]
+    if tuning.guidance == "adg_w_norm":  # one frame: each channel keeps its absolute value
+        assert out.tolist() == pytest.approx((expected.sign() * torch.tensor([x, y]).abs()).tolist())
+    else:
+        assert out.tolist() == pytest.approx(expected.tolist())
+
+
+def test_adg_with_norm_keeps_the_norm_of_each_channel_over_time() -> None:
+    conditional, null = random(1).double(), random(2).double()
+    out = turned(conditional, null, 7.0, tuning=Tuning(guidance="adg_w_norm"))
+    torch.testing.assert_close(out.norm(dim=1), conditional.norm(dim=1))
+    assert not torch.allclose(out, conditional)
+
+
+def test_cfg_goes_beyond_the_conditional_velocity() -> None:
+    guide = classifier_free_guidance(3.0)
+    out = guide(torch.tensor([[[2.0]]]), torch.tensor([[[0.5]]]), *ANYWHERE)
+    assert out.item() == 0.5 + 3.0 * 1.5
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(0.0, 8.0), (1.0, 1.0), (4.0, 4.0), (9.0, 8.0)])
+def test_apg_limits_the_norm_of_the_guidance(limit: float, expected: float) -> None:
+    # The difference has norm 8 over time, across the conditional velocity, and is added once at scale 2.
+    conditional = torch.tensor([[[1.0], [0.0]]])
+    null = conditional - torch.tensor([[[0.0], [8.0]]])
+    out = AdaptiveProjectedGuidance(2.0, Tuning(norm_limit=limit))(conditional, null, *ANYWHERE)
+    assert out.flatten().tolist() == pytest.approx([1.0, expected])
 
 
 class FakeCache:

@@ -1,17 +1,18 @@
 from dataclasses import replace
 from itertools import combinations
+from typing import get_args
 
 import pytest
 import torch
 
-from acestep.domain.song import Sampling, SongPlan, Tuning
+from acestep.domain.song import Guidance, Retake, Sampling, SongPlan, Tuning, WaveletCorrection
 from acestep.errors import JobCancelledError
 from acestep.synthesizer.synthesizer import RenderedBatch, Synthesizer
 from tests.synthesizer import toy
 from tests.synthesizer.toy import song
 
 GUIDED = Sampling(steps=4, guidance_scale=6.0, shift=1.0, cfg_interval=(0.3, 1.0))
-ANGULAR = replace(GUIDED, use_adg=True)
+ANGULAR = replace(GUIDED, tuning=Tuning(guidance="adg"))
 STOCHASTIC = Sampling(steps=4, guidance_scale=1.0, shift=1.0, infer_method="sde")
 TURBO = Sampling(steps=8, guidance_scale=1.0, shift=3.0)
 
@@ -21,7 +22,19 @@ METHODS = {
     "angular": ANGULAR,
     "stochastic": STOCHASTIC,
     "all": replace(ANGULAR, infer_method="sde"),
-    "tuned": replace(GUIDED, tuning=Tuning("heun", -0.5, 0.2, 0.1, 0.9, 0.1)),
+    "tuned": replace(
+        GUIDED,
+        tuning=Tuning(
+            "heun",
+            momentum=-0.5,
+            eta=0.2,
+            velocity_limit=2.0,
+            smoothing=0.1,
+            latent_scale=0.9,
+            latent_shift=0.1,
+        ),
+    ),
+    "corrected": replace(GUIDED, tuning=Tuning(guidance="cfg", correction=WaveletCorrection())),
 }
 
 
@@ -77,16 +90,31 @@ def test_a_stochastic_song_of_one_step_is_the_deterministic_one(synthesizer):
     assert torch.equal(render(synthesizer, song(sampling=one_step)).latents, deterministic)
 
 
+def test_a_retake_moves_from_one_song_to_another(synthesizer):
+    plain, other = (render(synthesizer, song(seed=seed)).latents for seed in (1, 2))
+    for variance, expected in ((0.0, plain), (1.0, other)):
+        retake = render(synthesizer, song(seed=1, retake=Retake(2, variance))).latents
+        torch.testing.assert_close(retake, expected, atol=1e-5, rtol=1e-5)
+    near = render(synthesizer, song(seed=1, retake=Retake(2, 0.1))).latents
+    assert 0.0 < (near - plain).norm() < (other - plain).norm()
+
+
+def test_a_retake_leaves_the_songs_beside_it_alone(synthesizer):
+    plain = song(seed=3)
+    beside = render(synthesizer, song(seed=1, retake=Retake(2, 0.5)), plain).latents[1]
+    torch.testing.assert_close(beside, render(synthesizer, plain).latents[0], atol=1e-5, rtol=1e-5)
+
+
 def test_guidance_changes_a_base_song(synthesizer):
     plain = render(synthesizer, song(sampling=Sampling(4, 1.0, 1.0))).latents
     guided = render(synthesizer, song(sampling=Sampling(4, 6.0, 1.0))).latents
     assert not torch.allclose(plain, guided, atol=1e-3)
 
 
-@pytest.mark.parametrize("use_adg", [False, True])
-def test_guidance_outside_every_step_changes_nothing(synthesizer, use_adg):
+@pytest.mark.parametrize("guidance", get_args(Guidance))
+def test_guidance_outside_every_step_changes_nothing(synthesizer, guidance):
     plain = render(synthesizer, song(sampling=Sampling(4, 1.0, 1.0))).latents
-    outside = Sampling(4, 6.0, 1.0, cfg_interval=(0.6, 0.7), use_adg=use_adg)
+    outside = Sampling(4, 6.0, 1.0, cfg_interval=(0.6, 0.7), tuning=Tuning(guidance=guidance))
     unguided = render(synthesizer, song(sampling=outside)).latents
     torch.testing.assert_close(unguided, plain, atol=1e-5, rtol=1e-5)
 

@@ -5,18 +5,28 @@ Which task uses which is decided in `rest.request.task_rules`.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import BaseModel
 
-from acestep.domain.song import MAX_DURATION, TRACKS, Integrator, TaskOptions, Tuning
-from acestep.rest.request.fields_song import MAX_CAPTION
+from acestep.domain.song import (
+    MAX_DURATION,
+    TRACKS,
+    Bands,
+    Guidance,
+    Integrator,
+    TaskOptions,
+    Tuning,
+    WaveletCorrection,
+)
+from acestep.rest.request.fields_song import MAX_CAPTION, MAX_LYRICS
 from acestep.rest.request.wire_types import (
     WORD,
     Flag,
     Models,
     Number,
-    Object,
     OptionalFlag,
     OptionalNumber,
     OptionalText,
@@ -26,13 +36,40 @@ from acestep.rest.request.wire_types import (
     Track,
     Tracks,
     Whole,
+    read_number,
+    read_object,
+    reader,
     wire,
 )
 
 UNSUPPORTED, INERT = Support.UNSUPPORTED, Support.INERT
-NO_WAVELETS = "the published models do not include it"
-_TASK, _TUNING = TaskOptions(), Tuning()
+NO_FLOW_EDIT = "send task_type cover with cover_noise_strength"
+_TASK, _TUNING, _CORRECTION = TaskOptions(), Tuning(), WaveletCorrection()
 _TRACKS = ", ".join(TRACKS)
+
+
+# Settings of guidance_variant, and from where to where each may go.
+GUIDANCE_PARAMS: Mapping[str, tuple[float, float]] = {
+    "eta": (0.0, 1.0),
+    "momentum": (-1.0, 1.0),
+    "norm_threshold": (0.0, 100.0),
+    "angle_clip": (0.0, 3.15),
+}
+_PARAMS = ", ".join(f"{name} ({low:g} to {high:g})" for name, (low, high) in GUIDANCE_PARAMS.items())
+
+
+def _read_guidance_params(value: object) -> dict[str, float]:
+    found = {
+        name: read_number(setting) for name, setting in read_object(value).items() if setting is not None
+    }
+    for name, setting in found.items():
+        low, high = GUIDANCE_PARAMS.get(name, (math.inf, math.inf))
+        if not low <= setting <= high:
+            raise ValueError
+    return found
+
+
+GuidanceParams = Annotated[dict[str, float], reader(_read_guidance_params)]
 
 
 class SourceFields(BaseModel):
@@ -152,6 +189,19 @@ class SourceFields(BaseModel):
         "Less than 0.01 becomes 0.01.",
         example=0.5,
     )
+    no_fsq: Flag = wire(
+        _TASK.follows_latents,
+        "noFsq",
+        about="For cover: follow the latents of the source, not its audio codes; the song stays closer to "
+        "its source. task_type cover-nofsq means the same.",
+        example=True,
+    )
+    allow_length_change: Flag = wire(
+        _TASK.may_change_length,
+        "allowLengthChange",
+        about="For cover: audio_duration counts, and the song may be longer or shorter than its source.",
+        example=True,
+    )
     extract_codes_only: Flag = wire(
         False,
         "extractCodesOnly",
@@ -161,23 +211,24 @@ class SourceFields(BaseModel):
 
 
 class NewerSamplerFields(BaseModel):
-    guidance_variant: Annotated[str, WORD] = wire(
-        "apg_classic",
+    guidance_variant: Annotated[Guidance, WORD] = wire(
+        _TUNING.guidance,
         "guidanceVariant",
-        support=UNSUPPORTED,
-        instead="guidance is APG, or ADG with use_adg",
-        max_length=100,
-        about="Kind of guidance.",
+        models=Models.GUIDED,
+        about="Kind of guidance. apg_classic: adaptive projected guidance (APG). cfg: classifier-free "
+        "guidance. adg: angle-based guidance; adg_w_norm keeps the loudness of each latent channel, "
+        "adg_wo_clip has no largest angle. Another variant than apg_classic goes before use_adg.",
         example="cfg",
     )
-    guidance_params: Object = wire(
+    guidance_params: GuidanceParams = wire(
         {},
         "guidanceParams",
-        support=UNSUPPORTED,
-        instead="send guidance_scale, momentum and eta",
-        about="Settings of guidance_variant.",
-        example={"eta": 0.5},
-        allowed="an object, or a string that holds one as JSON",
+        models=Models.GUIDED,
+        about="Settings of guidance_variant: of apg_classic eta and momentum (as the fields of these names, "
+        "which they replace) and norm_threshold, the largest norm of the guidance (2.5; 0: none); of adg and "
+        "adg_w_norm angle_clip, the largest angle in radians.",
+        example={"norm_threshold": 5},
+        allowed=f"an object, or a string that holds one as JSON, with {_PARAMS}",
     )
     sampler_mode: Annotated[Integrator, WORD] = wire(
         _TUNING.integrator,
@@ -187,12 +238,12 @@ class NewerSamplerFields(BaseModel):
         example="heun",
     )
     velocity_norm_threshold: Number = wire(
-        0.0,
+        _TUNING.velocity_limit,
         "velocityNormThreshold",
-        support=UNSUPPORTED,
-        instead="the published models do not define that norm",
-        about="Upper limit of the velocity's norm.",
-        example=1.0,
+        ge=0,
+        le=100,
+        about="Largest norm of the velocity, as a multiple of the norm of the latents. 0: no limit.",
+        example=2.0,
     )
     velocity_ema_factor: Number = wire(
         _TUNING.smoothing,
@@ -223,7 +274,7 @@ class NewerSamplerFields(BaseModel):
         models=Models.GUIDED,
         ge=0,
         le=1,
-        about="Share of its parallel component that APG guidance keeps. Not with use_adg.",
+        about="Share of its parallel component that APG guidance keeps. Not with other guidance.",
         example=0.1,
     )
     momentum: Number = wire(
@@ -231,45 +282,77 @@ class NewerSamplerFields(BaseModel):
         models=Models.GUIDED,
         ge=-1,
         le=1,
-        about="Weight of the guidance of earlier steps (APG); a negative one subtracts it. Not with use_adg.",
+        about="Weight of the guidance of earlier steps (APG); a negative one subtracts it. Not with other "
+        "guidance.",
         example=-0.5,
     )
     dcw_enabled: OptionalFlag = wire(
         None,
-        support=UNSUPPORTED,
-        instead=NO_WAVELETS,
-        neutral=(False,),
-        about="Correction in the wavelet domain (DCW).",
+        about="Correction in the wavelet domain (DCW) after each step. Null: off, or with ACESTEP_DCW=auto "
+        "on for turbo models.",
         example=True,
     )
-    dcw_mode: Annotated[Literal["low", "high", "double", "pix"], WORD] = wire(
-        "double",
-        support=UNSUPPORTED,
-        instead=NO_WAVELETS,
-        about="Bands that DCW corrects.",
+    dcw_mode: Annotated[Bands, WORD] = wire(
+        _CORRECTION.bands,
+        about="Bands that DCW corrects: low, high, or both (double); pix: all at once, without wavelets.",
         example="low",
     )
     dcw_scaler: Number = wire(
-        0.05,
-        support=UNSUPPORTED,
-        instead=NO_WAVELETS,
-        about="Strength of DCW.",
+        _CORRECTION.scale,
+        ge=-1,
+        le=1,
+        about="Strength of DCW; with dcw_mode double, that of the low band.",
         example=0.1,
     )
     dcw_high_scaler: Number = wire(
-        0.02,
-        support=UNSUPPORTED,
-        instead=NO_WAVELETS,
-        about="Strength of DCW in the high band.",
-        example=0.1,
+        _CORRECTION.high_scale,
+        ge=-1,
+        le=1,
+        about="Strength of DCW in the high band, with dcw_mode double.",
+        example=0.06,
     )
     dcw_wavelet: Annotated[str, WORD] = wire(
         "haar",
         support=UNSUPPORTED,
-        instead=NO_WAVELETS,
+        instead="haar is the only wavelet here",
         max_length=100,
         about="Wavelet of DCW.",
         example="db4",
+    )
+    flow_edit_morph: Flag = wire(
+        False,
+        "flowEditMorph",
+        support=UNSUPPORTED,
+        instead=NO_FLOW_EDIT,
+        about="Change a source from one caption to another (FlowEdit).",
+        example=True,
+    )
+    flow_edit_source_caption: Text = wire(
+        "",
+        support=UNSUPPORTED,
+        instead=NO_FLOW_EDIT,
+        free_text=True,
+        max_length=MAX_CAPTION,
+        about="Caption of the source for flow_edit_morph.",
+        example="a rock song",
+    )
+    flow_edit_source_lyrics: Text = wire(
+        "",
+        support=UNSUPPORTED,
+        instead=NO_FLOW_EDIT,
+        free_text=True,
+        max_length=MAX_LYRICS,
+        about="Lyrics of the source for flow_edit_morph.",
+        example="[Verse]\nla la",
+    )
+    flow_edit_n_min: Number = wire(
+        0.0, support=UNSUPPORTED, instead=NO_FLOW_EDIT, about="Where flow_edit_morph ends.", example=0.1
+    )
+    flow_edit_n_max: Number = wire(
+        1.0, support=UNSUPPORTED, instead=NO_FLOW_EDIT, about="Where flow_edit_morph begins.", example=0.9
+    )
+    flow_edit_n_avg: Whole = wire(
+        1, support=UNSUPPORTED, instead=NO_FLOW_EDIT, about="Noises a step of flow_edit_morph.", example=2
     )
     wave: Text = wire(
         "", support=INERT, free_text=True, about="A key of results, accepted in requests.", example="x"

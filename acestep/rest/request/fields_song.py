@@ -13,6 +13,8 @@ from acestep.domain.song import (
     MAX_SEED,
     MIN_BPM,
     MIN_DURATION,
+    MP3_BITRATES,
+    MP3_SAMPLE_RATES,
     TRACKS,
     AudioFormat,
     InferMethod,
@@ -42,6 +44,40 @@ from acestep.rest.request.wire_types import (
     reader,
     wire,
 )
+from acestep.rest.spelling import JsonObject
+
+
+def read_bitrate(value: object) -> int | None:
+    """192, "192", "192k" or 192000."""
+    if isinstance(value, str):
+        value = value.strip().lower().removesuffix("bps").removesuffix("k")
+    bitrate = read_whole(value)
+    bitrate = bitrate // 1000 if bitrate >= 1000 else bitrate
+    if bitrate not in MP3_BITRATES:
+        raise ValueError
+    return bitrate
+
+
+def read_sample_rate(value: object) -> int:
+    rate = read_whole(value)
+    if rate not in MP3_SAMPLE_RATES:
+        raise ValueError
+    return rate
+
+
+def _one_of(*schemas: JsonObject) -> WithJsonSchema:
+    return WithJsonSchema({"anyOf": [*schemas, {"type": "null"}]})
+
+
+Mp3Bitrate = Annotated[
+    int | None,
+    reader(read_bitrate),
+    _one_of({"type": "integer", "enum": [*MP3_BITRATES]}, {"type": "string"}),
+]
+
+Mp3SampleRate = Annotated[
+    int | None, reader(read_sample_rate), _one_of({"type": "integer", "enum": [*MP3_SAMPLE_RATES]})
+]
 
 MAX_CAPTION, MAX_LYRICS = 10_000, 50_000  # characters; the models read about 256 and 2,048 tokens of them
 
@@ -147,7 +183,7 @@ class OutputFields(BaseModel):
     task_type: Annotated[TaskType, WORD] = wire(
         _DEFAULT.task_type,
         "taskType",
-        about="Task. GET /v1/models lists the tasks of each model.",
+        about="Task. GET /v1/models lists the tasks of each model. cover-nofsq is a cover with no_fsq.",
         example="cover",
     )
     instruction: Text = wire(
@@ -159,6 +195,36 @@ class OutputFields(BaseModel):
     )
     audio_format: Annotated[AudioFormat, WORD] = wire(
         _DEFAULT.audio_format, about="File format of the songs.", example="flac"
+    )
+    mp3_bitrate: Mp3Bitrate = wire(
+        _DEFAULT.output.mp3_bitrate,
+        "mp3Bitrate",
+        about="Bit rate of mp3 files in kbit/s, also written 192k. Null: as the server is set up.",
+        example=192,
+        allowed=f"{', '.join(map(str, MP3_BITRATES))} (kbit/s)",
+    )
+    mp3_sample_rate: Mp3SampleRate = wire(
+        _DEFAULT.output.mp3_sample_rate,
+        "mp3SampleRate",
+        about="Sample rate of mp3 files in Hz. Null: that of the model, 48,000.",
+        example=44_100,
+        allowed=f"{', '.join(map(str, MP3_SAMPLE_RATES))} (Hz)",
+    )
+    retake_seed: Seeds = wire(
+        (-1,),
+        "retakeSeed",
+        about="For a variation of a song: the seed of other noise, mixed into the noise of seed by "
+        "retake_variance; or one for each song. Null or -1: random.",
+        example=7,
+        allowed=f"-1 (random), 0 to {MAX_SEED}, or up to {MAX_BATCH} of these as a list or as '1,2,3'",
+    )
+    retake_variance: Number = wire(
+        0.0,
+        "retakeVariance",
+        ge=0,
+        le=1,
+        about="How far a variation goes from the song of seed (0) to that of retake_seed (1).",
+        example=0.2,
     )
 
 
@@ -182,7 +248,7 @@ class SamplerFields(BaseModel):
         "guidance.",
     )
     use_adg: Flag = wire(
-        _DEFAULT.sampler.use_adg,
+        False,
         models=Models.GUIDED,
         about="Angle-based guidance (ADG) instead of APG; not on turbo.",
         example=True,
@@ -266,9 +332,17 @@ class AnalysisFields(BaseModel):
         _DEFAULT.analysis.lyric_times,
         "lyricTimestamps",
         "lrc",
+        "auto_lrc",
         about="Measure when each line and word is sung (`lrc`, `lyric_timestamps`) and how closely the "
         "vocals follow the lyrics (`alignment_score`). Only the published 2 B models can; other models, and "
         "songs without lyrics, give a warning.",
+        example=True,
+    )
+    auto_score: Flag = wire(
+        False,
+        "autoScore",
+        about="Measure how closely the vocals follow the lyrics (`alignment_score`), as "
+        "lyric_timestamps does.",
         example=True,
     )
     waveform_peaks: Points = wire(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from acestep.domain.song import AudioFormat
 from acestep.errors import InvalidFieldError
@@ -41,6 +41,13 @@ class GenerateTask(
     """A request for songs. Every field may also stand in `param_obj` or `metas`, under any of its names."""
 
     model_config = ConfigDict(frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_cover_nofsq(cls, values: JsonObject) -> JsonObject:
+        if str(values.get("task_type")).strip().lower() == "cover-nofsq":
+            return {**values, "task_type": "cover", "no_fsq": True}
+        return values
 
 
 class FormatTask(DraftFields, MusicFields):

@@ -47,6 +47,8 @@ _USERS: Mapping[str, tuple[TaskType, ...]] = {
     "repaint_strength": WINDOW_TASKS,
     "audio_cover_strength": _CODED,
     "cover_noise_strength": _COVER,
+    "no_fsq": _COVER,
+    "allow_length_change": _COVER,
     "track_name": ("extract", "lego"),
     "track_classes": ("complete",),
     "audio_code_string": _CODED,
@@ -227,6 +229,10 @@ def _contradicted(task: GenerateTask, has_source: bool, warnings: list[str]) -> 
     if task.cover_noise_strength and task.audio_code_string and not has_source:
         warnings.append("cover_noise_strength: there is no source to start from; it is not used")
         neutral["cover_noise_strength"] = 0.0
+    if task.no_fsq and task.audio_code_string:
+        warnings.append("no_fsq: audio_code_string says what the cover follows; it is not used")
+        neutral["no_fsq"] = False
+    neutral |= _contradicted_sampling(task, warnings) | _contradicted_output(task, warnings)
     mode, strength = task.repaint_mode, task.repaint_strength
     if mode in INJECTION and strength is not None:
         if strength != BALANCED:  # clients send this value beside any mode
@@ -238,6 +244,42 @@ def _contradicted(task: GenerateTask, has_source: bool, warnings: list[str]) -> 
             warnings.append(f"seed: use_random_seed=true was sent as well; {sent} is not used")
         neutral["seed"] = (-1,)
     return neutral
+
+
+def _contradicted_sampling(task: GenerateTask, warnings: list[str]) -> dict[str, object]:
+    neutral: dict[str, object] = {}
+    if task.use_adg and task.guidance_variant not in ("apg_classic", "adg"):
+        warnings.append(f"use_adg: guidance_variant {task.guidance_variant} goes before it; it is not used")
+        neutral["use_adg"] = False
+    if task.retake_seed != (-1,) and not task.retake_variance:
+        sent = ",".join(map(str, task.retake_seed))
+        warnings.append(f"retake_seed: retake_variance 0 changes nothing; {sent} is not used")
+        neutral["retake_seed"] = (-1,)
+    return neutral
+
+
+def _contradicted_output(task: GenerateTask, warnings: list[str]) -> dict[str, object]:
+    if task.audio_format == "mp3":
+        return {}
+    sent = [name for name in ("mp3_bitrate", "mp3_sample_rate") if getattr(task, name) is not None]
+    warnings += [
+        f"{name}: the songs are {task.audio_format}; {getattr(task, name)} is not used" for name in sent
+    ]
+    return dict.fromkeys(sent)
+
+
+def decide_correction(task: GenerateTask, by_default: bool) -> tuple[GenerateTask, list[str]]:
+    """Whether DCW is on, and warnings about settings of it that have no effect."""
+    enabled = by_default if task.dcw_enabled is None else task.dcw_enabled
+    settings, why = ["dcw_mode", "dcw_scaler", "dcw_high_scaler"], "dcw_enabled is not true"
+    if enabled:
+        settings, why = settings[2:] if task.dcw_mode != "double" else [], f"dcw_mode is {task.dcw_mode}"
+    warnings = [
+        f"{name}: {why}; {shown(getattr(task, name))} is not used"
+        for name in settings
+        if not is_neutral(task, name)
+    ]
+    return task.model_copy(update={"dcw_enabled": enabled}), warnings
 
 
 def _sent(task: BaseModel, support: Support) -> list[str]:

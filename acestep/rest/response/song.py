@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from acestep.domain.analysis import Analysis, TimedLine
-from acestep.domain.song import Goal, Sampling, Song, SongPlan, SongRequest, Tuning
+from acestep.domain.song import Goal, Sampling, Song, SongPlan, SongRequest, Tuning, WaveletCorrection
 from acestep.limits import WINDOW_TASKS
 from acestep.rest.response.schemas import LineItem, LoudnessItem, WordItem
 from acestep.rest.spelling import UNDECIDED, JsonObject
@@ -27,7 +27,7 @@ def recipe(song: Song, request: SongRequest) -> JsonObject | None:
         "key_scale": plan.key_scale,
         "time_signature": plan.time_signature,
         # The source determines the duration again.
-        "audio_duration": None if request.task.source and request.task_type != "cover" else plan.duration,
+        "audio_duration": None if _is_as_long_as_source(request) else plan.duration,
         "seed": plan.seed,
         "use_random_seed": False,
         "batch_size": 1,
@@ -37,6 +37,8 @@ def recipe(song: Song, request: SongRequest) -> JsonObject | None:
         "audio_format": song.audio_format,
         **_sampling(plan.sampling),
         **_task(request),
+        **_output(request),
+        **({"retake_seed": plan.retake.seed, "retake_variance": plan.retake.variance} if plan.retake else {}),
         "lora": [{"name": use.name, "scale": use.scale} for use in plan.adapters],
         # The fields above hold what the planner decided.
         **dict.fromkeys(("thinking", "use_cot_caption", "use_cot_language"), False),
@@ -44,6 +46,15 @@ def recipe(song: Song, request: SongRequest) -> JsonObject | None:
     # Numbers take a third of the characters of tokens.
     codes = {"audio_code_string": ",".join(map(str, plan.audio_codes))} if plan.audio_codes else {}
     return body | codes
+
+
+def _is_as_long_as_source(request: SongRequest) -> bool:
+    return bool(request.task.source) and not request.task.may_change_length
+
+
+def _output(request: SongRequest) -> JsonObject:
+    sent = {"mp3_bitrate": request.output.mp3_bitrate, "mp3_sample_rate": request.output.mp3_sample_rate}
+    return {name: value for name, value in sent.items() if value is not None}
 
 
 def _task(request: SongRequest) -> JsonObject:
@@ -58,6 +69,8 @@ def _task(request: SongRequest) -> JsonObject:
         }
         # 1 is the default.
         fields |= {"repaint_strength": 1.0 - task.injection} if task.injection else {}
+    fields |= {"no_fsq": True} if task.follows_latents else {}
+    fields |= {"allow_length_change": True} if task.may_change_length else {}
     if request.task_type == "complete":
         fields["track_classes"] = list(task.tracks)
     elif task.tracks:
@@ -76,7 +89,6 @@ def _sampling(sampling: Sampling) -> JsonObject:
     return {
         **schedule,
         "guidance_scale": sampling.guidance_scale,
-        "use_adg": sampling.use_adg,
         "cfg_interval_start": start,
         "cfg_interval_end": end,
         "infer_method": sampling.infer_method,
@@ -87,15 +99,29 @@ def _sampling(sampling: Sampling) -> JsonObject:
 
 
 def _tuning(tuning: Tuning) -> JsonObject:
-    fields = {
+    if tuning == Tuning():
+        return {}
+    params = {"norm_threshold": tuning.norm_limit, "angle_clip": tuning.angle_limit}
+    usual = {"norm_threshold": Tuning().norm_limit, "angle_clip": None}
+    return {
         "sampler_mode": tuning.integrator,
+        "guidance_variant": tuning.guidance,
         "momentum": tuning.momentum,
         "eta": tuning.eta,
+        "guidance_params": {name: value for name, value in params.items() if value != usual[name]},
+        "velocity_norm_threshold": tuning.velocity_limit,
         "velocity_ema_factor": tuning.smoothing,
+        **_correction(tuning.correction),
         "latent_rescale": tuning.latent_scale,
         "latent_shift": tuning.latent_shift,
     }
-    return fields if tuning != Tuning() else {}
+
+
+def _correction(correction: WaveletCorrection | None) -> JsonObject:
+    if correction is None:
+        return {"dcw_enabled": False}  # said, since ACESTEP_DCW may turn it on
+    fields = {"dcw_enabled": True, "dcw_mode": correction.bands, "dcw_scaler": correction.scale}
+    return fields | ({"dcw_high_scaler": correction.high_scale} if correction.bands == "double" else {})
 
 
 METADATA_DONE = "Analysis Only Mode Complete"

@@ -12,6 +12,7 @@ from acestep.domain.models import ModelInfo, PlannerInfo
 from acestep.domain.song import AdapterUse, SongRequest
 from acestep.limits import BASE_TASKS
 from acestep.rest.adapters import ServerAdapters
+from acestep.rest.deps import HttpConfig
 from acestep.rest.request.body import PATHS, SOURCE, Sound
 from acestep.rest.request.schemas import GenerateTask, read_task
 from acestep.rest.request.task_rules import check_strict, users
@@ -30,12 +31,12 @@ def accept(
     strict: bool = False,
     sounds: Mapping[str, Sound] | None = None,
     adapters: ServerAdapters = NO_ADAPTERS,
-    strict_model: bool = False,
+    config: HttpConfig = CONFIG,
 ) -> SongRequest:
     """What is queued for a body."""
     worker = FakeWorker(tuple(models), planner)
     task, ignored = read_task(body)
-    request = accept_task(task, sounds or {}, worker, replace(CONFIG, strict_model=strict_model), adapters)
+    request = accept_task(task, sounds or {}, worker, config, adapters)
     request = replace(request, warnings=(*ignored, *request.warnings))
     check_strict(request.warnings, strict)
     return request
@@ -45,6 +46,17 @@ ONLY_BASE = replace(BASE, is_default=True)
 SERVED = (Support.SERVED, Support.OPTIONAL, Support.PLANNER)
 # Fields that say nothing of a song by themselves, or the same as is done without them.
 WITHOUT_EFFECT = ("task_type", "model", "use_random_seed", "chunk_mask_mode", "lm_model_path")
+# What a field has an effect beside.
+COMPANIONS: dict[str, dict[str, Any]] = {
+    "dcw_mode": {"dcw_enabled": True},
+    "dcw_scaler": {"dcw_enabled": True},
+    "dcw_high_scaler": {"dcw_enabled": True},
+    "retake_seed": {"retake_variance": 0.5},
+}
+COVER_COMPANIONS: dict[str, dict[str, Any]] = {
+    "audio_duration": {"allow_length_change": True},
+    "allow_length_change": {"audio_duration": 60},
+}
 CODES = list(range(100))  # of a song as long as its source
 COMBINATIONS = [(task, model) for model in (TURBO, ONLY_BASE) for task in BASE_TASKS if task in model.tasks]
 SONG_FIELDS = [name for name in FIELDS if users(name) and name not in ("task_type", "model")]
@@ -77,7 +89,8 @@ def value_of(name: str) -> Any:
 def song_for(name: str, task: str) -> dict[str, Any]:
     """A song that a field could say something of."""
     coded = (name, task) == ("audio_cover_strength", "text2music")  # the strength of what it follows
-    return {"task_type": task, "seed": 7, "batch_size": 1} | ({"audio_code_string": CODES} if coded else {})
+    body = {"task_type": task, "seed": 7, "batch_size": 1} | ({"audio_code_string": CODES} if coded else {})
+    return body | COMPANIONS.get(name, {}) | (COVER_COMPANIONS.get(name, {}) if task == "cover" else {})
 
 
 def ask(
@@ -94,4 +107,5 @@ def ask(
     # Warnings name a path by its audio field, and an interval by its start.
     warned |= {path for kind, path in PATHS.items() if kind in warned}
     warned |= {"cfg_interval_end"} if "cfg_interval_start" in warned else set()
+    warned |= {"use_adg"} if "guidance_variant" in warned else set()  # which it is one of
     return request, warned

@@ -256,7 +256,7 @@ async def test_of_two_names_the_first_counts(server: Server):
     assert len(list(server.uploads.iterdir())) == 1
 
 
-@pytest.mark.parametrize("fields", [{"bpm": "fast"}, {"task_type": "lego"}, {"dcw_mode": "low"}])
+@pytest.mark.parametrize("fields", [{"bpm": "fast"}, {"task_type": "lego"}, {"dcw_wavelet": "db4"}])
 async def test_nothing_remains_of_a_request_that_is_refused(server: Server, fields: dict[str, str]):
     files: Any = {"src_audio": ("song.wav", RIFF), "ref_audio": ("voice.wav", RIFF)}
     assert_error(await server.client.post("/release_task", files=files, data=fields), 422)

@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 
-from acestep.domain.song import SongRequest
+from acestep.domain.models import ModelInfo
+from acestep.domain.song import Retake, SongRequest, WaveletCorrection
 from acestep.errors import InvalidFieldError
 from acestep.rest.request.body import SOURCE, Sound
-from tests.rest.conftest import BASE, PLANNER
+from tests.rest.conftest import BASE, CONFIG, PLANNER, TURBO
 from tests.rest.request.accepting import accept
 from tests.rest.values import FIELDS, aliases
 
 CODES = [1, 2] * 50
+TUNING = "sampler.tuning."
 # Each name, what may be sent under it, the task that it is for, and where its value comes out; "": refused.
 NEWER: list[tuple[tuple[str, ...], list[Any], str, str]] = [
     (("track_name", "trackName"), ["drums"], "extract", "task.tracks"),
@@ -29,19 +31,23 @@ NEWER: list[tuple[tuple[str, ...], list[Any], str, str]] = [
     (("repaint_latent_crossfade_frames",), [5], "repaint", "task.crossfade_frames"),
     (("repaint_wav_crossfade_sec",), [0.5], "repaint", "task.crossfade_seconds"),
     (("extract_codes_only", "extractCodesOnly"), [True], "cover", "goal"),
-    (("guidance_variant", "guidanceVariant"), ["cfg"], "text2music", ""),
-    (("guidance_params", "guidanceParams"), [{"eta": 0.5}, '{"eta": 0.5}'], "text2music", ""),
-    (("sampler_mode", "samplerMode"), ["heun"], "text2music", "sampler.tuning.integrator"),
-    (("velocity_norm_threshold", "velocityNormThreshold"), [1.0], "text2music", ""),
-    (("velocity_ema_factor", "velocityEmaFactor"), [0.1], "text2music", "sampler.tuning.smoothing"),
-    (("latent_shift", "latentShift"), [0.1], "text2music", "sampler.tuning.latent_shift"),
-    (("latent_rescale", "latentRescale"), [0.9], "text2music", "sampler.tuning.latent_scale"),
-    (("eta",), [0.1], "text2music", "sampler.tuning.eta"),
-    (("momentum",), [-0.5], "text2music", "sampler.tuning.momentum"),
-    (("dcw_enabled",), [True], "text2music", ""),
-    (("dcw_mode",), ["low", "high", "pix"], "text2music", ""),
-    (("dcw_scaler",), [0.1], "text2music", ""),
-    (("dcw_high_scaler",), [0.1], "text2music", ""),
+    (("guidance_variant", "guidanceVariant"), ["cfg", "adg"], "text2music", TUNING + "guidance"),
+    (("guidance_params", "guidanceParams"), [{"eta": 0.5}, '{"eta": 0.5}'], "text2music", TUNING + "eta"),
+    (("guidance_params",), [{"norm_threshold": 5}], "text2music", TUNING + "norm_limit"),
+    (("guidance_params",), [{"momentum": 0.5}], "text2music", TUNING + "momentum"),
+    (("sampler_mode", "samplerMode"), ["heun"], "text2music", TUNING + "integrator"),
+    (("velocity_norm_threshold", "velocityNormThreshold"), [1.0], "text2music", TUNING + "velocity_limit"),
+    (("velocity_ema_factor", "velocityEmaFactor"), [0.1], "text2music", TUNING + "smoothing"),
+    (("latent_shift", "latentShift"), [0.1], "text2music", TUNING + "latent_shift"),
+    (("latent_rescale", "latentRescale"), [0.9], "text2music", TUNING + "latent_scale"),
+    (("eta",), [0.1], "text2music", TUNING + "eta"),
+    (("momentum",), [-0.5], "text2music", TUNING + "momentum"),
+    (("dcw_enabled",), [True], "text2music", TUNING + "correction"),
+    (("retake_variance", "retakeVariance"), [0.2], "text2music", "retakes"),
+    (("no_fsq", "noFsq"), [True], "cover", "task.follows_latents"),
+    (("mp3_bitrate", "mp3Bitrate"), [192, "192k", "192kbps", 192_000], "text2music", "output.mp3_bitrate"),
+    (("mp3_sample_rate", "mp3SampleRate"), [44_100, "44100"], "text2music", "output.mp3_sample_rate"),
+    (("auto_lrc", "auto_score", "autoScore"), [True], "text2music", "analysis.lyric_times"),
     (("dcw_wavelet",), ["db4"], "text2music", ""),
     (("audio_format",), ["opus", "aac", "wav32"], "text2music", "audio_format"),
     (("seed",), [5, "5", "1,2,3"], "text2music", "seeds"),
@@ -149,3 +155,104 @@ def test_a_caption_of_the_whole_is_told_not_to_count(task: str):
     assert warning.startswith("global_caption: no published model was trained with it; use prompt; ")
     assert warning.endswith("… is not used") and len(warning) < 200
     assert replace(request, warnings=()) == accepted(task, seed=1)
+
+
+class TestGuidance:
+    @pytest.mark.parametrize(
+        "params", [{"dims": 1}, {"eta": 2}, {"momentum": "much"}, {"angle_clip": -1}, [0.5], "eta=1"]
+    )
+    def test_settings_that_are_none_are_refused_with_those_that_are(self, params: Any):
+        with pytest.raises(InvalidFieldError, match=r"guidance_params: .* norm_threshold \(0 to 100\)"):
+            accepted("text2music", guidance_params=params)
+
+    def test_a_variant_goes_before_use_adg(self):
+        request = accepted("text2music", guidance_scale=7, guidance_variant="adg_w_norm", use_adg=True)
+        assert request.sampler.tuning.guidance == "adg_w_norm"
+        assert request.warnings == ("use_adg: guidance_variant adg_w_norm goes before it; it is not used",)
+        silent = accepted("text2music", guidance_scale=7, guidance_variant="adg", use_adg=True)
+        assert (silent.sampler.tuning.guidance, silent.warnings) == ("adg", ())
+
+
+class TestCorrection:
+    def test_settings(self):
+        sent = {"dcw_enabled": True, "dcw_mode": "high", "dcw_scaler": 0.06}
+        assert accepted("text2music", **sent).sampler.tuning.correction == WaveletCorrection(
+            "high", 0.06, 0.02
+        )
+
+    def test_settings_without_effect_are_told(self):
+        off = accepted("text2music", dcw_scaler=0.1, dcw_mode="low")
+        assert off.sampler.tuning.correction is None
+        assert off.warnings == (
+            "dcw_mode: dcw_enabled is not true; 'low' is not used",
+            "dcw_scaler: dcw_enabled is not true; 0.1 is not used",
+        )
+        low = accepted("text2music", dcw_enabled=True, dcw_mode="low", dcw_high_scaler=0.5)
+        assert low.warnings == ("dcw_high_scaler: dcw_mode is low; 0.5 is not used",)
+
+    @pytest.mark.parametrize(
+        ("model", "on_turbo", "sent", "enabled"),
+        [
+            (TURBO, True, {}, True),
+            (TURBO, True, {"dcw_enabled": False}, False),
+            (TURBO, False, {}, False),
+            (BASE, True, {}, False),
+            (BASE, True, {"dcw_enabled": True}, True),
+        ],
+    )
+    def test_the_operator_may_turn_it_on_for_turbo_models(
+        self, model: ModelInfo, on_turbo: bool, sent: dict[str, Any], enabled: bool
+    ):
+        request = accept(sent, (model,), PLANNER, config=replace(CONFIG, dcw_on_turbo=on_turbo))
+        assert (request.sampler.tuning.correction is not None) == enabled
+
+
+class TestRetakes:
+    def test_seeds_are_one_a_song(self):
+        sent = {"batch_size": 2, "seed": 1, "retake_variance": 0.25}
+        request = accepted("text2music", retake_seed=8, **sent)
+        assert request.retakes == (Retake(8, 0.25), Retake(9, 0.25))
+        assert accepted("text2music", retake_seed="5,3", **sent).retakes == (Retake(5, 0.25), Retake(3, 0.25))
+
+    def test_seeds_that_are_not_sent_are_drawn(self):
+        drawn = {accepted("text2music", seed=1, retake_variance=0.25).retakes[0].seed for _ in range(3)}
+        assert len(drawn) == 3
+
+    def test_a_seed_without_variance_is_told(self):
+        request = accepted("text2music", retake_seed=8)
+        assert (request.retakes, request.warnings) == (
+            (),
+            ("retake_seed: retake_variance 0 changes nothing; 8 is not used",),
+        )
+
+
+class TestCover:
+    def test_a_cover_without_codes_has_a_name_of_its_own(self):
+        request = accepted("Cover-NoFSQ")
+        assert (request.task_type, request.task.follows_latents, request.warnings) == ("cover", True, ())
+
+    def test_codes_say_what_it_follows(self):
+        request = accepted("cover", no_fsq=True, audio_code_string=CODES)
+        assert not request.task.follows_latents
+        assert "no_fsq: audio_code_string says what the cover follows; it is not used" in request.warnings
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("mp3_bitrate", 100, "128, 160, 192, 224, 256, 320"),
+        ("mp3_bitrate", "loud", "128, 160"),
+        ("mp3_sample_rate", 22_050, "32000, 44100, 48000"),
+    ],
+)
+def test_what_mp3_cannot_be_is_refused(field: str, value: Any, allowed: str):
+    with pytest.raises(InvalidFieldError, match=rf"{field}: .* {allowed}"):
+        accepted("text2music", **{field: value})
+
+
+def test_settings_of_mp3_in_another_format_are_told():
+    request = accepted("text2music", audio_format="flac", mp3_bitrate="192k")
+    assert (request.output.mp3_bitrate, request.warnings) == (
+        None,
+        ("mp3_bitrate: the songs are flac; 192 is not used",),
+    )

@@ -101,9 +101,11 @@ class TestFields:
         assert request.warnings == ()
 
     def test_everything_about_a_cover(self):
-        request = accepted(task_type="cover", cover_strength=0.5, coverNoiseStrength=0.2, audio_duration=30)
+        sent = {"cover_strength": 0.5, "coverNoiseStrength": 0.2, "noFsq": True, "allowLengthChange": "true"}
+        request = accepted(task_type="cover", audio_duration=30, **sent)
         assert (request.task.cover_strength, request.task.noise_strength) == (0.5, 0.2)
-        assert request.duration == 30.0
+        assert (request.duration, request.task.follows_latents) == (30.0, True)
+        assert request.warnings == ()
 
     @pytest.mark.parametrize("end", [0, -1, "-1", None])
     def test_no_end_is_the_end_of_the_source(self, end: Any):

@@ -9,7 +9,16 @@ import pytest
 
 from acestep.domain.analysis import Analysis, Loudness, LyricTimes, Stem, TimedLine, TimedWord
 from acestep.domain.models import ModelInfo, PlannerInfo
-from acestep.domain.song import AdapterUse, Sampling, Song, SongPlan, SongRequest, Tuning
+from acestep.domain.song import (
+    AdapterUse,
+    Retake,
+    Sampling,
+    Song,
+    SongPlan,
+    SongRequest,
+    Tuning,
+    WaveletCorrection,
+)
 from acestep.engine.planning import plan_songs, with_source
 from acestep.errors import InvalidFieldError
 from acestep.limits import BASE_TASKS, uses_planner
@@ -35,7 +44,6 @@ PLAN = SongPlan(
         shift=2.5,
         cfg_interval=(0.15, 0.85),
         infer_method="ode",
-        use_adg=True,
     ),
     bpm=97,
     key_scale="F# minor",
@@ -57,11 +65,34 @@ VARIANTS = {
         replace(
             PLAN,
             sampling=replace(
-                PLAN.sampling, use_adg=False, tuning=Tuning("heun", -0.5, 0.25, 0.125, 0.9, -0.125)
+                PLAN.sampling,
+                tuning=Tuning(
+                    "heun",
+                    momentum=-0.5,
+                    eta=0.25,
+                    norm_limit=4.0,
+                    velocity_limit=2.5,
+                    smoothing=0.125,
+                    latent_scale=0.9,
+                    latent_shift=-0.125,
+                ),
             ),
         ),
         BASE,
     ),
+    "angular": (
+        replace(
+            PLAN,
+            sampling=replace(
+                PLAN.sampling,
+                tuning=Tuning(
+                    guidance="adg_w_norm", angle_limit=0.25, correction=WaveletCorrection("low", 0.125)
+                ),
+            ),
+        ),
+        BASE,
+    ),
+    "retake": (replace(PLAN, retake=Retake(8, 0.375)), BASE),
     "codes": (replace(PLAN, duration=10.1, audio_codes=tuple(range(50, 0, -1))), BASE),
     "nothing decided": (
         replace(PLAN, caption="", lyrics="[Instrumental]", bpm=None, key_scale=None, time_signature=None),
@@ -108,8 +139,8 @@ def test_adapters(uses: tuple[AdapterUse, ...], named: list[dict[str, Any]]):
 
 def test_every_field_of_a_plan_is_in_a_test_above():
     """So that a field which is added to plans is added to recipes as well."""
-    of_audio = {"task_type", "window"}
-    elsewhere = {"adapters", "audio_codes"}
+    of_audio = {"task_type", "window", "follows_latents"}
+    elsewhere = {"adapters", "audio_codes", "retake"}
     bare = SongPlan("", "", "en", 0.0, 0, "", Sampling(0, 0.0, 0.0))
     same = {
         field.name for field in fields(SongPlan) if getattr(PLAN, field.name) == getattr(bare, field.name)
@@ -133,7 +164,8 @@ REFERENCE = Sound(Path("/uploads/voice.wav"), "voice.wav", 5.0)
     [
         {"task_type": "text2music", "audio_duration": 12.5},
         {"task_type": "cover", "audio_cover_strength": 0.25, "cover_noise_strength": 0.5},
-        {"task_type": "cover", "audio_duration": 15.5},
+        {"task_type": "cover", "audio_duration": 15.5, "allow_length_change": True},
+        {"task_type": "cover", "no_fsq": True},
         {"task_type": "repaint", "repainting_start": 2.5, "repainting_end": 8.25},
         {"task_type": "repaint", "repainting_start": -3.0, "repaint_wav_crossfade_sec": 0.5},
         {"task_type": "repaint", "repaint_mode": "conservative"},
