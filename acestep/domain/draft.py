@@ -31,10 +31,10 @@ class Draft:
 class DraftRequest:
     """What one call of the planner asks for, apart from any song."""
 
-    kind: Literal["format", "sample", "understand"]
+    kind: Literal["format", "sample", "lyrics", "understand"]
     caption: str = ""  # "format" improves caption and lyrics
     lyrics: str = ""
-    query: str = ""  # "sample" makes a song of this sentence
+    query: str = ""  # "sample" makes a song of this sentence, and "lyrics" the words of one
     instrumental: bool | None = None  # None: the sentence decides
     metadata: Metadata = field(default_factory=Metadata)  # what is set here is kept
     audio_path: str = ""  # "understand" describes this file, or the codes

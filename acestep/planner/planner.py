@@ -14,7 +14,7 @@ from acestep.domain.song import (
     SongRequest,
     is_instrumental,
 )
-from acestep.errors import PlannerError
+from acestep.errors import PlannerError, PlannerUnavailableError
 from acestep.planner import codes, metadata, prompts, sentence
 from acestep.planner.grammar import BlockRules, codes_grammar, draft_grammar, metadata_grammar
 from acestep.planner.language_model import Generation, LanguageModel, Text, TokenSampling
@@ -124,8 +124,33 @@ class Planner:
         longest: float = MAX_DURATION,
         callbacks: PlannerCallbacks = _NO_CALLBACKS,
     ) -> Draft:
-        kinds = {"sample": self.compose, "format": self.format, "understand": self.understand}
+        kinds = {
+            "sample": self.compose,
+            "lyrics": self.write_lyrics,
+            "format": self.format,
+            "understand": self.understand,
+        }
         return await kinds[request.kind](request, longest, callbacks)
+
+    async def write_lyrics(
+        self,
+        request: DraftRequest,
+        longest: float = MAX_DURATION,
+        callbacks: PlannerCallbacks = _NO_CALLBACKS,
+    ) -> Draft:
+        """As `compose`, but always with lyrics: better ones, if the request has some.
+
+        Raises PlannerUnavailableError for a planner that writes none.
+        """
+        if not self._writes_lyrics:
+            raise PlannerUnavailableError(
+                f"{self.name} writes no lyrics. Set ACESTEP_LM_MODEL_PATH to a published planner, such as "
+                "acestep-5Hz-lm-0.6B."
+            )
+        if is_instrumental(request.lyrics):
+            return await self.compose(replace(request, instrumental=False), longest, callbacks)
+        asked = replace(request, caption=request.query or request.metadata.caption or "")
+        return await self.format(asked, longest, callbacks)
 
     async def compose(
         self,

@@ -21,6 +21,7 @@ from acestep.rest.request.schemas import (
     QueryTask,
     SampleTask,
     UnderstandTask,
+    WriteTask,
 )
 from acestep.rest.response.schemas import ResultItem
 from acestep.rest.spelling import JsonObject
@@ -58,6 +59,7 @@ EXAMPLES: dict[type[BaseModel], JsonObject] = {
         "lyrics": "City lights are calling",
         "param_obj": {"bpm": 112, "duration": 60},
     },
+    WriteTask: {"query": "a quiet song about rain", "vocal_language": "en", "seed": 42},
     UnderstandTask: {"audio_code_string": "<|audio_code_12|><|audio_code_7|>", "seed": 42},
     SampleTask: {"sample_type": "custom_mode"},
     ChatRequest: {
@@ -124,9 +126,9 @@ GENERATION_ANSWERS: dict[int | str, JsonObject] = {
 
 DIALECTS = (ChatRequest, AudioGeneration)
 TAKE_FILES = (GenerateTask, UnderstandTask)
-TAKE_NESTS = (GenerateTask, FormatTask, UnderstandTask)
+TAKE_NESTS = (GenerateTask, FormatTask, WriteTask, UnderstandTask)
 BODIES = (
-    *(GenerateTask, FormatTask, UnderstandTask, SampleTask, QueryTask),
+    *(GenerateTask, FormatTask, WriteTask, UnderstandTask, SampleTask, QueryTask),
     *(LoadLora, ToggleLora, ScaleLora, InitModel),
 )
 # Fields that stand in a body beside those of its model. An empty value counts as not sent, whatever its type.

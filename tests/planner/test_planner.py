@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from acestep.domain.draft import DraftRequest, Metadata
 from acestep.domain.song import INSTRUMENTAL, LANGUAGES, TIME_SIGNATURES, PlannerOptions, SongRequest
-from acestep.errors import PlannerError
+from acestep.errors import PlannerError, PlannerUnavailableError
 from acestep.planner import metadata
 from acestep.planner.language_model import Generation, TokenSampling
 from acestep.planner.lexicon import Lexicon
@@ -297,6 +297,23 @@ async def test_a_small_planner_leaves_what_it_does_not_understand(
     assert sample.warnings[-1].startswith("lyrics: ")
     decided = await planner.decide(replace(SONG, caption=caption))
     assert decided.caption == caption.strip()
+
+
+@pytest.mark.parametrize("lyrics", ["", "[Instrumental]", LYRICS])
+async def test_lyrics_are_written_or_improved(lyrics: str) -> None:
+    planner, model = walking()
+    draft = await planner.draft(DraftRequest("lyrics", query="an instrumental for rainy days", lyrics=lyrics))
+    prompt = read(model.generations[0].prompt)
+    assert draft.lyrics and draft.lyrics != INSTRUMENTAL
+    assert ("instrumental: false" in prompt) is (lyrics != LYRICS)
+    assert ("# Caption\nan instrumental for rainy days" in prompt) is (lyrics == LYRICS)
+
+
+async def test_a_planner_without_lyrics_says_so() -> None:
+    planner, model = small()
+    with pytest.raises(PlannerUnavailableError, match="ACESTEP_LM_MODEL_PATH"):
+        await planner.draft(DraftRequest("lyrics", query="sad piano"))
+    assert model.generations == []
 
 
 async def test_the_number_of_codes_gives_the_duration() -> None:

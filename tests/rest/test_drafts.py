@@ -32,7 +32,7 @@ from tests.rest.conftest import (
 from tests.rest.request.accepting import accept
 
 DECIDED = Metadata(120, "Bright city pop with brass", 95, "F# minor", "ja", "4")
-BOTH = pytest.mark.parametrize("path", ["/format_input", "/v1/understand"])
+BOTH = pytest.mark.parametrize("path", ["/format_input", "/v1/understand", "/v1/create_sample", "/v1/lyrics"])
 
 
 async def ideas(request: DraftRequest, cancelled: Cancelled) -> Draft:
@@ -45,7 +45,7 @@ def planner(**changes: Any) -> FakeWorker:
 
 
 def body_for(path: str) -> dict[str, Any]:
-    return {"prompt": "pop"} if path == "/format_input" else {"audio_code_string": "1 2 3"}
+    return {"audio_code_string": "1 2 3"} if path == "/v1/understand" else {"prompt": "pop"}
 
 
 class TestFormatting:

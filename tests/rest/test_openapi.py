@@ -17,6 +17,7 @@ from acestep.rest.request.schemas import (
     GenerateTask,
     SampleTask,
     UnderstandTask,
+    WriteTask,
     read_draft,
     read_plain,
     read_task,
@@ -78,6 +79,8 @@ def test_bodies_have_all_three_types(document: dict[str, Any], path: str, conten
     [
         ("/format_input", {"prompt", "lyrics", "temperature", "bpm", "param_obj", "metas"}),
         ("/v1/understand", {"audio_code_string", "temperature", "param_obj", "metas"}),
+        ("/v1/create_sample", {"query", "instrumental", "lyrics", "bpm", "param_obj", "metas"}),
+        ("/v1/lyrics", {"query", "prompt", "lyrics", "seed", "param_obj", "metas"}),
         ("/create_random_sample", {"sample_type"}),
     ],
 )
@@ -96,7 +99,7 @@ def test_the_example_of_formatting_is_one(document: dict[str, Any]):
     assert (task.bpm, task.audio_duration, warnings) == (112, 60.0, ())
 
 
-@pytest.mark.parametrize("model", [FormatTask, UnderstandTask, SampleTask])
+@pytest.mark.parametrize("model", [FormatTask, WriteTask, UnderstandTask, SampleTask])
 def test_fields_of_drafts_are_described(document: dict[str, Any], model: type[BaseModel]):
     properties = document["components"]["schemas"][model.__name__]["properties"]
     assert set(model.model_fields) <= set(properties)
@@ -225,7 +228,7 @@ Read = Callable[[dict[str, Any]], BaseModel]
 def reader(model: type[BaseModel]) -> Read:
     if model is GenerateTask:
         return lambda body: read_task(body)[0]
-    if model in (FormatTask, UnderstandTask):
+    if model in (FormatTask, WriteTask, UnderstandTask):
         return lambda body: read_draft(model, body)[0]
     return partial(read_plain, model)
 

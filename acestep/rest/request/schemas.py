@@ -14,8 +14,23 @@ from acestep.rest.request.body import BODY_FIELD
 from acestep.rest.request.fields_audio_sampler import NewerSamplerFields, SourceFields
 from acestep.rest.request.fields_models import InitModel, LoadLora, LoraFields, ScaleLora, ToggleLora
 from acestep.rest.request.fields_planner import CodeFields, DraftFields, PlannerFields, PlannerSamplingFields
-from acestep.rest.request.fields_song import AnalysisFields, MusicFields, OutputFields, SamplerFields
-from acestep.rest.request.wire_types import MAX_IDS, OptionalText, TaskIds, notes_of, read_object, wire
+from acestep.rest.request.fields_song import (
+    MAX_CAPTION,
+    AnalysisFields,
+    MusicFields,
+    OutputFields,
+    SamplerFields,
+)
+from acestep.rest.request.wire_types import (
+    MAX_IDS,
+    OptionalFlag,
+    OptionalText,
+    TaskIds,
+    Text,
+    notes_of,
+    read_object,
+    wire,
+)
 from acestep.rest.spelling import JsonObject
 
 PARAM_OBJ = "param_obj"
@@ -54,6 +69,24 @@ class FormatTask(DraftFields, MusicFields):
     """A request for a better caption and lyrics. What it says of the music stays as it is."""
 
     model_config = ConfigDict(frozen=True)
+
+
+class WriteTask(DraftFields, MusicFields):
+    """A request for a song on paper. What it says of the music stays as it is."""
+
+    model_config = ConfigDict(frozen=True)
+
+    query: Text = wire(
+        "",
+        *("sample_query", "sampleQuery", "description", "desc"),
+        free_text=True,
+        max_length=MAX_CAPTION,
+        example="a quiet song about rain",
+        about="A sentence that says what the song is about. Without one, prompt is that sentence.",
+    )
+    instrumental: OptionalFlag = wire(
+        None, example=True, about="Whether it is without vocals; null: the sentence decides."
+    )
 
 
 class UnderstandTask(DraftFields, CodeFields):
@@ -235,7 +268,7 @@ def _unknown(model: type[BaseModel], sources: Sequence[Mapping[str, object]]) ->
 ALLOWED: Mapping[type[BaseModel], Mapping[str, str]] = {
     model: {field: _in_words(schema) for field, schema in model.model_json_schema()["properties"].items()}
     for model in (
-        *(GenerateTask, FormatTask, UnderstandTask, SampleTask, QueryTask),
+        *(GenerateTask, FormatTask, WriteTask, UnderstandTask, SampleTask, QueryTask),
         *(LoadLora, ToggleLora, ScaleLora, InitModel),
     )
 }

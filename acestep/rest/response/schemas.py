@@ -135,6 +135,13 @@ class DraftAnswer(BaseModel):
     vocal_language: str
 
 
+class CreatedSample(DraftAnswer):
+    """A song on paper; some keys have the spellings of the original as well."""
+
+    keyscale: str
+    timesignature: str
+
+
 class SimpleSample(BaseModel):
     """A sentence for sample_query."""
 
