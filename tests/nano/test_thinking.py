@@ -74,3 +74,12 @@ def test_a_caption_is_formatted(server: LiveServer) -> None:
     assert answer["code"] == 200
     assert answer["data"]["bpm"] == 70
     assert answer["data"]["caption"]
+
+
+def test_a_song_on_paper(server: LiveServer) -> None:
+    answer = server.client.post("/v1/create_sample", json={"query": "calm piano, 70 bpm"}).json()
+    assert (answer["code"], answer["data"]["bpm"]) == (200, 70)
+    assert answer["data"]["keyscale"] and answer["data"]["caption"]
+    refused = server.client.post("/v1/lyrics", json={"query": "calm piano"})
+    assert refused.status_code == 503
+    assert "acestep-nano-lm writes no lyrics" in refused.json()["error"]
