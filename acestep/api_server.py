@@ -111,6 +111,7 @@ def _http_config(settings: Settings) -> HttpConfig:
         body_limit=settings.max_body_mb * _MB,
         upload_limit=settings.max_upload_mb * _MB,
         audio_roots=settings.audio_roots,
+        model_list=settings.model_list,
         access=_access(settings),
         draft_timeout=settings.lm_timeout,
         generation_timeout=settings.generation_timeout,

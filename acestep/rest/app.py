@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from acestep import __version__
 from acestep.rest import envelope
 from acestep.rest.access import Access, allow
+from acestep.rest.callers import OPENAI_ROOT
 from acestep.rest.deps import HttpServices, provide
 from acestep.rest.openapi import ERRORS, describe
 from acestep.rest.routes import chat, drafts, generations, lora, models, music, status, tasks
@@ -29,7 +30,7 @@ def create_app(
     app = FastAPI(
         title="ACE-Step API",
         version=__version__,
-        description=f"Every path also works below `{models.OPENAI_ROOT}`; model lists have OpenAI's shape.",
+        description=f"Every path also works below `{OPENAI_ROOT}`; model lists have OpenAI's shape.",
         lifespan=lifespan,
         responses=ERRORS,
     )
@@ -40,6 +41,6 @@ def create_app(
     allow(app, access or Access(), EXPOSED)
     for module in (tasks, drafts, chat, generations, music, models, lora, status):
         app.include_router(module.router)
-        app.include_router(module.router, prefix=models.OPENAI_ROOT, include_in_schema=False)
+        app.include_router(module.router, prefix=OPENAI_ROOT, include_in_schema=False)
     describe(app)
     return app

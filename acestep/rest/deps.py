@@ -40,6 +40,7 @@ class HttpConfig:
     draft_timeout: float  # seconds that a client may wait for the planner
     generation_timeout: float  # and for a song
     audio_roots: tuple[Path, ...]  # folders whose files a request may name
+    model_list: str = "wrapped"  # or openai: the shape of /v1/models for callers that do not show which
     access: Access = field(default_factory=Access)
     dcw_on_turbo: bool = False  # whether dcw_enabled is on for turbo models where it is not sent
 
@@ -69,6 +70,7 @@ class HttpServices:
 def provide(app: FastAPI, services: HttpServices) -> None:
     """Call this before the first request."""
     app.state.services = services
+    app.state.model_list = services.config.model_list  # for errors, which arise outside of the routes, too
 
 
 async def _services(request: Request) -> HttpServices:

@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from acestep.errors import AceStepError, DataFolderError
+from acestep.rest.callers import fails_like_openai
 from acestep.rest.errors import Problem, problem_of
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,20 @@ class ErrorEnvelope(BaseModel):
     extra: ErrorDetail | None = Field(None, description="The field that cannot be used, if there is one.")
 
 
+class OpenAiErrorDetail(BaseModel):
+    message: str = Field(description="The error and its remedy, as a sentence.")
+    type: str = Field(examples=["invalid_request_error"])
+    param: str | None = Field(None, description="The field that cannot be used, if there is one.")
+    code: str | None = Field(None, examples=["model_not_found"])
+
+
+class OpenAiError(BaseModel):
+    """An error in OpenAI's shape."""
+
+    error: OpenAiErrorDetail
+    detail: str = Field(description="The same text, for clients that read this key.")
+
+
 class Json(JSONResponse):
     """JSON in UTF-8; lone surrogates, which UTF-8 cannot hold, stay escaped."""
 
@@ -65,7 +80,7 @@ class Json(JSONResponse):
 
 
 def failure(problem: Problem, scope: Scope) -> Json:
-    content = {
+    content: dict[str, object] = {
         "data": None,
         "code": problem.status,
         "error": problem.message,
@@ -73,6 +88,8 @@ def failure(problem: Problem, scope: Scope) -> Json:
         "timestamp": now_ms(),
         "extra": problem.extra,
     }
+    if fails_like_openai(scope):
+        content = {"error": problem.like_openai(), "detail": problem.message}
     return Json(content, problem.status, headers=dict(problem.headers))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -38,6 +39,7 @@ STATUS: Mapping[type[AceStepError], int] = {
     NotEnoughMemoryError: 503,
     StageStuckError: 503,
 }
+_OPENAI_CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
 INTERNAL = "Internal server error"
 # The error names a folder of the server, so only the log has it.
 STORAGE = "The server cannot use its storage at the moment; nothing was accepted. Its log has the reason."
@@ -68,6 +70,16 @@ class Problem:
     message: str
     extra: dict[str, object] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+
+    def like_openai(self) -> dict[str, object]:
+        """Return the `error` object that OpenAI's libraries read."""
+        param = (self.extra or {}).get("field")
+        code = _OPENAI_CODES.get(self.status)
+        if self.status == HTTPStatus.NOT_FOUND and param == "model":
+            code = "model_not_found"
+        kind = "server_error" if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
+        kind = "rate_limit_error" if self.status == HTTPStatus.TOO_MANY_REQUESTS else kind
+        return {"message": self.message, "type": kind, "param": param, "code": code}
 
 
 def problem_of(error: Exception) -> Problem:

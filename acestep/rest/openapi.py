@@ -10,7 +10,8 @@ from pydantic import BaseModel
 from acestep.rest.dialects.chat_fields import ChatRequest
 from acestep.rest.dialects.generations import AudioGeneration
 from acestep.rest.dialects.jobs import JobObject
-from acestep.rest.envelope import ErrorEnvelope
+from acestep.rest.dialects.speech import AudioSpeech
+from acestep.rest.envelope import ErrorEnvelope, OpenAiError
 from acestep.rest.request.body import BODY_FIELD, FORM, UPLOAD_NAMES
 from acestep.rest.request.fields_models import InitModel, LoadLora, ScaleLora, ToggleLora
 from acestep.rest.request.schemas import (
@@ -33,6 +34,7 @@ ERRORS: dict[int | str, JsonObject] = {
     for status, description in {
         400: "The body is broken",
         401: "The key is missing or wrong",
+        403: "A web page of another origin asks for it, or the host name is not the server's",
         404: "It does not exist, or was deleted",
         413: "The body is too large",
         415: "The type of the body is not supported, or a file is not audio",
@@ -42,6 +44,11 @@ ERRORS: dict[int | str, JsonObject] = {
         503: "A model is not available",
         504: "The planner or the song was not finished in time",
     }.items()
+}
+
+# Of the routes whose errors have OpenAI's shape.
+OPENAI_ERRORS: dict[int | str, JsonObject] = {
+    status: {**error, "model": OpenAiError} for status, error in ERRORS.items()
 }
 
 EXAMPLES: dict[type[BaseModel], JsonObject] = {
@@ -70,11 +77,13 @@ EXAMPLES: dict[type[BaseModel], JsonObject] = {
         "audio_config": {"duration": 30, "format": "mp3"},
         "stream": True,
     },
+    AudioSpeech: {"input": "[Verse]\nCity lights are calling", "instructions": "City pop", "voice": "alloy"},
     AudioGeneration: {"prompt": "Calm piano", "duration": 30, "response_format": "flac", "seed": 42},
 }
 
 # Answers without an envelope.
 CHAT_ANSWERS: dict[int | str, JsonObject] = {
+    **OPENAI_ERRORS,
     200: {
         "description": "A chat completion, or chunks of it as server-sent events.",
         "content": {
@@ -110,21 +119,26 @@ CHAT_ANSWERS: dict[int | str, JsonObject] = {
             },
             "text/event-stream": {"schema": {"description": "Events; the data of the last one is [DONE]."}},
         },
-    }
+    },
 }
 
-GENERATION_ANSWERS: dict[int | str, JsonObject] = {
+SPEECH_ANSWERS: dict[int | str, JsonObject] = {
+    **OPENAI_ERRORS,
     200: {
         "description": "The song. Headers: `X-ACE-Step-Task-Id`, `-Seed`, `-Warnings` (a JSON list).",
         "content": {"audio/*": {"schema": {"type": "string", "format": "binary"}}},
     },
+}
+
+GENERATION_ANSWERS: dict[int | str, JsonObject] = {
+    **SPEECH_ANSWERS,
     202: {
         "model": JobObject,
         "description": "The job; `Location` is its address",
     },
 }
 
-DIALECTS = (ChatRequest, AudioGeneration)
+DIALECTS = (ChatRequest, AudioGeneration, AudioSpeech)
 TAKE_FILES = (GenerateTask, UnderstandTask)
 TAKE_NESTS = (GenerateTask, FormatTask, WriteTask, UnderstandTask)
 BODIES = (

@@ -55,7 +55,8 @@ async def wait_for_songs(request: Request, services: HttpServices, job_id: str) 
 
 def succeeded(view: JobView | None, job_id: str, seconds: float) -> Job:
     """Raises 500 for a job that failed, 503 if cancelled, 504 if it still runs, 404 if it was deleted."""
-    headers = job_headers(job_id)
+    # OpenAI's libraries send a request again after a 5xx: that would be another song.
+    headers = job_headers(job_id) | {"X-Should-Retry": "false"}
     if view is None:
         raise HTTPException(404, f"Task {job_id} is not known any more", headers)
     if not view.job.has_ended:

@@ -25,6 +25,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
         yield live
 
 
+KEY = "sk-ours"
+
+
+@pytest.fixture(scope="package")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """Another server, which asks for KEY."""
+    env = {"ACESTEP_API_KEY": KEY}
+    with WarmServer(tmp_path_factory.mktemp("locked") / "data", env) as live:
+        live.client.headers["Authorization"] = f"Bearer {KEY}"
+        live.wait_ready()
+        yield live
+
+
 @pytest.fixture(scope="package")
 def take(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """Something that somebody recorded: a WAV file as long as the songs here."""

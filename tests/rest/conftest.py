@@ -293,11 +293,16 @@ def failed(model: ModelInfo) -> ModelInfo:
     return replace(model, state="failed", detail="config.json is missing")
 
 
+OPENAI_PATHS = ("/v1/chat/", "/v1/audio/", "/v1/models/")
+
+
 def assert_error(answer: httpx.Response, status: int, *words: str) -> dict[str, Any]:
-    """See that an error came in the envelope, says `words`, and shows nothing of the inside."""
+    """See that an error has the shape of its route, says `words`, and shows nothing of the inside."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/json"
     body: dict[str, Any] = answer.json()
+    if answer.url.path.removeprefix("/api").startswith(OPENAI_PATHS):
+        return assert_openai_error(answer, *words)
     assert set(body) == {"data", "code", "error", "detail", "timestamp", "extra"}
     assert (body["data"], body["code"]) == (None, status)
     assert body["error"] == body["detail"]
@@ -306,3 +311,16 @@ def assert_error(answer: httpx.Response, status: int, *words: str) -> dict[str, 
         assert word in body["error"]
     assert "Traceback" not in answer.text
     return body
+
+
+def assert_openai_error(answer: httpx.Response, *words: str) -> dict[str, Any]:
+    """See that an error is what OpenAI's libraries show; returns it."""
+    body: dict[str, Any] = answer.json()
+    assert set(body) == {"error", "detail"}
+    error: dict[str, Any] = body["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"] == body["detail"]
+    for word in words:
+        assert word in error["message"]
+    assert "Traceback" not in answer.text
+    return error

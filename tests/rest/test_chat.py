@@ -198,7 +198,8 @@ class TestStream:
         *_, words, end = chunks(answer)
         assert words["choices"][0]["delta"] == {"content": "\n\nError: no memory"}
         assert end["choices"][0]["finish_reason"] == "error"
-        assert end["error"] == {"code": 500, "message": "no memory"}
+        told = {"message": "no memory", "type": "server_error", "param": None}
+        assert end["error"] == {**told, "code": 500}
 
     async def test_openais_library_raises_it(self, server: Server):
         transport = httpx2.ASGITransport(app=server.app)
@@ -281,11 +282,14 @@ class TestRefusals:
     async def test_a_full_queue(self, serve: Serve):
         async with serve(max_waiting=1) as server:
             await server.release()
-            assert_error(await server.client.post(CHAT, json=ASKED), 429, "the queue is full")
+            answer = await server.client.post(CHAT, json=ASKED)
+            error = assert_error(answer, 429, "the queue is full")
+            assert (error["type"], error["code"]) == ("rate_limit_error", "rate_limit_exceeded")
 
     async def test_the_key(self, serve: Serve):
         async with serve(replace(CONFIG, api_key="k")) as server:
-            assert_error(await server.client.post(CHAT, json=ASKED), 401, "Missing Authorization header")
+            answer = await server.client.post(CHAT, json=ASKED)
+            assert assert_error(answer, 401, "Missing Authorization header")["code"] == "invalid_api_key"
             asked = server.client.post(CHAT, json=ASKED, headers={"Authorization": "Bearer k"})
             answer, _ = await both(asked, server.finish_next())
             assert answer.status_code == 200

@@ -67,6 +67,76 @@ class TestSong:
             assert_error(answer, 504, answer.headers["x-ace-step-task-id"])
 
 
+SPEECH = "/v1/audio/speech"
+VERSE = "[Verse]\nCity lights are calling"
+
+
+class TestSpeech:
+    @pytest.mark.parametrize(
+        ("asked", "caption", "lyrics"),
+        [
+            ({"input": "Calm piano"}, "Calm piano", ""),
+            ({"input": VERSE, "instructions": "City pop"}, "City pop", VERSE),
+            ({"input": VERSE}, "", VERSE),
+            ({"input": f"<prompt>Rock</prompt><lyrics>{VERSE}</lyrics>"}, "Rock", VERSE),
+            ({"input": "夜の街を歩く、静かなピアノ"}, "夜の街を歩く、静かなピアノ", ""),
+            ({"input": "Words of mine", "lyrics": VERSE}, "Words of mine", VERSE),
+        ],
+    )
+    async def test_input(self, server: Server, asked: dict[str, Any], caption: str, lyrics: str):
+        body = {"model": "tts-1", "voice": "alloy", "response_format": "wav", "seed": 7, **asked}
+        answer, job = await asyncio.wait_for(
+            asyncio.gather(server.client.post(SPEECH, json=body), server.finish_next("wav", b"song")), 10
+        )
+        assert (answer.status_code, answer.content) == (200, b"song")
+        assert answer.headers["content-type"] == "audio/wav"
+        request = job.request
+        assert (request.caption, request.lyrics) == (caption, lyrics)
+        assert (request.audio_format, request.seeds, request.batch_size) == ("wav", (7,), 1)
+        warnings = json.loads(answer.headers["x-ace-step-warnings"])
+        assert [warning.partition(":")[0] for warning in warnings] == ["voice", "model"]
+
+    @pytest.mark.parametrize(
+        ("fields", "warning"),
+        [
+            ({"speed": 1.5}, "speed: send bpm instead"),
+            ({"instructions": "Rock"}, "instructions: input describes the song already"),
+            ({"prompt": "Rock"}, "prompt: it was sent as a field as well"),
+        ],
+    )
+    async def test_what_is_not_used_is_said(self, server: Server, fields: dict[str, Any], warning: str):
+        asked = server.client.post(SPEECH, json={"input": "Calm piano", **fields})
+        answer, _ = await asyncio.wait_for(asyncio.gather(asked, server.finish_next()), 10)
+        (said,) = json.loads(answer.headers["x-ace-step-warnings"])
+        assert said.startswith(warning)
+
+    @pytest.mark.parametrize(
+        ("fields", "param", "words"),
+        [
+            ({"input": " "}, "input", "a description of the song, or its lyrics"),
+            ({"input": "<prompt>Rock"}, "input", "</prompt>"),
+            ({"input": None}, "input", "required"),
+            ({"input": "x" * 60_001}, "input", "60000"),
+            ({"response_format": "pcm"}, "audio_format", "flac"),
+            ({"stream_format": "sse"}, "stream_format", "audio"),
+            ({"batch_size": 2}, "batch_size", "/release_task"),
+        ],
+    )
+    async def test_what_cannot_be_used(self, server: Server, fields: dict[str, Any], param: str, words: str):
+        answer = await server.client.post(SPEECH, json={"input": "Calm piano", **fields})
+        error = assert_error(answer, 422, words)
+        assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", param, None)
+        assert (await server.queue.stats()).total == 0
+
+    async def test_a_failed_job_is_not_sent_again(self, server: Server):
+        asked = asyncio.create_task(server.client.post(SPEECH, json={"input": "Calm piano"}))
+        job = await asyncio.wait_for(server.queue.take(), 5)
+        await server.queue.fail(job.id, "no memory")
+        answer = await asked
+        assert assert_error(answer, 500, "no memory")["type"] == "server_error"
+        assert answer.headers["x-should-retry"] == "false"
+
+
 class TestJob:
     @pytest.mark.parametrize(
         ("field", "headers", "applied"),

@@ -10,6 +10,7 @@ from acestep.rest.envelope import Envelope
 from acestep.rest.response.schemas import ModelInit, ModelList, Reinitialized
 from tests.rest.conftest import (
     BASE,
+    CONFIG,
     NO_PLANNER,
     PLANNER,
     TURBO,
@@ -117,9 +118,13 @@ class TestOpenAiStyle:
             ("/api/v1/models", {}),
             ("/v1/models?format=openai", {}),
             ("/v1/models", {"Accept": "application/vnd.openai+json, */*"}),
+            ("/v1/models", {"User-Agent": "OpenAI/Python 2.8.0"}),
+            ("/v1/models", {"User-Agent": "AsyncOpenAI/JS 6.1.0"}),
+            ("/v1/models", {"X-Stainless-OS": "Linux"}),
+            ("/v1/models", {"x-stainless-lang": "js", "User-Agent": "Mozilla/5.0"}),
         ],
     )
-    async def test_three_ways(self, server: Server, route: str, headers: dict[str, str]):
+    async def test_ways_to_ask(self, server: Server, route: str, headers: dict[str, str]):
         body = (await server.client.get(route, headers=headers)).json()
         assert body["object"] == "list"
         assert [model["id"] for model in body["data"]] == [f"acestep/{TURBO.name}", f"acestep/{BASE.name}"]
@@ -133,6 +138,29 @@ class TestOpenAiStyle:
     async def test_one(self, server: Server, root: str, name: str):
         found = (await server.client.get(f"{root}/v1/models/{name}")).json()
         assert (found["id"], found["object"]) == (f"acestep/{BASE.name}", "model")
+
+    @pytest.mark.parametrize(
+        ("configured", "route", "is_openai"),
+        [
+            ("openai", "/v1/models", True),
+            ("openai", "/v1/models?format=wrapped", False),
+            ("wrapped", "/v1/models", False),
+            ("wrapped", "/v1/models?format=openai", True),
+        ],
+    )
+    async def test_the_setting_decides_where_nothing_else_does(
+        self, serve: Serve, configured: str, route: str, is_openai: bool
+    ):
+        async with serve(replace(CONFIG, model_list=configured, api_key="k")) as server:
+            body = (await server.client.get(route, headers={"Authorization": "Bearer k"})).json()
+            assert isinstance(body["data"], list) is is_openai
+            refused = await server.client.get(route)
+            assert refused.status_code == 401
+            assert isinstance(refused.json()["error"], dict) is is_openai
+
+    async def test_a_library_may_ask_for_the_envelope(self, server: Server):
+        answer = await server.client.get("/v1/models?format=wrapped", headers={"User-Agent": "OpenAI/Python"})
+        assert answer.json()["data"]["default_model"] == TURBO.name
 
     async def test_one_that_is_not_there(self, server: Server):
         assert_error(await server.client.get("/v1/models/gpt"), 404, "'gpt' is not loaded here", TURBO.name)

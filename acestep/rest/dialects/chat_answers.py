@@ -65,7 +65,7 @@ class ChatAnswer:
 
     def failure(self, problem: Problem) -> list[bytes]:
         """Return the end of a stream that fails: the error as text, and as OpenAI's library raises it."""
-        error = {"code": problem.status, "message": problem.message}
+        error = problem.like_openai() | {"code": problem.status}
         return [
             self._chunk({"content": f"\n\nError: {problem.message}"}),
             self._chunk({}, "error", {"error": error}),

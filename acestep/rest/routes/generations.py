@@ -9,8 +9,9 @@ from acestep.jobs.model import Job
 from acestep.rest.deps import HttpServices, RequestBody, Services
 from acestep.rest.dialects.generations import AudioGeneration, read_generation
 from acestep.rest.dialects.jobs import job_object
+from acestep.rest.dialects.speech import AudioSpeech, read_speech
 from acestep.rest.envelope import Json
-from acestep.rest.openapi import GENERATION_ANSWERS, dialect_of
+from acestep.rest.openapi import GENERATION_ANSWERS, SPEECH_ANSWERS, dialect_of
 from acestep.rest.request.body import Body
 from acestep.rest.spelling import label_of, media_type, speaking_name
 from acestep.rest.submit import submit
@@ -37,7 +38,25 @@ async def audio_generations(request: Request, body: RequestBody, services: Servi
         return await _job(
             submission.job_id, services, 202, {"Preference-Applied": RESPOND_ASYNC} if preferred else {}
         )
-    job = await wait_for_songs(request, services, submission.job_id)
+    return await _finished(request, services, submission.job_id)
+
+
+@router.post(
+    "/v1/audio/speech",
+    openapi_extra=dialect_of(AudioSpeech),
+    responses=SPEECH_ANSWERS,
+    response_class=FileResponse,
+    response_model=None,
+)
+async def audio_speech(request: Request, body: RequestBody, services: Services) -> Response:
+    """Make one song from the lyrics or the caption in `input`, and answer with its file."""
+    fields, warnings = read_speech(body.fields)
+    submission = await submit(Body(fields, body.files), services, warnings)
+    return await _finished(request, services, submission.job_id)
+
+
+async def _finished(request: Request, services: HttpServices, job_id: str) -> Response:
+    job = await wait_for_songs(request, services, job_id)
     if recordings := recordings_of(job, services.audio):
         return _song(job, recordings[0])
     return await _job(job.id, services, 200, {})  # it ends in a plan, without a song

@@ -9,9 +9,10 @@ from acestep.domain.models import ModelInfo, PlannerInfo
 from acestep.errors import ModelUnavailableError, UnknownModelError
 from acestep.jobs.worker import ModelKeeper, PlannerKeeper
 from acestep.limits import NAME_PREFIX, default_model
+from acestep.rest.callers import MODELS_PATH, lists_like_openai
 from acestep.rest.deps import HttpServices, RequestBody, Services, require_key
-from acestep.rest.envelope import Envelope
-from acestep.rest.openapi import body_of
+from acestep.rest.envelope import Envelope, ErrorEnvelope, OpenAiError
+from acestep.rest.openapi import ERRORS, OPENAI_ERRORS, body_of
 from acestep.rest.request.fields_models import InitModel
 from acestep.rest.request.schemas import read_plain
 from acestep.rest.response.models import model_list, openai_model, openai_models
@@ -20,26 +21,33 @@ from acestep.rest.response.schemas import ModelInit, ModelList, OpenAiModel, Ope
 router = APIRouter(tags=["models"])
 KEY = [Depends(require_key)]
 
-OPENAI_MEDIA_TYPE = "application/vnd.openai+json"
-OPENAI_ROOT = "/api"  # every route is here as well, so that a client needs only one base URL
+
+# `openapi.json` cannot say that the callers of OpenAI's list get its errors.
+_LIST_ERRORS = {status: {**error, "model": ErrorEnvelope | OpenAiError} for status, error in ERRORS.items()}
 
 
-@router.get("/v1/models", response_model=Envelope[ModelList] | OpenAiModels, dependencies=KEY)
+@router.get(
+    MODELS_PATH,
+    response_model=Envelope[ModelList] | OpenAiModels,
+    responses=_LIST_ERRORS,
+    dependencies=KEY,
+)
 async def models(
     request: Request,
     services: Services,
-    format: Annotated[str, Query(examples=["openai"])] = "",  # noqa: A002
+    format: Annotated[str, Query(examples=["openai", "wrapped"])] = "",  # noqa: A002
 ) -> Envelope[ModelList] | OpenAiModels:
-    """List the models; in OpenAI's shape with `format=openai`, with its `Accept`, or at /api/v1/models."""
+    """List the models; in OpenAI's shape with `format=openai`, for OpenAI's libraries, or at /api/v1/models.
+
+    For other callers ACESTEP_MODEL_LIST decides; `format=wrapped` asks for the list with an envelope.
+    """
     found = services.worker.models()
-    accepted = OPENAI_MEDIA_TYPE in request.headers.get("accept", "")
-    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
-    if format == "openai" or accepted or path.startswith(OPENAI_ROOT):
+    if lists_like_openai(request.scope):
         return openai_models(found)
     return Envelope(data=model_list(found, await _known_planners(services)))
 
 
-@router.get("/v1/models/{name:path}", dependencies=KEY)
+@router.get(MODELS_PATH + "/{name:path}", responses=OPENAI_ERRORS, dependencies=KEY)
 async def one_model(name: str, services: Services) -> OpenAiModel:
     """Return one model in OpenAI's shape; the name may begin with `acestep/`."""
     found = services.worker.models()
