@@ -11,22 +11,35 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from acestep.domain.song import AudioClip, AudioFormat
+from acestep.domain.song import PEAK_DB, AudioClip, AudioFormat
 from acestep.errors import AceStepError
 
-# The published models are meant to be heard with their peak at -1 dBFS; below SILENCE there is nothing
-# to raise but noise.
-PEAK = 10 ** (-1 / 20)
-SILENCE = 1e-6
+PEAK = 10 ** (PEAK_DB / 20)
+SILENCE = 1e-6  # below it there is nothing to raise but noise
 _LIMITER_BLOCK = 0.05  # seconds: shorter ones distort the bass, longer ones are heard as a dip
 
 
-def normalise_peak(clip: AudioClip) -> AudioClip:
-    """`clip` with its peak at -1 dBFS; silence stays. Raises `AceStepError` if a sample is not finite."""
+def normalise_peak(clip: AudioClip, peak_db: float | None = PEAK_DB) -> AudioClip:
+    """`clip` with its peak at `peak_db` dBFS; silence stays. Raises `AceStepError` if a sample is not finite.
+
+    None: `clip` as it is, limited where it is above the usual peak.
+    """
+    if peak_db is None:
+        return limit_peak(clip, slice(None))
     peak = _peak(clip.samples)
     if peak < SILENCE:
         return clip
-    return AudioClip((clip.samples * np.float32(PEAK / peak)).astype(np.float32), clip.sample_rate)
+    gain = np.float32(10 ** (peak_db / 20) / peak)
+    return AudioClip((clip.samples * gain).astype(np.float32), clip.sample_rate)
+
+
+def fade(clip: AudioClip, fade_in: float, fade_out: float) -> AudioClip:
+    """`clip` that rises from silence in `fade_in` seconds and falls to it in `fade_out`, along a cosine."""
+    samples, length = clip.samples.copy(), clip.samples.shape[1]
+    for seconds, end in ((fade_in, samples), (fade_out, samples[:, ::-1])):
+        count = min(length, round(seconds * clip.sample_rate))
+        end[:, :count] *= (0.5 - 0.5 * np.cos(np.pi * np.arange(count) / max(count, 1))).astype(np.float32)
+    return AudioClip(samples, clip.sample_rate)
 
 
 def limit_peak(clip: AudioClip, part: slice) -> AudioClip:

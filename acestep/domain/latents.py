@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from acestep.domain.song import AudioClip, Window
+from acestep.domain.song import PEAK_DB, AudioClip, Window
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,3 +28,4 @@ class SongLatents:
     warnings: tuple[str, ...] = ()  # sentences for the client
     window: Window | None = None  # outside of it the song is its source
     kept: AudioClip | None = None  # the sound of that source
+    peak_db: float | None = PEAK_DB  # as in OutputOptions; without effect beside `kept`

@@ -58,6 +58,8 @@ TRACKS: tuple[str, ...] = (
     *("keyboard", "guitar", "bass", "drums", "backing_vocals", "vocals"),
 )
 
+PEAK_DB = -1.0  # the published models are meant to be heard with their peak at this level
+
 CROSSFADE_FRAMES = 10  # as later versions of the original; 0.4 s at the published 25 frames a second
 
 INSTRUMENTAL = "[Instrumental]"
@@ -167,10 +169,13 @@ class Retake:
 
 @dataclass(frozen=True, slots=True)
 class OutputOptions:
-    """How the file of a song is made, beside its format. None: as the server is set up."""
+    """How a finished song is put into its file, beside the format."""
 
-    mp3_bitrate: int | None = None  # kbit/s
-    mp3_sample_rate: int | None = None  # Hz
+    peak_db: float | None = PEAK_DB  # dBFS of the loudest sample; None: as the model made it
+    fade_in: float = 0.0  # seconds
+    fade_out: float = 0.0
+    mp3_bitrate: int | None = None  # kbit/s; None: as the server is set up
+    mp3_sample_rate: int | None = None  # Hz; None: the model's
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +276,7 @@ class SongPlan:
     adapters: tuple[AdapterUse, ...] = ()
     retake: Retake | None = None
     follows_latents: bool = False  # as in TaskOptions
+    peak_db: float | None = PEAK_DB  # as in OutputOptions
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from acestep.audio.encode import FileSpec, Tags, extension, write
+from acestep.audio.encode import FileSpec, Tags, extension, fade, write
 from acestep.domain.analysis import Analysis, Stem
 from acestep.domain.draft import DraftRequest
 from acestep.domain.latents import SongLatents, SourceLatents
@@ -154,7 +154,9 @@ class SongPipeline:
             task.report("decode", fraction)
 
         def decode(renderer: Renderer) -> AudioClip:
-            return renderer.decode(latents, task.plan.duration, on_fraction)
+            clip = renderer.decode(latents, task.plan.duration, on_fraction)
+            output = task.request.output
+            return fade(clip, output.fade_in, output.fade_out) if output.fade_in or output.fade_out else clip
 
         renderer = task.model.renderer
         return await self._timed(

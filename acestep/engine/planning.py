@@ -265,6 +265,7 @@ def plan_songs(request: SongRequest, model: ModelInfo) -> tuple[SongPlan, ...]:
             adapters=request.adapters,
             retake=retake,
             follows_latents=request.task.follows_latents,
+            peak_db=request.output.peak_db,
         )
         for seed, retake in zip_longest(request.seeds, request.retakes)
     )

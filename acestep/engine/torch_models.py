@@ -115,10 +115,12 @@ class TorchRenderer:
         # The song; outside of its plan's window, if it has one, it keeps its source.
         span, frames = self.synthesizer.span(plan), latents.shape[1]
         if span is None or sources.source is None:
-            return SongLatents(latents)
+            return SongLatents(latents, peak_db=plan.peak_db)
         kept = sources.source[None, :frames].to(latents)
         kept = torch.nn.functional.pad(kept, (0, 0, 0, frames - kept.shape[1]))
-        return SongLatents(join(latents, kept, span, dim=1), window=plan.window, kept=sources.clip)
+        return SongLatents(
+            join(latents, kept, span, dim=1), window=plan.window, kept=sources.clip, peak_db=plan.peak_db
+        )
 
     def decode(self, song: SongLatents, seconds: float, on_fraction: OnFraction) -> AudioClip:
         rate, window = self.codec.sample_rate, song.window
@@ -128,10 +130,10 @@ class TorchRenderer:
             sound = self.codec.decode(song.latents, on_fraction)[0, :, :length].float().cpu()
         clip = AudioClip(sound.numpy(), rate)
         if window is None or song.kept is None:
-            return normalise_peak(clip)
+            return normalise_peak(clip, song.peak_db)
         span = Span.of(window, rate, length, max(window.crossfade_seconds, _SEAM) * rate)
         if (span.start, span.stop) == (0, length):
-            return normalise_peak(clip)
+            return normalise_peak(clip, song.peak_db)
         # The codec would change the source, so that is joined as sound. Both sides stay within full scale.
         new = torch.from_numpy(limit_peak(clip, slice(span.start, span.stop)).samples)
         kept = torch.from_numpy(song.kept.samples[:, :length])

@@ -147,7 +147,13 @@ def to_request(task: GenerateTask, goal: Goal, sounds: Mapping[str, Sound], own_
         planner=_planner(task, own_planner),
         audio_codes=task.audio_code_string,
         retakes=_retakes(task),
-        output=OutputOptions(task.mp3_bitrate, task.mp3_sample_rate),
+        output=OutputOptions(
+            peak_db=task.normalization_db if task.enable_normalization else None,
+            fade_in=task.fade_in_duration,
+            fade_out=task.fade_out_duration,
+            mp3_bitrate=task.mp3_bitrate,
+            mp3_sample_rate=task.mp3_sample_rate,
+        ),
         analysis=AnalysisOptions(
             lyric_times=task.lyric_timestamps or task.auto_score,
             peaks=task.waveform_peaks or 0,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from acestep.audio.encode import limit_peak, normalise_peak
+from acestep.audio.encode import PEAK, fade, limit_peak, normalise_peak
 from acestep.domain.song import AudioClip
 from acestep.errors import AceStepError
 from tests.audio.sounds import music
@@ -67,3 +67,34 @@ def test_nothing_stays_above_minus_one_decibel(length: int, loudness: float) -> 
 def test_a_window_of_no_numbers_is_refused() -> None:
     with pytest.raises(AceStepError, match="not numbers"):
         limit_peak(AudioClip(np.full((2, 10), np.nan, np.float32), 48000), slice(2, 5))
+
+
+@pytest.mark.parametrize("peak_db", [-14.0, -1.0, 0.0])
+def test_the_peak_may_be_at_another_level(peak_db: float) -> None:
+    normal = normalise_peak(music(48000), peak_db)
+    assert np.abs(normal.samples).max() == pytest.approx(10 ** (peak_db / 20), abs=1e-6)
+
+
+def test_without_a_level_a_clip_stays_as_it_is_where_it_is_not_too_loud() -> None:
+    quiet = AudioClip(np.array([[0.1, -0.3], [0.0, 0.2]], np.float32), 48000)
+    assert np.array_equal(normalise_peak(quiet, None).samples, quiet.samples)
+    loud = AudioClip(music(48000).samples * np.float32(40), 48000)
+    assert np.abs(normalise_peak(loud, None).samples).max() <= PEAK
+
+
+def test_fades_follow_a_cosine_from_and_to_silence() -> None:
+    faded = fade(AudioClip(np.ones((2, 1000), np.float32), 100), 2.0, 4.0).samples
+    # A fade of 2 s ends after 200 samples; half of it is at half the level, a quarter at 0.5 - cos(45°) / 2.
+    assert faded[:, [0, 50, 100, 200, 400, 599]] == pytest.approx(
+        np.tile([0.0, 0.1464466, 0.5, 1.0, 1.0, 1.0], (2, 1)), abs=1e-6
+    )
+    assert faded[:, [-1, -101, -201, -401]] == pytest.approx(
+        np.tile([0.0, 0.1464466, 0.5, 1.0], (2, 1)), abs=1e-6
+    )
+
+
+def test_fades_longer_than_the_clip_end_with_it() -> None:
+    clip = AudioClip(np.ones((1, 100), np.float32), 100)
+    faded = fade(clip, 60.0, 60.0)
+    assert faded.samples.shape == (1, 100) and faded.samples.max() <= 1.0
+    assert np.array_equal(fade(clip, 0.0, 0.0).samples, clip.samples)

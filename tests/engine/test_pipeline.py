@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from acestep.audio.decode import read
-from acestep.domain.song import Progress, SamplerOptions, Song, SongPlan, SongRequest
+from acestep.domain.song import OutputOptions, Progress, SamplerOptions, Song, SongPlan, SongRequest
 from acestep.engine.engine import Engine
 from acestep.errors import AceStepError, InvalidFieldError, JobCancelledError
 from tests.engine.fakes import (
@@ -54,6 +54,12 @@ class TestOneJob:
             clip = read(path)
             assert clip.samples.shape == (2, round(10.03 * RATE))
             np.testing.assert_allclose(clip.samples, loudness(song.plan.seed), atol=1e-4)
+
+    async def test_a_song_may_fade_in_and_out(self, engine, files):
+        asked = replace(request(seeds=(30,)), output=OutputOptions(fade_in=2.0, fade_out=1.0))
+        (song,) = await make(engine, asked)
+        samples = read(files.path(song.file)).samples[0] / loudness(30)
+        assert samples[[0, RATE, 2 * RATE, -RATE, -1]] == pytest.approx([0.0, 0.5, 1.0, 1.0, 0.0], abs=2e-2)
 
     async def test_a_file_says_what_it_is(self, engine, files):
         asked = request("slow piano\nin the rain", seeds=(5,), bpm=90, key_scale="C# minor")

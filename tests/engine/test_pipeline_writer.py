@@ -54,7 +54,7 @@ def test_the_bit_rate_of_mp3_is_the_setting(files: AudioStore) -> None:
 
 @pytest.mark.parametrize(("bitrate", "rate"), [(128, 44_100), (320, 48_000), (192, 32_000)])
 def test_a_request_may_decide_on_bit_rate_and_sample_rate(files: AudioStore, bitrate: int, rate: int) -> None:
-    request = SongRequest(output=OutputOptions(bitrate, rate))
+    request = SongRequest(output=OutputOptions(mp3_bitrate=bitrate, mp3_sample_rate=rate))
     path = files.path(SongWriter(files, mp3_bitrate=256).write(music(48_000), PLAN, request, "hum"))
     with av.open(str(path)) as file:
         stream = file.streams.audio[0]

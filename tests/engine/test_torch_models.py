@@ -117,6 +117,14 @@ def test_a_song_is_exactly_as_long_as_asked(loaded: Loaded, seconds: float) -> N
     assert told[-1] == 1.0
 
 
+@pytest.mark.parametrize("peak_db", [-12.0, 0.0])
+def test_a_song_is_as_loud_as_is_asked(loaded: Loaded, peak_db: float) -> None:
+    plan = toy.song(duration=2.0, peak_db=peak_db)
+    (song,) = loaded.renderer.render([plan], lambda done, of: None, lambda: False)
+    clip = loaded.renderer.decode(song, 2.0, lambda fraction: None)
+    assert np.abs(clip.samples).max() == pytest.approx(10 ** (peak_db / 20), rel=1e-5)
+
+
 def test_songs_of_a_batch_keep_apart(loaded: Loaded) -> None:
     """But for rounding, for which a CPU has no batches; on a GPU they save time."""
     assert not loaded.renderer.takes_batches

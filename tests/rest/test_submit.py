@@ -86,6 +86,9 @@ ATTRIBUTES = {
     "velocity_norm_threshold": "sampler.tuning.velocity_limit",
     "no_fsq": "task.follows_latents",
     "allow_length_change": "task.may_change_length",
+    "normalization_db": "output.peak_db",
+    "fade_in_duration": "output.fade_in",
+    "fade_out_duration": "output.fade_out",
     "mp3_bitrate": "output.mp3_bitrate",
     "mp3_sample_rate": "output.mp3_sample_rate",
 }
@@ -96,7 +99,7 @@ TRANSLATED = {
     *("extract_codes_only", "analysis_only", "full_analysis_only"),
     *("use_adg", "guidance_params", "dcw_enabled", "dcw_mode", "dcw_scaler", "dcw_high_scaler"),
     "dcw_wavelet",
-    *("retake_seed", "retake_variance", "auto_score"),
+    *("retake_seed", "retake_variance", "auto_score", "enable_normalization"),
 }
 WITHOUT_EFFECT = (Support.UNSUPPORTED, Support.INERT, Support.IGNORED)
 

@@ -13,10 +13,10 @@ from acestep.rest.errors import InvalidFieldsError
 from acestep.rest.request.body import BODY_FIELD
 from acestep.rest.request.fields_audio_sampler import NewerSamplerFields, SourceFields
 from acestep.rest.request.fields_models import InitModel, LoadLora, LoraFields, ScaleLora, ToggleLora
+from acestep.rest.request.fields_output import AnalysisFields, FileFields
 from acestep.rest.request.fields_planner import CodeFields, DraftFields, PlannerFields, PlannerSamplingFields
 from acestep.rest.request.fields_song import (
     MAX_CAPTION,
-    AnalysisFields,
     MusicFields,
     OutputFields,
     SamplerFields,
@@ -50,6 +50,7 @@ class GenerateTask(
     PlannerFields,
     LoraFields,
     SamplerFields,
+    FileFields,
     OutputFields,
     MusicFields,
 ):

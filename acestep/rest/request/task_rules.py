@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pydantic import BaseModel
 
 from acestep.domain.models import PlannerInfo
-from acestep.domain.song import Goal, TaskType
+from acestep.domain.song import PEAK_DB, Goal, TaskType
 from acestep.errors import InvalidFieldError, PlannerUnavailableError
 from acestep.limits import (
     AS_LONG_AS_SOURCE,
@@ -31,6 +31,7 @@ INJECTION = {"conservative": 1.0, "aggressive": 0.0}  # of the modes that take n
 _NO_PLANNER = "no planner is loaded on this server"
 
 _COVER: tuple[TaskType, ...] = ("cover",)
+_WHOLE = tuple(task for task in BASE_TASKS if task not in WINDOW_TASKS)
 _CODED: tuple[TaskType, ...] = ("text2music", "cover")
 _SAMPLING = (
     *("lm_temperature", "lm_cfg_scale", "lm_top_k", "lm_top_p", "lm_repetition_penalty"),
@@ -47,6 +48,8 @@ _USERS: Mapping[str, tuple[TaskType, ...]] = {
     "repaint_strength": WINDOW_TASKS,
     "audio_cover_strength": _CODED,
     "cover_noise_strength": _COVER,
+    "enable_normalization": _WHOLE,
+    "normalization_db": _WHOLE,
     "no_fsq": _COVER,
     "allow_length_change": _COVER,
     "track_name": ("extract", "lego"),
@@ -259,13 +262,19 @@ def _contradicted_sampling(task: GenerateTask, warnings: list[str]) -> dict[str,
 
 
 def _contradicted_output(task: GenerateTask, warnings: list[str]) -> dict[str, object]:
-    if task.audio_format == "mp3":
-        return {}
-    sent = [name for name in ("mp3_bitrate", "mp3_sample_rate") if getattr(task, name) is not None]
-    warnings += [
-        f"{name}: the songs are {task.audio_format}; {getattr(task, name)} is not used" for name in sent
-    ]
-    return dict.fromkeys(sent)
+    neutral: dict[str, object] = {}
+    if not task.enable_normalization and not is_neutral(task, "normalization_db"):
+        warnings.append(
+            f"normalization_db: enable_normalization is false; {task.normalization_db:g} is not used"
+        )
+        neutral["normalization_db"] = PEAK_DB
+    if task.audio_format != "mp3":
+        sent = [name for name in ("mp3_bitrate", "mp3_sample_rate") if getattr(task, name) is not None]
+        warnings += [
+            f"{name}: the songs are {task.audio_format}; {getattr(task, name)} is not used" for name in sent
+        ]
+        neutral |= dict.fromkeys(sent)
+    return neutral
 
 
 def decide_correction(task: GenerateTask, by_default: bool) -> tuple[GenerateTask, list[str]]:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from acestep.domain.analysis import Analysis, TimedLine
-from acestep.domain.song import Goal, Sampling, Song, SongPlan, SongRequest, Tuning, WaveletCorrection
+from acestep.domain.song import (
+    Goal,
+    OutputOptions,
+    Sampling,
+    Song,
+    SongPlan,
+    SongRequest,
+    Tuning,
+    WaveletCorrection,
+)
 from acestep.limits import WINDOW_TASKS
 from acestep.rest.response.schemas import LineItem, LoudnessItem, WordItem
 from acestep.rest.spelling import UNDECIDED, JsonObject
@@ -53,8 +62,18 @@ def _is_as_long_as_source(request: SongRequest) -> bool:
 
 
 def _output(request: SongRequest) -> JsonObject:
-    sent = {"mp3_bitrate": request.output.mp3_bitrate, "mp3_sample_rate": request.output.mp3_sample_rate}
-    return {name: value for name, value in sent.items() if value is not None}
+    output, usual = request.output, OutputOptions()
+    level: JsonObject = (
+        {"enable_normalization": False} if output.peak_db is None else {"normalization_db": output.peak_db}
+    )
+    rest = {
+        "fade_in_duration": (output.fade_in, usual.fade_in),
+        "fade_out_duration": (output.fade_out, usual.fade_out),
+        "mp3_bitrate": (output.mp3_bitrate, None),
+        "mp3_sample_rate": (output.mp3_sample_rate, None),
+    }
+    changed = {name: value for name, (value, default) in rest.items() if value != default}
+    return changed | (level if output.peak_db != usual.peak_db else {})
 
 
 def _task(request: SongRequest) -> JsonObject:

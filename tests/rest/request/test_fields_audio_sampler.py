@@ -235,24 +235,3 @@ class TestCover:
         request = accepted("cover", no_fsq=True, audio_code_string=CODES)
         assert not request.task.follows_latents
         assert "no_fsq: audio_code_string says what the cover follows; it is not used" in request.warnings
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "allowed"),
-    [
-        ("mp3_bitrate", 100, "128, 160, 192, 224, 256, 320"),
-        ("mp3_bitrate", "loud", "128, 160"),
-        ("mp3_sample_rate", 22_050, "32000, 44100, 48000"),
-    ],
-)
-def test_what_mp3_cannot_be_is_refused(field: str, value: Any, allowed: str):
-    with pytest.raises(InvalidFieldError, match=rf"{field}: .* {allowed}"):
-        accepted("text2music", **{field: value})
-
-
-def test_settings_of_mp3_in_another_format_are_told():
-    request = accepted("text2music", audio_format="flac", mp3_bitrate="192k")
-    assert (request.output.mp3_bitrate, request.warnings) == (
-        None,
-        ("mp3_bitrate: the songs are flac; 192 is not used",),
-    )
