@@ -134,7 +134,7 @@ def test_one_room_each_for_environment_sql_and_printing(path: Path) -> None:
         "planner.backends.vllm",
     ):  # some of vLLM is set by its environment alone
         assert "os.environ" not in source and "getenv" not in source
-    if not within(name, ("jobs.store", "jobs.migrations")):
+    if not within(name, ("jobs.store", "jobs.database", "jobs.migrations")):
         assert "sqlite3" not in imports(path)
 
 

@@ -50,14 +50,19 @@ _SCRIPTS = (
 )
 
 
-def migrate(database: sqlite3.Connection) -> None:
-    """Raises DataFolderError if a newer server wrote the database."""
+def check_version(database: sqlite3.Connection) -> int:
+    """The version of the schema, 0 for none. Raises DataFolderError if a newer server wrote the database."""
     (version,) = database.execute("PRAGMA user_version").fetchone()
     if version > len(_SCRIPTS):
         raise DataFolderError(
             f"The job database has schema {version}, but this server knows only {len(_SCRIPTS)}: a newer "
             "version wrote it. Update the server, or set ACESTEP_DATA_DIR to another folder."
         )
+    return int(version)
+
+
+def migrate(database: sqlite3.Connection) -> None:
+    version = check_version(database)
     for number, script in enumerate(_SCRIPTS[version:], start=version + 1):
         with database:
             database.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number};")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -26,7 +27,10 @@ T = TypeVar("T")
 
 MAX_OVERTAKES = 8  # jobs; to load a model takes about as long as a few songs
 
-_SUBMIT, _CLAIM = "submit", "claim"
+WATCH_SECONDS = 2.0
+WATCH_PAUSES = 50  # times as long as reading the whole database takes: 2 % of a core
+
+_SUBMIT, _CLAIM, _WATCH = "submit", "claim", "watch"
 
 
 class JobQueue:
@@ -93,6 +97,17 @@ class JobQueue:
             await self._refused.wait()
             self._refused.clear()
             await self._retry(_SUBMIT, self._store.check)
+
+    async def watch_database(self, every: float = WATCH_SECONDS) -> None:
+        """Notice damage although no request needs the damaged page, or any."""
+        pages_at = 0.0
+        while True:
+            began = time.monotonic()
+            pages = began >= pages_at
+            await self._retry(_WATCH, partial(self._store.inspect, pages))
+            if pages:
+                pages_at = began + max(every, WATCH_PAUSES * (time.monotonic() - began))
+            await asyncio.sleep(every)
 
     async def stats(self) -> QueueStats:
         counts = await self._store.counts()

@@ -47,6 +47,7 @@ class Runner:
             self._tasks.keep("job feed", self._feed),
             self._tasks.keep("file cleaner", self._cleaner.run),
             self._tasks.keep("job database check", self._queue.check_after_refusal),
+            self._tasks.keep("job database watch", self._queue.watch_database),
         }
 
     async def stop(self) -> None:

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from acestep.domain.song import Song, SongRequest, TaskOptions
 from acestep.errors import InvalidFieldError, JobDatabaseError
-from acestep.jobs.migrations import migrate
+from acestep.jobs.database import DatabaseFile, open_database, translated
 from acestep.jobs.model import Claim, Job, JobState, JobView, Receipt
 
 EXPIRE_AT_ONCE = 100  # jobs; deleting their files takes some milliseconds, in which requests wait
@@ -32,22 +32,6 @@ INTERRUPTED = (
 UNREADABLE = (
     "This job was stored by another version of the server, which this one cannot read. Submit it again."
 )
-
-_DAMAGED = (
-    "Stop the server and move the file away, with those that end with -wal and -shm; the next start makes a "
-    "new one. Copy the audio folder first: songs without a job are deleted."
-)
-_MAY_WRITE = "See that the server may write to it and to its folder"
-_NOT_SHARED = "Close the other program that uses it"
-_REMEDIES = {
-    sqlite3.SQLITE_FULL: "Make room on its disk",
-    sqlite3.SQLITE_IOERR: "See that its disk works and has room",
-    sqlite3.SQLITE_BUSY: _NOT_SHARED,
-    sqlite3.SQLITE_LOCKED: _NOT_SHARED,
-    sqlite3.SQLITE_READONLY: _MAY_WRITE,
-    sqlite3.SQLITE_PERM: _MAY_WRITE,
-    sqlite3.SQLITE_CANTOPEN: _MAY_WRITE,
-}
 
 _REQUEST = TypeAdapter(SongRequest)
 _SONGS = TypeAdapter(tuple[Song, ...])
@@ -68,8 +52,7 @@ def _on_store_thread(
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
         except JobDatabaseError as error:
-            if error.is_lasting:
-                self.damage = error
+            self._note(error)
             raise
 
     return call
@@ -83,11 +66,27 @@ class JobStore:
         self._clock = clock
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="jobs")
         self._db = self._thread.submit(open_database, path).result()
+        self._file = DatabaseFile(path)
         self.damage: JobDatabaseError | None = None  # lasts until a restart
 
     async def close(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._db.close)
+        self._file.close()
         self._thread.shutdown()
+
+    async def inspect(self, pages: bool) -> None:
+        """Look whether the file is whole; with `pages`, read it all, which takes longer the larger it is."""
+        try:
+            self._file.check()
+            if pages:
+                await asyncio.to_thread(self._file.check_pages)
+        except JobDatabaseError as error:
+            self._note(error)
+            raise
+
+    def _note(self, error: JobDatabaseError) -> None:
+        if error.is_lasting:
+            self.damage = error
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -100,7 +99,7 @@ class JobStore:
         """None if `max_waiting` (0: any number) are queued. Raises InvalidFieldError for missing audio."""
         # Files are deleted on this thread too, so one that exists now stays until the job has ended.
         _check_audio(request.task)
-        check_place(self._path)
+        self._file.check()
         job_id = str(uuid4())
         with self._transaction():
             (queued,) = self._db.execute("SELECT COUNT(*) FROM jobs WHERE state = 'queued'").fetchone()
@@ -181,7 +180,7 @@ class JobStore:
     @_on_store_thread
     def check(self) -> None:
         # Rewrites a number in the file's header, so that a disk that takes no writes is noticed.
-        check_place(self._path)
+        self._file.check()
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         self._db.execute(f"PRAGMA user_version = {version}")
 
@@ -298,34 +297,3 @@ def _job(row: sqlite3.Row) -> Job:
         songs=songs,
         work_seconds=row["work_seconds"],
     )
-
-
-def open_database(path: Path) -> sqlite3.Connection:
-    """Raises JobDatabaseError, and DataFolderError if a newer server wrote the database."""
-    with translated(path):
-        # Autocommit: a statement alone is a transaction, several are where BEGIN says so.
-        database = sqlite3.connect(path, isolation_level=None)
-        database.row_factory = sqlite3.Row
-        database.execute("PRAGMA journal_mode = WAL")
-        # In WAL mode a commit is only sure to survive a power cut with FULL, and an accepted job must.
-        database.execute("PRAGMA synchronous = FULL")
-        migrate(database)
-        return database
-
-
-@contextmanager
-def translated(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest says where SQLite noticed it
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            raise JobDatabaseError(path, f"is damaged ({error}). {_DAMAGED}", is_lasting=True) from error
-        remedy = _REMEDIES.get(code, "See the server's log")
-        raise JobDatabaseError(path, f"cannot be used: {error}. {remedy}.") from error
-
-
-def check_place(path: Path) -> None:
-    # SQLite goes on to write into a file that was deleted.
-    if not path.exists():
-        raise JobDatabaseError(path, "was moved or deleted. Put it back, or restart the server.")

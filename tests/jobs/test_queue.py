@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import repeat
@@ -16,8 +16,16 @@ from acestep.jobs.model import Claim, JobView, QueueStats, Receipt
 from acestep.jobs.queue import MAX_OVERTAKES, JobQueue
 from acestep.jobs.store import JobStore
 from tests.jobs.conftest import Clock
-from tests.jobs.fakes import edit, request, song
-from tests.jobs.outages import Outage, damaged, each_outage
+from tests.jobs.fakes import edit, request, song, submit
+from tests.jobs.outages import Outage, damaged, each_outage, overwrite
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def take_away(path: Path) -> None:
+    path.unlink()
 
 
 async def view(queue: JobQueue, job_id: str) -> JobView:
@@ -320,6 +328,37 @@ class TestRefusingDatabase:
         assert queue.trouble() == "The job database jobs.sqlite3 is damaged."
         with pytest.raises(JobDatabaseError, match="is damaged"):
             await queue.submit(request())
+
+    @pytest.mark.parametrize("harm", [truncate, overwrite, take_away])
+    async def test_the_watch_notices_harm_that_no_request_meets(
+        self, tmp_path: Path, harm: Callable[[Path], None]
+    ):
+        path = tmp_path / "jobs.sqlite3"
+        filled = JobStore(path)
+        await submit(filled, "la " * 10_000)
+        await filled.close()
+        store = JobStore(path)
+        queue = JobQueue(store, delays=lambda: repeat(0.001))
+        watching = asyncio.create_task(queue.watch_database(every=0.001))
+        await queue.submit(request())
+        harm(path)
+        said = await trouble(queue)
+        assert said.startswith("The job database jobs.sqlite3 ")
+        with pytest.raises(JobDatabaseError, match=r"jobs\.sqlite3 (is damaged|was moved)"):
+            await queue.submit(request())
+        watching.cancel()
+        await store.close()
+
+    async def test_the_watch_notices_that_a_database_is_back(
+        self, store: JobStore, queue: JobQueue, tmp_path: Path
+    ):
+        watching = asyncio.create_task(queue.watch_database(every=0.001))
+        away = (tmp_path / "jobs.sqlite3").rename(tmp_path / "away")
+        assert "was moved or deleted" in await trouble(queue)
+        away.rename(tmp_path / "jobs.sqlite3")
+        await well(queue)
+        assert (await queue.submit(request())).position == 1
+        watching.cancel()
 
 
 async def trouble(queue: JobQueue) -> str:
