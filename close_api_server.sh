@@ -7,13 +7,17 @@ source scripts/launch.sh
 
 usage() {
     cat <<'END'
-Usage: ./close_api_server.sh [--port PORT | --pid PID] [--force]
+Usage: ./close_api_server.sh [--port PORT | --pid PID] [--wait SECONDS] [--force]
 
 Without --port and --pid: the server in server.pid, else the one on ACESTEP_API_PORT (8001).
   --port PORT  stop what listens on this port
   --pid PID    stop this process
+  --wait SECONDS
+               kill it if it has not stopped by then (20)
   --force      stop it even if it is not this server
   -h, --help   show this text
+
+Queued and running jobs are kept; the next start goes on with them.
 
 Exit codes: 0 stopped, or nothing to stop; 1 could not stop it; 2 wrong arguments; 3 not this server.
 END
@@ -29,23 +33,12 @@ number() {
     echo "$2"
 }
 
-# listeners PORT: print the PIDs that listen there.
-listeners() {
-    if command -v lsof >/dev/null; then
-        lsof -t -iTCP:"$1" -sTCP:LISTEN || true
-    elif command -v ss >/dev/null; then
-        ss -Hltnp "sport = :$1" | { grep -o 'pid=[0-9]*' || true; } | cut -d= -f2
-    else
-        echo "Neither lsof nor ss is installed to find the process on port $1; give --pid." >&2
-        exit 1
-    fi | sort -un
-}
-
-# stop PID: SIGTERM, then SIGKILL after 6 seconds; also to its children if it leads a process group.
+# stop PID: SIGTERM, then SIGKILL after $wait seconds; also to its children if it leads a process group.
 stop() {
     kill -TERM "$1" || return 1
-    for ((i = 0; i < 30; i++)); do
+    for ((i = 0; i < wait * 5; i++)); do
         is_running "$1" || return 0
+        ((i != 15)) || echo "Waiting for PID $1 to stop ($wait s at most)" >&2
         sleep 0.2
     done
     echo "PID $1 did not stop when asked; killing it" >&2
@@ -57,7 +50,7 @@ stop() {
     return 1
 }
 
-port="" pid="" force=false
+port="" pid="" wait=20 force=false
 while (($#)); do
     case $1 in
     --port)
@@ -66,6 +59,10 @@ while (($#)); do
         ;;
     --pid)
         pid=$(number --pid "${2-}")
+        shift
+        ;;
+    --wait)
+        wait=$(number --wait "${2-}")
         shift
         ;;
     --force) force=true ;;
@@ -88,7 +85,10 @@ elif [[ -z $port ]] && pids=$(running_pid); then
     :
 else
     port=${port:-$(setting ACESTEP_API_PORT 8001)}
-    pids=$(listeners "$port")
+    if ! pids=$(listeners "$port"); then
+        echo "Neither lsof nor ss is installed to find the process on port $port; give --pid." >&2
+        exit 1
+    fi
     if [[ -z $pids ]] && answers 127.0.0.1 "$port"; then
         echo "Something listens on port $port, but its process belongs to another user." >&2
         exit 3

@@ -22,13 +22,20 @@ if pid=$(running_pid); then
     exit 1
 fi
 if answers "$host" "$port"; then
-    echo "Port $port is taken. See ./close_api_server.sh --port $port, or set ACESTEP_API_PORT." >&2
-    exit 1
+    holder=$(listeners "$port" | head -n 1) || holder=""
+    echo "Port $port is taken by ${holder:+process }${holder:-another process}." \
+        "Stop it (./close_api_server.sh --port $port), or choose another: ACESTEP_API_PORT=$((port + 1)) $0" >&2
+    exit 2
 fi
 find_server
+export ACESTEP_LAUNCHED_BY="./${0##*/}"
 
 log=server.log
-touch "$log"
+if ! { : >>"$log" && : >>"$PIDFILE"; } 2>/dev/null; then
+    echo "This user cannot write $log and $PIDFILE in $PWD. Make the folder writable for $(id -un)," \
+        "or run uv run acestep-api, which needs neither." >&2
+    exit 2
+fi
 before=$(wc -l <"$log")
 echo "=== $(date '+%Y-%m-%d %H:%M:%S') run_api_server.sh: $host:$port" >>"$log"
 set -m # gives the server a process group of its own, so that it can be stopped with its children
@@ -37,7 +44,8 @@ pid=$!
 echo "$pid" >"$PIDFILE"
 echo "PID $pid, log: $PWD/$log"
 
-for ((i = 0; i < 50; i++)); do # 10 seconds
+limit=$(setting ACESTEP_START_SECONDS 60) # of waiting here; the server goes on starting after it
+for ((i = 0; i < limit * 5; i++)); do
     if ! is_running "$pid"; then
         rm -f "$PIDFILE"
         echo "The server stopped at once. The end of its log:" >&2
@@ -48,6 +56,10 @@ for ((i = 0; i < 50; i++)); do # 10 seconds
         echo "Listening on $host:$port"
         exit 0
     fi
+    if ((i % 25 == 24)); then # 5 seconds
+        said=$(tail -n "+$((before + 2))" "$log" | tail -n 1)
+        echo "Not listening yet after $(((i + 1) / 5)) s. ${said:+The log says: $said}"
+    fi
     sleep 0.2
 done
-echo "Not listening yet; see: tail -f '$PWD/$log'"
+echo "Not listening after $limit s, and still starting (PID $pid). See: tail -f '$PWD/$log'"

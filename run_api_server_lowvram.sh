@@ -10,8 +10,10 @@ default ACESTEP_CONFIG_PATH acestep-v15-turbo
 # One model only, whatever is exported or in .env: a variable that is exported empty hides .env.
 export ACESTEP_CONFIG_PATH2="" ACESTEP_CONFIG_PATH3="" ACESTEP_MODELS=""
 
-default ACESTEP_INIT_LLM 1
-default ACESTEP_LM_MODEL_PATH acestep-5Hz-lm-1.7B
+if ! tries_nano; then # which has a planner of its own
+    default ACESTEP_INIT_LLM 1
+    default ACESTEP_LM_MODEL_PATH acestep-5Hz-lm-1.7B
+fi
 default ACESTEP_LM_BACKEND vllm
 
 default ACESTEP_OFFLOAD_TO_CPU 1

@@ -7,10 +7,12 @@ cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 source scripts/launch.sh
 
 default ACESTEP_CONFIG_PATH acestep-v15-turbo
-default ACESTEP_CONFIG_PATH2 acestep-v15-base
+if ! tries_nano; then # which has a planner of its own, and does what base does
+    default ACESTEP_CONFIG_PATH2 acestep-v15-base
+    default ACESTEP_LM_MODEL_PATH acestep-5Hz-lm-4B
+fi
 default ACESTEP_CONFIG_PATH3 ""
 
-default ACESTEP_LM_MODEL_PATH acestep-5Hz-lm-4B
 default ACESTEP_LM_BACKEND vllm
 
 default ACESTEP_API_HOST 0.0.0.0

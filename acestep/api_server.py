@@ -6,13 +6,12 @@ Heavy imports (torch, diffusers) happen on the engine's thread, once the server 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import logging
-import multiprocessing
-import os
-import signal
+import re
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 
@@ -24,9 +23,10 @@ from rich.logging import RichHandler
 from acestep.audio.decode import AudioLimits, probe
 from acestep.background import BackgroundTasks
 from acestep.catalog.adapters import AdapterFolder
+from acestep.checks import Check, check_data, checks
 from acestep.engine.pipeline import SongWriter
 from acestep.errors import AceStepError, DataFolderInUseError
-from acestep.files import AudioStore, FileStore, load_secret
+from acestep.files import AudioStore, DataFolder, FileStore, load_secret
 from acestep.jobs.cleaner import Cleaner
 from acestep.jobs.queue import JobQueue
 from acestep.jobs.runner import Runner
@@ -36,30 +36,38 @@ from acestep.rest import app as http
 from acestep.rest.access import Access, is_loopback
 from acestep.rest.adapters import ServerAdapters
 from acestep.rest.deps import HttpConfig, HttpServices, provide
-from acestep.server.build import Prepared, build_engines, prepare, tightest
+from acestep.rest.stopping import EndRequests, OpenRequests
+from acestep.server.build import Engines, Prepared, build_engines, prepare, tightest
 from acestep.server.configured_models import expect
-from acestep.settings.settings import Settings
+from acestep.server.loading_watch import LoadingWatch
+from acestep.server.ports import check_port
+from acestep.server.stopping import Stopping, end_process, end_supervisor
+from acestep.settings.settings import Settings, variable
 
 log = logging.getLogger("acestep.api_server")  # also when this file is run as a script
 
-STUCK = 1  # exit code where a thread is stuck at the end
 REFUSED = 2  # exit code where a setting, the data folder or the model keeps the server from starting
+_CLOSE_SECONDS = 1.0  # that the engines get to end their steps
 _MB = 1024 * 1024
 
 
 def create_app(prepared: Prepared) -> FastAPI:
     """The ASGI application; its lifespan builds and closes everything else."""
-    return http.create_app(lifespan=_lifespan(prepared), access=_access(prepared.settings))
+    requests = OpenRequests()
+    app = http.create_app(lifespan=_lifespan(prepared, requests), access=_access(prepared.settings))
+    app.add_middleware(EndRequests, requests=requests)
+    return app
 
 
-def _lifespan(prepared: Prepared) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+def _lifespan(
+    prepared: Prepared, requests: OpenRequests
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     settings, folder = prepared.settings, prepared.folder
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         audio = AudioStore(folder.audio, load_secret(folder.secret))
         store = JobStore(folder.database)
-        queue = JobQueue(store, settings.queue_maxsize, settings.avg_job_seconds, settings.avg_window)
 
         def changed(memories: Sequence[Decision | None]) -> None:
             provide(app, replace(app.state.services, memory=tightest(memories)))
@@ -67,38 +75,59 @@ def _lifespan(prepared: Prepared) -> Callable[[FastAPI], AbstractAsyncContextMan
         tasks = BackgroundTasks()
         engines = build_engines(prepared, SongWriter(audio, settings.mp3_bitrate), changed, tasks)
         worker = engines.worker
+        loading = LoadingWatch(worker)
+        queue = JobQueue(
+            store, settings.queue_maxsize, settings.avg_job_seconds, settings.avg_window, note=loading.note
+        )
         cleaner = Cleaner(store, audio, settings.keep_seconds, FileStore(folder.uploads))
         concurrency = max(settings.queue_workers, len(settings.devices))
         runner = Runner(queue, worker, cleaner, concurrency, tasks=tasks)
-        limits = AudioLimits(settings.max_upload_seconds, settings.max_upload_channels)
-        look = partial(probe, limits=limits)
-        config, memory = _http_config(settings), prepared.memory
-        lora = ServerAdapters(AdapterFolder(settings.lora_dir), memory.adapters if memory else None)
-        services = HttpServices(queue, worker, audio, look, folder.uploads, config, lora=lora, memory=memory)
-        services = replace(services, keeper=engines.keeper, planners=engines.planners, background=tasks)
-        provide(app, services)
+
+        async def close() -> str:
+            trouble = engines.trouble()
+            await asyncio.gather(requests.end(), runner.stop())
+            with suppress(TimeoutError):  # a step of a large planner takes longer
+                await asyncio.wait_for(engines.close(), _CLOSE_SECONDS)
+            watching.cancel()
+            await store.close()
+            folder.release()
+            return trouble
+
+        provide(app, _services(prepared, queue, audio, engines, tasks))
+        stopping = Stopping(close)
         _log_start(prepared)
         await runner.start()
         await engines.start()
-        try:
-            yield
-        finally:
-            trouble = engines.trouble()
-            await runner.stop()
-            await engines.close()
-            await store.close()
-            folder.release()
-            if trouble:
-                _leave_stuck_threads(trouble)
+        watching = tasks.keep("loading watch", loading.run)
+        with stopping.at_signals():
+            try:
+                yield
+            finally:
+                await stopping.finish()
 
     return lifespan
 
 
-def _leave_stuck_threads(trouble: str) -> None:
-    # End the process: Python would wait for the stuck thread for ever. All jobs are saved.
-    log.critical("Ending without the thread that is stuck. %s", trouble)
-    logging.shutdown()
-    os._exit(STUCK)
+def _services(
+    prepared: Prepared, queue: JobQueue, audio: AudioStore, engines: Engines, tasks: BackgroundTasks
+) -> HttpServices:
+    settings, memory = prepared.settings, prepared.memory
+    limits = AudioLimits(settings.max_upload_seconds, settings.max_upload_channels)
+    look = partial(probe, limits=limits)
+    lora = ServerAdapters(AdapterFolder(settings.lora_dir), memory.adapters if memory else None)
+    return HttpServices(
+        queue,
+        engines.worker,
+        audio,
+        look,
+        prepared.folder.uploads,
+        _http_config(settings),
+        lora=lora,
+        memory=memory,
+        keeper=engines.keeper,
+        planners=engines.planners,
+        background=tasks,
+    )
 
 
 def _http_config(settings: Settings) -> HttpConfig:
@@ -168,13 +197,17 @@ def configure_logging(level: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until stopped; returns the exit code."""
-    flags = _parser().parse_args(argv)
+    flags = vars(_parser().parse_args(argv))
+    only_check = flags.pop("check")
     try:
-        prepared = prepare(**vars(flags))
+        settings = Settings.load(**flags)
+        if only_check:
+            return _report(settings)
+        configure_logging(settings.api_log_level)
+        check_port(settings.api_host, settings.api_port)
+        prepared = _prepare(settings)
     except AceStepError as error:
-        return _refuse(error)
-    settings = prepared.settings
-    configure_logging(settings.api_log_level)
+        return _refuse(error, [name for name, value in flags.items() if value is not None])
     uvicorn.run(
         create_app(prepared),
         host=settings.api_host,
@@ -185,6 +218,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         timeout_graceful_shutdown=5,
     )
     return 0
+
+
+def _prepare(settings: Settings) -> Prepared:
+    prepared = prepare(settings)
+    try:
+        check_data(prepared.folder)
+    except AceStepError:
+        prepared.folder.release()
+        raise
+    return prepared
+
+
+def _report(settings: Settings) -> int:
+    # One line for each part of the data folder, for --check.
+    found = [Check("settings", "valid"), *checks(DataFolder(settings.data_dir))]
+    for check in found:
+        sys.stdout.write(f"{'ok ' if check.is_good else 'BAD'} {check.what}: {check.found}\n")
+    for sentence in (*settings.unknown, *settings.without_effect):
+        sys.stdout.write(f"    {sentence}\n")
+    return 0 if all(check.is_good for check in found) else REFUSED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -202,17 +255,30 @@ def _parser() -> argparse.ArgumentParser:
         "--init-llm", nargs="?", const="true", help="load the planner: true, false (ACESTEP_INIT_LLM, auto)"
     )
     parser.add_argument("--lm-model-path", help="planner to load (ACESTEP_LM_MODEL_PATH)")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="check settings, songs and job database, and end (0: all is well)",
+    )
     return parser
 
 
-def _refuse(error: AceStepError) -> int:
-    sys.stderr.write(f"acestep-api: {error}\n")
+_SHORT_FLAGS = {"api_host": "--host", "api_port": "--port"}
+
+
+def _refuse(error: AceStepError, flags: Collection[str] = ()) -> int:
+    # `flags` are the settings that were given as flags; the error then names the flag.
+    text = str(error)
+    for name in flags:
+        flag = _SHORT_FLAGS.get(name) or f"--{name.replace('_', '-')}"
+        text = re.sub(rf"(?<![\w(]){variable(name)}(?!\w)", flag, text)
+    sys.stderr.write(f"acestep-api: {text}\n")
     return REFUSED
 
 
 def run() -> None:
     """The console script `acestep-api`."""
-    sys.exit(main())
+    end_process(main())
 
 
 def __getattr__(name: str) -> FastAPI:
@@ -220,16 +286,15 @@ def __getattr__(name: str) -> FastAPI:
     if name != "app":
         raise AttributeError(name)
     try:
-        prepared = prepare()
+        settings = Settings.load()
+        configure_logging(settings.api_log_level)
+        return create_app(_prepare(settings))
     except DataFolderInUseError as error:
-        if multiprocessing.parent_process() is not None:
-            # A second worker process. Its supervisor would restart it for ever: stop that instead.
-            os.kill(os.getppid(), signal.SIGTERM)
-        sys.exit(_refuse(error))
+        code = _refuse(error)
+        end_supervisor()  # it would restart a second worker process for ever
+        sys.exit(code)
     except AceStepError as error:
         sys.exit(_refuse(error))
-    configure_logging(prepared.settings.api_log_level)
-    return create_app(prepared)
 
 
 if __name__ == "__main__":

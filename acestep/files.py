@@ -198,15 +198,32 @@ class DataFolder:
     ) -> None:
         self.release()
 
-    def _in_use(self) -> str:
+    def holder(self) -> str:
+        """Which process holds the lock; "" if none does."""
         try:
-            holder = f"process {int(self._pid_file.read_text())}"
-        except (OSError, ValueError):  # the holder is between taking the lock and writing its number
-            holder = "another process"
+            self._lock.acquire()
+        except Timeout:
+            return self._process()
+        self._lock.release()
+        return ""
+
+    @property
+    def holder_pid(self) -> int | None:
+        """What the holder has written; None while it is between taking the lock and writing it."""
+        try:
+            return int(self._pid_file.read_text())
+        except (OSError, ValueError):
+            return None
+
+    def _process(self) -> str:
+        pid = self.holder_pid
+        return f"process {pid}" if pid else "another process"
+
+    def _in_use(self) -> str:
         return (
-            f"The data folder {self.root} is in use by {holder}. The server owns its queue and therefore "
-            "runs as one process (--workers 1). Stop the other one first, or give this one a folder of "
-            "its own with ACESTEP_DATA_DIR."
+            f"The data folder {self.root} is in use by {self._process()}. The server owns its queue and "
+            "therefore runs as one process (--workers 1). Stop the other one first, or give this one a "
+            "folder of its own with ACESTEP_DATA_DIR."
         )
 
 

@@ -31,6 +31,11 @@ setting() {
     printf '%s\n' "${value:-$2}"
 }
 
+# tries_nano: whether the bundled model is to run, which needs neither weights nor a planner of their size.
+tries_nano() {
+    [[ $(setting ACESTEP_CONFIG_PATH "") == acestep-nano ]]
+}
+
 # Set SERVER to the command that starts the server: through uv, else from the current environment.
 find_server() {
     if command -v uv >/dev/null; then
@@ -43,9 +48,10 @@ find_server() {
     fi
 }
 
-# Replace this shell by the server.
+# Replace this shell by the server, whose errors name this script in the commands that they offer.
 serve() {
     find_server
+    export ACESTEP_LAUNCHED_BY="./${0##*/}"
     exec "${SERVER[@]}" "$@"
 }
 
@@ -81,6 +87,17 @@ is_ours() {
 running_pid() {
     local pid
     pid=$(cat "$PIDFILE" 2>/dev/null) && [[ $pid =~ ^[0-9]+$ ]] && is_ours "$pid" && echo "$pid"
+}
+
+# listeners PORT: print the PIDs that listen there, as far as this user may see them.
+listeners() {
+    if command -v lsof >/dev/null; then
+        lsof -t -iTCP:"$1" -sTCP:LISTEN || true
+    elif command -v ss >/dev/null; then
+        ss -Hltnp "sport = :$1" | { grep -o 'pid=[0-9]*' || true; } | cut -d= -f2
+    else
+        return 1
+    fi | sort -un
 }
 
 # answers HOST PORT: whether a process listens there.

@@ -21,6 +21,7 @@ import httpx
 import acestep
 from acestep.api_server import create_app
 from acestep.server.build import prepare
+from acestep.settings.settings import Settings
 
 PACKAGE = Path(acestep.__file__).parent
 BODY = {"prompt": "upbeat piano pop", "audio_duration": 10, "batch_size": 1}
@@ -47,7 +48,7 @@ class Tracer:
 
 async def make_song(tracer: Tracer, folder: str) -> None:
     """Make one song; only what happens between the request and its audio is traced."""
-    app = create_app(prepare(data_dir=folder, **SETTINGS))
+    app = create_app(prepare(Settings.load(data_dir=folder, **SETTINGS)))
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),

@@ -2,11 +2,14 @@
 
 import io
 import json
+import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import av
@@ -128,9 +131,14 @@ def test_a_budget_that_holds_nothing_refuses_the_start(tmp_path: Path) -> None:
     own = {"ACESTEP_DEVICE": "cuda", "ACESTEP_VRAM_BUDGET": "1.5"}
     refused = run_to_end((), tmp_path, env | own)
     assert refused.returncode == api_server.REFUSED
-    assert refused.stderr.count("\n") == 1
+    assert lines_of(refused) == 1
     assert "ACESTEP_VRAM_BUDGET='1.5' cannot be used; allowed: " in refused.stderr
     assert "GB or more for huge" in refused.stderr
+
+
+def lines_of(ended: subprocess.CompletedProcess[str]) -> int:
+    """How many lines it printed, without that which says that a hub is waited for."""
+    return sum("Waiting for an answer of " not in line for line in ended.stderr.splitlines())
 
 
 @pytest.mark.parametrize(
@@ -142,7 +150,7 @@ def test_a_quantization_that_cannot_be_refuses_the_start(
 ) -> None:
     env = {"ACESTEP_CONFIG_PATH": "acestep-nano", "ACESTEP_DATA_DIR": str(tmp_path / "data")}
     refused = run_to_end((), tmp_path, env | {"ACESTEP_QUANTIZATION": kind, "ACESTEP_DEVICE": device})
-    assert (refused.returncode, refused.stderr.count("\n")) == (api_server.REFUSED, 1)
+    assert (refused.returncode, lines_of(refused)) == (api_server.REFUSED, 1)
     assert f"ACESTEP_QUANTIZATION={kind!r} cannot be used; allowed: {allowed}" in refused.stderr
 
 
@@ -162,6 +170,7 @@ def test_uvicorn_serves_the_same_and_takes_one_worker_only(tmp_path: Path) -> No
         # Whichever process came first may answer for a moment; then all of them stop.
         two.start()
         two.wait_ready(60)
+    assert two.process is not None and two.process.returncode not in (0, None)
     assert "--workers 1" in two.log.read_text()
 
 
@@ -185,7 +194,11 @@ def test_the_key_on_the_command_line_locks_the_door(tmp_path: Path) -> None:
     ("arguments", "env", "said"),
     [
         ((), {"ACESTEP_QUEUE_MAXSIZE": "many"}, ("ACESTEP_QUEUE_MAXSIZE", "many", "0 or more")),
-        (("--port", "99999"), {}, ("ACESTEP_API_PORT", "99999", "65535")),
+        (("--port", "99999"), {}, ("--port='99999'", "65535")),
+        ((), {"ACESTEP_API_PORT": "99999"}, ("ACESTEP_API_PORT='99999'", "65535")),
+        (("--host", "no such host"), {}, ("--host='no such host'", "127.0.0.1")),
+        (("--download-source", "here"), {}, ("--download-source='here'", "modelscope")),
+        (("--init-llm", "--lm-model-path", "typo"), {}, ("no planner 'typo'", "Set --lm-model-path to the")),
         ((), {"ACESTEP_CONFIG_PATH": "acestep-v99"}, ("acestep-v99", "acestep-nano")),
         ((), {"ACESTEP_CONFIG_PATH": "acestep-v15-turbo", "HF_HUB_OFFLINE": "1"}, ("acestep-download",)),
         ((), {"ACESTEP_DATA_DIR": "/proc/nowhere"}, ("/proc/nowhere", "ACESTEP_DATA_DIR")),
@@ -197,8 +210,56 @@ def test_what_cannot_be_used_stops_the_start_with_one_line(
     where = {"ACESTEP_DATA_DIR": str(tmp_path / "data"), "ACESTEP_CHECKPOINTS_DIR": str(tmp_path)}
     refused = run_to_end(arguments, tmp_path, where | env)
     assert refused.returncode == api_server.REFUSED
-    assert refused.stdout == "" and refused.stderr.count("\n") == 1
+    assert refused.stdout == "" and lines_of(refused) == 1
     assert all(word in refused.stderr for word in said)
+
+
+def test_a_port_that_is_taken_stops_the_start_at_once(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        refused = run_to_end(("--port", str(port)), tmp_path, {"ACESTEP_DATA_DIR": str(tmp_path / "data")})
+    assert (refused.returncode, refused.stderr.count("\n")) == (api_server.REFUSED, 1)
+    assert f"Port {port} is taken by process {os.getpid()} (" in refused.stderr
+    assert "--port " in refused.stderr and not (tmp_path / "data").exists()
+
+
+def spoil(path: Path) -> None:
+    path.write_bytes(b"no database" * 1000)
+
+
+@pytest.mark.parametrize(
+    ("name", "harm", "said"),
+    [
+        ("jobs.sqlite3", spoil, "jobs.sqlite3 is damaged (file is not a database). Stop the server and move"),
+        ("jobs.sqlite3", Path.touch, "jobs.sqlite3 is damaged (it is empty). Stop the server and move"),
+        ("jobs.sqlite3", Path.mkdir, "jobs.sqlite3 is a folder. Move it away"),
+        ("secret", Path.touch, "secret holds 0 bytes instead of 32. Delete it"),
+    ],
+)
+def test_a_damaged_data_folder_stops_the_start_and_fails_the_check(
+    tmp_path: Path, name: str, harm: Callable[[Path], None], said: str
+) -> None:
+    env = {"ACESTEP_DATA_DIR": str(tmp_path / "data"), "ACESTEP_CONFIG_PATH": "acestep-nano"}
+    (tmp_path / "data").mkdir()
+    harm(tmp_path / "data" / name)
+    refused = run_to_end(("--port", str(free_port())), tmp_path, env)
+    assert (refused.returncode, refused.stderr.count("\n")) == (api_server.REFUSED, 1)
+    assert said in refused.stderr
+    checked = run_to_end(("--check",), tmp_path, env)
+    assert (checked.returncode, checked.stdout.count("BAD")) == (api_server.REFUSED, 1)
+    assert said in checked.stdout
+
+
+def test_the_check_reports_what_is_well(tmp_path: Path) -> None:
+    checked = run_to_end(("--check",), tmp_path, {"ACESTEP_DATA_DIR": str(tmp_path / "data")})
+    assert (checked.returncode, checked.stderr) == (0, "")
+    assert [line.partition(":")[0] for line in checked.stdout.splitlines()] == [
+        "ok  settings",
+        "ok  data folder",
+        "ok  songs",
+        "ok  key of audio links",
+        "ok  job database",
+    ]
 
 
 def test_help_names_the_flags(tmp_path: Path) -> None:
@@ -260,6 +321,34 @@ def test_an_orderly_stop_puts_the_running_job_back(tmp_path: Path) -> None:
     live.start()
     (entry,) = live.query([task])
     assert entry["status"] == 0
+    live.stop()
+
+
+def test_a_stop_waits_for_no_request_and_no_job(tmp_path: Path) -> None:
+    live = WarmServer(tmp_path / "data")
+    live.start()
+    live.wait_ready()
+    long = QUICK | {"audio_duration": 120, "inference_steps": 60, "guidance_scale": 7}
+    task = live.submit(**long)
+    until(lambda: '"stage": "render"' in live.query([task])[0]["result"])
+    ask = {"messages": [{"role": "user", "content": "a piano"}]}
+    half = b"POST /release_task HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{"
+    with ThreadPoolExecutor() as pool, socket.create_connection(("127.0.0.1", live.port)) as idle:
+        idle.sendall(half)
+        waiting = pool.submit(live.client.post, "/v1/chat/completions", json=ask)
+        until(lambda: live.client.get("/v1/stats").json()["data"]["jobs"]["total"] == 2)
+        began = time.monotonic()
+        live.stop()
+        took = time.monotonic() - began
+        answer = waiting.result(30)
+    assert answer.status_code == 503
+    assert "The server is stopping" in answer.text
+    assert took < 6  # it was more than 10 where requests and jobs had 5 seconds each
+    live.start()
+    assert [
+        live.query([task])[0]["status"],
+        live.client.get("/v1/stats").json()["data"]["jobs"]["total"],
+    ] == [0, 2]
     live.stop()
 
 

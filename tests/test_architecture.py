@@ -48,6 +48,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "synthesizer": ("catalog", "domain", "errors", "limits", "sampler_limits", "weights"),
     "planner": ("catalog", "device", "domain", "errors", "weights"),
     "jobs": ("background", "domain", "errors", "files"),
+    "checks": ("errors", "files", "jobs"),
     "rest": ("background", "catalog", "domain", "errors", "examples", "files", "jobs", "limits", "memory"),
     "engine": (
         *("audio", "background", "catalog", "codec", "device", "domain", "errors", "files", "limits"),
@@ -58,7 +59,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("settings", "weights", "jobs.worker"),
     ),
     "api_server": (
-        *("audio", "background", "catalog", "engine", "errors", "files", "jobs", "memory", "rest"),
+        *("audio", "background", "catalog", "checks", "engine", "errors", "files", "jobs", "memory", "rest"),
         *("server", "settings"),
     ),
 }

@@ -25,7 +25,6 @@ NANO_FOLDER = Path(__file__).resolve().parents[1] / "nano" / "weights"
 SHARED_PARTS = ("vae", "Qwen3-Embedding-0.6B")  # what every published DiT needs beside it
 MAIN_REPO = "ACE-Step/Ace-Step1.5"
 
-_WITHOUT = f"To try the server without it, set ACESTEP_CONFIG_PATH={NANO_MODEL}."
 _MB = 1_000_000
 _WEIGHTS = ("model", "diffusion_pytorch_model")  # what transformers and diffusers call the file
 _COMPUTED_CODECS = ("SineBankCodec",)  # fixed formulas: a config.json is all they need
@@ -194,9 +193,9 @@ def how_to_get(name: str, checkpoints_dir: Path) -> str:
     if name == NANO_MODEL:
         return f"It comes with this package in {NANO_FOLDER}; install the package again."
     if _is_published_dit(name):
-        return f"{_command(name)} gets it; or copy its folder to {checkpoints_dir / name}. {_WITHOUT}"
+        return f"{_command(name)} gets it; or copy its folder to {checkpoints_dir / name}."
     known = ", ".join(name for name in PUBLISHED if _is_published_dit(name))
-    return f"Give the folder of a model, or one of {known}, {NANO_MODEL}. {_WITHOUT}"
+    return f"Give the folder of a model, or one of {known}, {NANO_MODEL}."
 
 
 def find_folder(name: str, checkpoints_dir: Path, bundled: Path | None = None) -> Path | None:
@@ -292,9 +291,7 @@ def _refuse_incomplete(folder: Path, missing: list[str]) -> None:
             if _is_published_dit(folder.name)
             else "Copy what is missing."
         )
-        raise CheckpointError(
-            f"The model in {folder} is incomplete; missing: {', '.join(missing)}. {remedy} {_WITHOUT}"
-        )
+        raise CheckpointError(f"The model in {folder} is incomplete; missing: {', '.join(missing)}. {remedy}")
 
 
 def _checkpoint(

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
+from queue import Empty, Queue
 from typing import Any, Literal, Protocol
 
 from acestep.errors import AceStepError, CheckpointError
@@ -21,7 +24,9 @@ OnBytes = Callable[[int], None]
 
 # Code is never fetched, let alone run; the rest is for readers of the hub's web page.
 NEVER = ("*.py", "*.md", ".gitattributes")
-_PROBE_TIMEOUT = 4.0  # seconds; a start without network must not wait longer
+PROBE_SECONDS = 5.0  # a start without network waits no longer, whatever name servers and proxies do
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +64,35 @@ class Hub(Protocol):
 def hubs(source: Source, token: str | None = None) -> tuple[Hub, ...]:
     """The hubs in the order in which they are tried; auto prefers those that answer."""
     both = _wished_first(source, token)
-    return tuple(sorted(both, key=lambda hub: not hub.reachable())) if source == "auto" else both
+    if source != "auto":
+        return both
+    found = answering(both)
+    return tuple(sorted(both, key=lambda hub: hub not in found))
 
 
 def any_reachable(source: Source) -> bool:
     """Whether a hub answers; no with HF_HUB_OFFLINE."""
     if is_offline():
         return False
-    return any(hub.reachable() for hub in _wished_first(source))
+    return bool(answering(_wished_first(source), enough=1))
+
+
+def answering(hubs: Sequence[Hub], enough: int = 0, seconds: float = PROBE_SECONDS) -> list[Hub]:
+    """Those that answer within `seconds`; does not wait for more than `enough` (0: all)."""
+    log.info("Waiting for an answer of %s (%g s at most)", " or ".join(hub.address for hub in hubs), seconds)
+    answers: Queue[Hub | None] = Queue()
+    for hub in hubs:
+        # A thread that stays behind, in the look-up of a name, ends with the process.
+        ask = partial(lambda hub: answers.put(hub if hub.reachable() else None), hub)
+        threading.Thread(target=ask, name="hub probe", daemon=True).start()
+    found, until = list[Hub](), time.monotonic() + seconds
+    with suppress(Empty):
+        for _ in hubs:
+            if answer := answers.get(timeout=max(0.0, until - time.monotonic())):
+                found.append(answer)
+            if enough and len(found) >= enough:
+                break
+    return found
 
 
 def _wished_first(source: Source, token: str | None = None) -> tuple[Hub, Hub]:
@@ -252,7 +278,7 @@ def _answers(address: str) -> bool:
     from huggingface_hub import get_session  # honours proxies
 
     try:
-        answer = get_session().head(address, timeout=_PROBE_TIMEOUT)
+        answer = get_session().head(address, timeout=PROBE_SECONDS)
     except Exception:  # noqa: BLE001 - the client's errors differ between its versions; all mean no
         return False
     # A proxy that refuses answers too.

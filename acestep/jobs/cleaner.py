@@ -16,7 +16,8 @@ from acestep.jobs.store import JobStore
 
 log = logging.getLogger(__name__)
 
-INTERVAL_SECONDS = 600.0
+SWEEP_SECONDS = 600.0  # between two looks for files that belong to no job
+LATE_SECONDS = 60.0  # that a job may be kept too long, and at most a tenth of its time
 ORPHAN_SECONDS = 6 * 3600.0  # a song is on the disk before its job has ended
 UPLOAD_SECONDS = 3600.0  # an upload is on the disk before its job is
 
@@ -32,10 +33,18 @@ class Cleaner:
         self._keep_seconds = keep_seconds
         self._uploads = uploads
 
+    @property
+    def interval(self) -> float:
+        """Seconds between two looks for jobs that have expired."""
+        return min(LATE_SECONDS, self._keep_seconds / 10) if self._keep_seconds > 0 else SWEEP_SECONDS
+
     async def run(self) -> None:
         while True:
             await self.clean()
-            await asyncio.sleep(INTERVAL_SECONDS)
+            until = time.monotonic() + SWEEP_SECONDS
+            while time.monotonic() < until:
+                await asyncio.sleep(self.interval)
+                await self.expire()
 
     async def release(self, request: SongRequest) -> None:
         """Delete the uploads of a job that has ended."""
@@ -47,11 +56,14 @@ class Cleaner:
                 except DataFolderError as error:
                     log.error("%s is kept until the next cleaning. %s", path, error)
 
-    async def clean(self) -> None:
+    async def expire(self) -> None:
         if self._keep_seconds > 0:
             before = time.time() - self._keep_seconds
             while await self._store.expire(before, partial(_delete, self._files)):
                 pass
+
+    async def clean(self) -> None:
+        await self.expire()
         # The songs of a running job are in its row only when it has ended.
         started = await self._store.oldest_start()
         age = ORPHAN_SECONDS if started is None else max(ORPHAN_SECONDS, time.time() - started)

@@ -45,6 +45,7 @@ class JobView:
     job: Job
     position: int | None = None  # while it is queued
     progress: Progress | None = None  # while it runs
+    note: str = ""  # why a queued job does not run yet, as a sentence without its full stop
 
 
 @dataclass(frozen=True, slots=True)

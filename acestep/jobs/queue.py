@@ -43,7 +43,10 @@ class JobQueue:
         average_default: float = 5.0,
         average_window: int = 50,
         delays: Delays = delays,
+        note: Callable[[str | None], str] = lambda model: "",
     ) -> None:
+        # `note` says of a model why its jobs do not run yet.
+        self._note = note
         self._store = store
         self._max_waiting = max_waiting
         self._average_default = average_default
@@ -182,10 +185,15 @@ class JobQueue:
             ended.set()
 
     def _with_progress(self, view: JobView | None) -> JobView | None:
-        if view is None or view.job.state != "running":
+        if view is None or view.job.has_ended:
             return view
-        progress = self._progress.get(view.job.id)
-        return replace(view, progress=progress.latest if progress else _STARTED)
+        if view.job.state == "queued":
+            return replace(view, note=self._note(view.job.request.model))
+        known = self._progress.get(view.job.id)
+        progress = known.latest if known else _STARTED
+        if progress == _STARTED:
+            progress = replace(progress, text=self._note(view.job.request.model))
+        return replace(view, progress=progress)
 
 
 _STARTED = Progress(0.0, "running")

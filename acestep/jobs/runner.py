@@ -14,7 +14,7 @@ from acestep.jobs.worker import Worker
 
 log = logging.getLogger(__name__)
 
-UNWIND_SECONDS = 1.0  # that a cancelled task gets to end
+UNWIND_SECONDS = 0.5  # that a cancelled task gets to end
 
 
 class Runner:
@@ -26,7 +26,7 @@ class Runner:
         worker: Worker,
         cleaner: Cleaner,
         concurrency: int = 1,
-        grace_seconds: float = 5.0,
+        grace_seconds: float = 1.0,
         tasks: BackgroundTasks | None = None,
     ) -> None:
         self._queue = queue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import cycle
@@ -10,7 +10,7 @@ from itertools import cycle
 from acestep.background import BackgroundTasks
 from acestep.catalog import checkpoints
 from acestep.catalog.adapters import AdapterFolder
-from acestep.catalog.checkpoints import Choice, as_choice
+from acestep.catalog.checkpoints import NANO_MODEL, PUBLISHED, Choice, as_choice
 from acestep.catalog.download import fetch_for_server, order_for
 from acestep.catalog.hubs import any_reachable
 from acestep.catalog.planner_choice import PlannerChoice, PlannerWish, choose_planner, gpu_memory_gb
@@ -24,6 +24,7 @@ from acestep.engine.multi_device import Fleet, FleetKeeper
 from acestep.engine.pipeline import SongWriter
 from acestep.engine.renderer import Loaded, OnLoading
 from acestep.engine.threads import Watchdog
+from acestep.errors import CheckpointError
 from acestep.files import DataFolder
 from acestep.jobs.worker import ModelKeeper, PlannerKeeper, Worker
 from acestep.memory.admission import MemoryLedger
@@ -58,21 +59,22 @@ def tightest(memories: Iterable[Decision | None]) -> Decision | None:
     return min(known, key=lambda each: (each.plan.max_duration, each.plan.max_batch), default=None)
 
 
-def prepare(**flags: str | None) -> Prepared:
-    """Read the settings, choose models and planner, plan the memory, and lock the data folder, in this order.
+def prepare(settings: Settings) -> Prepared:
+    """Choose models and planner, plan the memory, and lock the data folder, in this order.
 
-    `flags` are settings by name that override others; None is not given. Raises AceStepError where the server
-    cannot start.
+    Raises AceStepError where the server cannot start.
     """
-    settings = Settings.load(**flags)
     export_dotenv()
     hub_reachable = cache(partial(any_reachable, settings.download_source))  # asked once
-    default = checkpoints.choose(
-        settings.config_path,
-        settings.checkpoints_dir,
-        has_gpu=lambda: has_gpu(settings.devices[0]),
-        hub_reachable=hub_reachable,
-    )
+    try:
+        default = checkpoints.choose(
+            settings.config_path,
+            settings.checkpoints_dir,
+            has_gpu=lambda: has_gpu(settings.devices[0]),
+            hub_reachable=hub_reachable,
+        )
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} {_ways_out(settings, hub_reachable)}") from error
     models = configured_models(settings, default, hub_reachable)
     planner = choose_planner(
         PlannerWish(settings.init_llm, settings.lm_model_path, default.name, settings.checkpoints_dir),
@@ -89,6 +91,34 @@ def prepare(**flags: str | None) -> Prepared:
     folder = DataFolder(settings.data_dir)
     folder.acquire()
     return Prepared(settings, models, planner, folder, memories)
+
+
+def _ways_out(settings: Settings, hub_reachable: Callable[[], bool]) -> str:
+    # What else keeps the server from starting, and two command lines: one gets all that is missing, one tries
+    # the server with nano.
+    names = [settings.config_path, settings.config_path2, settings.config_path3, *settings.models]
+    said, without = [], f"ACESTEP_CONFIG_PATH={NANO_MODEL}"
+    if settings.init_llm and settings.lm_model_path:
+        names.append(settings.lm_model_path)
+        wish = PlannerWish(True, settings.lm_model_path, "", settings.checkpoints_dir)
+        try:
+            choose_planner(wish, lambda: 0.0, hub_reachable)
+        except CheckpointError as error:
+            said.append(str(error))
+            # The launch scripts ask for no planner beside nano.
+            without += "" if settings.launched_by else " ACESTEP_INIT_LLM=auto"
+    missing = [name for name in PUBLISHED if name in names and not _is_here(name, settings)]
+    if len(missing) > 1:
+        size = sum({part: part.size for name in missing for part in PUBLISHED[name].needs}.values()) / 1e9
+        said.append(
+            f"All that is missing (about {size:.0f} GB): `uv run acestep-download {' '.join(missing)}`."
+        )
+    command = settings.launched_by or "uv run acestep-api"
+    return " ".join([*said, f"To try the server with the small bundled model: `{without} {command}`."])
+
+
+def _is_here(name: str, settings: Settings) -> bool:
+    return checkpoints.is_whole(PUBLISHED[name], settings.checkpoints_dir)
 
 
 def build_engines(

@@ -43,7 +43,7 @@ def configured_models(
     by_slot = {PRIMARY: default}
     notes: list[str] = []
     for number, setting, wish in _wishes(settings):
-        choice = _choice(wish, settings.checkpoints_dir, hub_reachable)
+        choice = _choice(setting, wish, settings.checkpoints_dir, hub_reachable)
         if any(choice.name == other.name for other in by_slot.values()):
             notes.append(f"{setting}: {wish} is left out; another model is called {choice.name} already")
         else:
@@ -60,11 +60,13 @@ def _wishes(settings: Settings) -> Iterator[tuple[int, str, str]]:
         yield number, variable("models"), wish
 
 
-def _choice(wish: str, checkpoints_dir: Path, hub_reachable: Callable[[], bool]) -> Choice:
+def _choice(setting: str, wish: str, checkpoints_dir: Path, hub_reachable: Callable[[], bool]) -> Choice:
     try:
         return checkpoints.choose(wish, checkpoints_dir, lambda: False, hub_reachable)
     except CheckpointError as error:
-        return _unavailable(Path(wish).name, str(error))
+        return _unavailable(
+            Path(wish).name, f"{setting}: {error} To do without it, take it out of {setting}."
+        )
 
 
 def _unavailable(name: str, problem: str) -> Choice:

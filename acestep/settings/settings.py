@@ -44,8 +44,12 @@ _ENCODING = "utf-8-sig"  # UTF-8, with or without the mark that some editors put
 _DECODES_THERE = "No effect in this version, which decodes where the model is."
 _COMPATIBLE = "No effect; accepted so that existing configurations go on working."
 
+_LAUNCHED_BY = "ACESTEP_LAUNCHED_BY"
+
 # Variables with the prefix that are no settings of this server, and what the log says of them ("": nothing).
 _NOT_SETTINGS = {
+    _LAUNCHED_BY: "",
+    "ACESTEP_START_SECONDS": "",  # how long run_api_server.sh waits
     "ACESTEP_PARITY_DIR": "",  # names a fixture for the tests
     "ACESTEP_CONDA_ENV": "the launch scripts need no conda environment",
 }
@@ -233,6 +237,8 @@ class Settings(WireSettings):
     disable_tqdm: Switch = switch(False, "Draw no progress bars.")
     debug_stats: Switch = switch(False, "Once printed timings; every result carries them now.", _COMPATIBLE)
 
+    # Set by the launch scripts, for errors that say what to type.
+    _launched_by: str = PrivateAttr("")
     _given: frozenset[str] = PrivateAttr(frozenset())
     _unknown: tuple[str, ...] = PrivateAttr(())
 
@@ -254,6 +260,11 @@ class Settings(WireSettings):
         except UnicodeDecodeError:
             raise SettingError(".env", str(project / ".env"), "a text file in UTF-8") from None
         return settings._rooted(project)
+
+    @property
+    def launched_by(self) -> str:
+        """The launch script that started this process; "" if none did."""
+        return self._launched_by
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -294,6 +305,7 @@ class Settings(WireSettings):
         lora = project / self.lora_dir if "lora_dir" in self.model_fields_set else checkpoints / "lora"
         settings = self.model_copy(update={**folders, "checkpoints_dir": checkpoints, "lora_dir": lora})
         settings._given = frozenset(self.model_fields_set)  # a copy counts what was updated as well
+        settings._launched_by = os.environ.get(_LAUNCHED_BY, "")
         settings._unknown = _unknown_names(
             {*os.environ, *dotenv_values(project / ".env", encoding=_ENCODING)}
         )

@@ -245,7 +245,7 @@ def test_a_named_model_is_never_replaced(tmp_path):
     assert "the hub cannot be reached" in text
     assert "acestep-download acestep-v15-base" in text
     assert str(tmp_path / "acestep-v15-base") in text
-    assert "ACESTEP_CONFIG_PATH=acestep-nano" in text
+    assert "ACESTEP_CONFIG_PATH" not in text  # it may be the second model, or one that a request names
 
 
 @pytest.mark.parametrize("name", ["my-model", "acestep-5Hz-lm-1.7B", "vae"])

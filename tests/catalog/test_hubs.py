@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
-from acestep.catalog.hubs import Hub, HuggingFace, ModelScope, Pull, any_reachable, hubs, pull_from_any
+from acestep.catalog.hubs import (
+    Hub,
+    HuggingFace,
+    ModelScope,
+    OnBytes,
+    Pull,
+    answering,
+    any_reachable,
+    hubs,
+    pull_from_any,
+)
 from acestep.errors import CheckpointError, JobCancelledError
 from tests.fake_hub import FakeHub
 
@@ -161,3 +172,47 @@ class TestOrder:
     def test_offline_none_is_asked(self, monkeypatch):
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         assert not any_reachable("auto")
+
+
+class SlowHub:
+    """A hub that answers when it is told to, as where a name server is silent."""
+
+    def __init__(self, address: str, answer: bool, released: threading.Event | None = None) -> None:
+        self.address = address
+        self._answer = answer
+        self._released = released
+
+    def reachable(self) -> bool:
+        if self._released:
+            self._released.wait()
+        return self._answer
+
+    def pull(self, pull: Pull, on_bytes: OnBytes) -> None:
+        raise NotImplementedError
+
+
+class TestAnswering:
+    @pytest.fixture
+    def never(self):
+        event = threading.Event()
+        yield event
+        event.set()
+
+    def test_hubs_that_say_nothing_are_waited_for_no_longer_than_told(self, never, caplog):
+        caplog.set_level("INFO")
+        silent = [SlowHub("https://one", True, never), SlowHub("https://other", True, never)]
+        assert answering(silent, seconds=0.05) == []
+        assert caplog.messages == ["Waiting for an answer of https://one or https://other (0.05 s at most)"]
+
+    def test_one_that_answers_is_enough_although_the_other_is_silent(self, never):
+        quick = SlowHub("https://quick", True)
+        assert answering([SlowHub("https://slow", True, never), quick], enough=1, seconds=60) == [quick]
+
+    def test_a_silent_hub_does_not_hide_the_other(self, never):
+        quick = SlowHub("https://quick", True)
+        assert answering([SlowHub("https://slow", True, never), quick], seconds=0.5) == [quick]
+
+    def test_a_hub_that_says_no_does_not_count(self):
+        no, yes = SlowHub("https://no", False), SlowHub("https://yes", True)
+        assert answering([no, no], enough=1, seconds=60) == []
+        assert answering([no, yes], enough=1, seconds=60) == [yes]

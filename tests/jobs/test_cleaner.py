@@ -144,3 +144,30 @@ async def test_a_cleaning_that_fails_is_tried_again(
     await runner.start()
     await asyncio.wait_for(cleaned.wait(), 5)
     await runner.stop()
+
+
+@pytest.mark.parametrize(
+    ("keep", "interval"), [(60, 6), (300, 30), (600, 60), (3600, 60), (604_800, 60), (0, 600)]
+)
+def test_jobs_are_kept_a_tenth_too_long_and_a_minute_at_most(
+    store: JobStore, files: AudioStore, keep: float, interval: float
+):
+    assert Cleaner(store, files, keep).interval == interval
+
+
+async def test_what_expires_between_two_sweeps_is_deleted(
+    store: JobStore, queue: JobQueue, files: AudioStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+):
+    async def no_sweep() -> None:
+        pass
+
+    cleaner = Cleaner(store, files, keep_seconds=0.01)
+    monkeypatch.setattr(cleaner, "clean", no_sweep)
+    clock.now = time.time() - 1
+    old, names = await do_job(queue, files)
+    running = asyncio.create_task(cleaner.run())
+    async with asyncio.timeout(5):
+        while await queue.find([old]) != [None]:  # noqa: ASYNC110 - there is no event for it
+            await asyncio.sleep(0.001)
+    running.cancel()
+    assert [files.path(name) for name in names] == [None, None]

@@ -10,12 +10,13 @@ from acestep.catalog.checkpoints import choose
 from acestep.catalog.planner_choice import PlannerChoice
 from acestep.device.probes import Probes
 from acestep.engine.pipeline import SongWriter
+from acestep.errors import CheckpointError
 from acestep.files import AudioStore, DataFolder
 from acestep.memory.admission import MemoryLedger
 from acestep.memory.decide import decide_for_server
 from acestep.memory.plan import GB
 from acestep.server import build
-from acestep.server.build import Prepared, _Catalog, build_engines
+from acestep.server.build import Prepared, _Catalog, build_engines, prepare
 from acestep.server.configured_models import ConfiguredModels
 from acestep.server.planner_manager import DevicePlanner
 from acestep.settings.settings import Settings
@@ -83,6 +84,54 @@ def test_a_planner_is_at_home_where_its_device_is(
     writer = SongWriter(AudioStore(tmp_path / "audio", b"s" * 32), 128)
     build_engines(prepared, writer, lambda _: None, BackgroundTasks())
     assert found == devices
+
+
+@pytest.mark.parametrize(
+    ("given", "launched_by", "missing", "tried"),
+    [
+        ({}, "", None, "ACESTEP_CONFIG_PATH=acestep-nano uv run acestep-api"),
+        (
+            {"lm_model_path": "acestep-5Hz-lm-1.7B", "init_llm": True},
+            "./run_api_server_lowvram.sh",
+            "(about 10 GB): `uv run acestep-download acestep-v15-turbo acestep-5Hz-lm-1.7B`",
+            "ACESTEP_CONFIG_PATH=acestep-nano ./run_api_server_lowvram.sh",
+        ),
+        (
+            {"lm_model_path": "acestep-5Hz-lm-0.6B", "init_llm": True},
+            "",
+            "(about 8 GB): `uv run acestep-download acestep-v15-turbo acestep-5Hz-lm-0.6B`",
+            "ACESTEP_CONFIG_PATH=acestep-nano ACESTEP_INIT_LLM=auto uv run acestep-api",
+        ),
+        (
+            {"config_path2": "acestep-v15-base", "lm_model_path": "acestep-5Hz-lm-4B"},
+            "./run_api_server_multimodel.sh",
+            "(about 11 GB): `uv run acestep-download acestep-v15-turbo acestep-v15-base`",
+            "ACESTEP_CONFIG_PATH=acestep-nano ./run_api_server_multimodel.sh",
+        ),
+    ],
+)
+def test_a_refused_start_offers_all_that_is_missing_and_a_try_with_nano(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    given: dict[str, Any],
+    launched_by: str,
+    missing: str | None,
+    tried: str,
+) -> None:
+    monkeypatch.setattr(build, "any_reachable", lambda source: False)
+    monkeypatch.setenv("ACESTEP_LAUNCHED_BY", launched_by)
+    settings = Settings.load(tmp_path, config_path="acestep-v15-turbo", device="cpu", **given)
+    with pytest.raises(CheckpointError) as told:
+        prepare(settings)
+    text = str(told.value)
+    assert text.startswith(
+        f"acestep-v15-turbo is not in {tmp_path}/checkpoints and the hub cannot be reached."
+    )
+    assert text.endswith(f"To try the server with the small bundled model: `{tried}`.")
+    assert "`uv run acestep-download acestep-v15-turbo` gets it" in text
+    if missing:
+        assert f"All that is missing {missing}" in text
+    assert ("There is no planner" in text) == bool(given.get("init_llm"))
 
 
 def test_nothing_is_known_without_a_plan(tmp_path: Path) -> None:

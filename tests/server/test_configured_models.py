@@ -51,6 +51,24 @@ def test_a_missing_model_has_failed_and_says_why(folder: Path, wish: str) -> Non
     assert [choice.name for choice in models.loadable] == [TURBO, BASE]
 
 
+@pytest.mark.parametrize(
+    ("given", "variable", "number"),
+    [
+        ({"config_path2": "nope"}, "ACESTEP_CONFIG_PATH2", 2),
+        ({"config_path3": SFT + "-typo"}, "ACESTEP_CONFIG_PATH3", 3),
+        ({"models": (BASE, "nope")}, "ACESTEP_MODELS", 5),
+        ({"config_path2": "acestep-v15-xl-base"}, "ACESTEP_CONFIG_PATH2", 2),  # published, and no hub answers
+    ],
+)
+def test_the_variable_of_a_missing_model_is_named(
+    folder: Path, given: dict[str, Any], variable: str, number: int
+) -> None:
+    problem = found(folder, **given).by_slot[number].problem
+    assert problem.startswith(f"{variable}: ")
+    assert problem.endswith(f" To do without it, take it out of {variable}.")
+    assert "ACESTEP_CONFIG_PATH=acestep-nano" not in problem
+
+
 def test_an_incomplete_folder_has_failed(folder: Path) -> None:
     (folder / SFT / "model.safetensors").unlink()
     sft = expect(found(folder, config_path2=SFT).by_slot[2])

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from acestep.api_server import STUCK
+from acestep.server.stopping import STUCK
 from tests.live_server import LiveServer, WarmServer
 
 QUICK = {"prompt": "piano", "audio_duration": 10, "batch_size": 1}

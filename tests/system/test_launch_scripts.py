@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash
 
 # Dumps what it got; then listens, dies, or ignores being asked to stop, as STUB says.
 STUB = """
-import json, os, signal, socket, sys
+import json, os, signal, socket, sys, time
 with open(os.environ["STUB_DUMP"], "w") as dump:
     json.dump({"arguments": sys.argv[1:], "folder": os.getcwd(), "environment": dict(os.environ)}, dump)
 mode = os.environ.get("STUB", "dump")
@@ -32,6 +32,9 @@ if mode == "die":
     sys.exit("ACESTEP_DEVICE='gpu' cannot be used")
 if mode == "stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if mode == "slow":
+    print("importing", flush=True)
+    time.sleep(6)
 if mode != "dump":
     listener = socket.create_server(("127.0.0.1", int(os.environ["ACESTEP_API_PORT"])))
     print("listening", flush=True)
@@ -134,6 +137,7 @@ def settings_of(project: Project, environment: dict[str, str], monkeypatch: pyte
 def test_multimodel_defaults(project):
     assert project.launch(MULTIMODEL) == {
         "ACESTEP_CONFIG_PATH": "acestep-v15-turbo",
+        "ACESTEP_LAUNCHED_BY": f"./{MULTIMODEL}",
         "ACESTEP_CONFIG_PATH2": "acestep-v15-base",
         "ACESTEP_CONFIG_PATH3": "",
         "ACESTEP_LM_MODEL_PATH": "acestep-5Hz-lm-4B",
@@ -147,6 +151,7 @@ def test_multimodel_defaults(project):
 def test_lowvram_defaults(project):
     assert project.launch(LOWVRAM) == {
         "ACESTEP_CONFIG_PATH": "acestep-v15-turbo",
+        "ACESTEP_LAUNCHED_BY": f"./{LOWVRAM}",
         "ACESTEP_CONFIG_PATH2": "",
         "ACESTEP_CONFIG_PATH3": "",
         "ACESTEP_MODELS": "",
@@ -192,6 +197,24 @@ def test_lowvram_runs_one_model_whatever_is_set(project, monkeypatch):
 def test_multimodel_can_do_without_its_second_model(project, monkeypatch):
     environment = project.launch(MULTIMODEL, ACESTEP_CONFIG_PATH2="")
     assert settings_of(project, environment, monkeypatch).config_path2 is None
+
+
+@pytest.mark.parametrize("script", [MULTIMODEL, LOWVRAM])
+@pytest.mark.parametrize("place", ["exported", "dotenv"])
+def test_nano_is_tried_without_what_the_other_models_need(project, script, place, monkeypatch):
+    project.dotenv("ACESTEP_CONFIG_PATH='acestep-nano'\n" if place == "dotenv" else "")
+    exported = {"ACESTEP_CONFIG_PATH": "acestep-nano"} if place == "exported" else {}
+    settings = settings_of(project, project.launch(script, **exported), monkeypatch)
+    assert (settings.config_path, settings.config_path2, settings.lm_model_path) == (
+        "acestep-nano",
+        None,
+        None,
+    )
+    assert settings.init_llm is None
+    named = settings_of(
+        project, project.launch(script, **exported, ACESTEP_LM_MODEL_PATH="mine"), monkeypatch
+    )
+    assert named.lm_model_path == "mine"  # as was asked for
 
 
 def test_dotenv_is_read_not_run(project):
@@ -262,8 +285,35 @@ def test_background_refuses_a_port_that_is_taken(project):
         port = server.getsockname()[1]
         project.dotenv(f'ACESTEP_API_PORT="{port}"\n')
         result = project.run(BACKGROUND, STUB="serve")
-    assert result.returncode == 1
-    assert f"Port {port} is taken" in result.stderr
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"Port {port} is taken by ")
+    assert f"ACESTEP_API_PORT={port + 1} " in result.stderr
+    if shutil.which("lsof") or shutil.which("ss"):
+        assert f"process {os.getpid()}." in result.stderr
+
+
+def test_background_waits_and_shows_for_what(project, port):
+    result = project.run(BACKGROUND, ACESTEP_API_PORT=port, STUB="slow")
+    assert result.returncode == 0, result.stderr
+    assert "Not listening yet after 5 s. The log says: importing\n" in result.stdout
+    assert result.stdout.endswith(f"Listening on 0.0.0.0:{port}\n")
+    assert project.run(CLOSE).returncode == 0
+
+
+def test_background_leaves_a_server_that_starts_slowly(project, port):
+    result = project.run(BACKGROUND, ACESTEP_API_PORT=port, STUB="slow", ACESTEP_START_SECONDS="1")
+    assert result.returncode == 0
+    assert result.stdout.endswith(f"tail -f '{project.folder}/server.log'\n")
+    assert f"still starting (PID {project.pid})" in result.stdout
+    assert project.run(CLOSE).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["server.log", "server.pid"])
+def test_background_needs_a_folder_that_it_can_write(project, port, name):
+    (project.folder / name).mkdir()  # which root cannot write either
+    result = project.run(BACKGROUND, ACESTEP_API_PORT=port, STUB="serve")
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert f"cannot write server.log and server.pid in {project.folder}. Make the folder" in result.stderr
 
 
 def test_background_reports_a_start_that_fails_at_once(project, port):
@@ -306,10 +356,10 @@ def test_close_kills_what_does_not_stop(project, port):
     assert project.run(BACKGROUND, ACESTEP_API_PORT=port, STUB="stubborn").returncode == 0
     pid = project.pid
     began = time.monotonic()
-    result = project.run(CLOSE, "--pid", str(pid))
+    result = project.run(CLOSE, "--pid", str(pid), "--wait", "2")
     assert result.returncode == 0
     assert "killing it" in result.stderr
-    assert time.monotonic() - began > 5  # it had its time
+    assert time.monotonic() - began > 2  # it had its time
     assert not alive(pid)
 
 
@@ -333,7 +383,9 @@ def test_close_refuses_foreign_processes_unless_forced(project):
         assert foreign.wait(timeout=5) == -15
 
 
-@pytest.mark.parametrize("arguments", [["--port"], ["--port", "x"], ["--pid", "-1"], ["--what"], ["8001"]])
+@pytest.mark.parametrize(
+    "arguments", [["--port"], ["--port", "x"], ["--wait", "-3"], ["--pid", "-1"], ["--what"], ["8001"]]
+)
 def test_close_refuses_wrong_arguments(project, arguments):
     result = project.run(CLOSE, *arguments)
     assert result.returncode == 2

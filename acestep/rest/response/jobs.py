@@ -175,7 +175,8 @@ def progress_text(view: JobView) -> str:
     if view.progress:
         return view.progress.text or view.progress.stage
     if view.position:
-        return f"Queued, number {view.position}"
+        queued = f"Queued, number {view.position}"
+        return f"{queued}. {view.note}" if view.note else queued
     return ""
 
 
