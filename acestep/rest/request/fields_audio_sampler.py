@@ -22,6 +22,7 @@ from acestep.domain.song import (
     WaveletCorrection,
 )
 from acestep.rest.request.fields_song import MAX_CAPTION, MAX_LYRICS
+from acestep.rest.request.music_values import Seconds
 from acestep.rest.request.wire_types import (
     WORD,
     Flag,
@@ -30,7 +31,6 @@ from acestep.rest.request.wire_types import (
     OptionalFlag,
     OptionalNumber,
     OptionalText,
-    Seconds,
     Support,
     Text,
     Track,

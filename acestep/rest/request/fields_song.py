@@ -18,22 +18,18 @@ from acestep.domain.song import (
     SongRequest,
     TaskType,
 )
+from acestep.rest.request.music_values import Bpm, KeyScale, Language, Seconds, TimeSignature
 from acestep.rest.request.wire_types import (
     WORD,
-    Bpm,
     Flag,
-    KeyScale,
-    Language,
     Models,
     Number,
     OptionalNumber,
     OptionalText,
     OptionalWhole,
-    Seconds,
     Seeds,
     Support,
     Text,
-    TimeSignature,
     Timesteps,
     wire,
 )

@@ -215,7 +215,7 @@ class TestFields:
                 r"messages\[0\]\.content\[0\]\.input_audio\.data: .* required",
             ),
             ({"messages": [{"role": "system", "content": "x"}]}, "whose role is user"),
-            ({"messages": [{"role": "user", "content": "x"}], "top_p": 0}, "top_p: 0 .*greater than 0"),
+            ({"messages": [{"role": "user", "content": "x"}], "top_p": -3}, "lm_top_p: -3.0 .*from 0 to 1"),
             ({"messages": [{"role": "user", "content": "x"}], "stream": "maybe"}, "stream: 'maybe'"),
             ({"messages": [{"role": "user", "content": "x"}], "audio_config": 5}, "audio_config: 5"),
         ],
