@@ -22,9 +22,10 @@ from acestep.rest.request.schemas import (
     read_query,
     read_task,
 )
-from tests.rest.conftest import PLANNER
+from tests.rest.conftest import NO_PLANNER, PLANNER
 
 MILLION = 1_000_000
+HALF = chr(0xD83D)  # of an emoji
 READERS: Mapping[type[BaseModel], Callable[[dict[str, Any]], object]] = {
     GenerateTask: read_task,
     FormatTask: lambda body: read_draft(FormatTask, body),
@@ -58,7 +59,7 @@ class Untouchable(list[Any]):
     def _touched(self, *_: object) -> NoReturn:
         raise AssertionError("looked through")
 
-    __iter__ = __repr__ = __contains__ = _touched  # type: ignore[assignment]
+    __iter__ = __repr__ = __contains__ = _touched
 
 
 def refused(read: Callable[[dict[str, Any]], object], name: str, value: object) -> InvalidFieldError | None:
@@ -113,7 +114,7 @@ def test_many_bad_elements_get_a_short_answer(item: object, body: Callable[[obje
 
 
 def test_ten_reasons_are_told():
-    body = dict.fromkeys(GenerateTask.model_fields, "�")
+    body = dict.fromkeys(GenerateTask.model_fields, HALF)
     with pytest.raises(InvalidFieldError) as caught:
         read_task(body)
     assert str(caught.value).count("cannot be used; allowed: ") == 10
@@ -127,3 +128,27 @@ def test_deep_nests(read: Callable[[dict[str, Any]], object], name: str, deep: s
     for _ in range(5_000):
         value = [value] if deep == "list" else {"a": value}
     refused(read, name, value)
+
+
+@pytest.mark.parametrize(
+    "name", ["lyrics", "prompt", "lm_negative_prompt", "model", "src_audio_path", "task_type", "instruction"]
+)
+def test_half_an_emoji_is_named(name: str):
+    error = refused(read_task, name, f"la{HALF} la")
+    assert error is not None
+    assert str(error).startswith(f"{name}: ")
+    assert str(error).endswith(
+        "Half of a character is at position 2, as where an emoji was cut; send it whole"
+    )
+
+
+@pytest.mark.parametrize("content", [HALF, [{"type": "text", "text": HALF}]])
+def test_half_an_emoji_in_a_chat_is_named(content: object):
+    song = {"messages": [{"role": "user", "content": content}]}
+    with pytest.raises(InvalidFieldError, match=r"^prompt: .*Half of a character is at position 0"):
+        song_of(read_chat(song), NO_PLANNER)
+
+
+def test_half_an_emoji_in_a_generation_is_named():
+    with pytest.raises(InvalidFieldError, match=r"^prompt: .*Half of a character"):
+        read_generation({"input": HALF}, False)
