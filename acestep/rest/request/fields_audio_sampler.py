@@ -24,6 +24,7 @@ from acestep.domain.song import (
 from acestep.rest.request.fields_song import MAX_CAPTION, MAX_LYRICS
 from acestep.rest.request.music_values import Seconds
 from acestep.rest.request.wire_types import (
+    MAX_LIST_TEXT,
     WORD,
     Flag,
     Models,
@@ -69,7 +70,7 @@ def _read_guidance_params(value: object) -> dict[str, float]:
     return found
 
 
-GuidanceParams = Annotated[dict[str, float], reader(_read_guidance_params)]
+GuidanceParams = Annotated[dict[str, float], reader(_read_guidance_params, MAX_LIST_TEXT)]
 
 
 class SourceFields(BaseModel):
