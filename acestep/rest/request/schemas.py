@@ -66,7 +66,8 @@ class GenerateTask(
     @model_validator(mode="before")
     @classmethod
     def _read_cover_nofsq(cls, values: JsonObject) -> JsonObject:
-        if str(values.get("task_type")).strip().lower() == "cover-nofsq":
+        sent = values.get("task_type")
+        if isinstance(sent, str) and sent.strip().lower() == "cover-nofsq":
             return {**values, "task_type": "cover", "no_fsq": True}
         return values
 
