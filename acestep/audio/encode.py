@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -243,7 +244,7 @@ def metadata(tags: Tags, container: str) -> dict[str, str]:
     fields = _FIELDS[container]
     facts = _facts(tags)
     homeless = [f"{name}: {value}" for name, value in facts.items() if name not in fields]
-    comment = "\n".join(line for line in (_text(tags.caption), *homeless) if line)
+    comment = "\n".join(line for line in (tag_text(tags.caption), *homeless) if line)
     return {fields[name]: value for name, value in facts.items() if name in fields} | {"comment": comment}
 
 
@@ -262,7 +263,7 @@ def id3(tags: Tags) -> bytes:
     if "key" in facts:  # ID3 spells keys C, C#, Cm
         frames.append(_frame("TKEY", _utf16(facts["key"].replace(" major", "").replace(" minor", "m"))))
     if tags.caption:  # language unknown, no short description
-        frames.append(_frame("COMM", b"und" + _utf16("", end=True) + _utf16(_text(tags.caption))))
+        frames.append(_frame("COMM", b"und" + _utf16("", end=True) + _utf16(tag_text(tags.caption))))
     frames += [
         _frame("TXXX", _utf16(fact, end=True) + _utf16(facts[fact]))
         for fact in ("seed", "model")
@@ -284,12 +285,23 @@ def _facts(tags: Tags) -> dict[str, str]:
         "model": tags.model,
         "software": tags.software,
     }
-    return {name: _text(str(value)) for name, value in facts.items() if value not in (None, "")}
+    return {name: tag_text(str(value)) for name, value in facts.items() if value not in (None, "")}
 
 
-def _text(value: str) -> str:
-    # Text that every container can hold: JSON allows NUL and half surrogate pairs, tags allow neither.
-    return value.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
+# ECMA-48: control sequences, control strings up to their end, and escapes of a single character.
+_ESCAPES = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
+    r"|(?:\x1b[PX\]^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x80-\x9f]*(?:\x07|\x9c|\x1b\\)"
+    r"|\x1b[ -/]*[0-~]"
+)
+_CONTROLS = re.compile(r"[\0-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def tag_text(value: str) -> str:
+    """`value` without control characters, which steer terminals; line ends and tabs stay."""
+    # No container can hold half surrogate pairs, which JSON allows.
+    value = _CONTROLS.sub("", _ESCAPES.sub("", value.replace("\r\n", "\n").replace("\r", "\n")))
+    return value.encode("utf-8", "replace").decode("utf-8")
 
 
 def _utf16(text: str, end: bool = False) -> bytes:

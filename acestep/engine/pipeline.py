@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from acestep.audio.encode import FileSpec, Tags, extension, fade, write
+from acestep.audio.encode import FileSpec, Tags, extension, fade, tag_text, write
 from acestep.domain.analysis import Analysis, Stem
 from acestep.domain.draft import DraftRequest
 from acestep.domain.latents import SongLatents, SourceLatents
@@ -371,7 +371,7 @@ class SongWriter:
 
 def title(caption: str) -> str:
     """The caption's first line, cut at a word where it is long."""
-    line = next(iter(caption.strip().splitlines()), "")
+    line = next(iter(tag_text(caption).strip().splitlines()), "")
     if len(line) <= _TITLE_LENGTH:
         return line
     head = line[:_TITLE_LENGTH]

@@ -5,7 +5,7 @@ from pathlib import Path
 import av
 import pytest
 
-from acestep.audio.encode import FileSpec, Tags, extension, write
+from acestep.audio.encode import FileSpec, Tags, extension, tag_text, write
 from acestep.domain.song import AudioFormat
 from tests.audio.sounds import music
 
@@ -103,3 +103,41 @@ def test_a_long_caption_fits_an_id3_tag(tmp_path: Path) -> None:
 def test_text_that_no_tag_can_hold_does_not_stop_the_song(tmp_path: Path, audio_format: AudioFormat) -> None:
     found = read_tags(tagged(tmp_path, audio_format, Tags(title="a\ud800b\0c")))
     assert found["title"] == "a?bc"
+
+
+# Colours, a window title (ended in both ways), a hyperlink, single escapes, C1 codes, and what else steers.
+STEERING = {
+    "\x1b[31mred\x1b[0m": "red",
+    "a\x1b]0;title\x07b": "ab",
+    "a\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\b": "alinkb",
+    "a\x1bPdevice\x1b\\b": "ab",
+    "a\x1bcb\x1b(Bc": "abc",
+    "a\x9b31mb\x9d0;t\x9cc": "abc",
+    "a\x07\x08\x7f\x0b\x0c\x85b": "ab",
+    "a\x1b": "a",
+    "\x1b]no end": "no end",
+    "x\r\ny\rz\tw": "x\ny\nz\tw",
+    "静かな\x1b[1mピアノ, R&B, ♯🎹": "静かなピアノ, R&B, ♯🎹",
+}
+
+
+@pytest.mark.parametrize(("sent", "found"), STEERING.items(), ids=ascii)
+def test_nothing_in_a_tag_steers_a_terminal(sent: str, found: str) -> None:
+    assert tag_text(sent) == found
+
+
+@pytest.mark.parametrize("audio_format", EXPECTED)
+def test_no_file_holds_control_characters_of_a_caption(tmp_path: Path, audio_format: AudioFormat) -> None:
+    rough = "\x1b[31mslow\x1b]0;pwned\x07 piano\x08\x9b2J"
+    tags = Tags(title=rough, caption=rough, key_scale=f"C{rough}", model=rough, software="\x1bcus")
+    found = read_tags(tagged(tmp_path, audio_format, tags))
+    assert found["title"] == "slow piano"
+    assert "slow piano" in found["comment"] and "pwned" not in str(found)
+    assert not [
+        value for value in found.values() if set(value) & {chr(code) for code in (*range(9), 27, 155)}
+    ]
+
+
+def test_a_long_run_of_escapes_is_read_once() -> None:
+    for run in ("\x1b]" * 50_000, "\x90" * 100_000, "\x1b[" + "0" * 100_000, "\x1b[0" * 30_000):
+        assert len(tag_text(run)) <= 100_001

@@ -83,3 +83,16 @@ def test_a_folder_that_is_gone_is_explained(files: AudioStore, tmp_path: Path) -
 )
 def test_titles_are_the_first_line_cut_at_a_word(caption: str, expected: str) -> None:
     assert title(caption) == expected
+
+
+@pytest.mark.parametrize(
+    ("caption", "found"),
+    [
+        ("\x1b[31m\nslow piano\nin the rain", "slow piano"),
+        ("\x1b]0;a window\x07slow\x07 piano", "slow piano"),
+        ("\x1b[1m" * 30 + "slow piano", "slow piano"),  # cut first, half an escape would stay
+    ],
+    ids=ascii,
+)
+def test_a_title_has_no_control_characters(caption: str, found: str) -> None:
+    assert title(caption) == found
