@@ -45,18 +45,13 @@ INTERNAL = "Internal server error"
 STORAGE = "The server cannot use its storage at the moment; nothing was accepted. Its log has the reason."
 
 
-MAX_REASONS = 10  # that an answer tells
-
-
 class InvalidFieldsError(InvalidFieldError):
-    """Several fields cannot be used; `field` is the first, the text names ten."""
+    """Several fields cannot be used; `field` is the first, the text names all."""
 
     def __init__(self, errors: Sequence[InvalidFieldError]) -> None:
         first = errors[0]
         super().__init__(first.field, first.value, first.allowed)
-        told = [str(error) for error in errors[:MAX_REASONS]]
-        more = len(errors) - len(told)
-        self.args = ("; ".join([*told, f"{more} more values cannot be used"] if more else told),)
+        self.args = ("; ".join(str(error) for error in errors),)
 
 
 class StrictError(InvalidFieldError):

@@ -171,11 +171,6 @@ class TestRead:
     def test_more_than_the_file_has_is_no_error(self, tmp_path: Path) -> None:
         assert read(song(tmp_path, "wav"), max_seconds=1000).duration == 6.0
 
-    def test_values_are_held_to_full_scale(self, tmp_path: Path) -> None:
-        path = tmp_path / "loud.wav"
-        write(AudioClip(3 * music(48000).samples, 48000), path, FileSpec("wav32"))
-        assert np.abs(read(path).samples).max() == 1.0
-
     def test_samples_that_are_no_numbers(self, tmp_path: Path) -> None:
         path = tmp_path / "broken.wav"
         write(AudioClip(np.full((2, 48000), np.nan, np.float32), 48000), path, FileSpec("wav32"))
@@ -290,21 +285,12 @@ class TestRefused:
         path = wav(tmp_path / "rate.wav", bytes(2000), sample_rate=sample_rate)
         refused(path, f"sample rate of {sample_rate} Hz")
 
-    @pytest.mark.parametrize("audio_format", ["wav", "wav32", "flac", "mp3", "aac"])
-    def test_a_file_that_was_cut_off(self, tmp_path: Path, audio_format: AudioFormat) -> None:
+    @pytest.mark.parametrize("audio_format", ["wav", "wav32", "flac"])
+    def test_a_lossless_file_that_was_cut_off(self, tmp_path: Path, audio_format: AudioFormat) -> None:
         path = song(tmp_path, audio_format)
         content = path.read_bytes()
         path.write_bytes(content[: len(content) // 2])
         refused(path, r"should (last 6.0 s but ends|have \d+ bytes but has).*send it again")
-
-    def test_noise_in_the_middle_of_a_file(self, tmp_path: Path) -> None:
-        path = song(tmp_path, "aac")
-        content = bytearray(path.read_bytes())
-        third = len(content) // 3
-        content[third : 2 * third] = random.Random(1).randbytes(third)
-        path.write_bytes(content)
-        with pytest.raises(UnusableAudioError, match=r"[Ii]t is damaged"):
-            read(path)
 
     def test_nothing_else_comes_out_of_broken_files(self, tmp_path: Path) -> None:
         dice = random.Random(7)

@@ -157,6 +157,7 @@ class FakePlanners:
 @dataclass(frozen=True)
 class Facts:
     seconds: float = 20.0
+    warnings: tuple[str, ...] = ()
 
 
 def riff_only(path: Path) -> Facts:
@@ -177,7 +178,7 @@ class Server:
 
     async def release(self, **fields: Any) -> str:
         """Submit a request and return its task id."""
-        answer = await self.client.post("/release_task", json=fields or {"prompt": "pop"})
+        answer = await self.client.post("/release_task", json=fields)
         assert answer.status_code == 200, answer.text
         return str(answer.json()["data"]["task_id"])
 

@@ -15,6 +15,7 @@ from acestep.domain.song import MAX_SEED, PlannerOptions
 from acestep.errors import JobCancelledError, PlannerError, PlannerUnavailableError, UnusableAudioError
 from acestep.examples import Examples, load_custom, load_simple
 from acestep.jobs.worker import Cancelled
+from acestep.rest.deps import provide
 from acestep.rest.envelope import Envelope
 from acestep.rest.response.jobs import custom_sample
 from acestep.rest.response.schemas import DraftAnswer
@@ -24,6 +25,7 @@ from tests.rest.conftest import (
     NO_PLANNER,
     PLANNER,
     TURBO,
+    Facts,
     FakeWorker,
     Serve,
     Server,
@@ -187,7 +189,7 @@ class TestFormatting:
             ({"lyrics": ["la"]}, "lyrics"),
             ({"prompt": "x" * 10_001}, "prompt"),
             ({"seed": -2}, "seed"),
-            ({"lm_top_p": -2}, "lm_top_p"),
+            ({"lm_top_p": 0}, "lm_top_p"),
         ],
     )
     async def test_bad_values(self, serve: Serve, fields: dict[str, Any], name: str):
@@ -226,6 +228,16 @@ class TestUnderstanding:
         assert heard == [(".wav", b"RIFFsound")]
         (asked,) = worker.asked
         assert (asked.kind, asked.audio_codes, asked.options.temperature) == ("understand", (), 0.3)
+
+    async def test_what_a_file_lacks_is_said(self, serve: Serve):
+        said = "{} is damaged: 5.00 of 6.00 s can be read"
+        async with serve(worker=planner()) as server:
+            services = server.app.state.services
+            provide(
+                server.app, replace(services, probe=lambda path: Facts(warnings=(said.format(path.name),)))
+            )
+            answer = await server.client.post("/v1/understand", files={"src_audio": ("My song.wav", b"RIFF")})
+            assert f"src_audio: {said.format('My song.wav')}" in answer.json()["extra"]["warnings"]
 
     @pytest.mark.parametrize("form", ["json", "data"])
     async def test_codes(self, serve: Serve, form: str):

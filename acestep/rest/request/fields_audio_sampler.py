@@ -22,9 +22,7 @@ from acestep.domain.song import (
     WaveletCorrection,
 )
 from acestep.rest.request.fields_song import MAX_CAPTION, MAX_LYRICS
-from acestep.rest.request.music_values import Seconds
 from acestep.rest.request.wire_types import (
-    MAX_LIST_TEXT,
     WORD,
     Flag,
     Models,
@@ -32,6 +30,7 @@ from acestep.rest.request.wire_types import (
     OptionalFlag,
     OptionalNumber,
     OptionalText,
+    Seconds,
     Support,
     Text,
     Track,
@@ -70,7 +69,7 @@ def _read_guidance_params(value: object) -> dict[str, float]:
     return found
 
 
-GuidanceParams = Annotated[dict[str, float], reader(_read_guidance_params, MAX_LIST_TEXT)]
+GuidanceParams = Annotated[dict[str, float], reader(_read_guidance_params)]
 
 
 class SourceFields(BaseModel):

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from fastapi import APIRouter, Request
@@ -10,7 +9,7 @@ from acestep.rest.deps import HttpServices, RequestBody, Services
 from acestep.rest.drafts import formatted, to_format, to_understand, to_write, understood, written
 from acestep.rest.envelope import Envelope
 from acestep.rest.openapi import body_of
-from acestep.rest.request.body import PATHS, SOURCE, Body, lent
+from acestep.rest.request.body import PATHS, SOURCE, Body, Sound, lent
 from acestep.rest.request.fields_planner import DraftFields
 from acestep.rest.request.schemas import (
     FormatTask,
@@ -18,7 +17,7 @@ from acestep.rest.request.schemas import (
     UnderstandTask,
     WriteTask,
     read_draft,
-    read_plain,
+    read_sample,
 )
 from acestep.rest.request.task_rules import check_strict, check_support, planner_name, require_planner
 from acestep.rest.response.jobs import custom_sample, simple_sample
@@ -36,7 +35,7 @@ async def create_random_sample(
     body: RequestBody, services: Services
 ) -> Envelope[SimpleSample] | Envelope[CustomSample]:
     """Return a random example: a sentence for `sample_query`, or (`custom_mode`) a whole song."""
-    if (read_plain(SampleTask, body.fields).sample_type or "").strip() in SIMPLE:
+    if (read_sample(body.fields).sample_type or "").strip() in SIMPLE:
         return Envelope[SimpleSample](data=simple_sample(services.examples.draw_simple()))
     return Envelope[CustomSample](data=custom_sample(services.examples.draw_custom()))
 
@@ -82,10 +81,12 @@ async def understand(request: Request, body: RequestBody, services: Services) ->
     warnings = _checked(task, ignored, services, "understand")
     _refuse_second_file(body)
     async with lent(body.files, services.uploads, services.probe) as sounds:
-        audio = next((sound.path for sound in sounds.values()), None)
+        sound = next(iter(sounds.values()), None)
         if task.src_audio_path:
-            audio = await _named(task.src_audio_path, audio, services)
-        asked = to_understand(task, audio)
+            sound = await _named(task.src_audio_path, sound, services)
+        warnings += sound.warnings if sound else ()
+        check_strict(warnings, services.config.strict)
+        asked = to_understand(task, sound.path if sound else None)
         draft = await wait_for_draft(request, services.worker, asked, services.config.draft_timeout)
     return Envelope(data=understood(draft), extra=_extra(warnings))
 
@@ -100,11 +101,11 @@ def _checked(
     return warnings
 
 
-async def _named(path: str, uploaded: Path | None, services: Services) -> Path:
+async def _named(path: str, uploaded: Sound | None, services: Services) -> Sound:
     field = PATHS[SOURCE]
     if uploaded is not None:
         raise InvalidFieldError(field, path, "no path beside an uploaded file", "Send one of the two")
-    return (await named_sound(field, path, services)).path
+    return await named_sound(field, path, services)
 
 
 def _extra(warnings: tuple[str, ...]) -> dict[str, list[str]] | None:

@@ -40,8 +40,8 @@ class TestBrokenBodies:
             "not json",
             b"\xff\xfe\xfa",
             '{"a": ' + "9" * 5_000 + "}",
-            "[" * 10_000,
-            '{"a":' * 10_000,
+            "[" * 100_000,
+            '{"a":' * 100_000,
         ],
         ids=lambda body: repr(body)[:20],
     )
@@ -524,3 +524,43 @@ async def test_an_upload_stays_where_a_request_becomes_a_job_though_it_is_cancel
     go_on.set()
     job = await server.queue.take()
     assert content(job.request.task.source) == RIFF
+
+
+def damaged(path: Path) -> Facts:
+    return Facts(warnings=(f"{path.name} is damaged: 5.00 of 6.00 s can be read",))
+
+
+@pytest.mark.parametrize("kind", ["src_audio", "reference_audio"])
+async def test_what_an_upload_lacks_is_said_by_its_name(serve: Serve, kind: str):
+    said = f"{kind}: my song.wav is damaged: 5.00 of 6.00 s can be read"
+    files: Any = {kind: ("my song.wav", RIFF), "src_audio": ("my song.wav", RIFF)}
+    async with serve() as server:
+        provide(server.app, replace(server.app.state.services, probe=damaged))
+        answer = await send(server, files, task_type="cover")
+        assert said in answer["warnings"]
+        (view,) = await server.queue.find([answer["task_id"]])
+        assert view is not None and said in view.job.request.warnings
+
+
+async def test_nothing_is_said_of_an_upload_that_is_not_used(serve: Serve):
+    async with serve() as server:
+        provide(server.app, replace(server.app.state.services, probe=damaged))
+        answer = await send(server, {"src_audio": ("song.wav", RIFF)}, task_type="text2music")
+        assert not [warning for warning in answer["warnings"] if "damaged" in warning]
+
+
+async def test_a_file_of_this_machine_is_told_of_as_well(serve: Serve, tmp_path: Path):
+    (tmp_path / "song.wav").write_bytes(RIFF)
+    async with serve(replace(CONFIG, audio_roots=(tmp_path,))) as server:
+        provide(server.app, replace(server.app.state.services, probe=damaged))
+        request = await server.submitted(task_type="cover", src_audio_path="song.wav")
+        assert "src_audio_path: song.wav is damaged: 5.00 of 6.00 s can be read" in request.warnings
+
+
+async def test_a_strict_server_refuses_what_is_damaged(serve: Serve):
+    async with serve(replace(CONFIG, strict=True)) as server:
+        provide(server.app, replace(server.app.state.services, probe=damaged))
+        files: Any = {"src_audio": ("song.wav", RIFF)}
+        refused = await server.client.post("/release_task", files=files, data={"task_type": "cover"})
+        assert_error(refused, 422, "song.wav is damaged")
+        assert list(server.uploads.iterdir()) == []
