@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from reprlib import Repr
 
 
 class AceStepError(Exception):
@@ -16,7 +17,9 @@ class InvalidFieldError(AceStepError):
         self.field = field
         self.value = _short(value)
         self.allowed = allowed
-        text = f"{field}: {self.value!r} cannot be used{' ' + scope if scope else ''}; allowed: {allowed}"
+        scope = f" {scope}" if scope else ""
+        said = "nothing was sent" if value is None else f"{self.value!r} cannot be used"
+        text = f"{field}: {said}{scope}; {'send' if value is None else 'allowed:'} {allowed}"
         super().__init__(f"{text}. {remedy}" if remedy else text)
 
 
@@ -87,12 +90,20 @@ class JobCancelledError(AceStepError):
 
 
 def _short(value: object, limit: int = 80) -> object:
-    # Recognisable, without echoing megabytes.
+    # Recognisable, without echoing megabytes, or walking through them.
     if isinstance(value, str) and len(value) > limit:
         return f"{value[:limit]}… ({len(value)} characters)"
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    return _short(repr(value), limit)
+    if isinstance(value, (list, tuple, dict)) and len(value) > _MAX_SHOWN:
+        return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)} values"
+    return _short(_BOUNDED.repr(value), limit)
+
+
+_MAX_SHOWN = 20  # values of a list that an error may show, nested two deep
+_BOUNDED = Repr()
+_BOUNDED.maxlevel, _BOUNDED.maxstring = 3, 100
+_BOUNDED.maxlist = _BOUNDED.maxtuple = _BOUNDED.maxdict = _MAX_SHOWN
 
 
 class PlannerError(AceStepError):

@@ -45,13 +45,18 @@ INTERNAL = "Internal server error"
 STORAGE = "The server cannot use its storage at the moment; nothing was accepted. Its log has the reason."
 
 
+MAX_REASONS = 10  # that an answer tells
+
+
 class InvalidFieldsError(InvalidFieldError):
-    """Several fields cannot be used; `field` is the first, the text names all."""
+    """Several fields cannot be used; `field` is the first, the text names ten."""
 
     def __init__(self, errors: Sequence[InvalidFieldError]) -> None:
         first = errors[0]
         super().__init__(first.field, first.value, first.allowed)
-        self.args = ("; ".join(str(error) for error in errors),)
+        told = [str(error) for error in errors[:MAX_REASONS]]
+        more = len(errors) - len(told)
+        self.args = ("; ".join([*told, f"{more} more values cannot be used"] if more else told),)
 
 
 class StrictError(InvalidFieldError):

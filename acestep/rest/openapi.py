@@ -41,7 +41,7 @@ ERRORS: dict[int | str, JsonObject] = {
         422: "A field cannot be used; `extra` names it",
         429: "The queue is full; `Retry-After` has the seconds to wait",
         500: "Internal error, or a job that failed",
-        503: "A model is not available",
+        503: "A model is not available, or the server is stopping or cannot use its storage",
         504: "The planner or the song was not finished in time",
     }.items()
 }

@@ -38,7 +38,7 @@ from acestep.rest.request.body import (
 )
 from acestep.rest.request.fields_planner import PlannerSamplingFields
 from acestep.rest.request.fields_song import DEFAULT_INSTRUCTION, MusicFields
-from acestep.rest.request.schemas import GenerateTask, read_task
+from acestep.rest.request.schemas import GenerateTask, read_task, require_fields
 from acestep.rest.request.task_rules import (
     BALANCED,
     INJECTION,
@@ -66,6 +66,8 @@ async def submit(body: Body, services: HttpServices, warnings: tuple[str, ...] =
     """
     async with stored(body.files, services.uploads, services.probe) as uploads:
         task, ignored = read_task(body.fields)
+        if not uploads:
+            require_fields({name: getattr(task, name) for name in task.model_fields_set}, ignored)
         sounds = await _sounds(task, uploads, services)
         request = accept(task, sounds, services.worker, services.config, services.lora)
         used = [sound for sound in sounds.values() if _is_used(sound, request)]

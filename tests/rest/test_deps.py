@@ -9,6 +9,7 @@ from tests.rest.conftest import CONFIG, Serve, assert_error
 KEY = "sk-geheim-ключ"
 RAW = KEY.encode()
 BODY_ROUTES = ["/release_task", "/query_result"]
+BODY: dict[str, Any] = {"prompt": "pop", "task_id": "a"}  # of either route
 HEADER_ROUTES = [
     "/v1/stats",
     "/v1/models",
@@ -48,14 +49,14 @@ class TestHeaders:
             for route in HEADER_ROUTES:
                 assert (await server.client.get(route, headers=headers)).status_code == 200  # type: ignore[arg-type]
             for route in BODY_ROUTES:
-                answer = await server.client.post(route, json={}, headers=headers)  # type: ignore[arg-type]
+                answer = await server.client.post(route, json=BODY, headers=headers)  # type: ignore[arg-type]
                 assert answer.status_code == 200
 
     @pytest.mark.parametrize("headers", WRONG)
     async def test_wrong(self, serve: Serve, config: HttpConfig, headers: dict[str, Any]):
         async with serve(config) as server:
             answers = [await server.client.get(route, headers=headers) for route in HEADER_ROUTES]
-            answers += [await server.client.post(route, json={}, headers=headers) for route in BODY_ROUTES]
+            answers += [await server.client.post(route, json=BODY, headers=headers) for route in BODY_ROUTES]
             for answer in answers:
                 assert assert_error(answer, 401)["error"] == "Invalid API key"
                 assert answer.headers["www-authenticate"] == "Bearer"
@@ -66,7 +67,7 @@ class TestHeaders:
                 answer = await server.client.get(route)
                 assert assert_error(answer, 401)["error"] == "Missing Authorization header"
             for route in BODY_ROUTES:
-                answer = await server.client.post(route, json={})
+                answer = await server.client.post(route, json=BODY)
                 assert assert_error(answer, 401)["error"] == "Missing ai_token or Authorization header"
 
     async def test_a_refused_request_is_not_queued(self, serve: Serve, config: HttpConfig):
@@ -82,7 +83,7 @@ class TestBody:
     ):
         async with serve(config) as server:
             for route in BODY_ROUTES:
-                request: dict[str, Any] = {"json" if as_json else "data": {"ai_token": KEY}}
+                request: dict[str, Any] = {"json" if as_json else "data": BODY | {"ai_token": KEY}}
                 answer = await server.client.post(route, **request, headers={"Authorization": "wrong"})
                 assert answer.status_code == 200
 
@@ -107,7 +108,9 @@ class TestBody:
     ):
         async with serve(config) as server:
             headers: Any = {"Authorization": b"Bearer " + RAW}
-            answer = await server.client.post("/release_task", json={"ai_token": token}, headers=headers)
+            answer = await server.client.post(
+                "/release_task", json=BODY | {"ai_token": token}, headers=headers
+            )
             assert answer.status_code == 200
 
 
@@ -120,7 +123,7 @@ class TestOpenDoors:
     async def test_an_empty_key_means_no_key(self, serve: Serve):
         async with serve(replace(CONFIG, api_key="")) as server:
             assert (await server.client.get("/v1/stats")).status_code == 200
-            answer = await server.client.post("/release_task", json={"ai_token": "anything"})
+            answer = await server.client.post("/release_task", json={"prompt": "pop", "ai_token": "anything"})
             assert answer.status_code == 200
 
     async def test_the_key_counts_in_the_query_string_for_nothing(self, serve: Serve):

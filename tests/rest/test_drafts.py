@@ -189,7 +189,7 @@ class TestFormatting:
             ({"lyrics": ["la"]}, "lyrics"),
             ({"prompt": "x" * 10_001}, "prompt"),
             ({"seed": -2}, "seed"),
-            ({"lm_top_p": 0}, "lm_top_p"),
+            ({"lm_top_p": -2}, "lm_top_p"),
         ],
     )
     async def test_bad_values(self, serve: Serve, fields: dict[str, Any], name: str):

@@ -26,7 +26,7 @@ class TestWhatNobodyForesaw:
     ):
         async with serve(worker=BrokenWorker(error)) as server:
             with caplog.at_level(logging.ERROR):
-                answer = await server.client.post("/release_task", json={})
+                answer = await server.client.post("/release_task", json={"prompt": "pop"})
             assert_error(answer, 500, "Internal server error")
             assert "secret" not in answer.text
             (record,) = [record for record in caplog.records if record.name == "acestep.rest.envelope"]
@@ -38,7 +38,7 @@ class TestWhatNobodyForesaw:
     ):
         worker = BrokenWorker(DataFolderError("The disk of /home/secret is full"))
         async with serve(worker=worker) as server:
-            answer = await server.client.post("/release_task", json={})
+            answer = await server.client.post("/release_task", json={"prompt": "pop"})
         assert_error(answer, 503, "nothing was accepted")
         assert "secret" not in answer.text
         assert "/home/secret" in caplog.text
@@ -54,8 +54,8 @@ class TestWhatNobodyForesaw:
 class TestText:
     async def test_is_readable_utf8(self, serve: Serve):
         async with serve() as server:
-            answer = await server.client.post("/release_task", json={"key_scale": "ハ長調"})
-            assert "ハ長調" in answer.content.decode("utf-8")
+            answer = await server.client.post("/release_task", json={"key_scale": "嬰長調"})
+            assert "嬰長調" in answer.content.decode("utf-8")
 
     async def test_half_surrogate_pairs_come_back_escaped(self, serve: Serve):
         async with serve() as server:

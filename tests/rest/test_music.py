@@ -20,7 +20,7 @@ async def job_of(server: Server, job_id: str) -> dict[str, Any]:
 
 
 async def generate(server: Server, **fields: Any) -> str:
-    answer = await server.client.post(GENERATE, json=fields)
+    answer = await server.client.post(GENERATE, json=fields or {"prompt": "pop"})
     return str(answer.raise_for_status().json()["job_id"])
 
 
@@ -48,11 +48,13 @@ class TestGenerate:
     async def test_what_cannot_be_used(self, server: Server):
         assert_error(await server.client.post(GENERATE, json={"bpm": 5}), 422, "bpm: 5")
 
-    @pytest.mark.parametrize("credentials", [{"json": {"ai_token": "k"}}, {"headers": {"x-api-key": "k"}}])
+    @pytest.mark.parametrize(
+        "credentials", [{"json": {"prompt": "pop", "ai_token": "k"}}, {"headers": {"x-api-key": "k"}}]
+    )
     async def test_the_key(self, serve: Serve, credentials: dict[str, Any]):
         async with serve(replace(CONFIG, api_key="k")) as server:
             assert_error(await server.client.post(GENERATE, json={}), 401)
-            answer = await server.client.post(GENERATE, **({"json": {}} | credentials))
+            answer = await server.client.post(GENERATE, **({"json": {"prompt": "pop"}} | credentials))
             assert answer.status_code == 200
 
 

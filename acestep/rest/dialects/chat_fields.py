@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-MAX_MESSAGES, MAX_PARTS = 1_000, 100
+MAX_MESSAGES, MAX_PARTS, MAX_MODALITIES = 1_000, 100, 20
+MAX_TEXT = 100_000  # characters of the message that describes the song; lyrics may have 50,000
 GUIDANCE = 2.0  # default of lm_cfg_scale for chats, as in the original
 
 
@@ -49,7 +50,7 @@ Part = Annotated[
 ]
 Content = Annotated[
     Annotated[str, Tag("words")]
-    | Annotated[Annotated[list[Part], Field(max_length=MAX_PARTS)], Tag("parts")],
+    | Annotated[Annotated[list[Part], Field(max_length=MAX_PARTS, fail_fast=True)], Tag("parts")],
     Discriminator(
         _kind_of_content, custom_error_type="content", custom_error_message="text, or a list of parts"
     ),
@@ -108,6 +109,7 @@ class ChatRequest(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     messages: list[Message] = Field(
+        fail_fast=True,
         min_length=1,
         max_length=MAX_MESSAGES,
         json_schema_extra={"contains": {"required": ["role"], "properties": {"role": {"const": "user"}}}},
@@ -118,11 +120,16 @@ class ChatRequest(BaseModel):
     stream_options: StreamOptions = StreamOptions()
     audio_config: AudioConfig = AudioConfig()
     audio: OutputAudio = OutputAudio()
-    modalities: list[str] = Field([], description="Ignored: the answer has text and audio.")
+    modalities: list[str] = Field(
+        [],
+        max_length=MAX_MODALITIES,
+        fail_fast=True,
+        description="Ignored: the answer has text and audio.",
+    )
     n: int | None = Field(None, description="Used where `batch_size` is not sent. Default: 1.")
     temperature: float | None = Field(None, ge=0, le=2, description="`lm_temperature` of /release_task.")
-    top_p: float | None = Field(None, gt=0, le=1, description="`lm_top_p` of /release_task.")
-    top_k: int | None = Field(None, ge=0, le=10_000, description="`lm_top_k` of /release_task.")
+    top_p: float | None = Field(None, description="`lm_top_p` of /release_task.")
+    top_k: int | None = Field(None, description="`lm_top_k` of /release_task.")
     lm_cfg_scale: float | None = Field(
         None, description=f"As in /release_task; default where the planner runs: {GUIDANCE}."
     )

@@ -14,6 +14,7 @@ from acestep.errors import InvalidFieldError
 from acestep.limits import PLANNED_TASKS
 from acestep.rest.dialects.chat_fields import (
     GUIDANCE,
+    MAX_TEXT,
     AudioPart,
     ChatRequest,
     InputAudio,
@@ -89,7 +90,7 @@ def decode(audio: Mapping[str, InputAudio]) -> dict[str, UploadFile]:
 
 def _ignored_fields(request: ChatRequest) -> list[str]:
     output = request.audio
-    sent = request.model_dump(include={"max_tokens", "max_completion_tokens", "stop"})
+    sent = {name: getattr(request, name) for name in ("max_tokens", "max_completion_tokens", "stop")}
     warnings = ignored(sent, tuple(sent), "a song has a duration, not tokens")
     warnings += ignored({"audio.voice": output.voice}, ("audio.voice",), "describe the voice in the caption")
     if not request.use_cot_metas:
@@ -103,7 +104,10 @@ def _apply_message(fields: JsonObject, chat: Chat, planner: PlannerInfo) -> list
     # Add the text of the message to `fields`; values that were sent as fields win. Returns warnings.
     task = chat.task
     may_be_lyrics = not (task.lyrics or chat.request.audio_config.instrumental)
-    message = understand(_text_of(chat.message), may_be_lyrics)
+    text = _text_of(chat.message)
+    if len(text) > MAX_TEXT:
+        raise InvalidFieldError("messages", text, f"a last user message of at most {MAX_TEXT} characters")
+    message = understand(text, may_be_lyrics)
     said = {"prompt": message.caption, "lyrics": message.lyrics}
     warnings = ["messages: the text beside the tags is not used"] if message.aside else []
     if message.sentence is not None:
@@ -163,14 +167,14 @@ def _upload(kind: str, part: InputAudio) -> UploadFile:
     # Read base64, also as a `data:` link, with line breaks, or in the URL-safe alphabet.
     head, comma, tail = part.data.partition(",")
     text = tail if comma and head.lower().startswith("data:") else part.data
-    text = text.translate(_ALPHABET).rstrip("=")
     try:
-        raw = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
-    except (binascii.Error, ValueError):
+        code = text.encode("ascii").translate(_ALPHABET, b" \t\r\n").rstrip(b"=")
+        raw = base64.b64decode(code + b"=" * (-len(code) % 4), validate=True)
+    except (binascii.Error, ValueError):  # also UnicodeEncodeError
         raise InvalidFieldError(
             "messages", part.data, "a whole audio file in base64, or as a data: link", scope=f"as {kind}"
         ) from None
     return UploadFile(io.BytesIO(raw), size=len(raw), filename=f"{kind}.{part.format or 'audio'}")
 
 
-_ALPHABET = str.maketrans("-_", "+/", " \t\r\n")
+_ALPHABET = bytes.maketrans(b"-_", b"+/")

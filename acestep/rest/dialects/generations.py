@@ -4,7 +4,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from acestep.errors import InvalidFieldError
 from acestep.rest.dialects.reading import read, wire_fields
-from acestep.rest.request.schemas import find_task, parse_task
+from acestep.rest.request.schemas import find_task, parse_task, require_fields
 from acestep.rest.spelling import JsonObject
 
 
@@ -38,6 +38,7 @@ def read_generation(body: JsonObject, prefers_async: bool) -> tuple[JsonObject, 
     sent["prompt"] = prompt or request.input
     songs = request.n if "n" in request.model_fields_set else None
     fields, warnings = find_task(sent, {"audio_format": request.response_format, "batch_size": songs})
+    require_fields(fields, warnings)
     fields.setdefault("batch_size", 1)
     count = parse_task(fields).batch_size
     if not run_async and count != 1:

@@ -8,7 +8,7 @@ from pydantic_core import ErrorDetails
 
 from acestep.errors import InvalidFieldError
 from acestep.rest.errors import InvalidFieldsError
-from acestep.rest.request.schemas import GenerateTask
+from acestep.rest.request.schemas import GenerateTask, remedy_for
 from acestep.rest.spelling import JsonObject
 
 M = TypeVar("M", bound=BaseModel)
@@ -31,8 +31,8 @@ def read(model: type[M], fields: Mapping[str, object]) -> M:
 
 def wire_fields(request: BaseModel) -> JsonObject:
     """Return the fields of `/release_task` in a request, under any of their names."""
-    shared = request.model_dump(include=set(GenerateTask.model_fields), exclude_unset=True)
-    return {**shared, **(request.model_extra or {})}
+    shared = [name for name in GenerateTask.model_fields if name in request.model_fields_set]
+    return {**{name: getattr(request, name) for name in shared}, **(request.model_extra or {})}
 
 
 def _invalid(item: ErrorDetails, fields: Mapping[str, object]) -> InvalidFieldError:
@@ -44,7 +44,8 @@ def _invalid(item: ErrorDetails, fields: Mapping[str, object]) -> InvalidFieldEr
         length = item["ctx"]
         allowed = _LENGTHS[item["type"]].format(**length)
         return InvalidFieldError(path, f"{length['actual_length']} entries", allowed)
-    return InvalidFieldError(path, item["input"], item["msg"].removeprefix(_PREAMBLE))
+    allowed = item["msg"].removeprefix(_PREAMBLE)
+    return InvalidFieldError(path, item["input"], allowed, remedy_for(item["input"]))
 
 
 def _path(parts: Sequence[str | int], node: object) -> str:

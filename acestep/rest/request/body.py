@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -10,16 +9,25 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import parse_qs, parse_qsl, urlsplit
+from urllib.parse import parse_qs, unquote_to_bytes, urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 
 from acestep.errors import DataFolderError, InvalidFieldError, UnusableAudioError
 from acestep.files import FileStore
+from acestep.rest.request.decode import (
+    FormParser,
+    charset_of,
+    fields_of,
+    form_fields,
+    json_object,
+    no_file,
+    too_large,
+)
 from acestep.rest.spelling import JsonObject, split_link
 
 BODY_FIELD = "ai_token"  # may carry the key
@@ -36,8 +44,8 @@ UPLOAD_NAMES = {
 # The fields that name a file of this machine instead.
 PATHS = {SOURCE: "src_audio_path", REFERENCE: "reference_audio_path"}
 ROOTS = "ACESTEP_AUDIO_ROOTS"
-MAX_FORM_FIELDS = 1_000
 CHUNK = 1024 * 1024
+MAX_AT_ONCE = 64 * 1024  # bytes of a body that are decoded on the event loop
 FORM = "application/x-www-form-urlencoded"
 
 
@@ -88,33 +96,27 @@ class BodyReader:
         """Read the body by its content type, or by its first characters where that says nothing.
 
         Raises 400 if it is broken, 413 if too large, 415 for an unknown type, `InvalidFieldError` for a file
-        under another name than UPLOAD_NAMES.
+        under another name than UPLOAD_NAMES and for text under one of them.
         """
-        content_type = request.headers.get("content-type", "").lower()
-        media_type = content_type.partition(";")[0].strip()
-        if media_type == "multipart/form-data":
+        content_type = request.headers.get("content-type", "")
+        if _media_type(content_type) == "multipart/form-data":
             return await self._read_multipart(request)
         raw = b"".join([chunk async for chunk in _limited(request, self._body_limit)])
-        if media_type.startswith("application/json") or media_type.endswith("+json"):
-            return Body(_json_object(raw, "Malformed JSON payload"))
-        if media_type == FORM:
-            return Body(_form(raw))
-        return Body(_sniff(raw, content_type))
+        if len(raw) < MAX_AT_ONCE:
+            return Body(_fields(raw, content_type))
+        return Body(await run_in_threadpool(_fields, raw, content_type))
 
     async def _read_multipart(self, request: Request) -> Body:
-        parser = _FormParser(request, self._body_limit, self._body_limit + self._upload_limit)
+        charset = charset_of(request.headers["content-type"])
+        stream = _limited(request, self._body_limit + self._upload_limit)
+        parser = FormParser(request.headers, stream, UPLOAD_NAMES, self._body_limit)
         try:
             form = await parser.parse()
         except MultiPartException as error:
-            if "exceeded maximum size" in error.message:
-                raise _too_large(self._body_limit) from None
             raise HTTPException(400, f"Malformed form: {error.message}") from None
-        except ValueError as error:  # text in a strange character set
-            raise HTTPException(400, f"Malformed form: {error}") from None
         files = [(name, value) for name, value in form.multi_items() if isinstance(value, UploadFile)]
         try:
-            fields = _gather([(name, value) for name, value in form.multi_items() if isinstance(value, str)])
-            return Body(fields, self._pick(files))
+            return Body(fields_of(parser.parts, charset), self._pick(files))
         except (InvalidFieldError, HTTPException):
             await form.close()
             raise
@@ -126,88 +128,55 @@ class BodyReader:
                 continue  # a file input that was left empty
             if name not in UPLOAD_NAMES:
                 raise InvalidFieldError(
-                    name, f"file {upload.filename}", f"files only as {', '.join(UPLOAD_NAMES)}"
+                    name[:60], f"file {upload.filename}", f"files only as {', '.join(UPLOAD_NAMES)}"
                 )
             if (upload.size or 0) > self._upload_limit:
-                raise _too_large(self._upload_limit, f"{name}: ")
+                raise too_large(self._upload_limit, f"{name}: ")
             picked[name] = upload
         return {kind: picked[name] for name, kind in reversed(UPLOAD_NAMES.items()) if name in picked}
-
-
-class _FormParser(MultiPartParser):
-    # Multipart forms whose text fields together stay within a limit, too, not only the whole.
-    def __init__(self, request: Request, text_limit: int, limit: int) -> None:
-        super().__init__(
-            request.headers,
-            _limited(request, limit),
-            max_files=len(UPLOAD_NAMES),
-            max_fields=MAX_FORM_FIELDS,
-            max_part_size=text_limit,
-        )
-        self._text_limit = text_limit
-        self._text_length = 0
-
-    def on_part_end(self) -> None:
-        super().on_part_end()
-        _, value = self.items[-1]
-        self._text_length += len(value) if isinstance(value, str) else 0
-        if self._text_length > self._text_limit:
-            raise _too_large(self._text_limit)
 
 
 async def _limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
     # Pass a body on, up to `limit` bytes; a length that is announced is refused before reading.
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and float(announced) > limit:
-        raise _too_large(limit)
+        raise too_large(limit)
     seen = 0
     try:
         async for chunk in request.stream():
             seen += len(chunk)
             if seen > limit:
-                raise _too_large(limit)
+                raise too_large(limit)
             yield chunk
     except ClientDisconnect:
         raise HTTPException(400, "The connection ended before the body did") from None
 
 
-def _too_large(limit: int, what: str = "") -> HTTPException:
-    return HTTPException(413, f"{what}The request is too large: at most {limit} bytes are accepted")
-
-
-def _json_object(raw: bytes, complaint: str) -> JsonObject:
-    try:
-        found = json.loads(raw)
-    except json.JSONDecodeError as error:
-        where = f"{error.msg} (line {error.lineno}, column {error.colno})"
-        raise HTTPException(400, f"{complaint}: {where}") from None
-    except (ValueError, RecursionError):  # not UTF-8, a number of 5,000 digits, or nested without end
-        raise HTTPException(400, complaint) from None
-    if not isinstance(found, dict):
-        raise HTTPException(400, "JSON payload must be an object")
-    return found
-
-
-def _form(raw: bytes) -> JsonObject:
-    try:
-        pairs = parse_qsl(
-            raw.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=MAX_FORM_FIELDS
-        )
-    except ValueError as error:
-        raise HTTPException(400, f"Malformed form: {error}") from None
-    return _gather(pairs)
-
-
-def _sniff(raw: bytes, content_type: str) -> JsonObject:
-    start = raw.lstrip()[:1]
-    if start in (b"{", b"["):
-        return _json_object(raw, "Invalid JSON body (hint: set 'Content-Type: application/json')")
-    if b"=" in raw and _is_text(raw):
-        return _form(raw)
+def _fields(raw: bytes, content_type: str) -> JsonObject:
+    media_type, charset = _media_type(content_type), charset_of(content_type)
+    if media_type.startswith("application/json") or media_type.endswith("+json"):
+        return _without_texts_for_files(json_object(raw, "Malformed JSON payload", charset))
+    whole = raw
+    if media_type == FORM and b"=" not in raw and raw[:3].upper() == b"%7B":
+        whole = unquote_to_bytes(raw.replace(b"+", b" "))  # as curl --data-urlencode sends it
+    if _beginning(whole) in (b"{", b"["):
+        complaint = "Invalid JSON body (hint: set 'Content-Type: application/json')"
+        return _without_texts_for_files(json_object(whole, complaint, charset))
+    if media_type == FORM or (b"=" in raw and (charset or _is_text(raw))):
+        return _without_texts_for_files(form_fields(raw, charset))
     sent = content_type or "(missing)"
     raise HTTPException(
         415, f"Unsupported Content-Type: {sent}; use application/json, {FORM}, or multipart/form-data"
     )
+
+
+def _media_type(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
+
+
+def _beginning(raw: bytes) -> bytes:
+    found = re.match(rb"(?:\xef\xbb\xbf)?\s*(.)", raw)
+    return found[1] if found else b""
 
 
 def _is_text(raw: bytes) -> bool:
@@ -218,16 +187,10 @@ def _is_text(raw: bytes) -> bool:
     return True
 
 
-def _gather(pairs: list[tuple[str, str]]) -> JsonObject:
-    # Make a field that is sent several times a list, which only fields that take lists accept.
-    fields: JsonObject = {}
-    for name, value in pairs:
-        if name not in fields:
-            fields[name] = value
-        elif isinstance(fields[name], list):
-            fields[name].append(value)
-        else:
-            fields[name] = [fields[name], value]
+def _without_texts_for_files(fields: JsonObject) -> JsonObject:
+    for name in UPLOAD_NAMES:
+        if isinstance(fields.get(name), str) and fields[name].strip():
+            raise no_file(name, fields[name])
     return fields
 
 

@@ -22,7 +22,9 @@ from acestep.domain.song import (
     WaveletCorrection,
 )
 from acestep.rest.request.fields_song import MAX_CAPTION, MAX_LYRICS
+from acestep.rest.request.music_values import Seconds
 from acestep.rest.request.wire_types import (
+    MAX_LIST_TEXT,
     WORD,
     Flag,
     Models,
@@ -30,7 +32,6 @@ from acestep.rest.request.wire_types import (
     OptionalFlag,
     OptionalNumber,
     OptionalText,
-    Seconds,
     Support,
     Text,
     Track,
@@ -69,7 +70,7 @@ def _read_guidance_params(value: object) -> dict[str, float]:
     return found
 
 
-GuidanceParams = Annotated[dict[str, float], reader(_read_guidance_params)]
+GuidanceParams = Annotated[dict[str, float], reader(_read_guidance_params, MAX_LIST_TEXT)]
 
 
 class SourceFields(BaseModel):

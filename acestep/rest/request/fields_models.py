@@ -8,6 +8,7 @@ from pydantic import BaseModel, WithJsonSchema
 
 from acestep.domain.song import MAX_ADAPTER_SCALE, MAX_ADAPTERS, AdapterUse
 from acestep.rest.request.wire_types import (
+    MAX_LIST_TEXT,
     Flag,
     OptionalFlag,
     OptionalNumber,
@@ -57,7 +58,7 @@ _ONE = [{"type": "string"}, _NAMED]
 
 Adapters = Annotated[
     tuple[AdapterUse, ...] | None,
-    reader(read_adapters),
+    reader(read_adapters, MAX_LIST_TEXT, MAX_ADAPTERS),
     WithJsonSchema(
         {
             "anyOf": [

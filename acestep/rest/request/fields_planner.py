@@ -4,24 +4,46 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, WithJsonSchema
 
 from acestep.domain.song import MAX_CODES, MAX_SEED, PlannerOptions
 from acestep.rest.request.fields_song import MAX_CAPTION
+from acestep.rest.request.music_values import UNDECIDED_NUMBERS
 from acestep.rest.request.wire_types import (
     WORD,
     Codes,
     Flag,
     Number,
     OptionalText,
-    OptionalWhole,
     Support,
     Text,
     Whole,
+    read_number,
+    read_whole,
+    reader,
     wire,
 )
 
 _DEFAULT = PlannerOptions()
+
+
+def read_top_p(value: object) -> float:
+    share = read_number(value)
+    if share in UNDECIDED_NUMBERS:
+        return _DEFAULT.top_p
+    if share < 0.0:
+        raise ValueError
+    return min(share, 1.0)
+
+
+def read_top_k(value: object) -> int | None:
+    return None if read_number(value) in UNDECIDED_NUMBERS else read_whole(value)
+
+
+TopP = Annotated[float, reader(read_top_p), WithJsonSchema({"type": "number", "minimum": -1})]
+
+TopK = Annotated[int | None, reader(read_top_k)]
+
 OPTIONAL = Support.OPTIONAL
 
 
@@ -117,17 +139,21 @@ class PlannerSamplingFields(BaseModel):
         about="The planner's guidance scale.",
         example=2.0,
     )
-    lm_top_k: OptionalWhole = wire(
+    lm_top_k: TopK = wire(
         _DEFAULT.top_k,
         support=OPTIONAL,
         neutral=(0,),
-        ge=0,
+        ge=-1,
         le=10_000,
-        about="Top-k; null or 0: off.",
+        about="Top-k; null, 0 or -1: off.",
         example=50,
     )
-    lm_top_p: Number = wire(
-        _DEFAULT.top_p, support=OPTIONAL, gt=0, le=1, about="Top-p; 1: off.", example=0.95
+    lm_top_p: TopP = wire(
+        _DEFAULT.top_p,
+        support=OPTIONAL,
+        about="Top-p. 1 or more: off. 0 or -1: the default.",
+        example=0.95,
+        allowed="a number from 0 to 1; more than 1 is off",
     )
     lm_repetition_penalty: Number = wire(
         _DEFAULT.repetition_penalty, support=OPTIONAL, ge=0.1, le=10, about="Repetition penalty.", example=1.1

@@ -18,22 +18,18 @@ from acestep.domain.song import (
     SongRequest,
     TaskType,
 )
+from acestep.rest.request.music_values import Bpm, KeyScale, Language, Seconds, TimeSignature
 from acestep.rest.request.wire_types import (
     WORD,
-    Bpm,
     Flag,
-    KeyScale,
-    Language,
     Models,
     Number,
     OptionalNumber,
     OptionalText,
     OptionalWhole,
-    Seconds,
     Seeds,
     Support,
     Text,
-    TimeSignature,
     Timesteps,
     wire,
 )
@@ -65,7 +61,7 @@ class MusicFields(BaseModel):
         _DEFAULT.language,
         "vocalLanguage",
         "language",
-        about="Language of the vocals: an ISO 639 code, or `unknown`.",
+        about="Language of the vocals: an ISO 639 code, or `unknown`. A region (`en-US`) is not used.",
         example="ja",
     )
     bpm: Bpm = wire(
@@ -73,7 +69,7 @@ class MusicFields(BaseModel):
         ge=MIN_BPM,
         le=MAX_BPM,
         neutral=(0,),
-        about="Beats per minute. Empty, 0 or null: not set.",
+        about="Beats per minute. 0, -1, null, `auto` or empty: not set.",
         example=120,
     )
     key_scale: KeyScale = wire(
@@ -81,7 +77,7 @@ class MusicFields(BaseModel):
         "keyscale",
         "keyScale",
         "key",
-        about="Key. ♯ and ♭ are read as well, and Am as A minor.",
+        about="Key. `C`, `Am`, `B-flat major`, `C sharp min`, ♯ and ♭, and 嬰ハ短調 are read as well.",
         example="F# minor",
         allowed="a key like 'C major', 'F# minor' or 'Bbm'",
     )
@@ -89,7 +85,7 @@ class MusicFields(BaseModel):
         _DEFAULT.time_signature,
         "timesignature",
         "timeSignature",
-        about="Beats per bar: 2, 3, 4 or 6, also written 2/4, 3/4, 4/4, 6/8.",
+        about="Beats per bar: 2, 3, 4 or 6, also written 2/4, 3/4, 4/4, 6/8. 0, null or empty: not set.",
         example="4",
         allowed="2, 3, 4 or 6 (or 2/4, 3/4, 4/4, 6/8)",
     )
@@ -103,7 +99,7 @@ class MusicFields(BaseModel):
         le=MAX_DURATION,
         neutral=(0, -1),
         example=60,
-        about="Length in seconds. -1, 0 or null: automatic. Clamped to the limit of this machine.",
+        about="Length in seconds. -1, 0, null or `auto`: automatic. Clamped to the limit of this machine.",
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import difflib
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -21,6 +23,7 @@ from acestep.rest.request.fields_song import (
     OutputFields,
     SamplerFields,
 )
+from acestep.rest.request.music_values import is_undecided
 from acestep.rest.request.wire_types import (
     MAX_IDS,
     OptionalFlag,
@@ -37,6 +40,8 @@ PARAM_OBJ = "param_obj"
 METAS = ("metas", "meta", "metadata", "user_metadata", "userMetadata")
 AUDIO_NAMES = (*get_args(AudioFormat), "ogg", "m4a")  # what clients mean by `format`
 MAX_NAMED = 10  # unknown fields that a warning lists
+MAX_NAME = 40  # characters of a name that is compared with known ones
+CLOSE = 0.66  # share of letters in common: "bmp" is near "bpm", "lenght" is not near "bpm"
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -61,7 +66,8 @@ class GenerateTask(
     @model_validator(mode="before")
     @classmethod
     def _read_cover_nofsq(cls, values: JsonObject) -> JsonObject:
-        if str(values.get("task_type")).strip().lower() == "cover-nofsq":
+        sent = values.get("task_type")
+        if isinstance(sent, str) and sent.strip().lower() == "cover-nofsq":
             return {**values, "task_type": "cover", "no_fsq": True}
         return values
 
@@ -131,10 +137,17 @@ class QueryTask(BaseModel):
 def read_task(body: Mapping[str, object]) -> tuple[GenerateTask, tuple[str, ...]]:
     """Return the request, and warnings about unknown fields.
 
-    Raises `InvalidFieldError` that names every value that is not readable or out of its range.
+    Raises `InvalidFieldError` that names the values that are not readable or out of their range.
     """
     found, warnings = find_task(body)
     return parse_task(found), warnings
+
+
+def require_fields(fields: Mapping[str, object], warnings: Sequence[str] = ()) -> None:
+    """Refuse a request that says nothing of a song; `warnings` are about what it says else."""
+    if all(isinstance(value, str) and not value.strip() for value in fields.values()):
+        allowed = "a caption, or any other field of a song, such as lyrics or src_audio"
+        raise InvalidFieldError("prompt", None, allowed, "; ".join(warnings))
 
 
 def find_task(*places: Mapping[str, object]) -> tuple[JsonObject, tuple[str, ...]]:
@@ -158,16 +171,19 @@ def read_draft(model: type[M], body: Mapping[str, object]) -> tuple[M, tuple[str
 
 
 def read_plain(model: type[M], body: Mapping[str, object]) -> M:
-    """Read fields at the top level of a body; unknown ones are not looked at."""
-    return _validate(model, _look_up(model, [body]))
-
-
-def read_sample(body: Mapping[str, object]) -> SampleTask:
-    return _validate(SampleTask, _look_up(SampleTask, [body]))
+    """Read fields at the top level of a body; unknown ones beside known ones are not looked at."""
+    found = _look_up(model, [body])
+    if not found and (strange := _unknown(model, [body])):
+        known = f"one of {', '.join(model.model_fields)}"
+        raise InvalidFieldError(next(iter(model.model_fields)), None, known, "; ".join(strange))
+    return _validate(model, found)
 
 
 def read_query(body: Mapping[str, object]) -> QueryTask:
-    return _validate(QueryTask, _look_up(QueryTask, [body]))
+    task = read_plain(QueryTask, body)
+    if not task.model_fields_set:
+        raise InvalidFieldError("task_id_list", None, ALLOWED[QueryTask]["task_id_list"])
+    return task
 
 
 def _in_words(schema: JsonObject) -> str:
@@ -233,14 +249,16 @@ def names(model: type[BaseModel]) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 def _look_up(model: type[BaseModel], sources: Sequence[Mapping[str, object]]) -> JsonObject:
-    # The first value of each field that is not None; an empty string is a value for free text alone.
+    # The first value of each field that is decided; "" and "auto" are values for free text alone.
     found: JsonObject = {}
     for field, spellings in names(model):
+        is_free = notes_of(model.model_fields[field])["x-free-text"]
+        choices = ALLOWED[model][field].split(", ")  # of chunk_mask_mode, "auto" is one
         sent = (source[name] for source in sources for name in spellings if source.get(name) is not None)
-        value = next(sent, None)
-        if value is None or (value == "" and not notes_of(model.model_fields[field])["x-free-text"]):
-            continue
-        found[field] = value
+        decided = (value for value in sent if is_free or not is_undecided(value) or value in choices)
+        value = next(decided, None)
+        if value is not None:
+            found[field] = value
     return found
 
 
@@ -250,8 +268,19 @@ def _validate(model: type[M], values: Mapping[str, object]) -> M:
     except ValidationError as error:
         wrong = {str(item["loc"][0]): item["input"] for item in error.errors(include_url=False)}
     raise InvalidFieldsError(
-        [InvalidFieldError(field, value, ALLOWED[model][field]) for field, value in wrong.items()]
+        [
+            InvalidFieldError(field, value, ALLOWED[model][field], remedy_for(value))
+            for field, value in wrong.items()
+        ]
     )
+
+
+def remedy_for(value: object) -> str:
+    """What to do about a value that looks right and is not; "": nothing to say."""
+    half = re.search("[\ud800-\udfff]", value) if isinstance(value, str) else None
+    if half is None:
+        return ""
+    return f"Half of a character is at position {half.start()}, as where an emoji was cut; send it whole"
 
 
 def _unknown(model: type[BaseModel], sources: Sequence[Mapping[str, object]]) -> list[str]:
@@ -259,10 +288,21 @@ def _unknown(model: type[BaseModel], sources: Sequence[Mapping[str, object]]) ->
     known |= {BODY_FIELD, PARAM_OBJ, *METAS}
     strange = list(dict.fromkeys(name for source in sources for name in source if name not in known))
     # repr keeps control characters and half surrogate pairs out of what is stored and logged.
-    warnings = [f"{name[:60]!r}: there is no such field; it is ignored" for name in strange[:MAX_NAMED]]
+    warnings = [
+        f"{name[:60]!r}: there is no such field; it is ignored{_suggestion(name, known)}"
+        for name in strange[:MAX_NAMED]
+    ]
     if len(strange) > MAX_NAMED:
         warnings.append(f"{len(strange) - MAX_NAMED} more unknown fields are ignored")
     return warnings
+
+
+def _suggestion(name: str, known: Collection[str]) -> str:
+    # A long name takes long to compare, and is no slip of the pen.
+    by_letters = {other.lower().replace("_", ""): other for other in known}
+    bare = re.sub(r"[^a-z0-9]", "", name[:MAX_NAME].lower())
+    near = difflib.get_close_matches(bare, by_letters, 1, CLOSE)
+    return f". Did you mean {by_letters[near[0]]}?" if near and len(name) <= MAX_NAME else ""
 
 
 # What each field takes, in words. A schema takes tens of milliseconds to make, so it is made once.

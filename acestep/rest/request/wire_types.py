@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -12,14 +11,21 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic.fields import FieldInfo
 
-from acestep.domain.song import LANGUAGES, MAX_BATCH, MAX_CODES, MAX_SEED, TRACKS
-from acestep.rest.spelling import UNDECIDED, JsonObject
+from acestep.domain.song import MAX_BATCH, MAX_CODES, MAX_SEED, TRACKS
+from acestep.rest.request.decode import read_json
+from acestep.rest.spelling import JsonObject
 
 MAX_LIST = 200  # values in one list: schedules, names
 
-MAX_IDS = 1_000  # jobs in one query
+MAX_WORD = 200  # characters of a number, a name, a choice
+
+MAX_LIST_TEXT = 10_000  # characters of such a list, an object or adapters in one text
+
+MAX_IDS, MAX_ID = 1_000, 200  # jobs in one query, characters of an id
 
 MAX_CODE_DIGITS = 6  # no model has a million codes
+
+MAX_CODE_TEXT = 30 * MAX_CODES  # characters: the longest token, and blanks
 
 
 class Support(StrEnum):
@@ -91,10 +97,18 @@ def notes_of(info: FieldInfo) -> JsonObject:
     return dict(info.json_schema_extra)
 
 
-def reader(read: Callable[[object], object]) -> BeforeValidator:
-    """Wrap `read` so that whatever it cannot take becomes one plain validation error."""
+def reader(
+    read: Callable[[object], object], max_text: int | None = MAX_WORD, max_list: int = MAX_LIST
+) -> BeforeValidator:
+    """Wrap `read` so that what it cannot take becomes one plain validation error; long values are refused.
+
+    `max_text` is in characters; None: `read` takes no longer for a long text.
+    """
 
     def validate(value: object) -> object:
+        is_long = isinstance(value, str) and max_text is not None and len(value) > max_text
+        if is_long or (isinstance(value, list) and len(value) > max_list):
+            raise ValueError("too long")
         try:
             return read(value)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -143,53 +157,14 @@ def read_word(value: object) -> str:
     return read_text(value).strip().lower()
 
 
-def read_language(value: object) -> str:
-    code = read_word(value)
-    if code not in LANGUAGES:
-        raise ValueError
-    return code
-
-
-def read_bpm(value: object) -> int | None:
-    """None for 0 and "N/A"."""
-    return None if value in ("", UNDECIDED) else read_whole(value) or None
-
-
-def read_seconds(value: object) -> float | None:
-    """None for -1, 0 and "N/A"."""
-    if value in ("", UNDECIDED):
-        return None
-    seconds = read_number(value)
-    return None if seconds in (0.0, -1.0) else seconds
-
-
-def read_time_signature(value: object) -> str | None:
-    """The beats of "4", 4, "4/4" or "6/8", which are all that the models know."""
-    if value in ("", UNDECIDED):
-        return None
-    found = re.fullmatch(r"([2346])(?:\.0|/4)?|(6)/8", read_text(value).replace(" ", ""))
-    if found is None:
-        raise ValueError
-    return found[1] or found[2]
-
-
-def read_key_scale(value: object) -> str | None:
-    """ "C# minor" for "c♯ MINOR", "Bb major" for "B♭ major", "A minor" for "Am"."""
-    if value in ("", UNDECIDED):
-        return None
-    text = read_text(value).replace("♯", "#").replace("♭", "b").strip()
-    # "CM" may be C major, or "Cm" with a stuck shift key.
-    found = re.fullmatch(r"([A-Ga-g])([#bB]?)(?:m|\s+(?i:(major|minor)))", text)
-    if found is None:
-        raise ValueError
-    return f"{found[1].upper()}{found[2].lower()} {(found[3] or 'minor').lower()}"
-
-
 def read_seeds(value: object) -> tuple[int, ...]:
-    """One seed, a list, or "1,2,3"; -1 stands for a random one."""
-    parts = _parts(value)
-    seeds = tuple(read_whole(part) for part in (parts if isinstance(parts, list) else [parts]))
-    if not 1 <= len(seeds) <= MAX_BATCH or not all(-1 <= seed <= MAX_SEED for seed in seeds):
+    """One seed, a list, or "1,2,3"; -1 and "random" stand for a random one."""
+    parts = _parts(-1 if value == "random" else value)
+    parts = parts if isinstance(parts, list) else [parts]
+    if not 1 <= len(parts) <= MAX_BATCH:
+        raise ValueError
+    seeds = tuple(read_whole(part) for part in parts)
+    if not all(-1 <= seed <= MAX_SEED for seed in seeds):
         raise ValueError
     return seeds
 
@@ -204,8 +179,12 @@ def read_timesteps(value: object) -> tuple[float, ...]:
 
 def read_codes(value: object) -> tuple[int, ...]:
     """Tokens or whole numbers in one text, in a list, or in a text that holds a list."""
-    parts = from_json(value)
-    codes = [code for part in (parts if isinstance(parts, list) else [parts]) for code in _codes_in(part)]
+    found = from_json(value)
+    parts = found if isinstance(found, list) else [found]
+    # All parts together may be as long as one text; then no part takes long to split.
+    if len(parts) > MAX_CODES or sum(len(part) for part in parts if isinstance(part, str)) > MAX_CODE_TEXT:
+        raise ValueError
+    codes = [code for part in parts for code in _codes_in(part)]
     if len(codes) > MAX_CODES:
         raise ValueError
     return tuple(codes)
@@ -233,7 +212,7 @@ def read_tracks(value: object) -> tuple[str, ...]:
 
 
 def read_object(value: object) -> JsonObject:
-    found = json.loads(value) if isinstance(value, str) else value
+    found = read_json(value) if isinstance(value, str) else value
     if not isinstance(found, dict):
         raise TypeError
     return found
@@ -243,7 +222,9 @@ def read_ids(value: object) -> tuple[str, ...]:
     """A list, a text that holds a JSON list, or one bare id."""
     ids = from_json(value)
     ids = [ids] if isinstance(ids, str) else ids
-    if not isinstance(ids, list) or len(ids) > MAX_IDS or not all(isinstance(item, str) for item in ids):
+    if not isinstance(ids, list) or len(ids) > MAX_IDS:
+        raise TypeError
+    if not all(isinstance(item, str) and len(item) <= MAX_ID for item in ids):
         raise TypeError
     return tuple(read_text(item) for item in ids)
 
@@ -251,8 +232,7 @@ def read_ids(value: object) -> tuple[str, ...]:
 def from_json(value: object, starts: tuple[str, ...] = ("[",)) -> object:
     """Return what a text holds as JSON, as forms send lists and objects; else the value itself."""
     if isinstance(value, str) and value.lstrip().startswith(starts):
-        found: object = json.loads(value)
-        return found
+        return read_json(value)
     return value
 
 
@@ -269,7 +249,7 @@ def _list(value: object) -> list[object]:
     return value
 
 
-def _shown_as(*kinds: str) -> WithJsonSchema:
+def shown_as(*kinds: str) -> WithJsonSchema:
     return WithJsonSchema({"anyOf": [{"type": kind} for kind in kinds]})
 
 
@@ -285,19 +265,9 @@ Flag = Annotated[bool, reader(read_flag)]
 
 OptionalFlag = Annotated[bool | None, reader(read_flag)]
 
-Text = Annotated[str, reader(read_text)]
+Text = Annotated[str, reader(read_text, None)]
 
-OptionalText = Annotated[str | None, reader(read_text)]
-
-Language = Annotated[str, reader(read_language), WithJsonSchema({"type": "string", "enum": [*LANGUAGES]})]
-
-Bpm = Annotated[int | None, reader(read_bpm)]
-
-Seconds = Annotated[float | None, reader(read_seconds)]
-
-TimeSignature = Annotated[str | None, reader(read_time_signature), _shown_as("string", "integer", "null")]
-
-KeyScale = Annotated[str | None, reader(read_key_scale)]
+OptionalText = Annotated[str | None, reader(read_text, None)]
 
 _SEED = {"type": "integer", "minimum": -1, "maximum": MAX_SEED}
 
@@ -309,16 +279,22 @@ Seeds = Annotated[
     ),
 ]
 
-Timesteps = Annotated[tuple[float, ...] | None, reader(read_timesteps), _shown_as("string", "array", "null")]
+Timesteps = Annotated[
+    tuple[float, ...] | None, reader(read_timesteps, MAX_LIST_TEXT), shown_as("string", "array", "null")
+]
 
-Codes = Annotated[tuple[int, ...], reader(read_codes), _shown_as("string", "array", "integer")]
+Codes = Annotated[
+    tuple[int, ...], reader(read_codes, MAX_CODE_TEXT, MAX_CODES), shown_as("string", "array", "integer")
+]
 
 Track = Annotated[str, reader(read_track), WithJsonSchema({"type": "string", "enum": [*TRACKS]})]
 
-Tracks = Annotated[tuple[str, ...], reader(read_tracks), _shown_as("string", "array")]
+Tracks = Annotated[tuple[str, ...], reader(read_tracks, MAX_LIST_TEXT), shown_as("string", "array")]
 
-Object = Annotated[JsonObject, reader(read_object), _shown_as("object", "string")]
+Object = Annotated[JsonObject, reader(read_object, MAX_LIST_TEXT), shown_as("object", "string")]
 
-TaskIds = Annotated[tuple[str, ...], reader(read_ids), _shown_as("array", "string")]
+TaskIds = Annotated[
+    tuple[str, ...], reader(read_ids, MAX_IDS * (MAX_ID + 4), MAX_IDS), shown_as("array", "string")
+]
 
 WORD = reader(read_word)

@@ -17,7 +17,7 @@ from acestep.rest.request.schemas import (
     UnderstandTask,
     WriteTask,
     read_draft,
-    read_sample,
+    read_plain,
 )
 from acestep.rest.request.task_rules import check_strict, check_support, planner_name, require_planner
 from acestep.rest.response.jobs import custom_sample, simple_sample
@@ -35,7 +35,7 @@ async def create_random_sample(
     body: RequestBody, services: Services
 ) -> Envelope[SimpleSample] | Envelope[CustomSample]:
     """Return a random example: a sentence for `sample_query`, or (`custom_mode`) a whole song."""
-    if (read_sample(body.fields).sample_type or "").strip() in SIMPLE:
+    if (read_plain(SampleTask, body.fields).sample_type or "").strip() in SIMPLE:
         return Envelope[SimpleSample](data=simple_sample(services.examples.draw_simple()))
     return Envelope[CustomSample](data=custom_sample(services.examples.draw_custom()))
 

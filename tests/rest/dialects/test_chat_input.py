@@ -96,6 +96,17 @@ class TestWhatIsSaid:
         assert song.fields["prompt"] == "pop"
         assert "lyrics" not in song.fields
 
+    @pytest.mark.parametrize(
+        "text", ["a" * 100_001, [{"type": "text", "text": "a b " * 20_000}] * 2, "<prompt>" * 12_501]
+    )
+    def test_a_message_that_is_too_long(self, text: Any):
+        with pytest.raises(InvalidFieldError, match=r"messages: .* at most 100000 characters"):
+            chat(text)
+
+    def test_long_messages_before_the_last_are_not_read(self):
+        messages = [{"role": "user", "content": "a" * 200_000}, {"role": "user", "content": SENTENCE}]
+        assert song_of(read_chat({"messages": messages}), NO_PLANNER).fields["prompt"] == SENTENCE
+
     @pytest.mark.parametrize("text", ["", "  ", [], "<prompt></prompt>"])
     def test_nothing(self, text: Any):
         with pytest.raises(InvalidFieldError, match=r"messages: ''.*description of the song"):
@@ -215,7 +226,7 @@ class TestFields:
                 r"messages\[0\]\.content\[0\]\.input_audio\.data: .* required",
             ),
             ({"messages": [{"role": "system", "content": "x"}]}, "whose role is user"),
-            ({"messages": [{"role": "user", "content": "x"}], "top_p": 0}, "top_p: 0 .*greater than 0"),
+            ({"messages": [{"role": "user", "content": "x"}], "top_p": -3}, "lm_top_p: -3.0 .*from 0 to 1"),
             ({"messages": [{"role": "user", "content": "x"}], "stream": "maybe"}, "stream: 'maybe'"),
             ({"messages": [{"role": "user", "content": "x"}], "audio_config": 5}, "audio_config: 5"),
         ],

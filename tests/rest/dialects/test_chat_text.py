@@ -61,3 +61,23 @@ def test_a_sentence(text: str):
 @pytest.mark.parametrize("text", ["", " \n "])
 def test_nothing(text: str):
     assert understand(text) == Message()
+
+
+# Each took minutes or seconds where one pattern looked for both tags, or for a section across lines.
+@pytest.mark.parametrize("text", ["<prompt>" * 12_500, "<lyrics>" * 12_500, "<prompt></lyrics>" * 6_000])
+def test_many_open_tags(text: str):
+    with pytest.raises(InvalidFieldError, match="after every <"):
+        understand(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\n" * 60_000 + "x", " " * 90_000 + "x", "[verse" * 15_000, "[ " * 45_000, ("[verse" + " " * 900) * 99],
+)
+def test_long_texts_that_are_almost_sections(text: str):
+    assert understand(text) == Message(sentence=text.strip())
+
+
+def test_tags_inside_and_behind_each_other():
+    text = "a<prompt>pop<lyrics>la</lyrics></prompt>b<lyrics>lo</lyrics>c"
+    assert understand(text) == Message("pop<lyrics>la</lyrics>", "la", aside="ab<lyrics>lo</lyrics>c")

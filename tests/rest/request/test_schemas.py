@@ -140,7 +140,7 @@ class TestValues:
     def test_false_words(self, word):
         assert read(use_cot_caption=word).use_cot_caption is False
 
-    @pytest.mark.parametrize("word", ["2", "maybe", 2, 1.0, " "])
+    @pytest.mark.parametrize("word", ["2", "maybe", 2, 1.0])
     def test_words_that_are_neither(self, word):
         with pytest.raises(InvalidFieldError, match=r"use_adg: .* allowed: true or false"):
             read(use_adg=word)
@@ -184,7 +184,7 @@ class TestValues:
     def test_time_signatures(self, value, beats):
         assert read(time_signature=value).time_signature == beats
 
-    @pytest.mark.parametrize("value", [5, "5/4", "3/8", "four", "4/", 0])
+    @pytest.mark.parametrize("value", [5, "5/4", "3/8", "four", "4/", 1])
     def test_what_is_no_time_signature(self, value):
         with pytest.raises(InvalidFieldError, match=r"time_signature: .* allowed: 2, 3, 4 or 6"):
             read(time_signature=value)
@@ -210,7 +210,7 @@ class TestValues:
     def test_what_our_answers_say_for_undecided_can_be_sent_back(self, name):
         assert getattr(read(**{name: "N/A"}), name) is None
 
-    @pytest.mark.parametrize("value", ["H major", "C", "CM", "C m", "Am7", "C dorian", "C##  major", 7])
+    @pytest.mark.parametrize("value", ["H major", "CM", "C m", "Am7", "C dorian", "C##  major", 7])
     def test_what_is_no_key(self, value):
         with pytest.raises(InvalidFieldError, match=r"key_scale: .* allowed: a key like 'C major'"):
             read(key_scale=value)
@@ -303,7 +303,7 @@ class TestWhatIsNotUsed:
 
     def test_unknown_fields_are_said_wherever_they_are(self):
         assert warnings_of(promt="x", metas={"genres": "pop"}) == (
-            "'promt': there is no such field; it is ignored",
+            "'promt': there is no such field; it is ignored. Did you mean prompt?",
             "'genres': there is no such field; it is ignored",
         )
 
@@ -330,9 +330,16 @@ class TestQuery:
     def test_one_id(self):
         assert read_query({"task_id": "a"}).task_id_list == ("a",)
 
-    @pytest.mark.parametrize("body", [{}, {"task_id_list": None}, {"task_id_list": []}, {"task_id": ""}])
-    def test_none(self, body):
+    @pytest.mark.parametrize("body", [{"task_id_list": []}, {"task_ids": "[]"}])
+    def test_an_empty_list(self, body):
         assert read_query(body).task_id_list == ()
+
+    @pytest.mark.parametrize(
+        "body", [{}, {"task_id_list": None}, {"task_id": ""}, {"ids": ["a"]}, {"ai_token": "k"}]
+    )
+    def test_no_list(self, body):
+        with pytest.raises(InvalidFieldError, match="task_id_list: nothing was sent; send "):
+            read_query(body)
 
     @pytest.mark.parametrize("value", [5, {"a": 1}, [1], [["a"]], '["a"', ["\ud800"], True, ["a"] * 1001])
     def test_what_are_no_ids(self, value):

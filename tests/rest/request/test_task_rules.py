@@ -134,9 +134,7 @@ class TestFields:
 class TestAudio:
     @pytest.mark.parametrize("task", ON_AUDIO)
     def test_a_task_without_its_audio_is_refused(self, task: str):
-        with pytest.raises(
-            InvalidFieldError, match=f"with task_type {task}; allowed: an audio file"
-        ) as refused:
+        with pytest.raises(InvalidFieldError, match=f"with task_type {task}; send an audio file") as refused:
             accepted(None, task_type=task)
         assert refused.value.field == "src_audio"
 
@@ -228,7 +226,7 @@ class TestGoals:
         request = accepted(extract_codes_only=True, batch_size=None)
         assert (request.goal, request.batch_size, request.warnings) == ("codes", 1, ())
         assert request.task.source == str(SONG.path)
-        with pytest.raises(InvalidFieldError, match="with extract_codes_only; allowed: an audio file"):
+        with pytest.raises(InvalidFieldError, match="with extract_codes_only; send an audio file"):
             accepted(None, extract_codes_only=True)
 
     def test_what_a_goal_does_not_take_is_told(self):
