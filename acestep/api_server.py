@@ -35,6 +35,7 @@ from acestep.memory.decide import Decision, table
 from acestep.rest import app as http
 from acestep.rest.access import Access, is_loopback
 from acestep.rest.adapters import ServerAdapters
+from acestep.rest.connections import report_full, timed
 from acestep.rest.deps import HttpConfig, HttpServices, provide
 from acestep.rest.stopping import EndRequests, OpenRequests
 from acestep.server.build import Engines, Prepared, build_engines, prepare, tightest
@@ -66,6 +67,7 @@ def _lifespan(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        report_full(asyncio.get_running_loop())
         audio = AudioStore(folder.audio, load_secret(folder.secret))
         store = JobStore(folder.database)
 
@@ -215,6 +217,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         log_config=None,
         log_level=settings.api_log_level,
         access_log=settings.api_log_level == "debug",
+        http=timed(settings.request_timeout),
+        timeout_keep_alive=settings.keep_alive,
         timeout_graceful_shutdown=5,
     )
     return 0

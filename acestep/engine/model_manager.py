@@ -268,7 +268,7 @@ class ModelManager:
             while any(other.takes_room for other in after):
                 await self._change()
             entry.loaded = await load_or_give_up(
-                f"The model {entry.info.name}", self._fetch(entry), entry.give_up
+                f"The model {entry.info.name}", partial(self._fetch, entry), entry.give_up
             )
             if entry.loaded is not None:
                 self._note_loaded(entry, entry.loaded)

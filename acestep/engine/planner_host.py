@@ -307,7 +307,9 @@ class PlannerHost:
     async def _load(self, entry: PlannerEntry) -> None:
         there = None
         try:
-            there = await load_or_give_up(f"The planner {entry.info.name}", self._fetch(entry), entry.give_up)
+            there = await load_or_give_up(
+                f"The planner {entry.info.name}", partial(self._fetch, entry), entry.give_up
+            )
         finally:
             if there is None:
                 self._become(HostState.EMPTY)

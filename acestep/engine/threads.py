@@ -7,6 +7,7 @@ runs nothing else until it returns. The thread is not replaced, as two threads m
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import logging
 import os
@@ -18,6 +19,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from typing import Protocol, TypeVar
 
 from acestep.device.oom import is_out_of_memory
@@ -30,6 +32,7 @@ log = logging.getLogger(__name__)
 
 _POLL_STUCK_SECONDS = 1.0  # between two looks at a thread that is stuck
 _POLL_ENDING_SECONDS = 0.05  # and at one that is about to end
+_NO_DESCRIPTORS = os.strerror(errno.EMFILE)  # as libraries quote it
 _NICENESS = 10  # steps: a tenth of the event loop's share where both want one core
 _WORTH_HALVING = 20.0  # seconds: half of it is the shortest song
 
@@ -293,11 +296,20 @@ def try_load(what: str, load: Callable[[], T], free: Free) -> T:
     return OomRetry(free).run(WorkItem("load", what, None, what, remedy), load)
 
 
-async def load_or_give_up(what: str, loading: Awaitable[T], give_up: Callable[[str], None]) -> T | None:
-    """The result of `loading`, or None: then the error is in the log, and `give_up` is called with it."""
+# Seconds until a load is tried again that failed for want of file descriptors or memory. Idle connections
+# give descriptors back within ACESTEP_KEEP_ALIVE.
+DESCRIPTOR_DELAYS, MEMORY_DELAYS = (1.0, 3.0, 6.0, 20.0, 60.0), (1.0, 10.0)
+
+Sleep = Callable[[float], Awaitable[None]]
+
+
+async def load_or_give_up(
+    what: str, load: Callable[[], Awaitable[T]], give_up: Callable[[str], None], sleep: Sleep = asyncio.sleep
+) -> T | None:
+    """The result of `load`, or None: then the error is in the log, and `give_up` is called with it."""
     started = time.perf_counter()
     try:
-        result = await loading
+        result = await _load_patiently(what, load, sleep)
     except AceStepError as error:
         log.error("%s cannot be loaded. %s", what, error)
         give_up(str(error))
@@ -308,6 +320,30 @@ async def load_or_give_up(what: str, loading: Awaitable[T], give_up: Callable[[s
         log.info("%s is ready after %.1f s", what, time.perf_counter() - started)
         return result
     return None
+
+
+async def _load_patiently(what: str, load: Callable[[], Awaitable[T]], sleep: Sleep) -> T:
+    for tried in count():
+        try:
+            return await load()
+        except Exception as error:
+            delays = _delays_after(error)
+            if tried >= len(delays):
+                raise
+            log.warning("%s cannot be loaded yet: %s Trying again in %g s.", what, error, delays[tried])
+        await sleep(delays[tried])
+    raise AssertionError
+
+
+def _delays_after(error: BaseException) -> tuple[float, ...]:
+    if isinstance(error, NotEnoughMemoryError):
+        return MEMORY_DELAYS
+    cause: BaseException | None = error
+    while cause is not None:  # libraries wrap it
+        if getattr(cause, "errno", None) in (errno.EMFILE, errno.ENFILE) or _NO_DESCRIPTORS in str(cause):
+            return DESCRIPTOR_DELAYS
+        cause = cause.__cause__ or cause.__context__
+    return ()
 
 
 async def all_of(works: Iterable[Coroutine[None, None, T]]) -> list[T]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 import time
 import weakref
@@ -20,8 +21,16 @@ from acestep.engine.model_manager import PRIMARY, ModelManager
 from acestep.engine.pipeline import SongWriter
 from acestep.engine.planner_host import LoadedPlanner
 from acestep.engine.renderer import Loaded, OnLoading
-from acestep.engine.threads import OomRetry, Watchdog, WatchedThread, WorkItem
-from acestep.errors import JobCancelledError, NotEnoughMemoryError, StageStuckError
+from acestep.engine.threads import (
+    DESCRIPTOR_DELAYS,
+    MEMORY_DELAYS,
+    OomRetry,
+    Watchdog,
+    WatchedThread,
+    WorkItem,
+    load_or_give_up,
+)
+from acestep.errors import CheckpointError, JobCancelledError, NotEnoughMemoryError, StageStuckError
 from acestep.files import AudioStore
 from tests.engine.fakes import (
     INFO,
@@ -362,3 +371,64 @@ class TestOomSentences:
 
     def test_nobody_knows_how_long_it_is(self) -> None:
         assert "audio is too large" in self.told(OomRetry(), WorkItem("encode", "hum", None, "audio"))
+
+
+def full() -> OSError:
+    return OSError(errno.EMFILE, "Too many open files", "/models/config.json")
+
+
+def wrapped(cause: Exception) -> CheckpointError:
+    error = CheckpointError("config.json: cannot be read")
+    error.__cause__ = cause
+    return error
+
+
+class TestLoadsAreTriedAgain:
+    """Where descriptors or memory were used up; the times are not waited for."""
+
+    async def load(self, *errors: Exception) -> tuple[str | None, list[float], list[str]]:
+        left, slept, reasons = list(errors), list[float](), list[str]()
+
+        async def load() -> str:
+            if left:
+                raise left.pop(0)
+            return "model"
+
+        async def sleep(seconds: float) -> None:
+            slept.append(seconds)
+
+        return await load_or_give_up("It", load, reasons.append, sleep), slept, reasons
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            full(),
+            OSError(errno.ENFILE, "Too many open files in system"),
+            wrapped(full()),
+            wrapped(wrapped(full())),
+            RuntimeError("I/O error: Too many open files (os error 24)"),
+        ],
+    )
+    async def test_descriptors(self, error: Exception):
+        found, slept, reasons = await self.load(error, error)
+        assert (found, slept, reasons) == ("model", [1.0, 3.0], [])
+
+    async def test_memory(self):
+        error = NotEnoughMemoryError("load", "it is too large")
+        found, slept, reasons = await self.load(error)
+        assert (found, slept, reasons) == ("model", [1.0], [])
+
+    async def test_not_for_ever(self):
+        found, slept, reasons = await self.load(*[wrapped(full())] * 9)
+        assert (found, tuple(slept)) == (None, DESCRIPTOR_DELAYS)
+        assert sum(DESCRIPTOR_DELAYS) > 75  # seconds after which idle connections give theirs back
+        assert reasons == ["config.json: cannot be read"]
+        found, slept, reasons = await self.load(*[NotEnoughMemoryError("load", "it is too large")] * 9)
+        assert (found, tuple(slept)) == (None, MEMORY_DELAYS)
+
+    @pytest.mark.parametrize(
+        "error", [CheckpointError("config.json is missing"), OSError(errno.ENOENT, "gone"), ValueError("x")]
+    )
+    async def test_other_errors_are_final(self, error: Exception):
+        found, slept, reasons = await self.load(error)
+        assert (found, slept, len(reasons)) == (None, [], 1)
