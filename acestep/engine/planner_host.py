@@ -305,11 +305,9 @@ class PlannerHost:
         self._change = self._tasks.run(self._stage(entry), self._load(entry))
 
     async def _load(self, entry: PlannerEntry) -> None:
-        there = None
+        there, fetch = None, partial(self._fetch, entry)
         try:
-            there = await load_or_give_up(
-                f"The planner {entry.info.name}", partial(self._fetch, entry), entry.give_up
-            )
+            there = await load_or_give_up(f"The planner {entry.info.name}", fetch, entry.give_up)
         finally:
             if there is None:
                 self._become(HostState.EMPTY)
