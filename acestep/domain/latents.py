@@ -17,7 +17,7 @@ class SourceLatents:
 
     source: Tensor | None = None  # the task works on it
     reference: Tensor | None = None  # it gives the timbre
-    clip: AudioClip | None = None  # the sound of `source`, of which a window keeps the rest
+    clip: AudioClip | None = None  # the sound of `source`, where the song keeps some of it
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -153,6 +153,7 @@ class TaskOptions:
     noise_strength: float = 0.0  # how far a cover starts on the way from noise to its source
     injection: float = 0.0  # share of the steps after which the source is put back outside of the window
     tracks: tuple[str, ...] = ()  # out of TRACKS
+    rest: str = ""  # extract: the name for what the tracks leave of the source; "": one track is all
     crossfade_frames: int = CROSSFADE_FRAMES  # of latents, at the edges of the window
     crossfade_seconds: float = 0.0  # of sound, there
     follows_latents: bool = False  # a cover follows the latents of its source, not its audio codes

@@ -30,7 +30,7 @@ def load_inputs(
         request = with_source(request, clip.duration, model)
         clip = padded(request, clip)
         source = renderer.encode(clip)
-        kept = clip if window_of(request) else None
+        kept = clip if window_of(request) or request.task.rest else None
     if request.task.reference:
         clip = read(Path(request.task.reference), renderer.sample_rate, MAX_DURATION)
         reference = renderer.encode(excerpt(clip, renderer.reference_seconds))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,12 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from acestep.audio.encode import FileSpec, Tags, extension, fade, tag_text, write
+from acestep.audio.encode import FileSpec, Tags, extension, fade, normalise_peak, tag_text, write
+from acestep.audio.separate import without
 from acestep.domain.analysis import Analysis, Stem
 from acestep.domain.draft import DraftRequest
 from acestep.domain.latents import SongLatents, SourceLatents
 from acestep.domain.models import ModelInfo
-from acestep.domain.song import AnalysisOptions, AudioClip, Progress, Song, SongPlan, SongRequest
+from acestep.domain.song import AnalysisOptions, AudioClip, Song, SongPlan, SongRequest
 from acestep.engine.analysis import RenderedSong, analyse
 from acestep.engine.audio_inputs import load_inputs
 from acestep.engine.batching import BatchingStage, BatchLimit
@@ -30,6 +30,7 @@ from acestep.engine.planning import (
     stem_plan,
     with_draft,
 )
+from acestep.engine.progress import JobProgress
 from acestep.engine.renderer import Loaded, Renderer
 from acestep.engine.threads import (
     Free,
@@ -67,6 +68,17 @@ class RenderTask:
             raise JobCancelledError("The job was cancelled.")
         self.progress.report(self.index, stage, fraction)
 
+    def song(self, file: str, warnings: Sequence[str] = ()) -> Song:
+        info = self.model.info
+        return Song(
+            file=file,
+            plan=self.plan,
+            audio_format=self.request.audio_format,
+            dit_model=info.name,
+            timings={stage: round(seconds, 3) for stage, seconds in self.timings.items()},
+            warnings=tuple(filter(None, (*self.request.warnings, *warnings, info.notice))),
+        )
+
 
 class SongPipeline:
     """Makes the songs of requests. Songs that wait at the same time are rendered in batches."""
@@ -93,7 +105,7 @@ class SongPipeline:
         """The songs of a request that was fitted to `model`."""
         if request.goal in ("codes", "description"):
             return (await self._describe(request, model, cancelled),)
-        stems = len(request.analysis.stems)
+        stems = len(request.task.tracks if request.task.rest else request.analysis.stems)
         progress = JobProgress(len(request.seeds), on_progress, planning_share(request), stems)
         request, sources = await self._load_inputs(request, model)
         planned = await plan_job(
@@ -106,6 +118,8 @@ class SongPipeline:
             RenderTask(n, request, model, plan, sources, progress, cancelled, dict(planned.timings))
             for n, plan in enumerate(planned.plans)
         ]
+        if sources.clip is not None and request.task.rest:
+            return (await self._separated(tasks[0], sources.clip),)
         return tuple(await all_of(self._song(task, planned.planner) for task in tasks))
 
     async def _song(self, task: RenderTask, planner: str) -> Song:
@@ -116,17 +130,7 @@ class SongPipeline:
         file = await self._encode(task, clip)
         if stems:
             analysis = replace(analysis, stems=await self._stems(task, stems))
-        info = task.model.info
-        return Song(
-            file=file,
-            plan=task.plan,
-            audio_format=task.request.audio_format,
-            dit_model=info.name,
-            lm_model=planner,
-            timings={stage: round(seconds, 3) for stage, seconds in task.timings.items()},
-            warnings=tuple(filter(None, (*task.request.warnings, *latents.warnings, *notes, info.notice))),
-            analysis=analysis,
-        )
+        return replace(task.song(file, (*latents.warnings, *notes)), lm_model=planner, analysis=analysis)
 
     def _render_batch(self, tasks: Sequence[RenderTask]) -> Sequence[SongLatents]:
         def on_step(done: int, steps: int) -> None:
@@ -178,6 +182,24 @@ class SongPipeline:
         song = RenderedSong(task.plan, task.sources, latents, clip)
         compute, aside = (partial(self._timed, thread, task) for thread in (self._compute, self._files))
         return await analyse(options, song, task.model.renderer, compute, aside)
+
+    async def _separated(self, task: RenderTask, clip: AudioClip) -> Song:
+        # The source of an extract, the tracks in it, and what they leave of it.
+        file, rest, stems = await self._encode(task, clip), clip, list[Stem]()
+        tracks = task.request.task.tracks
+        for number, track in enumerate(tracks):
+            stem = replace(
+                task,
+                index=task.progress.stem(task.index, number),
+                plan=stem_plan(task.plan, track),
+                timings={},
+            )
+            sound = await self._decode(stem, await self._render.run(stem))
+            stems.append(Stem(track, await self._encode(stem, sound)))
+            rest = await self._files.run("write", partial(without, rest, sound))
+        rest = normalise_peak(rest, task.plan.peak_db)
+        stems.append(Stem(task.request.task.rest, await self._encode(task, rest)))
+        return replace(task.song(file), analysis=Analysis(stems=tuple(stems)))
 
     async def _stem_tasks(self, task: RenderTask, clip: AudioClip) -> list[RenderTask]:
         tracks, renderer = task.request.analysis.stems, task.model.renderer
@@ -283,66 +305,6 @@ def _group_key(task: RenderTask) -> Hashable:
 
 def _model_key(task: RenderTask) -> Hashable:
     return id(task.model)  # while a model is replaced, two may have its name
-
-
-# Where each stage starts and ends once the plan is made, measured on turbo: diffusion and decoding dominate.
-# The analysis takes a moment, and most requests ask for none.
-_SPAN = {"render": (0.0, 0.74), "decode": (0.74, 0.95), "write": (0.95, 1.0)}
-_SPAN |= dict.fromkeys(("listen", "align", "peaks", "loudness", "encode"), (0.95, 0.95))
-_TEXT = {
-    "plan": "Preparing",
-    "render": "Generating music",
-    "decode": "Decoding audio",
-    "listen": "Finding the words",
-    "align": "Finding the words",
-    "peaks": "Drawing the outline",
-    "loudness": "Measuring the loudness",
-    "encode": "Preparing the stems",
-    "write": "Writing files",
-}
-
-
-class JobProgress:
-    """The mean progress of a job's songs, with the stage of the song that is least far. Thread-safe."""
-
-    def __init__(self, songs: int, on_progress: OnProgress, planning: float = 0.05, stems: int = 0) -> None:
-        """`planning` is the plan's share of the whole. Each song has `stems`, which are rendered after it."""
-        self._on_progress = on_progress
-        self._planning = planning
-        self._count, self._stems = songs, stems
-        self._lock = threading.Lock()
-        # Of each song: its fraction, where its stage starts, the stage, the text.
-        self._songs: list[tuple[float, float, str, str]] = [(0.0, 0.0, "plan", _TEXT["plan"])] * songs
-        self._begun_stems: dict[int, tuple[float, float, str, str]] = {}
-
-    def stem(self, song: int, number: int) -> int:
-        """The index under which stem `number` (from 0) of `song` reports."""
-        return self._count + song * self._stems + number
-
-    def plan(self, fraction: float, text: str) -> None:
-        with self._lock:
-            done = max(self._songs[0][0], self._planning * fraction)
-            self._songs = [(done, 0.0, "plan", text)] * self._count
-            self._report_mean()
-
-    def report(self, song: int, stage: str, fraction: float, detail: str = "") -> None:
-        """Report that `song` (an index) has done `fraction` (0..1) of `stage`."""
-        start, end = (self._planning + (1 - self._planning) * edge for edge in _SPAN[stage])
-        text = f"{_TEXT[stage]} ({detail})" if detail else _TEXT[stage]
-        # Reported under the lock: songs report from two threads, and a job must not seem to go back.
-        with self._lock:
-            now = (start + (end - start) * fraction, start, stage, text)
-            if song < self._count:
-                self._songs[song] = now
-            else:
-                self._begun_stems[song] = now
-            self._report_mean()
-
-    def _report_mean(self) -> None:
-        begun = [*self._songs, *self._begun_stems.values()]
-        mean = sum(done for done, *_ in begun) / (self._count * (1 + self._stems))
-        *_, stage, text = min(begun)
-        self._on_progress(Progress(mean, stage, text))
 
 
 _TITLE_LENGTH = 60

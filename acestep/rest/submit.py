@@ -36,6 +36,7 @@ from acestep.rest.request.body import (
     permitted,
     stored,
 )
+from acestep.rest.request.fields_audio_sampler import STEM_SETS
 from acestep.rest.request.fields_planner import PlannerSamplingFields
 from acestep.rest.request.fields_song import DEFAULT_INSTRUCTION, MusicFields
 from acestep.rest.request.schemas import GenerateTask, read_task, require_fields
@@ -145,7 +146,7 @@ def to_request(task: GenerateTask, goal: Goal, sounds: Mapping[str, Sound], own_
         key_scale=task.key_scale,
         time_signature=task.time_signature,
         duration=task.audio_duration,
-        batch_size=task.batch_size if goal == "song" else 1,
+        batch_size=1 if goal != "song" or task.stem_count else task.batch_size,
         seeds=_seeds(task.seed),
         model=task.model,
         task_type=task.task_type,
@@ -244,6 +245,8 @@ def sampling_options(task: PlannerSamplingFields, temperature: float) -> Planner
 
 
 def _task(task: GenerateTask, source: Sound | None, reference: Sound | None) -> TaskOptions:
+    named = task.track_classes or ((task.track_name,) if task.track_name else ())
+    tracks, rest = STEM_SETS[task.stem_count] if task.stem_count else (named, "")
     return TaskOptions(
         source=str(source.path) if source else "",
         reference=str(reference.path) if reference else "",
@@ -253,7 +256,8 @@ def _task(task: GenerateTask, source: Sound | None, reference: Sound | None) -> 
         cover_strength=task.audio_cover_strength,
         noise_strength=task.cover_noise_strength,
         injection=_injection(task.repaint_mode, task.repaint_strength),
-        tracks=task.track_classes or ((task.track_name,) if task.track_name else ()),
+        tracks=tracks,
+        rest=rest,
         crossfade_frames=task.repaint_latent_crossfade_frames,
         crossfade_seconds=task.repaint_wav_crossfade_sec,
         follows_latents=task.no_fsq,

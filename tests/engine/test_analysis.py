@@ -3,15 +3,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 import av
+import numpy as np
 import pytest
 
 from acestep.audio.decode import read
+from acestep.audio.encode import FileSpec, write
 from acestep.domain.analysis import Analysis, LyricTimes, TimedLine
-from acestep.domain.song import AnalysisOptions, Progress, Song
+from acestep.domain.song import AnalysisOptions, AudioClip, Progress, Song, TaskOptions
 from acestep.engine.engine import Engine
 from acestep.errors import JobCancelledError
 from acestep.limits import BASE_TASKS
-from tests.engine.fakes import INFO, FakeRenderer, loads, loudness, request, running, unheard, wanted
+from tests.engine.fakes import INFO, RATE, FakeRenderer, loads, loudness, request, running, unheard, wanted
 
 ALL = AnalysisOptions(lyric_times=True, peaks=20, loudness=True)
 
@@ -109,6 +111,28 @@ class TestStems:
         assert renderer.sources[0].source is None
         for sources in renderer.sources[1:]:  # what is heard is the sound, in this test
             assert sources.source.samples.max() == pytest.approx(loudness(50))
+
+    async def test_a_source_is_separated_into_tracks_and_what_they_leave(
+        self, extracting, files, renderer, tmp_path
+    ):
+        source = AudioClip(np.full((2, 10 * RATE), 0.25, np.float32), RATE)
+        write(source, tmp_path / "song.wav", FileSpec("wav32"))
+        task = TaskOptions(str(tmp_path / "song.wav"), tracks=("vocals", "keyboard"), rest="other")
+        asked = request(seeds=(50,), task_type="extract", task=task, audio_format="wav32")
+        (song,) = await extracting.run(asked, unheard, wanted)
+        assert [stem.track for stem in song.analysis.stems] == ["vocals", "keyboard", "other"]
+        whole, vocals, keyboard, other = (
+            read(files.path(name)).samples
+            for name in (song.file, *(each.file for each in song.analysis.stems))
+        )
+        assert np.array_equal(whole, source.samples)
+        assert np.allclose(vocals, loudness(50)) and np.allclose(keyboard, loudness(50))
+        assert np.abs(other).max() < 1e-6  # the first track is all that is in the source
+        assert [plan.instruction for batch in renderer.batches for plan in batch] == [
+            "Extract the VOCALS track from the audio:",
+            "Extract the KEYBOARD track from the audio:",
+        ]
+        assert all(sources.source.samples is not None for sources in renderer.sources)
 
     async def test_how_long_it_took(self, extracting):
         song = await make(extracting, self.STEMS)

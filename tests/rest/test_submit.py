@@ -99,7 +99,7 @@ TRANSLATED = {
     *("extract_codes_only", "analysis_only", "full_analysis_only"),
     *("use_adg", "guidance_params", "dcw_enabled", "dcw_mode", "dcw_scaler", "dcw_high_scaler"),
     "dcw_wavelet",
-    *("retake_seed", "retake_variance", "auto_score", "enable_normalization"),
+    *("retake_seed", "retake_variance", "auto_score", "enable_normalization", "stem_count"),
 }
 WITHOUT_EFFECT = (Support.UNSUPPORTED, Support.INERT, Support.IGNORED)
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, WithJsonSchema
 
 from acestep.domain.song import (
     MAX_DURATION,
@@ -39,6 +39,7 @@ from acestep.rest.request.wire_types import (
     Whole,
     read_number,
     read_object,
+    read_whole,
     reader,
     wire,
 )
@@ -71,6 +72,28 @@ def _read_guidance_params(value: object) -> dict[str, float]:
 
 
 GuidanceParams = Annotated[dict[str, float], reader(_read_guidance_params, MAX_LIST_TEXT)]
+
+
+# How clients divide a song: by number, the tracks to extract and the name of the rest.
+STEM_SETS: Mapping[int, tuple[tuple[str, ...], str]] = {
+    2: (("vocals",), "instrumental"),
+    4: (("vocals", "drums", "bass"), "other"),
+    6: (("vocals", "drums", "bass", "guitar", "keyboard"), "other"),
+}
+
+
+def _read_stem_count(value: object) -> int:
+    count = read_whole(value)
+    if count not in STEM_SETS:
+        raise ValueError
+    return count
+
+
+StemCount = Annotated[
+    int | None,
+    reader(_read_stem_count),
+    WithJsonSchema({"anyOf": [{"type": "integer", "enum": [*STEM_SETS]}, {"type": "null"}]}),
+]
 
 
 class SourceFields(BaseModel):
@@ -153,6 +176,17 @@ class SourceFields(BaseModel):
         about="For complete: the tracks to add.",
         example=["drums"],
         allowed=f"one or more of {_TRACKS}, as a list or separated by commas",
+    )
+    stem_count: StemCount = wire(
+        None,
+        "stemCount",
+        models=Models.EXTRACTING,
+        about="For extract: separate the whole source. 2: vocals and instrumental; 4: vocals, drums, bass "
+        "and other; 6: also guitar and piano. instrumental and other are what the extracted tracks leave. "
+        "They come as `stems`; the song itself is the source. task_type stem_separation means "
+        "an extract with 4.",
+        example=4,
+        allowed="2, 4 or 6",
     )
     chunk_mask_mode: Annotated[Literal["auto", "explicit"], WORD] = wire(
         "auto",

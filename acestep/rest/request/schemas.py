@@ -65,10 +65,13 @@ class GenerateTask(
 
     @model_validator(mode="before")
     @classmethod
-    def _read_cover_nofsq(cls, values: JsonObject) -> JsonObject:
+    def _read_tasks_of_clients(cls, values: JsonObject) -> JsonObject:
         sent = values.get("task_type")
-        if isinstance(sent, str) and sent.strip().lower() == "cover-nofsq":
+        name = sent.strip().lower() if isinstance(sent, str) else ""
+        if name == "cover-nofsq":
             return {**values, "task_type": "cover", "no_fsq": True}
+        if name == "stem_separation":
+            return {"stem_count": 4, **values, "task_type": "extract"}
         return values
 
 

@@ -53,6 +53,7 @@ _USERS: Mapping[str, tuple[TaskType, ...]] = {
     "no_fsq": _COVER,
     "allow_length_change": _COVER,
     "track_name": ("extract", "lego"),
+    "stem_count": ("extract",),
     "track_classes": ("complete",),
     "audio_code_string": _CODED,
     "thinking": ("text2music",),
@@ -232,6 +233,8 @@ def _contradicted(task: GenerateTask, has_source: bool, warnings: list[str]) -> 
     if task.cover_noise_strength and task.audio_code_string and not has_source:
         warnings.append("cover_noise_strength: there is no source to start from; it is not used")
         neutral["cover_noise_strength"] = 0.0
+    if task.stem_count:
+        neutral |= _contradicted_separation(task, warnings)
     if task.no_fsq and task.audio_code_string:
         warnings.append("no_fsq: audio_code_string says what the cover follows; it is not used")
         neutral["no_fsq"] = False
@@ -247,6 +250,22 @@ def _contradicted(task: GenerateTask, has_source: bool, warnings: list[str]) -> 
             warnings.append(f"seed: use_random_seed=true was sent as well; {sent} is not used")
         neutral["seed"] = (-1,)
     return neutral
+
+
+# What a source that is separated has no use for: it is one, and stays as it is.
+_NOT_SEPARATED = (
+    *("track_name", "batch_size", "fade_in_duration", "fade_out_duration"),
+    *("lyric_timestamps", "auto_score", "waveform_peaks", "measure_loudness", "stems"),
+)
+
+
+def _contradicted_separation(task: GenerateTask, warnings: list[str]) -> dict[str, object]:
+    sent = [name for name in _NOT_SEPARATED if not is_neutral(task, name) and getattr(task, name) != 1]
+    warnings += [
+        f"{name}: a source that is separated has no use for it; {shown(getattr(task, name))} is not used"
+        for name in sent
+    ]
+    return {name: type(task).model_fields[name].get_default() for name in sent}
 
 
 def _contradicted_sampling(task: GenerateTask, warnings: list[str]) -> dict[str, object]:

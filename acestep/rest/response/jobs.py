@@ -18,6 +18,8 @@ from acestep.rest.response.schemas import (
 from acestep.rest.response.song import METADATA_DONE, NO_DIT, analysis_fields, plan_item, recipe
 from acestep.rest.spelling import UNDECIDED, JsonObject, audio_link, code_string
 
+_STEM_NAMES = {"keyboard": "piano"}  # what workstations call a track otherwise
+
 STATUS: dict[JobState, int] = {"queued": 0, "running": 0, "succeeded": 1, "failed": 2, "cancelled": 2}
 
 UNKNOWN_TASK = "unknown task id"
@@ -112,7 +114,11 @@ def _song_item(job: Job, index: int, token: Callable[[str], str]) -> ResultItem:
         audio_codes=code_string(plan.audio_codes),
         recipe=recipe(song, request),
         stems=[
-            StemItem(track=stem.track, file=audio_link(f"{stem.track} {plan.caption}", token(stem.file)))
+            StemItem(
+                track=stem.track,
+                name=_STEM_NAMES.get(stem.track, stem.track),
+                file=audio_link(f"{stem.track} {plan.caption}", token(stem.file)),
+            )
             for stem in song.analysis.stems
         ],
         **analysis_fields(song.analysis),

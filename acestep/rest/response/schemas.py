@@ -59,6 +59,7 @@ class LoudnessItem(BaseModel):
 
 class StemItem(BaseModel):
     track: str
+    name: str = Field(description="The track as workstations call it: piano for keyboard.")
     file: str = Field(description="Link to the audio.")
 
 

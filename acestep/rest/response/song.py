@@ -92,6 +92,8 @@ def _task(request: SongRequest) -> JsonObject:
     fields |= {"allow_length_change": True} if task.may_change_length else {}
     if request.task_type == "complete":
         fields["track_classes"] = list(task.tracks)
+    elif task.rest:
+        fields["stem_count"] = len(task.tracks) + 1
     elif task.tracks:
         fields["track_name"] = task.tracks[0]
     return fields

@@ -22,6 +22,7 @@ TUNING = "sampler.tuning."
 NEWER: list[tuple[tuple[str, ...], list[Any], str, str]] = [
     (("track_name", "trackName"), ["drums"], "extract", "task.tracks"),
     (("track_classes", "trackClasses", "instruments"), [["drums"], "drums|bass"], "complete", "task.tracks"),
+    (("stem_count", "stemCount"), [2, "4", 6], "extract", "task.tracks"),
     (("audio_code_string", "audioCodeString", "audio_codes"), [CODES], "text2music", "audio_codes"),
     (("cover_noise_strength", "coverNoiseStrength"), [0.5], "cover", "task.noise_strength"),
     (("audio_cover_strength", "audioCoverStrength"), [0.5], "cover", "task.cover_strength"),
@@ -235,3 +236,35 @@ class TestCover:
         request = accepted("cover", no_fsq=True, audio_code_string=CODES)
         assert not request.task.follows_latents
         assert "no_fsq: audio_code_string says what the cover follows; it is not used" in request.warnings
+
+
+class TestSeparation:
+    @pytest.mark.parametrize(
+        ("count", "tracks", "rest"),
+        [
+            (2, ("vocals",), "instrumental"),
+            (4, ("vocals", "drums", "bass"), "other"),
+            ("6", ("vocals", "drums", "bass", "guitar", "keyboard"), "other"),
+        ],
+    )
+    def test_a_workstation_names_a_number_of_stems(self, count: Any, tracks: tuple[str, ...], rest: str):
+        request = accepted("stem_separation", stem_count=count)
+        assert (request.task_type, request.task.tracks, request.task.rest) == ("extract", tracks, rest)
+        assert (request.batch_size, request.warnings) == (1, ())
+
+    def test_four_are_usual(self):
+        assert accepted("Stem_Separation").task.rest == "other"
+        assert accepted("extract", track_name="drums").task.rest == ""
+
+    def test_another_number_is_refused(self):
+        with pytest.raises(InvalidFieldError, match="stem_count: 3 cannot be used; allowed: 2, 4 or 6"):
+            accepted("stem_separation", stem_count=3)
+
+    def test_what_has_no_effect_is_told(self):
+        request = accepted("extract", stem_count=2, track_name="drums", batch_size=4, fade_out_duration=2)
+        assert (request.task.tracks, request.batch_size, request.output.fade_out) == (("vocals",), 1, 0.0)
+        assert [warning.partition(":")[0] for warning in request.warnings] == [
+            "track_name",
+            "batch_size",
+            "fade_out_duration",
+        ]
