@@ -64,10 +64,12 @@ def choose_model(
         usable = {model.name: model for model in models if model.is_usable}
         if bare in usable:
             return usable[bare], ()
-        error = UnknownModelError(name, tuple(usable))
+        error = UnknownModelError(name, tuple(key for key in usable if usable[key].state != "absent"))
         if strict:
             raise error
-        warnings = (f"{error}. {default.name} is used instead",)
+        broken = [model for model in models if (model.name, model.state) == (bare, "failed")]
+        told = [f"model: {model.name} could not be loaded: {model.detail.rstrip('.')}" for model in broken]
+        warnings = (f"{(*told, error)[0]}. {default.name} is used instead",)
     if default.state == "failed":
         failed = [model for model in models if model.state == "failed" and model.name == bare]
         reasons = {each.name: each.detail.rstrip(".") for each in (*failed, default)}

@@ -71,7 +71,17 @@ class Published:
 
 def _registry() -> Iterable[Published]:
     yield Published(DEFAULT_MODEL, MAIN_REPO, 4_790 * _MB, is_turbo=True)
-    for ending in ("base", "sft", "turbo-shift1", "turbo-shift3", "turbo-continuous"):
+    plain = (
+        "base",
+        "sft",
+        "turbo-shift1",
+        "turbo-shift3",
+        "turbo-continuous",
+        "turbo-rl",
+        "base-sft-fix-inst",
+    )
+    fixed = ("turbo-fix-inst-shift3", "turbo-fix-inst-shift-continuous", "turbo-fix-inst-shift-dynamic")
+    for ending in (*plain, *fixed):
         name = f"acestep-v15-{ending}"
         yield Published(name, f"ACE-Step/{name}", 4_790 * _MB, is_turbo="turbo" in ending)
     for ending in ("xl-turbo", "xl-base", "xl-sft"):

@@ -8,7 +8,7 @@ from typing import Literal
 
 from acestep.domain.song import MAX_BATCH, MAX_DURATION, TaskType
 
-# "on_disk" is not in memory, but is loaded when a request names it; "absent" never is.
+# "on_disk" is not in memory, but is loaded when a request names it; "absent" only if it `loads_on_demand`.
 ModelState = Literal["absent", "on_disk", "downloading", "loading", "ready", "failed"]
 
 
@@ -38,8 +38,9 @@ class ModelInfo:
 
     @property
     def is_usable(self) -> bool:
-        """Whether a request that names it waits for it; a download takes too long."""
-        return self.state in ("ready", "loading", "on_disk")
+        """Whether a request that names it waits for it; for a download only of what is loaded on demand."""
+        downloads = self.loads_on_demand and self.state in ("absent", "downloading")
+        return downloads or self.state in ("ready", "loading", "on_disk")
 
 
 @dataclass(frozen=True, slots=True)

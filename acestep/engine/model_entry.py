@@ -64,6 +64,10 @@ class Catalog(Protocol):
         """All complete models, as far as they are known without loading them; cheap."""
         ...
 
+    def to_download(self) -> tuple[ModelInfo, ...]:
+        """Published models that are not on disk, and that a request may name; cheap."""
+        ...
+
     def find(self, name: str, beside: Sequence[ModelInfo] | None = None) -> ModelEntry:
         """The model with the limits that hold while those `beside` are in memory (None: others leave for it).
 

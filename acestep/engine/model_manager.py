@@ -63,7 +63,10 @@ class ModelManager:
         """The models that can be asked for, the default first."""
         if not self._room:
             return tuple(entry.info for entry in self._listed())
-        return self.inventory()
+        there = self.inventory()
+        names = {info.name for info in there}
+        absent = self._catalog.to_download() if self._catalog else ()
+        return (*there, *(info for info in absent if info.name not in names))
 
     def inventory(self) -> tuple[ModelInfo, ...]:
         listed = {entry.info.name: entry.info for entry in self._listed()}

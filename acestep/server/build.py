@@ -11,7 +11,6 @@ from acestep.background import BackgroundTasks
 from acestep.catalog import checkpoints
 from acestep.catalog.adapters import AdapterFolder
 from acestep.catalog.checkpoints import NANO_MODEL, PUBLISHED, Choice, as_choice
-from acestep.catalog.download import fetch_for_server, order_for
 from acestep.catalog.hubs import any_reachable
 from acestep.catalog.planner_choice import PlannerChoice, PlannerWish, choose_planner, gpu_memory_gb
 from acestep.device.probes import PROBES, device_name, has_gpu
@@ -30,6 +29,7 @@ from acestep.jobs.worker import ModelKeeper, PlannerKeeper, Worker
 from acestep.memory.admission import MemoryLedger
 from acestep.memory.decide import Decision, decide_for_server, planner_for_server, room_for_planner
 from acestep.server.configured_models import ConfiguredModels, OnDisk, configured_models, expect
+from acestep.server.downloads import Downloads
 from acestep.server.planner_manager import Changed, DevicePlanner, PlannerManager
 from acestep.settings.settings import Settings, export_dotenv
 from acestep.weights.shared_modules import SharedModules
@@ -227,6 +227,7 @@ class _Catalog:
     def __init__(self, settings: Settings, ledger: MemoryLedger, shared: SharedModules) -> None:
         self._settings = settings
         self._on_disk = OnDisk(settings.checkpoints_dir)
+        self._downloads = Downloads(settings)
         self._ledger = ledger
         self._shared = shared
 
@@ -236,11 +237,18 @@ class _Catalog:
             self._ledger.know(choice)
         return tuple(self._ledger.limited(replace(expect(each), state="on_disk")) for each in found)
 
+    def to_download(self) -> tuple[ModelInfo, ...]:
+        return self._downloads.infos({each.name for each in self._on_disk.models()})
+
     def find(self, name: str, beside: Sequence[ModelInfo] | None = None) -> ModelEntry:
-        hub_reachable = partial(any_reachable, self._settings.download_source)
+        def hub_reachable() -> bool:
+            # A request does not wait for a probe: its download fails by itself.
+            return beside is None or any_reachable(self._settings.download_source)
+
         choice = checkpoints.choose(name, self._settings.checkpoints_dir, lambda: False, hub_reachable)
         self._ledger.know(choice)
-        return self._entry(choice, self._ledger.limited(expect(choice), beside))
+        info = replace(expect(choice), loads_on_demand=beside is None)
+        return self._entry(choice, self._ledger.limited(info, beside))
 
     def no_room(self, infos: Sequence[ModelInfo]) -> str:
         return self._ledger.why_not_together(infos)
@@ -260,7 +268,7 @@ class _Catalog:
         def load(on_loading: OnLoading) -> Loaded:
             checkpoint = choice.checkpoint
             if checkpoint is None:
-                fetch_for_server(order_for(choice.name, settings), on_loading, on_loading.beat)
+                self._downloads.fetch(choice.name, on_loading)
                 checkpoint = checkpoints.require(choice.name, settings.checkpoints_dir)
             on_loading("loading", "")
             from acestep.engine.torch_models import LoadContext, load_model

@@ -131,7 +131,9 @@ class Settings(WireSettings):
         (), "names or folders, separated by commas", "More models, to be chosen by request.", shown="unset"
     )
     on_demand_model_load: Switch = switch(
-        False, "Load a model from ACESTEP_CHECKPOINTS_DIR when a request names it."
+        False,
+        "Load a model when a request names it: from ACESTEP_CHECKPOINTS_DIR, or a published one from "
+        "the hub; after a failed download not again for 300 s.",
     )
     models_in_memory: int = number(
         2,

@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from typing import Any
 from weakref import WeakSet
 
 import pytest
@@ -44,6 +45,8 @@ class Folder:
         self.infos = {info.name: info for info in infos}
         self.renderers = {info.name: FakeRenderer() for info in infos}
         self.broken: dict[str, str] = {}
+        self.absent: tuple[ModelInfo, ...] = ()
+        self.say: Any = None  # tells how far the latest load is
         self.loads: list[str] = []
         self.go_on = threading.Event()
         self.go_on.set()
@@ -62,6 +65,9 @@ class Folder:
     def on_disk(self) -> tuple[ModelInfo, ...]:
         return tuple(replace(info, state="on_disk") for info in self.infos.values())
 
+    def to_download(self) -> tuple[ModelInfo, ...]:
+        return self.absent
+
     def find(self, name: str, beside: Sequence[ModelInfo] | None = None) -> ModelEntry:
         self.asked.append((name, None if beside is None else [info.name for info in beside]))
         if name not in self.infos:
@@ -69,6 +75,7 @@ class Folder:
 
         def load(on_loading: OnLoading) -> Loaded:
             self.loads.append(name)
+            self.say = on_loading
             assert self.go_on.wait(SECONDS)
             if name in self.broken:
                 raise CheckpointError(self.broken[name])
@@ -166,7 +173,7 @@ class TestSlots:
             assert "base cannot be loaded. The file vae is cut short." in caplog.text
             (song,) = await engine.run(request(model="base"), unheard, wanted)
         assert song.dit_model == "turbo"
-        assert "'base' is not loaded here" in song.warnings[0]
+        assert song.warnings[0].startswith("model: base could not be loaded: The file vae is cut short")
 
     async def test_a_model_that_fails_while_a_song_waits_for_it(self, files, folder):
         folder.broken["base"] = "Out of memory."
@@ -277,6 +284,31 @@ class TestOnDemand:
             assert states(model_manager) == {"turbo": "ready", "base": "ready", "sft": "on_disk"}
             await engine.run(request(model="base"), unheard, wanted)
         assert folder.loads == ["turbo", "base"]
+
+    async def test_a_published_model_is_downloaded_for_the_request_that_names_it(self, folder):
+        folder.absent = (replace(BASE, state="absent", loads_on_demand=True),)
+        there = folder.infos.pop("base")
+        model_manager = ModelManager(folder.slots("turbo"), folder, room=2)
+        async with opened(model_manager):
+            await model_manager.wait_ready()
+            assert states(model_manager) == {"turbo": "ready", "sft": "on_disk", "base": "absent"}
+            assert "base" not in [info.name for info in model_manager.inventory()]
+            folder.infos["base"] = replace(there, loads_on_demand=True)
+            folder.go_on.clear()
+            waiting = asyncio.create_task(_borrowed(model_manager, "base"))
+            await until(lambda: folder.loads == ["turbo", "base"])
+            folder.say("downloading", "12 % of 4.8 GB")
+            (info,) = [info for info in model_manager.infos() if info.name == "base"]
+            assert (info.state, info.detail, info.is_usable) == ("downloading", "12 % of 4.8 GB", True)
+            folder.go_on.set()
+            assert await waiting == ("base", ())
+            assert states(model_manager)["base"] == "ready"
+
+    async def test_without_room_none_is_downloaded(self, folder):
+        folder.absent = (replace(BASE, state="absent", loads_on_demand=True),)
+        async with opened(ModelManager(folder.slots("turbo"), folder)) as model_manager:
+            await model_manager.wait_ready()
+            assert states(model_manager) == {"turbo": "ready"}
 
     async def test_the_one_that_was_idle_for_longest_makes_room(self, folder):
         async with opened(ModelManager(folder.slots("turbo"), folder, room=2)) as model_manager:
