@@ -222,3 +222,17 @@ def test_a_source_that_is_no_audio_is_refused(client: httpx.Client):
     refused = submit(client, form, src_audio=("take.wav", b"RIFF, or so it says", "audio/wav"))
     assert refused.status_code == 415
     assert "src_audio: " in refused.json()["error"]
+
+
+@pytest.mark.parametrize("names", [["vocals", "instrumental"], ["vocals", "drums", "bass", "other"]])
+def test_a_take_is_separated_into_stems(client: httpx.Client, take: bytes, names: list[str]):
+    form = {"task_type": "stem_separation", "stem_count": str(len(names)), "audio_format": "wav"}
+    submitted = submit(client, form | {"inference_steps": "1"}, src_audio=("take.wav", take, "audio/wav"))
+    (item,) = sung(client, submitted)
+    # It takes the stems of any item that has some, by name.
+    assert [stem["name"] for stem in item["stems"]] == names
+    for stem in item["stems"]:
+        sound, _ = decoded(client.get(stem["file"]).raise_for_status().content, "wav")
+        assert sound.shape[-1] == pytest.approx(SECONDS * 48_000, abs=1)
+    whole, _ = decoded(client.get(item["file"]).raise_for_status().content, "wav")
+    assert np.array_equal(whole, decoded(take, "wav")[0])
