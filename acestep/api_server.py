@@ -41,7 +41,7 @@ from acestep.rest.stopping import EndRequests, OpenRequests
 from acestep.server.build import Engines, Prepared, build_engines, prepare, tightest
 from acestep.server.configured_models import expect
 from acestep.server.loading_watch import LoadingWatch
-from acestep.server.ports import check_port
+from acestep.server.ports import check_port, check_port_of_uvicorn
 from acestep.server.stopping import Stopping, end_process, end_supervisor
 from acestep.settings.settings import Settings, variable
 
@@ -292,6 +292,7 @@ def __getattr__(name: str) -> FastAPI:
     try:
         settings = Settings.load()
         configure_logging(settings.api_log_level)
+        check_port_of_uvicorn(sys.argv)
         return create_app(_prepare(settings))
     except DataFolderInUseError as error:
         code = _refuse(error)

@@ -301,6 +301,11 @@ def test_a_server_whose_job_database_is_gone_takes_no_jobs_until_it_is_back(tmp_
         until(lambda: live.client.get("/health").status_code == 200)
         ((song,),) = live.wait_for([live.submit(**QUICK)])
         assert song["status"] == 1
+        database.write_bytes(b"garbage")
+        until(lambda: live.client.get("/health").status_code == 503)  # no request meets the damage
+        refused = live.client.post("/release_task", json=QUICK)
+        assert "The job database jobs.sqlite3 is damaged (" in live.client.get("/health").json()["error"]
+        assert (refused.status_code, "is damaged (" in refused.json()["error"]) == (503, True)
 
 
 def until(is_so: Callable[[], bool], seconds: float = 120) -> None:

@@ -74,7 +74,7 @@ def prepare(settings: Settings) -> Prepared:
             hub_reachable=hub_reachable,
         )
     except CheckpointError as error:
-        raise CheckpointError(f"{error} {_ways_out(settings, hub_reachable)}") from error
+        raise CheckpointError(_with_ways_out(str(error), settings, hub_reachable)) from error
     models = configured_models(settings, default, hub_reachable)
     planner = choose_planner(
         PlannerWish(settings.init_llm, settings.lm_model_path, default.name, settings.checkpoints_dir),
@@ -93,32 +93,28 @@ def prepare(settings: Settings) -> Prepared:
     return Prepared(settings, models, planner, folder, memories)
 
 
-def _ways_out(settings: Settings, hub_reachable: Callable[[], bool]) -> str:
-    # What else keeps the server from starting, and two command lines: one gets all that is missing, one tries
-    # the server with nano.
-    names = [settings.config_path, settings.config_path2, settings.config_path3, *settings.models]
-    said, without = [], f"ACESTEP_CONFIG_PATH={NANO_MODEL}"
-    if settings.init_llm and settings.lm_model_path:
-        names.append(settings.lm_model_path)
-        wish = PlannerWish(True, settings.lm_model_path, "", settings.checkpoints_dir)
+def _with_ways_out(error: str, settings: Settings, hub_reachable: Callable[[], bool]) -> str:
+    # Why the default model is not available, with what else keeps the server from starting, and two command
+    # lines: one gets all that is missing, one tries the server with nano.
+    folder, wanted = settings.checkpoints_dir, settings.lm_model_path if settings.init_llm else None
+    names = {settings.config_path, settings.config_path2, settings.config_path3, *settings.models, wanted}
+    missing = [name for name in PUBLISHED if name in names and not checkpoints.find_folder(name, folder)]
+    said, without = [error], f"ACESTEP_CONFIG_PATH={NANO_MODEL}"
+    if settings.config_path in missing and len(missing) > 1:
+        size = sum(part.size for part in {part for name in missing for part in PUBLISHED[name].needs})
+        said = [
+            f"{' and '.join(missing)} are not in {folder} and the hub cannot be reached. To get them (about "
+            f"{size / 1e9:.0f} GB): `uv run acestep-download {' '.join(missing)}`."
+        ]
+    if wanted:
         try:
-            choose_planner(wish, lambda: 0.0, hub_reachable)
-        except CheckpointError as error:
-            said.append(str(error))
+            choose_planner(PlannerWish(True, wanted, "", folder), lambda: 0.0, hub_reachable)
+        except CheckpointError as other:
+            said += [] if wanted in missing else [str(other)]
             # The launch scripts ask for no planner beside nano.
             without += "" if settings.launched_by else " ACESTEP_INIT_LLM=auto"
-    missing = [name for name in PUBLISHED if name in names and not _is_here(name, settings)]
-    if len(missing) > 1:
-        size = sum({part: part.size for name in missing for part in PUBLISHED[name].needs}.values()) / 1e9
-        said.append(
-            f"All that is missing (about {size:.0f} GB): `uv run acestep-download {' '.join(missing)}`."
-        )
     command = settings.launched_by or "uv run acestep-api"
     return " ".join([*said, f"To try the server with the small bundled model: `{without} {command}`."])
-
-
-def _is_here(name: str, settings: Settings) -> bool:
-    return checkpoints.is_whole(PUBLISHED[name], settings.checkpoints_dir)
 
 
 def build_engines(

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
+import multiprocessing
 import os
 import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import psutil
 
@@ -37,6 +42,22 @@ def check_port(host: str, port: int) -> None:
         raise SettingError("ACESTEP_API_PORT", port, allowed)
     if len(refused) == len(found):
         raise _wrong_host(host)
+
+
+def check_port_of_uvicorn(command: Sequence[str]) -> None:
+    """As `check_port`, if the command is uvicorn's, which opens its port after building the application."""
+    is_worker = multiprocessing.parent_process() is not None  # whose port is open already
+    if is_worker or "uvicorn" not in Path(command[0]).parts:
+        return
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
+    for elsewhere in ("--uds", "--fd"):
+        parser.add_argument(elsewhere)
+    with suppress(argparse.ArgumentError):  # uvicorn says what is wrong
+        found, _ = parser.parse_known_args(list(command[1:]))
+        if found.uds is None and found.fd is None:
+            check_port(found.host, found.port)
 
 
 def _refusal(family: int, address: tuple[object, ...]) -> OSError | None:

@@ -53,6 +53,39 @@ def test_script(server: LiveServer, tmp_path: Path, script: str, songs: list[str
     assert songs or done.stdout.splitlines()[1:] == ["acestep/acestep-nano"] * 2
 
 
+def readme_example(name: str) -> str:
+    """The commands of a README that make a song."""
+    text = (EXAMPLES.parent / name).read_text(encoding="utf-8")
+    return next(block.partition("```")[0] for block in text.split("```bash\n") if "-o song.mp3" in block)
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.ja.md"])
+def test_the_example_of_the_readme(server: LiveServer, tmp_path: Path, name: str):
+    quick = readme_example(name).replace("http://127.0.0.1:8001", server.url)
+    commands = quick.replace('"audio_duration": 30', f'"audio_duration": {SECONDS}, "inference_steps": 1')
+    done = subprocess.run(
+        ["bash", "-c", commands], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "nano" in done.stdout  # its warnings are shown
+    assert_is_music((tmp_path / "song.mp3").read_bytes(), "mp3")
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.ja.md"])
+def test_the_example_of_the_readme_writes_no_error_into_a_song(server: LiveServer, tmp_path: Path, name: str):
+    commands = readme_example(name).replace("http://127.0.0.1:8001", server.url)
+    done = subprocess.run(
+        ["bash", "-c", commands.replace('"bpm": 120', '"bpm": 9999')],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "bpm: 9999 cannot be used" in done.stdout
+    assert not (tmp_path / "song.mp3").exists()
+
+
 @pytest.mark.parametrize("script", [script for script, songs in WRITES.items() if songs])
 def test_what_the_server_refuses_is_shown(server: LiveServer, tmp_path: Path, script: str):
     done = run(server, script, tmp_path, DURATION="5")

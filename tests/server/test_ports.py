@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from acestep.errors import SettingError
-from acestep.server.ports import PortTakenError, check_port
+from acestep.server.ports import PortTakenError, check_port, check_port_of_uvicorn
 
 
 @pytest.fixture
@@ -63,3 +63,27 @@ def test_a_host_that_is_not_here_is_named(host: str) -> None:
 def test_a_port_for_root_alone_is_named() -> None:
     with pytest.raises(SettingError, match="ACESTEP_API_PORT=80 cannot be used; allowed: 1024 to 65535"):
         check_port("127.0.0.1", 80)
+
+
+@pytest.mark.parametrize("program", ["/env/bin/uvicorn", "/env/site-packages/uvicorn/__main__.py"])
+@pytest.mark.parametrize(
+    "form", [["--port", "{}"], ["--port={}"], ["--host", "0.0.0.0", "--port", "{}", "--reload"]]
+)
+def test_uvicorns_own_port_is_looked_at(taken: int, program: str, form: list[str]) -> None:
+    options = [each.format(taken) for each in form]
+    with pytest.raises(PortTakenError, match=f"Port {taken} is taken by process"):
+        check_port_of_uvicorn([program, "acestep.api_server:app", *options])
+
+
+@pytest.mark.parametrize(
+    ("program", "options"),
+    [
+        ("/env/bin/pytest", ["--port", "{}"]),
+        ("/env/bin/gunicorn", ["--port", "{}"]),
+        ("/env/bin/uvicorn", ["--port", "{}", "--uds", "/run/acestep"]),
+        ("/env/bin/uvicorn", ["--fd", "3", "--port", "{}"]),
+        ("/env/bin/uvicorn", ["--port", "many"]),
+    ],
+)
+def test_a_port_that_is_not_opened_is_not_looked_at(taken: int, program: str, options: list[str]) -> None:
+    check_port_of_uvicorn([program, "app", *(each.format(taken) for each in options)])
