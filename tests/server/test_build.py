@@ -100,7 +100,7 @@ TYPO = "There is no planner 'typo'. Set ACESTEP_LM_MODEL_PATH"
             LOWVRAM,
             (
                 "acestep-v15-turbo and acestep-5Hz-lm-1.7B are not in {} and the hub cannot be reached. To "
-                "get them (about 10 GB): `uv run acestep-download acestep-v15-turbo acestep-5Hz-lm-1.7B`. To try",
+                "get them (about 10 GB): `uv run acestep-download acestep-v15-turbo acestep-5Hz-lm-1.7B`. To",
             ),
             f"ACESTEP_CONFIG_PATH=acestep-nano {LOWVRAM}",
         ),
