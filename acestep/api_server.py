@@ -10,10 +10,12 @@ import asyncio
 import logging
 import re
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
@@ -54,8 +56,9 @@ _MB = 1024 * 1024
 
 def create_app(prepared: Prepared) -> FastAPI:
     """The ASGI application; its lifespan builds and closes everything else."""
-    requests = OpenRequests()
-    app = http.create_app(lifespan=_lifespan(prepared, requests), access=_access(prepared.settings))
+    settings, requests = prepared.settings, OpenRequests()
+    lifespan = _lifespan(prepared, requests)
+    app = http.create_app(lifespan=lifespan, access=_access(settings), root_path=settings.root_path)
     app.add_middleware(EndRequests, requests=requests)
     return app
 
@@ -143,6 +146,9 @@ def _http_config(settings: Settings) -> HttpConfig:
         upload_limit=settings.max_upload_mb * _MB,
         audio_roots=settings.audio_roots,
         model_list=settings.model_list,
+        audio_links=settings.audio_links,
+        root_path=settings.root_path,
+        local_roots=(Path(tempfile.gettempdir()),) if is_loopback(settings.api_host) else (),
         access=_access(settings),
         draft_timeout=settings.lm_timeout,
         generation_timeout=settings.generation_timeout,

@@ -4,13 +4,16 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
 from acestep import __version__
 from acestep.rest import envelope
 from acestep.rest.access import Access, allow
 from acestep.rest.callers import OPENAI_ROOT
 from acestep.rest.deps import HttpServices, provide
+from acestep.rest.heads import HeadAsGet, RootPath
 from acestep.rest.openapi import ERRORS, describe
+from acestep.rest.response.schemas import SERVICE
 from acestep.rest.routes import chat, drafts, generations, lora, models, music, status, tasks
 from acestep.rest.wait import JOB_HEADERS
 
@@ -25,20 +28,25 @@ def create_app(
     services: HttpServices | None = None,
     lifespan: Lifespan | None = None,
     access: Access | None = None,
+    root_path: str = "",
 ) -> FastAPI:
-    """Without `services` the lifespan must call `deps.provide`; `access` cannot come later."""
-    app = FastAPI(
-        title="ACE-Step API",
+    """Without `services` the lifespan must call `deps.provide`; the others cannot come later."""
+    root_path = services.config.root_path if services is not None else root_path
+    app = FastAPIOffline(
+        title=SERVICE,
         version=__version__,
         description=f"Every path also works below `{OPENAI_ROOT}`; model lists have OpenAI's shape.",
         lifespan=lifespan,
         responses=ERRORS,
     )
+    app.add_middleware(HeadAsGet)
     envelope.install(app)
     if services is not None:
         provide(app, services)
         access = access or services.config.access
     allow(app, access or Access(), EXPOSED)
+    if root_path:
+        app.add_middleware(RootPath, root_path=root_path)
     for module in (tasks, drafts, chat, generations, music, models, lora, status):
         app.include_router(module.router)
         app.include_router(module.router, prefix=OPENAI_ROOT, include_in_schema=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -19,8 +19,9 @@ from acestep.files import AudioStore
 from acestep.jobs.queue import JobQueue
 from acestep.jobs.worker import ModelKeeper, PlannerKeeper, Worker
 from acestep.memory.decide import Decision
-from acestep.rest.access import Access
+from acestep.rest.access import Access, arrives_locally
 from acestep.rest.adapters import ServerAdapters
+from acestep.rest.links import AudioLinks
 from acestep.rest.request.body import BODY_FIELD, AudioProbe, Body, BodyReader
 
 _SCHEME = "bearer "
@@ -41,6 +42,9 @@ class HttpConfig:
     generation_timeout: float  # and for a song
     audio_roots: tuple[Path, ...]  # folders whose files a request may name
     model_list: str = "wrapped"  # or openai: the shape of /v1/models for callers that do not show which
+    audio_links: str = "token"  # or path: what links to songs hold
+    root_path: str = ""  # of links, at a proxy
+    local_roots: tuple[Path, ...] = ()  # and those that programs of this machine may name absolutely
     access: Access = field(default_factory=Access)
     dcw_on_turbo: bool = False  # whether dcw_enabled is on for turbo models where it is not sent
 
@@ -61,6 +65,10 @@ class HttpServices:
     planners: PlannerKeeper | None = None
     background: BackgroundTasks = field(default_factory=BackgroundTasks)
 
+    @property
+    def links(self) -> AudioLinks:
+        return AudioLinks(self.audio, self.config.audio_links, self.config.root_path)
+
     def trouble(self) -> str:
         """What keeps loaded models from making songs, and what to do; "" where nothing does."""
         troubles = (self.worker.trouble(), self.queue.trouble(), self.background.trouble())
@@ -74,7 +82,11 @@ def provide(app: FastAPI, services: HttpServices) -> None:
 
 
 async def _services(request: Request) -> HttpServices:
-    return cast(HttpServices, request.app.state.services)
+    services = cast(HttpServices, request.app.state.services)
+    if services.config.local_roots and not arrives_locally(request.scope):
+        # uvicorn's own --host is not among the settings.
+        return replace(services, config=replace(services.config, local_roots=()))
+    return services
 
 
 Services = Annotated[HttpServices, Depends(_services)]

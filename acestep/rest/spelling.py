@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ JsonObject = dict[str, Any]
 AUDIO_PATH = "/v1/audio"
 LABEL_END = "_"  # between the label of an audio link and its token, which has no underscore
 MAX_LABEL = 40  # characters
+_PUNYCODE = "xn--"  # of labels that are not ASCII, as in host names; some clients do not encode links again
+_MAX_PUNYCODE = 200  # characters: the longest label in it takes fewer
 UNDECIDED = "N/A"  # metadata that nothing decided; clients send it back
 MEDIA_TYPES = {
     ".mp3": "audio/mpeg",
@@ -33,6 +36,15 @@ def speaking_name(label: str, path: Path) -> str:
     return f"{label}-{path.stem[:8]}{path.suffix}" if label else path.name
 
 
+def disposition(kind: str, label: str, path: Path) -> str:
+    """Return a Content-Disposition; one name that is not ASCII has another that is, for older programs."""
+    name = speaking_name(label, path)
+    if name.isascii():
+        return f'{kind}; filename="{name}"'
+    plain = speaking_name(re.sub(r"[^a-z0-9-]+", "", label).strip("-") or "song", path)
+    return f"{kind}; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
+
+
 def data_url(path: Path) -> str:
     """Return the file itself as a `data:` link, in base64."""
     return f"data:{media_type(path)};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
@@ -44,16 +56,30 @@ def code_string(codes: Sequence[int]) -> str:
 
 def audio_link(caption: str, token: str) -> str:
     """Return the link to a file: the label of its caption, then the token that opens it."""
-    label = label_of(caption)
+    label = _in_ascii(label_of(caption))
     return f"{AUDIO_PATH}?path={quote(f'{label}{LABEL_END}{token}' if label else token, safe='')}"
 
 
 def label_of(caption: str) -> str:
-    """Return the words of a caption, safe in any link or header."""
-    return "-".join(re.findall(r"[a-z0-9]+", caption.lower()))[:MAX_LABEL].strip("-")
+    """Return the words of a caption, safe in any header; `audio_link` has them in ASCII."""
+    shown = unicodedata.normalize("NFC", caption[: 10 * MAX_LABEL].lower())
+    return "-".join("".join(c if _is_of_a_word(c) else " " for c in shown).split())[:MAX_LABEL].strip("-")
 
 
 def split_link(path: str) -> tuple[str, str]:
     """Return the label and the token in the path of an audio link; other characters than a label's go."""
     label, _, token = path.rpartition(LABEL_END)
-    return "".join(re.findall(r"[a-z0-9-]+", label))[:MAX_LABEL], token
+    if label.startswith(_PUNYCODE):
+        try:
+            label = label[len(_PUNYCODE) :][:_MAX_PUNYCODE].encode("ascii").decode("punycode")
+        except UnicodeError:
+            label = ""
+    return "".join(c for c in label if c == "-" or _is_of_a_word(c))[:MAX_LABEL], token
+
+
+def _is_of_a_word(character: str) -> bool:
+    return unicodedata.category(character)[0] in "LMN"  # letters, their marks, numbers
+
+
+def _in_ascii(label: str) -> str:
+    return label if label.isascii() else _PUNYCODE + label.encode("punycode").decode("ascii")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from acestep.domain.models import ModelInfo
 from acestep.domain.song import (
@@ -31,7 +32,6 @@ from acestep.rest.request.body import (
     SOURCE,
     Body,
     Sound,
-    finished_song,
     look_at,
     permitted,
     stored,
@@ -99,9 +99,14 @@ async def _sounds(
 
 async def named_sound(field: str, named: str, services: HttpServices) -> Sound:
     """A song that was made here, or a file of this machine that may be read."""
-    song = finished_song(named, services.audio.open_token)
-    path = song or permitted(field, named, services.config.audio_roots)
+    _, song = services.links.open(named)
+    path = song or permitted(field, named, _roots(named, services.config))
     return await look_at(field, named, path, services.probe)
+
+
+def _roots(named: str, config: HttpConfig) -> tuple[Path, ...]:
+    # As in the original, programs of this machine may hand over a temporary file by its absolute path.
+    return (*config.audio_roots, *(config.local_roots if Path(named).is_absolute() else ()))
 
 
 def accept(

@@ -13,10 +13,10 @@ from starlette.requests import Request
 from acestep.domain.draft import Draft, DraftRequest
 from acestep.domain.models import PlannerInfo
 from acestep.domain.song import Song
-from acestep.files import AudioStore
 from acestep.jobs.model import Job, JobView
 from acestep.jobs.worker import Worker
 from acestep.rest.deps import HttpServices
+from acestep.rest.links import AudioLinks
 from acestep.rest.response.jobs import error_of
 
 # Headers of answers without an envelope; warnings are a JSON list in ASCII.
@@ -69,23 +69,23 @@ def succeeded(view: JobView | None, job_id: str, seconds: float) -> Job:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A song with its file, and the token that opens the file."""
+    """A song with its file, and the link to it."""
 
     song: Song
     path: Path
-    token: str
+    link: str
 
 
-def recordings_of(job: Job, audio: AudioStore) -> list[Recording]:
+def recordings_of(job: Job, links: AudioLinks) -> list[Recording]:
     """Return the songs that have files. Raises 404 for a file that was deleted."""
-    return [_recording(job, song, audio) for song in job.songs if song.file]
+    return [_recording(job, song, links) for song in job.songs if song.file]
 
 
-def _recording(job: Job, song: Song, audio: AudioStore) -> Recording:
-    path = audio.path(song.file)
+def _recording(job: Job, song: Song, links: AudioLinks) -> Recording:
+    path = links.store.path(song.file)
     if path is None:
         raise HTTPException(404, "Audio file not found", job_headers(job.id))
-    return Recording(song, path, audio.token(song.file))
+    return Recording(song, path, links.to(song.plan.caption, song.file))
 
 
 def _too_slow(job_id: str, seconds: float) -> str:

@@ -10,7 +10,7 @@ from acestep.domain.song import Song, is_instrumental
 from acestep.jobs.model import Job, JobView
 from acestep.rest.errors import Problem
 from acestep.rest.response.jobs import progress_text
-from acestep.rest.spelling import JsonObject, audio_link, code_string, data_url
+from acestep.rest.spelling import JsonObject, code_string, data_url
 from acestep.rest.wait import Recording
 
 ID_LENGTH = 24  # as in the original
@@ -113,7 +113,7 @@ def _sound(job: Job, recordings: Sequence[Recording]) -> JsonObject:
             "type": "audio_url",
             "audio_url": {"url": data_url(recording.path)},
             "seed": recording.song.plan.seed,
-            "file": audio_link(recording.song.plan.caption, recording.token),
+            "file": recording.link,
         }
         for recording in recordings
     ]

@@ -63,10 +63,10 @@ def submitted_job(submission: Submission) -> SubmittedJob:
     )
 
 
-def job_object(view: JobView, token: Callable[[str], str], average_seconds: float) -> JobObject:
-    """`token` returns the token that opens a file."""
+def job_object(view: JobView, link: Callable[[str, str], str], average_seconds: float) -> JobObject:
+    """`link` returns the link to a file, given its caption and name."""
     job = view.job
-    items = result_items(view, token)
+    items = result_items(view, link)
     return JobObject(
         job_id=job.id,
         status=job.state,

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import parse_qs, unquote_to_bytes, urlsplit
+from urllib.parse import unquote_to_bytes
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
@@ -28,7 +28,7 @@ from acestep.rest.request.decode import (
     no_file,
     too_large,
 )
-from acestep.rest.spelling import JsonObject, split_link
+from acestep.rest.spelling import JsonObject
 
 BODY_FIELD = "ai_token"  # may carry the key
 SOURCE, REFERENCE = "src_audio", "reference_audio"
@@ -237,15 +237,6 @@ async def look_at(kind: str, name: str, path: Path, probe: AudioProbe) -> Sound:
     except UnusableAudioError as error:
         raise UnusableAudioError(told(str(error))) from None
     return Sound(path, name, facts.seconds, tuple(map(told, facts.warnings)))
-
-
-def finished_song(named: str, open_token: Callable[[str], Path | None]) -> Path | None:
-    """The file of a song that is named by its `file`, or by the token in it; None: it is no song."""
-    try:
-        carried = parse_qs(urlsplit(named).query).get("path", [named])[0]
-    except ValueError:  # it looks like an address, and is none
-        return None
-    return open_token(split_link(carried)[1])
 
 
 def permitted(field: str, named: str, roots: Sequence[Path]) -> Path:

@@ -16,7 +16,7 @@ from acestep.rest.response.schemas import (
     StemItem,
 )
 from acestep.rest.response.song import METADATA_DONE, NO_DIT, analysis_fields, plan_item, recipe
-from acestep.rest.spelling import UNDECIDED, JsonObject, audio_link, code_string
+from acestep.rest.spelling import UNDECIDED, JsonObject, code_string
 
 _STEM_NAMES = {"keyboard": "piano"}  # what workstations call a track otherwise
 
@@ -33,13 +33,13 @@ def unknown_entry(task_id: str, status: int) -> QueryEntry:
     return QueryEntry(task_id=task_id, result=_dump([item]), status=status, error=UNKNOWN_TASK)
 
 
-def query_entry(view: JobView, token: Callable[[str], str], average_seconds: float) -> QueryEntry:
-    """`token` returns the token that opens a file."""
+def query_entry(view: JobView, link: Callable[[str, str], str], average_seconds: float) -> QueryEntry:
+    """`link` returns the link to a file, given its caption and name."""
     job = view.job
     found = _analysis(job)
     return QueryEntry(
         task_id=job.id,
-        result=_dump(result_items(view, token)) if found is None else json.dumps([found], ensure_ascii=False),
+        result=_dump(result_items(view, link)) if found is None else json.dumps([found], ensure_ascii=False),
         status=STATUS[job.state],
         progress_text=progress_text(view),
         error=error_of(job),
@@ -48,11 +48,11 @@ def query_entry(view: JobView, token: Callable[[str], str], average_seconds: flo
     )
 
 
-def result_items(view: JobView, token: Callable[[str], str]) -> list[ResultItem]:
+def result_items(view: JobView, link: Callable[[str, str], str]) -> list[ResultItem]:
     """Return an item for each song, or one for the job until it has songs."""
     job = view.job
     if job.state == "succeeded":
-        return [_song_item(job, index, token) for index in range(len(job.songs))]
+        return [_song_item(job, index, link) for index in range(len(job.songs))]
     return [_waiting_item(view)]
 
 
@@ -91,11 +91,11 @@ def _waiting_item(view: JobView) -> ResultItem:
     )
 
 
-def _song_item(job: Job, index: int, token: Callable[[str], str]) -> ResultItem:
+def _song_item(job: Job, index: int, link: Callable[[str, str], str]) -> ResultItem:
     song, request = job.songs[index], job.request
     plan = song.plan
     return ResultItem(
-        file=audio_link(plan.caption, token(song.file)) if song.file else "",
+        file=link(plan.caption, song.file) if song.file else "",
         status=STATUS[job.state],
         create_time=int(job.created_at),
         prompt=plan.caption,
@@ -117,7 +117,7 @@ def _song_item(job: Job, index: int, token: Callable[[str], str]) -> ResultItem:
             StemItem(
                 track=stem.track,
                 name=_STEM_NAMES.get(stem.track, stem.track),
-                file=audio_link(f"{stem.track} {plan.caption}", token(stem.file)),
+                file=link(f"{stem.track} {plan.caption}", stem.file),
             )
             for stem in song.analysis.stems
         ],

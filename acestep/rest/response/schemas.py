@@ -341,11 +341,27 @@ class ModelHealth(BaseModel):
     detail: str
 
 
+SERVICE = "ACE-Step API"
+
+
+class Start(BaseModel):
+    """Paths of this server."""
+
+    service: str = SERVICE
+    version: str
+    docs: str = Field(description="The API in a browser, to try it.")
+    redoc: str = Field(description="The API in a browser, to read.")
+    openapi: str
+    health: str
+    models: str
+    generate: str = Field(description="Where songs are asked for, with POST.")
+
+
 class Health(BaseModel):
     status: str = Field(
         description="`error` if the default model could not be loaded or the server cannot work, else `ok`."
     )
-    service: str = "ACE-Step API"
+    service: str = SERVICE
     version: str
     ready: bool = Field(
         description="Whether songs can be made: the default model is loaded, or the next request loads it."

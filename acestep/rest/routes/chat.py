@@ -50,7 +50,7 @@ async def chat_completions(request: Request, services: Services) -> Response:
         events = _events(answer, services, chat.request.stream_options.include_usage)
         return EventSourceResponse(events, sep="\n", ping=NO_PINGS, headers=headers)
     job = await wait_for_songs(request, services, answer.job_id)
-    whole = await run_in_threadpool(answer.completion, job, recordings_of(job, services.audio))
+    whole = await run_in_threadpool(answer.completion, job, recordings_of(job, services.links))
     return Response(whole, media_type="application/json", headers=headers)
 
 
@@ -80,7 +80,7 @@ async def _song(answer: ChatAnswer, services: HttpServices) -> AsyncIterator[byt
             break
         yield answer.heartbeat(view)
     job = succeeded(view, answer.job_id, seconds)
-    recordings = recordings_of(job, services.audio)
+    recordings = recordings_of(job, services.links)
     yield answer.words(job.songs[0])
     yield await run_in_threadpool(answer.sound, job, recordings)
 

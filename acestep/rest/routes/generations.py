@@ -13,7 +13,7 @@ from acestep.rest.dialects.speech import AudioSpeech, read_speech
 from acestep.rest.envelope import Json
 from acestep.rest.openapi import GENERATION_ANSWERS, SPEECH_ANSWERS, dialect_of
 from acestep.rest.request.body import Body
-from acestep.rest.spelling import label_of, media_type, speaking_name
+from acestep.rest.spelling import disposition, label_of, media_type
 from acestep.rest.submit import submit
 from acestep.rest.wait import SEED, TASK_ID, WARNINGS, Recording, job_headers, recordings_of, wait_for_songs
 
@@ -57,7 +57,7 @@ async def audio_speech(request: Request, body: RequestBody, services: Services) 
 
 async def _finished(request: Request, services: HttpServices, job_id: str) -> Response:
     job = await wait_for_songs(request, services, job_id)
-    if recordings := recordings_of(job, services.audio):
+    if recordings := recordings_of(job, services.links):
         return _song(job, recordings[0])
     return await _job(job.id, services, 200, {})  # it ends in a plan, without a song
 
@@ -65,7 +65,7 @@ async def _finished(request: Request, services: HttpServices, job_id: str) -> Re
 async def _job(job_id: str, services: HttpServices, status: int, headers: dict[str, str]) -> Json:
     (view,) = await services.queue.find([job_id])
     assert view is not None  # it was accepted or finished just now
-    found = job_object(view, services.audio.token, await services.queue.average_seconds())
+    found = job_object(view, services.links.to, await services.queue.average_seconds())
     return Json(found.model_dump(), status, headers=job_headers(job_id) | headers)
 
 
@@ -75,6 +75,10 @@ def _song(job: Job, recording: Recording) -> FileResponse:
     return FileResponse(
         path,
         media_type=media_type(path),
-        filename=speaking_name(label_of(song.plan.caption), path),
-        headers={TASK_ID: job.id, SEED: str(song.plan.seed), WARNINGS: json.dumps(warnings)},
+        headers={
+            "Content-Disposition": disposition("attachment", label_of(song.plan.caption), path),
+            TASK_ID: job.id,
+            SEED: str(song.plan.seed),
+            WARNINGS: json.dumps(warnings),
+        },
     )

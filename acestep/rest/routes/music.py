@@ -25,4 +25,4 @@ async def job(job_id: str, services: Services) -> JobObject:
     (view,) = await services.queue.find([job_id])
     if view is None:
         raise HTTPException(404, f"{UNKNOWN_TASK}: {job_id[:80]!r}")
-    return job_object(view, services.audio.token, await services.queue.average_seconds())
+    return job_object(view, services.links.to, await services.queue.average_seconds())

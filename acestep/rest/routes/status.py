@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Request, Response
 
 from acestep import __version__
 from acestep.limits import default_model
@@ -8,9 +8,26 @@ from acestep.rest.deps import Services, require_key
 from acestep.rest.envelope import Envelope
 from acestep.rest.response.memory import memory_of
 from acestep.rest.response.models import health, stats_of
-from acestep.rest.response.schemas import Health, Stats
+from acestep.rest.response.schemas import Health, Start, Stats
 
 router = APIRouter(tags=["server"])
+
+
+@router.get("/")
+async def start(request: Request) -> Envelope[Start]:
+    """Say where the documentation and the API are. The key is not needed."""
+    root = request.scope.get("root_path", "")
+    return Envelope(
+        data=Start(
+            version=__version__,
+            docs=f"{root}/docs",
+            redoc=f"{root}/redoc",
+            openapi=f"{root}/openapi.json",
+            health=f"{root}/health",
+            models=f"{root}/v1/models",
+            generate=f"{root}/release_task",
+        )
+    )
 
 
 @router.get("/v1/stats", dependencies=[Depends(require_key)])

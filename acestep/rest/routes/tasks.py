@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, HTTPException, Query, Request
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, Response
+from starlette.staticfiles import NotModifiedResponse, StaticFiles
 
 from acestep.rest.deps import RequestBody, Services, check_key
 from acestep.rest.envelope import Envelope, ErrorEnvelope
@@ -9,12 +10,15 @@ from acestep.rest.openapi import body_of
 from acestep.rest.request.schemas import GenerateTask, QueryTask, read_query
 from acestep.rest.response.jobs import query_entry, unknown_entry
 from acestep.rest.response.schemas import QueryEntry, Submitted
-from acestep.rest.spelling import AUDIO_PATH, JsonObject, media_type, speaking_name, split_link
+from acestep.rest.spelling import AUDIO_PATH, JsonObject, disposition, media_type
 from acestep.rest.submit import submit
 
 router = APIRouter(tags=["songs"])
 
+_FILES = StaticFiles()  # only to compare the headers of files
+
 PARTS: dict[int | str, JsonObject] = {
+    304: {"description": "The client has the file (`If-None-Match`, `If-Modified-Since`)"},
     206: {"description": "The part of the file that `Range` names"},
     416: {"model": ErrorEnvelope, "description": "The file has no such part"},
 }
@@ -41,7 +45,7 @@ async def query_result(body: RequestBody, services: Services) -> Envelope[list[Q
     views = await services.queue.find(ids)
     return Envelope(
         data=[
-            query_entry(view, services.audio.token, average)
+            query_entry(view, services.links.to, average)
             if view
             else unknown_entry(task_id, services.config.unknown_task_status)
             for task_id, view in zip(ids, views, strict=True)
@@ -54,17 +58,15 @@ async def query_result(body: RequestBody, services: Services) -> Envelope[list[Q
 @router.api_route(AUDIO_PATH, methods=["GET", "HEAD"], response_class=FileResponse, include_in_schema=False)
 def audio(
     request: Request, services: Services, path: str = Query(description="As in `file` of a result.")
-) -> FileResponse:
+) -> Response:
     """Download a song. The link needs no key unless ACESTEP_AUDIO_NEEDS_KEY is set."""
-    label, token = split_link(path)
-    found = services.audio.open_token(token)
+    label, found = services.links.open(path)
     if found is None or services.config.audio_needs_key:
         check_key(request, services)
     if found is None:
         raise HTTPException(404, "Audio file not found")
-    return FileResponse(
-        found,
-        media_type=media_type(found),
-        filename=speaking_name(label, found),
-        content_disposition_type="inline",
-    )
+    headers = {"Content-Disposition": disposition("inline", label, found)}
+    response = FileResponse(found, media_type=media_type(found), headers=headers, stat_result=found.stat())
+    if _FILES.is_not_modified(response.headers, request.headers):
+        return NotModifiedResponse(response.headers)
+    return response
