@@ -158,6 +158,21 @@ class TaskOptions:
     crossfade_seconds: float = 0.0  # of sound, there
     follows_latents: bool = False  # a cover follows the latents of its source, not its audio codes
     may_change_length: bool = False  # a cover need not be as long as its source
+    morph: Morph | None = None  # of a cover
+    source_caption: str = ""  # what a morph begins with
+    source_lyrics: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Morph:
+    """FlowEdit: a source is led from its own words to others while the time is between `start` and `end`.
+
+    From `end` on, the song is sampled as any other.
+    """
+
+    start: float = 1.0
+    end: float = 0.0
+    averages: int = 1  # noises that each step averages over
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,9 +253,10 @@ class Sampling:
     cfg_interval: tuple[float, float] = (0.0, 1.0)
     timesteps: tuple[float, ...] | None = None
     infer_method: InferMethod = "ode"
-    cover_strength: float = 1.0  # these three as in TaskOptions
+    cover_strength: float = 1.0  # these four as in TaskOptions
     noise_strength: float = 0.0
     injection: float = 0.0
+    morph: Morph | None = None
     tuning: Tuning = field(default_factory=Tuning)
 
 
@@ -278,6 +294,8 @@ class SongPlan:
     retake: Retake | None = None
     follows_latents: bool = False  # as in TaskOptions
     peak_db: float | None = PEAK_DB  # as in OutputOptions
+    source_caption: str = ""  # as in TaskOptions
+    source_lyrics: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -266,6 +266,8 @@ def plan_songs(request: SongRequest, model: ModelInfo) -> tuple[SongPlan, ...]:
             retake=retake,
             follows_latents=request.task.follows_latents,
             peak_db=request.output.peak_db,
+            source_caption=request.task.source_caption,
+            source_lyrics=request.task.source_lyrics,
         )
         for seed, retake in zip_longest(request.seeds, request.retakes)
     )
@@ -282,7 +284,7 @@ def stem_plan(plan: SongPlan, track: str) -> SongPlan:
         caption=f"{plan.caption} ({track})" if plan.caption else track,
         task_type=STEM_TASK,
         instruction=instruction(STEM_TASK, (track,)),
-        sampling=replace(plan.sampling, cover_strength=1.0, noise_strength=0.0, injection=0.0),
+        sampling=replace(plan.sampling, cover_strength=1.0, noise_strength=0.0, injection=0.0, morph=None),
         window=None,
         audio_codes=(),
         adapters=(),
@@ -320,6 +322,7 @@ def decide_sampling(request: SongRequest, model: ModelInfo) -> Sampling:
         cover_strength=task.cover_strength if follows_hints(request) else 1.0,
         noise_strength=task.noise_strength if covers else 0.0,
         injection=task.injection if request.task_type in WINDOW_TASKS else 0.0,
+        morph=task.morph if covers else None,
         tuning=asked.tuning,
     )
 

@@ -13,6 +13,7 @@ from acestep.domain.song import (
     AdapterUse,
     AnalysisOptions,
     Goal,
+    Morph,
     OutputOptions,
     PlannerOptions,
     Retake,
@@ -22,6 +23,7 @@ from acestep.domain.song import (
     Tuning,
     WaveletCorrection,
 )
+from acestep.errors import InvalidFieldError
 from acestep.jobs.worker import Worker
 from acestep.limits import choose_model, fit, needs_planner
 from acestep.rest.adapters import ServerAdapters
@@ -36,7 +38,7 @@ from acestep.rest.request.body import (
     permitted,
     stored,
 )
-from acestep.rest.request.fields_audio_sampler import STEM_SETS
+from acestep.rest.request.fields_audio import STEM_SETS
 from acestep.rest.request.fields_planner import PlannerSamplingFields
 from acestep.rest.request.fields_song import DEFAULT_INSTRUCTION, MusicFields
 from acestep.rest.request.schemas import GenerateTask, read_task, require_fields
@@ -267,7 +269,20 @@ def _task(task: GenerateTask, source: Sound | None, reference: Sound | None) -> 
         crossfade_seconds=task.repaint_wav_crossfade_sec,
         follows_latents=task.no_fsq,
         may_change_length=task.allow_length_change,
+        morph=_morph(task),
+        source_caption=task.flow_edit_source_caption,
+        source_lyrics=task.flow_edit_source_lyrics,
     )
+
+
+def _morph(task: GenerateTask) -> Morph | None:
+    """Raises `InvalidFieldError` for an interval without a step."""
+    if not task.flow_edit_morph:
+        return None
+    if task.flow_edit_n_min >= task.flow_edit_n_max:
+        allowed = f"less than flow_edit_n_max, which is {task.flow_edit_n_max:g}"
+        raise InvalidFieldError("flow_edit_n_min", task.flow_edit_n_min, allowed)
+    return Morph(task.flow_edit_n_max, task.flow_edit_n_min, task.flow_edit_n_avg)
 
 
 def _injection(mode: str | None, strength: float | None) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.functional import normalize
 
-from acestep.domain.song import Retake, Sampling, Tuning, WaveletCorrection
+from acestep.domain.song import Morph, Retake, Sampling, Tuning, WaveletCorrection
 from acestep.errors import JobCancelledError
 from acestep.sampler_limits import TURBO_SHIFTS
 from acestep.synthesizer.transformer import ConditionCache, Transformer
@@ -293,3 +294,47 @@ def sample(
         latents = step(latents, velocity(latents, t), t, t_next)
         on_step(done, len(schedule) - 1)
     return latents
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Morphing:
+    """FlowEdit (Kulikov et al. 2024): from `clean`, a source, along what two velocities differ in.
+
+    Steps are Euler's.
+    """
+
+    target: Velocity
+    source: Velocity
+    clean: Tensor
+    noise: SeededNoise
+    morph: Morph
+
+    def sample(self, schedule: Sequence[float], on_step: OnStep, cancelled: Cancelled) -> Tensor:
+        """The latents of the song. Raises JobCancelledError."""
+        head, tail = self._split(schedule)
+        before, steps = len(head) - 1, len(head) + len(tail) - 2
+
+        def on_head(done: int, _: int) -> None:
+            on_step(done, steps)
+
+        def on_tail(done: int, _: int) -> None:
+            on_step(before + done, steps)
+
+        latents = sample(self._difference, euler_step, self.clean, head, on_head, cancelled)
+        if len(tail) == 1:
+            return latents
+        start = latents + tail[0] * (self.noise.draw() - self.clean)
+        return sample(self.target, euler_step, start, tail, on_tail, cancelled)
+
+    def _split(self, schedule: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
+        # The times of the steps that morph, and those of the plain steps after them; one time is no step.
+        bounds = (self.morph.start, self.morph.end)
+        begin, end = (next(index for index, t in enumerate(schedule) if t <= bound) for bound in bounds)
+        return schedule[begin : end + 1], schedule[end:]
+
+    def _difference(self, latents: Tensor, t: float) -> Tensor:
+        difference = torch.zeros_like(latents)
+        for _ in range(self.morph.averages):
+            noisy = (1.0 - t) * self.clean + t * self.noise.draw()
+            difference += self.target(latents + noisy - self.clean, t) - self.source(noisy, t)
+        return difference / self.morph.averages

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -19,6 +19,7 @@ from acestep.synthesizer.sampler import (
     AdaptiveProjectedGuidance,
     Cancelled,
     Guidance,
+    Morphing,
     OnStep,
     SeededNoise,
     Step,
@@ -106,10 +107,6 @@ class Synthesizer:
             for plan, each in zip(plans, sources, strict=True)
         ]
         velocity = self._velocity(plans, inputs, sampling, schedule)
-        if sampling.tuning.velocity_limit:
-            velocity = limited_velocity(velocity, sampling.tuning.velocity_limit)
-        if sampling.tuning.smoothing:
-            velocity = smoothed_velocity(velocity, sampling.tuning.smoothing)
         channels = self._config.latent_channels
         noise = SeededNoise([plan.seed for plan in plans], frames, channels, self.device)
         first = with_retakes(noise.draw(), [plan.retake for plan in plans])
@@ -121,7 +118,13 @@ class Synthesizer:
         start = first
         if sampling.noise_strength:
             start = schedule[0] * first + (1.0 - schedule[0]) * self._sources(sources, first)
-        latents = sample(velocity, step, start, schedule, on_step, cancelled)
+        if sampling.morph is None:
+            latents = sample(velocity, step, start, schedule, on_step, cancelled)
+        else:
+            words = [replace(plan, caption=plan.source_caption, lyrics=plan.source_lyrics) for plan in plans]
+            source = self._velocity(words, inputs, sampling, schedule)
+            morph = Morphing(velocity, source, self._sources(sources, first), noise, sampling.morph)
+            latents = morph.sample(schedule, on_step, cancelled)
         latents = latents * sampling.tuning.latent_scale + sampling.tuning.latent_shift
         return RenderedBatch(latents, tuple(self._conditioner.warnings(plan) for plan in plans))
 
@@ -149,6 +152,20 @@ class Synthesizer:
         return torch.stack(fitted).to(like.dtype)
 
     def _velocity(
+        self,
+        plans: Sequence[SongPlan],
+        inputs: Sequence[SongInputs],
+        sampling: Sampling,
+        schedule: Sequence[float],
+    ) -> Velocity:
+        velocity = self._covering_velocity(plans, inputs, sampling, schedule)
+        if sampling.tuning.velocity_limit:
+            velocity = limited_velocity(velocity, sampling.tuning.velocity_limit)
+        if sampling.tuning.smoothing:
+            velocity = smoothed_velocity(velocity, sampling.tuning.smoothing)
+        return velocity
+
+    def _covering_velocity(
         self,
         plans: Sequence[SongPlan],
         inputs: Sequence[SongInputs],

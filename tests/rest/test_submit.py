@@ -85,6 +85,8 @@ ATTRIBUTES = {
     "guidance_variant": "sampler.tuning.guidance",
     "velocity_norm_threshold": "sampler.tuning.velocity_limit",
     "no_fsq": "task.follows_latents",
+    "flow_edit_source_caption": "task.source_caption",
+    "flow_edit_source_lyrics": "task.source_lyrics",
     "allow_length_change": "task.may_change_length",
     "normalization_db": "output.peak_db",
     "fade_in_duration": "output.fade_in",
@@ -100,6 +102,7 @@ TRANSLATED = {
     *("use_adg", "guidance_params", "dcw_enabled", "dcw_mode", "dcw_scaler", "dcw_high_scaler"),
     "dcw_wavelet",
     *("retake_seed", "retake_variance", "auto_score", "enable_normalization", "stem_count"),
+    *("flow_edit_morph", "flow_edit_n_min", "flow_edit_n_max", "flow_edit_n_avg"),
 }
 WITHOUT_EFFECT = (Support.UNSUPPORTED, Support.INERT, Support.IGNORED)
 
@@ -291,8 +294,8 @@ class TestSupport:
         assert accepted(**{name: value}).warnings == ()
 
     def test_all_that_is_not_supported_is_told(self):
-        with pytest.raises(InvalidFieldError, match=r"dcw_wavelet: .*; flow_edit_morph: "):
-            accepted(dcw_wavelet="db4", flow_edit_morph=True)
+        with pytest.raises(InvalidFieldError, match=r"dcw_wavelet: .* haar is the only wavelet here"):
+            accepted(dcw_wavelet="db4")
 
     def test_a_task_that_the_model_does_not_do_is_refused_before_a_planner_is_missed(self):
         with pytest.raises(InvalidFieldError) as caught:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from acestep.domain.latents import SourceLatents
-from acestep.domain.song import Sampling, SongPlan, Window
+from acestep.domain.song import Morph, Sampling, SongPlan, Window
 from acestep.synthesizer.synthesizer import Synthesizer
 from tests.synthesizer import toy
 from tests.synthesizer.toy import song
@@ -130,3 +130,52 @@ def test_the_source_is_injected_for_its_share_of_the_steps(synthesizer, task):
     for one, other in ((never, half), (half, always)):
         assert not torch.allclose(one[~outside], other[~outside], atol=1e-4)
     assert not torch.allclose(half[outside], source[outside], atol=1e-2)
+
+
+def morphed(synthesizer: Synthesizer, morph: Morph, source: torch.Tensor, **changes: str) -> torch.Tensor:
+    words = {"caption": "a", "lyrics": "la"} | changes
+    sampling = replace(GUIDED, morph=morph)
+    plan = song(task_type="cover", source_caption="a", source_lyrics="la", sampling=sampling, **words)
+    return render(synthesizer, [plan], [SourceLatents(source)])
+
+
+def test_a_morph_to_its_own_words_is_its_source(synthesizer):
+    source = noise(1)
+    for morph in (Morph(), Morph(0.7, 0.0, 2), Morph(0.2)):
+        torch.testing.assert_close(morphed(synthesizer, morph, source)[0], source, atol=1e-5, rtol=0)
+
+
+def test_a_morph_goes_further_from_its_source_the_earlier_it_begins(synthesizer):
+    source = noise(1)
+    near, middle, far = (
+        float((morphed(synthesizer, Morph(start), source, caption="b")[0] - source).norm())
+        for start in (0.3, 0.6, 1.0)
+    )
+    assert 0.0 < near < middle < far
+
+
+def test_where_a_morph_ends_its_song_is_sampled_as_others_are(synthesizer):
+    source = noise(1)
+    ended = morphed(synthesizer, Morph(1.0, 0.5), source)
+    assert float((ended[0] - source).norm()) > 1.0  # its own words, but noise was added
+
+
+def test_a_morph_in_a_batch_is_the_morph_alone(synthesizer):
+    sampling = replace(GUIDED, morph=Morph(0.9, 0.3, 2))
+    plans = [
+        song(task_type="cover", seed=seed, caption="b", source_caption="a", sampling=sampling)
+        for seed in (1, 2)
+    ]
+    sources = [SourceLatents(noise(seed)) for seed in (3, 4)]
+    together = render(synthesizer, plans, sources)
+    for number in range(2):
+        alone = render(synthesizer, plans[number : number + 1], sources[number : number + 1])
+        torch.testing.assert_close(together[number], alone[0], atol=1e-5, rtol=1e-5)
+
+
+def test_a_morph_reports_each_step_once(synthesizer):
+    told: list[tuple[int, int]] = []
+    plan = song(task_type="cover", sampling=replace(GUIDED, steps=8, morph=Morph(1.0, 0.5)))
+    sources = [SourceLatents(noise(1))]
+    synthesizer.render([plan], lambda done, of: told.append((done, of)), lambda: False, sources)
+    assert told == [(done, 8) for done in range(1, 9)]

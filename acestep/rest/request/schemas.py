@@ -13,10 +13,11 @@ from acestep.domain.song import AudioFormat
 from acestep.errors import InvalidFieldError
 from acestep.rest.errors import InvalidFieldsError
 from acestep.rest.request.body import BODY_FIELD
-from acestep.rest.request.fields_audio_sampler import NewerSamplerFields, SourceFields
+from acestep.rest.request.fields_audio import MorphFields, SourceFields
 from acestep.rest.request.fields_models import InitModel, LoadLora, LoraFields, ScaleLora, ToggleLora
 from acestep.rest.request.fields_output import AnalysisFields, FileFields
 from acestep.rest.request.fields_planner import CodeFields, DraftFields, PlannerFields, PlannerSamplingFields
+from acestep.rest.request.fields_sampler import NewerSamplerFields
 from acestep.rest.request.fields_song import (
     MAX_CAPTION,
     MusicFields,
@@ -48,6 +49,7 @@ M = TypeVar("M", bound=BaseModel)
 
 class GenerateTask(
     NewerSamplerFields,
+    MorphFields,
     SourceFields,
     AnalysisFields,
     CodeFields,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel
 
@@ -20,6 +20,7 @@ from acestep.limits import (
 )
 from acestep.rest.errors import InvalidFieldsError, StrictError
 from acestep.rest.request.body import PATHS, REFERENCE, SOURCE, Sound
+from acestep.rest.request.fields_audio import MorphFields
 from acestep.rest.request.fields_planner import CodeFields, PlannerFields, PlannerSamplingFields
 from acestep.rest.request.fields_song import MusicFields
 from acestep.rest.request.schemas import GenerateTask
@@ -50,6 +51,7 @@ _USERS: Mapping[str, tuple[TaskType, ...]] = {
     "cover_noise_strength": _COVER,
     "enable_normalization": _WHOLE,
     "normalization_db": _WHOLE,
+    **dict.fromkeys(MorphFields.model_fields, _COVER),
     "no_fsq": _COVER,
     "allow_length_change": _COVER,
     "track_name": ("extract", "lego"),
@@ -235,6 +237,7 @@ def _contradicted(task: GenerateTask, has_source: bool, warnings: list[str]) -> 
         neutral["cover_noise_strength"] = 0.0
     if task.stem_count:
         neutral |= _contradicted_separation(task, warnings)
+    neutral |= _contradicted_morph(task, has_source, warnings)
     if task.no_fsq and task.audio_code_string:
         warnings.append("no_fsq: audio_code_string says what the cover follows; it is not used")
         neutral["no_fsq"] = False
@@ -250,6 +253,22 @@ def _contradicted(task: GenerateTask, has_source: bool, warnings: list[str]) -> 
             warnings.append(f"seed: use_random_seed=true was sent as well; {sent} is not used")
         neutral["seed"] = (-1,)
     return neutral
+
+
+# What a morph has no use for: its steps are its own, and it begins with the source.
+_NOT_MORPHED = ("infer_method", "sampler_mode", "cover_noise_strength", "dcw_enabled", "retake_variance")
+
+
+def _contradicted_morph(task: GenerateTask, has_source: bool, warnings: list[str]) -> dict[str, object]:
+    names: Sequence[str] = _NOT_MORPHED
+    why = "flow_edit_morph has no use for it"
+    if not task.flow_edit_morph:
+        names, why = [*MorphFields.model_fields], "flow_edit_morph is not true"
+    elif not has_source:
+        names, why = ["flow_edit_morph"], "there is no source to begin with"
+    sent = [name for name in names if not is_neutral(task, name)]
+    warnings += [f"{name}: {why}; {shown(getattr(task, name))} is not used" for name in sent]
+    return {name: type(task).model_fields[name].get_default() for name in sent}
 
 
 # What a source that is separated has no use for: it is one, and stays as it is.

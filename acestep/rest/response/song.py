@@ -89,6 +89,15 @@ def _task(request: SongRequest) -> JsonObject:
         # 1 is the default.
         fields |= {"repaint_strength": 1.0 - task.injection} if task.injection else {}
     fields |= {"no_fsq": True} if task.follows_latents else {}
+    if task.morph:
+        fields |= {
+            "flow_edit_morph": True,
+            "flow_edit_source_caption": task.source_caption,
+            "flow_edit_source_lyrics": task.source_lyrics,
+            "flow_edit_n_min": task.morph.end,
+            "flow_edit_n_max": task.morph.start,
+            "flow_edit_n_avg": task.morph.averages,
+        }
     fields |= {"allow_length_change": True} if task.may_change_length else {}
     if request.task_type == "complete":
         fields["track_classes"] = list(task.tracks)

@@ -14,6 +14,7 @@ from acestep.limits import BASE_TASKS
 from acestep.rest.adapters import ServerAdapters
 from acestep.rest.deps import HttpConfig
 from acestep.rest.request.body import PATHS, SOURCE, Sound
+from acestep.rest.request.fields_audio import MorphFields
 from acestep.rest.request.schemas import GenerateTask, read_task
 from acestep.rest.request.task_rules import check_strict, users
 from acestep.rest.request.wire_types import Models, Support, notes_of
@@ -52,6 +53,7 @@ COMPANIONS: dict[str, dict[str, Any]] = {
     "dcw_scaler": {"dcw_enabled": True},
     "dcw_high_scaler": {"dcw_enabled": True},
     "retake_seed": {"retake_variance": 0.5},
+    **{name: {"flow_edit_morph": True} for name in MorphFields.model_fields if name != "flow_edit_morph"},
 }
 COVER_COMPANIONS: dict[str, dict[str, Any]] = {
     "audio_duration": {"allow_length_change": True},

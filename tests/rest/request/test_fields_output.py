@@ -6,7 +6,7 @@ import pytest
 
 from acestep.domain.song import OutputOptions
 from acestep.errors import InvalidFieldError
-from tests.rest.request.test_fields_audio_sampler import accepted
+from tests.rest.request.test_fields_audio import accepted
 
 
 @pytest.mark.parametrize(

@@ -140,13 +140,13 @@ def test_adapters(uses: tuple[AdapterUse, ...], named: list[dict[str, Any]]):
 def test_every_field_of_a_plan_is_in_a_test_above():
     """So that a field which is added to plans is added to recipes as well."""
     of_audio = {"task_type", "window", "follows_latents"}
-    elsewhere = {"adapters", "audio_codes", "retake", "peak_db"}
+    elsewhere = {"adapters", "audio_codes", "retake", "peak_db", "source_caption", "source_lyrics"}
     bare = SongPlan("", "", "en", 0.0, 0, "", Sampling(0, 0.0, 0.0))
     same = {
         field.name for field in fields(SongPlan) if getattr(PLAN, field.name) == getattr(bare, field.name)
     }
     assert same == of_audio | elsewhere
-    strengths = {"cover_strength", "noise_strength", "injection"}
+    strengths = {"cover_strength", "noise_strength", "injection", "morph"}
     same = {
         field.name
         for field in fields(Sampling)
@@ -166,6 +166,12 @@ REFERENCE = Sound(Path("/uploads/voice.wav"), "voice.wav", 5.0)
         {"task_type": "cover", "audio_cover_strength": 0.25, "cover_noise_strength": 0.5},
         {"task_type": "cover", "audio_duration": 15.5, "allow_length_change": True},
         {"task_type": "cover", "no_fsq": True},
+        {
+            "task_type": "cover",
+            "flow_edit_morph": True,
+            "flow_edit_source_caption": "rock",
+            "flow_edit_n_max": 0.75,
+        },
         {"task_type": "repaint", "repainting_start": 2.5, "repainting_end": 8.25},
         {"task_type": "repaint", "repainting_start": -3.0, "repaint_wav_crossfade_sec": 0.5},
         {"task_type": "repaint", "repaint_mode": "conservative"},

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from acestep.domain.models import ModelInfo
-from acestep.domain.song import Retake, SongRequest, WaveletCorrection
+from acestep.domain.song import Morph, Retake, SongRequest, WaveletCorrection
 from acestep.errors import InvalidFieldError
 from acestep.rest.request.body import SOURCE, Sound
 from tests.rest.conftest import BASE, CONFIG, PLANNER, TURBO
@@ -268,3 +268,43 @@ class TestSeparation:
             "batch_size",
             "fade_out_duration",
         ]
+
+
+class TestMorph:
+    SENT: ClassVar[dict[str, Any]] = {
+        "flow_edit_morph": True,
+        "flow_edit_source_caption": "a rock song",
+        "flow_edit_source_lyrics": "la la",
+        "flow_edit_n_min": 0.2,
+        "flow_edit_n_max": "0.8",
+        "flow_edit_n_avg": 2,
+    }
+
+    def test_settings(self):
+        request = accepted("cover", **self.SENT)
+        assert request.task.morph == Morph(start=0.8, end=0.2, averages=2)
+        assert (request.task.source_caption, request.task.source_lyrics) == ("a rock song", "la la")
+        assert request.warnings == ()
+
+    def test_an_interval_without_a_step_is_refused(self):
+        with pytest.raises(InvalidFieldError, match=r"flow_edit_n_min: 0.8 .* less than flow_edit_n_max"):
+            accepted("cover", **self.SENT | {"flow_edit_n_min": 0.8})
+
+    def test_words_of_a_source_that_is_not_morphed_are_told(self):
+        request = accepted("cover", flow_edit_source_caption="a rock song")
+        assert request.task.source_caption == ""
+        assert request.warnings == (
+            "flow_edit_source_caption: flow_edit_morph is not true; 'a rock song' is not used",
+        )
+
+    def test_what_it_has_no_use_for_is_told(self):
+        request = accepted("cover", infer_method="sde", cover_noise_strength=0.5, **self.SENT)
+        assert (request.sampler.infer_method, request.task.noise_strength) == ("ode", 0.0)
+        assert [warning.partition(":")[0] for warning in request.warnings] == [
+            "infer_method",
+            "cover_noise_strength",
+        ]
+
+    def test_other_tasks_say_so(self):
+        (warning, *_) = accepted("text2music", **self.SENT).warnings
+        assert warning.startswith("flow_edit_morph: ") or "flow_edit" in warning
