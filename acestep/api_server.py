@@ -8,10 +8,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import re
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -45,7 +44,8 @@ from acestep.server.configured_models import expect
 from acestep.server.loading_watch import LoadingWatch
 from acestep.server.ports import check_port, check_port_of_uvicorn
 from acestep.server.stopping import Stopping, end_process, end_supervisor
-from acestep.settings.settings import Settings, variable
+from acestep.settings.flags import named_as_flags
+from acestep.settings.settings import Settings
 
 log = logging.getLogger("acestep.api_server")  # also when this file is run as a script
 
@@ -215,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_port(settings.api_host, settings.api_port)
         prepared = _prepare(settings)
     except AceStepError as error:
-        return _refuse(error, [name for name, value in flags.items() if value is not None])
+        return _refuse(error, flags)
     uvicorn.run(
         create_app(prepared),
         host=settings.api_host,
@@ -273,15 +273,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-_SHORT_FLAGS = {"api_host": "--host", "api_port": "--port"}
-
-
-def _refuse(error: AceStepError, flags: Collection[str] = ()) -> int:
-    # `flags` are the settings that were given as flags; the error then names the flag.
-    text = str(error)
-    for name in flags:
-        flag = _SHORT_FLAGS.get(name) or f"--{name.replace('_', '-')}"
-        text = re.sub(rf"(?<![\w(]){variable(name)}(?!\w)", flag, text)
+def _refuse(error: AceStepError, flags: Mapping[str, object] | None = None) -> int:
+    text = named_as_flags(str(error), flags or {}, {"api_host": "--host", "api_port": "--port"})
     sys.stderr.write(f"acestep-api: {text}\n")
     return REFUSED
 

@@ -33,6 +33,7 @@ from acestep.catalog.checkpoints import (
 from acestep.catalog.hubs import Hub, Pull, hubs, is_offline, pull_from_any
 from acestep.domain.models import ModelState
 from acestep.errors import CheckpointError, SettingError
+from acestep.settings.flags import named_as_flags
 from acestep.settings.settings import Settings, export_dotenv
 
 
@@ -123,13 +124,15 @@ def run(argv: Sequence[str] | None = None) -> int:
     """The command `acestep-download`. Exit codes: 0 done, 1 failed, 2 asked for something impossible."""
     arguments = _parse(argv)
     console = Console(stderr=True)
+    given = {
+        "checkpoints_dir": arguments.dir and arguments.dir.absolute(),
+        "download_source": arguments.download_source,
+    }
     try:
-        settings = Settings.load(
-            checkpoints_dir=arguments.dir and arguments.dir.absolute(),
-            download_source=arguments.download_source,
-        )
+        settings = Settings.load(**given)
     except SettingError as error:
-        console.print(str(error), markup=False, soft_wrap=True)
+        text = named_as_flags(str(error), given, {"checkpoints_dir": "--dir"})
+        console.print(text, markup=False, soft_wrap=True)
         return 2
     export_dotenv()
     if arguments.list:

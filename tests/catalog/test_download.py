@@ -246,3 +246,9 @@ def test_the_command_refuses_unknown_names_and_settings_with_2(into, capsys, mon
     monkeypatch.setenv("ACESTEP_API_PORT", "x")
     assert run(["vae", "--dir", str(into)]) == 2
     assert "ACESTEP_API_PORT='x'" in capsys.readouterr().err
+
+
+def test_a_wrong_flag_is_named_as_the_flag(into):
+    result = acestep_download("vae", "--dir", str(into), "--download-source", "here")
+    assert result.returncode == 2
+    assert result.stderr.startswith("--download-source='here' cannot be used; allowed: auto, huggingface")
