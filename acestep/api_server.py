@@ -25,6 +25,7 @@ from acestep.audio.decode import AudioLimits, probe
 from acestep.background import BackgroundTasks
 from acestep.catalog.adapters import AdapterFolder
 from acestep.checks import Check, check_data, checks
+from acestep.device.gpus import GpuWatch, gpus, listing
 from acestep.engine.pipeline import SongWriter
 from acestep.errors import AceStepError, DataFolderInUseError
 from acestep.files import AudioStore, DataFolder, FileStore, load_secret
@@ -42,6 +43,7 @@ from acestep.rest.stopping import EndRequests, OpenRequests
 from acestep.server.build import Engines, Prepared, build_engines, prepare, tightest
 from acestep.server.configured_models import expect
 from acestep.server.loading_watch import LoadingWatch
+from acestep.server.placement import placement
 from acestep.server.ports import check_port, check_port_of_uvicorn
 from acestep.server.stopping import Stopping, end_process, end_supervisor
 from acestep.settings.flags import named_as_flags
@@ -98,7 +100,10 @@ def _lifespan(
             folder.release()
             return trouble
 
-        provide(app, _services(prepared, queue, audio, engines, tasks))
+        watch, where = GpuWatch(), placement(settings)
+        await asyncio.to_thread(watch.refresh)
+        services = _services(prepared, queue, audio, engines, tasks)
+        provide(app, replace(services, placement=lambda: replace(where, gpus=watch.latest())))
         stopping = Stopping(close)
         _log_start(prepared)
         await runner.start()
@@ -207,6 +212,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve until stopped; returns the exit code."""
     flags = vars(_parser().parse_args(argv))
     only_check = flags.pop("check")
+    if flags.pop("list_gpus"):
+        sys.stdout.write(f"{listing(gpus())}\n")
+        return 0
     try:
         settings = Settings.load(**flags)
         if only_check:
@@ -265,6 +273,10 @@ def _parser() -> argparse.ArgumentParser:
         "--init-llm", nargs="?", const="true", help="load the planner: true, false (ACESTEP_INIT_LLM, auto)"
     )
     parser.add_argument("--lm-model-path", help="planner to load (ACESTEP_LM_MODEL_PATH)")
+    parser.add_argument(
+        "--gpu-mapping", help="GPUs of models and planner: auto, single:N, dit:N,lm:M (ACESTEP_GPU_MAPPING)"
+    )
+    parser.add_argument("--list-gpus", action="store_true", help="list the CUDA devices, and end")
     parser.add_argument(
         "--check",
         action="store_true",

@@ -31,7 +31,7 @@ PRIVATE_WORDS = re.compile(
 # room -> rooms of this package that it may import besides itself; what stands above is imported below
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "errors": (),
-    "device": (),
+    "device": ("domain",),
     "nano": (),
     "examples": (),
     "domain": (),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, cast
@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from acestep.background import BackgroundTasks
 from acestep.catalog.adapters import AdapterFolder
+from acestep.domain.models import Placement
 from acestep.examples import Examples
 from acestep.files import AudioStore
 from acestep.jobs.queue import JobQueue
@@ -64,6 +65,7 @@ class HttpServices:
     keeper: ModelKeeper | None = None
     planners: PlannerKeeper | None = None
     background: BackgroundTasks = field(default_factory=BackgroundTasks)
+    placement: Callable[[], Placement] = Placement
 
     @property
     def links(self) -> AudioLinks:

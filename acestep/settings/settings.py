@@ -25,6 +25,7 @@ from acestep.settings.types import (
     Devices,
     DownloadSource,
     Folder,
+    GpuMapping,
     LmBackend,
     Quantization,
     Switch,
@@ -162,6 +163,13 @@ class Settings(WireSettings):
         "Where models run; auto takes a GPU if there is one. Several devices each have all models, and share "
         "one queue.",
     )
+    gpu_mapping: GpuMapping | None = setting(
+        None,
+        "auto, single:N, or dit:N and lm:M, as dit:0,vae:0,text_encoder:0,lm:1",
+        "GPUs of models and planner; overrides ACESTEP_DEVICE and ACESTEP_LM_DEVICE. auto: with several GPUs "
+        "the planner has one of its own. vae and text_encoder run where the DiT does.",
+        shown="unset",
+    )
     no_init: Switch = switch(False, "Load a model at the first request that needs it, not at the start.")
     idle_unload_seconds: float = number(
         0, 0, None, "s", "Models idle for so long are unloaded until a request needs them; 0: never."
@@ -222,7 +230,12 @@ class Settings(WireSettings):
     lm_backend: LmBackend = setting(
         "vllm", "vllm, pt, mlx", "What runs the planner; pt (PyTorch) where another is not installed."
     )
-    lm_device: Device | None = setting(None, DEVICES, "Where the planner runs.", shown="as ACESTEP_DEVICE")
+    lm_device: Device | None = setting(
+        None,
+        DEVICES,
+        "Where the planner runs. Deprecated on GPUs: use lm:N in ACESTEP_GPU_MAPPING.",
+        shown="as ACESTEP_DEVICE",
+    )
     lm_offload_to_cpu: AutoSwitch = switch(
         None,
         "Keep the idle planner in main memory, if PyTorch runs it; songs wait while it writes. "
@@ -283,10 +296,16 @@ class Settings(WireSettings):
     @property
     def without_effect(self) -> tuple[str, ...]:
         """A sentence for each variable that was set but has no effect in this version."""
-        return tuple(
+        pending = tuple(
             f"{variable(name)}: {documented(name)['pending']}"
             for name in type(self).model_fields
             if name in self._given and documented(name)["pending"]
+        )
+        devices = ("device", "lm_device") if self.gpu_mapping not in (None, "auto") else ()
+        return pending + tuple(
+            f"{variable(name)}: No effect, since {variable('gpu_mapping')} is set."
+            for name in devices
+            if name in self._given
         )
 
     @model_validator(mode="before")

@@ -57,11 +57,41 @@ def _one_or_several(value: str) -> str:
     return ",".join(devices)
 
 
+_COMPONENTS = ("dit", "vae", "text_encoder", "lm")
+
+
+def mapped_gpus(mapping: str) -> dict[str, int]:
+    """The numbers of a mapping by component: "dit", and "lm" where it has one. Empty for auto."""
+    if mapping == "auto":
+        return {}
+    kind, _, number = mapping.partition(":")
+    if kind == "single":
+        return {"dit": int(number), "lm": int(number)}
+    pairs = [part.strip().split(":") for part in mapping.split(",")]
+    found = {component: int(number) for component, number in pairs}
+    beside = {found[component] for component in ("vae", "text_encoder") if component in found}
+    if len(found) < len(pairs) or not set(found) <= set(_COMPONENTS) or not beside <= {found["dit"]}:
+        raise ValueError
+    return {component: found[component] for component in ("dit", "lm") if component in found}
+
+
+def _mapping(value: str) -> str:
+    word = "".join(value.lower().split())
+    if not re.fullmatch(r"auto|single:\d+|[a-z_]+:\d+(,[a-z_]+:\d+)*", word):
+        raise ValueError
+    try:
+        mapped_gpus(word)
+    except KeyError:
+        raise ValueError from None
+    return word
+
+
 Switch = Annotated[bool, BeforeValidator(_to_bool)]
 AutoSwitch = Annotated[bool | None, BeforeValidator(_to_bool_or_auto)]  # None: auto
 Folder = Annotated[Path, AfterValidator(Path.expanduser)]
 Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?|mps|xpu)$")]
 Devices = Annotated[str, AfterValidator(_one_or_several)]
+GpuMapping = Annotated[str, AfterValidator(_mapping)]
 Origin = Annotated[str, StringConstraints(pattern=r"^(local|none|null|\*|[a-z][a-z0-9+.-]*://[^/\s]+)$")]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(lower)]
 DownloadSource = Annotated[Literal["auto", "huggingface", "modelscope"], BeforeValidator(lower)]

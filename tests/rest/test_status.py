@@ -6,7 +6,7 @@ import pytest
 
 from acestep import __version__
 from acestep.background import BackgroundTasks
-from acestep.domain.models import ModelState
+from acestep.domain.models import Gpu, ModelState, Placement
 from acestep.memory.configs import TEXT_ENCODER, VAE, published_dit
 from acestep.memory.decide import Decision
 from acestep.memory.plan import Abilities, Device, MemoryPlan, PlanPart, Sizes
@@ -74,6 +74,16 @@ class TestHealth:
                 {"name": BASE.name, "state": "loading", "detail": "reading weights"},
             ],
             "planner": {"name": "", "state": "absent", "detail": NO_PLANNER.detail, "backend": ""},
+            "gpus": [],
+            "gpu_mapping": None,
+            "device_map": {
+                "dit": "cpu",
+                "vae": "cpu",
+                "text_encoder": "cpu",
+                "lm": None,
+                "summary": "dit:cpu, vae:cpu, text_encoder:cpu",
+                "multi_device": False,
+            },
         }
 
     @pytest.mark.parametrize(("state", "is_loaded"), [("ready", True), ("loading", False), ("failed", False)])
@@ -222,3 +232,34 @@ async def test_stats_show_the_memory_plan(server: Server):
 
 async def test_stats_without_a_memory_plan(server: Server):
     assert (await server.client.get("/v1/stats")).json()["data"]["memory"] is None
+
+
+GPUS = (Gpu(0, "GPU", 24576, 1024), Gpu(1, "GPU", 24576, 24576))
+
+
+@pytest.mark.parametrize("path", ["/health", "/v1/models", "/v1/model_inventory"])
+async def test_where_the_models_run(serve: Serve, path: str):
+    def mapped() -> Placement:
+        return Placement(GPUS, "dit:0,lm:1", "cuda:0", "cuda:1")
+
+    async with serve(worker=FakeWorker(planner_info=PLANNER)) as server:
+        state = server.app.state
+        assert (await server.client.get(path)).json()["data"]["gpus"] == []
+        state.services = replace(state.services, placement=mapped)
+        data = (await server.client.get(path)).json()["data"]
+    assert data["gpu_mapping"] == "dit:0,lm:1"
+    assert data["gpus"][0] == {
+        "index": 0,
+        "logical_index": 0,
+        "name": "GPU",
+        "total_vram_gb": 24.0,
+        "free_vram_gb": 1.0,
+    }
+    assert data["device_map"] == {
+        "dit": "cuda:0",
+        "vae": "cuda:0",
+        "text_encoder": "cuda:0",
+        "lm": "cuda:1",
+        "summary": "dit:0, vae:0, text_encoder:0, lm:1",
+        "multi_device": True,
+    }

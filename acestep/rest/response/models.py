@@ -3,9 +3,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from acestep.domain.models import ModelInfo, PlannerInfo, can_serve
+from acestep.domain.models import ModelInfo, Placement, PlannerInfo, can_serve
 from acestep.jobs.model import QueueStats
 from acestep.limits import NAME_PREFIX, default_model
+from acestep.rest.response.devices import devices
 from acestep.rest.response.schemas import (
     Defaults,
     Health,
@@ -42,9 +43,12 @@ def stats_of(stats: QueueStats, planner: PlannerInfo, memory: MemoryState | None
     )
 
 
-def model_list(models: Sequence[ModelInfo], planners: Sequence[PlannerInfo]) -> ModelList:
+def model_list(
+    models: Sequence[ModelInfo], planners: Sequence[PlannerInfo], placement: Placement
+) -> ModelList:
     """The first of `planners` is the configured one."""
     return ModelList(
+        **dict(devices(placement, planners[0])),
         models=[_model_entry(model) for model in models],
         default_model=_default_name(models),
         lm_models=[_planner_entry(planner) for planner in planners if planner.name],
@@ -67,12 +71,15 @@ def openai_models(models: Sequence[ModelInfo]) -> OpenAiModels:
     return OpenAiModels(data=[openai_model(model) for model in models])
 
 
-def health(models: Sequence[ModelInfo], planner: PlannerInfo, version: str, trouble: str = "") -> Health:
+def health(
+    models: Sequence[ModelInfo], planner: PlannerInfo, placement: Placement, version: str, trouble: str = ""
+) -> Health:
     """`trouble`: why the server cannot work although its models are loaded; "" if it can."""
     default = default_model(models) if models else None
     has_failed = default is not None and default.state == "failed"
     ready = default is not None and can_serve(default)
     return Health(
+        **dict(devices(placement, planner)),
         status="error" if has_failed or trouble else "ok",
         version=version,
         ready=ready and not trouble,

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from acestep.rest.response.devices import Devices
 from acestep.rest.spelling import UNDECIDED
 
 ENVIRONMENT = "development"  # as in the original
@@ -261,7 +262,7 @@ class PlannerEntry(PlannerState):
     is_loaded: bool
 
 
-class ModelList(BaseModel):
+class ModelList(Devices):
     models: list[ModelEntry]
     default_model: str | None
     lm_models: list[PlannerEntry]
@@ -357,7 +358,7 @@ class Start(BaseModel):
     generate: str = Field(description="Where songs are asked for, with POST.")
 
 
-class Health(BaseModel):
+class Health(Devices):
     status: str = Field(
         description="`error` if the default model could not be loaded or the server cannot work, else `ok`."
     )

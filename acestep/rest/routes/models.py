@@ -44,7 +44,7 @@ async def models(
     found = services.worker.models()
     if lists_like_openai(request.scope):
         return openai_models(found)
-    return Envelope(data=model_list(found, await _known_planners(services)))
+    return Envelope(data=model_list(found, await _known_planners(services), services.placement()))
 
 
 @router.get(MODELS_PATH + "/{name:path}", responses=OPENAI_ERRORS, dependencies=KEY)
@@ -62,7 +62,7 @@ async def one_model(name: str, services: Services) -> OpenAiModel:
 async def model_inventory(services: Services) -> Envelope[ModelList]:
     """List the models of /v1/models, and those on disk that are not loaded."""
     found = services.keeper.inventory() if services.keeper else services.worker.models()
-    return Envelope(data=model_list(found, await _known_planners(services)))
+    return Envelope(data=model_list(found, await _known_planners(services), services.placement()))
 
 
 @router.post("/v1/init", openapi_extra=body_of(InitModel))
@@ -85,7 +85,7 @@ async def init(body: RequestBody, services: Services) -> Envelope[ModelInit]:
         loaded = await _keeper(services).put(asked.slot, name)
     if wants_planner:
         await _planners(services).put(planner)
-    models = model_list(services.worker.models(), await _known_planners(services))
+    models = model_list(services.worker.models(), await _known_planners(services), services.placement())
     changed = ModelInit(
         message="Model initialization completed",
         slot=asked.slot,

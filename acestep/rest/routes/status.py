@@ -49,7 +49,7 @@ async def stats(services: Services) -> Envelope[Stats]:
 async def get_health(response: Response, services: Services) -> Envelope[Health]:
     """Say whether songs can be made; 503 where the default model failed or the server cannot work."""
     models, trouble = services.worker.models(), services.trouble()
-    found = health(models, services.worker.planner(), __version__, trouble)
+    found = health(models, services.worker.planner(), services.placement(), __version__, trouble)
     if found.status == "ok":
         return Envelope(data=found)
     response.status_code = 503
