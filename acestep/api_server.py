@@ -25,7 +25,6 @@ from acestep.audio.decode import AudioLimits, probe
 from acestep.background import BackgroundTasks
 from acestep.catalog.adapters import AdapterFolder
 from acestep.checks import Check, check_data, checks
-from acestep.device.gpus import GpuWatch, gpus, listing
 from acestep.engine.pipeline import SongWriter
 from acestep.errors import AceStepError, DataFolderInUseError
 from acestep.files import AudioStore, DataFolder, FileStore, load_secret
@@ -43,7 +42,7 @@ from acestep.rest.stopping import EndRequests, OpenRequests
 from acestep.server.build import Engines, Prepared, build_engines, prepare, tightest
 from acestep.server.configured_models import expect
 from acestep.server.loading_watch import LoadingWatch
-from acestep.server.placement import placement
+from acestep.server.placement import gpu_watch, list_gpus, placement
 from acestep.server.ports import check_port, check_port_of_uvicorn
 from acestep.server.stopping import Stopping, end_process, end_supervisor
 from acestep.settings.flags import named_as_flags
@@ -100,7 +99,7 @@ def _lifespan(
             folder.release()
             return trouble
 
-        watch, where = GpuWatch(), placement(settings)
+        watch, where = gpu_watch(), placement(settings)
         await asyncio.to_thread(watch.refresh)
         services = _services(prepared, queue, audio, engines, tasks)
         provide(app, replace(services, placement=lambda: replace(where, gpus=watch.latest())))
@@ -213,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = vars(_parser().parse_args(argv))
     only_check = flags.pop("check")
     if flags.pop("list_gpus"):
-        sys.stdout.write(f"{listing(gpus())}\n")
+        sys.stdout.write(f"{list_gpus()}\n")
         return 0
     try:
         settings = Settings.load(**flags)

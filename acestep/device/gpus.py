@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import threading
@@ -13,8 +12,8 @@ _QUERY = "--query-gpu=index,uuid,memory.total,memory.free,name"
 _FRESH = 10.0  # seconds; asking the driver takes up to one
 
 
-def gpus() -> tuple[Gpu, ...]:
-    """The GPUs that CUDA_VISIBLE_DEVICES leaves, in its order; asks the driver."""
+def find_gpus(chosen: str | None) -> tuple[Gpu, ...]:
+    """The GPUs as the driver says, without those that CUDA_VISIBLE_DEVICES (`chosen`) leaves out."""
     lister = shutil.which("nvidia-smi")
     if lister is None:
         return ()
@@ -23,7 +22,7 @@ def gpus() -> tuple[Gpu, ...]:
         told = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):
         return ()
-    return visible(told, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    return visible(told, chosen)
 
 
 def visible(listing: str, chosen: str | None) -> tuple[Gpu, ...]:
@@ -49,7 +48,7 @@ class GpuWatch:
     """The GPUs with their free memory, at most ten seconds old, without waiting for the driver."""
 
     def __init__(
-        self, read: Callable[[], tuple[Gpu, ...]] = gpus, clock: Callable[[], float] = time.monotonic
+        self, read: Callable[[], tuple[Gpu, ...]], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._read = read
         self._clock = clock

@@ -13,7 +13,6 @@ from acestep.catalog.adapters import AdapterFolder
 from acestep.catalog.checkpoints import NANO_MODEL, PUBLISHED, Choice, as_choice
 from acestep.catalog.hubs import any_reachable
 from acestep.catalog.planner_choice import PlannerChoice, PlannerWish, choose_planner, gpu_memory_gb
-from acestep.device.gpus import gpus
 from acestep.device.probes import PROBES, device_name, has_gpu
 from acestep.domain.models import ModelInfo
 from acestep.engine.engine import Engine
@@ -31,7 +30,7 @@ from acestep.memory.admission import MemoryLedger
 from acestep.memory.decide import Decision, decide_for_server, planner_for_server, room_for_planner
 from acestep.server.configured_models import ConfiguredModels, OnDisk, configured_models, expect
 from acestep.server.downloads import Downloads
-from acestep.server.placement import place
+from acestep.server.placement import gpus, place
 from acestep.server.planner_manager import Changed, DevicePlanner, PlannerManager
 from acestep.settings.settings import Settings, export_dotenv
 from acestep.weights.shared_modules import SharedModules

@@ -2,11 +2,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from acestep.device.gpus import GpuWatch, find_gpus, listing
 from acestep.device.probes import device_name
 from acestep.domain.models import Gpu, Placement
 from acestep.errors import SettingError
-from acestep.settings.settings import Settings, documented, variable
+from acestep.settings.settings import Settings, documented, variable, visible_devices
 from acestep.settings.types import mapped_gpus
+
+
+def gpus() -> tuple[Gpu, ...]:
+    """The CUDA devices of this process; asks the driver."""
+    return find_gpus(visible_devices())
+
+
+def gpu_watch() -> GpuWatch:
+    return GpuWatch(gpus)
+
+
+def list_gpus() -> str:
+    return listing(gpus())
 
 
 def place(settings: Settings, gpus: Callable[[], Sequence[Gpu]]) -> Settings:

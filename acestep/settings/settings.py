@@ -76,6 +76,10 @@ def export_dotenv(project: Path | None = None) -> None:
     load_dotenv((project or project_folder()) / ".env", encoding=_ENCODING)
 
 
+def visible_devices() -> str | None:
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
 class Settings(WireSettings):
     """All settings. Build it with `Settings.load`, which reports an error in one line."""
 
