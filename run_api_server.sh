@@ -58,7 +58,7 @@ for ((i = 0; i < limit * 5; i++)); do
     fi
     if ((i % 25 == 24)); then # 5 seconds
         said=$(tail -n "+$((before + 2))" "$log" | tail -n 1)
-        echo "Not listening yet after $(((i + 1) / 5)) s. ${said:+The log says: $said}"
+        echo "Not listening yet after $(((i + 1) / 5)) s.${said:+ The log says: $said}"
     fi
     sleep 0.2
 done
