@@ -18,7 +18,9 @@ _MAY_MISS = 0.05  # seconds of sound
 _OGG_PAGE = 65_307  # bytes of the largest
 _LAST_PAGE = 4  # a bit of its flags
 _ASF_FILE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")  # the object that states the size of the file
-_ASF_HEADER = 10_000  # bytes that are searched for it
+_SEGMENT = bytes.fromhex("18538067")  # Matroska's element that holds the rest of the file
+_HEADER = 10_000  # bytes that are searched for either
+MATROSKA = "matroska,webm"  # as FFmpeg calls it
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ def read_wave_header(path: Path) -> WaveHeader:
     """What to correct in a WAV or Wave64 file; nothing in other files."""
     size = path.stat().st_size
     with path.open("rb") as file:
-        form, data = None, None
+        form = data = None
         for chunk in _chunks(file, size):
             if chunk.name == b"fmt ":
                 file.seek(chunk.start)
@@ -67,8 +69,10 @@ def read_wave_header(path: Path) -> WaveHeader:
     missing = 0 if data.size <= 0 or data.size >= UNKNOWN_SIZE else data.size - available
     if missing > _MAY_MISS * rate * frame:
         return WaveHeader(patches, missing)
-    if data.size <= 0 or data.size > available:
-        patches[data.size_at] = data.sized(available // frame * frame)
+    # FFmpeg loses a whole packet to half a frame; its own Wave64 files count their padding.
+    size = available if data.size <= 0 else min(data.size, available)
+    if size // frame * frame != data.size:
+        patches[data.size_at] = data.sized(size // frame * frame)
     return WaveHeader(patches)
 
 
@@ -142,17 +146,43 @@ class PatchedFile:
 
 
 def is_cut_off(path: Path, kind: str) -> bool:
-    """Whether an Ogg file lacks the page that ends it, or an ASF file is smaller than it says."""
+    """Whether an Ogg file lacks the page that ends it, or an ASF or Matroska file is smaller than it says."""
+    if kind == "ogg":
+        page = _last_page(path)
+        return len(page) < 14 or not page[5] & _LAST_PAGE
     size = path.stat().st_size
     with path.open("rb") as file:
-        if kind == "ogg":
-            file.seek(max(0, size - 2 * _OGG_PAGE))
-            end = file.read()
-            flags = end.rfind(b"OggS") + 5
-            return not (5 <= flags < len(end) and end[flags] & _LAST_PAGE)
-        head = file.read(_ASF_HEADER) if kind == "asf" else b""
-        stated = head.find(_ASF_FILE) + 40
-        return stated >= 40 and int.from_bytes(head[stated : stated + 8], "little") > size
+        head = file.read(_HEADER)
+    if kind == MATROSKA:
+        return _segment_end(head) > size
+    stated = head.find(_ASF_FILE) + 40
+    return kind == "asf" and stated >= 40 and int.from_bytes(head[stated : stated + 8], "little") > size
+
+
+def ogg_samples(path: Path) -> int:
+    """The count in the last page of an Ogg file, which FFmpeg leaves out if the page is damaged; or 0."""
+    count = int.from_bytes(_last_page(path)[6:14], "little", signed=True)
+    return max(0, count)
+
+
+def _last_page(path: Path) -> bytes:
+    # From its beginning on; empty if there is none.
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 2 * _OGG_PAGE))
+        end = file.read()
+    start = end.rfind(b"OggS")
+    return end[start:] if start >= 0 else b""
+
+
+def _segment_end(head: bytes) -> int:
+    # Of Matroska, whose numbers have as many bytes as their first one has zero bits in front, and one. All
+    # ones: not known, as in a recording that goes on.
+    at = head.find(_SEGMENT) + len(_SEGMENT)
+    if at < len(_SEGMENT) or at >= len(head):
+        return 0
+    count = 9 - head[at].bit_length()
+    number = int.from_bytes(head[at : at + count], "big") & (1 << 7 * count) - 1
+    return 0 if number == (1 << 7 * count) - 1 else at + count + number
 
 
 def id3_size(path: Path) -> int:

@@ -11,7 +11,15 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from acestep.audio.headers import UNKNOWN_SIZE, PatchedFile, id3_size, is_cut_off, read_wave_header
+from acestep.audio.headers import (
+    MATROSKA,
+    UNKNOWN_SIZE,
+    PatchedFile,
+    id3_size,
+    is_cut_off,
+    ogg_samples,
+    read_wave_header,
+)
 from acestep.audio.stereo import stereo_matrix
 from acestep.domain.song import MAX_DURATION
 from acestep.errors import UnusableAudioError
@@ -19,7 +27,7 @@ from acestep.errors import UnusableAudioError
 # FFmpeg also opens playlists, which name other files and hosts: only formats that hold the sound themselves.
 _FORMATS = "wav,w64,aiff,caf,au,flac,mp3,ogg,aac,ac3,eac3,asf,wv,tta,mov,matroska"
 _FORMATS_IN_WORDS = "WAV, AIFF, FLAC, MP3, Ogg (Opus or Vorbis), AAC, M4A, MP4, WebM, WMA or CAF"
-_MP4, _MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"
+_MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
 # They state their length exactly: what is missing at their end was lost on the way.
 _EXACT = ("wav", "w64", "aiff", "au", "caf", "flac", "tta", "wv")
 # Frames without times: FFmpeg makes one packet of all that it passes over up to the next good one.
@@ -27,6 +35,8 @@ _RAW = ("mp3", "aac", "ac3", "eac3")
 _SYNC = 0xFFE0  # the first bits of a frame of MP3 or AAC
 _MIN_RATE, _MAX_RATE = 1000, 768000  # in Hz; anything else is a broken header
 _PADDING = 0.2  # seconds that encoders add to the music at most
+# Seconds by which a header may exceed the sound: an MP3's counts whole frames, an MP4's what it cuts away.
+_EXCESS = {"mp3": 0.06, _MP4: 0.1, "caf": _PADDING}
 _GAP = 0.05  # seconds between packets; the times of codecs with several block lengths jitter by 0.01
 _STRANGE = 0.25  # share of sound with another rate or layout; more is no damage, the file was joined
 _AGAIN = "It is damaged or was cut off on the way: send it again"
@@ -73,8 +83,10 @@ class Reading:
             for frame in self._frames(packet):
                 yield from self._silence_before(frame)
                 for floats in to_float.resample(frame):
-                    sound = floats.to_ndarray().reshape(-1, self.channels)
-                    yield self._counted(sound[: self._music_in(packet)] @ self._matrix)
+                    sound = floats.to_ndarray().reshape(-1, self.channels)[: self._music_in(packet)]
+                    with np.errstate(invalid="ignore"):  # infinite samples are refused below
+                        mixed = sound @ self._matrix
+                    yield self._counted(mixed)
                 self._end = None if frame.time is None else frame.time + frame.samples / self.rate
                 self._spoiled += frame.samples / self.rate if frame.is_corrupt else 0.0
 
@@ -162,8 +174,10 @@ class Reading:
     def _stated_seconds(self) -> float | None:
         # The length in the header. Of other formats FFmpeg finds the end of the file, or guesses.
         stream = self._stream
-        if self._format == _MATROSKA and len(self._container.streams) == 1:
+        if self._format == MATROSKA and len(self._container.streams) == 1:
             return (self._container.duration or 0) / av.time_base or None
+        if self._format == "ogg" and not stream.start_time:
+            return ogg_samples(self.path) / stream.codec_context.sample_rate or None
         # An MP3 that begins with an encoder delay has the header that holds its length as well.
         if self._format not in (*_EXACT, _MP4) and not (self._format == "mp3" and stream.start_time):
             return None
@@ -185,7 +199,7 @@ class Reading:
         short = (stated or 0.0) - self.seconds
         self._is_cut |= is_cut_off(self.path, self._format)
         tail = 0.0 if self._format in _RAW and not self._is_cut else self._failed_seconds()
-        is_short = short > (_GAP if is_exact and self._format != "caf" else _PADDING)
+        is_short = short > (0.0 if self._is_cut else _EXCESS.get(self._format, _GAP))
         tail = short if is_short else tail + self._skipped_seconds()
         if is_exact and (tail > _GAP or self._is_cut):
             whole = f"it should last {stated:.1f} s but ends" if is_short else "its sound ends"
