@@ -27,7 +27,7 @@ from acestep.catalog.adapters import AdapterFolder
 from acestep.checks import Check, check_data, checks
 from acestep.engine.pipeline import SongWriter
 from acestep.errors import AceStepError, DataFolderInUseError
-from acestep.files import AudioStore, DataFolder, FileStore, load_secret
+from acestep.files import AudioStore, DataFolder, FileStore, load_secret, temporary_folder
 from acestep.jobs.cleaner import Cleaner
 from acestep.jobs.queue import JobQueue
 from acestep.jobs.runner import Runner
@@ -108,7 +108,7 @@ def _lifespan(
         await runner.start()
         await engines.start()
         watching = tasks.keep("loading watch", loading.run)
-        with stopping.at_signals():
+        with temporary_folder(settings.tmpdir), stopping.at_signals():
             try:
                 yield
             finally:

@@ -49,6 +49,7 @@ class FileStore:
         name = f"{uuid4().hex}.{extension}"
         if not _NAME.fullmatch(name):
             raise ValueError(f"{extension!r} is no file extension: use 1 to 8 of a-z and 0-9, without a dot")
+        self._root.mkdir(parents=True, exist_ok=True)  # it may have been deleted while the server runs
         return NewFile(name, self._root / f"{_PARTIAL}{name}")
 
     def finish(self, new: NewFile) -> Path:
@@ -99,6 +100,8 @@ class FileStore:
         return [name for name in self._names() if self._written(name) < newest]
 
     def _names(self) -> list[str]:
+        if not self._root.is_dir():
+            return []
         names = (path.name for path in self._root.iterdir())
         return [name for name in names if _NAME.fullmatch(name.removeprefix(_PARTIAL))]
 
@@ -225,6 +228,27 @@ class DataFolder:
             "therefore runs as one process (--workers 1). Stop the other one first, or give this one a "
             "folder of its own with ACESTEP_DATA_DIR."
         )
+
+
+def make_temporary_folder(path: Path) -> None:
+    """Raises `DataFolderError`."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataFolderError(
+            f"The folder of temporary files {path} cannot be used: {error.strerror or error}. "
+            "Set ACESTEP_TMPDIR to a folder that this user may write to."
+        ) from error
+
+
+@contextmanager
+def temporary_folder(path: Path) -> Iterator[None]:
+    """Let Python put its temporary files there, uploads that are being read among them."""
+    before, tempfile.tempdir = tempfile.tempdir, str(path)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 def load_secret(path: Path) -> bytes:

@@ -1,14 +1,23 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
 from acestep.errors import DataFolderError, DataFolderInUseError
-from acestep.files import AudioStore, DataFolder, load_secret
+from acestep.files import (
+    AudioStore,
+    DataFolder,
+    FileStore,
+    load_secret,
+    make_temporary_folder,
+    temporary_folder,
+)
 
 
 @pytest.fixture
@@ -220,3 +229,32 @@ class TestDataFolder:
         (tmp_path / "file").write_text("")
         with pytest.raises(DataFolderError, match=r"file/data cannot be used: .*Set ACESTEP_DATA_DIR"):
             DataFolder(tmp_path / "file" / "data").acquire()
+
+
+class TestFoldersThatWereDeleted:
+    @pytest.mark.parametrize("kind", [FileStore, AudioStore])
+    def test_are_made_anew(self, tmp_path: Path, kind: type[FileStore]):
+        root = tmp_path / "data" / "audio"
+        store = AudioStore(root, b"s" * 32) if kind is AudioStore else FileStore(root)
+        for gone in (root, root.parent):
+            shutil.rmtree(gone)
+            assert store.stale(0) == []
+            with store.new_file("mp3") as new:
+                new.path.write_bytes(b"song")
+            path = store.path(new.name)
+            assert path is not None
+            assert path.read_bytes() == b"song"
+
+
+class TestTemporaryFolder:
+    def test_python_uses_it(self, tmp_path: Path):
+        before = tempfile.gettempdir()
+        make_temporary_folder(tmp_path / "a" / "tmp")
+        with temporary_folder(tmp_path / "a" / "tmp"), tempfile.NamedTemporaryFile() as file:
+            assert Path(file.name).parent == tmp_path / "a" / "tmp"
+        assert tempfile.gettempdir() == before
+
+    def test_one_that_cannot_be_made(self, tmp_path: Path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(DataFolderError, match="ACESTEP_TMPDIR"):
+            make_temporary_folder(tmp_path / "file" / "tmp")

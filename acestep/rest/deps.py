@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hmac
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, cast
 
 from fastapi import Depends, FastAPI, Request
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
 from acestep.background import BackgroundTasks
 from acestep.catalog.adapters import AdapterFolder
 from acestep.domain.models import Placement
+from acestep.errors import DataFolderError
 from acestep.examples import Examples
 from acestep.files import AudioStore
 from acestep.jobs.queue import JobQueue
@@ -105,20 +108,32 @@ def check_key(request: Request, services: HttpServices) -> None:
 
 async def _body(request: Request, services: Services) -> AsyncIterator[Body]:
     config = services.config
-    body = await BodyReader(config.body_limit, config.upload_limit).read(request)
+
+    def check(token: object) -> None:
+        _check_token(config.api_key, request.headers, token)
+
+    body = await _read(request, BodyReader(config.body_limit, config.upload_limit, check))
     try:
-        _check_body(config.api_key, request.headers, body)
+        check(body.fields.get(BODY_FIELD))
         yield body
     finally:
         await body.close()
+
+
+async def _read(request: Request, reader: BodyReader) -> Body:
+    folder = Path(tempfile.gettempdir())  # ACESTEP_TMPDIR, where large files wait until the body is read
+    try:
+        await run_in_threadpool(folder.mkdir, parents=True, exist_ok=True)
+        return await reader.read(request)
+    except OSError as error:
+        raise DataFolderError(f"A request cannot be read by way of {folder}: {error}") from error
 
 
 # The key was in the body or the headers.
 RequestBody = Annotated[Body, Depends(_body)]
 
 
-def _check_body(key: str, headers: Headers, body: Body) -> None:
-    token = body.fields.get(BODY_FIELD)
+def _check_token(key: str, headers: Headers, token: object) -> None:
     if not key or token in (None, ""):
         _check_headers(key, headers, "Missing ai_token or Authorization header")
     elif not _equal(key, str(token).encode("utf-8", "surrogatepass")):

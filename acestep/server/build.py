@@ -23,8 +23,8 @@ from acestep.engine.multi_device import Fleet, FleetKeeper
 from acestep.engine.pipeline import SongWriter
 from acestep.engine.renderer import Loaded, OnLoading
 from acestep.engine.threads import Watchdog
-from acestep.errors import CheckpointError
-from acestep.files import DataFolder
+from acestep.errors import CheckpointError, DataFolderError
+from acestep.files import DataFolder, make_temporary_folder
 from acestep.jobs.worker import ModelKeeper, PlannerKeeper, Worker
 from acestep.memory.admission import MemoryLedger
 from acestep.memory.decide import Decision, decide_for_server, planner_for_server, room_for_planner
@@ -92,6 +92,11 @@ def prepare(settings: Settings) -> Prepared:
         planner = memory.admitted(planner)
     folder = DataFolder(settings.data_dir)
     folder.acquire()
+    try:
+        make_temporary_folder(settings.tmpdir)
+    except DataFolderError:
+        folder.release()
+        raise
     return Prepared(settings, models, planner, folder, memories)
 
 

@@ -21,6 +21,7 @@ from acestep.errors import DataFolderError, InvalidFieldError, UnusableAudioErro
 from acestep.files import FileStore
 from acestep.rest.request.decode import (
     FormParser,
+    Part,
     charset_of,
     fields_of,
     form_fields,
@@ -86,11 +87,17 @@ class Body:
 
 
 class BodyReader:
-    """Limits are in bytes; files may take up `upload_limit` more than the body."""
+    """Limits are in bytes; files may take up `upload_limit` more than the body.
 
-    def __init__(self, body_limit: int, upload_limit: int) -> None:
+    `check` raises for a key (None: not sent yet) that opens nothing; it is called before the rest is read.
+    """
+
+    def __init__(
+        self, body_limit: int, upload_limit: int, check: Callable[[object], None] = lambda _: None
+    ) -> None:
         self._body_limit = body_limit
         self._upload_limit = upload_limit
+        self._check = check
 
     async def read(self, request: Request) -> Body:
         """Read the body by its content type, or by its first characters where that says nothing.
@@ -108,8 +115,10 @@ class BodyReader:
 
     async def _read_multipart(self, request: Request) -> Body:
         charset = charset_of(request.headers["content-type"])
-        stream = _limited(request, self._body_limit + self._upload_limit)
+        parts: list[Part] = []
+        stream = self._checked(_limited(request, self._body_limit + self._upload_limit), parts)
         parser = FormParser(request.headers, stream, UPLOAD_NAMES, self._body_limit)
+        parser.parts = parts
         try:
             form = await parser.parse()
         except MultiPartException as error:
@@ -120,6 +129,19 @@ class BodyReader:
         except (InvalidFieldError, HTTPException):
             await form.close()
             raise
+
+    async def _checked(
+        self, stream: AsyncGenerator[bytes, None], parts: Sequence[Part]
+    ) -> AsyncGenerator[bytes, None]:
+        # The key may be in the form, but has to come before so much that only files are as large.
+        seen, is_checked = 0, False
+        async for chunk in stream:
+            yield chunk
+            seen += len(chunk)
+            if seen > self._body_limit and not is_checked:
+                sent = (part.value.decode("utf-8", "replace") for part in parts if part.name == BODY_FIELD)
+                self._check(next(sent, None))
+                is_checked = True
 
     def _pick(self, files: list[tuple[str, UploadFile]]) -> dict[str, UploadFile]:
         picked: dict[str, UploadFile] = {}
