@@ -302,8 +302,9 @@ def assert_error(answer: httpx.Response, status: int, *words: str) -> dict[str, 
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/json"
     body: dict[str, Any] = answer.json()
-    path = answer.url.path
-    if path.removeprefix("/api").startswith(OPENAI_PATHS) or path == "/api/v1/models":
+    path, asked = answer.url.path, answer.url.query
+    is_list = path == "/api/v1/models" or asked == b"format=openai"
+    if is_list or path.removeprefix("/api").startswith(OPENAI_PATHS):
         return assert_openai_error(answer, *words)
     assert set(body) == {"data", "code", "error", "detail", "timestamp", "extra"}
     assert (body["data"], body["code"]) == (None, status)
