@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import unquote_to_bytes
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
@@ -28,6 +27,7 @@ from acestep.rest.request.decode import (
     json_object,
     no_file,
     too_large,
+    unquoted,
 )
 from acestep.rest.spelling import JsonObject
 
@@ -180,7 +180,7 @@ def _fields(raw: bytes, content_type: str) -> JsonObject:
         return _without_texts_for_files(json_object(raw, "Malformed JSON payload", charset))
     whole = raw
     if media_type == FORM and b"=" not in raw and raw[:3].upper() == b"%7B":
-        whole = unquote_to_bytes(raw.replace(b"+", b" "))  # as curl --data-urlencode sends it
+        whole = unquoted(raw.replace(b"+", b" "))  # as curl --data-urlencode sends it
     if _beginning(whole) in (b"{", b"["):
         complaint = "Invalid JSON body (hint: set 'Content-Type: application/json')"
         return _without_texts_for_files(json_object(whole, complaint, charset))

@@ -95,10 +95,7 @@ def form_fields(raw: bytes, charset: str = "") -> JsonObject:
         raise HTTPException(400, f"Malformed form: at most {MAX_FORM_FIELDS} fields are accepted")
     pairs = [piece.replace(b"+", b" ").partition(b"=") for piece in raw.split(b"&") if piece]
     return fields_of(
-        [
-            Part(unquote_to_bytes(name).decode("utf-8", "replace"), unquote_to_bytes(value))
-            for name, _, value in pairs
-        ],
+        [Part(unquoted(name).decode("utf-8", "replace"), unquoted(value)) for name, _, value in pairs],
         charset,
     )
 
@@ -126,6 +123,18 @@ def fields_of(parts: Sequence[Part], charset: str) -> JsonObject:
         else:
             fields[name] = [fields[name], value]
     return fields
+
+
+def unquoted(text: bytes) -> bytes:
+    """Read `%41` as "A", a block at a time, so that other threads get their turn."""
+    pieces, start = [], 0
+    while start < len(text):
+        end = start + _BLOCK
+        escape = text.rfind(b"%", end - 2, end)  # it goes on in the next block
+        end = escape if escape > start else end
+        pieces.append(unquote_to_bytes(text[start:end]))
+        start = end
+    return b"".join(pieces)
 
 
 def charset_of(content_type: str) -> str:

@@ -282,10 +282,11 @@ def _validate(model: type[M], values: Mapping[str, object]) -> M:
 
 def remedy_for(value: object) -> str:
     """What to do about a value that looks right and is not; "": nothing to say."""
-    half = re.search("[\ud800-\udfff]", value) if isinstance(value, str) else None
-    if half is None:
-        return ""
-    return f"Half of a character is at position {half.start()}, as where an emoji was cut; send it whole"
+    try:
+        str.encode(value if isinstance(value, str) else "")
+    except UnicodeEncodeError as error:
+        return f"Half of a character is at position {error.start}, as where an emoji was cut; send it whole"
+    return ""
 
 
 def _unknown(model: type[BaseModel], sources: Sequence[Mapping[str, object]]) -> list[str]:

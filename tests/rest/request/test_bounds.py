@@ -79,14 +79,20 @@ def test_a_million_elements(read: Callable[[dict[str, Any]], object], name: str)
     assert name in UNREAD or error is not None
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["1," * 2_000_000, "9" * 4_000_000, "[" * 4_000_000, "[1" + ",1" * 2_000_000 + "]", "a b " * 1_000_000],
+TEXTS = (
+    "1," * 2_000_000,
+    "9" * 4_000_000,
+    "[" * 4_000_000,
+    "[1" + ",1" * 2_000_000 + "]",
+    "a b " * 1_000_000,
 )
+
+
 @pytest.mark.parametrize(("read", "name"), FIELDS)
-def test_four_million_characters(read: Callable[[dict[str, Any]], object], name: str, text: str):
-    error = refused(read, name, text)
-    assert name in UNREAD or error is not None
+def test_four_million_characters(read: Callable[[dict[str, Any]], object], name: str):
+    for text in TEXTS:
+        error = refused(read, name, text)
+        assert name in UNREAD or error is not None
 
 
 @pytest.mark.parametrize("name", ["param_obj", "metas"])

@@ -2,6 +2,7 @@
 
 import json
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from starlette.exceptions import HTTPException
 
 from acestep.errors import InvalidFieldError
-from acestep.rest.request.decode import MAX_VALUES, form_fields, json_object, known_charset
+from acestep.rest.request.decode import MAX_VALUES, form_fields, json_object, known_charset, unquoted
 from tests.rest.conftest import Server, assert_error
 
 FORM = "application/x-www-form-urlencoded"
@@ -302,6 +303,13 @@ class TestBounds:
     async def test_digits(self, shared: Server):
         assert_error(await post(shared, f'{{"bpm": {"9" * 399}}}', "application/json"), 422, "bpm: ")
         assert_error(await post(shared, f'{{"bpm": {"9" * 401}}}', "application/json"), 400, "Malformed")
+
+
+@pytest.mark.parametrize("shift", range(4))
+@pytest.mark.parametrize("end", ["", "%", "%4", "%4g%"])
+async def test_escapes_on_the_edges_of_blocks(shift: int, end: str):
+    raw = "x" * shift + "%e3%81%82" * 30_000 + end
+    assert unquoted(raw.encode()) == unquote_to_bytes(raw)
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
