@@ -194,8 +194,8 @@ def _check_source(request: SongRequest) -> None:
 
 
 def _check_codes(request: SongRequest, model: ModelInfo) -> None:
-    # Refuse audio codes that the model does not have, and those of another duration than was sent.
-    codes, duration = request.audio_codes, request.duration
+    # Refuse audio codes that the model does not have, too few and too many.
+    codes = request.audio_codes
     if not codes:
         return
     if model.code_count and max(codes) >= model.code_count:
@@ -204,13 +204,6 @@ def _check_codes(request: SongRequest, model: ModelInfo) -> None:
     if not MIN_CODES <= len(codes) <= MAX_CODES:
         allowed = f"{MIN_CODES} to {MAX_CODES} codes, {CODES_A_SECOND} a second"
         raise InvalidFieldError("audio_code_string", f"{len(codes)} codes", allowed)
-    if duration is not None and abs(duration * CODES_A_SECOND - len(codes)) > 1:
-        raise InvalidFieldError(
-            "audio_duration",
-            duration,
-            f"{len(codes) / CODES_A_SECOND:g}, the seconds of the {len(codes)} codes in audio_code_string",
-            f"Leave it out, or send {CODES_A_SECOND} codes a second",
-        )
 
 
 def _fit_stems(
@@ -229,8 +222,8 @@ def _fit_stems(
 def _duration_asked(request: SongRequest, model: ModelInfo, warnings: list[str]) -> float | None:
     # The duration that was sent or that the codes have; None: the source or the planner decides.
     task_type, duration = request.task_type, request.duration
-    if request.audio_codes and duration is None:
-        return len(request.audio_codes) / CODES_A_SECOND
+    if request.audio_codes:
+        return _duration_of(len(request.audio_codes), duration, warnings)
     if task_type not in SOURCE_TASKS or not request.task.source or request.task.source_seconds is None:
         return duration
     seconds, most = song_seconds(request), f"at most {model.max_duration:g} s"
@@ -254,6 +247,17 @@ def _duration_asked(request: SongRequest, model: ModelInfo, warnings: list[str])
     if duration is None and is_too_long:
         warnings.append(f"src_audio: {model.name} makes {most} here; the rest of the source is not covered")
     return duration
+
+
+def _duration_of(codes: int, sent: float | None, warnings: list[str]) -> float:
+    # A duration that is off by less than a code comes from rounding.
+    seconds = codes / CODES_A_SECOND
+    if sent is None or abs(sent - seconds) * CODES_A_SECOND <= 1:
+        return seconds if sent is None else sent
+    warnings.append(
+        f"audio_duration: the {codes} codes in audio_code_string last {seconds:g} s; {sent:g} is not used"
+    )
+    return seconds
 
 
 def _fit_duration(duration: float | None, model: ModelInfo, warnings: list[str]) -> float | None:

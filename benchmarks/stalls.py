@@ -2,9 +2,9 @@
 
     uv run python -m benchmarks.stalls [--route /release_task] [--show 25]
 
-Every field of the schema is sent with a million elements, nests, long texts and long numbers, and each route with
-large forms. The event loop counts the processor time between its turns: the most of it is what another request waits
-for at worst, however busy the machine is. No model is loaded.
+Every field of the schema is sent with a million elements, nests, long texts and long numbers, and each
+route with large forms. The event loop counts the processor time between its turns: the most of it is what
+another request waits for at worst, however busy the machine is. No model is loaded.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def filled(begin: str, repeated: str, end: str) -> bytes:
 
 
 async def stall_of(app: FastAPI, route: str, content_type: str, body: bytes) -> tuple[float, int]:
-    """Return the most processor time between two turns of the loop, in seconds, and the status of the answer."""
+    """Return the most processor time between two turns of the loop, in seconds, and the answer's status."""
     asking = asyncio.create_task(answer(app, route, content_type, body))
     worst, before = 0.0, time.process_time()
     while not asking.done():

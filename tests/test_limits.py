@@ -502,13 +502,31 @@ class TestCodes:
         [
             (coded(49), "audio_code_string"),
             (coded(3001), "audio_code_string"),
-            (coded(60, duration=20.0), "audio_duration"),
         ],
     )
     def test_what_is_no_song(self, request_, field):
         with pytest.raises(InvalidFieldError) as refused:
             fit(request_, TURBO)
         assert refused.value.field == field
+
+    @pytest.mark.parametrize("duration", [10.0, 12.4, 20.0, 600.0])
+    def test_codes_win_over_another_duration(self, duration: float):
+        fitted = fit(coded(60, duration=duration), TURBO)
+        assert (fitted.duration, len(fitted.audio_codes)) == (12.0, 60)
+        assert fitted.warnings == (
+            f"audio_duration: the 60 codes in audio_code_string last 12 s; {duration:g} is not used",
+        )
+        assert fit(fitted, TURBO) == fitted
+
+    @pytest.mark.parametrize("duration", [11.8, 11.9, 12.2])
+    def test_a_duration_that_is_rounded_stays(self, duration: float):
+        fitted = fit(coded(60, duration=duration), TURBO)
+        assert (fitted.duration, fitted.warnings) == (duration, ())
+
+    def test_codes_and_a_longer_duration_than_is_possible(self):
+        fitted = fit(coded(300, duration=600.0), replace(TURBO, max_duration=30.0))
+        assert (fitted.duration, len(fitted.audio_codes)) == (30.0, 150)
+        assert [warning.partition(":")[0] for warning in fitted.warnings] == ["audio_duration"] * 2
 
     def test_one_that_the_model_does_not_have(self):
         with pytest.raises(InvalidFieldError, match="59 cannot be used with model turbo; allowed: codes fro"):

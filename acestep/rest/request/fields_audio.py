@@ -133,13 +133,15 @@ class SourceFields(BaseModel):
     track_name: Track = wire(
         "",
         "trackName",
-        about="For extract and lego: the track.",
+        about="For extract and lego: the track. (track_names with one name does as well.)",
         example="drums",
         allowed=_TRACKS,
     )
     track_classes: Tracks = wire(
         _TASK.tracks,
         "trackClasses",
+        "track_names",
+        "trackNames",
         "instruments",
         about="For complete: the tracks to add.",
         example=["drums"],

@@ -97,8 +97,10 @@ def apply_rules(
     Raises `InvalidFieldError` for fields that are not supported, and for several goals.
     """
     goal, warnings = _goal(task), list[str]()
+    task = task.model_copy(update=_tracks_of(task))
     neutral = _unused(task, goal, warnings)
     task = task.model_copy(update=neutral)
+    warnings += _assumed(task) if goal == "song" else []
     warnings += check_support(task, planner)
     sounds = _used_sounds(task, goal, sounds, warnings)
     neutral = _contradicted(task, SOURCE in sounds, warnings)
@@ -196,6 +198,34 @@ def _unused(task: GenerateTask, goal: Goal, warnings: list[str]) -> dict[str, ob
             warnings.append(f"{name}: {asker} does not use it; {shown(value)} is not used")
         neutral[name] = False if is_on else info.get_default(call_default_factory=True)
     return neutral
+
+
+def _tracks_of(task: GenerateTask) -> dict[str, object]:
+    # Clients send one track as track_classes, and several as track_name; both mean the same.
+    name, classes = task.track_name, task.track_classes
+    if task.task_type in _USERS["track_classes"] and name and not classes:
+        return {"track_name": "", "track_classes": (name,)}
+    if task.task_type not in _USERS["track_name"] or not classes or classes == (name,):
+        return {"track_classes": ()} if classes == (name,) else {}
+    if name or len(classes) > 1:
+        several = ", ".join(dict.fromkeys((*([name] if name else []), *classes)))
+        remedy = "Send a request for each, or stems, which gives several from one song"
+        raise InvalidFieldError(
+            "track_classes", several, "one track", remedy, scope=f"with task_type {task.task_type}"
+        )
+    return {"track_name": classes[0], "track_classes": ()}
+
+
+def _assumed(task: GenerateTask) -> list[str]:
+    # Say what a task does that was not told on what to work.
+    kind, window = task.task_type, {"repainting_start", "repainting_end"}
+    if kind == "repaint" and not window & task.model_fields_set:
+        return ["repainting_start: repaint was sent no window; the whole source is written anew"]
+    if kind in _USERS["track_name"] and not task.track_name:
+        return [f"track_name: {kind} was sent no track; which one it is, is left to the model"]
+    if kind in _USERS["track_classes"] and not task.track_classes:
+        return [f"track_classes: {kind} was sent no tracks; which are added is left to the model"]
+    return []
 
 
 def _is_used(task: GenerateTask, name: str) -> bool:

@@ -88,11 +88,25 @@ def value_of(name: str) -> Any:
     return others.get(name, example(name))
 
 
+# On what a task works, so that nothing is assumed; under names that any other name of the field goes before.
+NATURAL: dict[str, dict[str, Any]] = {
+    "repaint": {"repainting_start": 0},
+    "extract": {"trackName": "vocals"},
+    "lego": {"trackName": "vocals"},
+    "complete": {"instruments": ["vocals"]},
+}
+
+
 def song_for(name: str, task: str) -> dict[str, Any]:
     """A song that a field could say something of."""
     coded = (name, task) == ("audio_cover_strength", "text2music")  # the strength of what it follows
     body = {"task_type": task, "seed": 7, "batch_size": 1} | ({"audio_code_string": CODES} if coded else {})
-    return body | COMPANIONS.get(name, {}) | (COVER_COMPANIONS.get(name, {}) if task == "cover" else {})
+    return (
+        body
+        | NATURAL.get(task, {})
+        | COMPANIONS.get(name, {})
+        | (COVER_COMPANIONS.get(name, {}) if task == "cover" else {})
+    )
 
 
 def ask(

@@ -13,7 +13,7 @@ from acestep.domain.song import Morph, Retake, SongRequest, WaveletCorrection
 from acestep.errors import InvalidFieldError
 from acestep.rest.request.body import SOURCE, Sound
 from tests.rest.conftest import BASE, CONFIG, PLANNER, TURBO
-from tests.rest.request.accepting import accept
+from tests.rest.request.accepting import NATURAL, accept
 from tests.rest.values import FIELDS, aliases
 
 CODES = [1, 2] * 50
@@ -85,7 +85,8 @@ CASES = [
 def accepted(task: str, **fields: Any) -> SongRequest:
     sound = Sound(Path("/song.wav"), "song.wav", 20.0)
     sounds = {} if task == "text2music" else {SOURCE: sound}
-    body = {"task_type": task, "use_random_seed": False, "model": BASE.name} | fields
+    body = {"task_type": task, "use_random_seed": False, "model": BASE.name}
+    body = {**body, **NATURAL.get(task, {}), **fields}
     return accept(body, (BASE,), PLANNER, sounds=sounds)
 
 

@@ -17,6 +17,7 @@ from acestep.rest.request.wire_types import Models, Support
 from tests.rest.conftest import BASE, NO_PLANNER, PLANNER, TURBO
 from tests.rest.request.accepting import (
     COMBINATIONS,
+    NATURAL,
     SERVED,
     SONG_FIELDS,
     WITHOUT_EFFECT,
@@ -44,7 +45,6 @@ USED: dict[str, tuple[Any, tuple[str, ...]]] = {
     "audio_cover_strength": (0.5, ("cover",)),
     "cover_noise_strength": (0.5, ("cover",)),
     "track_name": ("drums", ("extract", "lego")),
-    "track_classes": (["drums", "bass"], ("complete",)),
 }
 
 
@@ -57,8 +57,14 @@ def accepted(
 ) -> SongRequest:
     found = {"src_audio": source, "reference_audio": reference}
     sounds = {kind: sound for kind, sound in found.items() if sound}
-    fields = {"model": BASE.name, "batch_size": 1, **fields}
+    natural = NATURAL.get(fields.get("task_type", ""), {})
+    fields = {"model": BASE.name, "batch_size": 1, **natural, **fields}
     return accept(fields, (TURBO, BASE), planner, strict, sounds)
+
+
+def bare(task: str, strict: bool = False, **fields: Any) -> SongRequest:
+    body = {"task_type": task, "model": BASE.name, "batch_size": 1} | fields
+    return accept(body, (TURBO, BASE), NO_PLANNER, strict, {"src_audio": SONG})
 
 
 class TestFields:
@@ -129,6 +135,86 @@ class TestFields:
         assert (coded.task.cover_strength, coded.warnings) == (0.5, ())
         thinking = accepted(None, planner=PLANNER, thinking=True, audio_cover_strength=0.5)
         assert (thinking.task.cover_strength, thinking.warnings) == (0.5, ())
+
+
+class TestTracks:
+    @pytest.mark.parametrize("task", ["extract", "lego"])
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("track_name", "Drums"),
+            ("track_names", "Drums"),
+            ("trackNames", ["drums"]),
+            ("track_classes", '["drums"]'),
+            ("instruments", "drums, drums"),
+        ],
+    )
+    def test_one(self, task: str, name: str, value: Any):
+        request = bare(task, **{name: value})
+        assert (request.task.tracks, request.warnings) == (("drums",), ())
+
+    @pytest.mark.parametrize(
+        ("name", "value", "tracks"),
+        [
+            ("track_names", ["drums", "bass"], ("drums", "bass")),
+            ("track_names", "drums, bass", ("drums", "bass")),
+            ("track_name", "drums", ("drums",)),
+        ],
+    )
+    def test_of_complete(self, name: str, value: Any, tracks: tuple[str, ...]):
+        request = bare("complete", **{name: value})
+        assert (request.task.tracks, request.warnings) == (tracks, ())
+
+    def test_the_same_twice(self):
+        request = bare("extract", track_name="drums", track_classes=["drums"])
+        assert (request.task.tracks, request.warnings) == (("drums",), ())
+
+    @pytest.mark.parametrize("task", ["extract", "lego"])
+    @pytest.mark.parametrize(
+        "fields", [{"track_names": "drums,bass"}, {"track_name": "drums", "instruments": "bass"}]
+    )
+    def test_several_where_one_is_taken(self, task: str, fields: dict[str, Any]):
+        told = f"track_classes: 'drums, bass' cannot be used with task_type {task}; allowed: one track"
+        with pytest.raises(InvalidFieldError, match=told):
+            bare(task, **fields)
+
+    def test_other_tasks_take_none(self):
+        (warning,) = bare("cover", track_names=["drums"]).warnings
+        assert warning.startswith("track_classes: cover does not use it")
+
+
+class TestAssumptions:
+    @pytest.mark.parametrize(
+        ("task", "fields", "warning"),
+        [
+            ("repaint", {}, "repainting_start: repaint was sent no window; the whole source is written anew"),
+            ("repaint", {"repainting_end": "auto"}, "repainting_start: repaint was sent no window"),
+            ("extract", {}, "track_name: extract was sent no track; which one it is, is left to the model"),
+            ("lego", {"track_name": "none"}, "track_name: lego was sent no track"),
+            ("complete", {"track_names": []}, "track_classes: complete was sent no tracks"),
+        ],
+    )
+    def test_are_said(self, task: str, fields: dict[str, Any], warning: str):
+        (said,) = bare(task, **fields).warnings
+        assert said.startswith(warning)
+        with pytest.raises(StrictError, match=warning):
+            bare(task, strict=True, **fields)
+
+    @pytest.mark.parametrize(
+        ("task", "fields"),
+        [
+            ("repaint", {"repainting_start": 0}),
+            ("repaint", {"repainting_end": 5}),
+            ("repaint", {"repainting_end": -1}),
+            ("cover", {}),
+            ("complete", {"track_classes": "drums"}),
+        ],
+    )
+    def test_where_none_is_made(self, task: str, fields: dict[str, Any]):
+        assert bare(task, **fields).warnings == ()
+
+    def test_codes_need_no_window(self):
+        assert bare("text2music", extract_codes_only=True, batch_size=None).warnings == ()
 
 
 class TestAudio:
