@@ -221,7 +221,7 @@ def _assumed(task: GenerateTask) -> list[str]:
     kind, window = task.task_type, {"repainting_start", "repainting_end"}
     if kind == "repaint" and not window & task.model_fields_set:
         return ["repainting_start: repaint was sent no window; the whole source is written anew"]
-    if kind in _USERS["track_name"] and not task.track_name:
+    if kind in _USERS["track_name"] and not (task.track_name or task.stem_count):
         return [f"track_name: {kind} was sent no track; which one it is, is left to the model"]
     if kind in _USERS["track_classes"] and not task.track_classes:
         return [f"track_classes: {kind} was sent no tracks; which are added is left to the model"]

@@ -91,9 +91,9 @@ def value_of(name: str) -> Any:
 # On what a task works, so that nothing is assumed; under names that any other name of the field goes before.
 NATURAL: dict[str, dict[str, Any]] = {
     "repaint": {"repainting_start": 0},
-    "extract": {"trackName": "vocals"},
-    "lego": {"trackName": "vocals"},
-    "complete": {"instruments": ["vocals"]},
+    "extract": {"trackName": "brass"},
+    "lego": {"trackName": "brass"},
+    "complete": {"instruments": ["brass"]},
 }
 
 
