@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoKrConfig, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
@@ -21,6 +21,15 @@ def write_lora(folder: Path, transformer: Any, seed: int = 0, **config: Any) -> 
         for name, tensor in adapted.named_parameters():
             if "lora_magnitude_vector" in name:
                 tensor.data *= 1.1
+    adapted.save_pretrained(folder)
+    return adapted
+
+
+def write_lokr(folder: Path, transformer: Any, seed: int = 0, **config: Any) -> PeftModel:
+    """As `write_lora`, a LoKr."""
+    torch.manual_seed(seed)
+    settings = {"r": 4, "alpha": 6, "target_modules": list(ATTENTION), "init_weights": False}
+    adapted = get_peft_model(copy.deepcopy(transformer), LoKrConfig(**(settings | config)))
     adapted.save_pretrained(folder)
     return adapted
 

@@ -1,4 +1,4 @@
-"""The adapters on disk: small sets of weights (LoRA) that teach a model a style.
+"""The adapters on disk: small sets of weights (LoRA, LoKr) that teach a model a style.
 
 Reads JSON and safetensors headers, never weights; knows nothing of torch, of HTTP, or of which adapter is
 in use.
@@ -11,9 +11,9 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 
@@ -21,6 +21,7 @@ from acestep.catalog.checkpoints import read_json
 from acestep.errors import CheckpointError
 
 Shape = tuple[int, ...]
+Kind = Literal["lora", "lokr"]
 
 # What the published models' files call the parts of a layer; ours, which are diffusers', come first.
 PUBLISHED_NAMES = {
@@ -42,8 +43,10 @@ _MARKS = (_PEFT_CONFIG, _DIFFUSERS_WEIGHTS, _LOKR_WEIGHTS, _PICKLE)
 
 # In training the DiT may have been wrapped, compiled, or part of a larger module.
 _WRAPPING = re.compile(r"^(base_model\.model\.)?(_orig_mod\.)?(decoder\.|transformer\.|diffusion_model\.)?")
+_A: Mapping[Kind, str] = {"lora": "a LoRA", "lokr": "a LoKr"}
 _PARTS = re.compile(r"(?P<layer>.+)\.(?P<part>lora_A|lora_B|lora_magnitude_vector)(\.weight)?")
 _DOWN, _UP, _MAGNITUDE = "lora_A", "lora_B", "lora_magnitude_vector"
+_KRONECKER = re.compile(r"(?P<layer>.+)\.(?P<part>lokr_(w1|w2)(_a|_b)?)")
 # Settings of PEFT that change what the tensors mean.
 _OTHER_KINDS = (
     *("use_qalora", "use_bdlora", "kasa_config", "monteclora_config", "velora_config", "arrow_config"),
@@ -67,7 +70,8 @@ class StoredTensor:
 class Adapter:
     """An adapter on disk, with every name in it understood.
 
-    `version` changes when the files do. Each layer of `ranks` is updated by `alphas[layer] / rank` times B A
+    `version` changes when the files do. A LoKr has `settings` for PEFT. Each layer of `ranks` is updated
+    by `alphas[layer] / rank` times B A
     (`use_rslora`: by the rank's square root); `use_dora`: with a magnitude of its own.
     """
 
@@ -79,6 +83,8 @@ class Adapter:
     alphas: Mapping[str, float]
     use_rslora: bool = False
     use_dora: bool = False
+    kind: Kind = "lora"
+    settings: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def weights(self) -> int:
@@ -95,11 +101,28 @@ class Adapter:
             what = f"{self.name}/{self.file.name}: tensor {tensor.name!r}"
             if weight is None:
                 raise CheckpointError(f"{what} fits nowhere: {model} has no layer {tensor.layer!r}")
+            if self.kind == "lokr":
+                continue  # its shapes depend on all parts of a layer: see `_check_products`
             expected = self._expected(tensor, weight)
             if tensor.shape != expected:
                 raise CheckpointError(
                     f"{what} has shape {list(tensor.shape)}; {model} asks for {list(expected)}"
                 )
+
+        if self.kind == "lokr":
+            self._check_products(model, layers)
+
+    def _check_products(self, model: str, layers: Mapping[str, Shape]) -> None:
+        for layer in self.ranks:
+            parts = {tensor.part: tensor.shape for tensor in self.tensors if tensor.layer == layer}
+            rows = columns = 1
+            for factor in ("lokr_w1", "lokr_w2"):
+                whole = parts.get(factor) or (*parts[f"{factor}_a"][:1], *parts[f"{factor}_b"][1:])
+                rows, columns = rows * whole[0], columns * math.prod(whole[1:])
+            weight = layers[layer]
+            if (rows, columns) != (weight[0], math.prod(weight[1:])):
+                what = f"{self.name}/{self.file.name}: the Kronecker product of layer {layer!r}"
+                raise CheckpointError(f"{what} is {rows} x {columns}; {model} asks for {list(weight)}")
 
     def _expected(self, tensor: StoredTensor, weight: Shape) -> Shape:
         rank = self.ranks[tensor.layer]
@@ -117,8 +140,10 @@ class _Settings:
     alpha_pattern: Mapping[str, float]
     rank: int | None  # None: whatever the tensors say
     rank_pattern: Mapping[str, int]
-    use_rslora: bool
-    use_dora: bool
+    use_rslora: bool = False
+    use_dora: bool = False
+    kind: Kind = "lora"
+    own: Mapping[str, int] = field(default_factory=dict)  # of a LoKr
 
 
 class AdapterFolder:
@@ -151,6 +176,8 @@ class AdapterFolder:
             return None
         # Nothing is opened by what was sent: it only picks one of the names that were found here.
         wanted = os.path.normpath(os.path.join(self._root, path.strip()))  # noqa: PTH118 - as text, no links
+        folder, file = os.path.split(wanted)
+        wanted = folder if file in (_PEFT_WEIGHTS, _DIFFUSERS_WEIGHTS) else wanted
         return next((name for name in self.names() if wanted == str(self._root / name)), None)
 
     def find(self, name: str) -> Adapter:
@@ -194,7 +221,7 @@ def _version(folder: Path) -> tuple[int, ...]:
 
 def _why_not(folder: Path) -> str:
     if (folder / _LOKR_WEIGHTS).is_file():
-        return "it is a LoKr, whose Kronecker products this server does not compute; train a LoRA"
+        return f"{_LOKR_WEIGHTS} is LyCORIS's form of a LoKr; save the adapter as PEFT does, {_PEFT_WEIGHTS}"
     if (folder / _PICKLE).is_file():
         return f"{_PICKLE} may run code when it is read; save the adapter as {_PEFT_WEIGHTS}"
     return f"{_PEFT_WEIGHTS} is missing"
@@ -213,9 +240,23 @@ def _peft_settings(folder: Path) -> _Settings:
     path = folder / _PEFT_CONFIG
     config = read_json(path)
     kind = str(config.get("peft_type")).upper()
+    if kind == "LOKR":
+        return _lokr_settings(config, str(path))
     if kind != "LORA":
-        raise CheckpointError(f"{path}: peft_type {kind} cannot be used; allowed: LORA")
+        raise CheckpointError(f"{path}: peft_type {kind} cannot be used; allowed: LORA, LOKR")
     return _settings(config, str(path))
+
+
+def _lokr_settings(config: Mapping[str, Any], source: str) -> _Settings:
+    plain = {key: config.get(key) for key in ("r", "rank_pattern", "alpha_pattern")}
+    settings = _settings({**plain, "lora_alpha": config.get("alpha")}, source)
+    factor = config.get("decompose_factor", -1)
+    if settings.rank is None or settings.alpha is None or type(factor) is not int:
+        raise CheckpointError(f"{source}: r, alpha and decompose_factor must be numbers")
+    if config.get("use_effective_conv2d"):
+        raise CheckpointError(f"{source}: use_effective_conv2d cannot be used")
+    own = {"decompose_both": bool(config.get("decompose_both")), "decompose_factor": factor}
+    return replace(settings, kind="lokr", own=own)
 
 
 def _diffusers_settings(metadata: Mapping[str, str]) -> _Settings:
@@ -258,15 +299,21 @@ def _understood(
     tensors: dict[tuple[str, str], StoredTensor] = {}
     ranks: dict[str, int] = {}
     alphas: dict[str, float] = {}
+    is_lora = settings.kind == "lora"
     for stored, shape in shapes.items():
-        found = _PARTS.fullmatch(_WRAPPING.sub("", stored))
+        found = (_PARTS if is_lora else _KRONECKER).fullmatch(_WRAPPING.sub("", stored))
         if found is None or (found["part"] == _MAGNITUDE and not settings.use_dora):
-            raise CheckpointError(f"{file}: tensor {stored!r} fits nowhere: it is no part of a LoRA")
+            raise CheckpointError(
+                f"{file}: tensor {stored!r} fits nowhere: it is no part of {_A[settings.kind]}"
+            )
         layer, part = _own_name(found["layer"]), found["part"]
         if (layer, part) in tensors:
             twin = tensors[layer, part].name
             raise CheckpointError(f"{file}: tensor {stored!r} is for the same place as {twin!r}")
         tensors[layer, part] = StoredTensor(stored, layer, part, shape)
+        if not is_lora:
+            ranks[layer] = _by_pattern(found["layer"], settings.rank_pattern, settings.rank)
+            alphas[layer] = _by_pattern(found["layer"], settings.alpha_pattern, settings.alpha)
         if part == _DOWN:
             rank = ranks[layer] = shape[0] if shape else 0
             told = _by_pattern(found["layer"], settings.rank_pattern, settings.rank)
@@ -274,7 +321,10 @@ def _understood(
                 raise CheckpointError(f"{file}: tensor {stored!r} has rank {rank}; its settings say {told}")
             alpha = _by_pattern(found["layer"], settings.alpha_pattern, settings.alpha)
             alphas[layer] = float(rank) if alpha is None else alpha
-    _check_complete(file, tensors, (_DOWN, _UP, *([_MAGNITUDE] if settings.use_dora else [])))
+    parts = (_DOWN, _UP, *([_MAGNITUDE] if settings.use_dora else []))
+    _check_complete(file, tensors, parts if is_lora else ())
+    if not is_lora:
+        _check_factors(file, tensors, ranks)
     return Adapter(
         name=name,
         file=file,
@@ -284,7 +334,24 @@ def _understood(
         alphas=alphas,
         use_rslora=settings.use_rslora,
         use_dora=settings.use_dora,
+        kind=settings.kind,
+        settings=settings.own,
     )
+
+
+def _check_factors(
+    file: Path, tensors: Mapping[tuple[str, str], StoredTensor], layers: Iterable[str]
+) -> None:
+    # Each of the two factors of a product is there, whole or as a product itself.
+    for layer in layers:
+        for factor in ("lokr_w1", "lokr_w2"):
+            halves = ((layer, f"{factor}_a") in tensors, (layer, f"{factor}_b") in tensors)
+            if halves != ((layer, factor) not in tensors,) * 2:
+                raise CheckpointError(
+                    f"{file}: tensor {factor} of layer {layer!r} is missing, or there twice"
+                )
+            if any(not tensors[key].shape for key in tensors if key[0] == layer):
+                raise CheckpointError(f"{file}: a tensor of layer {layer!r} has no rows")
 
 
 def _own_name(layer: str) -> str:

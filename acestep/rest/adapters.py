@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import PurePath
 
 from acestep.catalog.adapters import AdapterFolder
 from acestep.domain.models import ModelInfo
@@ -73,7 +74,7 @@ class ServerAdapters:
             lora_loaded=bool(self._loaded),
             use_lora=self.in_use,
             lora_scale=active.scale if active else 1.0,
-            adapter_type="lora" if active else None,
+            adapter_type=self._folder.find(active.name).kind if active else None,
             scales={alias: use.scale for alias, use in self._loaded.items()},
             active_adapter=self._active,
             adapters=list(self._loaded),
@@ -98,6 +99,10 @@ class ServerAdapters:
             sent_names = ", ".join(use.name for use in asked)
             raise InvalidFieldError("lora", sent_names, "each adapter once")
         acting = [self._folder.find(use.name) for use in uses if use.scale]
+        if len({adapter.kind for adapter in acting}) > 1:
+            sent_names = ", ".join(use.name for use in asked)
+            remedy = "LoRA and LoKr adapters cannot act on the same song"
+            raise InvalidFieldError("lora", sent_names, "adapters of one kind", remedy)
         if self._room and (reason := self._room.flaw(acting)):
             sent_names = ", ".join(use.name for use in asked)
             raise InvalidFieldError("lora", sent_names, "fewer or smaller adapters", reason)
@@ -112,7 +117,11 @@ class ServerAdapters:
         return (use,), ()
 
     def _real_name(self, name: str) -> str:
-        return self._loaded[name].name if name in self._loaded else name
+        if name in self._loaded:
+            return self._loaded[name].name
+        path = PurePath(name)
+        is_path = path.is_absolute() or path.suffix == ".safetensors"
+        return (self._folder.name_of(name) if is_path and ".." not in path.parts else None) or name
 
     def _flaw(self, name: str, model: ModelInfo) -> str:
         # Why an adapter cannot be used with `model`; "" if it can.

@@ -153,7 +153,7 @@ class Settings(WireSettings):
     lora_dir: Folder = setting(
         Path(),
         "a folder",
-        "Folder of adapters (LoRA), each in a folder as PEFT or diffusers saves it. Requests name them.",
+        "Folder of adapters (LoRA, LoKr), each in a folder as PEFT or diffusers saves it.",
         shown="`lora` in ACESTEP_CHECKPOINTS_DIR",
     )
     download_source: DownloadSource = setting(

@@ -1,4 +1,4 @@
-"""LoRA adapters in the diffusion transformer: which are in memory, and which act on the next song."""
+"""Adapters (LoRA, LoKr) in the diffusion transformer: which are in memory, and which act on the next song."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from diffusers import AceStepTransformer1DModel
-from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+from peft import LoKrConfig, LoraConfig, PeftConfig, inject_adapter_in_model, set_peft_model_state_dict
+from peft.tuners.lokr import LoKrLayer
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from acestep.catalog.adapters import Adapter, AdapterFolder, Shape
+from acestep.catalog.adapters import Adapter, AdapterFolder, Kind, Shape
 from acestep.domain.song import MAX_ADAPTERS, AdapterUse
 from acestep.errors import CheckpointError
 from acestep.weights.quantization import refresh_device
 from acestep.weights.safetensors import LoadTarget, read_tensors
 
 log = logging.getLogger(__name__)
+
+Adapted = (LoraLayer, LoKrLayer)
+MIXED = "LoRA and LoKr adapters cannot act on the same song"
 
 # Adapters that stay in memory: rank 64 on all attention of a 2 B model takes about 90 MB in bfloat16.
 MAX_LOADED = 2 * MAX_ADAPTERS
@@ -65,6 +69,7 @@ class TransformerAdapters:
         self._layers = adaptable_layers(transformer)
         self._loaded: OrderedDict[str, _LoadedAdapter] = OrderedDict()  # the latest used last
         self._loads = 0
+        self._kind: Kind = "lora"  # of all that are loaded
         self.is_idle = True  # no adapter is active
 
     @property
@@ -84,8 +89,24 @@ class TransformerAdapters:
         self.is_idle = False
         self._activate({})
         scales = {use.name: use.scale for use in uses if use.scale}
+        self._change_kind(scales)
         self._activate({self._require(name, kept=scales): scale for name, scale in scales.items()})
         self.is_idle = not scales
+
+    def _change_kind(self, names: Collection[str]) -> None:
+        # PEFT cannot wrap a layer in two kinds of adapters: those of the other kind leave.
+        kinds = {self._folder.find(name).kind for name in names}
+        if len(kinds) > 1:
+            raise CheckpointError(f"{', '.join(names)}: {MIXED}")
+        if not kinds or kinds == {self._kind}:
+            return
+        for name in self.loaded:
+            self._drop(name)
+        for parent in list(self._transformer.modules()):
+            for name, layer in list(parent.named_children()):
+                if isinstance(layer, Adapted):
+                    setattr(parent, name, layer.get_base_layer())
+        (self._kind,) = kinds
 
     def _require(self, name: str, kept: Collection[str]) -> str:
         adapter = self._folder.find(name)
@@ -109,7 +130,7 @@ class TransformerAdapters:
         stored = read_tensors(adapter.file, LoadTarget(like.device, like.dtype))
         state: dict[str, Tensor] = {}
         for tensor in adapter.tensors:
-            ending = "" if tensor.part == "lora_magnitude_vector" else ".weight"
+            ending = ".weight" if tensor.part in ("lora_A", "lora_B") else ""
             state[f"{tensor.layer}.{tensor.part}{ending}"] = stored[tensor.name]
         for module in self._transformer.modules():
             if type(module) is nn.Linear:
@@ -120,9 +141,13 @@ class TransformerAdapters:
             inject_adapter_in_model(
                 _peft_config(adapter), self._transformer, peft_name, low_cpu_mem_usage=True, state_dict=state
             )
-        result = set_peft_model_state_dict(self._transformer, state, peft_name, low_cpu_mem_usage=True)
-        # PEFT collects the settings of all adapters here; each layer has its own.
-        del self._transformer.peft_config
+        try:
+            result = set_peft_model_state_dict(self._transformer, state, peft_name, low_cpu_mem_usage=True)
+        except RuntimeError as error:  # shapes that its settings do not give
+            raise CheckpointError(f"{adapter.name}: its settings do not fit its tensors ({error})") from error
+        finally:
+            # PEFT collects the settings of all adapters here; each layer has its own.
+            del self._transformer.peft_config
         if result.unexpected_keys:
             raise CheckpointError(f"{adapter.name}: tensor {result.unexpected_keys[0]!r} fits nowhere")
         self._transformer.eval().requires_grad_(False)
@@ -159,12 +184,22 @@ class TransformerAdapters:
         for layer in self._adapted():
             layer.delete_adapter(peft_name)
 
-    def _adapted(self) -> Iterator[LoraLayer]:
-        return (module for module in self._transformer.modules() if isinstance(module, LoraLayer))
+    def _adapted(self) -> Iterator[LoraLayer | LoKrLayer]:
+        return (module for module in self._transformer.modules() if isinstance(module, Adapted))
 
 
-def _peft_config(adapter: Adapter) -> LoraConfig:
+def _peft_config(adapter: Adapter) -> PeftConfig:
     # Each layer is named, so that PEFT guesses none.
+    if adapter.kind == "lokr":
+        return LoKrConfig(
+            r=next(iter(adapter.ranks.values())),
+            target_modules=list(adapter.ranks),
+            rank_pattern={f"^{re.escape(layer)}": rank for layer, rank in adapter.ranks.items()},
+            alpha_pattern={f"^{re.escape(layer)}": alpha for layer, alpha in adapter.alphas.items()},
+            init_weights=False,
+            inference_mode=True,
+            **adapter.settings,
+        )
     return LoraConfig(
         r=next(iter(adapter.ranks.values())),
         target_modules=list(adapter.ranks),

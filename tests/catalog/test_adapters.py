@@ -194,7 +194,10 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("config", "words"),
         [
-            ({"peft_type": "LOKR"}, "peft_type LOKR cannot be used; allowed: LORA"),
+            ({"peft_type": "LOHA"}, "peft_type LOHA cannot be used; allowed: LORA, LOKR"),
+            ({"peft_type": "LOKR"}, "r, alpha and decompose_factor must be numbers"),
+            ({"peft_type": "LOKR", "alpha": 4}, "it is no part of a LoKr"),
+            ({"peft_type": "LOKR", "alpha": 4, "use_effective_conv2d": True}, "use_effective_conv2d"),
             ({"peft_type": None}, "peft_type NONE"),
             ({"init_lora_weights": "pissa_niter_16"}, "'pissa_niter_16' changes the model's own weights"),
             ({"use_qalora": True}, "use_qalora"),
@@ -211,7 +214,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("files", "words"),
         [
-            ({"lokr_weights.safetensors": b""}, "LoKr"),
+            ({"lokr_weights.safetensors": b""}, "save the adapter as PEFT does"),
             ({"adapter_config.json": b"{}", "adapter_model.bin": b""}, "adapter_model.bin may run code"),
             ({"adapter_config.json": b"{}"}, "adapter_model.safetensors is missing"),
             ({"adapter_config.json": b"{}", "adapter_model.safetensors": b"no"}, "cannot be read"),

@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
     root = tmp_path / "lora"
     write_header(root / "pop")
     write_header(root / "jazz" / "final")
-    write_header(root / "lokr", peft_type="LOKR")
+    write_header(root / "loha", peft_type="LOHA")
     write_header(tmp_path / "outside")
     return root
 
@@ -112,11 +112,37 @@ class TestChosenByTheRequest:
     async def test_is_refused_where_there_is_no_such_adapter(self, server, name):
         answer = await server.client.post("/release_task", json={"prompt": "a song", "lora": [name]})
         body = assert_error(answer, 422, "lora: ", "There is no adapter")
-        assert body["extra"] == {"field": "lora", "value": name, "allowed": "jazz/final, lokr, pop"}
+        assert body["extra"] == {"field": "lora", "value": name, "allowed": "jazz/final, loha, pop"}
+
+    @pytest.mark.parametrize("ending", ["", "/", "/adapter_model.safetensors"])
+    async def test_may_be_named_by_its_path(self, server, folder, ending):
+        request = await server.submitted(prompt="a song", lora=f"{folder}/jazz/final{ending}")
+        assert (request.adapters, request.warnings) == ((JAZZ,), ())
+
+    @pytest.mark.parametrize("path", ["../outside", "pop/../../outside", "pop/..", ""])
+    async def test_is_refused_outside_of_the_folder(self, server, folder, path):
+        sent = {"prompt": "a song", "lora": f"{folder}/{path}"}
+        answer = await server.client.post("/release_task", json=sent)
+        assert_error(answer, 422, "lora: ", "There is no adapter")
+
+    async def test_lora_and_lokr_do_not_go_together(self, server, folder):
+        names = {
+            f"base_model.model.{LAYER}.lokr_w1": (2, 2),
+            f"base_model.model.{LAYER}.lokr_w2": (3, 2),
+        }
+        write_header(folder / "kron", names, peft_type="LOKR", alpha=4)
+        assert (await server.submitted(prompt="a song", lora="kron")).adapters == (AdapterUse("kron"),)
+        both = {"prompt": "a song", "lora": ["kron", "pop"]}
+        answer = await server.client.post("/release_task", json=both)
+        assert_error(answer, 422, "allowed: adapters of one kind", "cannot act on the same song")
+        one = await server.submitted(prompt="a song", lora=["kron", {"name": "pop", "scale": 0}])
+        assert len(one.adapters) == 2
+        await post(server, "load", lora_path=str(folder / "kron"))
+        assert (await status(server))["adapter_type"] == "lokr"
 
     async def test_is_refused_where_it_is_of_another_kind(self, server):
-        answer = await server.client.post("/release_task", json={"prompt": "a song", "lora": "lokr"})
-        assert_error(answer, 422, "lora: 'lokr' cannot be used", "peft_type LOKR")
+        answer = await server.client.post("/release_task", json={"prompt": "a song", "lora": "loha"})
+        assert_error(answer, 422, "lora: 'loha' cannot be used", "peft_type LOHA")
 
     async def test_is_refused_on_a_model_that_it_does_not_fit(self, server):
         fields = {"prompt": "a song", "lora": "pop", "model": OTHER.name}
@@ -168,7 +194,7 @@ class TestChosenByTheServer:
         assert view.job.request.adapters == (AdapterUse("pop", 0.5),)
 
     async def test_status_tells_all_of_it(self, server, folder):
-        available = ["jazz/final", "lokr", "pop"]
+        available = ["jazz/final", "loha", "pop"]
         nothing: dict[str, Any] = {
             "lora_loaded": False,
             "use_lora": False,
@@ -253,7 +279,7 @@ class TestChosenByTheServer:
     )
     async def test_comes_out_of_the_folder_alone(self, server, folder, path):
         answer = await server.client.post("/v1/lora/load", json={"lora_path": path.format(root=folder)})
-        extra = assert_error(answer, 422, "lora_path: ", "There are: jazz/final, lokr, pop")["extra"]
+        extra = assert_error(answer, 422, "lora_path: ", "There are: jazz/final, loha, pop")["extra"]
         assert extra["field"] == "lora_path"
         assert (await status(server))["lora_loaded"] is False
 
@@ -266,7 +292,7 @@ class TestChosenByTheServer:
     @pytest.mark.parametrize(
         ("route", "fields", "named"),
         [
-            ("load", {"lora_path": "lokr"}, "lora_path"),
+            ("load", {"lora_path": "loha"}, "lora_path"),
             ("load", {"lora_path": {"a": 1}}, "lora_path"),
             ("load", {"lora_path": "jazz/final", "adapter_name": "pop"}, "adapter_name"),
             ("load", {"lora_path": "pop", "adapter_name": "x" * 201}, "adapter_name"),

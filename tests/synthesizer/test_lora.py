@@ -7,7 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from acestep.catalog.adapters import AdapterFolder
@@ -17,7 +17,7 @@ from acestep.synthesizer.loading import SynthesizerModules
 from acestep.synthesizer.lora import MAX_LOADED, TransformerAdapters
 from acestep.synthesizer.synthesizer import Synthesizer
 from acestep.weights.quantization import unpacked_parts
-from tests.adapter_folders import as_published, write_lora
+from tests.adapter_folders import as_published, write_lokr, write_lora
 from tests.synthesizer import toy
 
 Write = Callable[..., Any]
@@ -205,6 +205,62 @@ def test_an_adapter_that_was_trained_again_is_loaded_again(modules, adapters, wr
     assert adapters.loaded == ("pop",)
 
 
+LOKRS: dict[str, dict[str, Any]] = {
+    "attention": {},
+    "both halves": {"decompose_both": True, "r": 1},
+    "factor": {"decompose_factor": 4, "r": 2},
+    "convolution": {"target_modules": ["proj_in_conv", "to_q"]},
+    "alphas": {"rank_pattern": {"to_v": 2}, "alpha_pattern": {"to_v": 3}},
+}
+
+
+@pytest.mark.parametrize("kind", LOKRS)
+def test_a_lokr_does_what_it_does_merged(kind, modules, adapters, pristine, tmp_path):
+    plain = render(modules)
+    adapted = write_lokr(tmp_path / "kron", pristine.transformer, **LOKRS[kind])
+    adapters.apply([AdapterUse("kron")])
+    song = render(modules)
+    close(song, render(modules, merged(adapted)))
+    assert not torch.allclose(song, plain, atol=1e-3)
+    adapters.apply([AdapterUse("kron", 0.0)])
+    assert torch.equal(render(modules), plain)
+
+
+def test_a_lokr_of_the_published_names_is_read(modules, adapters, pristine, tmp_path):
+    adapted = write_lokr(tmp_path / "kron", pristine.transformer)
+    as_published(tmp_path / "kron")
+    adapters.apply([AdapterUse("kron")])
+    close(render(modules), render(modules, merged(adapted)))
+
+
+def test_lora_and_lokr_take_turns(modules, adapters, write, pristine, tmp_path):
+    plain = render(modules)
+    pop, kron = write("pop"), write_lokr(tmp_path / "kron", pristine.transformer)
+    songs = {name: render(modules, merged(each)) for name, each in (("pop", pop), ("kron", kron))}
+    for name in ("pop", "kron", "pop", "kron"):
+        adapters.apply([AdapterUse(name)])
+        assert adapters.loaded == (name,)
+        close(render(modules), songs[name])
+    adapters.apply([])
+    assert torch.equal(render(modules), plain)
+    with pytest.raises(CheckpointError, match="cannot act on the same song"):
+        adapters.apply([AdapterUse("pop"), AdapterUse("kron")])
+    assert torch.equal(render(modules), plain)
+
+
+def test_a_lokr_of_another_shape_is_refused(modules, adapters, pristine, tmp_path):
+    write_lokr(tmp_path / "kron", pristine.transformer)
+    file = tmp_path / "kron" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    name = next(name for name in tensors if name.endswith("lokr_w1"))
+    save_file({**tensors, name: tensors[name][1:].contiguous()}, file)
+    with pytest.raises(CheckpointError, match="the Kronecker product of layer"):
+        adapters.apply([AdapterUse("kron")])
+    save_file({each: tensors[each] for each in tensors if each != name}, file)
+    with pytest.raises(CheckpointError, match="tensor lokr_w1 of"):
+        adapters.apply([AdapterUse("kron")])
+
+
 def test_what_does_not_fit_is_refused_by_name_and_no_adapter_is_active(modules, adapters, write, tmp_path):
     before = render(modules)
     write("pop")
@@ -217,8 +273,8 @@ def test_what_does_not_fit_is_refused_by_name_and_no_adapter_is_active(modules, 
     assert torch.equal(render(modules), before)
     with pytest.raises(CheckpointError, match="There is no adapter 'folk'"):
         adapters.apply([AdapterUse("folk")])
-    with pytest.raises(CheckpointError, match="peft_type LOKR"):
-        (tmp_path / "pop" / "adapter_config.json").write_text('{"peft_type": "LOKR"}')
+    with pytest.raises(CheckpointError, match="peft_type IA3"):
+        (tmp_path / "pop" / "adapter_config.json").write_text('{"peft_type": "IA3"}')
         adapters.apply([AdapterUse("pop")])
 
 

@@ -76,8 +76,8 @@ class LoraFields(BaseModel):
         None,
         "loras",
         about="Adapters of the songs: a name (see GET /v1/lora/status), an object with a scale, or a list "
-        "of these. []: none. Null: the adapter of POST /v1/lora/load, if one is loaded. LoRA and DoRA only; "
-        "LoKr adapters are refused (422).",
+        "of these. []: none. Null: the adapter of POST /v1/lora/load, if one is loaded. A path in "
+        "ACESTEP_LORA_DIR is a name too. LoRA (with DoRA) or LoKr, but not both in one request.",
         example=[{"name": "city-pop", "scale": 0.8}],
         allowed=f"the name of an adapter, or a list of at most {MAX_ADAPTERS} different names or objects "
         f"{{name, scale}}, scale from 0 to {MAX_ADAPTER_SCALE:g}",
