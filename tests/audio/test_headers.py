@@ -14,7 +14,7 @@ from acestep.errors import UnusableAudioError
 from tests.audio.sounds import File, encode, music
 
 RATE = 48_000
-SECONDS = 1.5
+SECONDS = 0.25
 TUNE = music(round(SECONDS * RATE)).samples
 SUBTYPE = bytes.fromhex("000000001000800000aa00389b71")  # after the format's own two bytes
 
@@ -129,7 +129,7 @@ def test_an_au_file_from_a_pipe(tmp_path: Path) -> None:
     assert_is_tune(path)
 
 
-@pytest.mark.parametrize("stated", [600_000, 900_000_000])
+@pytest.mark.parametrize("stated", [100_000, 900_000_000])
 def test_a_size_that_can_be_is_believed(tmp_path: Path, stated: int) -> None:
     path = riff(tmp_path / "cut.wav", form(16, 16), pcm(TUNE, 16, 16), stated)
     said = f"it should have {stated + 44} bytes but has {path.stat().st_size}. It was cut off on the way"
@@ -144,7 +144,7 @@ def test_a_list_before_the_sound_does_not_hide_it(tmp_path: Path) -> None:
     assert_is_tune(path)
 
 
-@pytest.mark.parametrize("length", [*range(12, 60), 100])
+@pytest.mark.parametrize("length", [12, 19, 20, 27, 36, 44, 58, 60, 67, 68, 70, 100])
 def test_half_a_header_is_no_sound(tmp_path: Path, length: int) -> None:
     path = riff(tmp_path / "a.wav", extensible(20, 32), bytes(1000))
     path.write_bytes(path.read_bytes()[:length])
