@@ -76,10 +76,20 @@ class WireSettings(BaseSettings):
         shown="unset",
     )
     keep_alive: int = number(
-        75, 1, None, "s", "How long a connection without a request stays open. Pollers use it again."
+        75,
+        1,
+        None,
+        "s",
+        "How long a connection without a request stays open. `python -m uvicorn` has "
+        "`--timeout-keep-alive` instead.",
     )
     request_timeout: int = number(
-        30, 1, None, "s", "How long a client may take to send a request's headers, or to go on with its body."
+        30,
+        1,
+        None,
+        "s",
+        "How long a client may take to send a request's headers, or to go on with its body. "
+        "`python -m uvicorn` has `--http acestep.rest.connections:TimedProtocol` instead, with 30 s.",
     )
     model_list: Annotated[Literal["wrapped", "openai"], BeforeValidator(lower)] = setting(
         "wrapped",
