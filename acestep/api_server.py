@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import uvicorn
@@ -299,6 +299,11 @@ def __getattr__(name: str) -> FastAPI:
     """Build `app` when a server asks for it, not when this module is imported."""
     if name != "app":
         raise AttributeError(name)
+    return _app_of_uvicorn()
+
+
+@cache  # uvicorn's command asks twice, and the data folder can be locked once
+def _app_of_uvicorn() -> FastAPI:
     try:
         settings = Settings.load()
         configure_logging(settings.api_log_level)
