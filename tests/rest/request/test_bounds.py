@@ -10,6 +10,7 @@ from acestep.errors import InvalidFieldError
 from acestep.rest.dialects.chat_fields import ChatRequest
 from acestep.rest.dialects.chat_input import read_chat, song_of
 from acestep.rest.dialects.generations import AudioGeneration, read_generation
+from acestep.rest.dialects.speech import AudioSpeech, read_speech
 from acestep.rest.request.fields_models import InitModel, LoadLora, ScaleLora, ToggleLora
 from acestep.rest.request.schemas import (
     FormatTask,
@@ -17,6 +18,7 @@ from acestep.rest.request.schemas import (
     QueryTask,
     SampleTask,
     UnderstandTask,
+    WriteTask,
     read_draft,
     read_plain,
     read_query,
@@ -29,6 +31,7 @@ HALF = chr(0xD83D)  # of an emoji
 READERS: Mapping[type[BaseModel], Callable[[dict[str, Any]], object]] = {
     GenerateTask: read_task,
     FormatTask: lambda body: read_draft(FormatTask, body),
+    WriteTask: lambda body: read_draft(WriteTask, body),
     UnderstandTask: lambda body: read_draft(UnderstandTask, body),
     QueryTask: read_query,
     SampleTask: lambda body: read_plain(SampleTask, body),
@@ -37,6 +40,7 @@ READERS: Mapping[type[BaseModel], Callable[[dict[str, Any]], object]] = {
     ScaleLora: lambda body: read_plain(ScaleLora, body),
     InitModel: lambda body: read_plain(InitModel, body),
     AudioGeneration: lambda body: read_generation({"prompt": "pop"} | body, False),
+    AudioSpeech: lambda body: read_speech({"input": "pop"} | body),
     ChatRequest: lambda body: song_of(
         read_chat({"messages": [{"role": "user", "content": "pop"}]} | body), PLANNER
     ),
@@ -47,7 +51,7 @@ FIELDS = [
     for name, info in model.model_fields.items()
 ]
 # Of any type, and ignored with a warning.
-UNREAD = ("stop", "max_tokens", "max_completion_tokens", "wave")
+UNREAD = ("stop", "max_tokens", "max_completion_tokens", "wave", "voice", "speed")
 
 
 class Untouchable(list[Any]):
