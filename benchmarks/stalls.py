@@ -70,6 +70,8 @@ def main() -> None:
     parser.add_argument("--show", type=int, default=25, help="lines of the table")
     options = parser.parse_args()
     found = sorted(asyncio.run(measured(options.route)), reverse=True)
+    if not found:
+        parser.error(f"no route {options.route} takes a body")
     table = Table("processor time between two turns, ms", "route", "field", "value", "status")
     for stall, route, name, kind, status in found[: options.show]:
         table.add_row(f"{stall * 1000:.0f}", route, name, kind, str(status))
