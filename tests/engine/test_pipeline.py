@@ -208,7 +208,8 @@ class TestFailures:
 
     async def test_a_file_that_cannot_be_written_is_explained(self, engine, files, tmp_path):
         (tmp_path / "audio").rmdir()
-        with pytest.raises(AceStepError, match=r"No such file.*ACESTEP_DATA_DIR"):
+        (tmp_path / "audio").write_text("in its place")
+        with pytest.raises(AceStepError, match=r"File exists.*ACESTEP_DATA_DIR"):
             await make(engine, request())
 
 

@@ -66,6 +66,7 @@ def test_a_request_may_decide_on_bit_rate_and_sample_rate(files: AudioStore, bit
 
 def test_a_folder_that_is_gone_is_explained(files: AudioStore, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "audio")
+    (tmp_path / "audio").write_text("in its place")  # a folder that is only gone is made anew
     with pytest.raises(DataFolderError, match="ACESTEP_DATA_DIR"):
         SongWriter(files, mp3_bitrate=128).write(music(8_000), PLAN, SongRequest(audio_format="wav"), "hum")
 

@@ -112,7 +112,8 @@ def test_a_model_on_disk_is_loaded_when_a_request_names_it(tmp_path: Path, check
             "failed",
             "on_disk",
         ]
-        assert "The model missing cannot be loaded. There is no model 'missing'." in live.log.read_text()
+        said = "The model missing cannot be loaded. ACESTEP_MODELS: There is no model 'missing'."
+        assert said in live.log.read_text()
         for name in (BASE, SFT):
             assert made(live, model=name)["dit_model"] == name
         found = states(live)

@@ -297,7 +297,7 @@ class TestBounds:
         body = f'{{"messages": [{{"role": "user", "content": "pop"}}], "prompt": "pop", "{field}": {deep}}}'
         for route in ("/release_task", "/v1/music/generate"):
             answer = await post(shared, body, "application/json", route)
-            assert answer.status_code in (200, 422)
+            assert answer.status_code in (200, 400, 422)  # 400: deeper than the parser goes
             assert len(answer.content) < 2_000
 
     async def test_digits(self, shared: Server):

@@ -216,11 +216,12 @@ class TestCodes:
         assert request.duration == duration
 
     @pytest.mark.parametrize("duration", [11.7, 12.3, 10, 200])
-    def test_a_duration_that_does_not_is_refused(self, duration: float):
-        with pytest.raises(InvalidFieldError, match="allowed: 12, the seconds of the 60 codes") as caught:
-            planned(audio_code_string=list(CODES), audio_duration=duration)
-        assert caught.value.field == "audio_duration"
-        assert "Leave it out, or send 5 codes a second" in str(caught.value)
+    def test_of_a_duration_that_does_not_the_codes_win(self, duration: float):
+        request = planned(audio_code_string=list(CODES), audio_duration=duration)
+        assert request.duration == 12.0
+        assert request.warnings == (
+            f"audio_duration: the 60 codes in audio_code_string last 12 s; {duration:g} is not used",
+        )
 
     def test_an_automatic_duration_is_none_that_was_sent(self):
         assert planned(audio_code_string=list(CODES), audio_duration=-1).duration == 12.0
