@@ -68,6 +68,15 @@ class RenderTask:
             raise JobCancelledError("The job was cancelled.")
         self.progress.report(self.index, stage, fraction)
 
+    def stem(self, number: int, track: str, sources: SourceLatents) -> RenderTask:
+        return replace(
+            self,
+            index=self.progress.stem(self.index, number),
+            plan=stem_plan(self.plan, track),
+            sources=sources,
+            timings={},
+        )
+
     def song(self, file: str, warnings: Sequence[str] = ()) -> Song:
         info = self.model.info
         return Song(
@@ -188,16 +197,11 @@ class SongPipeline:
         file, rest, stems = await self._encode(task, clip), clip, list[Stem]()
         tracks = task.request.task.tracks
         for number, track in enumerate(tracks):
-            stem = replace(
-                task,
-                index=task.progress.stem(task.index, number),
-                plan=stem_plan(task.plan, track),
-                timings={},
-            )
+            stem = task.stem(number, track, task.sources)
             sound = await self._decode(stem, await self._render.run(stem))
             stems.append(Stem(track, await self._encode(stem, sound)))
             rest = await self._files.run("write", partial(without, rest, sound))
-        rest = normalise_peak(rest, task.plan.peak_db)
+        rest = await self._files.run("write", partial(normalise_peak, rest, task.plan.peak_db))
         stems.append(Stem(task.request.task.rest, await self._encode(task, rest)))
         return replace(task.song(file), analysis=Analysis(stems=tuple(stems)))
 
@@ -212,16 +216,7 @@ class SongPipeline:
             lambda: renderer.encode(clip),
             lambda: renderer.low_memory().encode(clip),
         )
-        return [
-            replace(
-                task,
-                index=task.progress.stem(task.index, number),
-                plan=stem_plan(task.plan, track),
-                sources=SourceLatents(source),
-                timings={},
-            )
-            for number, track in enumerate(tracks)
-        ]
+        return [task.stem(number, track, SourceLatents(source)) for number, track in enumerate(tracks)]
 
     async def _stems(self, task: RenderTask, stems: Sequence[RenderTask]) -> tuple[Stem, ...]:
         async def file(stem: RenderTask) -> str:

@@ -271,9 +271,9 @@ def decoding(vae: VaeSize | None, tile: int, load: Workload) -> int:
 
 
 def _frame(vae: VaeSize) -> int:
-    # Numbers that one latent frame is at its widest in the VAE, in decoder or encoder. A residual unit
-    # holds what came in, the two results that it is just between, and a copy; the block around it holds
-    # what it was given.
+    # The most numbers that one latent frame becomes in the VAE, in the decoder or the encoder. At its peak a
+    # residual unit keeps its input, the input and the output of a convolution, and a copy; the block around
+    # it keeps its own input.
     samples, widest = vae.hop, 0
     for narrow, broad, ratio in vae.blocks(max(vae.channels, vae.decoder_channels)):
         widest = max(widest, 5 * narrow * samples, 4 * narrow * samples + broad * samples // ratio)
