@@ -296,6 +296,13 @@ def _contradicted_morph(task: GenerateTask, has_source: bool, warnings: list[str
         names, why = [*MorphFields.model_fields], "flow_edit_morph is not true"
     elif not has_source:
         names, why = ["flow_edit_morph"], "there is no source to begin with"
+    return _without_effect(task, names, why, warnings)
+
+
+def _without_effect(
+    task: GenerateTask, names: Sequence[str], why: str, warnings: list[str]
+) -> dict[str, object]:
+    # Neutral values for those of the fields that were sent, with a warning each.
     sent = [name for name in names if not is_neutral(task, name)]
     warnings += [f"{name}: {why}; {shown(getattr(task, name))} is not used" for name in sent]
     return {name: type(task).model_fields[name].get_default() for name in sent}
@@ -309,12 +316,8 @@ _NOT_SEPARATED = (
 
 
 def _contradicted_separation(task: GenerateTask, warnings: list[str]) -> dict[str, object]:
-    sent = [name for name in _NOT_SEPARATED if not is_neutral(task, name) and getattr(task, name) != 1]
-    warnings += [
-        f"{name}: a source that is separated has no use for it; {shown(getattr(task, name))} is not used"
-        for name in sent
-    ]
-    return {name: type(task).model_fields[name].get_default() for name in sent}
+    names = [name for name in _NOT_SEPARATED if name != "batch_size" or task.batch_size != 1]
+    return _without_effect(task, names, "a source that is separated has no use for it", warnings)
 
 
 def _contradicted_sampling(task: GenerateTask, warnings: list[str]) -> dict[str, object]:
@@ -337,11 +340,8 @@ def _contradicted_output(task: GenerateTask, warnings: list[str]) -> dict[str, o
         )
         neutral["normalization_db"] = PEAK_DB
     if task.audio_format != "mp3":
-        sent = [name for name in ("mp3_bitrate", "mp3_sample_rate") if getattr(task, name) is not None]
-        warnings += [
-            f"{name}: the songs are {task.audio_format}; {getattr(task, name)} is not used" for name in sent
-        ]
-        neutral |= dict.fromkeys(sent)
+        mp3 = ("mp3_bitrate", "mp3_sample_rate")
+        neutral |= _without_effect(task, mp3, f"the songs are {task.audio_format}", warnings)
     return neutral
 
 
@@ -351,12 +351,9 @@ def decide_correction(task: GenerateTask, by_default: bool) -> tuple[GenerateTas
     settings, why = ["dcw_mode", "dcw_scaler", "dcw_high_scaler"], "dcw_enabled is not true"
     if enabled:
         settings, why = settings[2:] if task.dcw_mode != "double" else [], f"dcw_mode is {task.dcw_mode}"
-    warnings = [
-        f"{name}: {why}; {shown(getattr(task, name))} is not used"
-        for name in settings
-        if not is_neutral(task, name)
-    ]
-    return task.model_copy(update={"dcw_enabled": enabled}), warnings
+    warnings = list[str]()
+    neutral = _without_effect(task, settings, why, warnings)
+    return task.model_copy(update={**neutral, "dcw_enabled": enabled}), warnings
 
 
 def _sent(task: BaseModel, support: Support) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 
 from acestep.domain.models import ModelInfo
-from acestep.domain.song import Morph, Retake, SongRequest, WaveletCorrection
+from acestep.domain.song import AnalysisOptions, Morph, Retake, SongRequest, WaveletCorrection
 from acestep.errors import InvalidFieldError
 from acestep.rest.request.body import SOURCE, Sound
 from tests.rest.conftest import BASE, CONFIG, PLANNER, TURBO
@@ -260,6 +260,14 @@ class TestSeparation:
     def test_another_number_is_refused(self):
         with pytest.raises(InvalidFieldError, match="stem_count: 3 cannot be used; allowed: 2, 4 or 6"):
             accepted("stem_separation", stem_count=3)
+
+    @pytest.mark.parametrize("name", ["lyric_timestamps", "measure_loudness", "auto_score"])
+    def test_so_is_what_is_only_true_or_false(self, name: str):
+        request = accepted("stem_separation", **{name: True})
+        assert request.analysis == AnalysisOptions()
+        assert request.warnings == (
+            f"{name}: a source that is separated has no use for it; True is not used",
+        )
 
     def test_what_has_no_effect_is_told(self):
         request = accepted("extract", stem_count=2, track_name="drums", batch_size=4, fade_out_duration=2)
