@@ -291,8 +291,6 @@ Track = Annotated[str, reader(read_track), WithJsonSchema({"type": "string", "en
 
 Tracks = Annotated[tuple[str, ...], reader(read_tracks, MAX_LIST_TEXT), shown_as("string", "array")]
 
-Object = Annotated[JsonObject, reader(read_object, MAX_LIST_TEXT), shown_as("object", "string")]
-
 TaskIds = Annotated[
     tuple[str, ...], reader(read_ids, MAX_IDS * (MAX_ID + 4), MAX_IDS), shown_as("array", "string")
 ]

@@ -315,5 +315,8 @@ class TestMorph:
         ]
 
     def test_other_tasks_say_so(self):
-        (warning, *_) = accepted("text2music", **self.SENT).warnings
-        assert warning.startswith("flow_edit_morph: ") or "flow_edit" in warning
+        request = accepted("text2music", **self.SENT)
+        assert request.task.morph is None
+        assert [warning.partition(";")[0] for warning in request.warnings] == [
+            f"{name}: text2music does not use it" for name in self.SENT
+        ]
