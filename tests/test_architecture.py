@@ -42,11 +42,12 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "sampler_limits": ("domain", "errors"),
     "limits": ("catalog", "domain", "errors", "sampler_limits"),
     "memory": ("catalog", "device", "domain", "errors", "settings"),
+    "networks": ("errors",),
     "weights": ("catalog", "errors", "memory", "settings"),
     "audio": ("domain", "errors"),
-    "codec": ("catalog", "errors", "weights"),
-    "synthesizer": ("catalog", "domain", "errors", "limits", "sampler_limits", "weights"),
-    "planner": ("catalog", "device", "domain", "errors", "weights"),
+    "codec": ("catalog", "errors", "networks", "weights"),
+    "synthesizer": ("catalog", "domain", "errors", "limits", "networks", "sampler_limits", "weights"),
+    "planner": ("catalog", "device", "domain", "errors", "networks", "weights"),
     "jobs": ("background", "domain", "errors", "files"),
     "checks": ("errors", "files", "jobs"),
     "rest": ("background", "catalog", "domain", "errors", "examples", "files", "jobs", "limits", "memory"),
@@ -66,6 +67,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 # Only these may import torch and its kin, at all.
 HEAVY = ("torch", "torchao", "diffusers", "transformers", "peft")
 MAY_BE_HEAVY = (
+    "networks",
     "synthesizer",
     "codec",
     "weights",
