@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from acestep.audio.decode import AudioLimits, probe
+from acestep.audio.transcribe import WhisperTranscriber, whisper_loader
 from acestep.background import BackgroundTasks
 from acestep.catalog.adapters import AdapterFolder
 from acestep.checks import Check, check_data, checks
@@ -136,7 +137,14 @@ def _services(
         keeper=engines.keeper,
         planners=engines.planners,
         background=tasks,
+        transcriber=_transcriber(settings),
     )
+
+
+def _transcriber(settings: Settings) -> WhisperTranscriber | None:
+    load, folder = whisper_loader(), settings.checkpoints_dir / settings.whisper_model
+    model = str(folder) if folder.is_dir() else settings.whisper_model
+    return WhisperTranscriber(model, load) if load else None
 
 
 def _http_config(settings: Settings) -> HttpConfig:

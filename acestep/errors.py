@@ -122,6 +122,10 @@ class NotEnoughMemoryError(AceStepError):
         super().__init__(f"Out of memory at stage {stage}: {what}.")
 
 
+class NotInstalledError(AceStepError):
+    """What a request asks for takes a library that is not installed."""
+
+
 class StageStuckError(AceStepError):
     def __init__(self, stage: str, seconds: float) -> None:
         self.stage = stage

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Protocol, cast
 
 from fastapi import Depends, FastAPI, Request
 from starlette.concurrency import run_in_threadpool
@@ -16,12 +16,13 @@ from starlette.exceptions import HTTPException
 
 from acestep.background import BackgroundTasks
 from acestep.catalog.adapters import AdapterFolder
+from acestep.domain.analysis import TimedLine
 from acestep.domain.models import Placement
 from acestep.errors import DataFolderError
 from acestep.examples import Examples
 from acestep.files import AudioStore
 from acestep.jobs.queue import JobQueue
-from acestep.jobs.worker import ModelKeeper, PlannerKeeper, Worker
+from acestep.jobs.worker import Cancelled, ModelKeeper, PlannerKeeper, Worker
 from acestep.memory.decide import Decision
 from acestep.rest.access import Access, arrives_locally
 from acestep.rest.adapters import ServerAdapters
@@ -53,6 +54,12 @@ class HttpConfig:
     dcw_on_turbo: bool = False  # whether dcw_enabled is on for turbo models where it is not sent
 
 
+class Transcriber(Protocol):
+    async def transcribe(
+        self, path: Path, language: str | None, cancelled: Cancelled
+    ) -> tuple[TimedLine, ...]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class HttpServices:
     queue: JobQueue
@@ -69,6 +76,7 @@ class HttpServices:
     planners: PlannerKeeper | None = None
     background: BackgroundTasks = field(default_factory=BackgroundTasks)
     placement: Callable[[], Placement] = Placement
+    transcriber: Transcriber | None = None  # None: its library is not installed
 
     @property
     def links(self) -> AudioLinks:

@@ -21,6 +21,7 @@ from acestep.rest.request.schemas import (
     GenerateTask,
     QueryTask,
     SampleTask,
+    TranscribeTask,
     UnderstandTask,
     WriteTask,
 )
@@ -41,6 +42,7 @@ ERRORS: dict[int | str, JsonObject] = {
         422: "A field cannot be used; `extra` names it",
         429: "The queue is full; `Retry-After` has the seconds to wait",
         500: "Internal error, or a job that failed",
+        501: "It takes a library that is not installed on the server",
         503: "A model is not available, or the server is stopping or cannot use its storage",
         504: "The planner or the song was not finished in time",
     }.items()
@@ -69,6 +71,7 @@ EXAMPLES: dict[type[BaseModel], JsonObject] = {
     WriteTask: {"query": "a quiet song about rain", "vocal_language": "en", "seed": 42},
     UnderstandTask: {"audio_code_string": "<|audio_code_12|><|audio_code_7|>", "seed": 42},
     SampleTask: {"sample_type": "custom_mode"},
+    TranscribeTask: {"audio_path": "/v1/audio?path=…", "language": "ja"},
     ChatRequest: {
         "model": "acestep/acestep-v15-turbo",
         "messages": [
@@ -139,11 +142,11 @@ GENERATION_ANSWERS: dict[int | str, JsonObject] = {
 }
 
 DIALECTS = (ChatRequest, AudioGeneration, AudioSpeech)
-TAKE_FILES = (GenerateTask, UnderstandTask)
+TAKE_FILES = (GenerateTask, UnderstandTask, TranscribeTask)
 TAKE_NESTS = (GenerateTask, FormatTask, WriteTask, UnderstandTask)
 BODIES = (
     *(GenerateTask, FormatTask, WriteTask, UnderstandTask, SampleTask, QueryTask),
-    *(LoadLora, ToggleLora, ScaleLora, InitModel),
+    *(TranscribeTask, LoadLora, ToggleLora, ScaleLora, InitModel),
 )
 # Fields that stand in a body beside those of its model. An empty value counts as not sent, whatever its type.
 _KEY: JsonObject = {BODY_FIELD: {"description": "The API key, if the server has one."}}

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -14,7 +17,7 @@ from acestep.domain.draft import Draft, DraftRequest
 from acestep.domain.models import PlannerInfo
 from acestep.domain.song import Song
 from acestep.jobs.model import Job, JobView
-from acestep.jobs.worker import Worker
+from acestep.jobs.worker import Cancelled, Worker
 from acestep.rest.deps import HttpServices
 from acestep.rest.links import AudioLinks
 from acestep.rest.response.jobs import error_of
@@ -25,6 +28,8 @@ TASK_ID, SEED, WARNINGS = "X-ACE-Step-Task-Id", "X-ACE-Step-Seed", "X-ACE-Step-W
 JOB_HEADERS = (TASK_ID, SEED, WARNINGS)
 
 JOBS_PATH = "/v1/jobs"
+
+T = TypeVar("T")
 
 
 def job_path(job_id: str) -> str:
@@ -104,20 +109,34 @@ async def wait_for_draft(request: Request, worker: Worker, asked: DraftRequest, 
 
     Raises as `Worker.draft` does, 504 after `seconds`, and 400 when the client disconnects.
     """
+
+    def too_slow() -> str:
+        return _draft_too_slow(seconds, worker.planner(asked.options.model))
+
+    return await wait_for(request, partial(worker.draft, asked), seconds, too_slow)
+
+
+async def wait_for(
+    request: Request,
+    work: Callable[[Cancelled], Coroutine[None, None, T]],
+    seconds: float,
+    too_slow: Callable[[], str],
+) -> T:
+    """As `wait_for_draft`, for any work."""
     stop = threading.Event()
-    draft = asyncio.ensure_future(worker.draft(asked, stop.is_set))
+    answer = asyncio.ensure_future(work(stop.is_set))
     gone = asyncio.create_task(until_disconnect(request))
     try:
-        await asyncio.wait({draft, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if draft.done():
-            return draft.result()
+        await asyncio.wait({answer, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if answer.done():
+            return answer.result()
         if gone.done():
             raise HTTPException(400, "The connection ended before the answer")
-        raise HTTPException(504, _draft_too_slow(seconds, worker.planner(asked.options.model)))
+        raise HTTPException(504, too_slow())
     finally:
         stop.set()
         gone.cancel()
-        await _end(draft)
+        await _end(answer)
 
 
 async def until_disconnect(request: Request) -> None:
@@ -126,18 +145,18 @@ async def until_disconnect(request: Request) -> None:
         pass
 
 
-async def _end(draft: asyncio.Future[Draft]) -> None:
-    if draft.done():
+async def _end(answer: asyncio.Future[T]) -> None:
+    if answer.done():
         return
-    draft.add_done_callback(_forget)
+    answer.add_done_callback(_forget)
     # Its threads see the stop event; cancelling at once would abandon them.
-    await asyncio.wait({draft}, timeout=UNWIND_SECONDS)
-    draft.cancel()
+    await asyncio.wait({answer}, timeout=UNWIND_SECONDS)
+    answer.cancel()
 
 
-def _forget(draft: asyncio.Future[Draft]) -> None:
-    if not draft.cancelled():
-        draft.exception()
+def _forget(answer: asyncio.Future[T]) -> None:
+    if not answer.cancelled():
+        answer.exception()
 
 
 def _draft_too_slow(seconds: float, planner: PlannerInfo) -> str:

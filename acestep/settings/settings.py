@@ -253,6 +253,13 @@ class Settings(WireSettings):
         "Let audio codes follow a finished turn, as the original does; else they go on in the open one.",
     )
 
+    whisper_model: str = setting(
+        "small",
+        "a name such as small, large-v3 or turbo, or a folder, also one in ACESTEP_CHECKPOINTS_DIR",
+        "Model of `/v1/transcribe`, which needs `uv sync --extra transcribe`. It runs on the CPU, and is "
+        "downloaded into the cache of Hugging Face at the first request.",
+    )
+
     disable_tqdm: Switch = switch(False, "Draw no progress bars.")
     debug_stats: Switch = switch(False, "Once printed timings; every result carries them now.", _COMPATIBLE)
 

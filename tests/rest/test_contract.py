@@ -29,6 +29,7 @@ from acestep.rest.app import create_app
 from acestep.rest.deps import provide
 from tests.adapter_headers import write_header
 from tests.rest.conftest import PLANNER, TURBO, FakeWorker, Server, running
+from tests.rest.test_transcribe import FakeTranscriber
 
 USUAL = 50
 SHORT = 100
@@ -44,7 +45,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             write_header(Path(folder) / "lora" / "pop")
             adapters = ServerAdapters(AdapterFolder(Path(folder) / "lora"))
             adapters.load("pop", None, TURBO)
-            provide(app, replace(server.app.state.services, lora=adapters))
+            services = replace(server.app.state.services, lora=adapters, transcriber=FakeTranscriber())
+            provide(app, services)
             KNOWN.update(lora_path="pop", adapter_name="pop")
             KNOWN.update(job_id=await server.release(prompt="pop"), name=TURBO.name)
             await server.finish_next()

@@ -96,6 +96,12 @@ def _is_open(value: object) -> bool:
 
 Language = Annotated[str, reader(read_language), WithJsonSchema({"type": "string", "enum": [*LANGUAGES]})]
 
+OptionalLanguage = Annotated[
+    str | None,
+    reader(read_language),
+    WithJsonSchema({"anyOf": [{"type": "string", "enum": [*LANGUAGES]}, {"type": "null"}]}),
+]
+
 Bpm = Annotated[int | None, reader(read_bpm)]
 
 Seconds = Annotated[float | None, reader(read_seconds)]

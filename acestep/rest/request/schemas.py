@@ -24,7 +24,7 @@ from acestep.rest.request.fields_song import (
     OutputFields,
     SamplerFields,
 )
-from acestep.rest.request.music_values import is_undecided
+from acestep.rest.request.music_values import OptionalLanguage, is_undecided
 from acestep.rest.request.wire_types import (
     MAX_IDS,
     OptionalFlag,
@@ -112,6 +112,25 @@ class UnderstandTask(DraftFields, CodeFields):
         example="song.wav",
         about="Audio on the server: the `file` of a song, or a file in a folder of ACESTEP_AUDIO_ROOTS. Or "
         "upload it as src_audio.",
+    )
+
+
+class TranscribeTask(BaseModel):
+    """A question what is sung; the audio may also come as a file."""
+
+    audio_path: OptionalText = wire(
+        None,
+        "src_audio_path",
+        max_length=1_000,
+        example="song.wav",
+        about="Audio on the server: the `file` of a song, or a file in a folder of ACESTEP_AUDIO_ROOTS. Or "
+        "upload it as audio.",
+    )
+    language: OptionalLanguage = wire(
+        None,
+        "vocal_language",
+        about="Language of the vocals: an ISO 639 code. null or `unknown`: it is detected.",
+        example="ja",
     )
 
 
@@ -316,6 +335,6 @@ ALLOWED: Mapping[type[BaseModel], Mapping[str, str]] = {
     model: {field: _in_words(schema) for field, schema in model.model_json_schema()["properties"].items()}
     for model in (
         *(GenerateTask, FormatTask, WriteTask, UnderstandTask, SampleTask, QueryTask),
-        *(LoadLora, ToggleLora, ScaleLora, InitModel),
+        *(TranscribeTask, LoadLora, ToggleLora, ScaleLora, InitModel),
     )
 }

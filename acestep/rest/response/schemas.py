@@ -144,6 +144,18 @@ class CreatedSample(DraftAnswer):
     timesignature: str
 
 
+class TranscribedWord(BaseModel):
+    word: str
+    start: float = Field(description="Seconds.")
+    end: float
+
+
+class Transcript(BaseModel):
+    words: list[TranscribedWord]
+    lrc_text: str = Field(description="The lines in the LRC format.")
+    lyrics_text: str = Field(description="The lines alone.")
+
+
 class SimpleSample(BaseModel):
     """A sentence for sample_query."""
 
