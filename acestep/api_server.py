@@ -124,7 +124,8 @@ def _services(
     settings, memory = prepared.settings, prepared.memory
     limits = AudioLimits(settings.max_upload_seconds, settings.max_upload_channels)
     look = partial(probe, limits=limits)
-    lora = ServerAdapters(AdapterFolder(settings.lora_dir), memory.adapters if memory else None)
+    adapters = AdapterFolder(settings.lora_dir, settings.lora_roots)
+    lora = ServerAdapters(adapters, memory.adapters if memory else None)
     return HttpServices(
         queue,
         engines.worker,

@@ -6,22 +6,21 @@ in use.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from acestep.catalog.checkpoints import read_json
+from acestep.catalog.adapter_settings import AdapterSettings, Kind, diffusers_settings, peft_settings
+from acestep.catalog.lycoris import read_lycoris
 from acestep.errors import CheckpointError
 
 Shape = tuple[int, ...]
-Kind = Literal["lora", "lokr"]
 
 # What the published models' files call the parts of a layer; ours, which are diffusers', come first.
 PUBLISHED_NAMES = {
@@ -39,6 +38,7 @@ _PEFT_CONFIG, _PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _DIFFUSERS_WEIGHTS = "pytorch_lora_weights.safetensors"
 _LOKR_WEIGHTS = "lokr_weights.safetensors"  # what the original's LoKr training writes
 _PICKLE = "adapter_model.bin"
+_WEIGHTS = (_PEFT_WEIGHTS, _DIFFUSERS_WEIGHTS, _LOKR_WEIGHTS)
 _MARKS = (_PEFT_CONFIG, _DIFFUSERS_WEIGHTS, _LOKR_WEIGHTS, _PICKLE)
 
 # In training the DiT may have been wrapped, compiled, or part of a larger module.
@@ -47,13 +47,6 @@ _A: Mapping[Kind, str] = {"lora": "a LoRA", "lokr": "a LoKr"}
 _PARTS = re.compile(r"(?P<layer>.+)\.(?P<part>lora_A|lora_B|lora_magnitude_vector)(\.weight)?")
 _DOWN, _UP, _MAGNITUDE = "lora_A", "lora_B", "lora_magnitude_vector"
 _KRONECKER = re.compile(r"(?P<layer>.+)\.(?P<part>lokr_(w1|w2)(_a|_b)?)")
-# Settings of PEFT that change what the tensors mean.
-_OTHER_KINDS = (
-    *("use_qalora", "use_bdlora", "kasa_config", "monteclora_config", "velora_config", "arrow_config"),
-    *("alora_invocation_tokens", "layer_replication"),
-)
-# Ways to begin a training that leave the model's own weights alone; others (PiSSA, OLoRA, …) change them.
-_HARMLESS_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,34 +126,23 @@ class Adapter:
         return weight[:1] if len(weight) == 2 else (1, weight[0], *(1 for _ in weight[2:]))
 
 
-@dataclass(frozen=True, slots=True)
-class _Settings:
-    # What a file's own settings say; patterns are matched against the layers' stored names.
-    alpha: float | None  # None: as large as the rank
-    alpha_pattern: Mapping[str, float]
-    rank: int | None  # None: whatever the tensors say
-    rank_pattern: Mapping[str, int]
-    use_rslora: bool = False
-    use_dora: bool = False
-    kind: Kind = "lora"
-    own: Mapping[str, int] = field(default_factory=dict)  # of a LoKr
-
-
 class AdapterFolder:
     """The adapters below `root`, in any depth; an adapter's name is its folder's path from there.
 
-    A folder that is not there, or no `root` at all, holds none. Links that lead out are not followed.
+    Those in `others` are named by their absolute paths, and not listed. A folder that is not there, or no
+    `root` at all, holds none. Links that lead out are not followed.
     """
 
-    def __init__(self, root: Path | None) -> None:
+    def __init__(self, root: Path | None, others: Sequence[Path] = ()) -> None:
         self._root = root
+        self._others = tuple(others)
         self._read: dict[str, Adapter] = {}
 
     def __str__(self) -> str:
         return str(self._root or "")
 
     def names(self) -> tuple[str, ...]:
-        """The names of all adapters, usable or not, in order."""
+        """The names of all adapters in `root`, usable or not, in order."""
         if self._root is None:
             return ()
         found = (
@@ -171,23 +153,41 @@ class AdapterFolder:
         return tuple(sorted(name for name in found if name != "."))
 
     def name_of(self, path: str) -> str | None:
-        """The name of the adapter at `path`: from the folder, or absolute; None if there is none."""
-        if self._root is None or not path.strip():
+        """The name of the adapter at `path`: from `root`, or absolute; None if there is none."""
+        if not path.strip():
             return None
-        # Nothing is opened by what was sent: it only picks one of the names that were found here.
-        wanted = os.path.normpath(os.path.join(self._root, path.strip()))  # noqa: PTH118 - as text, no links
+        # In `root` nothing is opened by what was sent: it only picks one of the names that were found there.
+        root = self._root or Path("/")
+        wanted = os.path.normpath(os.path.join(root, path.strip()))  # noqa: PTH118 - as text, no links
         folder, file = os.path.split(wanted)
-        wanted = folder if file in (_PEFT_WEIGHTS, _DIFFUSERS_WEIGHTS) else wanted
-        return next((name for name in self.names() if wanted == str(self._root / name)), None)
+        wanted = folder if file in _WEIGHTS else wanted
+        own = next((name for name in self.names() if wanted == str(root / name)), None)
+        return own or (wanted if Path(path.strip()).is_absolute() and self._home(wanted) else None)
+
+    def _home(self, name: str) -> Path | None:
+        # The folder of this class that the adapter `name` is in.
+        if self._root is not None and name in self.names():
+            return self._root
+        path = Path(name)
+        try:
+            if not path.is_absolute() or name != os.path.normpath(name):
+                return None
+            if not any((path / mark).is_file() for mark in _MARKS):
+                return None
+            real = path.resolve()
+            return next((each for each in self._others if real.is_relative_to(each.resolve())), None)
+        except (OSError, ValueError):  # a path of a thousand characters, or with a zero byte
+            return None
 
     def find(self, name: str) -> Adapter:
         """The adapter called `name`. Raises CheckpointError that says what is wrong with it."""
-        if self._root is None or name not in self.names():
+        home = self._home(name)
+        if home is None:
             raise CheckpointError(f"There is no adapter {name!r}. {self.remedy()}")
         try:
-            known, version = self._read.get(name), _version(self._root / name)
+            known, version = self._read.get(name), _version(home / name)
             if known is None or known.version != version:
-                known = self._read[name] = _read(self._root, name, version)
+                known = self._read[name] = _read(home, name, version)
         except OSError as error:
             raise CheckpointError(f"{name}: cannot be read ({error.strerror})") from error
         return known
@@ -195,20 +195,26 @@ class AdapterFolder:
     def remedy(self) -> str:
         """What a user can do who wants an adapter that is not there."""
         there = ", ".join(self.names())
-        return f"There are: {there}" if there else "None is there: put its folder into ACESTEP_LORA_DIR"
+        put = "put its folder into ACESTEP_LORA_DIR, or name one that holds it in ACESTEP_LORA_ROOTS"
+        return f"There are: {there}" if there else f"None is there: {put}"
 
 
 def _read(root: Path, name: str, version: tuple[int, ...]) -> Adapter:
     folder = root / name
-    for mark in (_PEFT_CONFIG, _PEFT_WEIGHTS, _DIFFUSERS_WEIGHTS):
+    for mark in (_PEFT_CONFIG, *_WEIGHTS):
         if not (folder / mark).resolve().is_relative_to(root.resolve()):
             raise CheckpointError(f"{name}/{mark} is a link that leads out of the adapters' folder")
-    file = folder / (_PEFT_WEIGHTS if (folder / _PEFT_CONFIG).is_file() else _DIFFUSERS_WEIGHTS)
+    others = [mark for mark in (_LOKR_WEIGHTS, _DIFFUSERS_WEIGHTS) if (folder / mark).is_file()]
+    is_peft = (folder / _PEFT_CONFIG).is_file() or not others
+    file = folder / (_PEFT_WEIGHTS if is_peft else others[0])
     if not file.is_file():
         raise CheckpointError(f"{name}: {_why_not(folder)}")
     try:
         shapes, metadata = _header(file)
-        settings = _peft_settings(folder) if file.name == _PEFT_WEIGHTS else _diffusers_settings(metadata)
+        if file.name == _LOKR_WEIGHTS:
+            return _of_lycoris(name, file, version, shapes, metadata)
+        config = folder / _PEFT_CONFIG
+        settings = peft_settings(config) if is_peft else diffusers_settings(metadata, _DIFFUSERS_WEIGHTS)
         return _understood(name, file, version, shapes, settings)
     except CheckpointError as error:  # clients get to read it
         raise CheckpointError(str(error).replace(str(folder), name)) from error
@@ -220,8 +226,6 @@ def _version(folder: Path) -> tuple[int, ...]:
 
 
 def _why_not(folder: Path) -> str:
-    if (folder / _LOKR_WEIGHTS).is_file():
-        return f"{_LOKR_WEIGHTS} is LyCORIS's form of a LoKr; save the adapter as PEFT does, {_PEFT_WEIGHTS}"
     if (folder / _PICKLE).is_file():
         return f"{_PICKLE} may run code when it is read; save the adapter as {_PEFT_WEIGHTS}"
     return f"{_PEFT_WEIGHTS} is missing"
@@ -236,65 +240,8 @@ def _header(file: Path) -> tuple[dict[str, Shape], Mapping[str, str]]:
         raise CheckpointError(f"{file}: cannot be read ({error})") from error
 
 
-def _peft_settings(folder: Path) -> _Settings:
-    path = folder / _PEFT_CONFIG
-    config = read_json(path)
-    kind = str(config.get("peft_type")).upper()
-    if kind == "LOKR":
-        return _lokr_settings(config, str(path))
-    if kind != "LORA":
-        raise CheckpointError(f"{path}: peft_type {kind} cannot be used; allowed: LORA, LOKR")
-    return _settings(config, str(path))
-
-
-def _lokr_settings(config: Mapping[str, Any], source: str) -> _Settings:
-    plain = {key: config.get(key) for key in ("r", "rank_pattern", "alpha_pattern")}
-    settings = _settings({**plain, "lora_alpha": config.get("alpha")}, source)
-    factor = config.get("decompose_factor", -1)
-    if settings.rank is None or settings.alpha is None or type(factor) is not int:
-        raise CheckpointError(f"{source}: r, alpha and decompose_factor must be numbers")
-    if config.get("use_effective_conv2d"):
-        raise CheckpointError(f"{source}: use_effective_conv2d cannot be used")
-    own = {"decompose_both": bool(config.get("decompose_both")), "decompose_factor": factor}
-    return replace(settings, kind="lokr", own=own)
-
-
-def _diffusers_settings(metadata: Mapping[str, str]) -> _Settings:
-    # What diffusers notes in the file's header, if it is recent; without it alpha is the rank.
-    try:
-        noted = dict(json.loads(metadata.get("lora_adapter_metadata", "{}")))
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{_DIFFUSERS_WEIGHTS}: its metadata cannot be read ({error})") from error
-    settings = {key.removeprefix("transformer."): value for key, value in noted.items()}
-    return _settings(settings, f"{_DIFFUSERS_WEIGHTS}, metadata")
-
-
-def _settings(config: Mapping[str, Any], source: str) -> _Settings:
-    start = config.get("init_lora_weights")
-    if start not in _HARMLESS_STARTS:
-        raise CheckpointError(
-            f"{source}: init_lora_weights {start!r} changes the model's own weights; convert the adapter "
-            "to a plain LoRA"
-        )
-    if kind := next((setting for setting in _OTHER_KINDS if config.get(setting)), None):
-        raise CheckpointError(f"{source}: {kind} makes it more than a plain LoRA, and cannot be used")
-    try:
-        alpha, rank = config.get("lora_alpha"), config.get("r")
-        alphas, ranks = config.get("alpha_pattern") or {}, config.get("rank_pattern") or {}
-        return _Settings(
-            alpha=None if alpha is None else float(alpha),
-            alpha_pattern={str(pattern): float(value) for pattern, value in alphas.items()},
-            rank=None if rank is None else int(rank),
-            rank_pattern={str(pattern): int(value) for pattern, value in ranks.items()},
-            use_rslora=bool(config.get("use_rslora")),
-            use_dora=bool(config.get("use_dora")),
-        )
-    except (AttributeError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{source}: rank or alpha cannot be read ({error})") from error
-
-
 def _understood(
-    name: str, file: Path, version: tuple[int, ...], shapes: Mapping[str, Shape], settings: _Settings
+    name: str, file: Path, version: tuple[int, ...], shapes: Mapping[str, Shape], settings: AdapterSettings
 ) -> Adapter:
     tensors: dict[tuple[str, str], StoredTensor] = {}
     ranks: dict[str, int] = {}
@@ -336,6 +283,31 @@ def _understood(
         use_dora=settings.use_dora,
         kind=settings.kind,
         settings=settings.own,
+    )
+
+
+def _of_lycoris(
+    name: str, file: Path, version: tuple[int, ...], shapes: Mapping[str, Shape], metadata: Mapping[str, str]
+) -> Adapter:
+    found = read_lycoris(file, shapes, metadata)
+    tensors: dict[tuple[str, str], StoredTensor] = {}
+    for stored, (flat, part) in found.places.items():
+        layer = _own_name(flat)
+        if twin := tensors.get((layer, part)):
+            raise CheckpointError(f"{file}: tensor {stored!r} is for the same place as {twin.name!r}")
+        tensors[layer, part] = StoredTensor(stored, layer, part, shapes[stored])
+    _check_complete(file, tensors, ())
+    ranks = {_own_name(layer): rank for layer, rank in found.ranks.items()}
+    _check_factors(file, tensors, ranks)
+    return Adapter(
+        name=name,
+        file=file,
+        version=version,
+        tensors=tuple(tensors.values()),
+        ranks=ranks,
+        alphas={_own_name(layer): alpha for layer, alpha in found.alphas.items()},
+        kind="lokr",
+        settings=found.settings,
     )
 
 

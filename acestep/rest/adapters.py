@@ -35,7 +35,10 @@ class ServerAdapters:
         name = self._folder.name_of(path)
         if name is None:
             raise InvalidFieldError(
-                "lora_path", path, "the folder of an adapter in ACESTEP_LORA_DIR", self._folder.remedy()
+                "lora_path",
+                path,
+                "the folder of an adapter in ACESTEP_LORA_DIR, or an absolute path in ACESTEP_LORA_ROOTS",
+                self._folder.remedy(),
             )
         if reason := self._flaw(name, model):
             raise InvalidFieldError("lora_path", path, "a LoRA that fits the model", reason)

@@ -276,7 +276,10 @@ class _Catalog:
             on_loading("loading", "")
             from acestep.engine.torch_models import LoadContext, load_model
 
-            adapters, plan = AdapterFolder(settings.lora_dir), memory.plan if memory else None
+            adapters, plan = (
+                AdapterFolder(settings.lora_dir, settings.lora_roots),
+                memory.plan if memory else None,
+            )
             context = LoadContext(adapters, self._shared, plan, on_loading.beat)
             return load_model(checkpoint, settings.device, info, context)
 

@@ -46,6 +46,7 @@ _DECODES_THERE = "No effect in this version, which decodes where the model is."
 _COMPATIBLE = "No effect; accepted so that existing configurations go on working."
 
 _LAUNCHED_BY = "ACESTEP_LAUNCHED_BY"
+_ROOTS = ("audio_roots", "lora_roots")
 
 # Variables with the prefix that are no settings of this server, and what the log says of them ("": nothing).
 _NOT_SETTINGS = {
@@ -153,8 +154,16 @@ class Settings(WireSettings):
     lora_dir: Folder = setting(
         Path(),
         "a folder",
-        "Folder of adapters (LoRA, LoKr), each in a folder as PEFT or diffusers saves it.",
+        "Folder of adapters (LoRA, LoKr), each in a folder as PEFT, diffusers or LyCORIS (`lokr_weights."
+        "safetensors`) saves it.",
         shown="`lora` in ACESTEP_CHECKPOINTS_DIR",
+    )
+    lora_roots: Annotated[tuple[Folder, ...], NoDecode, split(os.pathsep)] = setting(
+        (),
+        "folders, separated as in PATH",
+        "More folders whose adapters requests may name, by absolute path. They are not listed, and the "
+        "memory plan does not count them.",
+        shown="unset",
     )
     download_source: DownloadSource = setting(
         "auto",
@@ -331,8 +340,8 @@ class Settings(WireSettings):
     def _rooted(self, project: Path) -> Self:
         data = project / self.data_dir
         tmp = project / self.tmpdir if "tmpdir" in self.model_fields_set else data / "tmp"
-        roots = tuple(project / root for root in self.audio_roots)
-        folders = {"data_dir": data, "tmpdir": tmp, "audio_roots": roots}
+        roots = {name: tuple(project / each for each in getattr(self, name)) for name in _ROOTS}
+        folders = {"data_dir": data, "tmpdir": tmp, **roots}
         checkpoints = project / self.checkpoints_dir
         lora = project / self.lora_dir if "lora_dir" in self.model_fields_set else checkpoints / "lora"
         settings = self.model_copy(update={**folders, "checkpoints_dir": checkpoints, "lora_dir": lora})

@@ -15,7 +15,8 @@ from peft.tuners.lokr import LoKrLayer
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from acestep.catalog.adapters import Adapter, AdapterFolder, Kind, Shape
+from acestep.catalog.adapter_settings import Kind
+from acestep.catalog.adapters import Adapter, AdapterFolder, Shape
 from acestep.domain.song import MAX_ADAPTERS, AdapterUse
 from acestep.errors import CheckpointError
 from acestep.weights.quantization import refresh_device

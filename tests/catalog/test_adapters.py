@@ -82,6 +82,71 @@ class TestNames:
         assert AdapterFolder(tmp_path / "link").find("pop").ranks == {LAYER: RANK}
 
 
+class TestOtherFolders:
+    """Adapters outside of ACESTEP_LORA_DIR, in folders that are allowed."""
+
+    @pytest.fixture
+    def outside(self, tmp_path: Path) -> Path:
+        write_header(tmp_path / "shared" / "rock")
+        write_header(tmp_path / "shared2" / "folk")
+        write_header(tmp_path / "secret" / "pop")
+        return tmp_path / "shared"
+
+    @pytest.fixture
+    def folder(self, root: Path, outside: Path) -> AdapterFolder:
+        write_header(root / "pop")
+        return AdapterFolder(root, [outside])
+
+    @pytest.mark.parametrize("ending", ["", "/", "/adapter_model.safetensors", "/../rock", "/./"])
+    def test_an_adapter_is_named_by_its_absolute_path(self, folder, outside, ending):
+        assert folder.name_of(f"{outside}/rock{ending}") == f"{outside}/rock"
+        assert folder.find(f"{outside}/rock").ranks == {LAYER: RANK}
+
+    def test_those_of_the_first_folder_keep_their_names(self, folder, root):
+        assert (folder.name_of("pop"), folder.name_of(f"{root}/pop")) == ("pop", "pop")
+        assert folder.names() == ("pop",)
+
+    def test_the_folder_itself_may_be_one(self, root, outside):
+        alone = AdapterFolder(root, [outside / "rock"])
+        assert alone.find(f"{outside}/rock").ranks == {LAYER: RANK}
+        assert AdapterFolder(None, [outside]).name_of(f"{outside}/rock") == f"{outside}/rock"
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            *("rock", "shared/rock", "../shared/rock", "{outside}", "{outside}2/folk", "{outside}/folk"),
+            *("{outside}/../secret/pop", "{outside}/rock/../../secret/pop", "{outside}/../shared2/folk"),
+            *("{outside}/rock\0", "{outside}/" + "x" * 5000, "{outside}/rock/adapter_config.json"),
+        ],
+    )
+    def test_nothing_else_is(self, folder, outside, path):
+        assert folder.name_of(path.format(outside=outside)) is None
+        with pytest.raises(CheckpointError, match="There is no adapter"):
+            folder.find(path.format(outside=outside))
+
+    def test_a_path_is_a_name_in_one_spelling(self, folder, outside):
+        with pytest.raises(CheckpointError, match="There is no adapter"):
+            folder.find(f"{outside}/./rock")
+
+    def test_links_do_not_lead_out(self, folder, outside, tmp_path):
+        (outside / "linked").symlink_to(tmp_path / "secret" / "pop")
+        (outside / "up").symlink_to(tmp_path)
+        for name in (f"{outside}/linked", f"{outside}/up/secret/pop"):
+            assert folder.name_of(name) is None
+            assert "There is no adapter" in complaint(folder, name)
+        weights = outside / "rock" / "adapter_model.safetensors"
+        weights.unlink()
+        weights.symlink_to(tmp_path / "secret" / "pop" / "adapter_model.safetensors")
+        assert "leads out" in complaint(folder, f"{outside}/rock")
+
+    def test_links_within_and_to_the_folder_will_do(self, root, outside, tmp_path):
+        (outside / "alias").symlink_to(outside / "rock")
+        (tmp_path / "way").symlink_to(outside)
+        folder = AdapterFolder(root, [tmp_path / "way"])
+        for name in (f"{outside}/alias", f"{tmp_path}/way/rock"):
+            assert folder.find(name).ranks == {LAYER: RANK}
+
+
 class TestWhatTheFilesSay:
     @pytest.mark.parametrize(
         "prefix",
@@ -214,7 +279,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("files", "words"),
         [
-            ({"lokr_weights.safetensors": b""}, "save the adapter as PEFT does"),
+            ({"lokr_weights.safetensors": b"no"}, "cannot be read"),
             ({"adapter_config.json": b"{}", "adapter_model.bin": b""}, "adapter_model.bin may run code"),
             ({"adapter_config.json": b"{}"}, "adapter_model.safetensors is missing"),
             ({"adapter_config.json": b"{}", "adapter_model.safetensors": b"no"}, "cannot be read"),

@@ -125,6 +125,21 @@ class TestChosenByTheRequest:
         answer = await server.client.post("/release_task", json=sent)
         assert_error(answer, 422, "lora: ", "There is no adapter")
 
+    @pytest.mark.parametrize("ending", ["", "/", "/adapter_model.safetensors"])
+    async def test_may_lie_in_another_folder_that_is_allowed(self, serve, folder, ending):
+        outside = folder.parent / "outside"
+        async with serve(models=(FITTING, OTHER)) as server:
+            services = server.app.state.services
+            lora = ServerAdapters(AdapterFolder(folder, [outside]))
+            provide(server.app, replace(services, lora=lora))
+            request = await server.submitted(prompt="a song", lora=[f"{outside}{ending}", "pop"])
+            assert (request.adapters, request.warnings) == ((AdapterUse(str(outside)), POP), ())
+            twice = {"prompt": "a song", "lora": [f"{outside}", f"{outside}/"]}
+            assert_error(await server.client.post("/release_task", json=twice), 422, "each adapter once")
+            await post(server, "load", lora_path=f"{outside}{ending}")
+            assert (await status(server))["active_adapter"] == str(outside)
+            assert (await server.submitted(prompt="a song")).adapters == (AdapterUse(str(outside)),)
+
     async def test_lora_and_lokr_do_not_go_together(self, server, folder):
         names = {
             f"base_model.model.{LAYER}.lokr_w1": (2, 2),

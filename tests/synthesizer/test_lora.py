@@ -17,7 +17,7 @@ from acestep.synthesizer.loading import SynthesizerModules
 from acestep.synthesizer.lora import MAX_LOADED, TransformerAdapters
 from acestep.synthesizer.synthesizer import Synthesizer
 from acestep.weights.quantization import unpacked_parts
-from tests.adapter_folders import as_published, write_lokr, write_lora
+from tests.adapter_folders import ATTENTION, as_published, write_lokr, write_lora, write_lycoris
 from tests.synthesizer import toy
 
 Write = Callable[..., Any]
@@ -231,6 +231,32 @@ def test_a_lokr_of_the_published_names_is_read(modules, adapters, pristine, tmp_
     as_published(tmp_path / "kron")
     adapters.apply([AdapterUse("kron")])
     close(render(modules), render(modules, merged(adapted)))
+
+
+LYCORIS: dict[str, dict[str, Any]] = {
+    "as the original trains": {},
+    "both halves": {"decompose_both": True, "dim": 1},
+    "a factor": {"factor": 2},
+    "a factor that is not noted": {"factor": 2, "noted": False},
+    "whole matrices": {"full_matrix": True, "alpha": 5.0},
+    "a rank so high that all are whole": {"dim": 10_000},
+    "half precision": {"dtype": torch.bfloat16},
+    "all linear layers": {
+        "targets": (*ATTENTION, "gate_proj", "up_proj", "down_proj", "time_proj", "linear_1")
+    },
+}
+
+
+@pytest.mark.parametrize("kind", LYCORIS)
+def test_a_lokr_of_lycoris_is_w1_kron_w2(kind, modules, adapters, pristine, tmp_path):
+    plain = render(modules)
+    adapted = write_lycoris(tmp_path / "kron", pristine.transformer, **LYCORIS[kind])
+    adapters.apply([AdapterUse("kron")])
+    song = render(modules)
+    close(song, render(modules, adapted))
+    assert not torch.allclose(song, plain, atol=1e-3)
+    adapters.apply([])
+    assert torch.equal(render(modules), plain)
 
 
 def test_lora_and_lokr_take_turns(modules, adapters, write, pristine, tmp_path):

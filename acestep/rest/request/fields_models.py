@@ -77,7 +77,8 @@ class LoraFields(BaseModel):
         "loras",
         about="Adapters of the songs: a name (see GET /v1/lora/status), an object with a scale, or a list "
         "of these. []: none. Null: the adapter of POST /v1/lora/load, if one is loaded. A path in "
-        "ACESTEP_LORA_DIR is a name too. LoRA (with DoRA) or LoKr, but not both in one request.",
+        "ACESTEP_LORA_DIR, or an absolute one in ACESTEP_LORA_ROOTS, is a name too. LoRA (with DoRA) or "
+        "LoKr, but not both in one request.",
         example=[{"name": "city-pop", "scale": 0.8}],
         allowed=f"the name of an adapter, or a list of at most {MAX_ADAPTERS} different names or objects "
         f"{{name, scale}}, scale from 0 to {MAX_ADAPTER_SCALE:g}",
@@ -91,7 +92,8 @@ class LoadLora(BaseModel):
         "",
         max_length=1_000,
         example="city-pop",
-        about="Folder of the adapter: relative to ACESTEP_LORA_DIR, or an absolute path inside it.",
+        about="Folder of the adapter: relative to ACESTEP_LORA_DIR, or an absolute path inside it or in a "
+        "folder of ACESTEP_LORA_ROOTS.",
     )
     adapter_name: OptionalText = wire(
         None,

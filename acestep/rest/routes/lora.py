@@ -16,7 +16,7 @@ router = APIRouter(prefix="/v1/lora", tags=["adapters"])
 
 @router.post("/load", openapi_extra=body_of(LoadLora))
 async def load(body: RequestBody, services: Services) -> Envelope[LoraLoaded]:
-    """Load an adapter from ACESTEP_LORA_DIR for later requests that name none."""
+    """Load an adapter from ACESTEP_LORA_DIR or ACESTEP_LORA_ROOTS for requests that name none."""
     asked = read_plain(LoadLora, body.fields)
     model, _ = choose_model(services.worker.models(), None, strict=False)
     name = services.lora.load(asked.lora_path, asked.adapter_name, model)
