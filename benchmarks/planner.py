@@ -29,11 +29,16 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, Qwen3ForCausalLM, TopPLogitsWarper
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedTokenizerFast,
+    Qwen3ForCausalLM,
+    TopPLogitsWarper,
+)
 
 from acestep.planner.backends.pt import TorchLanguageModel, load_torch_language_model
 from acestep.planner.language_model import Generation, Message, SpecialToken, TokenSampling
-from acestep.planner.loading import load_tokenizer
 from acestep.weights.safetensors import LoadTarget
 from tests.planner.toy import Toy, write_toy
 
@@ -130,7 +135,7 @@ class Baseline:
 
     def __init__(self, folder: Path, ours: TorchLanguageModel) -> None:
         self._model = Qwen3ForCausalLM.from_pretrained(folder).eval()
-        tokenizer, _ = load_tokenizer(folder)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
         self._size = self._model.config.vocab_size
         self._end = tokenizer.convert_tokens_to_ids(ours.vocabulary.end_of_turn)
         self._grammars = llguidance.hf.from_tokenizer(tokenizer, n_vocab=self._size, eos_token=self._end)

@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "sampler_limits": ("domain", "errors"),
     "limits": ("catalog", "domain", "errors", "sampler_limits"),
     "memory": ("catalog", "device", "domain", "errors", "settings"),
-    "networks": ("errors",),
+    "networks": ("catalog", "errors"),
     "weights": ("catalog", "errors", "memory", "settings"),
     "audio": ("domain", "errors"),
     "codec": ("catalog", "errors", "networks", "weights"),

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
-from acestep.catalog.checkpoints import read_json
 from acestep.errors import CheckpointError
+from acestep.networks.qwen3 import Qwen3, Qwen3Config
+from acestep.planner.backends.chat import Chat
 from acestep.planner.language_model import Vocabulary
 from acestep.planner.lexicon import read_lexicon
 from acestep.weights.safetensors import LoadTarget, TensorIndex, fill
@@ -24,48 +24,43 @@ _REMEDY = "Use a folder as published, such as acestep-5Hz-lm-1.7B, whole."
 @dataclass(frozen=True, slots=True, eq=False)
 class LanguageModelParts:
     name: str
-    model: Qwen3Model
+    model: Qwen3
     head: Tensor  # [vocabulary, hidden]; in small models the embedding itself
-    tokenizer: PreTrainedTokenizerFast
+    chat: Chat
     vocabulary: Vocabulary
 
 
 def load_language_model(folder: Path, target: LoadTarget) -> LanguageModelParts:
     """Raises CheckpointError with the file, and the tensor or setting, that is wrong."""
-    tokenizer, vocabulary, config = read_facts(folder)
+    chat, vocabulary, config = read_facts(folder)
     model, head = _load_weights(folder, config, target)
-    return LanguageModelParts(folder.name, model, head, tokenizer, vocabulary)
+    return LanguageModelParts(folder.name, model, head, chat, vocabulary)
 
 
-def read_facts(folder: Path) -> tuple[PreTrainedTokenizerFast, Vocabulary, Qwen3Config]:
+def read_facts(folder: Path) -> tuple[Chat, Vocabulary, Qwen3Config]:
     """All of a folder but its weights."""
-    tokenizer, vocabulary = load_tokenizer(folder)
+    chat, vocabulary = load_chat(folder)
     config = _read_config(folder / "config.json")
-    last_token = max(len(tokenizer), vocabulary.first_code_id + vocabulary.code_count) - 1
+    tokens = chat.tokenizer.get_vocab_size()
+    last_token = max(tokens, vocabulary.first_code_id + vocabulary.code_count) - 1
     if last_token >= config.vocab_size:
         raise CheckpointError(
             f"{folder / 'config.json'}: vocab_size is {config.vocab_size}, but tokenizer.json has tokens up"
             f" to {last_token}: they do not belong together. {_REMEDY}"
         )
-    return tokenizer, vocabulary, config
+    return chat, vocabulary, config
 
 
-def load_tokenizer(folder: Path) -> tuple[PreTrainedTokenizerFast, Vocabulary]:
+def load_chat(folder: Path) -> tuple[Chat, Vocabulary]:
     """Raises CheckpointError if there is no chat template, end of turn or audio code."""
-    path = folder / "tokenizer.json"
-    read_json(path)  # raises for a broken file, with its name
     try:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-    except (ValueError, OSError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: is not a tokenizer ({error}). {_REMEDY}") from error
-    if not tokenizer.chat_template:
-        raise CheckpointError(
-            f"{folder}: neither tokenizer_config.json nor chat_template.jinja has a chat template. {_REMEDY}"
-        )
-    ids = tokenizer.get_vocab()
+        chat = Chat.load(folder)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}. {_REMEDY}") from error
+    path, ids = folder / "tokenizer.json", chat.tokenizer.get_vocab()
     if END_OF_TURN not in ids:
         raise CheckpointError(f"{path}: token {END_OF_TURN!r} is missing. {_REMEDY}")
-    return tokenizer, replace(_find_codes(ids, path), lexicon=read_lexicon(folder))
+    return chat, replace(_find_codes(ids, path), lexicon=read_lexicon(folder))
 
 
 def _find_codes(ids: dict[str, int], path: Path) -> Vocabulary:
@@ -79,28 +74,27 @@ def _find_codes(ids: dict[str, int], path: Path) -> Vocabulary:
 
 
 def _read_config(path: Path) -> Qwen3Config:
-    values = read_json(path)
-    if values.get("model_type") != "qwen3":
-        raise CheckpointError(
-            f"{path}: model_type is {values.get('model_type')!r}; only 'qwen3' is known. {_REMEDY}"
-        )
-    config = Qwen3Config.from_dict(values)
-    if set(config.layer_types) != {"full_attention"} or config.attention_bias:
-        raise CheckpointError(f"{path}: sliding windows and attention biases are not supported. {_REMEDY}")
+    try:
+        config = Qwen3Config.read(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}. {_REMEDY}") from error
+    window = max((each for each in config.windows if each is not None), default=0)
+    for name, value in (("attention_bias", config.attention_bias), ("sliding_window", window)):
+        if value:
+            raise CheckpointError(f"{path}: {name} is {value}; a planner without is expected. {_REMEDY}")
     return config
 
 
-def _load_weights(folder: Path, config: Qwen3Config, target: LoadTarget) -> tuple[Qwen3Model, Tensor]:
+def _load_weights(folder: Path, config: Qwen3Config, target: LoadTarget) -> tuple[Qwen3, Tensor]:
     index = TensorIndex.of(folder)
     # A model that was saved without its head has no prefix.
     prefix = "model." if any(name.startswith("model.") for name in index.files) else ""
     with torch.device("meta"):
-        model = Qwen3Model(config)
+        model = Qwen3(config)
         is_tied = config.tie_word_embeddings
         head = None if is_tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
     if is_tied:  # some files have it twice
         index.files.pop("lm_head.weight", None)
-    model.rotary_emb = type(model.rotary_emb)(config)  # computed, and in no file
 
     def stored_name(name: str) -> str:
         return prefix + name.removeprefix("model.") if name.startswith("model.") else name

@@ -17,6 +17,7 @@ from torch import Tensor
 from acestep.domain.analysis import LyricTimes, TimedLine, TimedWord
 from acestep.domain.song import SongPlan, is_instrumental
 from acestep.errors import UntimedLyricsError
+from acestep.networks.qwen3 import encode
 from acestep.synthesizer.conditioning import MAX_LYRIC_TOKENS
 from acestep.synthesizer.loading import SynthesizerModules
 from acestep.synthesizer.prompts import lyric_header, lyric_prompt
@@ -91,11 +92,9 @@ class LyricAligner:
 
     def _lyric_tokens(self, plan: SongPlan) -> tuple[slice, NDArray[np.int64]]:
         # The encoder states of the lyrics' tokens, and the characters of each token.
-        encoding = self._tokenizer(
-            lyric_prompt(plan), truncation=True, max_length=MAX_LYRIC_TOKENS, return_offsets_mapping=True
-        )
+        _, offsets, _ = encode(self._tokenizer, lyric_prompt(plan), MAX_LYRIC_TOKENS)
         start = len(lyric_header(plan))
-        spans = np.array(encoding.offset_mapping, dtype=np.int64).reshape(-1, 2) - start
+        spans = np.array(offsets, dtype=np.int64).reshape(-1, 2) - start
         # A token may join the header's last letter and the first of the lyrics.
         inside = np.flatnonzero((spans[:, 1] > 0) & (spans[:, 0] < len(plan.lyrics)))
         if not len(inside):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from acestep.domain.latents import SourceLatents
 from acestep.domain.song import SongPlan
+from acestep.networks.qwen3 import encode
 from acestep.synthesizer.loading import SynthesizerModules
 from acestep.synthesizer.prompts import TEXT2MUSIC_INSTRUCTION, caption_prompt, lyric_prompt
 from acestep.synthesizer.transformer import Condition
@@ -117,7 +118,7 @@ class Conditioner:
         captions, lyrics = self._caption_tokens(plans), self._lyric_tokens(plans)
         text_encoder = self._modules.text_encoder
         _enter(self._modules, "text encoder")
-        caption_states = text_encoder(captions.ids, attention_mask=captions.mask).last_hidden_state
+        caption_states = text_encoder(captions.ids)
         lyric_embeddings = text_encoder.embed_tokens(lyrics.ids)
         _enter(self._modules, "condition encoder")
         states, mask = self._modules.condition_encoder(
@@ -167,20 +168,14 @@ class Conditioner:
         return self._tokenize([lyric_prompt(plan) for plan in plans], MAX_LYRIC_TOKENS)
 
     def _tokenize(self, texts: Sequence[str], limit: int) -> _Tokens:
-        tokenizer = self._modules.tokenizer
-        rows = [tokenizer(text).input_ids for text in texts]
-        lengths = tuple(len(row) for row in rows)
-        # The tokenizer cuts, so that a closing token of its own stays.
-        rows = [
-            tokenizer(text, truncation=True, max_length=limit).input_ids if len(row) > limit else row
-            for text, row in zip(texts, rows, strict=True)
-        ]
+        encoded = [encode(self._modules.tokenizer, text, limit) for text in texts]
+        rows = [ids for ids, _, _ in encoded]
         ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
         mask = torch.zeros_like(ids)
         for song, row in enumerate(rows):
             ids[song, : len(row)] = torch.tensor(row)
             mask[song, : len(row)] = 1
-        return _Tokens(ids.to(self._device), mask.to(self._device), lengths)
+        return _Tokens(ids.to(self._device), mask.to(self._device), tuple(count for *_, count in encoded))
 
     def _context(self, inputs: Sequence[SongInputs]) -> Tensor:
         source = torch.stack([each.source for each in inputs])

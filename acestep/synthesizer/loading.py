@@ -16,12 +16,13 @@ from diffusers import (
     AceStepConditionEncoder,
     AceStepTransformer1DModel,
 )
+from tokenizers import Tokenizer
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
 from acestep.catalog.adapters import PUBLISHED_NAMES
 from acestep.catalog.checkpoints import read_json
 from acestep.errors import CheckpointError
+from acestep.networks.qwen3 import Qwen3, Qwen3Config, load_tokenizer
 from acestep.synthesizer.transformer import use_fused_attention
 from acestep.weights.offload import ModulePlacement
 from acestep.weights.safetensors import LoadTarget, TensorIndex, fill
@@ -77,8 +78,8 @@ class SynthesizerModules:
     condition_encoder: AceStepConditionEncoder
     audio_tokenizer: AceStepAudioTokenizer
     audio_token_detokenizer: AceStepAudioTokenDetokenizer
-    text_encoder: Qwen3Model
-    tokenizer: PreTrainedTokenizerFast
+    text_encoder: Qwen3
+    tokenizer: Tokenizer
     silence_latent: Tensor  # [1, T, latent_channels]
     config: ModelConfig
     placement: ModulePlacement | None = None  # None: all modules stay on the device
@@ -114,7 +115,7 @@ def load_synthesizer(
         audio_tokenizer=modules["audio_tokenizer"],
         audio_token_detokenizer=modules["audio_token_detokenizer"],
         text_encoder=encoder,
-        tokenizer=_load_tokenizer(tokenizer),
+        tokenizer=load_tokenizer(tokenizer),
         silence_latent=condition_encoder.silence_latent,
         config=_model_config(modules["transformer"], modules["audio_tokenizer"], reference_frames),
     )
@@ -222,23 +223,14 @@ def _read_silence(path: Path, channels: int) -> Tensor:
     return stored.transpose(1, 2).contiguous()  # [1, frames, channels]
 
 
-def _load_text_encoder(folder: Path, target: LoadTarget) -> Qwen3Model:
-    path = folder / "config.json"
-    config = Qwen3Config.from_dict(read_json(path))
+def _load_text_encoder(folder: Path, target: LoadTarget) -> Qwen3:
     with torch.device("meta"):
-        model = Qwen3Model(config)
-    model.rotary_emb = type(model.rotary_emb)(config)  # its tables are computed, not stored
+        model = Qwen3(Qwen3Config.read(folder / "config.json"))
     index = TensorIndex.of(folder)
     # A checkpoint that was saved with a language model's head has prefixed names.
     prefix = "model." if all(name.startswith("model.") for name in index.files) else ""
     fill(model, index, target, lambda name: prefix + name)
     return model
-
-
-def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    read_json(folder / "tokenizer.json")  # raises an error that names the file
-    # This class takes tokenizer.json as it is; AutoTokenizer would choose another by a config.
-    return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
 
 
 def _model_config(

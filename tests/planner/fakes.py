@@ -11,7 +11,6 @@ import llguidance
 import llguidance.numpy
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from acestep.planner.backends.chat import Chat
 from acestep.planner.language_model import Generation, Message, StepOutput, Text, Vocabulary
@@ -68,7 +67,7 @@ def guide() -> llguidance.LLTokenizer:
 
 @cache
 def chat() -> Chat:
-    return Chat(PreTrainedTokenizerFast(tokenizer_object=tokenizer(), chat_template=CHAT_TEMPLATE))
+    return Chat(tokenizer(), CHAT_TEMPLATE)
 
 
 def read(prompt: tuple[int, ...] | None) -> str:

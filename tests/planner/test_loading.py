@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen3ForCausalLM
 
 from acestep.errors import CheckpointError
+from acestep.planner.language_model import Message
 from acestep.planner.loading import LanguageModelParts, load_language_model
 from acestep.weights.safetensors import LoadTarget
 from tests.planner.toy import Toy, rewrite_json, write_toy
@@ -35,13 +36,17 @@ def toy(whole: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "toy"))
 
 
+def read_prompt(parts: LanguageModelParts) -> tuple[int, ...]:
+    return parts.chat.tokens([Message("user", "brief"), Message("assistant", "so")])
+
+
 def rewrite_tensors(folder: Path, rename: Any) -> None:
     file = folder / "model.safetensors"
     save_file(rename(load_file(file)), file)
 
 
 def logits(parts: LanguageModelParts, ids: list[int]) -> torch.Tensor:
-    hidden: torch.Tensor = parts.model(torch.tensor([ids])).last_hidden_state
+    hidden: torch.Tensor = parts.model(torch.tensor([ids]))
     return hidden @ parts.head.t()
 
 
@@ -59,15 +64,13 @@ def test_name_and_codes_are_read(whole: Path) -> None:
     assert parts.vocabulary.code_count == 100
     assert parts.vocabulary.end_of_turn == "<|im_end|>"
     last = parts.vocabulary.first_code_id + 99
-    assert parts.tokenizer.convert_ids_to_tokens([last - 99, last]) == [
-        "<|audio_code_0|>",
-        "<|audio_code_99|>",
-    ]
+    spelled = [parts.chat.tokenizer.id_to_token(token) for token in (last - 99, last)]
+    assert spelled == ["<|audio_code_0|>", "<|audio_code_99|>"]
 
 
 def test_casts_to_the_dtype(whole: Path) -> None:
     parts = load(whole, torch.bfloat16)
-    assert parts.head.dtype == parts.model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
+    assert {parts.head.dtype, *(each.dtype for each in parts.model.parameters())} == {torch.bfloat16}
 
 
 def test_codes_beyond_the_codebook_are_left_out(tmp_path: Path) -> None:
@@ -96,9 +99,10 @@ def test_a_model_that_was_saved_without_its_head_has_no_prefix(whole: Path, toy:
 
 def test_the_chat_template_may_be_in_the_tokenizer_config(toy: Path) -> None:
     template = (toy / "chat_template.jinja").read_text(encoding="utf-8")
+    expected = read_prompt(load(toy))
     (toy / "chat_template.jinja").unlink()
     rewrite_json(toy / "tokenizer_config.json", chat_template=template)
-    assert load(toy).tokenizer.chat_template == template
+    assert read_prompt(load(toy)) == expected
 
 
 def without(name: str) -> Any:
@@ -115,7 +119,31 @@ def without(name: str) -> Any:
         (lambda toy: (toy / "tokenizer.json").write_text("{}"), "tokenizer.json", "not a tokenizer"),
         (lambda toy: rewrite_json(toy / "config.json", model_type="llama"), "config.json", "'llama'"),
         (lambda toy: rewrite_json(toy / "config.json", vocab_size=420), "config.json", "420"),
-        (lambda toy: rewrite_json(toy / "config.json", attention_bias=True), "config.json", "biases"),
+        (
+            lambda toy: rewrite_json(toy / "config.json", attention_bias=True),
+            "config.json",
+            "attention_bias is True",
+        ),
+        (
+            lambda toy: rewrite_json(
+                toy / "config.json",
+                use_sliding_window=True,
+                sliding_window=9,
+                layer_types=["sliding_attention"] * 2,
+            ),
+            "config.json",
+            "sliding_window is 9",
+        ),
+        (
+            lambda toy: rewrite_json(toy / "config.json", rope_parameters={"rope_type": "yarn"}),
+            "config.json",
+            "rope_type is 'yarn'",
+        ),
+        (
+            lambda toy: (toy / "chat_template.jinja").write_text("{% for m in messages %}"),
+            "toy",
+            "chat template cannot be read",
+        ),
         (lambda toy: rewrite_json(toy / "config.json", intermediate_size=65), "model.safetensors", "65"),
         (
             lambda toy: rewrite_tensors(toy, without("model.norm.weight")),

@@ -45,9 +45,6 @@ def test_every_layout_loads_what_was_written(layout, tmp_path):
         for name, buffer in expected.named_buffers():
             torch.testing.assert_close(found.get_buffer(name), buffer)
     torch.testing.assert_close(loaded.text_encoder.state_dict(), written.text_encoder_module.state_dict())
-    torch.testing.assert_close(
-        loaded.text_encoder.rotary_emb.inv_freq, written.text_encoder_module.rotary_emb.inv_freq
-    )
     assert loaded.silence_latent.shape == (1, 30, toy.CHANNELS)
 
 

@@ -6,13 +6,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import Qwen3Config, Qwen3Model
-from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
+from acestep.networks.qwen3 import Qwen3, Qwen3Config, Qwen3Layer
 from acestep.planner.backends.matrices import Matrix, Workspace, join
 
 # The CPU's libraries round a matrix product of fewer rows than this differently. With at least so many, on
@@ -79,7 +79,7 @@ class _Step:
 class Decoder:
     """Not thread-safe. It shares its memory with the modules of `model`, which stay usable."""
 
-    def __init__(self, model: Qwen3Model, rows: int, length: int, device: torch.device | None = None) -> None:
+    def __init__(self, model: Qwen3, rows: int, length: int, device: torch.device | None = None) -> None:
         """`device`: where it runs, if the weights are elsewhere; `allocate` makes the cache then."""
         config = model.config
         self.rows = rows
@@ -87,12 +87,11 @@ class Decoder:
         self._heads: int = config.num_attention_heads
         self._kv_heads: int = config.num_key_value_heads
         self._head_dim: int = config.head_dim
-        self._act: Callable[[Tensor], Tensor] = model.layers[0].mlp.act_fn
         self._embedding: Tensor = model.embed_tokens.weight
         self._norm = _Norm(model.norm.weight, config.rms_norm_eps)
         self._device = device or self._embedding.device
         self._workspace = Workspace(self._device, self._embedding.dtype)
-        self._layers = [_join(layer, config, self._workspace) for layer in model.layers]
+        self._layers = [_join(cast("Qwen3Layer", each), config, self._workspace) for each in model.layers]
         self._block = _CUDA_BLOCK if self._device.type == "cuda" else _CPU_BLOCK
         blocks = -(-length // self._block)
         # An odd number: rows whose addresses are a power of two apart share lines of a CPU's caches.
@@ -113,12 +112,9 @@ class Decoder:
         self._mask = torch.zeros(2 * self._stride, dtype=self._dtype, device=self._device)
         self._mask[self._stride :] = -torch.inf
         with torch.inference_mode():
-            positions = torch.arange(self._stride, device=self._device)
-            like = torch.empty(0, dtype=self._dtype, device=self._device)
-            cos, sin = model.rotary_emb.to(self._device)(like, positions[None])
-        # Rotary embedding: x * cos + (halves of x swapped) * signed sin.
-        half = self._head_dim // 2
-        self._cos, self._sin = cos[0], torch.cat((-sin[0, :, :half], sin[0, :, half:]), dim=-1)
+            self._cos, self._sin = (
+                table.to(self._dtype) for table in model.rotary(self._stride, self._device)
+            )
         self._graphs: dict[tuple[int, int], _Graph] = {}
         self._recorder = _Recorder(self._device)
 
@@ -242,7 +238,7 @@ class Decoder:
                 return hidden
             layer.out.add_to(hidden, mixed)
             gate, up = layer.gate_up.times(layer.norm_out(hidden)).chunk(2, dim=-1)
-            layer.down.add_to(hidden, self._act(gate).mul_(up))
+            layer.down.add_to(hidden, functional.silu(gate).mul_(up))
         return self._norm(hidden)
 
 
@@ -289,7 +285,7 @@ class _Recorder:
         return graph
 
 
-def _join(layer: Qwen3DecoderLayer, config: Qwen3Config, workspace: Workspace) -> _Layer:
+def _join(layer: Qwen3Layer, config: Qwen3Config, workspace: Workspace) -> _Layer:
     attention, mlp, eps = layer.self_attn, layer.mlp, config.rms_norm_eps
     q_norm = attention.q_norm.weight.expand(config.num_attention_heads, -1)
     k_norm = attention.k_norm.weight.expand(config.num_key_value_heads, -1)

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import llguidance
-import llguidance.hf
 import llguidance.numpy
 import numpy as np
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerFast
+from tokenizers import Tokenizer
 
 from acestep.errors import PlannerError
 from acestep.planner.language_model import Vocabulary
@@ -56,8 +55,9 @@ class Constraint:
 
 
 class Grammars:
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary, size: int) -> None:
-        end = tokenizer.convert_tokens_to_ids(vocabulary.end_of_turn)
+    def __init__(self, tokenizer: Tokenizer, vocabulary: Vocabulary, size: int) -> None:
+        end = tokenizer.token_to_id(vocabulary.end_of_turn)
+        assert end is not None
         self._tokenizer = grammar_tokenizer(tokenizer, size, end)
         self._executor = llguidance.LLExecutor()
         self._size = size
@@ -103,32 +103,32 @@ class Grammars:
 
 class _Bytes:
     # The interface that `llguidance.TokenizerWrapper` expects.
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, tokens: list[bytes], end: int) -> None:
-        self._backend = tokenizer.backend_tokenizer
+    def __init__(self, tokenizer: Tokenizer, tokens: list[bytes], end: int) -> None:
+        self._tokenizer = tokenizer
         self.tokens = tokens
-        self.special_token_ids = sorted(tokenizer.added_tokens_decoder)
+        self.special_token_ids = sorted(tokenizer.get_added_tokens_decoder())
         self.eos_token_id = end
         self.bos_token_id = None
 
     def __call__(self, text: str | bytes) -> list[int]:
         if isinstance(text, bytes):
             text = text.decode("utf-8", errors="replace")
-        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
 
-def grammar_tokenizer(tokenizer: PreTrainedTokenizerFast, size: int, end: int) -> llguidance.LLTokenizer:
+def grammar_tokenizer(tokenizer: Tokenizer, size: int, end: int) -> llguidance.LLTokenizer:
     """The tokenizer of the grammars. `end` is the token that ends a text."""
     tokens = _token_bytes(tokenizer, size)
     if tokens is None:
-        return llguidance.hf.from_tokenizer(tokenizer, n_vocab=size, eos_token=end)
+        return llguidance.LLTokenizer(tokenizer.to_str(), n_vocab=size, eos_token=end)
     wrapper = llguidance.TokenizerWrapper(_Bytes(tokenizer, tokens, end))
     return llguidance.LLTokenizer(wrapper, eos_token=end)
 
 
-def _token_bytes(tokenizer: PreTrainedTokenizerFast, size: int) -> list[bytes] | None:
+def _token_bytes(tokenizer: Tokenizer, size: int) -> list[bytes] | None:
     # The bytes of the token of each row, b"" without one; None if the tokenizer is not byte-level.
-    added = {number: token.content for number, token in tokenizer.added_tokens_decoder.items()}
+    added = {number: token.content for number, token in tokenizer.get_added_tokens_decoder().items()}
     letters = {letter: byte for byte, letter in enumerate(_byte_letters())}
     tokens = [b""] * size
     for token, number in tokenizer.get_vocab().items():

@@ -13,7 +13,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from acestep.planner.backends.chat import Chat
 from acestep.planner.backends.decoder import Decoder
 from acestep.planner.backends.grammars import Allowed, Grammars
 from acestep.planner.backends.head import Head, LogitsRequest
@@ -74,14 +73,14 @@ class TorchLanguageModel:
     ) -> None:
         """`device`: where it runs, if the weights are elsewhere; call `place_modules` then."""
         self._name = parts.name
-        self._chat = Chat(parts.tokenizer)
+        self._chat = parts.chat
         self._vocabulary = parts.vocabulary
         self._detokenize = partial(self._chat.text, end_of_turn=parts.vocabulary.end_of_turn)
         length = min(length, parts.model.config.max_position_embeddings)
         self._decoder = Decoder(parts.model, rows=2 * sequences, length=length, device=device)
         self._head = Head(parts.head)
         self._device = device or parts.head.device
-        self._grammars = Grammars(parts.tokenizer, parts.vocabulary, self._head.size)
+        self._grammars = Grammars(parts.chat.tokenizer, parts.vocabulary, self._head.size)
         self._ids = itertools.count()
         self._waiting: deque[_Entry] = deque()
         self._running: list[_Entry] = []

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import Qwen3Config
 
 from acestep.device.oom import is_out_of_memory
 from acestep.errors import ModelUnavailableError
+from acestep.networks.qwen3 import Qwen3Config
 from acestep.planner.backends.cfg_rows import BatchChanges, BatchRow, CfgRows
-from acestep.planner.backends.chat import Chat
 from acestep.planner.backends.grammars import Grammars
 from acestep.planner.backends.pt import DEFAULT_LENGTH
 from acestep.planner.backends.sequence import TextSequence, prompts_of
@@ -71,13 +70,12 @@ class VllmLanguageModel:
         self, folder: Path, device: torch.device, sequences: int = 4, length: int = DEFAULT_LENGTH
     ) -> None:
         self._name = folder.name
-        tokenizer, self._vocabulary, config = read_facts(folder)
-        self._chat = Chat(tokenizer)
-        self._end: int = tokenizer.convert_tokens_to_ids(self._vocabulary.end_of_turn)
+        self._chat, self._vocabulary, config = read_facts(folder)
+        self._end = self._chat.tokenizer.get_vocab()[self._vocabulary.end_of_turn]
         self._size: int = config.vocab_size
         self._device = device
         self._capacity = _Capacity(2 * sequences, min(length, config.max_position_embeddings))
-        self._grammars = Grammars(tokenizer, self._vocabulary, self._size)
+        self._grammars = Grammars(self._chat.tokenizer, self._vocabulary, self._size)
         # The bound method makes a reference cycle, on purpose: an engine that is freed ends what all engines
         # of the process share, which must not happen when one of two is dropped. `close` frees it at once.
         self._cfg_rows = CfgRows(self._grammars, self._detokenize)

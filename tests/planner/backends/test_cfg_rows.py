@@ -16,7 +16,7 @@ from acestep.planner.backends.cfg_rows import BatchChanges, BatchRow, CfgRows
 from acestep.planner.backends.grammars import Grammars
 from acestep.planner.backends.sequence import TextSequence, prompts_of
 from acestep.planner.language_model import Generation, StepOutput, TokenSampling
-from acestep.planner.loading import load_tokenizer
+from acestep.planner.loading import END_OF_TURN, load_chat
 from tests.planner.backends.test_pt import run, song
 from tests.planner.loaders import load_on_torch
 
@@ -33,12 +33,13 @@ def reference(toy: Path) -> Qwen3ForCausalLM:
 
 @pytest.fixture
 def grammars(toy: Path, reference: Qwen3ForCausalLM) -> Grammars:
-    return Grammars(*load_tokenizer(toy), SIZE)
+    chat, vocabulary = load_chat(toy)
+    return Grammars(chat.tokenizer, vocabulary, SIZE)
 
 
 @pytest.fixture
 def cfg_rows(toy: Path, grammars: Grammars) -> CfgRows:
-    return CfgRows(grammars, lambda tokens: load_tokenizer(toy)[0].decode(tokens).removesuffix("<|im_end|>"))
+    return CfgRows(grammars, lambda tokens: load_chat(toy)[0].text(tokens, END_OF_TURN))
 
 
 @pytest.fixture

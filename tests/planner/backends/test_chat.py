@@ -13,10 +13,11 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from acestep.domain.draft import Metadata
+from acestep.networks.qwen3 import load_tokenizer
 from acestep.planner import prompts
 from acestep.planner.backends.chat import Chat
 from acestep.planner.language_model import Message, SpecialToken, Text, spelled
-from acestep.planner.loading import load_tokenizer
+from tests.planner.fakes import CHAT_TEMPLATE
 from tests.planner.test_prompts import cases, conversation
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>", "<|audio_code_5|>")
@@ -32,15 +33,17 @@ hostile = st.lists(
 
 @pytest.fixture(scope="module")
 def tokenizer(toy: Path) -> PreTrainedTokenizerFast:
-    """The toy's, and as the published one it normalises."""
-    tokenizer = load_tokenizer(toy)[0]
+    """That of transformers; as the published one it normalises."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(toy)
     tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
     return tokenizer
 
 
 @pytest.fixture(scope="module")
-def chat(tokenizer: PreTrainedTokenizerFast) -> Chat:
-    return Chat(tokenizer)
+def chat(toy: Path) -> Chat:
+    tokenizer = load_tokenizer(toy)
+    tokenizer.normalizer = normalizers.NFC()
+    return Chat(tokenizer, CHAT_TEMPLATE)
 
 
 def plainly(tokenizer: PreTrainedTokenizerFast, messages: tuple[Message, ...], turn: Text) -> tuple[int, ...]:
@@ -123,11 +126,11 @@ def test_codes_to_understand_are_special_tokens(tokenizer: PreTrainedTokenizerFa
 
 @pytest.mark.parametrize("word", ["piano", "女性ボーカル", "naïve café"])
 def test_a_tokenizer_of_all_bytes_spells_every_word(toy: Path, word: str) -> None:
-    assert Chat(load_tokenizer(toy)[0]).spells(word)
+    assert Chat.load(toy).spells(word)
 
 
 def test_a_tokenizer_with_fewer_letters_loses_words() -> None:
     few = Tokenizer(models.BPE(vocab={"a": 0, "b": 1}, merges=[]))
     few.decoder = decoders.Fuse()
-    chat = Chat(PreTrainedTokenizerFast(tokenizer_object=few))
+    chat = Chat(few, "")
     assert [chat.spells(word) for word in ("ab", "a夜", "c")] == [True, False, False]

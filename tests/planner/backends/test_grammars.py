@@ -10,8 +10,9 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from acestep.errors import PlannerError
+from acestep.networks.qwen3 import load_tokenizer
 from acestep.planner.backends.grammars import Allowed, Constraint, Grammars, grammar_tokenizer
-from acestep.planner.loading import END_OF_TURN, load_tokenizer
+from acestep.planner.loading import END_OF_TURN, load_chat
 from tests.planner.toy import Toy, write_toy
 
 SIZE = 432
@@ -19,14 +20,14 @@ SIZE = 432
 
 @pytest.fixture(scope="module")
 def codes(toy: Path) -> range:
-    vocabulary = load_tokenizer(toy)[1]
+    vocabulary = load_chat(toy)[1]
     return range(vocabulary.first_code_id, vocabulary.first_code_id + vocabulary.code_count)
 
 
 @pytest.fixture(scope="module")
 def grammars(toy: Path) -> Grammars:
-    tokenizer, vocabulary = load_tokenizer(toy)
-    return Grammars(tokenizer, vocabulary, SIZE)
+    chat, vocabulary = load_chat(toy)
+    return Grammars(chat.tokenizer, vocabulary, SIZE)
 
 
 def start(grammars: Grammars, rule: str) -> tuple[Constraint, Allowed]:
@@ -38,7 +39,8 @@ def start(grammars: Grammars, rule: str) -> tuple[Constraint, Allowed]:
 
 def test_one_allowed_token_is_forced(grammars: Grammars, toy: Path) -> None:
     constraint, allowed = start(grammars, '<think> "a"')
-    think = load_tokenizer(toy)[0].convert_tokens_to_ids("<think>")
+    think = load_chat(toy)[0].tokenizer.token_to_id("<think>")
+    assert think is not None
     assert allowed.forced == think
     constraint.consume(think)
     assert not constraint.ended
@@ -88,14 +90,18 @@ TEXT = "bpm: 120\ncaption: 明るい piano, ~é\n"
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerFast:
-    folder: Path = write_toy(tmp_path_factory.mktemp("lm") / "toy", Toy(codes=40))
-    return load_tokenizer(folder)[0]
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_toy(tmp_path_factory.mktemp("lm") / "toy", Toy(codes=40))
 
 
-def test_each_token_has_its_bytes(tokenizer: PreTrainedTokenizerFast) -> None:
+@pytest.fixture(scope="module")
+def tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast.from_pretrained(folder)
+
+
+def test_each_token_has_its_bytes(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     end = tokenizer.convert_tokens_to_ids(END_OF_TURN)
-    ours = grammar_tokenizer(tokenizer, len(tokenizer) + 5, end)
+    ours = grammar_tokenizer(load_tokenizer(folder), len(tokenizer) + 5, end)
     theirs = llguidance.hf.from_tokenizer(tokenizer, n_vocab=len(tokenizer) + 5, eos_token=end)
     assert ours.vocab_size == theirs.vocab_size
     assert ours.tokenize_str(TEXT) == theirs.tokenize_str(TEXT)
@@ -111,13 +117,13 @@ def test_each_token_has_its_bytes(tokenizer: PreTrainedTokenizerFast) -> None:
         "start: /(.|\\n){0,20}/ <|im_end|>",
     ],
 )
-def test_each_grammar_allows_the_same(tokenizer: PreTrainedTokenizerFast, grammar: str) -> None:
+def test_each_grammar_allows_the_same(folder: Path, tokenizer: PreTrainedTokenizerFast, grammar: str) -> None:
     end = tokenizer.convert_tokens_to_ids(END_OF_TURN)
     size = len(tokenizer) + 5  # heads are padded: what stands for no token is never allowed
     walks = [
         llguidance.LLMatcher(made, grammar, log_level=0)
         for made in (
-            grammar_tokenizer(tokenizer, size, end),
+            grammar_tokenizer(load_tokenizer(folder), size, end),
             llguidance.hf.from_tokenizer(tokenizer, n_vocab=size, eos_token=end),
         )
     ]

@@ -13,12 +13,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import Qwen3ForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from acestep.errors import PlannerError
 from acestep.planner.backends.decoder import Decoder
 from acestep.planner.language_model import Generation, LanguageModel, Message, StepOutput, TokenSampling
-from acestep.planner.loading import load_tokenizer
+from acestep.planner.loading import END_OF_TURN, load_chat
 from tests.planner.loaders import Load, load_on_torch
 
 SYSTEM = Message("system", "# Instruction\nGenerate audio semantic tokens:\n\n")
@@ -72,7 +72,7 @@ def test_seed_caption_and_guidance_change_the_text(model: LanguageModel) -> None
 
 def test_greedy_guided_texts_agree_with_transformers(toy: Path, model: LanguageModel) -> None:
     reference = Qwen3ForCausalLM.from_pretrained(toy).eval()
-    tokenizer, vocabulary = load_tokenizer(toy)
+    chat, vocabulary = load_chat(toy)
     grammar = f"%llguidance {{}}\nstart: {codes(model, 20)}"
     generation = replace(
         song(model), grammar=grammar, sampling=TokenSampling(temperature=0, guidance_scale=2.5)
@@ -87,7 +87,7 @@ def test_greedy_guided_texts_agree_with_transformers(toy: Path, model: LanguageM
             )
         guided = null_logits + 2.5 * (cond_logits - null_logits)
         written.append(first + int(guided[first : first + vocabulary.code_count].argmax()))
-    assert run(model, generation)[0].text == tokenizer.decode(written)
+    assert run(model, generation)[0].text == chat.tokenizer.decode(written, skip_special_tokens=False)
 
 
 def test_a_text_is_the_same_alone_in_a_batch_and_after_a_restart(
@@ -289,8 +289,8 @@ def test_random_requests_parse_and_repeat(
         for number, (rule, sampling, seed) in enumerate(parts)
     ]
     texts = [output.text for output in run(model, *generations)]
-    tokenizer, vocabulary = load_tokenizer(toy)
-    end = tokenizer.convert_tokens_to_ids(vocabulary.end_of_turn)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(toy)
+    end = tokenizer.convert_tokens_to_ids(END_OF_TURN)
     reader = llguidance.hf.from_tokenizer(tokenizer, eos_token=end)
     for generation, text in zip(generations, texts, strict=True):
         assert text is not None

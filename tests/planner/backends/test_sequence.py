@@ -10,7 +10,7 @@ from acestep.errors import PlannerError
 from acestep.planner.backends.grammars import Grammars
 from acestep.planner.backends.sequence import TextSequence, prompts_of
 from acestep.planner.language_model import Generation, StepOutput, TokenSampling
-from acestep.planner.loading import load_tokenizer
+from acestep.planner.loading import load_chat
 
 Start = Callable[..., TextSequence]
 
@@ -21,7 +21,8 @@ def generation(grammar: str = "start: <[7]>{3}", max_tokens: int = 3) -> Generat
 
 @pytest.fixture
 def start(toy: Path) -> Start:
-    grammars = Grammars(*load_tokenizer(toy), size=448)
+    chat, vocabulary = load_chat(toy)
+    grammars = Grammars(chat.tokenizer, vocabulary, size=448)
 
     def start(wanted: Generation) -> TextSequence:
         return TextSequence(9, wanted, grammars.read(wanted.grammar), torch.Generator("cpu"))
