@@ -12,7 +12,7 @@ from acestep.limits import NAME_PREFIX, default_model
 from acestep.rest.callers import MODELS_PATH, lists_like_openai
 from acestep.rest.deps import HttpServices, RequestBody, Services, require_key
 from acestep.rest.envelope import Envelope, ErrorEnvelope, OpenAiError
-from acestep.rest.openapi import ERRORS, OPENAI_ERRORS, body_of
+from acestep.rest.openapi import OPENAI_ERRORS, body_of, errors
 from acestep.rest.request.fields_models import InitModel
 from acestep.rest.request.schemas import read_plain
 from acestep.rest.response.models import model_list, openai_model, openai_models
@@ -23,7 +23,7 @@ KEY = [Depends(require_key)]
 
 
 # `openapi.json` cannot say that the callers of OpenAI's list get its errors.
-_LIST_ERRORS = {status: {**error, "model": ErrorEnvelope | OpenAiError} for status, error in ERRORS.items()}
+_LIST_ERRORS = errors(ErrorEnvelope, OpenAiError)
 
 
 @router.get(
