@@ -236,9 +236,9 @@ def _extra_schemas() -> JsonObject:
                 part["properties"] = _lenient_dialect_fields(part, takes_null=False)
         schemas.update(parts)
         schemas[model.__name__] = schema
-    for model in (ErrorEnvelope, OpenAiError):
-        schema = model.model_json_schema(ref_template=SCHEMAS + "{model}", mode="serialization")
-        schemas |= schema.pop("$defs") | {model.__name__: schema}
+    for error in (ErrorEnvelope, OpenAiError):
+        schema = error.model_json_schema(ref_template=SCHEMAS + "{model}", mode="serialization")
+        schemas |= schema.pop("$defs") | {error.__name__: schema}
     for model in BODIES:
         properties = schemas[model.__name__]["properties"]
         properties |= {name: _lenient_wire_field(properties[name]) for name in model.model_fields}
