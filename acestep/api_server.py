@@ -39,7 +39,7 @@ from acestep.rest.access import Access, is_loopback
 from acestep.rest.adapters import ServerAdapters
 from acestep.rest.connections import report_full, timed
 from acestep.rest.deps import HttpConfig, HttpServices, provide
-from acestep.rest.stopping import EndRequests, OpenRequests
+from acestep.rest.middleware import EndRequests, OpenRequests
 from acestep.server.build import Engines, Prepared, build_engines, prepare, tightest
 from acestep.server.configured_models import expect
 from acestep.server.loading_watch import LoadingWatch

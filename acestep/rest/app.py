@@ -11,7 +11,7 @@ from acestep.rest import envelope
 from acestep.rest.access import Access, allow
 from acestep.rest.callers import OPENAI_ROOT
 from acestep.rest.deps import HttpServices, provide
-from acestep.rest.heads import HeadAsGet, RootPath
+from acestep.rest.middleware import ErrorGuard, HeadAsGet, RootPath
 from acestep.rest.openapi import ERRORS, describe
 from acestep.rest.response.schemas import SERVICE
 from acestep.rest.routes import chat, drafts, generations, lora, models, music, status, tasks, transcribe
@@ -41,6 +41,7 @@ def create_app(
     )
     app.add_middleware(HeadAsGet)
     envelope.install(app)
+    app.add_middleware(ErrorGuard)
     if services is not None:
         provide(app, services)
         access = access or services.config.access

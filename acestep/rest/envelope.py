@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from http import HTTPStatus
 from typing import Generic, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Scope
 
 from acestep.errors import AceStepError, DataFolderError
 from acestep.rest.callers import fails_like_openai
 from acestep.rest.errors import Problem, problem_of
+from acestep.rest.spelling import now_ms
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 class Envelope(BaseModel, Generic[T]):
@@ -96,7 +91,6 @@ def failure(problem: Problem, scope: Scope) -> Json:
 def install(app: FastAPI) -> None:
     for kind in (AceStepError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _answer_error)
-    app.add_middleware(ErrorGuard)
 
 
 async def _answer_error(request: Request, error: Exception) -> Json:
@@ -104,48 +98,3 @@ async def _answer_error(request: Request, error: Exception) -> Json:
     if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR or isinstance(error, DataFolderError):
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return failure(problem, request.scope)
-
-
-class ErrorGuard:
-    """Answers unforeseen exceptions, and errors that the framework sends as plain text, in the envelope."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        started = replaced = False
-
-        async def guarded(message: Message) -> None:
-            nonlocal started, replaced
-            if message["type"] == "http.response.start":
-                started = True
-                replaced = _is_bare_error(message)
-                if replaced:
-                    await failure(_bare_problem(message), scope)(scope, receive, send)
-            if not replaced:
-                await send(message)
-
-        try:
-            await self._app(scope, receive, guarded)
-        except Exception as error:
-            if started:
-                raise
-            log.exception("%s %s failed", scope["method"], scope["path"])
-            await failure(problem_of(error), scope)(scope, receive, send)
-
-
-def _is_bare_error(message: Message) -> bool:
-    content_type = Headers(raw=message["headers"]).get("content-type", "")
-    return int(message["status"]) >= HTTPStatus.BAD_REQUEST and content_type.startswith("text/plain")
-
-
-def _bare_problem(message: Message) -> Problem:
-    kept = {
-        name: value
-        for name, value in Headers(raw=message["headers"]).items()
-        if name not in ("content-length", "content-type")
-    }
-    return Problem(message["status"], HTTPStatus(message["status"]).phrase, headers=kept)

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import base64
 import re
+import time
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+from acestep.files import AudioStore
 
 JsonObject = dict[str, Any]
 
 AUDIO_PATH = "/v1/audio"
+PATH = "path"  # of ACESTEP_AUDIO_LINKS
+MAX_NESTING = 4  # of links in the `path` of links
 LABEL_END = "_"  # between the label of an audio link and its token, which has no underscore
 MAX_LABEL = 40  # characters
 _PUNYCODE = "xn--"  # of labels that are not ASCII, as in host names; some clients do not encode links again
@@ -25,6 +31,32 @@ MEDIA_TYPES = {
     ".opus": "audio/ogg",
     ".m4a": "audio/mp4",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class AudioLinks:
+    store: AudioStore
+    style: str
+    root_path: str = ""
+
+    def to(self, caption: str, name: str) -> str:
+        """Return the link to the file `name` of a song."""
+        if self.style == PATH and (path := self.store.path(name)) is not None:
+            return f"{self.root_path}{AUDIO_PATH}?path={quote(str(path), safe='')}"
+        return self.root_path + audio_link(caption, self.store.token(name))
+
+    def open(self, path: str) -> tuple[str, Path | None]:
+        """Return the label and the file of a link, or of what it carries; None: it opens nothing."""
+        path = _innermost(path)
+        label, token = split_link(path)
+        found = self.store.open_token(token)
+        if found is None and self.style == PATH and self.store.owns(Path(path)):
+            return "", self.store.path(Path(path).name)
+        return label, found
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def media_type(path: Path) -> str:
@@ -83,3 +115,17 @@ def _is_of_a_word(character: str) -> bool:
 
 def _in_ascii(label: str) -> str:
     return label if label.isascii() else _PUNYCODE + label.encode("punycode").decode("ascii")
+
+
+def _innermost(path: str) -> str:
+    # Clients send whole links as the path, some of them encoded once more.
+    for _ in range(MAX_NESTING):
+        path = unquote(path)
+        try:
+            inner = parse_qs(urlsplit(path).query).get("path")
+        except ValueError:  # it looks like an address, and is none
+            return ""
+        if not inner:
+            return path
+        path = inner[0]
+    return path

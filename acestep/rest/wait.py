@@ -19,8 +19,8 @@ from acestep.domain.song import Song
 from acestep.jobs.model import Job, JobView
 from acestep.jobs.worker import Cancelled, Worker
 from acestep.rest.deps import HttpServices
-from acestep.rest.links import AudioLinks
 from acestep.rest.response.jobs import error_of
+from acestep.rest.spelling import AudioLinks
 
 # Headers of answers without an envelope; warnings are a JSON list in ASCII.
 TASK_ID, SEED, WARNINGS = "X-ACE-Step-Task-Id", "X-ACE-Step-Seed", "X-ACE-Step-Warnings"

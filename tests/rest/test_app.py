@@ -17,7 +17,7 @@ from acestep.jobs.store import JobStore
 from acestep.rest.access import Access
 from acestep.rest.app import create_app
 from acestep.rest.deps import HttpServices, provide
-from acestep.rest.envelope import ErrorGuard
+from acestep.rest.middleware import ErrorGuard
 from acestep.rest.request.body import BodyReader, Probed
 from tests.rest.conftest import CONFIG, TURBO, FakeWorker, Server, assert_error
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from acestep.files import AudioStore
-from acestep.rest.links import AudioLinks
+from acestep.rest.spelling import AudioLinks
 from tests.rest.conftest import CONFIG, Serve, Server, assert_error
 
 SOUND = b"RIFF456789"

@@ -8,15 +8,15 @@ import pytest
 from fastapi import FastAPI
 from starlette.responses import StreamingResponse
 
-from acestep.rest import stopping
-from acestep.rest.stopping import EndRequests, OpenRequests
+from acestep.rest import middleware
+from acestep.rest.middleware import EndRequests, OpenRequests
 
 SAID = "The server is stopping. Jobs that it has accepted are kept"
 
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stopping, "GRACE_SECONDS", 0.02)
+    monkeypatch.setattr(middleware, "GRACE_SECONDS", 0.02)
 
 
 class Site:
@@ -74,7 +74,7 @@ async def test_a_request_that_waits_is_answered_with_the_reason():
 
 
 async def test_a_request_that_ends_by_itself_has_its_answer(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(stopping, "GRACE_SECONDS", 5)
+    monkeypatch.setattr(middleware, "GRACE_SECONDS", 5)
     site = Site()
     asked = await site.ask("/soon")
     ending = asyncio.create_task(site.requests.end())
