@@ -26,7 +26,8 @@ from acestep.jobs.worker import Cancelled, ModelKeeper, PlannerKeeper, Worker
 from acestep.memory.decide import Decision
 from acestep.rest.access import Access, arrives_locally
 from acestep.rest.adapters import ServerAdapters
-from acestep.rest.request.body import BODY_FIELD, AudioProbe, Body, BodyReader
+from acestep.rest.request.body import BODY_FIELD, Body, BodyReader
+from acestep.rest.request.sounds import AudioProbe
 from acestep.rest.spelling import AudioLinks
 
 _SCHEME = "bearer "

@@ -8,9 +8,9 @@ from typing import Literal
 from acestep.domain.draft import Draft, DraftRequest, Metadata
 from acestep.domain.song import MAX_SEED
 from acestep.errors import InvalidFieldError
+from acestep.rest.request.draft_tasks import FormatTask, UnderstandTask, WriteTask
 from acestep.rest.request.fields_planner import DraftFields
 from acestep.rest.request.fields_song import MusicFields
-from acestep.rest.request.schemas import FormatTask, UnderstandTask, WriteTask
 from acestep.rest.response.schemas import CreatedSample, DraftAnswer
 from acestep.rest.submit import UNKNOWN_LANGUAGE, is_language_fixed, sampling_options
 

@@ -12,19 +12,17 @@ from acestep.rest.dialects.generations import AudioGeneration
 from acestep.rest.dialects.jobs import JobObject
 from acestep.rest.dialects.speech import AudioSpeech
 from acestep.rest.envelope import ErrorEnvelope, OpenAiError
-from acestep.rest.request.body import BODY_FIELD, FORM, UPLOAD_NAMES
-from acestep.rest.request.fields_models import InitModel, LoadLora, ScaleLora, ToggleLora
-from acestep.rest.request.schemas import (
-    METAS,
-    PARAM_OBJ,
+from acestep.rest.request.body import BODY_FIELD, FORM
+from acestep.rest.request.draft_tasks import (
     FormatTask,
-    GenerateTask,
-    QueryTask,
     SampleTask,
     TranscribeTask,
     UnderstandTask,
     WriteTask,
 )
+from acestep.rest.request.fields_models import InitModel, LoadLora, ScaleLora, ToggleLora
+from acestep.rest.request.schemas import METAS, PARAM_OBJ, GenerateTask, QueryTask
+from acestep.rest.request.sounds import UPLOAD_NAMES
 from acestep.rest.response.schemas import ResultItem
 from acestep.rest.spelling import JsonObject
 

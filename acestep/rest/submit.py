@@ -28,20 +28,12 @@ from acestep.jobs.worker import Worker
 from acestep.limits import choose_model, fit, needs_planner
 from acestep.rest.adapters import ServerAdapters
 from acestep.rest.deps import HttpConfig, HttpServices
-from acestep.rest.request.body import (
-    PATHS,
-    REFERENCE,
-    SOURCE,
-    Body,
-    Sound,
-    look_at,
-    permitted,
-    stored,
-)
+from acestep.rest.request.body import Body
 from acestep.rest.request.fields_audio import STEM_SETS
 from acestep.rest.request.fields_planner import PlannerSamplingFields
 from acestep.rest.request.fields_song import DEFAULT_INSTRUCTION, MusicFields
 from acestep.rest.request.schemas import GenerateTask, read_task, require_fields
+from acestep.rest.request.sounds import PATHS, REFERENCE, SOURCE, Sound, look_at, permitted, stored
 from acestep.rest.request.task_rules import (
     BALANCED,
     INJECTION,
@@ -51,6 +43,7 @@ from acestep.rest.request.task_rules import (
     decide_correction,
     planner_name,
 )
+from acestep.rest.spelling import JsonObject
 
 UNKNOWN_LANGUAGE = "unknown"
 
@@ -67,20 +60,28 @@ async def submit(body: Body, services: HttpServices, warnings: tuple[str, ...] =
 
     Raises as `accept`, `UnusableAudioError` for a file that is no audio, and `QueueFullError`.
     """
+    if not body.files:
+        return await _submit(body.fields, {}, services, warnings)
     async with stored(body.files, services.uploads, services.probe) as uploads:
-        task, ignored = read_task(body.fields)
-        if not uploads:
-            require_fields({name: getattr(task, name) for name in task.model_fields_set}, ignored)
-        sounds = await _sounds(task, uploads, services)
-        request = accept(task, sounds, services.worker, services.config, services.lora)
-        used = [sound for sound in sounds.values() if _is_used(sound, request)]
-        heard = [warning for sound in used for warning in sound.warnings]
-        request = replace(request, warnings=(*warnings, *ignored, *request.warnings, *heard))
-        check_strict(request.warnings, services.config.strict)
-        for sound in uploads.values():
-            if not _is_used(sound, request):
-                sound.path.unlink(missing_ok=True)
-        receipt = await services.queue.submit(request)
+        return await _submit(body.fields, uploads, services, warnings)
+
+
+async def _submit(
+    fields: JsonObject, uploads: Mapping[str, Sound], services: HttpServices, warnings: tuple[str, ...]
+) -> Submission:
+    task, ignored = read_task(fields)
+    if not uploads:
+        require_fields({name: getattr(task, name) for name in task.model_fields_set}, ignored)
+    sounds = await _sounds(task, uploads, services)
+    request = accept(task, sounds, services.worker, services.config, services.lora)
+    used = [sound for sound in sounds.values() if _is_used(sound, request)]
+    heard = [warning for sound in used for warning in sound.warnings]
+    request = replace(request, warnings=(*warnings, *ignored, *request.warnings, *heard))
+    check_strict(request.warnings, services.config.strict)
+    for sound in uploads.values():
+        if not _is_used(sound, request):
+            sound.path.unlink(missing_ok=True)
+    receipt = await services.queue.submit(request)
     return Submission(receipt.job_id, receipt.position, request)
 
 

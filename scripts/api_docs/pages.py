@@ -16,8 +16,8 @@ from pydantic import BaseModel
 from acestep.limits import BASE_TASKS, TURBO_TASKS
 from acestep.rest.app import create_app
 from acestep.rest.openapi import ERRORS
-from acestep.rest.request.body import UPLOAD_NAMES
 from acestep.rest.request.schemas import METAS, GenerateTask
+from acestep.rest.request.sounds import UPLOAD_NAMES
 from acestep.rest.request.task_rules import users
 from acestep.rest.request.wire_types import Models, Support, about_of, notes_of
 

@@ -18,7 +18,8 @@ from acestep.rest.access import Access
 from acestep.rest.app import create_app
 from acestep.rest.deps import HttpServices, provide
 from acestep.rest.middleware import ErrorGuard
-from acestep.rest.request.body import BodyReader, Probed
+from acestep.rest.request.body import BodyReader
+from acestep.rest.request.sounds import Probed
 from tests.rest.conftest import CONFIG, TURBO, FakeWorker, Server, assert_error
 
 

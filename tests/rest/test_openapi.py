@@ -9,15 +9,12 @@ from acestep.errors import InvalidFieldError
 from acestep.rest.app import create_app
 from acestep.rest.openapi import BODIES
 from acestep.rest.request.body import BODY_FIELD
+from acestep.rest.request.draft_tasks import FormatTask, SampleTask, UnderstandTask, WriteTask
 from acestep.rest.request.schemas import (
     ALLOWED,
     METAS,
     PARAM_OBJ,
-    FormatTask,
     GenerateTask,
-    SampleTask,
-    UnderstandTask,
-    WriteTask,
     read_draft,
     read_plain,
     read_task,

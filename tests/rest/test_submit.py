@@ -12,8 +12,8 @@ from acestep.errors import (
     UnknownModelError,
 )
 from acestep.rest.errors import StrictError
-from acestep.rest.request.body import SOURCE, Sound
 from acestep.rest.request.schemas import GenerateTask, read_task
+from acestep.rest.request.sounds import SOURCE, Sound
 from acestep.rest.request.wire_types import Support, notes_of
 from acestep.rest.submit import to_request
 from tests.rest.conftest import BASE, CONFIG, NO_PLANNER, PLANNER, TURBO, failed

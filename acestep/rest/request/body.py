@@ -1,14 +1,11 @@
-"""From the bytes of a request to its fields and audio files."""
+"""From the bytes of a request to its fields and audio files. `forms` reads what is not JSON."""
 
 from __future__ import annotations
 
+import json
 import re
-import shutil
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Protocol
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
@@ -16,64 +13,70 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 
-from acestep.errors import DataFolderError, InvalidFieldError, UnusableAudioError
-from acestep.files import FileStore
-from acestep.rest.request.decode import (
+from acestep.errors import InvalidFieldError
+from acestep.rest.request.forms import (
+    BLOCK,
     FormParser,
     Part,
     charset_of,
     fields_of,
     form_fields,
-    json_object,
     no_file,
     too_large,
+    undecodable,
     unquoted,
 )
+from acestep.rest.request.sounds import UPLOAD_NAMES
 from acestep.rest.spelling import JsonObject
 
 BODY_FIELD = "ai_token"  # may carry the key
-SOURCE, REFERENCE = "src_audio", "reference_audio"
-# The names under which files may be sent; of two names for the same thing the first counts.
-UPLOAD_NAMES = {
-    "ref_audio": REFERENCE,
-    "reference_audio": REFERENCE,
-    "ctx_audio": SOURCE,
-    "src_audio": SOURCE,
-    "audio": SOURCE,
-    "file": SOURCE,
-}
-# The fields that name a file of this machine instead.
-PATHS = {SOURCE: "src_audio_path", REFERENCE: "reference_audio_path"}
-ROOTS = "ACESTEP_AUDIO_ROOTS"
-CHUNK = 1024 * 1024
 MAX_AT_ONCE = 64 * 1024  # bytes of a body that are decoded on the event loop
 FORM = "application/x-www-form-urlencoded"
+# In one body. 4 MB of empty lists take Python half a second, in which nothing else is answered; as many as
+# these take 20 ms. The longest request that can be used has about 10,000 commas.
+MAX_VALUES = 50_000
+MAX_DIGITS = 400  # of a whole number in JSON; reading one takes time by the square of its digits
 
 
-class Probed(Protocol):
-    @property
-    def seconds(self) -> float:
-        """Duration; may count an encoder's padding."""
-        ...
+class TooManyValuesError(ValueError):
+    """`name` is that of the list or object that is too long; "": not known."""
 
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """Sentences about what of it cannot be used as it is."""
-        ...
+    def __init__(self, name: str) -> None:
+        super().__init__(f"more than {MAX_VALUES} values")
+        self.name = name
 
 
-# Raises UnusableAudioError for a file that the server cannot use.
-AudioProbe = Callable[[Path], Awaitable[Probed] | Probed]
+def read_json(text: str) -> object:
+    """Raises ValueError for what is no JSON or has too many values, RecursionError for deep nesting."""
+    values = 0
+    for start in range(0, len(text), BLOCK):
+        end = start + BLOCK
+        values += sum(text.count(mark, start, end) for mark in ",[{")
+        if values > MAX_VALUES:
+            raise TooManyValuesError(_name_before(text[:end], ('":[', '": [', '":{', '": {')))
+    found: object = json.loads(text, parse_int=_whole)
+    return found
 
 
-@dataclass(frozen=True, slots=True)
-class Sound:
-    """Audio that a request uploads or names."""
-
-    path: Path
-    name: str  # as the client calls the file
-    seconds: float
-    warnings: tuple[str, ...] = ()
+def json_object(raw: bytes, complaint: str, charset: str = "") -> JsonObject:
+    """Raises 400 that begins with `complaint`, and `InvalidFieldError` for too many values."""
+    encoding = charset or json.detect_encoding(raw)
+    try:
+        found = read_json(raw.decode(encoding).removeprefix("\ufeff"))
+    except UnicodeDecodeError as error:
+        before = raw[: error.start].decode(encoding, "replace")
+        raise undecodable(complaint, _name_before(before, ('":', '" :')), error) from None
+    except TooManyValuesError as error:
+        allowed = f"at most {MAX_VALUES} values in the whole body (commas and brackets in text count too)"
+        raise InvalidFieldError(error.name or "body", str(error), allowed) from None
+    except json.JSONDecodeError as error:
+        where = f"{error.msg} (line {error.lineno}, column {error.colno})"
+        raise HTTPException(400, f"{complaint}: {where}") from None
+    except (ValueError, RecursionError):  # a number of 5,000 digits, or nested without end
+        raise HTTPException(400, complaint) from None
+    if not isinstance(found, dict):
+        raise HTTPException(400, "JSON payload must be an object")
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +178,8 @@ async def _limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
 
 
 def _fields(raw: bytes, content_type: str) -> JsonObject:
-    media_type, charset = _media_type(content_type), charset_of(content_type)
+    media_type = _media_type(content_type)
+    charset = charset_of(content_type) if "charset" in content_type.lower() else ""
     if media_type.startswith("application/json") or media_type.endswith("+json"):
         return _without_texts_for_files(json_object(raw, "Malformed JSON payload", charset))
     whole = raw
@@ -216,90 +220,13 @@ def _without_texts_for_files(fields: JsonObject) -> JsonObject:
     return fields
 
 
-@asynccontextmanager
-async def stored(
-    files: Mapping[str, UploadFile], folder: Path, probe: AudioProbe
-) -> AsyncIterator[dict[str, Sound]]:
-    """Write uploads to `folder` before the block begins, and delete them if it fails.
-
-    Raises `UnusableAudioError` that names the upload.
-    """
-    store = FileStore(folder)
-    sounds: dict[str, Sound] = {}
-    try:
-        for kind, upload in files.items():
-            sounds[kind] = await _store(kind, upload, store, probe)
-        yield sounds
-    except Exception:  # but not CancelledError: the block may have made a job that needs them
-        for sound in sounds.values():
-            store.delete(sound.path.name)
-        raise
+def _whole(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError
+    return int(digits)
 
 
-@asynccontextmanager
-async def lent(
-    files: Mapping[str, UploadFile], folder: Path, probe: AudioProbe
-) -> AsyncIterator[dict[str, Sound]]:
-    """As `stored`, and delete them when the block ends."""
-    async with stored(files, folder, probe) as sounds:
-        yield sounds
-        for sound in sounds.values():
-            sound.path.unlink(missing_ok=True)
-
-
-async def look_at(kind: str, name: str, path: Path, probe: AudioProbe) -> Sound:
-    """Raises `UnusableAudioError` that calls the file by `name`, as the warnings do."""
-
-    def told(sentence: str) -> str:
-        return f"{kind}: {sentence.replace(path.name, Path(name).name)}"
-
-    try:
-        looking = await run_in_threadpool(probe, path)
-        facts = await looking if isinstance(looking, Awaitable) else looking
-    except UnusableAudioError as error:
-        raise UnusableAudioError(told(str(error))) from None
-    return Sound(path, name, facts.seconds, tuple(map(told, facts.warnings)))
-
-
-def permitted(field: str, named: str, roots: Sequence[Path]) -> Path:
-    """The file in one of `roots`; a relative path counts from each of them.
-
-    Links are followed first, so that none leads out. A file elsewhere and a missing one get the same error.
-    """
-    for root in roots:
-        try:
-            found = (root / named).resolve()
-            if found.is_relative_to(root.resolve()) and found.is_file():
-                return found
-        except (OSError, ValueError):  # a path of a thousand characters, or with a zero byte
-            continue
-    raise InvalidFieldError(
-        field,
-        named,
-        f"the `file` of a song that is still here, or a file in a folder of {ROOTS}",
-        f"Upload the file as {field.removesuffix('_path')} instead, or set {ROOTS}",
-    )
-
-
-async def _store(kind: str, upload: UploadFile, store: FileStore, probe: AudioProbe) -> Sound:
-    new = store.begin(_extension(upload.filename or ""))
-    try:
-        # Written before the job is accepted, which survives a power cut with its audio.
-        await run_in_threadpool(_copy, upload, new.path)
-        found = await look_at(kind, upload.filename or kind, new.path, probe)
-        return replace(found, path=await run_in_threadpool(store.finish, new))
-    except OSError as error:
-        raise DataFolderError(f"An upload cannot be stored in {new.path.parent}: {error}") from error
-    finally:
-        store.discard(new)
-
-
-def _copy(upload: UploadFile, path: Path) -> None:
-    with path.open("wb") as target:
-        shutil.copyfileobj(upload.file, target, CHUNK)
-
-
-def _extension(filename: str) -> str:
-    # Return the client's file extension if it is a harmless one; it helps to recognise the format.
-    found = re.search(r"\.([A-Za-z0-9]{1,8})$", filename)
-    return found[1].lower() if found else "audio"
+def _name_before(text: str, ends: Sequence[str]) -> str:
+    # The name of the last field in the JSON `text` that goes on with one of `ends`.
+    end = max(text.rfind(each) for each in ends)
+    return text[text.rfind('"', 0, max(0, end)) + 1 : end][:60] if end > 0 else ""

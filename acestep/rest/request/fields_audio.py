@@ -19,7 +19,6 @@ from acestep.domain.song import (
     WaveletCorrection,
 )
 from acestep.rest.request.fields_song import MAX_CAPTION, MAX_LYRICS
-from acestep.rest.request.music_values import Seconds
 from acestep.rest.request.wire_types import (
     WORD,
     Flag,
@@ -27,6 +26,7 @@ from acestep.rest.request.wire_types import (
     Number,
     OptionalNumber,
     OptionalText,
+    Seconds,
     Support,
     Text,
     Track,

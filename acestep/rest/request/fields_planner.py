@@ -8,8 +8,8 @@ from pydantic import BaseModel, WithJsonSchema
 
 from acestep.domain.song import MAX_CODES, MAX_SEED, PlannerOptions
 from acestep.rest.request.fields_song import MAX_CAPTION
-from acestep.rest.request.music_values import UNDECIDED_NUMBERS
 from acestep.rest.request.wire_types import (
+    UNDECIDED_NUMBERS,
     WORD,
     Codes,
     Flag,

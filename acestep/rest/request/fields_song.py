@@ -18,7 +18,7 @@ from acestep.domain.song import (
     SongRequest,
     TaskType,
 )
-from acestep.rest.request.music_values import Bpm, KeyScale, Language, Seconds, TimeSignature
+from acestep.rest.request.music_values import Bpm, KeyScale, Language, TimeSignature
 from acestep.rest.request.wire_types import (
     WORD,
     Flag,
@@ -27,6 +27,7 @@ from acestep.rest.request.wire_types import (
     OptionalNumber,
     OptionalText,
     OptionalWhole,
+    Seconds,
     Seeds,
     Support,
     Text,

@@ -9,11 +9,8 @@ from typing import Annotated
 from pydantic import WithJsonSchema
 
 from acestep.domain.song import LANGUAGES
-from acestep.rest.request.wire_types import read_number, read_text, read_whole, read_word, reader, shown_as
+from acestep.rest.request.wire_types import is_open, read_text, read_whole, read_word, reader, shown_as
 
-# Words for "not decided", besides null and "".
-UNDECIDED_WORDS = ("", "n/a", "none", "null", "undefined", "auto", "automatic")
-UNDECIDED_NUMBERS = (0.0, -1.0)
 # Codes of a part, an older or an unofficial name of a language that the models know.
 _LANGUAGES = {
     "nb": "no",
@@ -34,10 +31,6 @@ _JAPANESE_KEY = re.compile(r"([嬰変變]?)([ハニホヘトイロ])([長短])�
 _JAPANESE_NOTES = dict(zip("ハニホヘトイロ", "CDEFGAB", strict=True))
 
 
-def is_undecided(value: object) -> bool:
-    return isinstance(value, str) and len(value) < 20 and value.strip().lower() in UNDECIDED_WORDS
-
-
 def read_language(value: object) -> str:
     """ "en" for "en-US", "ja" for "ja_JP.UTF-8"."""
     tag = read_word(value).replace("_", "-").partition(".")[0]
@@ -49,16 +42,12 @@ def read_language(value: object) -> str:
 
 
 def read_bpm(value: object) -> int | None:
-    return None if _is_open(value) else read_whole(value)
-
-
-def read_seconds(value: object) -> float | None:
-    return None if _is_open(value) else read_number(value)
+    return None if is_open(value) else read_whole(value)
 
 
 def read_time_signature(value: object) -> str | None:
     """The beats of "4", 4, "4/4" or "6/8", which are all that the models know."""
-    if _is_open(value):
+    if is_open(value):
         return None
     found = re.fullmatch(r"([2346])(?:\.0|/4)?|(6)/8", read_text(value).replace(" ", ""))
     if found is None:
@@ -68,7 +57,7 @@ def read_time_signature(value: object) -> str | None:
 
 def read_key_scale(value: object) -> str | None:
     """ "C# minor" for "c♯ MINOR", "C sharp min" or "嬰ハ短調", "Bb major" for "B-flat", "C major" for "C"."""
-    if _is_open(value):
+    if is_open(value):
         return None
     text = unicodedata.normalize("NFKC", read_text(value)).replace("♯", _SHARP).replace("♭", _FLAT).strip()
     if japanese := _JAPANESE_KEY.fullmatch(text.replace(" ", "")):
@@ -85,15 +74,6 @@ def _key(note: str, sign: str, is_minor: bool) -> str:
     return f"{note}{sign} {'minor' if is_minor else 'major'}"
 
 
-def _is_open(value: object) -> bool:
-    if is_undecided(value):
-        return True
-    try:
-        return read_number(value) in UNDECIDED_NUMBERS
-    except (TypeError, ValueError, OverflowError):
-        return False
-
-
 Language = Annotated[str, reader(read_language), WithJsonSchema({"type": "string", "enum": [*LANGUAGES]})]
 
 OptionalLanguage = Annotated[
@@ -103,8 +83,6 @@ OptionalLanguage = Annotated[
 ]
 
 Bpm = Annotated[int | None, reader(read_bpm)]
-
-Seconds = Annotated[float | None, reader(read_seconds)]
 
 TimeSignature = Annotated[str | None, reader(read_time_signature), shown_as("string", "integer", "null")]
 

@@ -19,11 +19,11 @@ from acestep.limits import (
     WINDOW_TASKS,
 )
 from acestep.rest.errors import InvalidFieldsError, StrictError
-from acestep.rest.request.body import PATHS, REFERENCE, SOURCE, Sound
 from acestep.rest.request.fields_audio import MorphFields
 from acestep.rest.request.fields_planner import CodeFields, PlannerFields, PlannerSamplingFields
 from acestep.rest.request.fields_song import MusicFields
 from acestep.rest.request.schemas import GenerateTask
+from acestep.rest.request.sounds import PATHS, REFERENCE, SOURCE, Sound
 from acestep.rest.request.wire_types import Support, notes_of
 
 MAX_SHOWN = 60  # characters of a value in a warning

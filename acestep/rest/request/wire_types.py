@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic.fields import FieldInfo
 
 from acestep.domain.song import MAX_BATCH, MAX_CODES, MAX_SEED, TRACKS
-from acestep.rest.request.decode import read_json
+from acestep.rest.request.body import read_json
 from acestep.rest.spelling import JsonObject
 
 MAX_LIST = 200  # values in one list: schedules, names
@@ -26,6 +26,11 @@ MAX_IDS, MAX_ID = 1_000, 200  # jobs in one query, characters of an id
 MAX_CODE_DIGITS = 6  # no model has a million codes
 
 MAX_CODE_TEXT = 30 * MAX_CODES  # characters: the longest token, and blanks
+
+
+# Words for "not decided", besides null and "".
+UNDECIDED_WORDS = ("", "n/a", "none", "null", "undefined", "auto", "automatic")
+UNDECIDED_NUMBERS = (0.0, -1.0)
 
 
 class Support(StrEnum):
@@ -133,6 +138,23 @@ def read_whole(value: object) -> int:
     if not number.is_integer():
         raise ValueError
     return int(number)
+
+
+def is_undecided(value: object) -> bool:
+    return isinstance(value, str) and len(value) < 20 and value.strip().lower() in UNDECIDED_WORDS
+
+
+def is_open(value: object) -> bool:
+    if is_undecided(value):
+        return True
+    try:
+        return read_number(value) in UNDECIDED_NUMBERS
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def read_seconds(value: object) -> float | None:
+    return None if is_open(value) else read_number(value)
 
 
 def read_flag(value: object) -> bool:
@@ -260,6 +282,8 @@ OptionalWhole = Annotated[int | None, reader(read_whole)]
 Number = Annotated[float, reader(read_number)]
 
 OptionalNumber = Annotated[float | None, reader(read_number)]
+
+Seconds = Annotated[float | None, reader(read_seconds)]
 
 Flag = Annotated[bool, reader(read_flag)]
 

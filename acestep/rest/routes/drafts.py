@@ -9,16 +9,11 @@ from acestep.rest.deps import HttpServices, RequestBody, Services
 from acestep.rest.drafts import formatted, to_format, to_understand, to_write, understood, written
 from acestep.rest.envelope import Envelope
 from acestep.rest.openapi import body_of
-from acestep.rest.request.body import PATHS, SOURCE, Body, Sound, lent
+from acestep.rest.request.body import Body
+from acestep.rest.request.draft_tasks import FormatTask, SampleTask, UnderstandTask, WriteTask
 from acestep.rest.request.fields_planner import DraftFields
-from acestep.rest.request.schemas import (
-    FormatTask,
-    SampleTask,
-    UnderstandTask,
-    WriteTask,
-    read_draft,
-    read_plain,
-)
+from acestep.rest.request.schemas import read_draft, read_plain
+from acestep.rest.request.sounds import PATHS, SOURCE, Sound, lent
 from acestep.rest.request.task_rules import check_strict, check_support, planner_name, require_planner
 from acestep.rest.response.jobs import custom_sample, simple_sample
 from acestep.rest.response.schemas import CreatedSample, CustomSample, DraftAnswer, SimpleSample

@@ -10,8 +10,9 @@ from acestep.errors import InvalidFieldError, NotInstalledError
 from acestep.rest.deps import RequestBody, Services
 from acestep.rest.envelope import Envelope
 from acestep.rest.openapi import body_of
-from acestep.rest.request.body import Sound, lent
-from acestep.rest.request.schemas import TranscribeTask, read_plain
+from acestep.rest.request.draft_tasks import TranscribeTask
+from acestep.rest.request.schemas import read_plain
+from acestep.rest.request.sounds import Sound, lent
 from acestep.rest.request.task_rules import check_strict
 from acestep.rest.response.schemas import TranscribedWord, Transcript
 from acestep.rest.response.song import lrc

@@ -16,7 +16,7 @@ from acestep.errors import InvalidFieldError, ModelUnavailableError, PlannerUnav
 from acestep.rest.dialects.chat_fields import ChatRequest
 from acestep.rest.dialects.chat_input import decode, read_chat, song_of
 from acestep.rest.dialects.generations import AudioGeneration, read_generation
-from acestep.rest.request.body import Sound
+from acestep.rest.request.sounds import Sound
 from tests.rest.conftest import BASE, NO_PLANNER, PLANNER, TURBO
 from tests.rest.request.accepting import accept
 from tests.rest.values import FIELDS

@@ -13,9 +13,9 @@ from acestep.domain.song import AdapterUse, SongRequest
 from acestep.limits import BASE_TASKS
 from acestep.rest.adapters import ServerAdapters
 from acestep.rest.deps import HttpConfig
-from acestep.rest.request.body import PATHS, SOURCE, Sound
 from acestep.rest.request.fields_audio import MorphFields
 from acestep.rest.request.schemas import GenerateTask, read_task
+from acestep.rest.request.sounds import PATHS, SOURCE, Sound
 from acestep.rest.request.task_rules import check_strict, users
 from acestep.rest.request.wire_types import Models, Support, notes_of
 from acestep.rest.submit import accept as accept_task

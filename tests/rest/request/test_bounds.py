@@ -11,14 +11,11 @@ from acestep.rest.dialects.chat_fields import ChatRequest
 from acestep.rest.dialects.chat_input import read_chat, song_of
 from acestep.rest.dialects.generations import AudioGeneration, read_generation
 from acestep.rest.dialects.speech import AudioSpeech, read_speech
+from acestep.rest.request.draft_tasks import FormatTask, SampleTask, UnderstandTask, WriteTask
 from acestep.rest.request.fields_models import InitModel, LoadLora, ScaleLora, ToggleLora
 from acestep.rest.request.schemas import (
-    FormatTask,
     GenerateTask,
     QueryTask,
-    SampleTask,
-    UnderstandTask,
-    WriteTask,
     read_draft,
     read_plain,
     read_query,

@@ -11,7 +11,7 @@ import pytest
 from acestep.domain.models import ModelInfo
 from acestep.domain.song import AnalysisOptions, Morph, Retake, SongRequest, WaveletCorrection
 from acestep.errors import InvalidFieldError
-from acestep.rest.request.body import SOURCE, Sound
+from acestep.rest.request.sounds import SOURCE, Sound
 from tests.rest.conftest import BASE, CONFIG, PLANNER, TURBO
 from tests.rest.request.accepting import NATURAL, accept
 from tests.rest.values import FIELDS, aliases

@@ -11,7 +11,7 @@ import pytest
 from acestep.domain.song import SongRequest, TaskOptions
 from acestep.errors import InvalidFieldError, PlannerUnavailableError
 from acestep.rest.errors import StrictError
-from acestep.rest.request.body import Sound
+from acestep.rest.request.sounds import Sound
 from acestep.rest.request.task_rules import users
 from acestep.rest.request.wire_types import Models, Support
 from tests.rest.conftest import BASE, NO_PLANNER, PLANNER, TURBO

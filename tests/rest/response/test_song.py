@@ -22,7 +22,7 @@ from acestep.domain.song import (
 from acestep.engine.planning import plan_songs, with_source
 from acestep.errors import InvalidFieldError
 from acestep.limits import BASE_TASKS, uses_planner
-from acestep.rest.request.body import PATHS, Sound
+from acestep.rest.request.sounds import PATHS, Sound
 from acestep.rest.request.task_rules import users
 from acestep.rest.response.song import lrc, recipe
 from tests.rest.conftest import BASE, NO_PLANNER, PLANNER, TURBO, FakeWorker, Serve, Server

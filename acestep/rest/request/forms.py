@@ -1,9 +1,8 @@
-"""From the bytes of a body to its fields: JSON and forms, in any character set."""
+"""Forms, and the character sets of bodies."""
 
 from __future__ import annotations
 
 import codecs
-import json
 import re
 from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import dataclass
@@ -17,12 +16,8 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from acestep.errors import InvalidFieldError
 from acestep.rest.spelling import JsonObject
 
-# In one body. 4 MB of empty lists take Python half a second, in which nothing else is answered; as many as
-# these take 20 ms. The longest request that can be used has about 10,000 commas.
-MAX_VALUES = 50_000
-MAX_DIGITS = 400  # of a whole number in JSON; reading one takes time by the square of its digits
 MAX_FORM_FIELDS = 1_000
-_BLOCK = 64 * 1024  # characters that are looked at at once
+BLOCK = 64 * 1024  # characters that are looked at at once
 _CHARSET_FIELD = "_charset_"  # HTML's name for the character set of a form
 # What a name means in practice: Windows and browsers say shift_jis for its superset.
 _SUPERSETS = {
@@ -37,47 +32,6 @@ _CHARSETS = re.compile(
     r"utf-8(-sig)?|utf-16(-[lb]e)?|utf-32(-[lb]e)?|cp(932|949|950|125\d|874)|iso8859-\d+|iso2022_(jp|kr)"
     r"|euc_jp|big5(hkscs)?|gb18030|koi8-[ru]"
 )
-
-
-class TooManyValuesError(ValueError):
-    """`name` is that of the list or object that is too long; "": not known."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"more than {MAX_VALUES} values")
-        self.name = name
-
-
-def read_json(text: str) -> object:
-    """Raises ValueError for what is no JSON or has too many values, RecursionError for deep nesting."""
-    values = 0
-    for start in range(0, len(text), _BLOCK):
-        end = start + _BLOCK
-        values += sum(text.count(mark, start, end) for mark in ",[{")
-        if values > MAX_VALUES:
-            raise TooManyValuesError(_name_before(text[:end], ('":[', '": [', '":{', '": {')))
-    found: object = json.loads(text, parse_int=_whole)
-    return found
-
-
-def json_object(raw: bytes, complaint: str, charset: str = "") -> JsonObject:
-    """Raises 400 that begins with `complaint`, and `InvalidFieldError` for too many values."""
-    encoding = charset or json.detect_encoding(raw)
-    try:
-        found = read_json(raw.decode(encoding).removeprefix("\ufeff"))
-    except UnicodeDecodeError as error:
-        before = raw[: error.start].decode(encoding, "replace")
-        raise _undecodable(complaint, _name_before(before, ('":', '" :')), error) from None
-    except TooManyValuesError as error:
-        allowed = f"at most {MAX_VALUES} values in the whole body (commas and brackets in text count too)"
-        raise InvalidFieldError(error.name or "body", str(error), allowed) from None
-    except json.JSONDecodeError as error:
-        where = f"{error.msg} (line {error.lineno}, column {error.colno})"
-        raise HTTPException(400, f"{complaint}: {where}") from None
-    except (ValueError, RecursionError):  # a number of 5,000 digits, or nested without end
-        raise HTTPException(400, complaint) from None
-    if not isinstance(found, dict):
-        raise HTTPException(400, "JSON payload must be an object")
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +69,7 @@ def fields_of(parts: Sequence[Part], charset: str) -> JsonObject:
         try:
             value = part.value.decode(part.charset or common)
         except UnicodeDecodeError as error:
-            raise _undecodable("Malformed form", name, error) from None
+            raise undecodable("Malformed form", name, error) from None
         if name not in fields:
             fields[name] = value
         elif isinstance(fields[name], list):
@@ -129,7 +83,7 @@ def unquoted(text: bytes) -> bytes:
     """Read `%41` as "A", a block at a time, so that other threads get their turn."""
     pieces, start = [], 0
     while start < len(text):
-        end = start + _BLOCK
+        end = start + BLOCK
         escape = text.rfind(b"%", end - 2, end)  # it goes on in the next block
         end = escape if escape > start else end
         pieces.append(unquote_to_bytes(text[start:end]))
@@ -239,20 +193,8 @@ def _text_or_size(value: bytes) -> str:
     return text if text.isprintable() else f"{len(value)} bytes without a file name"
 
 
-def _whole(digits: str) -> int:
-    if len(digits) > MAX_DIGITS:
-        raise ValueError
-    return int(digits)
-
-
-def _undecodable(complaint: str, name: str, error: UnicodeDecodeError) -> HTTPException:
+def undecodable(complaint: str, name: str, error: UnicodeDecodeError) -> HTTPException:
     wanted = "UTF-8" if error.encoding.startswith("utf-8") else error.encoding
     what = f"not {wanted} (byte 0x{error.object[error.start]:02x} at position {error.start})"
     remedy = "Send UTF-8, or name the character set: charset=… in the Content-Type, or _charset_ in a form"
     return HTTPException(400, f"{complaint}: {name[:60] + ': ' if name else ''}{what}. {remedy}")
-
-
-def _name_before(text: str, ends: Sequence[str]) -> str:
-    # The name of the last field in the JSON `text` that goes on with one of `ends`.
-    end = max(text.rfind(each) for each in ends)
-    return text[text.rfind('"', 0, max(0, end)) + 1 : end][:60] if end > 0 else ""

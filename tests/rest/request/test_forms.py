@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from starlette.exceptions import HTTPException
 
 from acestep.errors import InvalidFieldError
-from acestep.rest.request.decode import MAX_VALUES, form_fields, json_object, known_charset, unquoted
+from acestep.rest.request.body import MAX_VALUES, json_object
+from acestep.rest.request.forms import form_fields, known_charset, unquoted
 from tests.rest.conftest import Server, assert_error
 
 FORM = "application/x-www-form-urlencoded"
