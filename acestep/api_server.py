@@ -82,9 +82,9 @@ def _lifespan(
         tasks = BackgroundTasks()
         engines = build_engines(prepared, SongWriter(audio, settings.mp3_bitrate), changed, tasks)
         worker = engines.worker
-        loading = LoadingWatch(worker)
+        loading = LoadingWatch(worker.models, worker.planners)
         queue = JobQueue(
-            store, settings.queue_maxsize, settings.avg_job_seconds, settings.avg_window, note=loading.note
+            store, settings.queue_maxsize, settings.avg_job_seconds, settings.avg_window, notes=loading.notes
         )
         cleaner = Cleaner(store, audio, settings.keep_seconds, FileStore(folder.uploads))
         concurrency = max(settings.queue_workers, len(settings.devices))

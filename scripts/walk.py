@@ -2,7 +2,8 @@
 
 `python -m scripts.walk` runs the server with nano in this process and traces one POST /release_task
 (text2music, no planner, no audio), its POST /query_result and its GET /v1/audio, on every thread. A file
-counts if one of its functions ran, and then counts whole: all its lines, all its classes.
+counts if one of its functions ran, and then counts whole: all its lines, all its classes. Not traced is
+what runs by the clock, song or no song.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from acestep.settings.settings import Settings
 PACKAGE = Path(acestep.__file__).parent
 BODY = {"prompt": "upbeat piano pop", "audio_duration": 10, "batch_size": 1}
 POLL_SECONDS = 0.1
+BY_THE_CLOCK = ("idle model watch", "idle planner watch", "job database watch", "loading watch")  # tasks
 SETTINGS = {"config_path": "acestep-nano", "init_llm": "false", "api_key": ""}
 
 
@@ -41,9 +43,20 @@ class Tracer:
         code = frame.f_code
         if not self.is_on or event != "call" or code in self._seen or code.co_name == "<module>":
             return
+        if current_task_name() in BY_THE_CLOCK:
+            return
         self._seen.add(code)
         if code.co_filename.startswith(str(PACKAGE)):
             self.files.setdefault(code.co_filename)
+
+
+def current_task_name() -> str:
+    """The name of the task of this thread; "" where none runs."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no event loop is here
+        return ""
+    return task.get_name() if task else ""
 
 
 async def make_song(tracer: Tracer, folder: str) -> None:

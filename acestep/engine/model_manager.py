@@ -241,12 +241,13 @@ class ModelManager:
 
     def _forget(self, entry: ModelEntry) -> None:
         # Drop a model that is out of use and has no slot; one that failed is loaded at the next request.
-        if entry.users or entry.is_loading:
+        if entry.users:
             return
         name = entry.info.name
-        if entry.loaded is not None and (entry.is_leaving or self._unlisted.get(name) is entry):
-            self._drop(entry)
-        if entry.loaded is None:
+        if entry.loaded is not None:
+            if entry.is_leaving or self._unlisted.get(name) is entry:
+                self._drop(entry)
+        elif not entry.is_loading:
             for entries in (self._on_demand, self._unlisted):
                 if entries.get(name) is entry:
                     del entries[name]

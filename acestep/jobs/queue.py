@@ -6,11 +6,12 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from threading import Lock
+from types import MappingProxyType
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
@@ -43,10 +44,10 @@ class JobQueue:
         average_default: float = 5.0,
         average_window: int = 50,
         delays: Delays = delays,
-        note: Callable[[str | None], str] = lambda model: "",
+        notes: Mapping[str | None, str] = MappingProxyType({}),
     ) -> None:
-        # `note` says of a model why its jobs do not run yet.
-        self._note = note
+        # Why the jobs of a model (None: the default) do not run yet; "" where nothing keeps them.
+        self._notes = notes
         self._store = store
         self._max_waiting = max_waiting
         self._average_default = average_default
@@ -188,12 +189,15 @@ class JobQueue:
         if view is None or view.job.has_ended:
             return view
         if view.job.state == "queued":
-            return replace(view, note=self._note(view.job.request.model))
+            return replace(view, note=self._note(view.job))
         known = self._progress.get(view.job.id)
         progress = known.latest if known else _STARTED
         if progress == _STARTED:
-            progress = replace(progress, text=self._note(view.job.request.model))
+            progress = replace(progress, text=self._note(view.job))
         return replace(view, progress=progress)
+
+    def _note(self, job: Job) -> str:
+        return self._notes.get(job.request.model, self._notes.get(None, ""))
 
 
 _STARTED = Progress(0.0, "running")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator
 
 from acestep.domain.models import ModelInfo, PlannerInfo
 
@@ -16,60 +15,49 @@ LOOK_SECONDS = 0.5
 LOG_SECONDS = 5.0
 
 
-class Models(Protocol):
-    def models(self) -> tuple[ModelInfo, ...]: ...
-    def planners(self) -> tuple[PlannerInfo, ...]: ...
-
-
-class _Loading(NamedTuple):
-    # What is loaded: "model" or "planner", and its name.
-    kind: str
-    name: str
-
-
 class LoadingWatch:
-    def __init__(self, models: Models, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        models: Callable[[], tuple[ModelInfo, ...]],
+        planners: Callable[[], tuple[PlannerInfo, ...]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        # Of each model (None: the default), for jobs that name it: that it is loading; "" where it is not.
+        self.notes: dict[str | None, str] = {}
         self._models = models
+        self._planners = planners
         self._clock = clock
-        self._since: dict[_Loading, float] = {}
-        self._said: dict[_Loading, float] = {}
+        # Of what is loading, such as "model acestep-nano": when that was first seen and last logged.
+        self._since: dict[str, float] = {}
+        self._said: dict[str, float] = {}
 
     async def run(self) -> None:
         while True:
-            for sentence in self.due():
+            for sentence in self.look():
                 log.info("%s", sentence)
             await asyncio.sleep(LOOK_SECONDS)
 
-    def due(self) -> list[str]:
-        """A sentence for each model that has been loading for LOG_SECONDS since the last one."""
-        now, texts = self._clock(), self._look()
-        due = [each for each in texts if now - self._said[each] >= LOG_SECONDS]
+    def look(self) -> list[str]:
+        """Bring `notes` up to date, and return a sentence for what has been loading for LOG_SECONDS more."""
+        now, models = self._clock(), self._models()
+        loading = dict(self._loading(models))
+        self._since = {what: self._since.get(what, now) for what in loading}
+        self._said = {what: self._said.get(what, now) for what in loading}
+        texts = {what: _sentence(what, info, now - self._since[what]) for what, info in loading.items()}
+        self.notes.clear()  # read by others at any time, but on this event loop
+        self.notes |= {info.name: texts.get(f"model {info.name}", "") for info in models}
+        self.notes[None] = next(iter(self.notes.values()), "")
+        due = [what for what in loading if now - self._said[what] >= LOG_SECONDS]
         self._said |= dict.fromkeys(due, now)
-        return [texts[each] for each in due]
+        return [texts[what] for what in due]
 
-    def note(self, model: str | None) -> str:
-        """For a job that names `model` (None: the default): that it is loading; "" if it is not."""
-        texts, infos = self._look(), self._models.models()
-        known = [info.name for info in infos]
-        name = model if model in known else known[0] if known else ""
-        return texts.get(_Loading("model", name), "")
-
-    def _look(self) -> dict[_Loading, str]:
-        now = self._clock()
-        found = {
-            _Loading(kind, info.name): info
-            for kind, infos in self._infos()
-            for info in infos
-            if info.state in ("loading", "downloading")
-        }
-        self._since = {each: self._since.get(each, now) for each in found}
-        self._said = {each: self._said.get(each, now) for each in found}
-        return {each: _sentence(each, info, now - self._since[each]) for each, info in found.items()}
-
-    def _infos(self) -> Iterable[tuple[str, tuple[ModelInfo | PlannerInfo, ...]]]:
-        return (("model", self._models.models()), ("planner", self._models.planners()))
+    def _loading(self, models: tuple[ModelInfo, ...]) -> Iterator[tuple[str, ModelInfo | PlannerInfo]]:
+        for kind, infos in (("model", models), ("planner", self._planners())):
+            for info in infos:
+                if info.state in ("loading", "downloading"):
+                    yield f"{kind} {info.name}", info
 
 
-def _sentence(loading: _Loading, info: ModelInfo | PlannerInfo, seconds: float) -> str:
+def _sentence(what: str, info: ModelInfo | PlannerInfo, seconds: float) -> str:
     done = f": {info.detail}" if info.state == "downloading" and info.detail else ""
-    return f"The {loading.kind} {loading.name} is {info.state}{done}, {seconds:.0f} s so far"
+    return f"The {what} is {info.state}{done}, {seconds:.0f} s so far"

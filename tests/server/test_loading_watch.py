@@ -14,7 +14,7 @@ class FakeModels:
         self.now = 100.0
         self.known = [replace(NANO, state="loading"), replace(BASE, state="ready")]
         self.planner = PlannerInfo("acestep-5Hz-lm-1.7B", "on_disk")
-        self.watch = LoadingWatch(self, lambda: self.now)
+        self.watch = LoadingWatch(self.models, self.planners, lambda: self.now)
 
     def models(self) -> tuple[ModelInfo, ...]:
         return tuple(self.known)
@@ -28,7 +28,7 @@ class FakeModels:
     def after(self, seconds: float) -> list[str]:
         """What the log says some seconds later."""
         self.now += seconds
-        return self.watch.due()
+        return self.watch.look()
 
 
 def test_every_five_seconds_the_log_says_that_a_model_is_loading() -> None:
@@ -56,12 +56,19 @@ def test_a_download_says_how_far_it_is_and_a_planner_counts_too() -> None:
 
 def test_a_job_hears_of_its_own_model() -> None:
     models = FakeModels()
-    assert models.watch.note(None) == "The model acestep-nano is loading, 0 s so far"
-    models.now += 12
-    assert models.watch.note(None) == "The model acestep-nano is loading, 12 s so far"
-    assert models.watch.note("not-loaded-here") == "The model acestep-nano is loading, 12 s so far"
-    assert models.watch.note("acestep-v15-base") == ""
+    models.after(0)
+    assert models.watch.notes == {
+        None: "The model acestep-nano is loading, 0 s so far",
+        "acestep-nano": "The model acestep-nano is loading, 0 s so far",
+        "acestep-v15-base": "",
+    }
+    models.after(12)
+    assert models.watch.notes[None] == "The model acestep-nano is loading, 12 s so far"
     models.become("ready")
     models.become("loading", number=1)
-    assert models.watch.note(None) == ""
-    assert models.watch.note("acestep-v15-base") == "The model acestep-v15-base is loading, 0 s so far"
+    models.after(1)
+    assert models.watch.notes == {
+        None: "",
+        "acestep-nano": "",
+        "acestep-v15-base": "The model acestep-v15-base is loading, 0 s so far",
+    }
