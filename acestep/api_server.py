@@ -22,13 +22,14 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from acestep.audio.decode import AudioLimits, probe
+from acestep.audio.encode import SongWriter
 from acestep.audio.transcribe import WhisperTranscriber, whisper_loader
 from acestep.background import BackgroundTasks
 from acestep.catalog.adapters import AdapterFolder
 from acestep.checks import Check, check_data, checks
-from acestep.engine.pipeline import SongWriter
+from acestep.data_folder import DataFolder, load_secret, temporary_folder
 from acestep.errors import AceStepError, DataFolderInUseError
-from acestep.files import AudioStore, DataFolder, FileStore, load_secret, temporary_folder
+from acestep.files import AudioStore, FileStore
 from acestep.jobs.cleaner import Cleaner
 from acestep.jobs.queue import JobQueue
 from acestep.jobs.runner import Runner

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from acestep.data_folder import DataFolder, load_secret
 from acestep.errors import AceStepError, DataFolderError
-from acestep.files import DataFolder, load_secret
 from acestep.jobs.database import check_database
 
 

@@ -37,6 +37,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "domain": (),
     "settings": ("errors",),
     "files": ("errors",),
+    "data_folder": ("errors", "files"),
     "background": ("errors",),
     "catalog": ("device", "domain", "errors", "settings"),
     "sampler_limits": ("domain", "errors"),
@@ -44,24 +45,31 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "memory": ("catalog", "device", "domain", "errors", "settings"),
     "networks": ("catalog", "errors"),
     "weights": ("catalog", "errors", "memory", "settings"),
+<<<<<<< HEAD
     "audio": ("domain", "errors"),
     "codec": ("catalog", "errors", "networks", "weights"),
     "synthesizer": ("catalog", "domain", "errors", "limits", "networks", "sampler_limits", "weights"),
     "planner": ("catalog", "device", "domain", "errors", "networks", "weights"),
+=======
+    "audio": ("domain", "errors", "files"),
+    "codec": ("catalog", "errors", "weights"),
+    "synthesizer": ("catalog", "domain", "errors", "limits", "sampler_limits", "weights"),
+    "planner": ("catalog", "device", "domain", "errors", "weights"),
+>>>>>>> a7e8af8 (Keep apart what a plain song does not enter: planner entries, devices, the data folder)
     "jobs": ("background", "domain", "errors", "files"),
-    "checks": ("errors", "files", "jobs"),
+    "checks": ("data_folder", "errors", "files", "jobs"),
     "rest": ("background", "catalog", "domain", "errors", "examples", "files", "jobs", "limits", "memory"),
     "engine": (
         *("audio", "background", "catalog", "codec", "device", "domain", "errors", "files", "limits"),
         *("memory", "planner", "settings", "synthesizer", "weights", "jobs.worker"),
     ),
     "server": (
-        *("background", "catalog", "device", "domain", "engine", "errors", "files", "limits", "memory"),
-        *("settings", "weights", "jobs.worker"),
+        *("audio", "background", "catalog", "data_folder", "device", "domain", "engine", "errors", "files"),
+        *("limits", "memory", "settings", "weights", "jobs.worker"),
     ),
     "api_server": (
-        *("audio", "background", "catalog", "checks", "engine", "errors", "files", "jobs", "memory", "rest"),
-        *("server", "settings"),
+        *("audio", "background", "catalog", "checks", "data_folder", "engine", "errors", "files", "jobs"),
+        *("memory", "rest", "server", "settings"),
     ),
 }
 # Only these may import torch and its kin, at all.

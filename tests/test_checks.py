@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from acestep.checks import check_data, checks
+from acestep.data_folder import DataFolder
 from acestep.errors import DataFolderError
-from acestep.files import DataFolder
 from acestep.jobs.store import JobStore
 from tests.jobs.fakes import submit
 from tests.jobs.outages import overwrite

@@ -1,4 +1,4 @@
-"""Samples to files: peak level, format, tags."""
+"""Samples to files in the store: peak level, format, tags."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from acestep.domain.song import PEAK_DB, AudioClip, AudioFormat
-from acestep.errors import AceStepError
+from acestep.domain.song import PEAK_DB, AudioClip, AudioFormat, SongPlan, SongRequest
+from acestep.errors import AceStepError, DataFolderError
+from acestep.files import AudioStore
 
 PEAK = 10 ** (PEAK_DB / 20)
 SILENCE = 1e-6  # below it there is nothing to raise but noise
+_TITLE_LENGTH = 60  # characters
 _LIMITER_BLOCK = 0.05  # seconds: shorter ones distort the bass, longer ones are heard as a dip
 
 
@@ -311,3 +313,33 @@ def _utf16(text: str, end: bool = False) -> bytes:
 def _frame(name: str, content: bytes) -> bytes:
     content = b"\x01" + content  # 1: what follows is UTF-16
     return name.encode("ascii") + len(content).to_bytes(4, "big") + b"\0\0" + content
+
+
+class SongWriter:
+    def __init__(self, store: AudioStore, mp3_bitrate: int) -> None:
+        self._store = store
+        self._mp3_bitrate = mp3_bitrate
+
+    def write(self, clip: AudioClip, plan: SongPlan, request: SongRequest, model: str) -> str:
+        """The name of the file in the store. Raises DataFolderError where it cannot be written."""
+        audio_format, output = request.audio_format, request.output
+        bitrate = output.mp3_bitrate or self._mp3_bitrate
+        tags = Tags(title(plan.caption), plan.caption, plan.seed, plan.bpm, plan.key_scale, model)
+        try:
+            with self._store.new_file(extension(audio_format)) as file:
+                write(clip, file.path, FileSpec(audio_format, bitrate, output.mp3_sample_rate, tags))
+        except OSError as error:
+            raise DataFolderError(
+                f"The song cannot be written: {error.strerror or error}. Make room in the data folder "
+                "(ACESTEP_DATA_DIR), and see that the server may write there."
+            ) from error
+        return file.name
+
+
+def title(caption: str) -> str:
+    """The caption's first line, cut at a word where it is long."""
+    line = next(iter(tag_text(caption).strip().splitlines()), "")
+    if len(line) <= _TITLE_LENGTH:
+        return line
+    head = line[:_TITLE_LENGTH]
+    return (head.rpartition(" ")[0] or head) + "…"

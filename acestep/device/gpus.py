@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from acestep.domain.models import Gpu
+from acestep.domain.devices import Gpu
 
 _QUERY = "--query-gpu=index,uuid,memory.total,memory.free,name"
 _FRESH = 10.0  # seconds; asking the driver takes up to one

@@ -63,26 +63,6 @@ class PlannerInfo:
         return self.is_usable and not self.only_if_needed
 
 
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """A CUDA device by its number among those that this process sees; memory in MiB."""
-
-    number: int
-    name: str
-    total: float
-    free: float
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Where models run, by the names of devices; several are separated by commas."""
-
-    gpus: tuple[Gpu, ...] = ()
-    mapping: str | None = None  # ACESTEP_GPU_MAPPING
-    dit: str = "cpu"
-    planner: str = "cpu"
-
-
 def can_serve(model: ModelInfo | PlannerInfo) -> bool:
     """Whether the next request can be served, now or once the model is loaded for it."""
     return model.state == "ready" or (model.loads_on_demand and model.state != "failed")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from acestep.audio.encode import SongWriter
 from acestep.domain.draft import Draft, DraftRequest
 from acestep.domain.models import ModelInfo, PlannerInfo
 from acestep.domain.song import Song, SongRequest
 from acestep.engine.idle import IdlePolicy
 from acestep.engine.model_manager import ModelManager
-from acestep.engine.pipeline import SongPipeline, SongWriter
+from acestep.engine.pipeline import SongPipeline
 from acestep.engine.planner_host import PlannerHost
 from acestep.jobs.worker import Cancelled, OnProgress
 from acestep.limits import fit
@@ -37,10 +38,10 @@ class Engine:
         return self._model_manager.infos()
 
     def planner(self, name: str = "") -> PlannerInfo:
-        return self._planner_host.info(name)
+        return self._planner_host.known.info(name)
 
     def planners(self) -> tuple[PlannerInfo, ...]:
-        return self._planner_host.infos()
+        return self._planner_host.known.infos()
 
     def trouble(self) -> str:
         return self._watchdog.trouble()

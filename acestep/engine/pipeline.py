@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,13 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from acestep.audio.encode import FileSpec, Tags, extension, fade, normalise_peak, tag_text, write
+from acestep.audio.encode import SongWriter, fade, normalise_peak
 from acestep.audio.separate import without
 from acestep.domain.analysis import Analysis, Stem
 from acestep.domain.draft import DraftRequest
 from acestep.domain.latents import SongLatents, SourceLatents
 from acestep.domain.models import ModelInfo
-from acestep.domain.song import AnalysisOptions, AudioClip, Song, SongPlan, SongRequest
+from acestep.domain.song import AnalysisOptions, AudioClip, Progress, Song, SongPlan, SongRequest
 from acestep.engine.analysis import RenderedSong, analyse
 from acestep.engine.audio_inputs import load_inputs
 from acestep.engine.batching import BatchingStage, BatchLimit
@@ -30,7 +31,6 @@ from acestep.engine.planning import (
     stem_plan,
     with_draft,
 )
-from acestep.engine.progress import JobProgress
 from acestep.engine.renderer import Loaded, Renderer
 from acestep.engine.threads import (
     Free,
@@ -41,12 +41,70 @@ from acestep.engine.threads import (
     all_of,
     computing_thread,
 )
-from acestep.errors import DataFolderError, JobCancelledError
-from acestep.files import AudioStore
+from acestep.errors import JobCancelledError
 from acestep.jobs.worker import Cancelled, OnProgress
 from acestep.planner.planner import PlannerCallbacks
 
 T = TypeVar("T")
+
+# Where each stage starts and ends once the plan is made, measured on turbo: diffusion and decoding dominate.
+# The analysis takes a moment, and most requests ask for none.
+_SPAN = {"render": (0.0, 0.74), "decode": (0.74, 0.95), "write": (0.95, 1.0)}
+_SPAN |= dict.fromkeys(("listen", "align", "peaks", "loudness", "encode"), (0.95, 0.95))
+_TEXT = {
+    "plan": "Preparing",
+    "render": "Generating music",
+    "decode": "Decoding audio",
+    "listen": "Finding the words",
+    "align": "Finding the words",
+    "peaks": "Drawing the outline",
+    "loudness": "Measuring the loudness",
+    "encode": "Preparing the stems",
+    "write": "Writing files",
+}
+
+
+class JobProgress:
+    """The mean progress of a job's songs, with the stage of the song that is least far. Thread-safe."""
+
+    def __init__(self, songs: int, on_progress: OnProgress, planning: float = 0.05, stems: int = 0) -> None:
+        """`planning` is the plan's share of the whole. Each song has `stems`, which are rendered after it."""
+        self._on_progress = on_progress
+        self._planning = planning
+        self._count, self._stems = songs, stems
+        self._lock = threading.Lock()
+        # Of each song: its fraction, where its stage starts, the stage, the text.
+        self._songs: list[tuple[float, float, str, str]] = [(0.0, 0.0, "plan", _TEXT["plan"])] * songs
+        self._begun_stems: dict[int, tuple[float, float, str, str]] = {}
+
+    def stem(self, song: int, number: int) -> int:
+        """The index under which stem `number` (from 0) of `song` reports."""
+        return self._count + song * self._stems + number
+
+    def plan(self, fraction: float, text: str) -> None:
+        with self._lock:
+            done = max(self._songs[0][0], self._planning * fraction)
+            self._songs = [(done, 0.0, "plan", text)] * self._count
+            self._report_mean()
+
+    def report(self, song: int, stage: str, fraction: float, detail: str = "") -> None:
+        """Report that `song` (an index) has done `fraction` (0..1) of `stage`."""
+        start, end = (self._planning + (1 - self._planning) * edge for edge in _SPAN[stage])
+        text = f"{_TEXT[stage]} ({detail})" if detail else _TEXT[stage]
+        # Reported under the lock: songs report from two threads, and a job must not seem to go back.
+        with self._lock:
+            now = (start + (end - start) * fraction, start, stage, text)
+            if song < self._count:
+                self._songs[song] = now
+            else:
+                self._begun_stems[song] = now
+            self._report_mean()
+
+    def _report_mean(self) -> None:
+        begun = [*self._songs, *self._begun_stems.values()]
+        mean = sum(done for done, *_ in begun) / (self._count * (1 + self._stems))
+        *_, stage, text = min(begun)
+        self._on_progress(Progress(mean, stage, text))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -238,7 +296,10 @@ class SongPipeline:
             )
             callbacks = PlannerCallbacks(cancelled=cancelled)
             draft = await self._planner_host.draft(asked, model.info.max_duration, callbacks)
-            request, planner = with_draft(request, draft), self._planner_host.info(asked.options.model).name
+            request, planner = (
+                with_draft(request, draft),
+                self._planner_host.known.info(asked.options.model).name,
+            )
         return _without_audio(request, Planned(plan_songs(request, model.info), planner), model.info)
 
     async def tokenize(self, path: Path, model: Loaded) -> tuple[int, ...]:
@@ -300,36 +361,3 @@ def _group_key(task: RenderTask) -> Hashable:
 
 def _model_key(task: RenderTask) -> Hashable:
     return id(task.model)  # while a model is replaced, two may have its name
-
-
-_TITLE_LENGTH = 60
-
-
-class SongWriter:
-    def __init__(self, store: AudioStore, mp3_bitrate: int) -> None:
-        self._store = store
-        self._mp3_bitrate = mp3_bitrate
-
-    def write(self, clip: AudioClip, plan: SongPlan, request: SongRequest, model: str) -> str:
-        """The name of the file in the store. Raises DataFolderError where it cannot be written."""
-        audio_format, output = request.audio_format, request.output
-        bitrate = output.mp3_bitrate or self._mp3_bitrate
-        tags = Tags(title(plan.caption), plan.caption, plan.seed, plan.bpm, plan.key_scale, model)
-        try:
-            with self._store.new_file(extension(audio_format)) as file:
-                write(clip, file.path, FileSpec(audio_format, bitrate, output.mp3_sample_rate, tags))
-        except OSError as error:
-            raise DataFolderError(
-                f"The song cannot be written: {error.strerror or error}. Make room in the data folder "
-                "(ACESTEP_DATA_DIR), and see that the server may write there."
-            ) from error
-        return file.name
-
-
-def title(caption: str) -> str:
-    """The caption's first line, cut at a word where it is long."""
-    line = next(iter(tag_text(caption).strip().splitlines()), "")
-    if len(line) <= _TITLE_LENGTH:
-        return line
-    head = line[:_TITLE_LENGTH]
-    return (head.rpartition(" ")[0] or head) + "…"

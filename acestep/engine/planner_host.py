@@ -7,14 +7,13 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum, auto
 from functools import partial
-from typing import Protocol
 
 from acestep.domain.draft import Draft, DraftRequest
-from acestep.domain.models import ModelState, PlannerInfo
 from acestep.engine.idle import LEFT, IdlePolicy, as_on_demand, leave_when_idle
+from acestep.engine.planner_entry import KnownPlanners, LoadedPlanner, OnDemandPlanners, PlannerEntry
 from acestep.engine.renderer import OnLoading
 from acestep.engine.threads import WatchedThread, load_or_give_up, try_load
 from acestep.errors import (
@@ -24,56 +23,11 @@ from acestep.errors import (
     PlannerUnavailableError,
     StageStuckError,
 )
-from acestep.planner.language_model import Generation, LanguageModel
+from acestep.planner.language_model import Generation
 from acestep.planner.loop import Cancelled, GenerationLoop, OnTokens
 from acestep.planner.planner import Planner, PlannerCallbacks
 
 _EVICTED = "It was evicted for another planner, and is loaded again when a request needs it."
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedPlanner:
-    """A language model in memory. `detail`: why its backend is another than the one that was set."""
-
-    model: LanguageModel
-    backend: str
-    detail: str = ""
-
-
-LoadPlanner = Callable[[OnLoading], LoadedPlanner]
-"""Loads a language model, on any thread. Raises AceStepError if it cannot."""
-
-
-@dataclass(slots=True, eq=False)
-class PlannerEntry:
-    """A planner by name. `load` None: it cannot be loaded, and `info.detail` says why."""
-
-    info: PlannerInfo
-    load: LoadPlanner | None = None
-    has_worked: bool = False
-
-    @property
-    def can_load(self) -> bool:
-        return self.load is not None and self.info.state != "failed"
-
-    def say(self, state: ModelState, detail: str) -> None:
-        self.info = replace(self.info, state=state, detail=detail)
-
-    def give_up(self, reason: str) -> None:
-        """Loading failed. If the planner has worked before, the next request tries again."""
-        self.say("on_disk" if self.has_worked else "failed", reason)
-
-
-class OnDemandPlanners(Protocol):
-    """The planners that are loaded because a request names them."""
-
-    def names(self) -> tuple[str, ...]:
-        """Those that are listed; cheap."""
-        ...
-
-    def find(self, name: str) -> PlannerEntry | None:
-        """The planner of this name, not loaded yet; None if it cannot be had."""
-        ...
 
 
 class HostState(Enum):
@@ -112,10 +66,7 @@ class PlannerHost:
         closed_turn: bool = False,
         idle_policy: IdlePolicy | None = None,
     ) -> None:
-        """`own` serves requests that name no planner, or one that cannot be had."""
-        self._own = own
-        self._on_demand = on_demand
-        self._others: dict[str, PlannerEntry] = {}
+        self.known = KnownPlanners(own, on_demand)
         self._closed_turn = closed_turn
         self._idle_policy = idle_policy or IdlePolicy()
         self._watchdog = self._idle_policy.watchdog
@@ -133,21 +84,10 @@ class PlannerHost:
         self._has_started = False
         self._background: set[asyncio.Task[None]] = set()
         self._thread = WatchedThread(ThreadPoolExecutor(1, thread_name_prefix="load-planner"), self._watchdog)
-        self._watchdog.add(self)
 
     def silence(self) -> float:
         loop = self._loop
         return loop.silence() if loop else 0.0
-
-    def info(self, name: str = "") -> PlannerInfo:
-        """The planner that serves requests for this name."""
-        return self._entry(name).info
-
-    def infos(self) -> tuple[PlannerInfo, ...]:
-        """All that are known. The own one is first, even if it is absent."""
-        names = self._on_demand.names() if self._on_demand else ()
-        others = (entry for entry in map(self._entry, names) if entry is not self._own)
-        return (self._own.info, *(entry.info for entry in others))
 
     async def start(self) -> None:
         """Begin to load the own planner, unless it is loaded on demand. Engines may share a host."""
@@ -157,12 +97,12 @@ class PlannerHost:
         idle_seconds = self._idle_policy.idle_seconds
         watch = partial(leave_when_idle, idle_seconds, lambda: [self], PlannerHost._leave)
         self._in_background(self._tasks.keep("idle planner watch", watch))
-        if self._own.load is None:
+        if self.known.own.load is None:
             return
-        if self._is_lazy(self._own):
-            self._own.info = as_on_demand(self._own.info)
+        if self._is_lazy(self.known.own):
+            self.known.own.info = as_on_demand(self.known.own.info)
         else:
-            self._begin_load(self._own)
+            self._begin_load(self.known.own)
 
     async def close(self) -> None:
         """Wait for the step of the language model, unless it is stuck, and end the threads."""
@@ -180,7 +120,7 @@ class PlannerHost:
         Raises PlannerUnavailableError if it cannot be loaded, StageStuckError if a thread is stuck.
         """
         async with self._turn:
-            planner = await self._bring(self._entry(name))
+            planner = await self._bring(self.known.entry(name))
             self._borrowers += 1
             self._returned.clear()
         try:
@@ -211,8 +151,8 @@ class PlannerHost:
         """
         async with self._turn:
             await self._unload(_EVICTED)
-            before, self._own = self._own, entry
-            self._others.pop(entry.info.name, None)
+            before, self.known.own = self.known.own, entry
+            self.known.forget(entry.info.name)
             self._begin_load(entry)
             try:
                 await self._settle()
@@ -246,17 +186,7 @@ class PlannerHost:
         return self._loop.failure if self._loop else ""
 
     def _is_lazy(self, entry: PlannerEntry) -> bool:
-        return entry is not self._own or self._idle_policy.is_lazy or entry.info.only_if_needed
-
-    def _entry(self, name: str) -> PlannerEntry:
-        if not name or self._on_demand is None or name == self._own.info.name:
-            return self._own
-        if name not in self._others:
-            found = self._on_demand.find(name)
-            if found is None:
-                return self._own
-            return self._others.setdefault(name, found)  # `infos` may run in another thread
-        return self._others[name]
+        return entry is not self.known.own or self._idle_policy.is_lazy or entry.info.only_if_needed
 
     async def _bring(self, entry: PlannerEntry) -> Planner:
         # Have this planner in memory. The caller has the turn, as for all that load or unload.
@@ -270,12 +200,12 @@ class PlannerHost:
             await self._settle()
         if self._planner is not None:
             return self._planner
-        if entry is not self._own:  # the next request for it looks for it anew
-            self._others.pop(entry.info.name, None)
+        if entry is not self.known.own:  # the next request for it looks for it anew
+            self.known.forget(entry.info.name)
         raise PlannerUnavailableError(f"There is no planner (5 Hz language model). {entry.info.detail}")
 
     def _bring_back(self, before: PlannerEntry) -> None:
-        self._own = before
+        self.known.own = before
         if before.has_worked and not self._is_lazy(before):
             self._begin_load(before)
 
@@ -322,10 +252,11 @@ class PlannerHost:
             state="ready",
             detail=there.detail,
             backend=there.backend,
-            loads_on_demand=entry is not self._own or self._idle_policy.loads_on_demand,
+            loads_on_demand=entry is not self.known.own or self._idle_policy.loads_on_demand,
         )
         self._change = None
         self._become(HostState.READY)
+        self._watchdog.add(self)
 
     async def _fetch(self, entry: PlannerEntry) -> LoadedPlanner:
         assert entry.load is not None
@@ -350,6 +281,7 @@ class PlannerHost:
         assert self._current is not None and self._loop is not None
         entry, held = self._current, [self._loop]
         self._loop = self._planner = None
+        self._watchdog.forget(self)
         entry.info = replace(entry.info, state="on_disk", detail=why, backend="", loads_on_demand=True)
         stage = self._stage(entry)
         self._change = self._tasks.run(stage, self._end(stage, held))

@@ -78,7 +78,7 @@ async def plan_job(
 
     Raises as `plan_request` does, and PlannerUnavailableError where the request needs a planner and has none.
     """
-    planner, needed = planner_host.info(request.planner.model), needs_planner(request)
+    planner, needed = planner_host.known.info(request.planner.model), needs_planner(request)
     may_help = planner.fills_in and planner.state != "downloading" and uses_planner(request)
     warnings: tuple[str, ...] = ()
     if needed or may_help:

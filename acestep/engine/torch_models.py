@@ -24,7 +24,7 @@ from acestep.domain.analysis import LyricTimes
 from acestep.domain.latents import SongLatents, SourceLatents
 from acestep.domain.models import ModelInfo
 from acestep.domain.song import MAX_DURATION, AudioClip, SongPlan
-from acestep.engine.planner_host import LoadedPlanner
+from acestep.engine.planner_entry import LoadedPlanner
 from acestep.engine.renderer import Cancelled, Loaded, OnFraction, OnStep
 from acestep.errors import CheckpointError, JobCancelledError, ModelUnavailableError
 from acestep.limits import tasks_of

@@ -5,13 +5,15 @@ from contextlib import AbstractAsyncContextManager
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from acestep import __version__
 from acestep.rest import envelope
 from acestep.rest.access import Access, allow
 from acestep.rest.callers import OPENAI_ROOT
 from acestep.rest.deps import HttpServices, provide
-from acestep.rest.middleware import ErrorGuard, HeadAsGet, RootPath
+from acestep.rest.middleware import ErrorGuard, HeadAsGet
 from acestep.rest.openapi import ERRORS, describe
 from acestep.rest.response.schemas import SERVICE
 from acestep.rest.routes import chat, drafts, generations, lora, models, music, status, tasks, transcribe
@@ -53,3 +55,21 @@ def create_app(
         app.include_router(module.router, prefix=OPENAI_ROOT, include_in_schema=False)
     describe(app)
     return app
+
+
+class RootPath:
+    """Tells the framework the path of the server at its proxy, and puts it before the path in `Location`."""
+
+    def __init__(self, app: ASGIApp, root_path: str) -> None:
+        self._app = app
+        self._root_path = root_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def prefixed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(raw=message["headers"])
+                if headers.get("location", "").startswith("/"):
+                    headers["location"] = self._root_path + headers["location"]
+            await send(message)
+
+        await self._app({**scope, "root_path": self._root_path}, receive, prefixed)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from http import HTTPStatus
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from acestep.rest.envelope import failure
@@ -143,21 +143,3 @@ class HeadAsGet:
             await send(message)
 
         await self._app({**scope, "method": "GET"}, receive, without_body)
-
-
-class RootPath:
-    """Tells the framework the path of the server at its proxy, and puts it before the path in `Location`."""
-
-    def __init__(self, app: ASGIApp, root_path: str) -> None:
-        self._app = app
-        self._root_path = root_path
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def prefixed(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(raw=message["headers"])
-                if headers.get("location", "").startswith("/"):
-                    headers["location"] = self._root_path + headers["location"]
-            await send(message)
-
-        await self._app({**scope, "root_path": self._root_path}, receive, prefixed)

@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import cycle
 
+from acestep.audio.encode import SongWriter
 from acestep.background import BackgroundTasks
 from acestep.catalog import checkpoints
 from acestep.catalog.adapters import AdapterFolder
 from acestep.catalog.checkpoints import NANO_MODEL, PUBLISHED, Choice, as_choice
 from acestep.catalog.hubs import any_reachable
 from acestep.catalog.planner_choice import PlannerChoice, PlannerWish, choose_planner, gpu_memory_gb
+from acestep.data_folder import DataFolder, make_temporary_folder
 from acestep.device.probes import PROBES, device_name, has_gpu
 from acestep.domain.models import ModelInfo
 from acestep.engine.engine import Engine
@@ -20,11 +22,9 @@ from acestep.engine.idle import IdlePolicy
 from acestep.engine.model_entry import ModelEntry
 from acestep.engine.model_manager import PRIMARY, ModelManager
 from acestep.engine.multi_device import Fleet, FleetKeeper
-from acestep.engine.pipeline import SongWriter
 from acestep.engine.renderer import Loaded, OnLoading
 from acestep.engine.threads import Watchdog
 from acestep.errors import CheckpointError, DataFolderError
-from acestep.files import DataFolder, make_temporary_folder
 from acestep.jobs.worker import ModelKeeper, PlannerKeeper, Worker
 from acestep.memory.admission import MemoryLedger
 from acestep.memory.decide import Decision, decide_for_server, planner_for_server, room_for_planner

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from acestep.device.gpus import GpuWatch, find_gpus, listing
 from acestep.device.probes import device_name
-from acestep.domain.models import Gpu, Placement
+from acestep.domain.devices import Gpu, Placement
 from acestep.errors import SettingError
 from acestep.settings.settings import Settings, documented, variable, visible_devices
 from acestep.settings.types import mapped_gpus

@@ -24,7 +24,8 @@ from acestep.catalog.planner_choice import (
 )
 from acestep.domain.models import ModelInfo, ModelState, PlannerInfo
 from acestep.engine.idle import IdlePolicy, as_on_demand
-from acestep.engine.planner_host import LoadedPlanner, LoadPlanner, PlannerEntry, PlannerHost
+from acestep.engine.planner_entry import LoadedPlanner, LoadPlanner, PlannerEntry
+from acestep.engine.planner_host import PlannerHost
 from acestep.engine.renderer import OnLoading
 from acestep.engine.threads import Watchdog, WatchedThread
 from acestep.errors import AceStepError, CheckpointError, InvalidFieldError, StageStuckError
@@ -214,7 +215,7 @@ class PlannerManager:
                 return self._info
             self._check_threads()
             choice = await asyncio.to_thread(self._choose, name)
-            if choice.folder is None and any(device.host.info().is_usable for device in self._devices):
+            if choice.folder is None and any(device.host.known.info().is_usable for device in self._devices):
                 choice = await self._fetched(choice)  # before the one that works leaves memory
             await self._replace(choice)
             return self._info
@@ -248,7 +249,7 @@ class PlannerManager:
 
     @property
     def _info(self) -> PlannerInfo:
-        return self._devices[0].host.info()
+        return self._devices[0].host.known.info()
 
     def _check_threads(self) -> None:
         for device in self._devices:
@@ -256,7 +257,7 @@ class PlannerManager:
 
     def _has(self, name: str | None) -> bool:
         # Whether all devices have this planner. One that is used only if needed is not enough.
-        infos = [device.host.info() for device in self._devices]
+        infos = [device.host.known.info() for device in self._devices]
         return all(info.fills_in and name in (None, info.name) for info in infos)
 
     def _choose(self, name: str | None) -> PlannerChoice:

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from acestep.device.gpus import GpuWatch, listing, visible
-from acestep.domain.models import Gpu
+from acestep.domain.devices import Gpu
 
 TOLD = (
     "0, GPU-aaa, 24576, 1024, NVIDIA GeForce RTX 3090\n"

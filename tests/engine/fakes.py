@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from acestep.audio.encode import SongWriter
 from acestep.domain.analysis import LyricTimes, TimedLine
 from acestep.domain.latents import SongLatents, SourceLatents
 from acestep.domain.models import ModelInfo, PlannerInfo
@@ -21,8 +22,8 @@ from acestep.engine.engine import Engine
 from acestep.engine.idle import IdlePolicy
 from acestep.engine.model_entry import ModelEntry
 from acestep.engine.model_manager import PRIMARY, ModelManager
-from acestep.engine.pipeline import SongWriter
-from acestep.engine.planner_host import LoadPlanner, PlannerEntry, PlannerHost
+from acestep.engine.planner_entry import LoadPlanner, PlannerEntry
+from acestep.engine.planner_host import PlannerHost
 from acestep.engine.renderer import Cancelled, Load, Loaded, OnFraction, OnStep
 from acestep.errors import JobCancelledError, UntimedLyricsError
 from acestep.files import AudioStore

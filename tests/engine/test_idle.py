@@ -15,7 +15,8 @@ from acestep.domain.models import PlannerInfo
 from acestep.engine.idle import IdlePolicy
 from acestep.engine.model_entry import ModelEntry
 from acestep.engine.model_manager import PRIMARY, ModelManager
-from acestep.engine.planner_host import LoadedPlanner, PlannerHost
+from acestep.engine.planner_entry import LoadedPlanner
+from acestep.engine.planner_host import PlannerHost
 from acestep.engine.renderer import Loaded, OnLoading
 from acestep.errors import CheckpointError, ModelUnavailableError
 from acestep.files import AudioStore
@@ -202,8 +203,8 @@ class TestPlanner:
             for times in (1, 2):
                 (song,) = await engine.run(request(seeds=(3,), planner=THINKING), unheard, wanted)
                 assert song.lm_model == "acestep-5Hz-lm-toy" and len(rendered) == times
-                await until(lambda: host.info().state == "on_disk")
-                assert host.info().is_usable and host.info().loads_on_demand
+                await until(lambda: host.known.info().state == "on_disk")
+                assert host.known.info().is_usable and host.known.info().loads_on_demand
                 await until(lambda: rendered[-1]() is None)
 
     async def test_it_stays_while_it_is_needed(self):
@@ -211,8 +212,8 @@ class TestPlanner:
         await host.start()
         async with host.borrow():
             await asyncio.sleep(0.15)
-            assert host.info().state == "ready"
-        await until(lambda: host.info().state == "on_disk")
+            assert host.known.info().state == "ready"
+        await until(lambda: host.known.info().state == "on_disk")
         await host.close()
 
     async def test_a_lazy_one_comes_at_the_first_request(self):
@@ -220,10 +221,10 @@ class TestPlanner:
         host = planner_desk(LAZY, rendered)
         await host.start()
         await asyncio.sleep(0)
-        assert (host.info().state, host.info().is_usable, rendered) == ("on_disk", True, [])
+        assert (host.known.info().state, host.known.info().is_usable, rendered) == ("on_disk", True, [])
         async with host.borrow() as planner:
             assert planner.name == "acestep-5Hz-lm-toy"
-        assert host.info().state == "ready"
+        assert host.known.info().state == "ready"
         await host.close()
 
     async def test_one_that_is_there_if_needed_alone_comes_at_the_first_request(self):
@@ -233,10 +234,14 @@ class TestPlanner:
         )
         await host.start()
         await asyncio.sleep(0)
-        assert (host.info().state, host.info().is_usable, host.info().fills_in) == ("on_disk", True, False)
+        assert (host.known.info().state, host.known.info().is_usable, host.known.info().fills_in) == (
+            "on_disk",
+            True,
+            False,
+        )
         async with host.borrow():
-            assert host.info().state == "ready"
-        assert not host.info().fills_in
+            assert host.known.info().state == "ready"
+        assert not host.known.info().fills_in
         await host.close()
 
     async def test_one_that_worked_once_may_work_again(self):
@@ -250,7 +255,7 @@ class TestPlanner:
 
         host = planner_host(PlannerInfo("toy", "loading"), load, idle_policy=SOON)
         await host.start()
-        await until(lambda: host.info().state == "on_disk")
+        await until(lambda: host.known.info().state == "on_disk")
         with pytest.raises(Exception, match="No room"):
             async with host.borrow():
                 pass

@@ -13,6 +13,7 @@ from weakref import WeakSet
 
 import pytest
 
+from acestep.audio.encode import SongWriter
 from acestep.domain.draft import DraftRequest
 from acestep.domain.models import ModelInfo
 from acestep.engine.batching import MAX_OVERTAKES
@@ -20,7 +21,6 @@ from acestep.engine.engine import Engine
 from acestep.engine.idle import IdlePolicy
 from acestep.engine.model_entry import ModelEntry
 from acestep.engine.model_manager import PRIMARY, ModelManager
-from acestep.engine.pipeline import SongWriter
 from acestep.engine.renderer import Loaded, OnLoading
 from acestep.errors import CheckpointError, InvalidFieldError, ModelUnavailableError
 from acestep.files import AudioStore

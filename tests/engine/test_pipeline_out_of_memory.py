@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from acestep.audio.encode import FileSpec, write
+from acestep.audio.encode import FileSpec, SongWriter, write
 from acestep.codec.oobleck import OobleckCodec
 from acestep.domain.draft import DraftRequest
 from acestep.domain.models import PlannerInfo
@@ -22,8 +22,7 @@ from acestep.domain.song import AnalysisOptions, AudioClip, Song, SongRequest, T
 from acestep.engine.engine import Engine
 from acestep.engine.model_entry import ModelEntry
 from acestep.engine.model_manager import PRIMARY, ModelManager
-from acestep.engine.pipeline import SongWriter
-from acestep.engine.planner_host import LoadedPlanner
+from acestep.engine.planner_entry import LoadedPlanner
 from acestep.engine.renderer import Loaded
 from acestep.engine.torch_models import TorchRenderer, load_model
 from acestep.errors import NotEnoughMemoryError

@@ -10,7 +10,8 @@ import pytest
 from acestep.domain.draft import Draft, DraftRequest, Metadata
 from acestep.domain.models import PlannerInfo
 from acestep.engine.idle import IdlePolicy
-from acestep.engine.planner_host import HostState, LoadedPlanner, PlannerEntry, PlannerHost
+from acestep.engine.planner_entry import LoadedPlanner, PlannerEntry
+from acestep.engine.planner_host import HostState, PlannerHost
 from acestep.engine.renderer import OnLoading
 from acestep.engine.threads import Watchdog
 from acestep.errors import (
@@ -42,18 +43,18 @@ from tests.planner.test_loop import GatedModel
 
 async def test_the_backend_is_known_once_loaded() -> None:
     at_work = host(WalkingModel())
-    assert at_work.info() == PlannerInfo("acestep-5Hz-lm-toy", "loading")
+    assert at_work.known.info() == PlannerInfo("acestep-5Hz-lm-toy", "loading")
     await at_work.start()
     async with at_work.borrow() as planner:
         assert planner.name == "acestep-5Hz-lm-toy"
-    assert at_work.info() == PlannerInfo("acestep-5Hz-lm-toy", "ready", "runs on a toy", "toy")
+    assert at_work.known.info() == PlannerInfo("acestep-5Hz-lm-toy", "ready", "runs on a toy", "toy")
     await at_work.close()
 
 
 async def test_an_absent_planner_says_why() -> None:
     empty = planner_host(PlannerInfo(detail="Set ACESTEP_INIT_LLM."))
     await empty.start()
-    assert not empty.info().is_usable
+    assert not empty.known.info().is_usable
     with pytest.raises(PlannerUnavailableError, match="Set ACESTEP_INIT_LLM"):
         async with empty.borrow():
             pass
@@ -99,7 +100,7 @@ class Swapping:
 
     async def put(self, name: str = "other", reason: str = "") -> PlannerInfo:
         await self.host.put(self.other(name, reason))
-        return self.host.info()
+        return self.host.known.info()
 
 
 @pytest.fixture
@@ -122,7 +123,7 @@ async def test_a_replacement_waits_for_texts_that_are_being_generated(swapping: 
         assert draft.metadata.bpm == 90
     assert await putting == PlannerInfo("other", "ready", "", "toy")
     assert await later == "other", "it was queued behind the replacement"
-    assert at_work.info().name == "other"
+    assert at_work.known.info().name == "other"
 
 
 async def test_if_loading_fails_the_first_is_loaded_again(swapping: Swapping) -> None:
@@ -136,7 +137,7 @@ async def test_if_loading_fails_the_first_is_loaded_again(swapping: Swapping) ->
     with pytest.raises(ModelUnavailableError, match=r"other could not be loaded: a tensor is missing"):
         await putting
     assert await later == "acestep-5Hz-lm-toy"
-    assert at_work.info().state == "ready"
+    assert at_work.known.info().state == "ready"
     assert (await swapping.put("third")).name == "third"
 
 
@@ -145,13 +146,13 @@ async def test_an_absent_planner_is_replaced(swapping: Swapping) -> None:
     await absent.start()
     with pytest.raises(ModelUnavailableError, match="a tensor is missing"):
         await absent.put(swapping.other(reason="a tensor is missing"))
-    assert absent.info() == PlannerInfo(detail="Set ACESTEP_INIT_LLM.")
+    assert absent.known.info() == PlannerInfo(detail="Set ACESTEP_INIT_LLM.")
     with pytest.raises(PlannerUnavailableError, match="Set ACESTEP_INIT_LLM"):
         await named(absent)
     before = await absent.put(swapping.other())
-    assert (absent.info().state, await named(absent)) == ("ready", "other")
+    assert (absent.known.info().state, await named(absent)) == ("ready", "other")
     await absent.restore(before)
-    assert absent.info() == PlannerInfo(detail="Set ACESTEP_INIT_LLM.")
+    assert absent.known.info() == PlannerInfo(detail="Set ACESTEP_INIT_LLM.")
     with pytest.raises(PlannerUnavailableError, match="Set ACESTEP_INIT_LLM"):
         await named(absent)
     await absent.close()
@@ -165,7 +166,7 @@ async def test_a_restored_planner_is_loaded_again(swapping: Swapping) -> None:
         await asyncio.sleep(0.01)
         assert planner.name == "other" and not restoring.done()
     await restoring
-    assert swapping.host.info().state == "loading"
+    assert swapping.host.known.info().state == "loading"
     assert await named(swapping.host) == "acestep-5Hz-lm-toy"
 
 
@@ -186,7 +187,7 @@ async def test_a_request_that_is_cancelled_while_the_planner_drains_leaves_it_in
         putting.cancel()
         await asyncio.wait([putting])
         assert (planner.name, swapping.loads) == ("acestep-5Hz-lm-toy", [])
-    assert swapping.host.info().state == "ready"
+    assert swapping.host.known.info().state == "ready"
     assert await named(swapping.host) == "acestep-5Hz-lm-toy"
 
 
@@ -250,7 +251,7 @@ class TestStuck:
         with pytest.raises(StageStuckError, match=r"Stage plan .* restart the server"):
             async with asyncio.timeout(SILENCE / 2):
                 await stuck.host.put(stuck.planner("other"))
-        assert (stuck.host.info().name, stuck.host.info().state) == ("first", "ready")
+        assert (stuck.host.known.info().name, stuck.host.known.info().state) == ("first", "ready")
         stuck.model.let(10_000)
         await until(lambda: not stuck.watchdog.trouble())
         assert (await stuck.draft()).metadata.bpm == 90
@@ -277,7 +278,7 @@ class TestStuck:
         writing.cancel()
         putting = asyncio.create_task(stuck.host.put(stuck.planner("other")))
         await asyncio.sleep(0.1)
-        assert not putting.done() and stuck.host.info().name == "first"
+        assert not putting.done() and stuck.host.known.info().name == "first"
         stuck.model.let(10_000)
         await putting
         assert await named(stuck.host) == "other"
@@ -305,7 +306,7 @@ class TestStuck:
         )
         await host.start()
         await until(lambda: watchdog.waits > 0)
-        assert (host.info().state, watchdog.checks) == ("ready", 0), "it does not try again and again"
+        assert (host.known.info().state, watchdog.checks) == ("ready", 0), "it does not try again and again"
         other.silent = 0.0
         await until(lambda: host.state is HostState.EMPTY)
         await host.close()
@@ -359,7 +360,7 @@ class Fragile:
 
     async def until_dropped(self) -> None:
         await until(lambda: self.host.state is HostState.EMPTY)
-        assert self.host.info().state == "on_disk"
+        assert self.host.known.info().state == "on_disk"
 
     def _load(self, _: OnLoading) -> LoadedPlanner:
         if self.reason:
@@ -387,13 +388,13 @@ class TestFailed:
             await fragile.draft()
         await fragile.until_dropped()
         await until(lambda: fragile.models[0].closed == 1)
-        assert fragile.host.info().is_usable
-        assert fragile.host.info().detail == (
+        assert fragile.host.known.info().is_usable
+        assert fragile.host.known.info().detail == (
             "The language model failed: the engine is dead. It is loaded again when a request needs it."
         )
         assert (fragile.models[0].closed, len(fragile.models)) == (1, 1), "no request needs it yet"
         assert await fragile.draft() == first
-        assert (len(fragile.models), fragile.host.info().detail) == (2, "")
+        assert (len(fragile.models), fragile.host.known.info().detail) == (2, "")
 
     async def test_all_texts_fail_at_once_and_later_requests_wait(self, fragile: Fragile) -> None:
         async with fragile.host.borrow() as planner:

@@ -13,7 +13,8 @@ from acestep.domain.draft import DraftRequest, Metadata
 from acestep.domain.models import PlannerInfo
 from acestep.domain.song import PlannerOptions
 from acestep.engine.idle import IdlePolicy, as_on_demand
-from acestep.engine.planner_host import LoadedPlanner, PlannerEntry, PlannerHost
+from acestep.engine.planner_entry import LoadedPlanner, PlannerEntry
+from acestep.engine.planner_host import PlannerHost
 from acestep.engine.renderer import OnLoading
 from acestep.engine.threads import Watchdog
 from acestep.errors import CheckpointError, PlannerUnavailableError
@@ -72,7 +73,7 @@ class House:
         return PlannerEntry(PlannerInfo(name, "loading"), load)
 
     def states(self) -> dict[str, str]:
-        return {info.name: info.state for info in self.host.infos()}
+        return {info.name: info.state for info in self.host.known.infos()}
 
     async def planner(self, name: str = "") -> str:
         async with self.host.borrow(name) as planner:
@@ -92,7 +93,7 @@ async def test_the_named_planner_is_loaded_and_the_other_evicted(house: House) -
     assert house.states() == {"own": "ready", "guest": "on_disk"}
     assert await house.planner("guest") == "guest"
     assert house.states() == {"own": "on_disk", "guest": "ready"}
-    own = house.host.info()
+    own = house.host.known.info()
     assert own.loads_on_demand, "clients that wait for a ready planner must not wait for ever"
     assert await house.planner("own") == "own"
     assert house.states() == {"own": "ready", "guest": "on_disk"}
@@ -101,7 +102,7 @@ async def test_the_named_planner_is_loaded_and_the_other_evicted(house: House) -
 
 @pytest.mark.parametrize("name", ["", "own", "nobody"])
 async def test_the_own_planner_serves_other_names(house: House, name: str) -> None:
-    assert house.host.info(name).name == "own"
+    assert house.host.known.info(name).name == "own"
     assert await house.planner(name) == "own"
 
 
@@ -154,8 +155,8 @@ async def test_a_planner_that_cannot_be_loaded_is_tried_with_each_request(house:
 async def test_a_server_without_a_planner_has_on_demand_planners() -> None:
     house = House(own="")
     await house.host.start()
-    assert not house.host.info().is_usable
-    assert house.host.info("guest").is_usable
+    assert not house.host.known.info().is_usable
+    assert house.host.known.info("guest").is_usable
     assert await house.planner("guest") == "guest"
     with pytest.raises(PlannerUnavailableError):
         await house.planner()
@@ -169,9 +170,9 @@ async def test_an_on_demand_planner_becomes_the_own_one(house: House) -> None:
         )
         putting = asyncio.create_task(house.host.put(other))
         await asyncio.sleep(0.02)
-        assert house.host.info().name == "own"
+        assert house.host.known.info().name == "own"
     assert (await putting).info.name == "own"
-    assert house.host.info("guest").backend == "other"
+    assert house.host.known.info("guest").backend == "other"
     assert house.states() == {"guest": "ready", "own": "on_disk"}
 
 
@@ -194,5 +195,5 @@ async def test_without_on_demand_planners_the_own_one_serves_all() -> None:
     house = House(is_alone=True)
     await house.host.start()
     assert await house.planner("guest") == "own"
-    assert (house.host.info("guest").name, len(house.host.infos())) == ("own", 1)
+    assert (house.host.known.info("guest").name, len(house.host.known.infos())) == ("own", 1)
     await house.host.close()

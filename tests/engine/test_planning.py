@@ -25,7 +25,8 @@ from acestep.domain.song import (
     is_instrumental,
 )
 from acestep.engine.engine import Engine
-from acestep.engine.planner_host import LoadedPlanner, PlannerHost
+from acestep.engine.planner_entry import LoadedPlanner
+from acestep.engine.planner_host import PlannerHost
 from acestep.engine.planning import guess_duration, plan_songs, stem_plan
 from acestep.errors import CheckpointError, JobCancelledError, PlannerError, PlannerUnavailableError
 from acestep.files import AudioStore

@@ -12,14 +12,14 @@ from dataclasses import replace
 
 import pytest
 
+from acestep.audio.encode import SongWriter
 from acestep.domain.models import PlannerInfo
 from acestep.domain.song import Progress, SongPlan
 from acestep.engine.engine import Engine
 from acestep.engine.idle import IdlePolicy
 from acestep.engine.model_entry import ModelEntry
 from acestep.engine.model_manager import PRIMARY, ModelManager
-from acestep.engine.pipeline import SongWriter
-from acestep.engine.planner_host import LoadedPlanner
+from acestep.engine.planner_entry import LoadedPlanner
 from acestep.engine.renderer import Loaded, OnLoading
 from acestep.engine.threads import (
     DESCRIPTOR_DELAYS,

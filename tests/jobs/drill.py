@@ -9,9 +9,10 @@ import asyncio
 import sys
 from pathlib import Path
 
+from acestep.data_folder import DataFolder, load_secret
 from acestep.domain.song import Song, SongRequest
 from acestep.errors import DataFolderInUseError
-from acestep.files import AudioStore, DataFolder, load_secret
+from acestep.files import AudioStore
 from acestep.jobs.cleaner import Cleaner
 from acestep.jobs.queue import JobQueue
 from acestep.jobs.runner import Runner

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 import acestep
+from acestep.data_folder import DataFolder
 from acestep.errors import DataFolderInUseError
-from acestep.files import AudioStore, DataFolder
+from acestep.files import AudioStore
 from acestep.jobs.model import Job
 from acestep.jobs.store import JobStore
 

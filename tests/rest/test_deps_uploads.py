@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import pytest
 
-from acestep.files import temporary_folder
+from acestep.data_folder import temporary_folder
 from tests.rest.conftest import CONFIG, Serve, assert_error
 
 KEY = "sk-ours"

@@ -6,7 +6,8 @@ import pytest
 
 from acestep import __version__
 from acestep.background import BackgroundTasks
-from acestep.domain.models import Gpu, ModelState, Placement
+from acestep.domain.devices import Gpu, Placement
+from acestep.domain.models import ModelState
 from acestep.memory.configs import TEXT_ENCODER, VAE, published_dit
 from acestep.memory.decide import Decision
 from acestep.memory.plan import Abilities, Device, MemoryPlan, PlanPart, Sizes

@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 
+from acestep.audio.encode import SongWriter
 from acestep.background import BackgroundTasks
 from acestep.catalog.checkpoints import choose
 from acestep.catalog.planner_choice import PlannerChoice
+from acestep.data_folder import DataFolder
 from acestep.device.probes import Probes
-from acestep.engine.pipeline import SongWriter
 from acestep.errors import CheckpointError
-from acestep.files import AudioStore, DataFolder
+from acestep.files import AudioStore
 from acestep.memory.admission import MemoryLedger
 from acestep.memory.decide import decide_for_server
 from acestep.memory.plan import GB

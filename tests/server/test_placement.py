@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from acestep.domain.models import Gpu, Placement
+from acestep.domain.devices import Gpu, Placement
 from acestep.errors import SettingError
 from acestep.server.placement import place, placement
 from acestep.settings.settings import Settings

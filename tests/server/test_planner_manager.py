@@ -15,7 +15,8 @@ from acestep.catalog.planner_choice import NANO_PLANNER, PlannerChoice
 from acestep.device.probes import Probes
 from acestep.domain.models import PlannerInfo
 from acestep.engine.idle import IdlePolicy
-from acestep.engine.planner_host import HostState, LoadedPlanner
+from acestep.engine.planner_entry import LoadedPlanner
+from acestep.engine.planner_host import HostState
 from acestep.errors import (
     CheckpointError,
     InvalidFieldError,
@@ -72,7 +73,7 @@ class Server:
         self.planners = PlannerManager(settings, "acestep-nano", self.devices, self.told.extend)
 
     def states(self) -> list[tuple[str, str]]:
-        infos = [device.host.info() for device in self.devices]
+        infos = [device.host.known.info() for device in self.devices]
         return [(info.name, info.state) for info in infos]
 
     async def planners_and_plans(self) -> list[tuple[str, str]]:

@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+from acestep.audio.encode import SongWriter
 from acestep.domain.models import ModelInfo
 from acestep.engine.engine import Engine
 from acestep.engine.model_entry import ModelEntry
 from acestep.engine.model_manager import ModelManager
-from acestep.engine.pipeline import SongWriter
 from acestep.engine.renderer import Loaded, OnLoading
 from acestep.files import AudioStore, FileStore
 from acestep.jobs.cleaner import Cleaner

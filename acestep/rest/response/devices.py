@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
-from acestep.domain.models import Gpu, Placement, PlannerInfo
+from acestep.domain.devices import Gpu, Placement
+from acestep.domain.models import PlannerInfo
 
 
 class GpuItem(BaseModel):

@@ -3,7 +3,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from acestep.domain.models import ModelInfo, Placement, PlannerInfo, can_serve
+from acestep.domain.devices import Placement
+from acestep.domain.models import ModelInfo, PlannerInfo, can_serve
 from acestep.jobs.model import QueueStats
 from acestep.limits import NAME_PREFIX, default_model
 from acestep.rest.response.devices import devices

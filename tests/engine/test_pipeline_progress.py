@@ -4,7 +4,7 @@ import threading
 from itertools import pairwise
 
 from acestep.domain.song import Progress
-from acestep.engine.progress import JobProgress
+from acestep.engine.pipeline import JobProgress
 
 
 def test_a_job_is_as_far_as_its_songs_on_average():

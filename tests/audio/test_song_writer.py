@@ -7,11 +7,17 @@ import av
 import pytest
 
 from acestep.audio.decode import read
+from acestep.audio.encode import SongWriter, title
 from acestep.domain.song import AudioFormat, OutputOptions, Sampling, SongPlan, SongRequest
-from acestep.engine.pipeline import SongWriter, title
 from acestep.errors import DataFolderError
 from acestep.files import AudioStore
 from tests.audio.sounds import music
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> AudioStore:
+    return AudioStore(tmp_path / "audio", bytes(32))
+
 
 PLAN = SongPlan(
     caption="slow piano\nin the rain",
