@@ -45,17 +45,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "memory": ("catalog", "device", "domain", "errors", "settings"),
     "networks": ("catalog", "errors"),
     "weights": ("catalog", "errors", "memory", "settings"),
-<<<<<<< HEAD
-    "audio": ("domain", "errors"),
+    "audio": ("domain", "errors", "files"),
     "codec": ("catalog", "errors", "networks", "weights"),
     "synthesizer": ("catalog", "domain", "errors", "limits", "networks", "sampler_limits", "weights"),
     "planner": ("catalog", "device", "domain", "errors", "networks", "weights"),
-=======
-    "audio": ("domain", "errors", "files"),
-    "codec": ("catalog", "errors", "weights"),
-    "synthesizer": ("catalog", "domain", "errors", "limits", "sampler_limits", "weights"),
-    "planner": ("catalog", "device", "domain", "errors", "weights"),
->>>>>>> a7e8af8 (Keep apart what a plain song does not enter: planner entries, devices, the data folder)
     "jobs": ("background", "domain", "errors", "files"),
     "checks": ("data_folder", "errors", "files", "jobs"),
     "rest": ("background", "catalog", "domain", "errors", "examples", "files", "jobs", "limits", "memory"),

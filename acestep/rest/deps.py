@@ -16,12 +16,8 @@ from starlette.exceptions import HTTPException
 
 from acestep.background import BackgroundTasks
 from acestep.catalog.adapters import AdapterFolder
-<<<<<<< HEAD
 from acestep.domain.analysis import TimedLine
-from acestep.domain.models import Placement
-=======
 from acestep.domain.devices import Placement
->>>>>>> a7e8af8 (Keep apart what a plain song does not enter: planner entries, devices, the data folder)
 from acestep.errors import DataFolderError
 from acestep.examples import Examples
 from acestep.files import AudioStore
