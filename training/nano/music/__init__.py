@@ -1,0 +1,1 @@
+"""Whole pieces of music: data of styles and instruments, and the composer that writes from them."""
