@@ -14,11 +14,11 @@ _ORDER = ("lead", "chords", "arp", "counter", "pad", "bass")
 _SPARSE, _DENSE = 4.0, 14.0  # notes a second; about a quarter of the pieces lie below, and above
 _LOW, _HIGH = 58.0, 75.0  # mean pitch of the highest voice
 _MOODS = {
-    ("major", 0): ("calm", "peaceful", "warm", "gentle"),
-    ("major", 1): ("happy", "bright", "cheerful"),
+    ("major", 0): ("calm", "warm"),
+    ("major", 1): ("happy", "bright"),
     ("major", 2): ("joyful", "energetic", "bright"),
     ("minor", 0): ("sad", "melancholic", "lonely", "calm"),
-    ("minor", 1): ("dark", "wistful", "serious"),
+    ("minor", 1): ("dark", "melancholic", "serious"),
     ("minor", 2): ("intense", "dramatic", "energetic"),
     (None, 0): ("calm",),
     (None, 1): ("steady",),
@@ -67,6 +67,7 @@ def facts_of(
         seconds=seconds,
         instruments=tuple(name for name in heard if shares[name] >= _PROMINENT),
         heard=tuple(heard),
+        lead=heard[0] if heard and rank[heard[0]] == 0 else None,
         has_drums=shares.get(DRUMS, 0.0) > 0,
         has_percussion=shares.get(PERCUSSION, 0.0) > 0,
         energy=origin.energy,

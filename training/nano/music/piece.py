@@ -61,7 +61,7 @@ class Facts:
     """What is true of a clip.
 
     `instruments` sound for a good part of it, the most prominent first; `heard` are all that sound at all.
-    Both leave drums out, and `key_scale` and `register` are None where nothing else plays.
+    `lead` plays the melody. All leave drums out, and `key_scale` and `register` are None where nothing else plays.
     """
 
     style: str
@@ -72,6 +72,7 @@ class Facts:
     seconds: float
     instruments: tuple[str, ...]
     heard: tuple[str, ...]
+    lead: str | None
     has_drums: bool
     has_percussion: bool
     energy: int
