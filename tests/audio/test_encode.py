@@ -6,7 +6,7 @@ from typing import get_args
 import av
 import numpy as np
 import pytest
-import soundfile  # type: ignore[import-untyped]
+import soundfile
 
 from acestep.audio.decode import read
 from acestep.audio.encode import FileSpec, extension, write

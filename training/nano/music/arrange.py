@@ -19,16 +19,31 @@ PURE = ("chamber strings", "chiptune")  # styles that are their instruments
 _KINDS = {"band": 0.64, "solo": 0.22, "duo": 0.10, "drums": 0.04}
 # Share of parts that any instrument plays: nano is to tell style and instrument apart.
 _STRANGERS = {"lead": 0.35, "chords": 0.15, "arp": 0.15, "counter": 0.3}
-_FIGURES = {"chords": CHORD_FIGURES, "arp": ARPEGGIOS, "bass": BASS_FIGURES}
-_USUAL = {"chords": ("halves", "quarters", "eighths"), "arp": ("up", "alberti", "slow"), "bass": ("root halves",)}
+_FIGURES = {"chords": CHORD_FIGURES, "pad": CHORD_FIGURES, "arp": ARPEGGIOS, "bass": BASS_FIGURES}
+_USUAL = {
+    "chords": ("halves", "quarters", "eighths"),
+    "arp": ("up", "alberti", "slow"),
+    "bass": ("root halves",),
+}
+# What does not lead must carry a piece alone.
+_ALONE = {"bass": ("walk", "walk up", "root quarters", "boogie"), "pad": ("halves", "quarters")}
 # How loud a role is beside the lead, in LU, and how far from the middle.
-_LEVELS = {"lead": 0, "counter": -3, "chords": -5, "arp": -4, "pad": -7, "bass": -2, DRUMS: -2, PERCUSSION: -7}
+_LEVELS = {
+    "lead": 0,
+    "counter": -3,
+    "chords": -5,
+    "arp": -4,
+    "pad": -7,
+    "bass": -2,
+    DRUMS: -2,
+    PERCUSSION: -7,
+}
 _PANS = {"lead": 0.1, "counter": 0.5, "chords": 0.4, "arp": 0.45, "pad": 0.15, "bass": 0.0, DRUMS: 0.0}
 
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """One instrument in one role. `figure` is its bar in the metre, `enters` the level from which it plays."""
+    """One instrument in one role. `figure` is its bar; from level `enters` on it plays."""
 
     role: str
     instrument: Instrument
@@ -61,13 +76,13 @@ def fits(style: Style, kind: str, wish: Wish) -> bool:
     """Whether a style is still itself when played so."""
     if kind == "drums" or wish.drums:
         return style.drum_chance > 0.4
-    if kind in ("solo", "wished") and wish.ensemble != () and len(wish.ensemble or ("",)) == 1:
+    if kind == "solo" or (wish.ensemble is not None and len(wish.ensemble) == 1):
         return style.name in LYRICAL or _plays(style, wish.ensemble)
     return kind == "band" or style.name not in PURE
 
 
 def _plays(style: Style, ensemble: tuple[str, ...] | None) -> bool:
-    return bool(ensemble) and any(ensemble[0] in part.instruments for part in style.parts)
+    return any(name in part.instruments for part in style.parts for name in ensemble or ())
 
 
 def arrange(style: Style, metre: str, kind: str, wish: Wish, rng: random.Random) -> Arrangement:
@@ -116,7 +131,7 @@ def _duo(style: Style, rng: random.Random) -> Roles:
 
 
 def _assign(names: tuple[str, ...], style: Style) -> Roles:
-    """A role for each instrument: what the style gives it, else the first one that is free and that it can play."""
+    """A role for each instrument: what the style gives it, else the first free one that it can play."""
     roles: Roles = []
     if len(names) == 1:
         one = INSTRUMENTS[names[0]]
@@ -145,11 +160,13 @@ def _voices(roles: Roles, style: Style, metre: str, rng: random.Random) -> tuple
         (role for role in ("chords", "arp", "pad", "bass", "lead") if role in {role for role, _ in roles}), ""
     )
     stems = {name for _, name in roles}
-    voices = []
+    voices: list[Voice] = []
     for role, name in roles:
         enters = 0 if role == foundation or len(stems) == 1 else 2 if role in ("pad", "counter") else 1
-        figure = _FIGURES[role][_figure(role, name, style, metre, rng)][metre] if role in _FIGURES else ""
-        if role == "pad":
+        figure = _FIGURES[role][_figure(role, name, style, metre, rng)][metre] if role in _USUAL else ""
+        if len(stems) == 1 and role in _ALONE and roles[0][0] == role:
+            figure = _FIGURES[role][rng.choice(_ALONE[role])][metre]
+        elif role == "pad":
             figure = CHORD_FIGURES["whole"][metre]
         voices.append(Voice(role, INSTRUMENTS[name], figure, enters))
     return tuple(voices)

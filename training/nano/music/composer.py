@@ -16,8 +16,8 @@ from training.nano.music.facts import Origin, facts_of
 from training.nano.music.figures import PROGRESSIONS
 from training.nano.music.form import SHORTEST, Grid, Span, bars_in, lay_out
 from training.nano.music.instruments import DRUM_MAP, HAND, INSTRUMENTS
-from training.nano.music.lines import Harmony, Melodist, accompany, drum_bar, lowest_of, pitches, velocity
-from training.nano.music.piece import BEATS, DRUMS, PERCUSSION, Note, Piece, Section, Wish
+from training.nano.music.lines import Harmony, Melodist, accompany, drum_bar, pitches, velocity
+from training.nano.music.piece import BEATS, DRUMS, PERCUSSION, Material, Note, Piece, Section, Wish
 from training.nano.music.styles import STYLE_OF, STYLES, Style
 from training.nano.theory import KEY_SCALES, Chord, Key
 
@@ -25,6 +25,7 @@ MIN_BPM, MAX_BPM = 60, 180
 _SIX_EIGHTHS = (60, 112)  # dotted quarters a minute
 _METRES = {"4": 0.6, "3": 0.2, "6": 0.1, "2": 0.1}
 _CLOSES = 0.45  # seconds before the end when the last sustained notes are released
+_BREATH = 0.05  # seconds between a note and the next, so that both can be heard to begin
 _SHORT = 0.1  # seconds of a drum's note; drums ring as they are
 
 
@@ -35,10 +36,9 @@ class _Job:
     style: Style
     grid: Grid
     spans: list[Span]
-    form: str
+    material: Material
     arrangement: Arrangement
     harmony: Harmony
-    energy: int
     register: str
     seconds: float
     rng: random.Random
@@ -52,14 +52,15 @@ def compose(seed: int, seconds: float = 30.0, wish: Wish | None = None) -> Piece
     wish = wish or Wish()
     _check(seconds, wish)
     rng = random.Random(seed)
-    job = _decide(seconds, wish, rng)
-    notes = [*_melodic(job), *_drums(job), *_ending(job)]
-    notes = _tidy(notes, seconds)
+    job = _decide(seed, seconds, wish, rng)
+    notes = _tidy([*_melodic(job), *_drums(job), *_ending(job)], seconds)
     stems = arranging.stems_of(job.arrangement, job.style, job.grid.metre, rng)
     sounding = {note.stem for note in notes}
-    origin = Origin(job.style.name, job.form, job.grid.bpm, job.grid.metre, str(job.harmony.key), job.energy)
+    material = job.material
+    key = str(job.harmony.key)
+    origin = Origin(job.style.name, material.form, job.grid.bpm, job.grid.metre, key, material.energy)
     stems = tuple(stem for stem in stems if stem.name in sounding)
-    return Piece(seed, facts_of(origin, stems, notes, seconds), stems, _sections(job), notes)
+    return Piece(seed, material, facts_of(origin, stems, notes, seconds), stems, _sections(job), notes)
 
 
 def _check(seconds: float, wish: Wish) -> None:
@@ -74,25 +75,27 @@ def _check(seconds: float, wish: Wish) -> None:
         raise ValueError(f"instrument {unknown[0]!r} is unknown: write one of {', '.join(INSTRUMENTS)}")
     if wish.ensemble == () and wish.drums is False:
         raise ValueError("a piece without instruments and without drums is silence: wish for one of them")
-    metres = sorted({metre for style in STYLES if wish.style in (None, style.name) for metre in style.grooves})
+    metres = sorted(
+        {metre for style in STYLES if wish.style in (None, style.name) for metre in style.grooves}
+    )
     if wish.time_signature not in (None, *metres):
         played_in = f"{wish.style or 'music'} is played in {' or '.join(metres)}"
         raise ValueError(f"time_signature {wish.time_signature!r} cannot be played: {played_in}")
 
 
-def _decide(seconds: float, wish: Wish, rng: random.Random) -> _Job:
+def _decide(seed: int, seconds: float, wish: Wish, rng: random.Random) -> _Job:
     kind = arranging.kind_of(wish, rng)
     style, metre = _choose_style(kind, wish, rng)
     bpm = wish.bpm if wish.bpm is not None else _choose_bpm(style, metre, rng)
     grid = Grid(metre, bpm, style.swing)
-    form = rng.choice(style.forms)
     key = Key.parse(wish.key_scale or rng.choice(KEY_SCALES))
     energy = wish.energy if wish.energy is not None else rng.choice(style.energy)
+    material = wish.material or Material(seed, rng.choice(style.forms), style.harmony, style.scale, energy)
     arrangement = arranging.arrange(style, metre, kind, wish, rng)
     register = wish.register or rng.choice(("low", "mid", "mid", "high"))
-    spans = lay_out(bars_in(seconds, grid), form, longest=4 if form == "blues" else 8)
-    harmony = Harmony(key, style.scale)
-    return _Job(style, grid, spans, form, arrangement, harmony, energy, register, seconds, rng)
+    spans = lay_out(bars_in(seconds, grid), material.form, longest=4 if material.form == "blues" else 8)
+    harmony = Harmony(key, material.scale)
+    return _Job(style, grid, spans, material, arrangement, harmony, register, seconds, rng)
 
 
 def _choose_style(kind: str, wish: Wish, rng: random.Random) -> tuple[Style, str]:
@@ -123,12 +126,13 @@ def _choose_bpm(style: Style, metre: str, rng: random.Random) -> int:
 def _chords(job: _Job) -> dict[str, list[Chord]]:
     """Four bars of harmony for each letter of the form; a piece begins on the tonic."""
     mode = job.harmony.key.mode
-    pool = job.style.harmony
-    contrast = pool if pool in ("blues", "still") and job.rng.random() < 0.7 else "contrast"
+    pool = job.material.harmony
+    rng = random.Random(f"harmony {job.material.seed}")
+    contrast = pool if pool in ("blues", "still") and rng.random() < 0.7 else "contrast"
     numerals = {}
     for number, letter in enumerate("ABC"):
         options = PROGRESSIONS[(pool if letter != "B" else contrast), mode]
-        numerals[letter] = options[number] if pool == "blues" else job.rng.choice(options)
+        numerals[letter] = options[number] if pool == "blues" else rng.choice(options)
     sevenths = job.style.sevenths
     return {
         letter: [job.harmony.voiced(job.harmony.key.chord(numeral, sevenths)) for numeral in line.split()]
@@ -162,10 +166,9 @@ def _plays(job: _Job, voice: Voice, span: Span) -> bool:
 
 
 def _melodist(job: _Job, voice: Voice) -> Melodist:
-    low = lowest_of(voice.instrument, job.register)
-    if voice.role == "counter":
-        low = max(voice.instrument.low, low - 7)
-    return Melodist(job.harmony, job.grid.metre, job.energy, low, job.rng)
+    register = "low" if voice.role == "counter" else job.register
+    rng = random.Random(f"{voice.role} {job.material.seed}")
+    return Melodist(job.harmony, job.grid.metre, job.material.energy, voice.instrument, register, rng)
 
 
 def _melody(job: _Job, voice: Voice, chords: dict[str, list[Chord]]) -> Iterator[Note]:
@@ -181,9 +184,9 @@ def _melody(job: _Job, voice: Voice, chords: dict[str, list[Chord]]) -> Iterator
         if voice.role == "counter":
             bars = [melodist.counter(chord) for chord in harmony]
         else:
-            bars = melodist.varied(themes[key], harmony, span.turn, job.form)
+            bars = melodist.varied(themes[key], harmony, span.turn, job.material.form)
         for number, bar in enumerate(bars[: span.bars]):
-            yield from _struck(job, voice, span, span.first + number, bar)
+            yield from _struck(job, voice, span, span.first + number, melodist.sounding(bar))
 
 
 def _accompaniment(job: _Job, voice: Voice, chords: dict[str, list[Chord]]) -> Iterator[Note]:
@@ -199,7 +202,10 @@ def _struck(
 ) -> Iterator[Note]:
     for step, held, pitch, base in strikes:
         start, end = job.grid.time(bar, step), job.grid.time(bar, step + held)
-        loud = velocity(base, span.level, job.energy, step) + job.rng.randint(-3, 3)
+        end -= min(_BREATH, 0.2 * (end - start))
+        loud = (
+            velocity(base, span.level, job.material.energy) + job.grid.accent(step) + job.rng.randint(-3, 3)
+        )
         yield Note(voice.stem, pitch, loud, start, end)
 
 
@@ -213,11 +219,11 @@ def _drums(job: _Job) -> Iterator[Note]:
         if span.level == 0 and not alone:
             continue
         light = span.level == 1 and job.rng.random() < 0.5
-        fills = span is not last and span.bars >= 2 and job.energy > 0 and span.level >= 1
+        fills = span is not last and span.bars >= 2 and job.material.energy > 0 and span.level >= 1
         for bar in range(span.bars):
             fill = fills and bar == span.bars - 1 and job.rng.random() < 0.7
             struck = drum_bar(groove, span.level, light=light, fill=fill)
-            if bar == 0 and number and span.level >= 2 and job.energy > 0:
+            if bar == 0 and number and span.level >= 2 and job.material.energy > 0:
                 struck.append(("crash", 0, 92))
             for drum, step, loud in struck:
                 yield _drum(drum, job.grid.time(span.first + bar, step), loud)
@@ -234,7 +240,7 @@ def _ending(job: _Job) -> Iterator[Note]:
     start = job.grid.time(bar, 0)
     beat = 60.0 / job.grid.bpm
     strikes = [(start, job.seconds - _CLOSES)]
-    if job.energy == 2 and job.seconds - start - beat > 1.7:
+    if job.material.energy == 2 and job.seconds - start - beat > 1.7:
         strikes = [(start, start + beat / 2), (start + beat, job.seconds - _CLOSES)]
     tonic = job.harmony.voiced(job.harmony.key.chord("I", seventh=False))
     for begin, end in strikes:
@@ -242,23 +248,21 @@ def _ending(job: _Job) -> Iterator[Note]:
             if _plays(job, voice, job.spans[-1]):
                 yield from _last(job, voice, tonic, begin, end)
         if job.arrangement.has_drums:
-            hits = [("kick", 108), ("crash", 88)] if job.energy else [("kick", 88)]
+            hits = [("kick", 108), ("crash", 88)] if job.material.energy else [("kick", 88)]
             yield from (_drum(drum, begin, loud) for drum, loud in hits)
 
 
 def _last(job: _Job, voice: Voice, tonic: Chord, begin: float, end: float) -> Iterator[Note]:
     if voice.role in ("lead", "counter"):
-        # A counter ends on the fifth, so that the last chord is more than an octave.
         melodist = _melodist(job, voice)
-        near = lowest_of(voice.instrument, job.register) + 10
-        struck = [melodist.home(near)]
+        struck = [melodist.home()]
     elif voice.role == "bass":
         struck = pitches(voice, tonic, "0")
     else:
         struck = pitches(voice, tonic, "x")
     roll = 0.07 if voice.role == "arp" else 0.0
     for number, pitch in enumerate(struck):
-        loud = velocity(84 if voice.role != "pad" else 64, 2, job.energy, 1)
+        loud = velocity(84 if voice.role != "pad" else 64, 2, job.material.energy)
         yield Note(voice.stem, pitch, loud, begin + number * roll, end)
 
 
@@ -284,7 +288,9 @@ def _tidy(notes: list[Note], seconds: float) -> tuple[Note, ...]:
 def _sections(job: _Job) -> tuple[Section, ...]:
     grid = job.grid
     sections = [
-        Section(span.name, span.letter, grid.time(span.first, 0), grid.time(span.first + span.bars, 0), span.level)
+        Section(
+            span.name, span.letter, grid.time(span.first, 0), grid.time(span.first + span.bars, 0), span.level
+        )
         for span in job.spans
     ]
     return (*sections, Section("ending", "A", sections[-1].end, job.seconds, sections[-1].level))

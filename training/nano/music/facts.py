@@ -6,8 +6,18 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from training.nano.music.instruments import INSTRUMENTS
-from training.nano.music.piece import BEATS, DRUMS, LEAD_IN, PERCUSSION, Facts, Note, Piece, Place, Section, Stem
+from training.nano.music.piece import (
+    BEATS,
+    DRUMS,
+    LEAD_IN,
+    PERCUSSION,
+    Facts,
+    Note,
+    Piece,
+    Place,
+    Section,
+    Stem,
+)
 
 _PROMINENT = 0.3  # share of a clip that an instrument must sound to be one that plays in it
 _ORDER = ("lead", "chords", "arp", "counter", "pad", "bass")
@@ -25,10 +35,14 @@ _MOODS = {
     (None, 2): ("energetic",),
 }
 _STYLE_MOODS = {
-    "funk": "groovy", "disco": "groovy", "latin": "groovy", "house": "groovy", "cinematic": "epic", "march": "solemn",
-    "ambient": "dreamy", "lullaby": "dreamy", "lo-fi": "nostalgic", "city pop": "nostalgic", "synthwave": "nostalgic",
-    "chiptune": "playful", "celtic": "playful", "waltz": "elegant", "chamber strings": "elegant", "bossa nova": "elegant",
-    "classical": "elegant", "metal": "aggressive", "techno": "hypnotic", "trance": "hypnotic", "tango": "passionate",
+    "funk": "groovy", "disco": "groovy", "latin": "groovy", "house": "groovy", "cinematic": "epic",
+    "march": "solemn",
+    "ambient": "dreamy", "lullaby": "dreamy", "lo-fi": "nostalgic", "city pop": "nostalgic",
+    "synthwave": "nostalgic",
+    "chiptune": "playful", "celtic": "playful", "waltz": "elegant", "chamber strings": "elegant",
+    "bossa nova": "elegant",
+    "classical": "elegant", "metal": "aggressive", "techno": "hypnotic", "trance": "hypnotic",
+    "tango": "passionate",
     "ballad": "romantic", "japanese": "serene", "reggae": "relaxed", "jazz": "relaxed",
 }  # fmt: skip
 _ONLY_CALM = ("relaxed", "serene", "dreamy", "romantic")  # not where energy is 2
@@ -72,7 +86,7 @@ def facts_of(
         has_percussion=shares.get(PERCUSSION, 0.0) > 0,
         energy=origin.energy,
         density=density,
-        register=_register(heard, pitched),
+        register=_register(melodic, heard, pitched),
         moods=_moods(origin, key_scale),
         place=place or Place(0.0, seconds),
     )
@@ -94,7 +108,7 @@ def _density(notes: Sequence[Note], seconds: float) -> str:
     return "sparse" if rate < _SPARSE else "dense" if rate > _DENSE else "medium"
 
 
-def _register(heard: Sequence[str], pitched: Sequence[Note]) -> str | None:
+def _register(stems: Sequence[Stem], heard: Sequence[str], pitched: Sequence[Note]) -> str | None:
     """Of the first voice: what a listener takes for the tune."""
     tune = [note for note in pitched if heard and note.stem == heard[0]]
     weight = sum(note.end - note.start for note in tune)
@@ -102,7 +116,8 @@ def _register(heard: Sequence[str], pitched: Sequence[Note]) -> str | None:
         return None
     # Of an instrument that also accompanies itself, the upper half is the tune.
     tune.sort(key=lambda note: note.pitch)
-    upper = tune[len(tune) // 2 :] if INSTRUMENTS[heard[0]].is_polyphonic else tune
+    accompanies = any(stem.name == heard[0] and len(stem.roles) > 1 for stem in stems)
+    upper = tune[len(tune) // 2 :] if accompanies else tune
     mean = sum(note.pitch for note in upper) / len(upper)
     return "low" if mean < _LOW else "high" if mean > _HIGH else "mid"
 
@@ -133,11 +148,14 @@ def cut(piece: Piece, start: float, seconds: float) -> Piece:
         facts.style, facts.form, facts.bpm, facts.time_signature, facts.key_scale or "C major", facts.energy
     )
     found = facts_of(origin, piece.stems, notes, seconds, place)
-    names = (*found.heard, *(name for name in (DRUMS, PERCUSSION) if any(note.stem == name for note in notes)))
+    names = (
+        *found.heard,
+        *(name for name in (DRUMS, PERCUSSION) if any(note.stem == name for note in notes)),
+    )
     stems = tuple(stem for stem in piece.stems if stem.name in names)
     sections = (_moved(section, start) for section in piece.sections)
     inside = tuple(section for section in sections if section.end > 0 and section.start < seconds)
-    return Piece(piece.seed, found, stems, inside, notes)
+    return Piece(piece.seed, piece.material, found, stems, inside, notes)
 
 
 def _moved(section: Section, start: float) -> Section:
@@ -145,7 +163,7 @@ def _moved(section: Section, start: float) -> Section:
 
 
 def cut_starts(piece: Piece) -> list[float]:
-    """Where cuts may begin: `LEAD_IN` before each bar, so that every clip has its downbeat at the same time."""
+    """Where cuts may begin: `LEAD_IN` before each bar, so that all clips have their downbeat there."""
     facts = piece.facts
     bar = BEATS[facts.time_signature] * 60.0 / facts.bpm
     count = int((facts.seconds - LEAD_IN) / bar)

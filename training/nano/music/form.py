@@ -40,6 +40,10 @@ class Grid:
     def _per_beat(self) -> int:
         return 6 if self.metre == "6" else 4
 
+    def accent(self, step: float) -> int:
+        """How much louder a note at this step is."""
+        return 11 if step == 0 else 5 if step % self._per_beat == 0 else 0
+
     def time(self, bar: int, step: float) -> float:
         beat, within = divmod(step, self._per_beat)
         if self.metre == "6" or within != int(within):
@@ -81,7 +85,8 @@ def lay_out(bars: int, form: str, *, longest: int = 8) -> list[Span]:
     spans: list[Span] = []
     turns: dict[str, int] = {}
     first = 0
-    for (name, (letter, level)), length in zip(plan, lengths, strict=True):
+    for (name, part), length in zip(plan, lengths, strict=True):
+        letter, level = part[0], part[1]
         is_theme = name not in ("intro", "outro")
         turn = turns.get(letter, 0)
         spans.append(Span(name, letter, int(level), first, length, turn))

@@ -91,7 +91,8 @@ def track_of(stem: str) -> str:
 
 # General MIDI drum map: note, and how hard it is struck. What `HAND` holds plays in the percussion stem.
 DRUM_MAP = {
-    "kick": (36, 112), "rim": (37, 88), "snare": (38, 100), "clap": (39, 96), "hat": (42, 76), "open": (46, 78),
+    "kick": (36, 112), "rim": (37, 88), "snare": (38, 100), "clap": (39, 96), "hat": (42, 76),
+    "open": (46, 78),
     "low tom": (45, 96), "tom": (47, 94), "high tom": (50, 92), "ride": (51, 82), "crash": (49, 92),
     "shaker": (70, 82), "tambourine": (54, 76), "conga": (63, 90), "low conga": (64, 90), "bongo": (60, 86),
     "claves": (75, 84), "cowbell": (56, 74), "guiro": (73, 70), "woodblock": (76, 80),

@@ -18,7 +18,7 @@ _SCALES = {
     ("japanese", "minor"): (0, 2, 3, 7, 8),
 }
 _LEVEL_VELOCITY = (-16, -8, 0, 5)
-_WINDOW = 17  # semitones of a melody
+_WRITTEN, _WINDOW = 60, 17  # lowest note of a melody as it is written, and its range in semitones
 _LOWEST = {"chords": 53, "arp": 57, "pad": 53, "bass": 28}
 
 Strike = tuple[float, float, int, int]  # first step, steps held, pitch, velocity
@@ -52,10 +52,17 @@ class Harmony:
         return Chord(tones if len(tones) > 1 else chord.tones[:3:2], chord.scale)
 
 
-def lowest_of(instrument: Instrument, register: str) -> int:
-    """The lowest note of a melody in a register of this instrument."""
+def octaves_to(instrument: Instrument, register: str) -> int:
+    """Semitones, whole octaves, from where melodies are written to a register of this instrument."""
+    whole = [
+        12 * octave
+        for octave in range(-3, 4)
+        if instrument.low - 2 <= _WRITTEN + 12 * octave
+        and _WRITTEN + _WINDOW + 12 * octave <= instrument.high + 2
+    ]
     highest = max(instrument.low, instrument.high - _WINDOW)
-    return {"low": instrument.low, "mid": (instrument.low + highest) // 2, "high": highest}[register]
+    low = {"low": instrument.low, "mid": (instrument.low + highest) // 2, "high": highest}[register]
+    return min(whole or range(-36, 37, 12), key=lambda shift: abs(_WRITTEN + shift - low))
 
 
 def signs(figure: str) -> Iterator[tuple[int, str, int]]:
@@ -67,19 +74,30 @@ def signs(figure: str) -> Iterator[tuple[int, str, int]]:
         yield step, sign, 1 + len(tail) - len(tail.lstrip("-"))
 
 
-def velocity(base: int, level: int, energy: int, step: float) -> int:
-    loud = base + _LEVEL_VELOCITY[level] + 4 * (energy - 1) + (8 if step == 0 else 0)
-    return max(20, min(124, loud))
+def velocity(base: int, level: int, energy: int) -> int:
+    return max(24, min(112, base + _LEVEL_VELOCITY[level] + 4 * (energy - 1)))
 
 
 class Melodist:
-    """Writes themes of one piece: steps between chord tones, two rhythms that alternate, a breath at the end."""
+    """Writes themes of one piece: steps between chord tones, two rhythms that alternate, a breath at the end.
 
-    def __init__(self, harmony: Harmony, metre: str, energy: int, low: int, rng: random.Random) -> None:
+    All are written in one place and sound in octaves from there, so that covers keep them.
+    """
+
+    def __init__(
+        self,
+        harmony: Harmony,
+        metre: str,
+        energy: int,
+        instrument: Instrument,
+        register: str,
+        rng: random.Random,
+    ) -> None:
         self._harmony = harmony
         self._metre = metre
         self._energy = energy
-        self._low = low
+        self._shift = octaves_to(instrument, register)
+        self._highest = instrument.high - self._shift
         self._rng = rng
 
     def theme(self, chords: list[Chord]) -> Theme:
@@ -94,9 +112,12 @@ class Melodist:
             for step, _, held in signs(rhythm):
                 rests = step % 8 == 0 or held >= 4
                 allowed = self._harmony.strong(chord) if rests else self._harmony.melodic(chord)
-                tonic = self._harmony.key.tonic
-                if tonic in chord.tones and (step == 0 or is_last or self._rng.random() < 0.25):
-                    allowed = (tonic,)  # the melody comes home where the harmony lets it
+                key = self._harmony.key
+                if key.tonic in chord.tones and (step == 0 or is_last or self._rng.random() < 0.25):
+                    allowed = (key.tonic,)  # the melody comes home where the harmony lets it
+                    third = key.scale()[2]
+                    if third in chord.tones and not is_last and self._rng.random() < 0.35:
+                        allowed = (third,)  # major and minor differ in little else
                 pitch = self._near(pitch, allowed)
                 bar.append((step, held, pitch, 96))
             bars.append(bar)
@@ -114,7 +135,7 @@ class Melodist:
             half = len(theme) // 2
             return [*theme[:half], *self.theme(chords[: len(theme)])[half:]]
         top = max((pitch for bar in theme for _, _, pitch, _ in bar), default=127)
-        if way == "octave" and top + 12 <= self._low + _WINDOW + 7:
+        if way == "octave" and top + 12 <= min(self._highest, _WRITTEN + _WINDOW + 7):
             return [[(step, held, pitch + 12, loud) for step, held, pitch, loud in bar] for bar in theme]
         return theme
 
@@ -126,9 +147,15 @@ class Melodist:
             bar.append((step, held, self._rng.choice(reach[: max(1, len(reach) // 2)]), 84))
         return bar
 
-    def home(self, near: int) -> int:
-        """The tonic nearest to a pitch."""
-        return min(self._reach((self._harmony.key.tonic,)), key=lambda pitch: abs(pitch - near))
+    def home(self) -> int:
+        """The tonic in the middle, as it sounds."""
+        middle = _WRITTEN + _WINDOW // 2
+        return (
+            min(self._reach((self._harmony.key.tonic,)), key=lambda pitch: abs(pitch - middle)) + self._shift
+        )
+
+    def sounding(self, bar: Bar) -> Bar:
+        return [(step, held, pitch + self._shift, loud) for step, held, pitch, loud in bar]
 
     def _ornamented(self, bar: Bar, chord: Chord) -> Bar:
         changed: Bar = []
@@ -141,7 +168,7 @@ class Melodist:
         return changed
 
     def _reach(self, allowed: tuple[int, ...]) -> list[int]:
-        return [pitch for pitch in range(self._low, self._low + _WINDOW + 1) if pitch % 12 in allowed]
+        return [pitch for pitch in range(_WRITTEN, _WRITTEN + _WINDOW + 1) if pitch % 12 in allowed]
 
     def _near(self, pitch: int, allowed: tuple[int, ...]) -> int:
         reach = [near for near in self._reach(allowed) if near != pitch or len(allowed) == 1]

@@ -61,7 +61,7 @@ class Facts:
     """What is true of a clip.
 
     `instruments` sound for a good part of it, the most prominent first; `heard` are all that sound at all.
-    `lead` plays the melody. All leave drums out, and `key_scale` and `register` are None where nothing else plays.
+    `lead` plays the melody. All leave drums out; with drums alone, `key_scale` and `register` are None.
     """
 
     style: str
@@ -95,10 +95,22 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
+class Material:
+    """What a cover keeps of a piece: `seed` draws its harmony and its themes, whichever style plays them."""
+
+    seed: int
+    form: str
+    harmony: str
+    scale: str
+    energy: int
+
+
+@dataclass(frozen=True, slots=True)
 class Piece:
     """A score, or a cut of one; times count from the beginning of the clip."""
 
     seed: int
+    material: Material
     facts: Facts
     stems: tuple[Stem, ...]
     sections: tuple[Section, ...]
@@ -120,3 +132,4 @@ class Wish:
     drums: bool | None = None
     energy: int | None = None
     register: str | None = None
+    material: Material | None = None

@@ -52,7 +52,8 @@ def mix(stems: Sequence[tuple[Stem, Audio]], sample_rate: int, *, ends: bool = T
 
 def total(stems: Mapping[str, Audio]) -> Audio:
     """The sum of stems."""
-    return np.sum(list(stems.values()), axis=0, dtype=np.float32)
+    added: Audio = np.sum(list(stems.values()), axis=0, dtype=np.float32)
+    return added
 
 
 def _limited(stems: dict[str, Audio], sample_rate: int) -> dict[str, Audio]:
@@ -77,7 +78,8 @@ def _envelope(audio: Audio, sample_rate: int) -> Audio:
     width = 2 * round(_ATTACK * sample_rate) + 1
     lowest = minimum_filter1d(wanted, width, mode="nearest")
     smooth: Audio = uniform_filter1d(lowest, width, mode="nearest").astype(np.float32)
-    return np.minimum(smooth, wanted).astype(np.float32)
+    envelope: Audio = np.minimum(smooth, wanted).astype(np.float32)
+    return envelope
 
 
 def _fade(samples: int, sample_rate: int) -> Audio:

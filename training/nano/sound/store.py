@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from training.nano.music.piece import Piece, Wish
 from training.nano.sound.mixing import Audio, mix, total
 from training.nano.sound.synth import SAMPLE_RATE, SOUNDFONTS, StemSynth
 
+_ANY = Wish()
 _SCORE = "piece.pickle"
 
 
@@ -27,12 +29,12 @@ class Order:
 
     seed: int
     seconds: float
-    wish: Wish = Wish()
+    wish: Wish = _ANY
     font: int = 0
 
     @property
     def name(self) -> str:
-        return f"{self.seed:07d}-{self.font}"
+        return f"{self.seed:07d}-{zlib.crc32(repr(self).encode()):08x}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,7 +6,7 @@ import random
 
 from training.nano.music.instruments import INSTRUMENTS
 from training.nano.music.piece import DRUMS, PERCUSSION, Facts
-from training.nano.words.claims import Claim, is_true, places, stems_of
+from training.nano.words.claims import Claim, Polarity, is_true, places, stems_of
 from training.nano.words.vocabulary import GROUPS, TEMPI, USES
 
 # How many claims a caption makes, and how often.
@@ -50,7 +50,7 @@ def _scene(facts: Facts, rng: random.Random) -> list[Claim]:
 
 def _instruments(facts: Facts, rng: random.Random) -> list[Claim]:
     if facts.solo and facts.solo != DRUMS:
-        polarity = "only" if rng.random() < 0.8 else "is"
+        polarity: Polarity = "only" if rng.random() < 0.8 else "is"
         return [Claim("instrument", _term(facts.solo, rng), polarity)] if rng.random() < 0.9 else []
     claims = []
     names = list(facts.instruments)

@@ -102,7 +102,9 @@ def _sounds_so(claim: Claim, facts: Facts) -> bool:
 
 
 def normalized(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().replace("♯", "#").replace("♭", "b").split())
+    return " ".join(
+        unicodedata.normalize("NFKC", text).casefold().replace("♯", "#").replace("♭", "b").split()
+    )
 
 
 _SPELLED = {words.casefold(): tonic for tonic, words in (SHARPS | FLATS).items()}
@@ -111,7 +113,8 @@ _KEY = re.compile(rf"(?<![\w])({_TONIC})[ -](major|minor)(?![\w]| key| mode)")
 _KEY_LATIN = re.compile(r"(?<![a-z])([a-g][#b]?)(メジャー|マイナー)(?!キー)")
 _KEY_JA = re.compile("([嬰変]?[ハニホヘトイロ])(長調|短調)")
 _BPM = re.compile(
-    r"(\d{2,3}) ?bpm|bpm ?(?:は|:)? ?(\d{2,3})|(?<!-)tempo(?: of| is|:)? (\d{2,3})(?!s)|テンポ(?:は|:)?(\d{2,3})"
+    r"(\d{2,3}) ?bpm|bpm ?(?:は|:)? ?(\d{2,3})"
+    r"|(?<!-)tempo(?: of| is|:)? (\d{2,3})(?!s)|テンポ(?:は|:)?(\d{2,3})"
     r"|(\d{2,3}) beats per minute"
 )
 _ARTICLE = r"(?:the |an? |any )?"

@@ -95,16 +95,16 @@ def _tail(claims: Sequence[Claim], rng: random.Random) -> list[str]:
     playing = [_word(claim, rng) for claim in claims if claim.kind == "instrument" and claim.polarity == "is"]
     parts = []
     if playing:
-        parts.append(f"{rng.choice(('with', 'with', 'featuring', 'played by', 'for'))} {_listed(playing, rng)}")
+        parts.append(
+            f"{rng.choice(('with', 'with', 'featuring', 'played by', 'for'))} {_listed(playing, rng)}"
+        )
     absent = [_word(claim, rng) for claim in claims if claim.polarity == "not"]
     if absent:
         joined = rng.choice((" or ", " and no ")).join(absent)
         prefix = "without" if " or " in joined or len(absent) == 1 else "with no"
         parts.append(f"{prefix} {joined}")
     others = [
-        claim
-        for claim in claims
-        if not (claim.kind == "instrument" and claim.polarity in ("is", "not"))
+        claim for claim in claims if not (claim.kind == "instrument" and claim.polarity in ("is", "not"))
     ]
     # What follows a comma comes last.
     return parts + sorted((_adverb(claim, rng) for claim in others), key=lambda part: part.startswith(","))
@@ -160,23 +160,22 @@ def _key(key_scale: str, rng: random.Random) -> str:
     return f"{tonic} {mode}"
 
 
+_TAGS = {
+    "bpm": ("{}", "{}", "at {}", "tempo {number}", "{number}bpm"),
+    "key": ("{}", "in {}", "key of {}"),
+    "is": ("{}", "{}", "{}", "with {}"),
+    "not": ("no {}", "no {}", "without {}", "without any {}"),
+    "only": ("solo {}", "{} only", "only {}", "just {}", "{} solo", "{} alone"),
+    "leads": ("{} melody", "led by {}", "melody on {}", "{} lead line"),
+}
+
+
 def _tag(claim: Claim, rng: random.Random) -> str:
     said = _word(claim, rng)
-    if claim.kind == "bpm":
-        return rng.choice((said, said, f"{claim.value}bpm", f"tempo {claim.value}", f"at {said}"))
-    if claim.kind == "key":
-        return rng.choice((said, f"in {said}", f"key of {said}"))
-    if claim.polarity == "not":
-        return rng.choice((f"no {said}", f"no {said}", f"without {said}", f"without any {said}"))
-    if claim.polarity == "only":
-        return rng.choice((f"solo {said}", f"{said} only", f"only {said}", f"just {said}", f"{said} solo", f"{said} alone"))
-    if claim.polarity == "leads":
-        return rng.choice((f"{said} melody", f"led by {said}", f"melody on {said}", f"{said} lead line"))
-    if claim.kind == "instrument":
-        return rng.choice((said, said, said, f"with {said}"))
     if claim.kind == "style" and rng.random() < 0.2:
         return _as_noun(said, rng)
-    return said
+    kind = claim.polarity if claim.kind == "instrument" else claim.kind
+    return rng.choice(_TAGS.get(kind, ("{}",))).format(said, number=claim.value)
 
 
 _SENTENCES = {
@@ -206,7 +205,13 @@ def _sentence(claim: Claim, rng: random.Random) -> str:
     if claim.kind == "vocals":
         return f"There is {said}" if said.startswith("no ") else f"It is {said}"
     if claim.kind == "place":
-        return f"The clip {said}" if said[0] in "se" else f"It comes as a {said}" if said[0] == "c" else f"It is {said}"
+        return (
+            f"The clip {said}"
+            if said[0] in "se"
+            else f"It comes as a {said}"
+            if said[0] == "c"
+            else f"It is {said}"
+        )
     kind = claim.polarity if claim.kind == "instrument" else claim.kind
     return rng.choice(_SENTENCES[kind]).format(said)
 
@@ -219,4 +224,4 @@ def _article(text: str) -> str:
     start = text[:2].lower()
     if start[:1] == "8" or text[:2] in ("F#", "A#", "Eb", "Ab"):
         return "an"
-    return "an" if start[0] in "aeiou" and start not in ("eu", "us", "un") or text.startswith("un") else "a"
+    return "an" if start == "un" or (start[0] in "aeiou" and start not in ("eu", "us")) else "a"

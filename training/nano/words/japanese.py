@@ -83,14 +83,22 @@ def _styled(style: str, rng: random.Random) -> str:
         return f"{style}{rng.choice(('の', 'な'))}{noun}"
     if style.endswith(("音楽", "曲", "唄", "歌", "ミュージック", "ソング")):
         return style
-    return rng.choice((style, style, f"{style}の{noun}", f"{style}風の{noun}", f"{style}調の{noun}", f"{style}っぽい{noun}"))
+    return rng.choice(
+        (style, style, f"{style}の{noun}", f"{style}風の{noun}", f"{style}調の{noun}", f"{style}っぽい{noun}")
+    )
 
 
 def _attributive(claim: Claim, rng: random.Random) -> str:
     said = _word(claim, rng)
     if claim.kind == "instrument":
         forms = {
-            "not": (f"{said}なしの", f"{said}のない", f"{said}を使わない", f"{said}抜きの", f"{said}の入らない"),
+            "not": (
+                f"{said}なしの",
+                f"{said}のない",
+                f"{said}を使わない",
+                f"{said}抜きの",
+                f"{said}の入らない",
+            ),
             "only": (f"{said}ソロの", f"{said}のみの", f"{said}だけの", f"{said}独奏の"),
             "leads": (f"{said}が主旋律の", f"{said}がメロディーの", f"{said}がリードする"),
         }
@@ -118,27 +126,28 @@ def _key(key_scale: str, rng: random.Random) -> str:
     return f"{TONICS_JA[tonic]}{formal}" if rng.random() < 0.6 else f"{tonic}{casual}"
 
 
+_TAGS = {
+    "is": ("{}", "{}", "{}入り", "{}あり"),
+    "not": ("{}なし", "{}なし", "{}抜き", "{}は不要", "{}無し"),
+    "only": ("{}ソロ", "{}のみ", "{}だけ", "{}独奏", "ソロ{}"),
+    "leads": ("{}が主旋律", "{}がメロディー", "{}が主役"),
+    "mood": ("{}曲", "{}雰囲気", "{}感じ"),
+    "density": ("{}曲",),
+}
+
+
 def _tag(claim: Claim, rng: random.Random) -> str:
     said = _word(claim, rng)
-    if claim.kind == "instrument":
-        forms = {
-            "is": (said, said, f"{said}入り", f"{said}あり"),
-            "not": (f"{said}なし", f"{said}なし", f"{said}抜き", f"{said}は不要", f"{said}無し"),
-            "only": (f"{said}ソロ", f"{said}のみ", f"{said}だけ", f"{said}独奏", f"ソロ{said}"),
-            "leads": (f"{said}が主旋律", f"{said}がメロディー", f"{said}が主役"),
-        }
-        return rng.choice(forms[claim.polarity])
-    if claim.kind == "mood":
-        return said + rng.choice(("曲", "雰囲気", "感じ"))
     if claim.kind == "tempo":
         return _tempo_noun(said)
-    if claim.kind == "density":
-        return f"{said}曲"
     if claim.kind == "register":
         return said.removesuffix("の")
     if claim.kind == "style":
         return rng.choice((said, said, _styled(said, rng)))
-    return f"{said}曲" if said.endswith(("たい", "ある")) else said
+    if said.endswith(("たい", "ある")):
+        said = f"{said}曲"
+    kind = claim.polarity if claim.kind == "instrument" else claim.kind
+    return rng.choice(_TAGS.get(kind, ("{}",)) if not said.endswith("曲") else ("{}",)).format(said)
 
 
 def _tempo_noun(said: str) -> str:
@@ -152,10 +161,16 @@ def _sentence(claim: Claim, polite: bool, rng: random.Random) -> str:
     desu = "です" if polite else ""
     if claim.kind == "instrument":
         forms = {
-            "is": (f"{said}が入っています", f"{said}を使っています") if polite else (f"{said}入り", f"{said}が入る"),
-            "not": (f"{said}はありません", f"{said}は入っていません") if polite else (f"{said}なし", f"{said}は使わない"),
+            "is": (f"{said}が入っています", f"{said}を使っています")
+            if polite
+            else (f"{said}入り", f"{said}が入る"),
+            "not": (f"{said}はありません", f"{said}は入っていません")
+            if polite
+            else (f"{said}なし", f"{said}は使わない"),
             "only": (f"{said}だけです", f"{said}ソロです") if polite else (f"{said}のみ", f"{said}だけ"),
-            "leads": (f"{said}が主旋律です", f"{said}がメロディーを弾きます") if polite else (f"{said}が主旋律",),
+            "leads": (f"{said}が主旋律です", f"{said}がメロディーを弾きます")
+            if polite
+            else (f"{said}が主旋律",),
         }
         return rng.choice(forms[claim.polarity])
     simple = {

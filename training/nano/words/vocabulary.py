@@ -150,7 +150,10 @@ _MOODS = {
 TEMPI = {"slow": (0, 84), "moderate": (88, 120), "fast": (126, 999)}
 _TEMPI = {
     "slow": ("slow, slow tempo, slow-paced, unhurried", "ゆっくりした, ゆったりした, スローテンポの, 遅い"),
-    "moderate": ("mid-tempo, moderate tempo, medium tempo", "ミドルテンポの, ほどよいテンポの, 中くらいの速さの"),
+    "moderate": (
+        "mid-tempo, moderate tempo, medium tempo",
+        "ミドルテンポの, ほどよいテンポの, 中くらいの速さの",
+    ),
     "fast": ("fast, fast tempo, fast-paced, quick", "速い, アップテンポの, 疾走感のある, テンポの速い"),
 }
 _DENSITIES = {
@@ -201,7 +204,10 @@ _USES = {
 }
 _COUNTS = {"2": ("duo, duet", "デュオ, 二重奏")}
 _VOCALS = {
-    "none": ("instrumental, no vocals, without vocals, no singing", "インスト, インストゥルメンタル, ボーカルなし, 歌なし"),
+    "none": (
+        "instrumental, no vocals, without vocals, no singing",
+        "インスト, インストゥルメンタル, ボーカルなし, 歌なし",
+    ),
 }
 # Cuts out of a longer piece.
 _PLACES = {
@@ -219,7 +225,8 @@ ENGLISH = {
     kind: _split({value: english for value, (english, _) in table.items()}) for kind, table in _KINDS.items()
 }
 JAPANESE = {
-    kind: _split({value: japanese for value, (_, japanese) in table.items()}) for kind, table in _KINDS.items()
+    kind: _split({value: japanese for value, (_, japanese) in table.items()})
+    for kind, table in _KINDS.items()
 }
 
 # Keys in words.
