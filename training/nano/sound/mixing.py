@@ -15,6 +15,7 @@ from training.nano.music.piece import Stem
 
 Audio = NDArray[np.float32]  # [2, samples]
 
+SAMPLE_RATE = 48_000
 LOUDNESS = -18.0  # LUFS of a mix; louder, drums alone would be limited by more than 6 dB
 CEILING = 10 ** (-1.2 / 20)  # highest sample
 _COARSE = 3  # every third sample tells a stem's loudness as well, in a third of the time

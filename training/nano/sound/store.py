@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
@@ -16,8 +17,10 @@ from rich.progress import track
 
 from training.nano.music.composer import compose
 from training.nano.music.piece import Piece, Wish
-from training.nano.sound.mixing import Audio, mix, total
-from training.nano.sound.synth import SAMPLE_RATE, SOUNDFONTS, StemSynth
+from training.nano.sound.mixing import SAMPLE_RATE, Audio, mix, total
+
+if TYPE_CHECKING:
+    from training.nano.sound.synth import StemSynth
 
 _ANY = Wish()
 _SCORE = "piece.pickle"
@@ -98,6 +101,8 @@ def _chunks(orders: Sequence[Order]) -> Iterator[list[Order]]:
 
 
 def _render_chunk(job: tuple[Store, list[Order]]) -> None:
+    from training.nano.sound.synth import SOUNDFONTS, StemSynth  # FluidSynth is not needed to read or test
+
     store, orders = job
     with StemSynth(SOUNDFONTS[orders[0].font]) as synth:
         for order in orders:

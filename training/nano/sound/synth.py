@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.nano.music.piece import Note, Piece, Stem
+from training.nano.sound.mixing import SAMPLE_RATE
 
-SAMPLE_RATE = 48_000
 SOUNDFONTS = (
     Path("/usr/share/sounds/sf2/FluidR3_GM.sf2"),
     Path("/usr/share/sounds/sf3/MuseScore_General_Lite.sf3"),
