@@ -1,12 +1,15 @@
-"""What the server knows of its models before they are loaded."""
+"""What the server knows of its models before they are loaded, and which of them runs a request."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from acestep.domain.song import MAX_BATCH, MAX_DURATION, TaskType
+from acestep.errors import ModelUnavailableError, UnknownModelError
+
+NAME_PREFIX = "acestep/"  # OpenAI-style model lists put it before every name
 
 # "on_disk" is not in memory, but is loaded when a request names it; "absent" only if it `loads_on_demand`.
 ModelState = Literal["absent", "on_disk", "downloading", "loading", "ready", "failed"]
@@ -66,3 +69,39 @@ class PlannerInfo:
 def can_serve(model: ModelInfo | PlannerInfo) -> bool:
     """Whether the next request can be served, now or once the model is loaded for it."""
     return model.state == "ready" or (model.loads_on_demand and model.state != "failed")
+
+
+def choose_model(
+    models: Sequence[ModelInfo], name: str | None, strict: bool
+) -> tuple[ModelInfo, tuple[str, ...]]:
+    """Return the model that runs a request for `name`, and warnings. None means the default.
+
+    A name that is not usable runs the default, or raises `UnknownModelError` if `strict`. Raises
+    `ModelUnavailableError` if the default would run and could not be loaded, and if there is no model.
+    """
+    if not models:
+        raise ModelUnavailableError("No model is set up on this server: set ACESTEP_CONFIG_PATH.")
+    default, warnings = default_model(models), tuple[str, ...]()
+    bare = default.name if name is None else name.removeprefix(NAME_PREFIX)
+    if name is not None and bare != default.name:
+        usable = {model.name: model for model in models if model.is_usable}
+        if bare in usable:
+            return usable[bare], ()
+        error = UnknownModelError(name, tuple(key for key in usable if usable[key].state != "absent"))
+        if strict:
+            raise error
+        broken = [model for model in models if (model.name, model.state) == (bare, "failed")]
+        told = [f"model: {model.name} could not be loaded: {model.detail.rstrip('.')}" for model in broken]
+        warnings = (f"{(*told, error)[0]}. {default.name} is used instead",)
+    if default.state == "failed":
+        failed = [model for model in models if model.state == "failed" and model.name == bare]
+        reasons = {each.name: each.detail.rstrip(".") for each in (*failed, default)}
+        raise ModelUnavailableError(
+            "; ".join(f"{model} could not be loaded: {reason}" for model, reason in reasons.items())
+        )
+    return default, warnings
+
+
+def default_model(models: Sequence[ModelInfo]) -> ModelInfo:
+    """The model that runs when a request names none; `models` must not be empty."""
+    return next((model for model in models if model.is_default), models[0])

@@ -15,13 +15,12 @@ from functools import partial
 from itertools import count
 
 from acestep.catalog.checkpoints import is_bare
-from acestep.domain.models import ModelInfo
+from acestep.domain.models import ModelInfo, choose_model
 from acestep.engine.idle import LEFT, IdlePolicy, as_on_demand, leave_when_idle
 from acestep.engine.model_entry import Catalog, ModelEntry
 from acestep.engine.renderer import Loaded, OnLoading
 from acestep.engine.threads import Free, WatchedThread, computing_thread, load_or_give_up, try_load
 from acestep.errors import CheckpointError, InvalidFieldError, ModelUnavailableError, StageStuckError
-from acestep.limits import choose_model
 
 log = logging.getLogger(__name__)
 

@@ -6,6 +6,7 @@ from typing import Literal
 from acestep.domain.song import Progress, Song, SongRequest
 
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+ENDED: tuple[JobState, ...] = ("succeeded", "failed", "cancelled")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +23,6 @@ class Job:
     error: str | None = None  # a sentence for the user
     songs: tuple[Song, ...] = ()
     work_seconds: float | None = None  # of the attempt that ended the job
-
-    @property
-    def has_ended(self) -> bool:
-        return self.state not in ("queued", "running")
 
 
 @dataclass(frozen=True, slots=True)

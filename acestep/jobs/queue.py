@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 from acestep.background import Delays, delays
 from acestep.domain.song import Progress, Song, SongRequest
 from acestep.errors import DataFolderError, QueueFullError
-from acestep.jobs.model import Job, JobView, QueueStats, Receipt
+from acestep.jobs.model import ENDED, Job, JobView, QueueStats, Receipt
 from acestep.jobs.store import JobStore
 from acestep.jobs.worker import OnProgress
 
@@ -85,7 +85,7 @@ class JobQueue:
         """The job once it has ended, or as it is after `seconds`."""
         ended = self._ends.setdefault(job_id, asyncio.Event())  # before the look, so that no end is missed
         (view,) = await self.find([job_id])
-        if view is None or view.job.has_ended:
+        if view is None or view.job.state in ENDED:
             return view
         with suppress(TimeoutError):
             await asyncio.wait_for(ended.wait(), seconds)
@@ -186,7 +186,7 @@ class JobQueue:
             ended.set()
 
     def _with_progress(self, view: JobView | None) -> JobView | None:
-        if view is None or view.job.has_ended:
+        if view is None or view.job.state in ENDED:
             return view
         if view.job.state == "queued":
             return replace(view, note=self._note(view.job))

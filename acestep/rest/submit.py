@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from acestep.domain.models import ModelInfo
+from acestep.domain.models import ModelInfo, choose_model
 from acestep.domain.song import (
     MAX_SEED,
     AdapterUse,
@@ -25,7 +25,7 @@ from acestep.domain.song import (
 )
 from acestep.errors import InvalidFieldError
 from acestep.jobs.worker import Worker
-from acestep.limits import choose_model, fit, needs_planner
+from acestep.limits import fit, needs_planner
 from acestep.rest.adapters import ServerAdapters
 from acestep.rest.deps import HttpConfig, HttpServices
 from acestep.rest.request.body import Body

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from acestep.domain.draft import Draft, DraftRequest
 from acestep.domain.models import PlannerInfo
 from acestep.domain.song import Song
-from acestep.jobs.model import Job, JobView
+from acestep.jobs.model import ENDED, Job, JobView
 from acestep.jobs.worker import Cancelled, Worker
 from acestep.rest.deps import HttpServices
 from acestep.rest.response.jobs import error_of
@@ -64,7 +64,7 @@ def succeeded(view: JobView | None, job_id: str, seconds: float) -> Job:
     headers = job_headers(job_id) | {"X-Should-Retry": "false"}
     if view is None:
         raise HTTPException(404, f"Task {job_id} is not known any more", headers)
-    if not view.job.has_ended:
+    if view.job.state not in ENDED:
         raise HTTPException(504, _too_slow(job_id, seconds), headers)
     if view.job.state != "succeeded":
         status = 503 if view.job.state == "cancelled" else 500

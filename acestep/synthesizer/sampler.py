@@ -1,6 +1,6 @@
 """From noise to latents: timestep schedule, guidance, steps, and the loop over them.
 
-Times run from 1 (noise) to 0 (music). Tensors are `[B, T, C]`. `sampler_limits` has checked every `Sampling`.
+Times run from 1 (noise) to 0 (music). Tensors are `[B, T, C]`. `limits` has checked every `Sampling`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 
 from acestep.domain.song import Morph, Retake, Sampling, Tuning, WaveletCorrection
 from acestep.errors import JobCancelledError
-from acestep.sampler_limits import TURBO_SHIFTS
+from acestep.limits import TURBO_SHIFTS
 from acestep.synthesizer.transformer import ConditionCache, Transformer
 
 Velocity = Callable[[Tensor, float], Tensor]  # (latents, t)

@@ -12,7 +12,7 @@ from openai import APIError, AsyncOpenAI
 
 from acestep.domain.song import Progress
 from acestep.errors import DataFolderError
-from acestep.jobs.model import Job, JobView
+from acestep.jobs.model import ENDED, Job, JobView
 from tests.rest.conftest import CONFIG, PLANNER, TURBO, FakeWorker, Serve, Server, assert_error
 
 CHAT = "/v1/chat/completions"
@@ -175,7 +175,7 @@ class TestStream:
 
         async def until(state: str) -> None:
             while (view := await seen.get()).job.state != state:
-                assert not view.job.has_ended
+                assert view.job.state not in ENDED
 
         monkeypatch.setattr(server.queue, "wait", wait_less)
         asking = asyncio.create_task(server.client.post(CHAT, json={**ASKED, "stream": True}))

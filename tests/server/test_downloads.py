@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from acestep.catalog.download import Order
+from acestep.domain.models import choose_model
 from acestep.engine.renderer import OnLoading
 from acestep.errors import CheckpointError
-from acestep.limits import choose_model
 from acestep.server import downloads as module
 from acestep.server.downloads import Downloads
 from acestep.settings.settings import Settings

@@ -4,9 +4,8 @@ import time
 from collections.abc import Sequence
 
 from acestep.domain.devices import Placement
-from acestep.domain.models import ModelInfo, PlannerInfo, can_serve
+from acestep.domain.models import NAME_PREFIX, ModelInfo, PlannerInfo, can_serve, default_model
 from acestep.jobs.model import QueueStats
-from acestep.limits import NAME_PREFIX, default_model
 from acestep.rest.response.devices import devices
 from acestep.rest.response.schemas import (
     Defaults,

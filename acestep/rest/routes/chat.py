@@ -11,6 +11,7 @@ from sse_starlette import EventSourceResponse
 from starlette.exceptions import HTTPException
 
 from acestep.errors import AceStepError
+from acestep.jobs.model import ENDED
 from acestep.rest.deps import HttpConfig, HttpServices, Services, require_key
 from acestep.rest.dialects.chat_answers import DONE, ChatAnswer
 from acestep.rest.dialects.chat_fields import ChatRequest
@@ -76,7 +77,7 @@ async def _song(answer: ChatAnswer, services: HttpServices) -> AsyncIterator[byt
     while True:
         left = until - asyncio.get_running_loop().time()
         view = await services.queue.wait(answer.job_id, max(0.0, min(HEARTBEAT_SECONDS, left)))
-        if view is None or view.job.has_ended or left <= HEARTBEAT_SECONDS:
+        if view is None or view.job.state in ENDED or left <= HEARTBEAT_SECONDS:
             break
         yield answer.heartbeat(view)
     job = succeeded(view, answer.job_id, seconds)

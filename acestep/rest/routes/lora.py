@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Depends
 
+from acestep.domain.models import choose_model
 from acestep.errors import InvalidFieldError
-from acestep.limits import choose_model
 from acestep.rest.deps import RequestBody, Services, require_key
 from acestep.rest.envelope import Envelope
 from acestep.rest.openapi import body_of

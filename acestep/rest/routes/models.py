@@ -5,10 +5,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
 
-from acestep.domain.models import ModelInfo, PlannerInfo
+from acestep.domain.models import NAME_PREFIX, ModelInfo, PlannerInfo, default_model
 from acestep.errors import ModelUnavailableError, UnknownModelError
 from acestep.jobs.worker import ModelKeeper, PlannerKeeper
-from acestep.limits import NAME_PREFIX, default_model
 from acestep.rest.callers import MODELS_PATH, lists_like_openai
 from acestep.rest.deps import HttpServices, RequestBody, Services, require_key
 from acestep.rest.envelope import Envelope, ErrorEnvelope, OpenAiError

@@ -3,7 +3,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends, Request, Response
 
 from acestep import __version__
-from acestep.limits import default_model
+from acestep.domain.models import default_model
 from acestep.rest.deps import Services, require_key
 from acestep.rest.envelope import Envelope
 from acestep.rest.response.memory import memory_of

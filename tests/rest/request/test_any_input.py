@@ -5,10 +5,10 @@ from typing import Any, get_args
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acestep.domain.models import PlannerInfo
+from acestep.domain.models import PlannerInfo, choose_model
 from acestep.domain.song import MAX_SEED, AudioFormat
 from acestep.errors import InvalidFieldError, ModelUnavailableError, PlannerUnavailableError
-from acestep.limits import choose_model, fit
+from acestep.limits import fit
 from acestep.rest.request.schemas import METAS, PARAM_OBJ
 from tests.rest.conftest import BASE, NO_PLANNER, PLANNER, TURBO
 from tests.rest.request.accepting import accept
