@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -30,6 +31,7 @@ from acestep.memory.admission import MemoryLedger
 from acestep.memory.decide import Decision, decide_for_server, planner_for_server, room_for_planner
 from acestep.server.configured_models import ConfiguredModels, OnDisk, configured_models, expect
 from acestep.server.downloads import Downloads
+from acestep.server.imports import TORCH_MODELS, uncollected
 from acestep.server.placement import gpus, place
 from acestep.server.planner_manager import Changed, DevicePlanner, PlannerManager
 from acestep.settings.settings import Settings, export_dotenv
@@ -210,9 +212,10 @@ def _idle_policy(settings: Settings, tasks: BackgroundTasks) -> IdlePolicy:
 
 
 def _free_memory() -> None:
-    from acestep.engine.torch_models import free_memory
+    if TORCH_MODELS in sys.modules:  # otherwise there is nothing to free
+        from acestep.engine.torch_models import free_memory
 
-    free_memory()
+        free_memory()
 
 
 def _model_manager(prepared: Prepared, catalog: _Catalog, idle_policy: IdlePolicy) -> ModelManager:
@@ -274,12 +277,11 @@ class _Catalog:
                 self._downloads.fetch(choice.name, on_loading)
                 checkpoint = checkpoints.require(choice.name, settings.checkpoints_dir)
             on_loading("loading", "")
-            from acestep.engine.torch_models import LoadContext, load_model
+            with uncollected(TORCH_MODELS):
+                from acestep.engine.torch_models import LoadContext, load_model
 
-            adapters, plan = (
-                AdapterFolder(settings.lora_dir, settings.lora_roots),
-                memory.plan if memory else None,
-            )
+            adapters = AdapterFolder(settings.lora_dir, settings.lora_roots)
+            plan = memory.plan if memory else None
             context = LoadContext(adapters, self._shared, plan, on_loading.beat)
             return load_model(checkpoint, settings.device, info, context)
 

@@ -33,6 +33,7 @@ from acestep.memory.admission import MemoryLedger
 from acestep.memory.configs import planner_size
 from acestep.memory.decide import Decision, room_for_planner
 from acestep.memory.search import on_all_devices
+from acestep.server.imports import TORCH_MODELS, uncollected
 from acestep.settings.settings import Settings
 from acestep.weights.shared_modules import SharedModules
 
@@ -155,7 +156,8 @@ class DevicePlanner:
         def load(on_loading: OnLoading) -> LoadedPlanner:
             folder = choice.folder or _fetch(choice, settings, on_loading)
             on_loading("loading", "")
-            from acestep.engine.torch_models import load_planner
+            with uncollected(TORCH_MODELS):
+                from acestep.engine.torch_models import load_planner
 
             device = settings.lm_device or settings.device
             return load_planner(folder, device, settings.lm_backend, plan, self._shared, on_loading.beat)
