@@ -20,6 +20,7 @@ import uvicorn
 from fastapi import FastAPI
 from rich.console import Console
 from rich.logging import RichHandler
+from starlette.concurrency import run_in_threadpool
 
 from acestep.audio.decode import AudioLimits, probe
 from acestep.audio.encode import SongWriter
@@ -102,7 +103,8 @@ def _lifespan(
             return trouble
 
         watch, where = gpu_watch(), placement(settings)
-        await asyncio.to_thread(watch.refresh)
+        # Starlette's pool: the first use of it imports a backend, which would hold up a request for 60 ms.
+        await run_in_threadpool(watch.refresh)
         services = _services(prepared, queue, audio, engines, tasks)
         provide(app, replace(services, placement=lambda: replace(where, gpus=watch.latest())))
         stopping = Stopping(close)
