@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderOobleck
 from torch import Tensor
-from torch.nn.utils import remove_weight_norm
 
-from acestep.catalog.checkpoints import read_json
-from acestep.errors import CheckpointError, UnusableAudioError
+from acestep.errors import UnusableAudioError
+from acestep.networks.oobleck import (
+    RESIDUAL_UNITS,
+    SEVEN_TAPS,
+    Oobleck,
+    OobleckConfig,
+    join_weights,
+    split_weights,
+)
 from acestep.weights.safetensors import LoadTarget, TensorIndex, fill
 
 # 20 s at the published 25 frames a second: about 1 GB of activations in float32.
 DEFAULT_TILE_FRAMES = 512
 # Smaller ones save little: a tile is computed with about ten frames to each side.
 _SMALLEST_TILE_FRAMES = 64
-
-# Samples that a convolution of 7 taps reaches to each side, and three of them dilated by 1, 3 and 9.
-_SEVEN_TAPS = 3
-_RESIDUAL_UNITS = _SEVEN_TAPS * (1 + 3 + 9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ class _Tile:
 class OobleckCodec:
     def __init__(
         self,
-        vae: AutoencoderOobleck,
+        vae: Oobleck,
         tile_frames: int = DEFAULT_TILE_FRAMES,
         overlap_frames: int | None = None,
     ) -> None:
@@ -55,34 +54,27 @@ class OobleckCodec:
     def load(
         cls, folder: Path, device: torch.device, dtype: torch.dtype, tile_frames: int = DEFAULT_TILE_FRAMES
     ) -> OobleckCodec:
-        config = read_json(folder / "config.json")
-        if config.get("audio_channels") != 2:
-            raise CheckpointError(f"{folder / 'config.json'}: audio_channels must be 2 (stereo)")
-        known = inspect.signature(AutoencoderOobleck.__init__).parameters
-        with torch.device("meta"), warnings.catch_warnings():
-            # The class uses torch's older weight_norm, whose names are those in the published files.
-            warnings.simplefilter("ignore", FutureWarning)
-            vae = AutoencoderOobleck(**{key: value for key, value in config.items() if key in known})
+        with torch.device("meta"):
+            vae = Oobleck(OobleckConfig.read(folder / "config.json"))
         # Weights are stored as direction and length; multiplied out once, in float32, before they are cast.
-        fill(vae, TensorIndex.of(folder, "diffusion_pytorch_model"), LoadTarget(device, torch.float32))
-        for module in vae.modules():
-            if hasattr(module, "weight_g"):
-                remove_weight_norm(module)
-        for parameter in vae.requires_grad_(False).parameters():
-            parameter.data = parameter.data.to(dtype)
-        return cls(vae, tile_frames)
+        split_weights(vae)
+        index = TensorIndex.of(folder, "diffusion_pytorch_model")
+        is_recent = any(".parametrizations." in name for name in index.files)
+        fill(vae, index, LoadTarget(device, torch.float32), _recent_name if is_recent else str)
+        join_weights(vae)
+        return cls(vae.to(dtype), tile_frames)
 
     @property
     def sample_rate(self) -> int:
-        return int(self.vae.config.sampling_rate)
+        return self.vae.config.sampling_rate
 
     @property
     def hop_length(self) -> int:
-        return int(self.vae.hop_length)
+        return self.vae.config.hop_length
 
     @property
     def latent_channels(self) -> int:
-        return int(self.vae.config.decoder_input_channels)
+        return self.vae.config.decoder_input_channels
 
     @torch.inference_mode()
     def encode(self, audio: Tensor) -> Tensor:
@@ -97,7 +89,7 @@ class OobleckCodec:
             tiles = []
             for tile in self._tiles(frames):
                 window = samples[:, tile.first * self.hop_length : tile.last * self.hop_length]
-                mean = self.vae.encode(window[None]).latent_dist.mode()[0].T
+                mean = self.vae.encode(window[None])[0].T
                 tiles.append(mean[tile.start - tile.first : tile.stop - tile.first].float())
             songs.append(torch.cat(tiles))
         return torch.stack(songs)
@@ -108,7 +100,7 @@ class OobleckCodec:
         audio = torch.zeros(batch, 2, frames * hop, dtype=torch.float32, device=self.vae.device)
         for song, rows in enumerate(latents.to(self.vae.device, self.vae.dtype)):
             for tile in self._tiles(frames):
-                decoded = self.vae.decode(rows[tile.first : tile.last].T[None]).sample[0]
+                decoded = self.vae.decode(rows[tile.first : tile.last].T[None])[0]
                 wanted = decoded[:, (tile.start - tile.first) * hop : (tile.stop - tile.first) * hop]
                 # An odd ratio in the decoder costs the end of a song a few samples, which stay silent.
                 audio[song, :, tile.start * hop : tile.start * hop + wanted.shape[-1]] = wanted
@@ -126,13 +118,20 @@ class OobleckCodec:
             yield _Tile(start, stop, max(0, start - self._overlap), min(frames, stop + self._overlap))
 
 
-def receptive_frames(downsampling_ratios: list[int]) -> int:
+def _recent_name(name: str) -> str:
+    # As torch's newer weight norm stores it.
+    for ours, theirs in (("weight_g", "original0"), ("weight_v", "original1")):
+        name = name.replace(f".{ours}", f".parametrizations.weight.{theirs}")
+    return name
+
+
+def receptive_frames(downsampling_ratios: Sequence[int]) -> int:
     """Latent frames to each side that a sample depends on, in the encoder and the decoder."""
-    samples = _SEVEN_TAPS  # the encoder's first convolution and the decoder's last
+    samples = SEVEN_TAPS  # the encoder's first convolution and the decoder's last
     stride = 1
     for ratio in downsampling_ratios:
-        samples += _RESIDUAL_UNITS * stride
+        samples += RESIDUAL_UNITS * stride
         samples += 2 * ratio * stride  # the resampling convolution has 2 * ratio taps
         stride *= ratio
-    samples += _SEVEN_TAPS * stride  # the decoder's first; the encoder's last has 3 taps only
+    samples += SEVEN_TAPS * stride  # the decoder's first; the encoder's last has 3 taps only
     return math.ceil(samples / stride)

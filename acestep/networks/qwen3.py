@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from acestep.catalog.checkpoints import read_json
 from acestep.errors import CheckpointError
+from acestep.networks.config_file import ConfigFile
 from acestep.networks.layers import Attention, GatedMLP, RMSNorm, Rotary, rotary_tables
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
@@ -52,74 +53,49 @@ class Qwen3Config:
     @classmethod
     def read(cls, path: Path) -> Qwen3Config:
         """Read a `config.json`. Raises CheckpointError with the setting that is wrong or not supported."""
-        values = _Values(path, {**_DEFAULTS, **read_json(path)})
-        values.check("model_type", "qwen3")
-        values.check("hidden_act", "silu")
-        if values.content.get("num_key_value_heads") is None:
-            values.content["num_key_value_heads"] = values.content.get("num_attention_heads")
-        sizes = {name: values.size(name) for name in _SIZES}
+        file = ConfigFile(path, {**_DEFAULTS, **read_json(path)})
+        file.check("model_type", "qwen3")
+        file.check("hidden_act", "silu")
+        if file.content.get("num_key_value_heads") is None:
+            file.content["num_key_value_heads"] = file.content.get("num_attention_heads")
+        sizes = {name: file.size(name) for name in _SIZES}
         if sizes["num_attention_heads"] % sizes["num_key_value_heads"]:
-            raise values.error("num_key_value_heads", f"a divisor of {sizes['num_attention_heads']} heads")
+            raise file.error("num_key_value_heads", f"a divisor of {sizes['num_attention_heads']} heads")
         return cls(
             **sizes,
-            rms_norm_eps=values.number("rms_norm_eps"),
-            rope_theta=values.rope_theta(),
-            tie_word_embeddings=bool(values.content["tie_word_embeddings"]),
-            attention_bias=bool(values.content["attention_bias"]),
-            windows=values.windows(sizes["num_hidden_layers"]),
+            rms_norm_eps=file.number("rms_norm_eps"),
+            rope_theta=_rope_theta(file),
+            tie_word_embeddings=bool(file.content["tie_word_embeddings"]),
+            attention_bias=bool(file.content["attention_bias"]),
+            windows=_windows(file, sizes["num_hidden_layers"]),
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Values:
-    path: Path
-    content: dict[str, object]
+def _rope_theta(file: ConfigFile) -> float:
+    # Older files have `rope_theta` beside `rope_scaling`; newer ones have both in `rope_parameters`.
+    name = "rope_scaling" if file.content.get("rope_scaling") else "rope_parameters"
+    rope = file.content.get(name) or {}
+    if not isinstance(rope, dict):
+        raise file.error(name, "an object")
+    inner = ConfigFile(file.path, {"rope_theta": file.content.get("rope_theta", 10_000.0), **rope})
+    kind = "rope_type" if "rope_type" in rope else "type"
+    if kind in rope:
+        inner.check(kind, "default")
+    return inner.number("rope_theta")
 
-    def error(self, name: str, expected: str) -> CheckpointError:
-        if name not in self.content:
-            return CheckpointError(f"{self.path}: {name!r} is missing")
-        return CheckpointError(f"{self.path}: {name} is {self.content[name]!r}; {expected} is expected")
 
-    def check(self, name: str, known: str) -> None:
-        if self.content.get(name) != known:
-            raise self.error(name, repr(known))
-
-    def size(self, name: str) -> int:
-        value = self.content.get(name)
-        if not isinstance(value, int) or value < 1:
-            raise self.error(name, "a whole number from 1 on")
-        return value
-
-    def number(self, name: str) -> float:
-        value = self.content.get(name)
-        if not isinstance(value, int | float) or value <= 0:
-            raise self.error(name, "a number above 0")
-        return float(value)
-
-    def rope_theta(self) -> float:
-        # Older files have `rope_theta` beside `rope_scaling`; newer ones have both in `rope_parameters`.
-        name = "rope_scaling" if self.content.get("rope_scaling") else "rope_parameters"
-        rope = self.content.get(name) or {}
-        if not isinstance(rope, dict):
-            raise self.error(name, "an object")
-        inner = _Values(self.path, {"rope_theta": self.content.get("rope_theta", 10_000.0), **rope})
-        kind = "rope_type" if "rope_type" in rope else "type"
-        if kind in rope:
-            inner.check(kind, "default")
-        return inner.number("rope_theta")
-
-    def windows(self, layers: int) -> tuple[int | None, ...]:
-        window = self.size("sliding_window") if self.content["use_sliding_window"] else None
-        kinds = self.content.get("layer_types")
-        known: dict[str, int | None] = {_FULL: None} if window is None else {_FULL: None, _SLIDING: window}
-        if kinds is None:
-            full = layers if window is None else self.content["max_window_layers"]
-            if not isinstance(full, int):
-                raise self.error("max_window_layers", "a whole number")
-            kinds = [_FULL if number < full else _SLIDING for number in range(layers)]
-        if not isinstance(kinds, list) or len(kinds) != layers or not set(kinds) <= known.keys():
-            raise self.error("layer_types", f"a list of {layers} times {' or '.join(known)}")
-        return tuple(known[kind] for kind in kinds)
+def _windows(file: ConfigFile, layers: int) -> tuple[int | None, ...]:
+    window = file.size("sliding_window") if file.content["use_sliding_window"] else None
+    kinds = file.content.get("layer_types")
+    known: dict[str, int | None] = {_FULL: None} if window is None else {_FULL: None, _SLIDING: window}
+    if kinds is None:
+        full = layers if window is None else file.content["max_window_layers"]
+        if not isinstance(full, int):
+            raise file.error("max_window_layers", "a whole number")
+        kinds = [_FULL if number < full else _SLIDING for number in range(layers)]
+    if not isinstance(kinds, list) or len(kinds) != layers or not set(kinds) <= known.keys():
+        raise file.error("layer_types", f"a list of {layers} times {' or '.join(known)}")
+    return tuple(known[kind] for kind in kinds)
 
 
 class Qwen3(nn.Module):

@@ -17,7 +17,7 @@ SECOND = torch.device("cuda:1")
 
 def test_oobleck_in_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_vae(tmp_path)
-    codec = OobleckCodec.load(tmp_path, CPU, torch.bfloat16, tile_frames=16)
+    codec = OobleckCodec.load(tmp_path, CPU, torch.float32, tile_frames=16)
     chance = torch.Generator().manual_seed(1)
     latents = torch.randn(2, 40, CHANNELS, generator=chance)
     audio = torch.randn(1, 2, 40 * codec.hop_length, generator=chance)
@@ -25,11 +25,13 @@ def test_oobleck_in_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with pretended(monkeypatch) as gpu:
         codec.vae.to(SECOND)
         decoded = codec.decode(latents.to(SECOND))
-        assert decoded.device == SECOND and torch.equal(decoded.cpu(), sound)
+        assert decoded.device == SECOND
+        torch.testing.assert_close(decoded.cpu(), sound, rtol=1e-4, atol=1e-5)  # a CPU computes in pieces
         before = len(gpu.waits)
         again = codec.encode(audio)  # audio is read on the CPU
         assert [wait.what for wait in gpu.waits[before:]] == ["cpu to cuda"]
-        assert again.device == SECOND and torch.equal(again.cpu(), mean)
+        assert again.device == SECOND
+        torch.testing.assert_close(again.cpu(), mean, rtol=1e-4, atol=1e-5)
 
 
 def test_sine_bank(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,21 @@ def test_bfloat16_weights_give_float32_sound(folder, codec):
     assert half.vae.dtype == torch.bfloat16
     assert audio.dtype == half.encode(audio).dtype == torch.float32
     assert (audio - codec.decode(latents)).abs().max() < 0.1
+
+
+def test_files_with_the_names_of_newer_weight_norm_are_read(folder, codec, tmp_path):
+    shutil.copytree(folder, tmp_path / "vae")
+    path = tmp_path / "vae" / "diffusion_pytorch_model.safetensors"
+    newer = {
+        ".weight_g": ".parametrizations.weight.original0",
+        ".weight_v": ".parametrizations.weight.original1",
+    }
+    save_file(
+        {name[:-9] + newer.get(name[-9:], name[-9:]): tensor for name, tensor in load_file(path).items()},
+        path,
+    )
+    again = OobleckCodec.load(tmp_path / "vae", CPU, torch.float32)
+    assert torch.equal(again.decode(random(1, 5, CHANNELS)), codec.decode(random(1, 5, CHANNELS)))
 
 
 def test_a_missing_tensor_is_named(tmp_path):
