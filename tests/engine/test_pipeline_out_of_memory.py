@@ -290,7 +290,7 @@ def lacking(kind: str, failures: int) -> Iterator[list[weakref.ref[torch.Tensor]
 
 
 KINDS = {
-    "conditioning": ("Qwen3Model", "render"),
+    "conditioning": ("Qwen3", "render"),
     "render": ("AceStepTimestepEmbedding", "render"),
     "decode": ("OobleckDecoder", "decode"),
     "encode": ("OobleckEncoder", "encode"),
