@@ -18,19 +18,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AceStepTransformer1DModel
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
 from acestep.catalog.checkpoints import NANO_MODEL, require
 from acestep.domain.song import Sampling, SongPlan
+from acestep.networks.config import LayerConfig, SynthesizerConfig
+from acestep.networks.transformer import Condition, Transformer
 from acestep.planner.backends.decoder import Decoder
 from acestep.planner.loading import load_language_model
 from acestep.settings.types import Quantization
 from acestep.synthesizer.loading import load_synthesizer
 from acestep.synthesizer.synthesizer import Synthesizer
-from acestep.synthesizer.transformer import Condition, Transformer
 from acestep.weights.offload import OffloadGroup
 from acestep.weights.quantization import Packer
 from acestep.weights.safetensors import LoadTarget
@@ -50,25 +50,29 @@ Run = Callable[[], Tensor]
 def dit(kind: Quantization, seconds: float, dtype: torch.dtype) -> tuple[int, Run]:
     """Bytes of a DiT's layers, and what predicts a velocity with it."""
     torch.manual_seed(0)
-    module: Any = AceStepTransformer1DModel(
-        hidden_size=_WIDTH,
-        intermediate_size=_INNER,
-        num_hidden_layers=_LAYERS,
-        num_attention_heads=_HEADS,
-        num_key_value_heads=_KV_HEADS,
-        head_dim=_HEAD,
+    layer = LayerConfig(_WIDTH, _INNER, _HEADS, _KV_HEADS, _HEAD, 1e6, 1e-6, 128)
+    config = SynthesizerConfig(
+        dit=layer,
+        encoder=layer,
+        pooler=layer,
+        dit_layers=_LAYERS,
+        lyric_layers=0,
+        timbre_layers=0,
+        pooler_layers=0,
+        patch_size=2,
         in_channels=3 * _CHANNELS,
-        audio_acoustic_hidden_dim=_CHANNELS,
-        encoder_hidden_size=_WIDTH,
-        is_turbo=True,
+        latent_channels=_CHANNELS,
+        text_width=_WIDTH,
+        frames_per_code=5,
+        code_levels=(8, 8, 8, 5, 5, 5),
     )
-    module = module.to(dtype).eval().requires_grad_(False)
-    packer = Packer.of(kind, module, "layers")
+    transformer = Transformer(config).to(dtype).eval().requires_grad_(False)
+    packer = Packer.of(kind, transformer, "layers")
     for name in packer.names:
-        layer = module.get_submodule(name.removesuffix(".weight"))
-        layer.weight = packer(name, layer.weight.data)
+        matrix: Any = transformer.get_submodule(name.removesuffix(".weight"))
+        matrix.weight = packer(name, matrix.weight.data)
     frames = round(seconds * _FRAMES_A_SECOND)
-    transformer, random = Transformer(module), torch.Generator().manual_seed(1)
+    random = torch.Generator().manual_seed(1)
     condition = Condition(
         states=torch.randn(1, _WORDS, _WIDTH, generator=random).to(dtype),
         mask=torch.ones(1, _WORDS, dtype=torch.bool),
@@ -80,7 +84,7 @@ def dit(kind: Quantization, seconds: float, dtype: torch.dtype) -> tuple[int, Ru
     def run() -> Tensor:
         return transformer.velocity(latents, 0.5, transformer.cache(condition))
 
-    return held(module.layers), run
+    return held(transformer.layers), run
 
 
 def planner(kind: Quantization, folder: Path, dtype: torch.dtype) -> tuple[int, Run]:

@@ -9,7 +9,6 @@ import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -49,13 +48,11 @@ def _write_dit(folder: Path, size: DitSize, draw: _Draw) -> None:
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config_of(size)))
     parts = dit_modules(size)
-    silence: Any = parts["condition_encoder"].silence_latent
-    torch.save(draw("latent", silence.transpose(1, 2)), folder / "silence_latent.pt")
+    torch.save(draw("latent", parts.encoder.silence_latent.transpose(1, 2)), folder / "silence_latent.pt")
     named = (
-        (published_name(f"{part}.{name}"), tensor)
-        for part, module in parts.items()
-        for name, tensor in module.state_dict().items()
-        if name != "silence_latent"
+        (published_name(name), tensor)
+        for name, tensor in parts.state_dict().items()
+        if name != "encoder.silence_latent"
     )
     _write(folder, "model", named, draw)
 

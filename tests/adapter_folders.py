@@ -9,7 +9,7 @@ import torch
 from peft import LoKrConfig, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
-ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 def write_lora(folder: Path, transformer: Any, seed: int = 0, **config: Any) -> PeftModel:
@@ -47,7 +47,7 @@ def write_lycoris(
         if not name.endswith(how.get("targets", ATTENTION)):
             continue
         (rows, more_rows), (columns, more_columns) = (_sizes(size, factor) for size in module.weight.shape)
-        key = "lycoris_" + _published(name).replace(".", "_")
+        key = "lycoris_" + name.replace(".", "_")
         halves = []
         for half, shape in (("lokr_w1", (rows, columns)), ("lokr_w2", (more_rows, more_columns))):
             is_small = half == "lokr_w1" and not how.get("decompose_both")
@@ -76,16 +76,16 @@ def _sizes(size: int, factor: int) -> tuple[int, int]:
     return small, size // small
 
 
-def as_published(folder: Path) -> None:
-    """Give a written adapter the names that it would have, had it been trained on the published modules."""
+def as_diffusers(folder: Path) -> None:
+    """Give a written adapter the names that it would have, had it been trained on diffusers' modules."""
     weights, config = folder / "adapter_model.safetensors", folder / "adapter_config.json"
-    save_file({_published(name): tensor for name, tensor in load_file(weights).items()}, weights)
+    save_file({_diffusers(name): tensor for name, tensor in load_file(weights).items()}, weights)
     settings = json.loads(config.read_text())
-    settings["target_modules"] = [_published(name) for name in settings["target_modules"]]
+    settings["target_modules"] = [_diffusers(name) for name in settings["target_modules"]]
     config.write_text(json.dumps(settings))
 
 
-def _published(name: str) -> str:
-    for ours, theirs in {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out.0": "o_proj"}.items():
+def _diffusers(name: str) -> str:
+    for ours, theirs in {"q_proj": "to_q", "k_proj": "to_k", "v_proj": "to_v", "o_proj": "to_out.0"}.items():
         name = name.replace(ours, theirs)
     return name

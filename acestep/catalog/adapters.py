@@ -22,16 +22,16 @@ from acestep.errors import CheckpointError
 
 Shape = tuple[int, ...]
 
-# What the published models' files call the parts of a layer; ours, which are diffusers', come first.
-PUBLISHED_NAMES = {
-    ".proj_in_conv.": ".proj_in.1.",
-    ".proj_out_conv.": ".proj_out.1.",
-    ".to_q.": ".q_proj.",
-    ".to_k.": ".k_proj.",
-    ".to_v.": ".v_proj.",
-    ".to_out.0.": ".o_proj.",
-    ".norm_q.": ".q_norm.",
-    ".norm_k.": ".k_norm.",
+# What diffusers calls the parts of a layer; ours, which are those of the published files, come first.
+DIFFUSERS_NAMES = {
+    ".proj_in.1.": ".proj_in_conv.",
+    ".proj_out.1.": ".proj_out_conv.",
+    ".q_proj.": ".to_q.",
+    ".k_proj.": ".to_k.",
+    ".v_proj.": ".to_v.",
+    ".o_proj.": ".to_out.0.",
+    ".q_norm.": ".norm_q.",
+    ".k_norm.": ".norm_k.",
 }
 
 _PEFT_CONFIG, _PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -329,7 +329,7 @@ def _check_factors(
 def _own_name(layer: str) -> str:
     # What we call a layer that an adapter's file calls `layer`; our own names stay as they are.
     name = f".{layer}."
-    for ours, theirs in PUBLISHED_NAMES.items():
+    for ours, theirs in DIFFUSERS_NAMES.items():
         name = name.replace(theirs, ours)
     return name[1:-1]
 

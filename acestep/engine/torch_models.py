@@ -352,7 +352,7 @@ def place_model(
         offload_manager,
         {
             name: offload_manager.group(
-                plan.placement(name), networks, modules.transformer.layers if name == "DiT" else ()
+                plan.placement(name), networks, list(modules.transformer.layers) if name == "DiT" else ()
             )
             for name, networks in parts.items()
         },

@@ -235,24 +235,25 @@ def rendering(dit: DitSize, load: Workload) -> int:
     kept = (crossed + context) * load.bytes_per_weight
     # Noise, latents, velocity, and what guidance and the step keep of them.
     kept += 6 * rows * load.frames * dit.channels * _FLOAT
-    narrowed = dit.window is not None and patches > dit.window + 1
-    window = patches * patches * load.bytes_per_weight if narrowed else 0
-    building = patches * patches * (2 * _LONG + 1) if narrowed else 0
     # The states come in at the encoder's width and are widened before any layer sees them.
     states = rows * words * (dit.encoder.width + layer.width) * load.bytes_per_weight
-    working = rows * patches * _widest(layer) * load.bytes_per_weight + window
-    return kept + states + max(working, building)
+    # Where songs of a batch are padded, a GPU's kernels want as many keys and values as there are queries.
+    queries = layer.heads * layer.head
+    padded = rows * (words * 2 * queries + patches * (2 * layer.width + 2 * queries))
+    working = max(rows * patches * _widest(layer), padded) * load.bytes_per_weight
+    return kept + states + working
 
 
 def conditioning(dit: DitSize, load: Workload) -> int:
     """Bytes of the condition encoder on the longest lyrics, or the audio tokenizer on the longest cover."""
-    rows, layer = load.batch, dit.encoder
-    masks = _LYRICS * _LYRICS * (2 * _LONG + 1 + 3 * rows * load.bytes_per_weight)
-    lyrics = rows * _LYRICS * _widest(layer) * load.bytes_per_weight + masks
+    layer, words = dit.encoder, _CAPTION + _LYRICS + _TIMBRE
+    # Songs are encoded one by one; of the others there are texts and states, which are padded at the end.
+    songs = load.batch * words * (dit.text_width + 2 * layer.width)
+    lyrics = _LYRICS * _widest(layer) + songs
     # A code stands for `pool` frames, which one token more looks at.
     frames = load.frames + load.frames // dit.pool
-    cover = frames * (_widest(layer) + layer.width) * load.bytes_per_weight
-    return max(lyrics, cover)
+    cover = frames * (_widest(layer) + 2 * layer.width)
+    return max(lyrics, cover) * load.bytes_per_weight
 
 
 def reading(text: QwenSize, load: Workload) -> int:
@@ -284,9 +285,9 @@ def _frame(vae: VaeSize) -> int:
 def _widest(layer: Layer) -> int:
     # Numbers that a token is at its widest in a layer: in its feed-forward part, or between rotations.
     queries = layer.heads * layer.head
-    inner = 3 * layer.width + 3 * layer.inner
-    # Queries are turned in float32; the kernels want as many keys and values as there are queries.
-    attention = 3 * layer.width + 8 * queries + layer.keys_values
+    inner = 3 * layer.width + 2 * layer.inner
+    # Queries are turned in float32.
+    attention = 2 * layer.width + 4 * queries + layer.keys_values
     return max(inner, attention)
 
 

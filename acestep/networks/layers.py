@@ -7,6 +7,9 @@ from torch.nn import functional
 Rotary = tuple[Tensor, Tensor]  # [S, head_dim] each: cosines; sines, negative in the first half
 KeysValues = tuple[Tensor, Tensor]  # [B, kv_heads, S, head_dim] each
 
+# Queries of a block of banded attention. Small ones compute less in vain; a GPU is better off with few calls.
+_BLOCK_ON_CPU, _BLOCK = 64, 512
+
 
 class RMSNorm(nn.Module):
     def __init__(self, size: int, eps: float) -> None:
@@ -19,7 +22,7 @@ class RMSNorm(nn.Module):
             return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
         # On a CPU, torch's own passes over the numbers twice as often.
         length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        scale = length.square_().mul_(1 / x.shape[-1]).add_(self.eps).rsqrt_()
+        scale = length.square().mul_(1 / x.shape[-1]).add_(self.eps).rsqrt_()
         return (x * scale).to(x.dtype).mul_(self.weight)
 
 
@@ -51,10 +54,19 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(head_dim, eps)
         self.k_norm = RMSNorm(head_dim, eps)
 
-    def forward(self, x: Tensor, rotary: Rotary, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        rotary: Rotary,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        band: Tensor | None = None,
+    ) -> Tensor:
         keys, values = self.keys_values(x)
-        queries = rotate(self.queries(x), rotary)
-        return self.output(attend(queries, rotate(keys, rotary), values, mask, causal))
+        queries, keys = rotate(self.queries(x), rotary), rotate(keys, rotary)
+        if band is not None:
+            return self.output(attend_within(queries, keys, values, band))
+        return self.output(attend(queries, keys, values, mask, causal))
 
     def queries(self, x: Tensor) -> Tensor:
         normed: Tensor = self.q_norm(self._heads(self.q_proj(x)))
@@ -76,12 +88,42 @@ def attend(
 ) -> Tensor:
     """`[B, heads, S, head_dim]`; `mask` broadcasts to `[B, heads, S, L]` and is added to the scores."""
     groups = queries.shape[1] // keys.shape[1]
-    if mask is not None and groups > 1:
-        # Fused kernels take a mask or grouped heads, not both; copying heads is cheaper than a slow kernel.
+    if mask is not None and groups > 1 and mask.device.type != "cpu":
+        # A GPU's fused kernels take a mask or grouped heads, not both; copying is cheaper than a slow kernel.
         keys, values = keys.repeat_interleave(groups, dim=1), values.repeat_interleave(groups, dim=1)
     return functional.scaled_dot_product_attention(
-        *(queries, keys, values), attn_mask=mask, is_causal=causal, enable_gqa=mask is None and groups > 1
+        *(queries, keys, values),
+        attn_mask=mask,
+        is_causal=causal,
+        enable_gqa=queries.shape[1] != keys.shape[1],
     )
+
+
+def band_mask(length: int, window: int | None, like: Tensor) -> Tensor | None:
+    """The mask `[rows, rows + 2 * window]` of a block of queries and the keys around it, for `attend_within`.
+
+    None where the window covers all of `length`.
+    """
+    if window is None or length <= window + 1:
+        return None
+    rows = _BLOCK_ON_CPU if like.device.type == "cpu" else _BLOCK
+    row = torch.arange(rows, device=like.device)[:, None]
+    column = torch.arange(rows + 2 * window, device=like.device)
+    far = (column - row - window).abs() > window
+    return torch.zeros(far.shape, dtype=like.dtype, device=like.device).masked_fill(far, float("-inf"))
+
+
+def attend_within(queries: Tensor, keys: Tensor, values: Tensor, band: Tensor) -> Tensor:
+    """As `attend` for positions that see no farther than the window of `band`; linear in their number."""
+    rows, columns = band.shape
+    window, length = (columns - rows) // 2, queries.shape[2]
+    mixed = []
+    for start in range(0, length, rows):
+        stop, first, last = min(start + rows, length), max(start - window, 0), start + rows + window
+        near, shift = slice(first, min(last, length)), window - start
+        mask = band[: stop - start, near.start + shift : near.stop + shift]
+        mixed.append(attend(queries[:, :, start:stop], keys[:, :, near], values[:, :, near], mask))
+    return torch.cat(mixed, dim=2)
 
 
 def rotary_tables(positions: Tensor, head_dim: int, theta: float) -> Rotary:

@@ -17,19 +17,20 @@ from torch import Tensor
 from acestep.domain.analysis import LyricTimes, TimedLine, TimedWord
 from acestep.domain.song import SongPlan, is_instrumental
 from acestep.errors import UntimedLyricsError
+from acestep.networks.config import SynthesizerConfig
 from acestep.networks.qwen3 import encode
+from acestep.networks.transformer import Condition, Heads
 from acestep.synthesizer.conditioning import MAX_LYRIC_TOKENS
 from acestep.synthesizer.loading import SynthesizerModules
 from acestep.synthesizer.prompts import lyric_header, lyric_prompt
 from acestep.synthesizer.sampler import SeededNoise
-from acestep.synthesizer.transformer import Condition, Heads, Transformer
 
 Matrix = NDArray[np.float32]  # [N, S]
 
 # The heads whose attention follows the singing; the authors of the published 2 B models found them.
 PUBLISHED_HEADS: Heads = {2: (6,), 3: (10, 11), 4: (3,), 5: (8, 9), 6: (8,)}
-# The shape of those models. In models of other shapes such heads are not known.
-_PUBLISHED_SHAPE = {"hidden_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 16}
+# Layers, width and heads of those models. In models of other shapes such heads are not known.
+_PUBLISHED_SHAPE = (24, 2048, 16)
 
 _BACKGROUND = 2.0  # medians of a token or patch that are subtracted as its background
 _SUNG = 0.1  # the energy that a token needs somewhere to count as sung
@@ -53,16 +54,15 @@ class LyricAttention:
     patch_seconds: float
 
 
-def known_heads(config: object) -> Heads | None:
+def known_heads(config: SynthesizerConfig) -> Heads | None:
     """The alignment heads of a transformer with this config, if they are known."""
-    fits = all(getattr(config, name) == size for name, size in _PUBLISHED_SHAPE.items())
-    return PUBLISHED_HEADS if fits else None
+    shape = (config.dit_layers, config.dit.hidden_size, config.dit.num_attention_heads)
+    return PUBLISHED_HEADS if shape == _PUBLISHED_SHAPE else None
 
 
 class LyricAligner:
-    def __init__(self, modules: SynthesizerModules, transformer: Transformer, heads: Heads | None) -> None:
-        self._tokenizer = modules.tokenizer
-        self._transformer = transformer
+    def __init__(self, modules: SynthesizerModules, heads: Heads | None) -> None:
+        self._modules = modules
         self._heads = heads
 
     def check(self, plan: SongPlan) -> None:
@@ -83,16 +83,17 @@ class LyricAligner:
         t = 1.0 / (len(plan.sampling.timesteps) if plan.sampling.timesteps else plan.sampling.steps)
         noise = SeededNoise([plan.seed], latents.shape[1], latents.shape[2], latents.device).draw()
         noised = t * noise + (1.0 - t) * latents
-        cache = self._transformer.cache(condition)
+        transformer = self._modules.transformer
+        cache = transformer.cache(condition, self._modules.dit_layers)
         logits, total = [], torch.zeros((), device=latents.device)
-        for head in self._transformer.cross_logits(noised, t, cache, self._heads):
+        for head in transformer.cross_logits(noised, t, cache, self._heads):
             logits.append(_as_matrix(head[0, :, columns]))
             total = total + head[0].softmax(dim=-1)[:, columns]
         return LyricAttention(plan, logits, _as_matrix(total / len(logits)), spans, patch_seconds)
 
     def _lyric_tokens(self, plan: SongPlan) -> tuple[slice, NDArray[np.int64]]:
         # The encoder states of the lyrics' tokens, and the characters of each token.
-        _, offsets, _ = encode(self._tokenizer, lyric_prompt(plan), MAX_LYRIC_TOKENS)
+        _, offsets, _ = encode(self._modules.tokenizer, lyric_prompt(plan), MAX_LYRIC_TOKENS)
         start = len(lyric_header(plan))
         spans = np.array(offsets, dtype=np.int64).reshape(-1, 2) - start
         # A token may join the header's last letter and the first of the lyrics.

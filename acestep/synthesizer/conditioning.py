@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from acestep.domain.latents import SourceLatents
 from acestep.domain.song import SongPlan
 from acestep.networks.qwen3 import encode
+from acestep.networks.transformer import Condition
 from acestep.synthesizer.loading import SynthesizerModules
 from acestep.synthesizer.prompts import TEXT2MUSIC_INSTRUCTION, caption_prompt, lyric_prompt
-from acestep.synthesizer.transformer import Condition
 from acestep.synthesizer.windows import Span
 
 # What the published models were trained with, in tokens.
@@ -27,14 +27,7 @@ NO_SOURCES = SourceLatents()
 class SongInputs:
     source: Tensor  # [T, C], T latent frames of C channels
     chunk_mask: Tensor  # [T], 1 where the model writes, 0 where the source stays
-    reference: Tensor  # [F, C], gives the timbre
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Tokens:
-    ids: Tensor  # [B, L], padded with 0
-    mask: Tensor  # [B, L], 1 for a token
-    lengths: tuple[int, ...]  # tokens of each text before it was cut
+    reference: Tensor | None  # [F, C], gives the timbre; None: that of silence
 
 
 class AudioCodes:
@@ -48,17 +41,20 @@ class AudioCodes:
     @torch.inference_mode()
     def tokenize(self, latents: Tensor) -> tuple[int, ...]:
         """The codes of latents `[T, C]`, which are padded with silence to whole codes."""
-        _enter(self._modules, "condition encoder")
-        _, indices = self._modules.audio_tokenizer.tokenize(latents[None].to(self._silence), self._silence)
-        return tuple(indices.flatten().tolist())  # one copy, since each waits for the GPU
+        self._modules.enter("condition encoder")
+        missing = -len(latents) % self._modules.config.frames_per_code
+        padded = torch.cat([latents.to(self._silence), self._silence[0, :missing]])
+        _, codes = self._modules.audio_tokenizer(padded[None])
+        return tuple(codes[0].tolist())  # one copy, since each waits for the GPU
 
     @torch.inference_mode()
     def hints(self, codes: Sequence[int]) -> Tensor:
         """The latents `[T, C]` that codes stand for, `frames_per_code` frames each."""
         assert all(0 <= code < self.count for code in codes)
-        _enter(self._modules, "condition encoder")
-        indices = torch.tensor(codes, device=self._silence.device).view(1, -1, 1)
-        quantized = self._modules.audio_tokenizer.quantizer.get_output_from_indices(indices)
+        self._modules.enter("condition encoder")
+        quantized = self._modules.audio_tokenizer.quantizer.look_up(
+            torch.tensor([codes], device=self._silence.device)
+        )
         latents: Tensor = self._modules.audio_token_detokenizer(quantized)
         return latents[0]
 
@@ -70,6 +66,7 @@ class Conditioner:
         self._modules = modules
         self._codes = AudioCodes(modules)
         self._device = modules.silence_latent.device
+        self._silent_timbre: Tensor | None = None  # of the model, once it was needed
 
     def inputs(
         self, plan: SongPlan, frames: int, sources: SourceLatents = NO_SOURCES, span: Span | None = None
@@ -77,10 +74,11 @@ class Conditioner:
         """The inputs of a song of `frames`; `span` is generated (None: all of it)."""
         mask = torch.ones(frames, dtype=torch.float32) if span is None else span.mask(frames)
         mask = mask.to(self._device)
+        reference, length = sources.reference, self._modules.config.reference_frames
         return SongInputs(
             source=self._source(plan, frames, sources, mask),
             chunk_mask=mask,
-            reference=self.fit_length(sources.reference, self._modules.config.reference_frames),
+            reference=None if reference is None else self.fit_length(reference, length),
         )
 
     def _source(self, plan: SongPlan, frames: int, sources: SourceLatents, mask: Tensor) -> Tensor:
@@ -115,22 +113,32 @@ class Conditioner:
 
     def encode(self, plans: Sequence[SongPlan], inputs: Sequence[SongInputs]) -> Condition:
         """The condition of all songs; `inputs` has one entry a plan, all of the same length."""
-        captions, lyrics = self._caption_tokens(plans), self._lyric_tokens(plans)
+        # One by one, so that what a song's neighbours say changes no bit of it.
         text_encoder = self._modules.text_encoder
-        _enter(self._modules, "text encoder")
-        caption_states = text_encoder(captions.ids)
-        lyric_embeddings = text_encoder.embed_tokens(lyrics.ids)
-        _enter(self._modules, "condition encoder")
-        states, mask = self._modules.condition_encoder(
-            text_hidden_states=caption_states,
-            text_attention_mask=captions.mask,
-            lyric_hidden_states=lyric_embeddings,
-            lyric_attention_mask=lyrics.mask,
-            refer_audio_acoustic_hidden_states_packed=torch.stack([each.reference for each in inputs]),
-            refer_audio_order_mask=torch.arange(len(inputs), device=self._device),
-        )
-        longest = int(mask.sum(dim=1).max())  # the encoder puts padding last
-        return Condition(states[:, :longest], mask[:, :longest], self._context(inputs))
+        self._modules.enter("text encoder")
+        texts = [
+            (
+                text_encoder(self._ids(caption_prompt(plan), MAX_CAPTION_TOKENS)),
+                text_encoder.embed_tokens(self._ids(lyric_prompt(plan), MAX_LYRIC_TOKENS)),
+            )
+            for plan in plans
+        ]
+        self._modules.enter("condition encoder")
+        states = [
+            self._modules.condition_encoder(caption, lyrics, self._timbre(each.reference))[0]
+            for (caption, lyrics), each in zip(texts, inputs, strict=True)
+        ]
+        lengths = torch.tensor([len(each) for each in states], device=self._device)
+        mask = torch.arange(int(lengths.max()), device=self._device) < lengths[:, None]
+        return Condition(nn.utils.rnn.pad_sequence(states, batch_first=True), mask, self._context(inputs))
+
+    def _timbre(self, reference: Tensor | None) -> Tensor:
+        encoder = self._modules.condition_encoder
+        if reference is not None:
+            return encoder.timbre(reference[None])
+        if self._silent_timbre is None:
+            self._silent_timbre = encoder.timbre(self.silence(self._modules.config.reference_frames)[None])
+        return self._silent_timbre
 
     def encode_without_source(self, plans: Sequence[SongPlan], inputs: Sequence[SongInputs]) -> Condition:
         """As `encode`, with the instruction of text2music, and silence for a source."""
@@ -141,7 +149,7 @@ class Conditioner:
 
     def with_null(self, condition: Condition) -> Condition:
         """The batch, then once more with the model's null condition in place of the states."""
-        _enter(self._modules, "condition encoder")
+        self._modules.enter("condition encoder")
         null = self._modules.condition_encoder.null_condition_emb.expand_as(condition.states)
         return Condition(
             states=torch.cat([condition.states, null]),
@@ -152,39 +160,22 @@ class Conditioner:
     def warnings(self, plan: SongPlan) -> tuple[str, ...]:
         """Sentences for the client about text that is longer than what the model reads."""
         checked = (
-            ("caption", "with its metadata", self._caption_tokens([plan]), MAX_CAPTION_TOKENS),
-            ("lyrics", "with their header", self._lyric_tokens([plan]), MAX_LYRIC_TOKENS),
+            ("caption", "with its metadata", caption_prompt(plan), MAX_CAPTION_TOKENS),
+            ("lyrics", "with their header", lyric_prompt(plan), MAX_LYRIC_TOKENS),
         )
+        lengths = [len(self._modules.tokenizer.encode(text)) for _, _, text, _ in checked]
         return tuple(
-            f"{field}: {tokens.lengths[0]} tokens {extra}, but the model reads {limit}; the end was left out"
-            for field, extra, tokens, limit in checked
-            if tokens.lengths[0] > limit
+            f"{field}: {length} tokens {extra}, but the model reads {limit}; the end was left out"
+            for (field, extra, _, limit), length in zip(checked, lengths, strict=True)
+            if length > limit
         )
 
-    def _caption_tokens(self, plans: Sequence[SongPlan]) -> _Tokens:
-        return self._tokenize([caption_prompt(plan) for plan in plans], MAX_CAPTION_TOKENS)
-
-    def _lyric_tokens(self, plans: Sequence[SongPlan]) -> _Tokens:
-        return self._tokenize([lyric_prompt(plan) for plan in plans], MAX_LYRIC_TOKENS)
-
-    def _tokenize(self, texts: Sequence[str], limit: int) -> _Tokens:
-        encoded = [encode(self._modules.tokenizer, text, limit) for text in texts]
-        rows = [ids for ids, _, _ in encoded]
-        ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for song, row in enumerate(rows):
-            ids[song, : len(row)] = torch.tensor(row)
-            mask[song, : len(row)] = 1
-        return _Tokens(ids.to(self._device), mask.to(self._device), tuple(count for *_, count in encoded))
+    def _ids(self, text: str, limit: int) -> Tensor:
+        ids, _, _ = encode(self._modules.tokenizer, text, limit)
+        return torch.tensor([ids], device=self._device)
 
     def _context(self, inputs: Sequence[SongInputs]) -> Tensor:
         source = torch.stack([each.source for each in inputs])
         mask = torch.stack([each.chunk_mask for each in inputs]).to(source.dtype)
         mask_channels = self._modules.config.mask_channels
         return torch.cat([source, mask[..., None].expand(-1, -1, mask_channels)], dim=-1)
-
-
-def _enter(modules: SynthesizerModules, group: str) -> None:
-    # Before the modules of a group compute, they are brought to the device.
-    if modules.placement is not None:
-        modules.placement.enter(group)

@@ -2,87 +2,66 @@
 
 from __future__ import annotations
 
-import inspect
-import math
 import pickle
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import torch
-from diffusers import (
-    AceStepAudioTokenDetokenizer,
-    AceStepAudioTokenizer,
-    AceStepConditionEncoder,
-    AceStepTransformer1DModel,
-)
 from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import Tensor
 
-from acestep.catalog.adapters import PUBLISHED_NAMES
+from acestep.catalog.adapters import DIFFUSERS_NAMES
 from acestep.catalog.checkpoints import read_json
 from acestep.errors import CheckpointError
+from acestep.networks.config import LayerConfig, SynthesizerConfig
+from acestep.networks.encoders import (
+    AudioTokenDetokenizer,
+    AudioTokenizer,
+    ConditionEncoder,
+    SynthesizerNetworks,
+)
 from acestep.networks.qwen3 import Qwen3, Qwen3Config, load_tokenizer
-from acestep.synthesizer.transformer import use_fused_attention
+from acestep.networks.transformer import Transformer
 from acestep.weights.offload import ModulePlacement
 from acestep.weights.safetensors import LoadTarget, TensorIndex, fill
 from acestep.weights.shared_modules import SharedModules
 
 Config = dict[str, object]
 
-# `timbre_fix_frame` of every published config: 30 s at 25 latent frames a second. Not in diffusers' layout.
-_PUBLISHED_REFERENCE_FRAMES = 750
-
-_ATTENTION = ("num_attention_heads", "num_key_value_heads", "head_dim", "rope_theta", "rms_norm_eps")
-_LAYER = ("hidden_size", "intermediate_size", *_ATTENTION, "sliding_window")
-_LAYER_OPTIONS = ("attention_bias", "attention_dropout", "layer_types")
-_TRANSFORMER = (*_LAYER, "num_hidden_layers", "in_channels", "audio_acoustic_hidden_dim", "patch_size")
-_ENCODER = (
-    *(*_LAYER, "text_hidden_dim", "timbre_hidden_dim"),
-    *("num_lyric_encoder_hidden_layers", "num_timbre_encoder_hidden_layers"),
-)
-_POOLER = (*_LAYER, "audio_acoustic_hidden_dim", "pool_window_size", "num_attention_pooler_hidden_layers")
-
-# XL models size their encoders apart from the DiT, in fields of their own.
-_OWN_ENCODER_SIZES = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
-
-# The names of the modules in the published files; those of their layers are in `catalog.adapters`.
-_PUBLISHED_MODULES = {
+# The folders of diffusers' layout, and the names of their modules in published files.
+_DIFFUSERS_MODULES = {
     "transformer": "decoder",
     "condition_encoder": "encoder",
     "audio_tokenizer": "tokenizer",
     "audio_token_detokenizer": "detokenizer",
 }
-MODULE_CLASSES = {
-    "transformer": AceStepTransformer1DModel,
-    "condition_encoder": AceStepConditionEncoder,
-    "audio_tokenizer": AceStepAudioTokenizer,
-    "audio_token_detokenizer": AceStepAudioTokenDetokenizer,
-}
 
-
-@dataclass(frozen=True, slots=True)
-class ModelConfig:
-    is_turbo: bool
-    model_version: str
-    latent_channels: int
-    mask_channels: int  # of the chunk mask in the DiT's input
-    reference_frames: int  # latent frames of a timbre reference
-    frames_per_code: int
-    code_count: int
+# XL models size their encoders apart from the DiT, in fields of their own.
+_OWN_ENCODER_SIZES = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SynthesizerModules:
-    transformer: AceStepTransformer1DModel
-    condition_encoder: AceStepConditionEncoder
-    audio_tokenizer: AceStepAudioTokenizer
-    audio_token_detokenizer: AceStepAudioTokenDetokenizer
+    transformer: Transformer
+    condition_encoder: ConditionEncoder
+    audio_tokenizer: AudioTokenizer
+    audio_token_detokenizer: AudioTokenDetokenizer
     text_encoder: Qwen3
     tokenizer: Tokenizer
     silence_latent: Tensor  # [1, T, latent_channels]
-    config: ModelConfig
+    config: SynthesizerConfig
     placement: ModulePlacement | None = None  # None: all modules stay on the device
+
+    def enter(self, group: str) -> None:
+        """Bring the modules of a group to the device."""
+        if self.placement is not None:
+            self.placement.enter(group)
+
+    def dit_layers(self) -> Iterable[object]:
+        """The layers of the DiT, whose other weights are then on the device."""
+        return self.transformer.layers if self.placement is None else self.placement.layers("DiT")
 
 
 def load_synthesizer(
@@ -98,119 +77,162 @@ def load_synthesizer(
     """
     shared = shared or SharedModules()
     if (dit / "transformer").is_dir():
-        modules, reference_frames = _load_diffusers(dit, target), _PUBLISHED_REFERENCE_FRAMES
+        networks, config = _load_diffusers(dit, target)
     else:
-        modules, reference_frames = _load_published(dit, target, shared)
-    condition_encoder: AceStepConditionEncoder = modules["condition_encoder"]
+        networks, config = _load_published(dit, target, shared)
     encoder = shared.get(text_encoder, target, lambda: _load_text_encoder(text_encoder, target))
-    expected_width = condition_encoder.config.text_hidden_dim
-    if encoder.config.hidden_size != expected_width:
+    if encoder.config.hidden_size != config.text_width:
         raise CheckpointError(
             f"{text_encoder}: hidden_size is {encoder.config.hidden_size}, but {dit} was trained with"
-            f" a text encoder of {expected_width}"
+            f" a text encoder of {config.text_width}"
         )
     return SynthesizerModules(
-        transformer=modules["transformer"],
-        condition_encoder=condition_encoder,
-        audio_tokenizer=modules["audio_tokenizer"],
-        audio_token_detokenizer=modules["audio_token_detokenizer"],
+        transformer=networks.decoder,
+        condition_encoder=networks.encoder,
+        audio_tokenizer=networks.tokenizer,
+        audio_token_detokenizer=networks.detokenizer,
         text_encoder=encoder,
         tokenizer=load_tokenizer(tokenizer),
-        silence_latent=condition_encoder.silence_latent,
-        config=_model_config(modules["transformer"], modules["audio_tokenizer"], reference_frames),
+        silence_latent=networks.encoder.silence_latent,
+        config=config,
     )
 
 
 def _load_published(
     folder: Path, target: LoadTarget, shared: SharedModules
-) -> tuple[dict[str, nn.Module], int]:
+) -> tuple[SynthesizerNetworks, SynthesizerConfig]:
     path = folder / "config.json"
-    config = read_json(path)
-    configs = published_configs(config, path)
-    modules = {name: _build(cls, configs[name], target) for name, cls in MODULE_CLASSES.items()}
-    channels = _integer(configs["condition_encoder"], "timbre_hidden_dim", path)
-    silence = folder / "silence_latent.pt"
-    modules["condition_encoder"].silence_latent = shared.get(
+    config = published_config(read_json(path), path)
+    networks = _on_meta(config)
+    silence, channels = folder / "silence_latent.pt", config.latent_channels
+    networks.encoder.silence_latent = shared.get(
         silence, (target, channels), lambda: _read_silence(silence, channels).to(target.device, target.dtype)
     )
-    fill(nn.ModuleDict(modules), TensorIndex.of(folder), target, published_name, packed="transformer.layers")
-    if "timbre_fix_frame" not in config:
-        return modules, _PUBLISHED_REFERENCE_FRAMES
-    return modules, _integer(config, "timbre_fix_frame", path)
+    fill(networks, TensorIndex.of(folder), target, published_name, packed="decoder.layers")
+    return networks, config
 
 
-def _load_diffusers(folder: Path, target: LoadTarget) -> dict[str, nn.Module]:
-    modules: dict[str, nn.Module] = {}
-    for name, cls in MODULE_CLASSES.items():
+def _load_diffusers(folder: Path, target: LoadTarget) -> tuple[SynthesizerNetworks, SynthesizerConfig]:
+    dit, encoder, pooler, _ = (_ConfigFile.read(folder / name / "config.json") for name in _DIFFUSERS_MODULES)
+    config = _config(dit, encoder, pooler)
+    networks = _on_meta(config)
+    for name, module in _DIFFUSERS_MODULES.items():
         index = TensorIndex.of(folder / name, "diffusion_pytorch_model")
-        known = inspect.signature(cls.__init__).parameters
-        config = read_json(folder / name / "config.json")
-        module = _build(cls, {key: value for key, value in config.items() if key in known}, target)
         if name == "condition_encoder":  # checkpoints have silence of different lengths
-            module.silence_latent = torch.empty(index.shape("silence_latent"), device="meta")
-        fill(module, index, target, packed="layers" if name == "transformer" else "")
-        modules[name] = module
-    return modules
+            networks.encoder.silence_latent = torch.empty(index.shape("silence_latent"), device="meta")
+        packed = "layers" if name == "transformer" else ""
+        fill(networks.get_submodule(module), index, target, diffusers_name, packed)
+    return networks, config
 
 
-def _build(cls: type[nn.Module], config: Config, target: LoadTarget) -> nn.Module:
+def _on_meta(config: SynthesizerConfig) -> SynthesizerNetworks:
     with torch.device("meta"):
-        module = cls(**config)
-    # The quantizer's buffers are computed, not stored.
-    if isinstance(module, AceStepAudioTokenizer):
-        quantizer = module.quantizer
-        width = quantizer.project_in.in_features
-        computed = type(quantizer)(width, quantizer.levels, quantizer.num_quantizers)
-        for name, tensor in computed.named_buffers():
-            quantizer.register_buffer(name, tensor.to(target.device), persistent=False)
-    if cls is not AceStepTransformer1DModel:  # its layers are run by `Transformer`
-        use_fused_attention(module)
-    return module
+        return SynthesizerNetworks(config)
 
 
-def published_configs(config: Config, path: Path) -> dict[str, Config]:
-    """The settings of each module of MODULE_CLASSES, out of the one config of a published folder."""
+def published_config(config: Config, path: Path) -> SynthesizerConfig:
+    """What the one config of a published folder, at `path`, says."""
     for_encoders = config | {
         size: config[f"encoder_{size}"] for size in _OWN_ENCODER_SIZES if config.get(f"encoder_{size}")
     }
-    pooler = _pick(for_encoders, path, _POOLER, _LAYER_OPTIONS)
-    layer_types = pooler.get("layer_types")
-    if isinstance(layer_types, list):
-        depth = _integer(pooler, "num_attention_pooler_hidden_layers", path)
-        pooler["layer_types"] = layer_types[:depth]
-    quantizer = _pick(for_encoders, path, ("fsq_dim", "fsq_input_levels"), ("fsq_input_num_quantizers",))
-    dit_options = (*_LAYER_OPTIONS, "is_turbo", "model_version", "encoder_hidden_size")
-    return {
-        "transformer": _pick(config, path, _TRANSFORMER, dit_options),
-        "condition_encoder": _pick(for_encoders, path, _ENCODER, _LAYER_OPTIONS),
-        "audio_tokenizer": pooler | quantizer,
-        "audio_token_detokenizer": pooler,
-    }
+    file, encoders = _ConfigFile(path, config), _ConfigFile(path, for_encoders)
+    read = _config(file, encoders, encoders)
+    return replace(read, reference_frames=file.integer("timbre_fix_frame", read.reference_frames))
 
 
-def _pick(config: Config, path: Path, required: Iterable[str], optional: Iterable[str]) -> Config:
-    for name in required:
-        if name not in config:
-            raise CheckpointError(f"{path}: {name!r} is missing")
-    return {name: config[name] for name in (*required, *optional) if name in config}
+def _config(dit: _ConfigFile, encoder: _ConfigFile, pooler: _ConfigFile) -> SynthesizerConfig:
+    if pooler.integer("fsq_input_num_quantizers", 1) != 1:
+        raise CheckpointError(f"{pooler.path}: 'fsq_input_num_quantizers' must be 1; no other is supported")
+    dit_layers = dit.integer("num_hidden_layers")
+    lyric_layers = encoder.integer("num_lyric_encoder_hidden_layers")
+    pooler_layers = pooler.integer("num_attention_pooler_hidden_layers")
+    return SynthesizerConfig(
+        dit=dit.layer(dit_layers),
+        encoder=encoder.layer(lyric_layers),
+        pooler=pooler.layer(pooler_layers),
+        dit_layers=dit_layers,
+        lyric_layers=lyric_layers,
+        timbre_layers=encoder.integer("num_timbre_encoder_hidden_layers"),
+        pooler_layers=pooler_layers,
+        patch_size=dit.integer("patch_size"),
+        in_channels=dit.integer("in_channels"),
+        latent_channels=dit.integer("audio_acoustic_hidden_dim"),
+        text_width=encoder.integer("text_hidden_dim"),
+        frames_per_code=pooler.integer("pool_window_size"),
+        code_levels=pooler.integers("fsq_input_levels"),
+        is_turbo=bool(dit.values.get("is_turbo")),
+        model_version=str(dit.values.get("model_version") or ""),
+    )
 
 
-def _integer(config: Mapping[str, object], name: str, path: Path) -> int:
-    value = config[name]
-    if not isinstance(value, int):
-        raise CheckpointError(f"{path}: {name!r} is {value!r}; a whole number is expected")
-    return value
+@dataclass(frozen=True, slots=True)
+class _ConfigFile:
+    path: Path  # named in errors
+    values: Config
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        return cls(path, read_json(path))
+
+    def layer(self, layers: int) -> LayerConfig:
+        """The config of a module of so many layers."""
+        types = self.items("layer_types") if self.values.get("layer_types") else []
+        if types and len(types) < layers:
+            raise CheckpointError(f"{self.path}: 'layer_types' has {len(types)} entries; {layers} are needed")
+        return LayerConfig(
+            hidden_size=self.integer("hidden_size"),
+            intermediate_size=self.integer("intermediate_size"),
+            num_attention_heads=self.integer("num_attention_heads"),
+            num_key_value_heads=self.integer("num_key_value_heads"),
+            head_dim=self.integer("head_dim"),
+            rope_theta=self.number("rope_theta"),
+            rms_norm_eps=self.number("rms_norm_eps"),
+            sliding_window=None if self.get("sliding_window") is None else self.integer("sliding_window"),
+            attention_bias=bool(self.values.get("attention_bias")),
+            layer_types=tuple(map(str, types)),
+        )
+
+    def integer(self, name: str, default: int | None = None) -> int:
+        value = self.get(name, default)
+        if not isinstance(value, int):
+            raise CheckpointError(f"{self.path}: {name!r} is {value!r}; a whole number is expected")
+        return value
+
+    def number(self, name: str) -> float:
+        value = self.get(name)
+        if not isinstance(value, (int, float)):
+            raise CheckpointError(f"{self.path}: {name!r} is {value!r}; a number is expected")
+        return float(value)
+
+    def integers(self, name: str) -> tuple[int, ...]:
+        values = self.items(name)
+        if not all(isinstance(value, int) for value in values):
+            raise CheckpointError(f"{self.path}: {name!r} is {values!r}; whole numbers are expected")
+        return tuple(value for value in values if isinstance(value, int))
+
+    def items(self, name: str) -> list[object]:
+        value = self.get(name)
+        if not isinstance(value, list):
+            raise CheckpointError(f"{self.path}: {name!r} is {value!r}; a list is expected")
+        return value
+
+    def get(self, name: str, default: object = None) -> object:
+        if name not in self.values and default is None:
+            raise CheckpointError(f"{self.path}: {name!r} is missing")
+        return self.values.get(name, default)
 
 
 def published_name(name: str) -> str:
-    """The name in a published file of the tensor that is `<module>.<name>` here."""
-    if name == "condition_encoder.null_condition_emb":
-        return "null_condition_emb"
-    module, _, rest = name.partition(".")
-    published = f"{_PUBLISHED_MODULES[module]}.{rest}"
-    for ours, theirs in PUBLISHED_NAMES.items():
-        published = published.replace(ours, theirs)
-    return published
+    """The name in a published file of the tensor `name` of `SynthesizerNetworks`."""
+    return name.removeprefix("encoder.") if name == "encoder.null_condition_emb" else name
+
+
+def diffusers_name(name: str) -> str:
+    """The name in diffusers' layout of the tensor `name` of one module."""
+    name = f".{name}"
+    for ours, theirs in DIFFUSERS_NAMES.items():
+        name = name.replace(ours, theirs)
+    return name[1:]
 
 
 def _read_silence(path: Path, channels: int) -> Tensor:
@@ -231,20 +253,3 @@ def _load_text_encoder(folder: Path, target: LoadTarget) -> Qwen3:
     prefix = "model." if all(name.startswith("model.") for name in index.files) else ""
     fill(model, index, target, lambda name: prefix + name)
     return model
-
-
-def _model_config(
-    transformer: AceStepTransformer1DModel, audio_tokenizer: AceStepAudioTokenizer, reference_frames: int
-) -> ModelConfig:
-    dit, tokenizer = transformer.config, audio_tokenizer.config
-    channels = dit.audio_acoustic_hidden_dim
-    return ModelConfig(
-        is_turbo=bool(dit.is_turbo),
-        model_version=dit.model_version or "",
-        latent_channels=channels,
-        # The DiT's input is [source latents | chunk mask | noisy latents].
-        mask_channels=dit.in_channels - 2 * channels,
-        reference_frames=reference_frames,
-        frames_per_code=tokenizer.pool_window_size,
-        code_count=math.prod(tokenizer.fsq_input_levels) ** tokenizer.fsq_input_num_quantizers,
-    )

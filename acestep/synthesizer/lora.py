@@ -9,7 +9,6 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from diffusers import AceStepTransformer1DModel
 from peft import LoKrConfig, LoraConfig, PeftConfig, inject_adapter_in_model, set_peft_model_state_dict
 from peft.tuners.lokr import LoKrLayer
 from peft.tuners.lora import LoraLayer
@@ -19,6 +18,7 @@ from acestep.catalog.adapter_settings import Kind
 from acestep.catalog.adapters import Adapter, AdapterFolder, Shape
 from acestep.domain.song import MAX_ADAPTERS, AdapterUse
 from acestep.errors import CheckpointError
+from acestep.networks.transformer import Transformer
 from acestep.weights.quantization import refresh_device
 from acestep.weights.safetensors import LoadTarget, read_tensors
 
@@ -38,7 +38,7 @@ class _LoadedAdapter:
     size: int  # bytes
 
 
-def adaptable_layers(transformer: AceStepTransformer1DModel) -> dict[str, Shape]:
+def adaptable_layers(transformer: Transformer) -> dict[str, Shape]:
     """The weight shapes of the layers that adapters may wrap, by name; before any is wrapped."""
     return {
         name: tuple(module.weight.shape)
@@ -59,7 +59,7 @@ class TransformerAdapters:
     def __init__(
         self,
         name: str,
-        transformer: AceStepTransformer1DModel,
+        transformer: Transformer,
         folder: AdapterFolder,
         room: int | None = None,
     ) -> None:

@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 from acestep.domain.song import Morph, Retake, Sampling, Tuning, WaveletCorrection
 from acestep.errors import JobCancelledError
 from acestep.limits import TURBO_SHIFTS
-from acestep.synthesizer.transformer import ConditionCache, Transformer
+from acestep.networks.transformer import ConditionCache, Transformer
 
 Velocity = Callable[[Tensor, float], Tensor]  # (latents, t)
 Guidance = Callable[[Tensor, Tensor, Tensor, float], Tensor]  # (conditional, null, latents, t): a velocity

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from acestep.domain.latents import SourceLatents
 from acestep.domain.song import Sampling, SongPlan
+from acestep.networks.transformer import Condition, Heads
 from acestep.synthesizer.alignment import LyricAligner, LyricAttention, known_heads
 from acestep.synthesizer.conditioning import NO_SOURCES, AudioCodes, Conditioner, SongInputs
 from acestep.synthesizer.loading import SynthesizerModules
@@ -39,7 +40,6 @@ from acestep.synthesizer.sampler import (
     truncate_schedule,
     with_retakes,
 )
-from acestep.synthesizer.transformer import Condition, Heads, Transformer
 from acestep.synthesizer.windows import Span
 
 
@@ -55,18 +55,17 @@ class Synthesizer:
     def __init__(
         self, modules: SynthesizerModules, frame_rate: float, alignment_heads: Heads | None = None
     ) -> None:
-        self._config = modules.config
+        self._modules = modules
         self._frame_rate = frame_rate  # latent frames a second, by the codec
         self._conditioner = Conditioner(modules)
         self._codes = AudioCodes(modules)
-        self._transformer = Transformer(modules.transformer, modules.placement)
-        heads = alignment_heads or known_heads(modules.transformer.config)
-        self._aligner = LyricAligner(modules, self._transformer, heads)
+        heads = alignment_heads or known_heads(modules.config)
+        self._aligner = LyricAligner(modules, heads)
         self.device = modules.silence_latent.device
 
     @property
     def reference_frames(self) -> int:
-        return self._config.reference_frames
+        return self._modules.config.reference_frames
 
     @property
     def code_count(self) -> int:
@@ -99,7 +98,7 @@ class Synthesizer:
         `sources` has one entry a plan, or none. Raises JobCancelledError soon after `cancelled()` is true.
         """
         frames, sampling = self._common(plans)
-        schedule = timestep_schedule(sampling, is_turbo=self._config.is_turbo)
+        schedule = timestep_schedule(sampling, is_turbo=self._modules.config.is_turbo)
         schedule = truncate_schedule(schedule, sampling.noise_strength)
         sources = sources or [NO_SOURCES] * len(plans)
         inputs = [
@@ -107,7 +106,7 @@ class Synthesizer:
             for plan, each in zip(plans, sources, strict=True)
         ]
         velocity = self._velocity(plans, inputs, sampling, schedule)
-        channels = self._config.latent_channels
+        channels = self._modules.config.latent_channels
         noise = SeededNoise([plan.seed for plan in plans], frames, channels, self.device)
         first = with_retakes(noise.draw(), [plan.retake for plan in plans])
         step = _step(sampling, velocity, noise)
@@ -139,7 +138,9 @@ class Synthesizer:
         self._aligner.check(plan)
         inputs = self._conditioner.inputs(plan, latents.shape[1], sources, self.span(plan))
         condition = self._conditioner.encode([plan], [inputs])
-        return self._aligner.attend(plan, latents, condition, self._transformer.patch_size / self._frame_rate)
+        return self._aligner.attend(
+            plan, latents, condition, self._modules.config.patch_size / self._frame_rate
+        )
 
     def _common(self, plans: Sequence[SongPlan]) -> tuple[int, Sampling]:
         shared = {(self.frames(plan.duration), plan.sampling) for plan in plans}
@@ -182,10 +183,11 @@ class Synthesizer:
         return lambda latents, t: covered(latents, t) if t > last else plain(latents, t)
 
     def _guided(self, condition: Condition, sampling: Sampling, guidance: Guidance | None) -> Velocity:
+        transformer, layers = self._modules.transformer, self._modules.dit_layers
         if guidance is None:
-            return partial(self._transformer.velocity, cache=self._transformer.cache(condition))
-        cache = self._transformer.cache(self._conditioner.with_null(condition))
-        return guided_velocity(self._transformer, cache, guidance, sampling.cfg_interval)
+            return partial(transformer.velocity, cache=transformer.cache(condition, layers))
+        cache = transformer.cache(self._conditioner.with_null(condition), layers)
+        return guided_velocity(transformer, cache, guidance, sampling.cfg_interval)
 
 
 def _guidance(sampling: Sampling) -> Guidance | None:

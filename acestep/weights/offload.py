@@ -171,6 +171,8 @@ class ModulePlacement:
         self._offload_manager.enter(self._groups[name])
 
     def layers(self, name: str) -> Iterator[HasWeights]:
+        """Enter a group, and return its layers, each on the device while the caller is at it."""
+        self.enter(name)
         return self._offload_manager.layers(self._groups[name])
 
 

@@ -155,7 +155,7 @@ class TestWhatTheFilesSay:
             *("transformer.", "diffusion_model.", ""),
         ],
     )
-    @pytest.mark.parametrize("layer", [LAYER, "layers.0.self_attn.q_proj"])
+    @pytest.mark.parametrize("layer", [LAYER, "layers.0.self_attn.to_q"])
     def test_layers_get_our_names(self, root, folder, prefix, layer):
         names = {
             f"{prefix}{layer}.lora_A.weight": (RANK, DEEP),
@@ -169,19 +169,20 @@ class TestWhatTheFilesSay:
     @pytest.mark.parametrize(
         ("theirs", "ours"),
         [
-            *(("self_attn.k_proj", "self_attn.to_k"), ("cross_attn.v_proj", "cross_attn.to_v")),
-            *(("cross_attn.o_proj", "cross_attn.to_out.0"), ("mlp.gate_proj", "mlp.gate_proj")),
+            *(("self_attn.to_k", "self_attn.k_proj"), ("cross_attn.to_v", "cross_attn.v_proj")),
+            *(("cross_attn.to_out.0", "cross_attn.o_proj"), ("mlp.gate_proj", "mlp.gate_proj")),
         ],
     )
-    def test_published_layers(self, root, folder, theirs, ours):
+    def test_the_layers_of_diffusers(self, root, folder, theirs, ours):
         stem = f"base_model.model.layers.3.{theirs}"
         write_header(root / "pop", {f"{stem}.lora_A.weight": (2, 4), f"{stem}.lora_B.weight": (4, 2)})
         assert list(folder.find("pop").ranks) == [f"layers.3.{ours}"]
 
     def test_the_first_convolution(self, root, folder):
-        names = {"decoder.proj_in.1.lora_A.weight": (2, 5, 3), "decoder.proj_in.1.lora_B.weight": (8, 2, 1)}
+        name = "transformer.proj_in_conv"
+        names = {f"{name}.lora_A.weight": (2, 5, 3), f"{name}.lora_B.weight": (8, 2, 1)}
         write_header(root / "pop", names)
-        folder.find("pop").check_fit("toy", {"proj_in_conv": (8, 5, 3)})
+        folder.find("pop").check_fit("toy", {"proj_in.1": (8, 5, 3)})
 
     def test_ranks_and_alphas_by_pattern(self, root, folder):
         other = "base_model.model.layers.1.self_attn.q_proj"
@@ -195,8 +196,8 @@ class TestWhatTheFilesSay:
         }
         write_header(root / "pop", names, **patterns)
         adapter = folder.find("pop")
-        assert adapter.ranks == {LAYER: RANK, "layers.1.self_attn.to_q": 3}
-        assert adapter.alphas == {LAYER: 4.0, "layers.1.self_attn.to_q": 9.0}
+        assert adapter.ranks == {LAYER: RANK, "layers.1.self_attn.q_proj": 3}
+        assert adapter.alphas == {LAYER: 4.0, "layers.1.self_attn.q_proj": 9.0}
 
     @pytest.mark.parametrize(
         ("noted", "alpha"), [(None, float(RANK)), ({"transformer.r": RANK, "transformer.lora_alpha": 7}, 7.0)]

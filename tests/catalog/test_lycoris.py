@@ -32,9 +32,9 @@ def found(folder: Path) -> Adapter:
 @pytest.mark.parametrize(
     ("flat", "layer"),
     [
-        ("layers_3_self_attn_q_proj", "layers.3.self_attn.to_q"),
-        ("layers_11_cross_attn_o_proj", "layers.11.cross_attn.to_out.0"),
-        ("layers_0_cross_attn_to_out_0", "layers.0.cross_attn.to_out.0"),
+        ("layers_3_self_attn_q_proj", "layers.3.self_attn.q_proj"),
+        ("layers_11_cross_attn_o_proj", "layers.11.cross_attn.o_proj"),
+        ("layers_0_cross_attn_to_out_0", "layers.0.cross_attn.o_proj"),
         ("layers_0_mlp_gate_proj", "layers.0.mlp.gate_proj"),
         ("decoder_layers_0_mlp_down_proj", "layers.0.mlp.down_proj"),
         ("_orig_mod_layers_0_mlp_up_proj", "layers.0.mlp.up_proj"),
@@ -57,8 +57,8 @@ def test_the_scale_is_alpha_over_the_rank(tmp_path: Path, dtype: Any):
     adapter = found(tmp_path / "kron")
     assert (adapter.kind, adapter.ranks, adapter.alphas) == (
         "lokr",
-        {"layers.3.self_attn.to_q": 3},
-        {"layers.3.self_attn.to_q": 6.0},
+        {"layers.3.self_attn.q_proj": 3},
+        {"layers.3.self_attn.q_proj": 6.0},
     )
     assert adapter.settings == {"decompose_both": False, "decompose_factor": 2}
 
@@ -134,7 +134,7 @@ def test_a_layer_that_the_model_does_not_have_is_named(tmp_path: Path):
     with pytest.raises(
         CheckpointError, match=r"'lycoris_text_model_encoder_layers_0_mlp_fc1\.lokr_w1' fits nowhere"
     ):
-        found(tmp_path / "kron").check_fit("toy", {"layers.3.self_attn.to_q": (16, 8)})
+        found(tmp_path / "kron").check_fit("toy", {"layers.3.self_attn.q_proj": (16, 8)})
 
 
 def test_two_names_of_one_layer(tmp_path: Path):

@@ -187,7 +187,7 @@ def test_the_checkpoint_completes_what_is_known(loaded: Loaded) -> None:
     known = replace(EXPECTED, steps=2, guidance_scale=1.5, shift=1.0, state="ready", detail="")
     # What toy.py writes has 4 * 3 levels, and is a base model.
     assert loaded.info == replace(known, code_count=12, tasks=BASE_TASKS, layers=loaded.info.layers)
-    assert loaded.info.layers["layers.2.cross_attn.to_k"] == (16, 32)
+    assert loaded.info.layers["layers.2.cross_attn.k_proj"] == (16, 32)
 
 
 def test_a_file_is_heard_as_codes(loaded: Loaded, tmp_path: Path) -> None:

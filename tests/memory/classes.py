@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderOobleck
-from torch import nn
 from torch.nn.utils import remove_weight_norm
 from transformers import Qwen3Config, Qwen3Model
 
 from acestep.catalog.checkpoints import NANO_FOLDER
 from acestep.memory.sizes import DitSize, QwenSize, VaeSize
-from acestep.synthesizer.loading import MODULE_CLASSES, published_configs
+from acestep.networks.encoders import SynthesizerNetworks
+from acestep.synthesizer.loading import published_config
 
 _FRAMES_A_SECOND = 25  # of all published models
 
@@ -48,10 +48,10 @@ def config_of(size: DitSize) -> dict[str, object]:
     }
 
 
-def dit_modules(size: DitSize) -> dict[str, nn.Module]:
-    configs = published_configs(config_of(size), NANO_FOLDER / "config.json")
+def dit_modules(size: DitSize) -> SynthesizerNetworks:
+    config = published_config(config_of(size), NANO_FOLDER / "config.json")
     with torch.device("meta"):
-        return {name: cls(**configs[name]) for name, cls in MODULE_CLASSES.items()}
+        return SynthesizerNetworks(config).to("meta")
 
 
 def qwen_config(size: QwenSize) -> Any:

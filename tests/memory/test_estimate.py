@@ -5,7 +5,6 @@ from typing import Any, cast
 
 import pytest
 import torch
-from diffusers.pipelines.ace_step import modeling_ace_step
 from torch import Tensor
 
 from acestep.codec.oobleck import receptive_frames
@@ -13,9 +12,9 @@ from acestep.memory import estimate
 from acestep.memory.configs import VAE
 from acestep.memory.estimate import Workload
 from acestep.memory.sizes import DitSize
+from acestep.networks.transformer import Condition
 from acestep.planner.backends.decoder import EVEN_ROWS
 from acestep.synthesizer.conditioning import MAX_CAPTION_TOKENS, MAX_LYRIC_TOKENS
-from acestep.synthesizer.transformer import Condition, Transformer, use_fused_attention
 from tests.memory.classes import dit_modules, oobleck
 from tests.memory.peaks import Peak, fused_attention
 from tests.memory.test_sizes import TURBO, XL
@@ -53,7 +52,7 @@ def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     ],
 )
 def test_rendering(monkeypatch: pytest.MonkeyPatch, size: DitSize, load: Workload) -> None:
-    transformer = Transformer(dit_modules(size)["transformer"].to(torch.bfloat16))
+    transformer = dit_modules(size).decoder.to(torch.bfloat16)
     rows = load.batch * (1 if size.is_turbo else 2)
     with fused_attention(monkeypatch), torch.inference_mode(), Peak() as peak:
         condition = Condition(
@@ -82,25 +81,18 @@ def test_tiles(tile: int) -> None:
 
 @pytest.mark.parametrize("load", [Workload(1, 240, 2), Workload(8, 600, 2)])
 def test_conditioning(monkeypatch: pytest.MonkeyPatch, load: Workload) -> None:
-    modules = {name: module.to(torch.bfloat16) for name, module in dit_modules(TURBO).items()}
-    encoder = modules["condition_encoder"]
-    assert isinstance(encoder, modeling_ace_step.AceStepConditionEncoder)
-    for module in modules.values():
-        use_fused_attention(module)
+    modules = dit_modules(TURBO).to(torch.bfloat16)
     peaks = []
     with fused_attention(monkeypatch), torch.inference_mode():
         with Peak() as peak:
-            encoder.lyric_encoder(
-                inputs_embeds=meta(load.batch, MAX_LYRIC_TOKENS, TURBO.text_width),
-                attention_mask=meta(load.batch, MAX_LYRIC_TOKENS, dtype=torch.long),
-            )
+            modules.encoder.lyric_encoder(meta(1, MAX_LYRIC_TOKENS, TURBO.text_width))
         peaks.append(peak.most)
         codes = load.frames // TURBO.pool
         with Peak() as peak:
-            modules["audio_tokenizer"](meta(1, codes, TURBO.pool, TURBO.channels))
+            modules.tokenizer(meta(1, codes * TURBO.pool, TURBO.channels))
         peaks.append(peak.most)
         with Peak() as peak:
-            modules["audio_token_detokenizer"](meta(1, codes, TURBO.encoder.width))
+            modules.detokenizer(meta(1, codes, TURBO.encoder.width))
         peaks.append(peak.most)
     assert max(peaks) <= estimate.conditioning(TURBO, load) <= 1.25 * max(peaks)
 

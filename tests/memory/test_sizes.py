@@ -27,10 +27,9 @@ def count(module: nn.Module) -> int:
 @pytest.mark.parametrize("size", [TURBO, XL], ids=["2B", "XL"])
 def test_published_dits_count_as_their_classes_do(size: DitSize) -> None:
     modules = dit_modules(size)
-    transformer = modules.pop("transformer")
-    assert size.transformer == count(transformer)
-    assert size.layers * size.layer.crossed == sum(map(count, transformer.layers))  # type: ignore[arg-type]
-    assert size.conditioning == sum(map(count, modules.values()))
+    assert size.transformer == count(modules.decoder)
+    assert size.layers * size.layer.crossed == sum(map(count, modules.decoder.layers))
+    assert size.conditioning == count(modules) - count(modules.decoder)
 
 
 def matrices(layers: Any) -> Matrices:
@@ -45,7 +44,7 @@ def matrices(layers: Any) -> Matrices:
 
 @pytest.mark.parametrize("size", [TURBO, XL], ids=["2B", "XL"])
 def test_the_matrices_of_a_dit_are_counted(size: DitSize) -> None:
-    assert size.matrices == matrices(dit_modules(size)["transformer"].layers)
+    assert size.matrices == matrices(dit_modules(size).decoder.layers)
     assert size.matrices.weights > 0.9 * size.transformer
 
 
@@ -88,8 +87,8 @@ def test_published_files_are_as_large_as_counted() -> None:
 def test_configs_on_disk_are_read() -> None:
     size = DitSize.of("acestep-nano", read_json(NANO_FOLDER / "config.json"))
     modules = dit_modules(size)
-    transformer = modules.pop("transformer")
-    assert (size.transformer, size.conditioning) == (count(transformer), sum(map(count, modules.values())))
+    transformer = count(modules.decoder)
+    assert (size.transformer, size.conditioning) == (transformer, count(modules) - transformer)
     text = QwenSize.of("text", read_json(NANO_FOLDER / "text_encoder" / "config.json"))
     assert text.trunk == count(qwen(text))
 
@@ -101,7 +100,7 @@ def test_toys_too() -> None:
     size = DitSize.of("toy", config)
     assert size.encoder == size.layer
     modules = dit_modules(size)
-    assert size.transformer == count(modules["transformer"])
+    assert size.transformer == count(modules.decoder)
 
 
 TEN = Matrices(weights=1000, rows=10, largest=200)

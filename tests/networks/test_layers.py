@@ -15,7 +15,16 @@ from transformers.models.qwen3.modeling_qwen3 import (
     apply_rotary_pos_emb,
 )
 
-from acestep.networks.layers import Attention, GatedMLP, RMSNorm, attend, rotary_tables, rotate
+from acestep.networks.layers import (
+    Attention,
+    GatedMLP,
+    RMSNorm,
+    attend,
+    attend_within,
+    band_mask,
+    rotary_tables,
+    rotate,
+)
 
 WIDTH, HEADS, KV_HEADS, HEAD_DIM, LENGTH = 48, 4, 2, 16, 23
 ROUNDING = {torch.float32: 2e-6, torch.bfloat16: 2e-2}
@@ -131,3 +140,44 @@ def test_heads_share_keys_with_and_without_a_mask(kv_heads):
     wanted = (queries @ copied.transpose(2, 3) * 8**-0.5).softmax(-1) @ copied
     torch.testing.assert_close(attend(queries, keys, keys), wanted)
     torch.testing.assert_close(attend(queries, keys, keys, torch.zeros(5, 7)), wanted)
+
+
+@pytest.mark.parametrize("length", [10, 64, 65, 200, 256])
+@pytest.mark.parametrize(("window", "heads"), [(8, 4), (63, 2), (1, 1)])
+def test_banded_attention_is_that_under_the_mask_of_its_window(length, window, heads):
+    queries = draw(2, 4, length, 8)
+    keys, values = draw(2, heads, length, 8), draw(2, heads, length, 8)
+    position = torch.arange(length)
+    far = (position[:, None] - position).abs() > window
+    mask = torch.zeros(length, length).masked_fill(far, float("-inf"))
+
+    band = band_mask(length, window, queries)
+
+    assert (band is None) == (not far.any())
+    if band is not None:
+        found = attend_within(queries, keys, values, band)
+        torch.testing.assert_close(found, attend(queries, keys, values, mask), atol=1e-6, rtol=1e-6)
+
+
+def test_no_window_is_no_band():
+    assert band_mask(1000, None, torch.zeros(1)) is None
+
+
+def test_layers_can_be_trained() -> None:
+    # Computing in place must not touch what the way back needs.
+    norm, mlp = RMSNorm(WIDTH, 1e-6), GatedMLP(WIDTH, 96)
+    attention = Attention(WIDTH, HEADS, KV_HEADS, HEAD_DIM, 1e-6)
+    rotary, band = rotary_tables(torch.arange(200), HEAD_DIM, 1e4), band_mask(200, 8, torch.zeros(1))
+
+    def loss() -> Tensor:
+        x = norm(draw(1, 200, WIDTH))
+        mixed: Tensor = mlp(x + attention(x, rotary, band=band))
+        return mixed.square().mean()
+
+    (gradient,) = torch.autograd.grad(loss(), norm.weight)
+    with torch.no_grad():
+        norm.weight[3] += 1e-2
+        above = loss()
+        norm.weight[3] -= 2e-2
+        slope = float(above - loss()) / 2e-2
+    assert float(gradient[3]) == pytest.approx(slope, rel=1e-2)

@@ -1,6 +1,7 @@
 import sys
 from collections.abc import Callable
-from types import FrameType, SimpleNamespace
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 
 from acestep.domain.song import Sampling
 from acestep.errors import UntimedLyricsError
+from acestep.memory.configs import published_dit
+from acestep.networks.transformer import Heads
 from acestep.synthesizer import alignment
 from acestep.synthesizer.alignment import (
     PUBLISHED_HEADS,
@@ -24,8 +27,9 @@ from acestep.synthesizer.alignment import (
     time_lyrics,
     warp,
 )
+from acestep.synthesizer.loading import published_config
 from acestep.synthesizer.synthesizer import Synthesizer
-from acestep.synthesizer.transformer import Heads
+from tests.memory.classes import config_of
 from tests.synthesizer import toy
 from tests.synthesizer.toy import song
 
@@ -101,10 +105,10 @@ class TestRefusals:
             synthesizer.attend_lyrics(song(lyrics=LYRICS), torch.zeros(1, 51, toy.CHANNELS))
 
     def test_heads_are_known_for_the_published_shape_alone(self):
-        published = {"hidden_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 16}
-        assert known_heads(SimpleNamespace(**published)) is PUBLISHED_HEADS
+        size = config_of(published_dit("acestep-v15-base", is_turbo=False))
+        assert known_heads(published_config(size, Path("config.json"))) is PUBLISHED_HEADS
         for other in ({"hidden_size": 2560}, {"num_hidden_layers": 32}, {"num_attention_heads": 20}):
-            assert known_heads(SimpleNamespace(**(published | other))) is None
+            assert known_heads(published_config(size | other, Path("config.json"))) is None
 
 
 class TestTimes:

@@ -1,12 +1,14 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from acestep.domain.latents import SourceLatents
 from acestep.domain.song import SongPlan
+from acestep.networks.transformer import Condition
 from acestep.synthesizer.conditioning import AudioCodes, Conditioner, SongInputs
 from acestep.synthesizer.loading import SynthesizerModules
 from acestep.synthesizer.prompts import TEXT2MUSIC_INSTRUCTION
-from acestep.synthesizer.transformer import Condition
 from acestep.synthesizer.windows import Span
 from tests.synthesizer import toy
 from tests.synthesizer.toy import song
@@ -30,8 +32,7 @@ def test_a_song_has_the_same_condition_alone_and_in_a_batch(base):
     for number, plan in enumerate(plans):
         alone = encode(base, plan)
         assert alone.mask.all()
-        own = together.states[number][together.mask[number]]
-        torch.testing.assert_close(own, alone.states[0], atol=1e-5, rtol=1e-5)
+        assert torch.equal(together.states[number][together.mask[number]], alone.states[0])
     assert together.mask.any(dim=0).all()  # no column is padding for all songs
 
 
@@ -184,9 +185,34 @@ def test_extract_and_complete_keep_their_source_and_generate_every_frame(base, t
 
 def test_a_reference_replaces_silence(base):
     reference = latents(toy.REFERENCE_FRAMES)
-    assert torch.equal(inputs_of(base, song(), SourceLatents(reference=reference)).reference, reference)
+    given = inputs_of(base, song(), SourceLatents(reference=reference)).reference
     short = inputs_of(base, song(), SourceLatents(reference=reference[:5])).reference
-    assert torch.equal(short[5:], Conditioner(base).silence(toy.REFERENCE_FRAMES - 5))
+    assert given is not None and torch.equal(given, reference)
+    assert short is not None and torch.equal(short[5:], Conditioner(base).silence(toy.REFERENCE_FRAMES - 5))
+
+
+@torch.inference_mode()
+def test_the_timbre_of_silence_is_encoded_once_a_model(base, monkeypatch):
+    encoded: list[torch.Tensor] = []
+    timbre = base.condition_encoder.timbre
+
+    def record(reference):
+        encoded.append(reference)
+        return timbre(reference)
+
+    monkeypatch.setattr(base.condition_encoder, "timbre", record)
+    conditioner = Conditioner(base)
+    silent = conditioner.inputs(song(), FRAMES)
+    first = conditioner.encode([song(), song()], [silent, silent]).states
+    assert torch.equal(conditioner.encode([song()], [silent]).states[0], first[0])
+    assert len(encoded) == 1
+    assert torch.equal(encoded[0][0], conditioner.silence(toy.REFERENCE_FRAMES))
+
+    spoken = conditioner.inputs(song(), FRAMES, SourceLatents(reference=latents(toy.REFERENCE_FRAMES)))
+    assert not torch.equal(conditioner.encode([song()], [spoken]).states[0], first[0])
+    as_silence = replace(silent, reference=conditioner.silence(toy.REFERENCE_FRAMES))
+    assert torch.equal(conditioner.encode([song()], [as_silence]).states[0], first[0])
+    assert len(encoded) == 3
 
 
 def test_the_condition_without_source_is_that_of_text2music(base):

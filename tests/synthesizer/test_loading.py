@@ -39,11 +39,9 @@ def test_every_layout_loads_what_was_written(layout, tmp_path):
     loaded = written.load()
 
     for part in PARTS:
-        expected, found = written.parts[part], getattr(loaded, part)
-        torch.testing.assert_close(found.state_dict(), expected.state_dict(), rtol=0, atol=0)
-        assert dict(found.config).keys() >= {"hidden_size"}
-        for name, buffer in expected.named_buffers():
-            torch.testing.assert_close(found.get_buffer(name), buffer)
+        stored = written.parts[part].state_dict()
+        expected = {toy.our_name(name): tensor for name, tensor in stored.items()}
+        torch.testing.assert_close(dict(getattr(loaded, part).state_dict()), expected, rtol=0, atol=0)
     torch.testing.assert_close(loaded.text_encoder.state_dict(), written.text_encoder_module.state_dict())
     assert loaded.silence_latent.shape == (1, 30, toy.CHANNELS)
 
@@ -54,11 +52,11 @@ def test_loaded_codes_and_hints_are_those_of_the_written_modules(layout, tmp_pat
     loaded = written.load()
     latents = torch.randn(1, 8, toy.CHANNELS)
 
-    _, codes = loaded.audio_tokenizer.tokenize(latents)
-    hints = loaded.audio_token_detokenizer(loaded.audio_tokenizer.quantizer.get_output_from_indices(codes))
+    _, codes = loaded.audio_tokenizer(latents)
+    hints = loaded.audio_token_detokenizer(loaded.audio_tokenizer.quantizer.look_up(codes))
 
     quantized, expected_codes = written.parts["audio_tokenizer"].tokenize(latents)
-    assert codes.tolist() == expected_codes.tolist()
+    assert codes.tolist() == expected_codes[..., 0].tolist()
     torch.testing.assert_close(hints, written.parts["audio_token_detokenizer"](quantized))
 
 

@@ -17,15 +17,20 @@ from acestep.synthesizer.loading import SynthesizerModules
 from acestep.synthesizer.lora import MAX_LOADED, TransformerAdapters
 from acestep.synthesizer.synthesizer import Synthesizer
 from acestep.weights.quantization import unpacked_parts
-from tests.adapter_folders import ATTENTION, as_published, write_lokr, write_lora, write_lycoris
+from tests.adapter_folders import ATTENTION, as_diffusers, write_lokr, write_lora, write_lycoris
 from tests.synthesizer import toy
 
 Write = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def pristine(tmp_path_factory: pytest.TempPathFactory) -> SynthesizerModules:
-    return toy.write_published(tmp_path_factory.mktemp("base")).load()
+def written(tmp_path_factory: pytest.TempPathFactory) -> toy.Toy:
+    return toy.write_published(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def pristine(written: toy.Toy) -> SynthesizerModules:
+    return written.load()
 
 
 @pytest.fixture
@@ -62,8 +67,8 @@ def close(found: Tensor, expected: Tensor) -> None:
 KINDS: dict[str, dict[str, Any]] = {
     "attention": {},
     "every layer": {"target_modules": "all-linear"},
-    "convolution": {"target_modules": ["proj_in_conv"]},
-    "ranks": {"rank_pattern": {"to_v": 2}, "alpha_pattern": {r".*\.1\.cross_attn\.to_k": 3}},
+    "convolution": {"target_modules": ["proj_in.1"]},
+    "ranks": {"rank_pattern": {"v_proj": 2}, "alpha_pattern": {r".*\.1\.cross_attn\.k_proj": 3}},
     "rslora": {"use_rslora": True},
     "dora": {"use_dora": True},
 }
@@ -80,30 +85,34 @@ def test_an_adapter_does_what_it_does_merged(kind, modules, adapters, write):
 
 
 @pytest.mark.parametrize("kind", ["attention", "dora"])
-def test_the_names_of_published_models_are_known(kind, modules, adapters, write, tmp_path):
+def test_the_names_of_diffusers_are_known(kind, modules, adapters, write, tmp_path):
     adapted = write("pop", **KINDS[kind])
-    as_published(tmp_path / "pop")
+    as_diffusers(tmp_path / "pop")
     stored = load_file(tmp_path / "pop" / "adapter_model.safetensors")
-    assert "base_model.model.layers.0.cross_attn.o_proj.lora_A.weight" in stored
+    assert "base_model.model.layers.0.cross_attn.to_out.0.lora_A.weight" in stored
     adapters.apply([AdapterUse("pop")])
     close(render(modules), render(modules, merged(adapted)))
 
 
-def test_adapters_that_diffusers_saved(modules, adapters, pristine, tmp_path):
-    trained = copy.deepcopy(pristine.transformer)
+def test_adapters_that_diffusers_saved(modules, adapters, written, tmp_path):
+    trained = copy.deepcopy(written.parts["transformer"])
     torch.manual_seed(3)
     trained.add_adapter(LoraConfig(r=3, lora_alpha=5, target_modules=["to_q"], init_lora_weights=False))
     trained.save_lora_adapter(tmp_path / "pop")
     assert [file.name for file in (tmp_path / "pop").iterdir()] == ["pytorch_lora_weights.safetensors"]
+    trained.fuse_lora()
+    trained.unload_lora()
     adapters.apply([AdapterUse("pop")])
-    close(render(modules), render(modules, trained))
+    merged = copy.deepcopy(written.load().transformer)
+    merged.load_state_dict({toy.our_name(name): tensor for name, tensor in trained.state_dict().items()})
+    close(render(modules), render(modules, merged))
 
 
 @pytest.mark.parametrize(
     "target",
     [
-        *("to_q", "to_k", "to_v", "to_out.0", "gate_proj", "up_proj", "down_proj", "condition_embedder"),
-        *("proj_in_conv", r"time_embed\.linear_1", r"cross_attn\.to_k", r"self_attn\.to_v"),
+        *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "condition_embedder"),
+        *("proj_in.1", r"time_embed\.linear_1", r"cross_attn\.k_proj", r"self_attn\.v_proj"),
     ],
 )
 def test_an_adapter_of_any_layer_changes_the_song(target, modules, adapters, write):
@@ -160,7 +169,7 @@ def test_the_least_recently_used_is_dropped(modules, adapters, write):
     plain, before = parameters(), render(modules)
     names = [f"a{number}" for number in range(MAX_LOADED + 1)]
     for seed, name in enumerate(names):
-        write(name, seed, r=1, target_modules=["to_q"])
+        write(name, seed, r=1, target_modules=["q_proj"])
     adapters.apply([AdapterUse("a0")])
     one, song = parameters() - plain, render(modules)
     for name in [*names[1:-1], "a0", names[-1]]:
@@ -176,9 +185,9 @@ def test_the_least_recently_used_is_dropped(modules, adapters, write):
 
 
 def test_adapters_stay_within_their_bytes(pristine, modules, write, tmp_path):
-    write("pop", 1, r=2, target_modules=["to_q"])
-    write("jazz", 2, r=2, target_modules=["to_q"])
-    write("large", 3, r=8, target_modules=["to_q"])
+    write("pop", 1, r=2, target_modules=["q_proj"])
+    write("jazz", 2, r=2, target_modules=["q_proj"])
+    write("large", 3, r=8, target_modules=["q_proj"])
     folder = AdapterFolder(tmp_path)
     size = 4 * folder.find("pop").weights
     adapters = TransformerAdapters("toy", modules.transformer, folder, room=2 * size)
@@ -209,8 +218,8 @@ LOKRS: dict[str, dict[str, Any]] = {
     "attention": {},
     "both halves": {"decompose_both": True, "r": 1},
     "factor": {"decompose_factor": 4, "r": 2},
-    "convolution": {"target_modules": ["proj_in_conv", "to_q"]},
-    "alphas": {"rank_pattern": {"to_v": 2}, "alpha_pattern": {"to_v": 3}},
+    "convolution": {"target_modules": ["proj_in.1", "q_proj"]},
+    "alphas": {"rank_pattern": {"v_proj": 2}, "alpha_pattern": {"v_proj": 3}},
 }
 
 
@@ -226,9 +235,9 @@ def test_a_lokr_does_what_it_does_merged(kind, modules, adapters, pristine, tmp_
     assert torch.equal(render(modules), plain)
 
 
-def test_a_lokr_of_the_published_names_is_read(modules, adapters, pristine, tmp_path):
+def test_a_lokr_of_diffusers_names_is_read(modules, adapters, pristine, tmp_path):
     adapted = write_lokr(tmp_path / "kron", pristine.transformer)
-    as_published(tmp_path / "kron")
+    as_diffusers(tmp_path / "kron")
     adapters.apply([AdapterUse("kron")])
     close(render(modules), render(modules, merged(adapted)))
 
@@ -317,9 +326,9 @@ def test_an_adapter_has_the_models_dtype(tmp_path, write):
 
 
 def test_the_layers_that_adapters_may_wrap(modules, adapters):
-    assert adapters.layers["layers.0.cross_attn.to_k"] == (16, 32)
-    assert adapters.layers["proj_in_conv"] == (32, 2 * toy.CHANNELS + toy.MASK_CHANNELS, 2)
-    assert "proj_out_conv" not in adapters.layers  # a transposed convolution, which PEFT does not support
+    assert adapters.layers["layers.0.cross_attn.k_proj"] == (16, 32)
+    assert adapters.layers["proj_in.1"] == (32, 2 * toy.CHANNELS + toy.MASK_CHANNELS, 2)
+    assert "proj_out.1" not in adapters.layers  # a transposed convolution, which PEFT does not support
 
 
 class TestQuantized:
@@ -357,8 +366,8 @@ class TestQuantized:
         assert not [each for each in recwarn if "merge" in str(each.message)]
 
     def test_they_are_on_the_devices_of_their_layers(self, modules, adapters, unpacked, tmp_path):
-        write_lora(tmp_path / "pop", unpacked, 0, target_modules=["to_q"])
-        moved: Any = modules.transformer.layers[1].self_attn.to_q.weight
+        write_lora(tmp_path / "pop", unpacked, 0, target_modules=["q_proj"])
+        moved: Any = modules.transformer.layers[1].self_attn.q_proj.weight
         for name in moved.__tensor_flatten__()[0]:
             setattr(moved, name, getattr(moved, name).to("meta"))
         adapters.apply([AdapterUse("pop")])
@@ -367,5 +376,5 @@ class TestQuantized:
             for layer, module in modules.transformer.named_modules()
             if isinstance(module, LoraLayer)
         }
-        assert found.pop("layers.1.self_attn.to_q") == {"meta"}
+        assert found.pop("layers.1.self_attn.q_proj") == {"meta"}
         assert set(map(tuple, found.values())) == {("cpu",)}

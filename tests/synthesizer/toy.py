@@ -62,7 +62,7 @@ XL_ENCODER = {
     "num_key_value_heads": 1,
 }
 
-# Ours to the published names.
+# Those of diffusers to the published names.
 _PARTS = {
     "transformer": "decoder",
     "condition_encoder": "encoder",
@@ -181,11 +181,14 @@ def _tensors(parts: dict[str, Any]) -> list[tuple[str, str, Tensor]]:
 
 def _published(name: str) -> str:
     part, _, rest = name.partition(".")
-    if rest == "null_condition_emb":
-        return rest
-    for ours, theirs in _NAMES.items():
-        rest = rest.replace(ours, theirs)
-    return f"{_PARTS[part]}.{rest}"
+    return rest if rest == "null_condition_emb" else f"{_PARTS[part]}.{our_name(rest)}"
+
+
+def our_name(name: str) -> str:
+    """What we call a tensor that diffusers calls `name`, as the published files do."""
+    for theirs, ours in _NAMES.items():
+        name = name.replace(theirs, ours)
+    return name
 
 
 def _write_shards(folder: Path, tensors: dict[str, Tensor], shards: int) -> None:

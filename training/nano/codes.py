@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from diffusers import AceStepAudioTokenizer
 from torch import Tensor
 
+from acestep.networks.encoders import AudioTokenizer
 from training.nano.clock import Clock
 from training.nano.denoiser import Denoiser
 from training.nano.optimise import descend
@@ -36,15 +36,8 @@ def teach_codes(model: Denoiser, next_latents: Callable[[], Tensor], clock: Cloc
         clock.show(descend(optimizer, loss, rate))
 
 
-def _quantized(tokenizer: AceStepAudioTokenizer, latents: Tensor) -> Tensor:
-    batch, frames, channels = latents.shape
-    window = tokenizer.pool_window_size
-    pooled = tokenizer.attention_pooler(
-        tokenizer.audio_acoustic_proj(latents.reshape(batch, frames // window, window, channels))
-    )
+def _quantized(tokenizer: AudioTokenizer, latents: Tensor) -> Tensor:
     quantizer = tokenizer.quantizer
-    soft = 1.0 + 1.0 / (quantizer._levels - 1.0)
-    bounded = torch.tanh(quantizer.project_in(pooled) / soft) * soft
-    rounded = quantizer._quantize(bounded)
-    straight: Tensor = quantizer.project_out(bounded + (rounded - bounded).detach())
-    return straight
+    bounded = quantizer.bound(tokenizer.pool(latents))
+    rounded = quantizer.grid(bounded)
+    return quantizer.expand(bounded + (rounded - bounded).detach())

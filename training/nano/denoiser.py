@@ -1,7 +1,6 @@
 """Nano as one trainable module: texts and noisy latents in, flow-matching loss out.
 
-The server has its own, faster one; both drive the same classes, and the parity of the server's with the
-original is proved in the tests.
+The modules are those of the server, whose parity with the original is proved in the tests.
 """
 
 from __future__ import annotations
@@ -11,17 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import (
-    AceStepAudioTokenDetokenizer,
-    AceStepAudioTokenizer,
-    AceStepConditionEncoder,
-    AceStepTransformer1DModel,
-)
-from diffusers.models.transformers.ace_step_transformer import _ace_step_rotary_freqs, _create_4d_mask
 from torch import Tensor, nn
 
 from acestep.codec.sine_bank import SineBankCodec, SineBankConfig
-from acestep.synthesizer.loading import MODULE_CLASSES, published_configs
+from acestep.networks.encoders import (
+    AudioTokenDetokenizer,
+    AudioTokenizer,
+    ConditionEncoder,
+    SynthesizerNetworks,
+)
+from acestep.networks.transformer import Condition, Transformer
+from acestep.synthesizer.loading import published_config
 from training.nano.composer import Piece
 from training.nano.dataset import FRAME_RATE, RAW
 from training.nano.metronome import beat_angles
@@ -53,17 +52,12 @@ class Denoiser(nn.Module):
 
     silence: Tensor
     weight: Tensor
-    transformer: AceStepTransformer1DModel
-    condition_encoder: AceStepConditionEncoder
-    audio_tokenizer: AceStepAudioTokenizer
-    audio_token_detokenizer: AceStepAudioTokenDetokenizer
+    networks: SynthesizerNetworks
 
     def __init__(self, scale: SineBankConfig) -> None:
         super().__init__()
         self.text_encoder = build_text_encoder()
-        configs = published_configs(CONFIG, Path("config.json"))
-        for name, build in MODULE_CLASSES.items():
-            self.add_module(name, build(**configs[name]))
+        self.networks = SynthesizerNetworks(published_config(CONFIG, Path("config.json")))
         # The server stores it in bfloat16, so the model learns from that.
         silence = ticking_silence(SineBankCodec(scale)).bfloat16().float()
         self.register_buffer("silence", silence, persistent=False)
@@ -75,6 +69,22 @@ class Denoiser(nn.Module):
         weight = torch.ones(CONFIG["audio_acoustic_hidden_dim"])
         weight[RAW.semitones :] = _NOISE_WEIGHT
         self.register_buffer("weight", weight / weight.mean(), persistent=False)
+
+    @property
+    def transformer(self) -> Transformer:
+        return self.networks.decoder
+
+    @property
+    def condition_encoder(self) -> ConditionEncoder:
+        return self.networks.encoder
+
+    @property
+    def audio_tokenizer(self) -> AudioTokenizer:
+        return self.networks.tokenizer
+
+    @property
+    def audio_token_detokenizer(self) -> AudioTokenDetokenizer:
+        return self.networks.detokenizer
 
     def loss(self, batch: Batch, time_mean: float, generator: torch.Generator) -> Tensor:
         """Mean weighted squared error of the velocity at random times, whose logits have this mean.
@@ -116,7 +126,7 @@ class Denoiser(nn.Module):
     def hints(self, latents: Tensor) -> Tensor:
         """What is left of latents once they have been codes; as many frames as fill whole codes."""
         with torch.no_grad():
-            quantized, _ = self.audio_tokenizer.tokenize(latents)
+            quantized, _ = self.audio_tokenizer(latents)
             decoded: Tensor = self.audio_token_detokenizer(quantized)
         return decoded
 
@@ -131,7 +141,7 @@ class Denoiser(nn.Module):
         size = batch.ids.shape[0]
         text = encoder.text_projector(hidden)
         embedded = self.text_encoder.embed_tokens(batch.lyric_ids)
-        words = encoder.lyric_encoder(embedded, torch.ones_like(batch.lyric_ids))
+        words = encoder.lyric_encoder(embedded)
         shared = torch.cat([words, self._no_timbre()], dim=1).expand(size, -1, -1)
         seen = torch.ones(size, shared.shape[1], dtype=torch.bool)
         return torch.cat([shared, text], dim=1), torch.cat([seen, batch.mask.bool()], dim=1)
@@ -145,8 +155,7 @@ class Denoiser(nn.Module):
         if self._timbre is None:
             reference = self.silence[:, : CONFIG["timbre_fix_frame"]]
             with torch.no_grad():
-                order = torch.zeros(1, dtype=torch.long)
-                self._timbre, _ = self.condition_encoder.timbre_encoder(reference, order)
+                self._timbre = self.condition_encoder.timbre(reference)
         return self._timbre
 
     def velocity(self, x: Tensor, time: Tensor, context: Tensor, states: Tensor, mask: Tensor) -> Tensor:
@@ -158,27 +167,12 @@ class Denoiser(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The velocity, and the hidden states half way."""
         model = self.transformer
-        (temb, projected), (temb_r, projected_r) = model.time_embed(time), model.time_embed_r(time * 0)
-        temb, projected = temb + temb_r, projected + projected_r
-        hidden = model.proj_in_conv(torch.cat([context, x], dim=-1).transpose(1, 2)).transpose(1, 2)
-        states = model.condition_embedder(states)
-        length = hidden.shape[1]
-        rotary = _ace_step_rotary_freqs(length, model.head_dim, model.rope_theta, x.device, x.dtype)
-        band = _create_4d_mask(
-            length,
-            x.dtype,
-            x.device,
-            sliding_window=CONFIG["sliding_window"],
-            is_sliding_window=True,
-            is_causal=False,
-        )
-        seen = torch.where(mask, 0.0, torch.finfo(x.dtype).min)[:, None, None]
+        cache = model.cache(Condition(states, mask, context))
+        hidden = model.patchify(x, cache)
+        embedding, modulation = model.embed_time(time, cache)
         middle = hidden
-        for depth, (layer, kind) in enumerate(zip(model.layers, model.layer_types, strict=True)):
-            local = band if kind == "sliding_attention" else None
-            hidden = layer(hidden, rotary, projected, local, states, seen)
+        for depth, (layer, cross) in enumerate(zip(model.layers, cache.cross, strict=True)):
+            hidden = layer(hidden, modulation, cross, cache)
             if depth == len(model.layers) // 2:
                 middle = hidden
-        shift, scale = (model.scale_shift_table + temb[:, None]).chunk(2, dim=1)
-        hidden = model.norm_out(hidden) * (1 + scale) + shift
-        return model.proj_out_conv(hidden.transpose(1, 2)).transpose(1, 2), middle
+        return model.unpatchify(hidden, embedding), middle

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
 from acestep.codec.sine_bank import SineBankCodec, SineBankConfig
-from acestep.synthesizer.loading import MODULE_CLASSES, published_name
+from acestep.synthesizer.loading import published_name
 
 LAYERS = 5
 TEXT_WIDTH = 128
@@ -159,8 +159,7 @@ def write_folder(
 def published_tensors(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
     """Every tensor of the DiT's folder under its name in the published layout, in bfloat16."""
     return {
-        published_name(f"{part}.{name}"): tensor.detach().to(torch.bfloat16).contiguous()
-        for part in MODULE_CLASSES
-        for name, tensor in modules[part].state_dict().items()
-        if name != "silence_latent"  # a file of its own
+        published_name(name): tensor.detach().to(torch.bfloat16).contiguous()
+        for name, tensor in modules["networks"].state_dict().items()
+        if name != "encoder.silence_latent"  # a file of its own
     }
