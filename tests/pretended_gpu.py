@@ -16,7 +16,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from acestep.networks import layers
 
 CPU = torch.device("cpu")
 # What tells the CPU something that only the GPU knows, and so waits for it.
@@ -74,6 +77,16 @@ class Held(Tensor):
 
     def tolist(self) -> Any:
         return self.cpu().tolist()
+
+
+def kernels_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute as for a GPU on the CPU too, where some layers have another way that rounds otherwise."""
+
+    def norm(self: layers.RMSNorm, x: Tensor) -> Tensor:
+        return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+    monkeypatch.setattr(layers.RMSNorm, "forward", norm)
+    monkeypatch.setattr(layers, "_BLOCK_ON_CPU", layers._BLOCK)
 
 
 @dataclass(frozen=True)

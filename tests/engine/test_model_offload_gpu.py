@@ -14,7 +14,7 @@ from acestep.weights.offload import OffloadManager
 from acestep.weights.safetensors import DeviceMover, LoadTarget
 from tests.engine.test_model_offload import networks, plans, renderer, sizes_of, songs
 from tests.engine.test_torch_models import write_checkpoint, write_oobleck
-from tests.pretended_gpu import CPU, movable, pretended
+from tests.pretended_gpu import CPU, kernels_of_a_gpu, movable, pretended
 
 SECOND = torch.device("cuda:1")
 
@@ -54,6 +54,7 @@ def some_plans(checkpoint: Checkpoint) -> Iterator[MemoryPlan]:
 def test_songs_are_the_same_as_on_the_cpu_wherever_weights_are(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    kernels_of_a_gpu(monkeypatch)
     expected = songs(load(checkpoint))
     for plan in some_plans(checkpoint):
         with pretended(monkeypatch):

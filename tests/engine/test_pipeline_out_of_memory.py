@@ -291,7 +291,7 @@ def lacking(kind: str, failures: int) -> Iterator[list[weakref.ref[torch.Tensor]
 
 KINDS = {
     "conditioning": ("Qwen3", "render"),
-    "render": ("AceStepTimestepEmbedding", "render"),
+    "render": ("TimeEmbedder", "render"),
     "decode": ("OobleckDecoder", "decode"),
     "encode": ("OobleckEncoder", "encode"),
 }

@@ -8,17 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-from torch.nn import functional
 
 from acestep.catalog.adapters import AdapterFolder
 from acestep.domain.song import AdapterUse, Tuning
-from acestep.networks import layers
 from acestep.synthesizer.loading import SynthesizerModules
 from acestep.synthesizer.lora import TransformerAdapters
 from acestep.synthesizer.synthesizer import Synthesizer
 from tests.adapter_folders import write_lora
-from tests.pretended_gpu import Gpu, pretended
+from tests.pretended_gpu import Gpu, kernels_of_a_gpu, pretended
 from tests.synthesizer import toy
 from tests.synthesizer.test_tasks import GUIDED, PLAIN, every_task, noise, render
 
@@ -36,13 +33,8 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
 
 
 @pytest.fixture(autouse=True)
-def _kernels_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    # On a CPU some layers are computed in another way, whose rounding differs.
-    def norm(self: layers.RMSNorm, x: Tensor) -> Tensor:
-        return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
-
-    monkeypatch.setattr(layers.RMSNorm, "forward", norm)
-    monkeypatch.setattr(layers, "_BLOCK_ON_CPU", layers._BLOCK)
+def _kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels_of_a_gpu(monkeypatch)
 
 
 @contextmanager
