@@ -26,6 +26,16 @@ import httpx
 # What a test must not inherit from whoever runs it.
 _OWN = "ACESTEP_"
 
+# A request for a song as short and as coarse as songs may be, in a format that is written at once.
+QUICK: dict[str, Any] = {
+    "prompt": "piano",
+    "audio_duration": 10,
+    "inference_steps": 1,
+    "guidance_scale": 1,
+    "batch_size": 1,
+    "audio_format": "wav",
+}
+
 
 class Process(Protocol):
     """What is used of a process here; `subprocess.Popen` is one."""

@@ -17,10 +17,7 @@ import pytest
 
 from acestep import api_server
 from acestep.catalog.checkpoints import NANO_FOLDER
-from tests.live_server import LiveServer, WarmServer, free_port, run_to_end
-
-# As short and as coarse as songs may be: these tests are about the server.
-QUICK = {"prompt": "piano", "audio_duration": 10, "inference_steps": 1, "guidance_scale": 1, "batch_size": 1}
+from tests.live_server import QUICK, LiveServer, WarmServer, free_port, run_to_end
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +37,7 @@ def server(starting: tuple[LiveServer, str]) -> LiveServer:
 
 
 def test_a_caption_becomes_a_file_of_the_asked_length(server: LiveServer) -> None:
-    fields = QUICK | {"audio_format": "wav", "seed": 5, "bpm": 100, "batch_size": 2}
+    fields = QUICK | {"seed": 5, "bpm": 100, "batch_size": 2}
     (songs,) = server.wait_for([server.submit(**fields)])
     assert [song["seed"] for song in songs] == [5, 6]
     for song in songs:

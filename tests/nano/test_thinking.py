@@ -9,7 +9,7 @@ import pytest
 
 from acestep.catalog.planner_choice import NANO_PLANNER
 from acestep.planner import codes as audio_codes
-from tests.live_server import LiveServer, WarmServer
+from tests.live_server import QUICK, LiveServer, WarmServer
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 
 
 def test_thinking_decides_metadata_and_codes(server: LiveServer) -> None:
-    asked = server.submit(prompt="lo-fi beat at 80 bpm", thinking=True, audio_duration=10, batch_size=2)
+    asked = server.submit(**QUICK | {"prompt": "lo-fi beat at 80 bpm", "batch_size": 2}, thinking=True)
     ((first, second),) = server.wait_for([asked])
     assert (first["error"], first["lm_model"]) == (None, NANO_PLANNER)
     assert first["metas"]["bpm"] == 80  # it was in the caption alone
@@ -31,7 +31,8 @@ def test_thinking_decides_metadata_and_codes(server: LiveServer) -> None:
 
 
 def test_a_song_is_drafted_from_one_sentence(server: LiveServer) -> None:
-    ((song,),) = server.wait_for([server.submit(sample_query="a calm piano piece", bpm=90, batch_size=1)])
+    asked = {"prompt": "", "sample_query": "a calm piano piece", "bpm": 90}
+    ((song,),) = server.wait_for([server.submit(**QUICK | asked)])
     assert song["error"] is None
     assert song["prompt"]
     assert song["metas"]["bpm"] == 90  # what was given stays
@@ -41,12 +42,12 @@ def test_a_song_is_drafted_from_one_sentence(server: LiveServer) -> None:
 def test_a_planner_that_is_not_set_up_is_loaded_on_demand(tmp_path: Path) -> None:
     with WarmServer(tmp_path) as live:
         live.wait_ready()
-        ((song,),) = live.wait_for([live.submit(prompt="calm piano", audio_duration=10, batch_size=1)])
+        ((song,),) = live.wait_for([live.submit(**QUICK)])
         planner = live.client.get("/v1/stats").json()["data"]["planner"]
         assert (song["lm_model"], planner["name"], planner["state"]) == ("", NANO_PLANNER, "on_disk")
         answer = live.client.post("/format_input", json={"prompt": "sad piano, 70 bpm", "lyrics": ""}).json()
         assert (answer["code"], answer["data"]["bpm"]) == (200, 70)
-        ((song,),) = live.wait_for([live.submit(prompt="calm piano", audio_duration=10, batch_size=1)])
+        ((song,),) = live.wait_for([live.submit(**QUICK)])
         assert song["lm_model"] == ""
 
 
@@ -60,9 +61,9 @@ def test_words_of_the_user_stay(server: LiveServer, caption: str) -> None:
     assert (answer["data"]["caption"], answer["data"]["lyrics"]) == (caption, LYRICS)
     assert [text.partition(":")[0] for text in answer["extra"]["warnings"]] == ["prompt", "lyrics"]
     jobs = [
-        server.submit(**sent, use_format=True, audio_duration=10, batch_size=1),
-        server.submit(**sent, thinking=True, audio_duration=10, batch_size=1),
-        server.submit(sample_query=caption, lyrics=LYRICS, audio_duration=10, batch_size=1),
+        server.submit(**QUICK | sent, use_format=True),
+        server.submit(**QUICK | sent, thinking=True),
+        server.submit(**QUICK | {"prompt": "", "sample_query": caption, "lyrics": LYRICS}),
     ]
     for (song,) in server.wait_for(jobs):
         assert (song["error"], song["prompt"], song["lyrics"]) == (None, caption.strip(), LYRICS)

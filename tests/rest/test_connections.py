@@ -109,10 +109,10 @@ class TestKept:
 
     async def test_a_body_comes_slowly(self):
         app = App()
-        async with connected(app, request_timeout=2) as (reader, writer):
+        async with connected(app, request_timeout=1) as (reader, writer):
             writer.write(HEAD)
             for byte in b"12345678":
-                await asyncio.sleep(0.3)
+                await asyncio.sleep(0.15)
                 writer.write(bytes([byte]))
             assert (await asyncio.wait_for(reader.readuntil(b"ok"), GENEROUS)).startswith(ANSWER)
 

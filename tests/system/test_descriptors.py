@@ -15,7 +15,7 @@ def few_descriptors() -> None:
 
 
 def test_idle_connections_stop_neither_requests_nor_the_model(tmp_path: Path):
-    env = {"ACESTEP_KEEP_ALIVE": "3"}
+    env = {"ACESTEP_KEEP_ALIVE": "1"}
     with WarmServer(tmp_path, env, few_descriptors) as server, ExitStack() as idle:
         for _ in range(CONNECTIONS):
             idle.enter_context(socket.create_connection(("127.0.0.1", server.port)))

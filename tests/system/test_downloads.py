@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 from pathlib import Path
+
+import huggingface_hub.constants
 
 from acestep.catalog.checkpoints import MAIN_REPO, NANO_FOLDER
 from tests.checkpoint_folders import link_nano
 from tests.fake_hub import FakeHub
-from tests.live_server import LiveServer
+from tests.live_server import QUICK, WarmServer
 
 NAME, LOST = "acestep-v15-base-sft-fix-inst", "acestep-v15-turbo-rl"
-QUICK = {"prompt": "piano", "audio_duration": 10, "batch_size": 1}
+
+
+def read_variables_again() -> None:
+    """The hub's client has read them when it was imported."""
+    importlib.reload(huggingface_hub.constants)
 
 
 def test_a_model_is_downloaded_for_a_song(tmp_path: Path) -> None:
@@ -28,7 +35,7 @@ def test_a_model_is_downloaded_for_a_song(tmp_path: Path) -> None:
             "HF_ENDPOINT": hub.url,
             "HF_HUB_OFFLINE": "0",
         }
-        with LiveServer(tmp_path / "data", env) as live:
+        with WarmServer(tmp_path / "data", env, read_variables_again) as live:
             live.wait_ready()
 
             def states() -> dict[str, str]:

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from acestep.server.stopping import STUCK
-from tests.live_server import LiveServer, WarmServer
-
-QUICK = {"prompt": "piano", "audio_duration": 10, "batch_size": 1}
+from tests.live_server import QUICK, LiveServer, WarmServer
 
 
 def never_render() -> None:

@@ -4,15 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from acestep.catalog.planner_choice import NANO_PLANNER, NANO_PLANNER_FOLDER
-from tests.live_server import LiveServer, WarmServer
+from tests.live_server import QUICK, LiveServer, WarmServer
 
 
 def test_queued_songs_are_made_while_the_planner_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "other").symlink_to(NANO_PLANNER_FOLDER)
     env = {"ACESTEP_CHECKPOINTS_DIR": str(tmp_path), "ACESTEP_INIT_LLM": "false"}
-    song = {"prompt": "a piano", "audio_duration": 10, "inference_steps": 1, "batch_size": 1}
     with WarmServer(tmp_path / "data", env) as live:
-        waiting = [live.submit(**song)]
+        waiting = [live.submit(**QUICK)]
         data = init(live, lm_model_path=NANO_PLANNER)
         assert (data["loaded_lm_model"], data["llm_initialized"]) == (NANO_PLANNER, True)
         assert data["loaded_model"] == "acestep-nano"
@@ -20,7 +19,7 @@ def test_queued_songs_are_made_while_the_planner_is_replaced(tmp_path: Path) -> 
         assert memory["lm_model"] == NANO_PLANNER
         assert "planner" in [part["name"] for part in memory["parts"]]
         live.wait_ready()
-        waiting += [live.submit(**song, thinking=True) for _ in range(2)]
+        waiting += [live.submit(**QUICK, thinking=True) for _ in range(2)]
         assert init(live, init_llm=True, lm_model_path="other")["loaded_lm_model"] == "other"
         refused = live.client.post("/v1/init", json={"lm_model_path": "nobody"})
         assert (refused.status_code, refused.json()["extra"]["field"]) == (422, "lm_model_path")
@@ -34,11 +33,10 @@ def test_a_song_is_planned_by_the_planner_that_it_names(tmp_path: Path) -> None:
     other = "acestep-5Hz-lm-0.6B"
     (tmp_path / other).symlink_to(NANO_PLANNER_FOLDER)
     env = {"ACESTEP_CHECKPOINTS_DIR": str(tmp_path), "ACESTEP_ON_DEMAND_MODEL_LOAD": "true"}
-    song = {"prompt": "a piano", "audio_duration": 10, "inference_steps": 1, "batch_size": 1}
     with WarmServer(tmp_path / "data", env) as live:
         live.wait_ready()
         names = ["", other, NANO_PLANNER, f"/models/{other}", "nobody"]
-        waiting = [live.submit(**song, thinking=True, lm_model_path=name) for name in names]
+        waiting = [live.submit(**QUICK, thinking=True, lm_model_path=name) for name in names]
         songs = [made for (made,) in live.wait_for(waiting)]
         own = NANO_PLANNER
         assert [made["lm_model"] for made in songs] == [own, other, own, other, own]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.live_server import WarmServer
 
-LONG = {"prompt": "piano", "audio_duration": 60, "batch_size": 1, "seed": 3, "audio_format": "wav"}
+LONG = {"prompt": "piano", "audio_duration": 20, "batch_size": 1, "seed": 3, "audio_format": "wav"}
 
 
 def test_each_device_makes_songs_from_the_one_queue(tmp_path: Path) -> None:

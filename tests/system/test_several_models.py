@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +18,9 @@ from tests.live_server import LiveServer, WarmServer
 
 ROOT = Path(__file__).resolve().parents[2]
 TURBO, BASE, SFT = "acestep-v15-turbo", "acestep-v15-base", "acestep-v15-sft"
-QUICK = {"prompt": "piano", "audio_duration": 10, "batch_size": 1}
+QUICK = {"prompt": "piano", "audio_duration": 10, "batch_size": 1, "audio_format": "wav"}
+# Prints the variables that it gets.
+SHOW = "import json, os; print(json.dumps({k: v for k, v in os.environ.items() if k.startswith('ACESTEP_')}))"
 
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 
@@ -30,25 +35,25 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def launched(script: str, folder: Path, checkpoints: Path, **env: str) -> LiveServer:
-    """A server that a launch script starts, in a copy of the project's folder."""
+    """A server as a launch script starts it, in a copy of the project's folder, but in a forked process."""
     for file in (script, "scripts/launch.sh"):
         copy = folder / "project" / file
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / file, copy)
     server = folder / "project" / ".venv" / "bin" / "acestep-api"
     server.parent.mkdir(parents=True)
-    server.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m acestep.api_server "$@"\n', encoding="utf-8")
+    server.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{SHOW}"\n', encoding="utf-8")
     server.chmod(0o755)
     own = {
         "PATH": "/usr/bin:/bin",  # where no uv is
         "ACESTEP_CHECKPOINTS_DIR": str(checkpoints),
-        "ACESTEP_CONFIG_PATH": None,  # the script's own
         "ACESTEP_INIT_LLM": "0",
         "ACESTEP_API_HOST": "127.0.0.1",
     }
-    live = LiveServer(folder / "data", own | env)
-    live.command = [str(folder / "project" / script), "--port", str(live.port)]
-    return live
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("ACESTEP_")}
+    command = [str(folder / "project" / script)]
+    shown = subprocess.run(command, env=bare | own | env, capture_output=True, check=True, timeout=60)
+    return WarmServer(folder / "data", json.loads(shown.stdout))
 
 
 def states(live: LiveServer, route: str = "/v1/models") -> dict[str, tuple[str, bool, bool]]:
@@ -118,12 +123,12 @@ def test_a_model_on_disk_is_loaded_when_a_request_names_it(tmp_path: Path, check
             assert made(live, model=name)["dit_model"] == name
         found = states(live)
         assert (found["acestep-nano"][0], found[BASE][0], found[SFT][0]) == ("on_disk", "ready", "ready")
-        assert made(live)["dit_model"] == "acestep-nano"
+        assert made(live, inference_steps=1)["dit_model"] == "acestep-nano"
 
 
 def test_models_change_without_a_restart(tmp_path: Path, checkpoints: Path) -> None:
     with WarmServer(tmp_path / "data", {"ACESTEP_CHECKPOINTS_DIR": str(checkpoints)}) as live:
-        waiting = live.submit(**QUICK)
+        waiting = live.submit(**QUICK, inference_steps=1)
         live.wait_ready()
         found = states(live, "/v1/model_inventory")
         assert {name for name, (state, *_) in found.items() if state == "on_disk"} == {TURBO, BASE, SFT}
