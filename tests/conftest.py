@@ -10,6 +10,7 @@ import pytest
 
 # Read when torch is imported, here and in the servers that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # where a test takes more, they do not wait in a loop
 
 _SERVERS = {"LiveServer", "WarmServer"}  # by whose names such files are known
 

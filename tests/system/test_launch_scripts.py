@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -34,11 +33,20 @@ if mode == "stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if mode == "slow":
     print("importing", flush=True)
-    time.sleep(6)
+    sleeps = os.environ["STUB_SLEEPS"]
+    while not os.path.exists(sleeps) or sum(map(float, open(sleeps).read().split())) < 5.1:
+        time.sleep(0.01)
 if mode != "dump":
     listener = socket.create_server(("127.0.0.1", int(os.environ["ACESTEP_API_PORT"])))
     print("listening", flush=True)
     signal.pause()
+"""
+
+
+# Notes how long it was to sleep, and sleeps hardly.
+SLEEP = """#!/bin/sh
+echo "$1" >>"$STUB_SLEEPS"
+exec /bin/sleep 0.01
 """
 
 
@@ -49,6 +57,7 @@ class Project:
         self.folder = folder / "my project"
         self.bin = folder / "my bin"
         self.dump = folder / "dump.json"
+        self.sleeps = folder / "sleeps"
         self.elsewhere = folder / "elsewhere"
         for made in (self.folder / "scripts", self.bin, self.elsewhere):
             made.mkdir(parents=True)
@@ -56,6 +65,8 @@ class Project:
             shutil.copy(script, self.folder)
         shutil.copy(ROOT / "scripts" / "launch.sh", self.folder / "scripts")
         self.install(self.bin / "uv")
+        (self.bin / "sleep").write_text(SLEEP, encoding="utf-8")
+        (self.bin / "sleep").chmod(0o755)
 
     def install(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +83,13 @@ class Project:
         path = f"{self.bin}:{SYSTEM_PATH}"
         return subprocess.run(
             [str(self.folder / script), *arguments],
-            env={**bare, "PATH": path, "STUB_DUMP": str(self.dump), **environment},
+            env={
+                **bare,
+                "PATH": path,
+                "STUB_DUMP": str(self.dump),
+                "STUB_SLEEPS": str(self.sleeps),
+                **environment,
+            },
             cwd=self.elsewhere,
             capture_output=True,
             text=True,
@@ -88,6 +105,11 @@ class Project:
         assert Path(dump["folder"]) == self.folder
         assert dump["arguments"] == ["run", "acestep-api", *arguments]
         return {name: value for name, value in dump["environment"].items() if name.startswith("ACESTEP_")}
+
+    @property
+    def slept(self) -> float:
+        """Seconds that the scripts were to sleep, of which next to nothing passed."""
+        return sum(map(float, self.sleeps.read_text(encoding="utf-8").split()))
 
     @property
     def pid(self) -> int:
@@ -354,12 +376,11 @@ def test_close_by_port(project, running, port):
 
 def test_close_kills_what_does_not_stop(project, port):
     assert project.run(BACKGROUND, ACESTEP_API_PORT=port, STUB="stubborn").returncode == 0
-    pid = project.pid
-    began = time.monotonic()
+    pid, before = project.pid, project.slept
     result = project.run(CLOSE, "--pid", str(pid), "--wait", "2")
     assert result.returncode == 0
     assert "killing it" in result.stderr
-    assert time.monotonic() - began > 2  # it had its time
+    assert 2 <= project.slept - before < 3  # it had its time, and little more
     assert not alive(pid)
 
 
