@@ -121,6 +121,15 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
         yield Studio(server, folder)
 
 
+KEYS = ("C major", "F# major", "A minor", "D# minor")
+
+
+@pytest.fixture(scope="module")
+def composed(studio: Studio) -> list[AudioClip]:
+    """Songs of the model's own, one in each of KEYS."""
+    return studio.songs(*(studio.compose(key, seed) for seed, key in enumerate(KEYS)))
+
+
 def likeness(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     return float((one * other).sum() / (np.linalg.norm(one) * np.linalg.norm(other)))
 
@@ -149,8 +158,10 @@ def test_a_repaint_keeps_the_rest_as_it_was_uploaded(
 
 
 @pytest.mark.parametrize("audio_format", ["wav", "wav32"])
-def test_a_repaint_of_our_own_song_does_not_clip(studio: Studio, audio_format: str) -> None:
-    (song,) = studio.songs(studio.compose("C major", 3))
+def test_a_repaint_of_our_own_song_does_not_clip(
+    studio: Studio, composed: list[AudioClip], audio_format: str
+) -> None:
+    song = composed[0]
     window = {"repainting_start": 4, "repainting_end": 6}
     painted = studio.make("repaint", song, **window, audio_format=audio_format)
     assert np.abs(painted).max() <= 0.8913  # -1 dBFS, and the rounding of 16 bits
@@ -181,14 +192,12 @@ def test_a_window_outside_the_source_makes_the_song_longer(studio: Studio) -> No
     assert earlier.shape[1] == 12 * RATE
 
 
-def test_a_cover_keeps_the_chroma_of_its_tune(studio: Studio) -> None:
+def test_a_cover_keeps_the_chroma_of_its_tune(studio: Studio, composed: list[AudioClip]) -> None:
     """More like its own tune than other tunes are, and than covers of others are: the means of four tunes."""
-    keys = ("C major", "F# major", "A minor", "D# minor")
-    sources = studio.songs(*(studio.compose(key, seed) for seed, key in enumerate(keys)))
-    covers = studio.songs(*(studio.submit("cover", source, inference_steps=4) for source in sources))
-    tunes, kept = ([studio.chroma(clip) for clip in clips] for clips in (sources, covers))
+    covers = studio.songs(*(studio.submit("cover", source, inference_steps=4) for source in composed))
+    tunes, kept = ([studio.chroma(clip) for clip in clips] for clips in (composed, covers))
     own = np.mean([likeness(cover, tune) for cover, tune in zip(kept, tunes, strict=True)])
-    pairs = list(permutations(range(len(keys)), 2))
+    pairs = list(permutations(range(len(KEYS)), 2))
     other_tunes = np.mean([likeness(tunes[one], tunes[other]) for one, other in pairs])
     other_covers = np.mean([likeness(kept[one], tunes[other]) for one, other in pairs])
     # With the bundled weights: 0.76, 0.68 and 0.71.
