@@ -52,7 +52,7 @@ def write_lycoris(
         for half, shape in (("lokr_w1", (rows, columns)), ("lokr_w2", (more_rows, more_columns))):
             is_small = half == "lokr_w1" and not how.get("decompose_both")
             if how.get("full_matrix") or is_small or dim >= max(shape) / 2:
-                whole = tensors[f"{key}.{half}"] = (0.5 * torch.randn(shape, generator=generator)).to(dtype)
+                whole = tensors[f"{key}.{half}"] = (0.2 * torch.randn(shape, generator=generator)).to(dtype)
             else:
                 down = tensors[f"{key}.{half}_a"] = torch.randn(shape[0], dim, generator=generator).to(dtype)
                 up = tensors[f"{key}.{half}_b"] = torch.randn(dim, shape[1], generator=generator).to(dtype)

@@ -162,17 +162,19 @@ def limited_velocity(velocity: Velocity, limit: float) -> Velocity:
     return limited
 
 
-def smoothed_velocity(velocity: Velocity, share: float) -> Velocity:
+class SmoothedVelocity:
     """The moving average of the velocities of one render; `share` is the weight of the average so far."""
-    average: Tensor | None = None
 
-    def smooth(latents: Tensor, t: float) -> Tensor:
-        nonlocal average
-        current = velocity(latents, t)
-        average = current if average is None else torch.lerp(current, average, share)
+    def __init__(self, velocity: Velocity, share: float) -> None:
+        self._velocity = velocity
+        self.share = share
+        self.average: Tensor | None = None
+
+    def __call__(self, latents: Tensor, t: float) -> Tensor:
+        current = self._velocity(latents, t)
+        average = current if self.average is None else torch.lerp(current, self.average, self.share)
+        self.average = average
         return average
-
-    return smooth
 
 
 class SeededNoise:
@@ -208,14 +210,23 @@ def euler_step(latents: Tensor, velocity: Tensor, t: float, t_next: float) -> Te
     return latents - velocity * (t - t_next)
 
 
-def heun_step(velocity_at: Velocity) -> Step:
-    """Steps along the mean of the velocities at both ends of an Euler step."""
+def heun_step(velocity_at: Velocity, smoothed: SmoothedVelocity | None = None) -> Step:
+    """Steps along the mean of the velocities at both ends of an Euler step.
+
+    With `smoothed` the second velocity is averaged with the first, and the mean goes into the average.
+    """
 
     def step(latents: Tensor, velocity: Tensor, t: float, t_next: float) -> Tensor:
         ahead = euler_step(latents, velocity, t, t_next)
         if t_next == 0.0:  # at which no model was trained
             return ahead
-        return euler_step(latents, (velocity + velocity_at(ahead, t_next)) / 2.0, t, t_next)
+        second = velocity_at(ahead, t_next)
+        if smoothed is not None:
+            second = torch.lerp(second, velocity, smoothed.share)
+        mean = (velocity + second) / 2.0
+        if smoothed is not None:
+            smoothed.average = mean
+        return euler_step(latents, mean, t, t_next)
 
     return step
 

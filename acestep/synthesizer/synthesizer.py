@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from acestep.domain.latents import SourceLatents
-from acestep.domain.song import Sampling, SongPlan
+from acestep.domain.song import Sampling, SongPlan, Tuning
 from acestep.networks.transformer import Condition, Heads
 from acestep.synthesizer.alignment import LyricAligner, LyricAttention, known_heads
 from acestep.synthesizer.conditioning import NO_SOURCES, AudioCodes, Conditioner, SongInputs
@@ -23,6 +23,7 @@ from acestep.synthesizer.sampler import (
     Morphing,
     OnStep,
     SeededNoise,
+    SmoothedVelocity,
     Step,
     Velocity,
     angle_domain_guidance,
@@ -35,7 +36,6 @@ from acestep.synthesizer.sampler import (
     limited_velocity,
     sample,
     sde_step,
-    smoothed_velocity,
     timestep_schedule,
     truncate_schedule,
     with_retakes,
@@ -105,11 +105,12 @@ class Synthesizer:
             self._conditioner.inputs(plan, frames, each, self.span(plan))
             for plan, each in zip(plans, sources, strict=True)
         ]
-        velocity = self._velocity(plans, inputs, sampling, schedule)
+        velocities = self._velocities(plans, inputs, sampling, schedule)
+        velocity = velocities.first
         channels = self._modules.config.latent_channels
         noise = SeededNoise([plan.seed for plan in plans], frames, channels, self.device)
         first = with_retakes(noise.draw(), [plan.retake for plan in plans])
-        step = _step(sampling, velocity, noise)
+        step = step_of(sampling, velocities, noise)
         if sampling.injection:
             until = schedule[round((len(schedule) - 1) * sampling.injection)]
             mask = torch.stack([each.chunk_mask for each in inputs])
@@ -121,7 +122,7 @@ class Synthesizer:
             latents = sample(velocity, step, start, schedule, on_step, cancelled)
         else:
             words = [replace(plan, caption=plan.source_caption, lyrics=plan.source_lyrics) for plan in plans]
-            source = self._velocity(words, inputs, sampling, schedule)
+            source = self._velocities(words, inputs, sampling, schedule).first
             morph = Morphing(velocity, source, self._sources(sources, first), noise, sampling.morph)
             latents = morph.sample(schedule, on_step, cancelled)
         latents = latents * sampling.tuning.latent_scale + sampling.tuning.latent_shift
@@ -152,59 +153,74 @@ class Synthesizer:
         fitted = [self._conditioner.fit_length(each.source, like.shape[1]) for each in sources]
         return torch.stack(fitted).to(like.dtype)
 
-    def _velocity(
+    def _velocities(
         self,
         plans: Sequence[SongPlan],
         inputs: Sequence[SongInputs],
         sampling: Sampling,
         schedule: Sequence[float],
-    ) -> Velocity:
-        velocity = self._covering_velocity(plans, inputs, sampling, schedule)
-        if sampling.tuning.velocity_limit:
-            velocity = limited_velocity(velocity, sampling.tuning.velocity_limit)
-        if sampling.tuning.smoothing:
-            velocity = smoothed_velocity(velocity, sampling.tuning.smoothing)
-        return velocity
-
-    def _covering_velocity(
-        self,
-        plans: Sequence[SongPlan],
-        inputs: Sequence[SongInputs],
-        sampling: Sampling,
-        schedule: Sequence[float],
-    ) -> Velocity:
+    ) -> StepVelocities:
         # After `cover_strength` of the steps, songs go on without their sources.
-        guidance = _guidance(sampling)
-        covered = self._guided(self._conditioner.encode(plans, inputs), sampling, guidance)
+        covered = self._guided(self._conditioner.encode(plans, inputs), sampling)
         if sampling.cover_strength >= 1.0:
-            return covered
+            return tuned(covered, sampling.tuning)
         last = schedule[int((len(schedule) - 1) * sampling.cover_strength)]
-        plain = self._guided(self._conditioner.encode_without_source(plans, inputs), sampling, guidance)
-        return lambda latents, t: covered(latents, t) if t > last else plain(latents, t)
+        plain = self._guided(self._conditioner.encode_without_source(plans, inputs), sampling)
 
-    def _guided(self, condition: Condition, sampling: Sampling, guidance: Guidance | None) -> Velocity:
+        def first(latents: Tensor, t: float) -> Tensor:
+            return covered.first(latents, t) if t > last else plain.first(latents, t)
+
+        def second(latents: Tensor, t: float) -> Tensor:  # of a step that began before
+            return covered.second(latents, t) if t >= last else plain.second(latents, t)
+
+        return tuned(StepVelocities(first, second), sampling.tuning)
+
+    def _guided(self, condition: Condition, sampling: Sampling) -> StepVelocities:
         transformer, layers = self._modules.transformer, self._modules.dit_layers
-        if guidance is None:
-            return partial(transformer.velocity, cache=transformer.cache(condition, layers))
+        first, second = guidances(sampling)
+        if first is None or second is None:
+            plain = partial(transformer.velocity, cache=transformer.cache(condition, layers))
+            return StepVelocities(plain, plain)
         cache = transformer.cache(self._conditioner.with_null(condition), layers)
-        return guided_velocity(transformer, cache, guidance, sampling.cfg_interval)
+        guided = partial(guided_velocity, transformer, cache, interval=sampling.cfg_interval)
+        return StepVelocities(guided(first), guided(second))
 
 
-def _guidance(sampling: Sampling) -> Guidance | None:
+@dataclass(frozen=True, slots=True)
+class StepVelocities:
+    # Where a step begins, and where it leads (heun).
+    first: Velocity
+    second: Velocity
+
+
+def tuned(velocities: StepVelocities, tuning: Tuning) -> StepVelocities:
+    first, second = velocities.first, velocities.second
+    if limit := tuning.velocity_limit:
+        first, second = limited_velocity(first, limit), limited_velocity(second, limit)
+    return StepVelocities(SmoothedVelocity(first, tuning.smoothing) if tuning.smoothing else first, second)
+
+
+def guidances(sampling: Sampling) -> tuple[Guidance, Guidance] | tuple[None, None]:
+    # Of both velocities of a step.
     if sampling.guidance_scale <= 1.0:
-        return None
+        return None, None
     scale, tuning = sampling.guidance_scale, sampling.tuning
     if tuning.guidance == "apg_classic":
-        return AdaptiveProjectedGuidance(scale, tuning)
+        # As in the original, whose running average counts each step once.
+        return AdaptiveProjectedGuidance(scale, tuning), classifier_free_guidance(scale)
     if tuning.guidance == "cfg":
-        return classifier_free_guidance(scale)
-    return angle_domain_guidance(scale, tuning)
+        guidance = classifier_free_guidance(scale)
+    else:
+        guidance = angle_domain_guidance(scale, tuning)
+    return guidance, guidance
 
 
-def _step(sampling: Sampling, velocity: Velocity, noise: SeededNoise) -> Step:
-    tuning = sampling.tuning
+def step_of(sampling: Sampling, velocities: StepVelocities, noise: SeededNoise) -> Step:
+    tuning, first = sampling.tuning, velocities.first
     if sampling.infer_method == "sde":
         step = sde_step(noise)
+    elif tuning.integrator == "heun":
+        step = heun_step(velocities.second, first if isinstance(first, SmoothedVelocity) else None)
     else:
-        step = heun_step(velocity) if tuning.integrator == "heun" else euler_step
+        step = euler_step
     return corrected_step(step, tuning.correction) if tuning.correction else step

@@ -10,6 +10,7 @@ from acestep.domain.song import Retake, Sampling, WaveletCorrection
 from acestep.errors import JobCancelledError
 from acestep.synthesizer.sampler import (
     SeededNoise,
+    SmoothedVelocity,
     Step,
     corrected_step,
     euler_step,
@@ -20,7 +21,6 @@ from acestep.synthesizer.sampler import (
     sample,
     sde_step,
     shifted_timesteps,
-    smoothed_velocity,
     timestep_schedule,
     truncate_schedule,
     with_retakes,
@@ -255,8 +255,8 @@ def test_the_last_step_of_heun_is_eulers():
     assert times == [1.0, 0.5, 0.5]
 
 
-def test_smoothed_velocity_is_a_moving_average():
-    smooth = smoothed_velocity(torch.full_like, 0.25)
+def test_a_smoothed_velocity_is_a_moving_average():
+    smooth = SmoothedVelocity(torch.full_like, 0.25)
     found = [smooth(torch.zeros(1), t).item() for t in (1.0, 0.5, 0.0)]
     assert found == [1.0, 0.75 * 0.5 + 0.25 * 1.0, 0.25 * 0.625]
 
