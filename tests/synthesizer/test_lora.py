@@ -262,8 +262,9 @@ def test_a_lokr_of_lycoris_is_w1_kron_w2(kind, modules, adapters, pristine, tmp_
     adapted = write_lycoris(tmp_path / "kron", pristine.transformer, **LYCORIS[kind])
     adapters.apply([AdapterUse("kron")])
     song = render(modules)
-    close(song, render(modules, adapted))
-    assert not torch.allclose(song, plain, atol=1e-3)
+    # Updates as large as these multiply what is rounded.
+    torch.testing.assert_close(song, render(modules, adapted), atol=1e-3, rtol=1e-3)
+    assert not torch.allclose(song, plain, atol=0.1)
     adapters.apply([])
     assert torch.equal(render(modules), plain)
 
