@@ -273,11 +273,11 @@ def decoding(vae: VaeSize | None, tile: int, load: Workload) -> int:
 
 def _frame(vae: VaeSize) -> int:
     # The most numbers that one latent frame becomes in the VAE, in the decoder or the encoder. At its peak a
-    # residual unit keeps its input, the input and the output of a convolution, and a copy; the block around
-    # it keeps its own input.
+    # residual unit keeps its input, and the input and the output of a convolution; the block around it keeps
+    # its own input. A CPU, which works in pieces, needs less than half of that.
     samples, widest = vae.hop, 0
     for narrow, broad, ratio in vae.blocks(max(vae.channels, vae.decoder_channels)):
-        widest = max(widest, 5 * narrow * samples, 4 * narrow * samples + broad * samples // ratio)
+        widest = max(widest, 4 * narrow * samples, 3 * narrow * samples + broad * samples // ratio)
         samples //= ratio
     return widest + vae.sounds * vae.hop
 

@@ -133,7 +133,8 @@ class DownBlock(nn.Module):
         return _in_pieces(self._piece, x, RESIDUAL_UNITS + 2 * self.ratio, down=self.ratio)
 
     def _piece(self, x: Tensor) -> Tensor:
-        x = self.res_unit3(self.res_unit2(self.res_unit1(x)))
+        for unit in (self.res_unit1, self.res_unit2, self.res_unit3):
+            x = unit(x)
         shorter: Tensor = self.conv1(self.snake1(x))
         return shorter
 
@@ -153,8 +154,9 @@ class UpBlock(nn.Module):
 
     def _piece(self, x: Tensor) -> Tensor:
         x = self._lengthen(self.snake1(x))
-        longer: Tensor = self.res_unit3(self.res_unit2(self.res_unit1(x)))
-        return longer
+        for unit in (self.res_unit1, self.res_unit2, self.res_unit3):
+            x = unit(x)
+        return x
 
     def _lengthen(self, x: Tensor) -> Tensor:
         conv, ratio = self.conv_t1, self.ratio

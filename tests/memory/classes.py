@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderOobleck
-from torch.nn.utils import remove_weight_norm
 from transformers import Qwen3Config, Qwen3Model
 
 from acestep.catalog.checkpoints import NANO_FOLDER
 from acestep.memory.sizes import DitSize, QwenSize, VaeSize
 from acestep.networks.encoders import SynthesizerNetworks
+from acestep.networks.oobleck import Oobleck, OobleckConfig
 from acestep.synthesizer.loading import published_config
 
 _FRAMES_A_SECOND = 25  # of all published models
@@ -90,10 +90,16 @@ def stored_oobleck(size: VaeSize) -> AutoencoderOobleck:
         )
 
 
-def oobleck(size: VaeSize) -> AutoencoderOobleck:
+def oobleck(size: VaeSize) -> Oobleck:
     """As it computes."""
-    vae = stored_oobleck(size)
-    for module in vae.modules():
-        if hasattr(module, "weight_g"):
-            remove_weight_norm(module)
-    return vae
+    config = OobleckConfig(
+        encoder_hidden_size=size.channels,
+        decoder_channels=size.decoder_channels,
+        decoder_input_channels=size.latents,
+        audio_channels=size.sounds,
+        sampling_rate=_FRAMES_A_SECOND * size.hop,
+        downsampling_ratios=size.ratios,
+        channel_multiples=size.multiples,
+    )
+    with torch.device("meta"):
+        return Oobleck(config)

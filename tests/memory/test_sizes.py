@@ -69,7 +69,7 @@ def test_an_untied_head_is_counted() -> None:
 def test_the_vae_counts_as_its_class_does(size: VaeSize) -> None:
     vae = oobleck(size)
     assert size.weights == count(vae)
-    assert size.hop == vae.hop_length
+    assert size.hop == vae.config.hop_length
 
 
 def test_published_files_are_as_large_as_counted() -> None:
