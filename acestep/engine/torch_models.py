@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -29,13 +30,6 @@ from acestep.engine.renderer import Cancelled, Loaded, OnFraction, OnStep
 from acestep.errors import CheckpointError, JobCancelledError, ModelUnavailableError
 from acestep.limits import tasks_of
 from acestep.memory.plan import MemoryPlan
-from acestep.planner.backends.pt import (
-    DEFAULT_LENGTH,
-    DEFAULT_SEQUENCES,
-    TorchLanguageModel,
-    load_torch_language_model,
-)
-from acestep.planner.backends.vllm import load_vllm_language_model, why_not
 from acestep.settings.types import Quantization
 from acestep.synthesizer.alignment import time_lyrics
 from acestep.synthesizer.loading import SynthesizerModules, load_synthesizer
@@ -45,6 +39,9 @@ from acestep.synthesizer.windows import Span, join
 from acestep.weights.offload import ModulePlacement, OffloadedModel, OffloadManager
 from acestep.weights.safetensors import DeviceMover, LoadTarget
 from acestep.weights.shared_modules import SharedModules
+
+if TYPE_CHECKING:
+    from acestep.planner.backends.pt import TorchLanguageModel
 
 log = logging.getLogger(__name__)
 
@@ -258,30 +255,32 @@ def load_planner(
     Where that backend cannot run it, PyTorch does, and `detail` says why. Raises CheckpointError where files
     do not fit, ModelUnavailableError where there is no such device or vLLM does not start.
     """
+    from acestep.planner.backends import pt, vllm  # what they import, songs without a planner do not need
+
     torch_device, quantization = choose_device(device), plan.quantization if plan else "none"
     sequences, length = (
-        (plan.sequences, plan.length) if plan and plan.planner else (DEFAULT_SEQUENCES, DEFAULT_LENGTH)
+        (plan.sequences, plan.length) if plan and plan.planner else (pt.DEFAULT_SEQUENCES, pt.DEFAULT_LENGTH)
     )
     detail = ""
     if backend != "pt":
-        reason = why_not(torch_device) if backend == "vllm" else "nothing here runs it"
+        reason = vllm.why_not(torch_device) if backend == "vllm" else "nothing here runs it"
         if quantization != "none":
             reason = reason or f"it does not quantize ({quantization})"
         if not reason:
             log.info("Loading %s on %s with vLLM", folder.name, torch_device)
-            return LoadedPlanner(load_vllm_language_model(folder, torch_device, sequences, length), "vllm")
+            model = vllm.load_vllm_language_model(folder, torch_device, sequences, length)
+            return LoadedPlanner(model, "vllm")
         detail = f"ACESTEP_LM_BACKEND={backend} is not available here: {reason}; pt is used"
         log.info("%s", detail)
     dtype = _dtype(torch_device)
     log.info("Loading %s on %s in %s", folder.name, torch_device, _precision(dtype, quantization))
     if plan and plan.planner and plan.placement("planner") == "offloaded":
         home = LoadTarget(torch.device("cpu"), dtype, quantization, beat)
-        model = load_torch_language_model(folder, home, sequences, length, torch_device)
-        model = place_planner(model, _offload_manager(torch_device, shared or SharedModules()))
-    else:
-        where = LoadTarget(torch_device, dtype, quantization, beat)
-        model = load_torch_language_model(folder, where, sequences, length)
-    return LoadedPlanner(model, "pt", detail)
+        moving = pt.load_torch_language_model(folder, home, sequences, length, torch_device)
+        place_planner(moving, _offload_manager(torch_device, shared or SharedModules()))
+        return LoadedPlanner(moving, "pt", detail)
+    where = LoadTarget(torch_device, dtype, quantization, beat)
+    return LoadedPlanner(pt.load_torch_language_model(folder, where, sequences, length), "pt", detail)
 
 
 def _dtype(torch_device: torch.device) -> torch.dtype:

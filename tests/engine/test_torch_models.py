@@ -33,6 +33,7 @@ from acestep.errors import (
 )
 from acestep.limits import BASE_TASKS
 from acestep.memory.plan import MemoryPlan
+from acestep.planner.backends import vllm
 from acestep.planner.backends.pt import TorchLanguageModel
 from acestep.settings.types import Quantization
 from acestep.synthesizer import synthesizer
@@ -240,7 +241,7 @@ def test_pytorch_as_asked_for_needs_no_word(planner_folder: Path) -> None:
 def test_a_quantized_planner_runs_on_pytorch(
     kind: Quantization, planner_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch_models, "why_not", lambda entry: "")
+    monkeypatch.setattr(vllm, "why_not", lambda entry: "")
     plan = MemoryPlan((), "write", 0, 1, 60.0, 64, quantization=kind)
     planner = load_planner(planner_folder, "cpu", "vllm", plan)
     assert (planner.backend, kind in planner.detail) == ("pt", True)
@@ -251,8 +252,8 @@ def test_a_quantized_planner_runs_on_pytorch(
 
 def test_vllm_runs_the_planner_where_it_can(planner_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = WalkingModel()
-    monkeypatch.setattr(torch_models, "why_not", lambda entry: "")
-    monkeypatch.setattr(torch_models, "load_vllm_language_model", lambda folder, entry, *room: model)
+    monkeypatch.setattr(vllm, "why_not", lambda entry: "")
+    monkeypatch.setattr(vllm, "load_vllm_language_model", lambda folder, entry, *room: model)
     assert load_planner(planner_folder, "cpu", "vllm") == LoadedPlanner(model, "vllm")
     assert load_planner(planner_folder, "cpu", "pt").backend == "pt"
 
@@ -260,7 +261,7 @@ def test_vllm_runs_the_planner_where_it_can(planner_folder: Path, monkeypatch: p
 def test_a_vllm_that_does_not_start_is_an_error(
     planner_folder: Path, no_vllm: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch_models, "why_not", lambda entry: "")
+    monkeypatch.setattr(vllm, "why_not", lambda entry: "")
     with pytest.raises(ModelUnavailableError, match="could not start acestep-5Hz-lm-toy"):
         load_planner(planner_folder, "cpu", "vllm")
 
