@@ -1,6 +1,7 @@
 """The direction of the imports, read from the source."""
 
 import ast
+import functools
 import importlib
 import re
 import subprocess
@@ -9,8 +10,6 @@ import tomllib
 from collections.abc import Iterable, Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
-
-import pytest
 
 PACKAGE = Path(__file__).parents[1] / "acestep"
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -81,9 +80,14 @@ def name_of(path: Path) -> str:
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
 
 
+@functools.cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 def imports(path: Path) -> Iterator[str]:
     """Every module that a file imports, also inside functions; `from a import b` gives a.b."""
-    yield from imported(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    yield from imported(nodes_of(path))
 
 
 def imports_at_run_time(path: Path) -> Iterator[str]:
@@ -110,57 +114,56 @@ def within(name: str, rooms: tuple[str, ...]) -> bool:
     return any(name == room or name.startswith(room + ".") for room in rooms)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_imports_follow_the_direction(path: Path) -> None:
-    name = name_of(path)
-    room = name.partition(".")[0]
-    if room == "__init__" or not name:
-        return
-    own = [module.removeprefix("acestep.") for module in imports(path) if module.startswith("acestep.")]
-    allowed = (room, *MAY_IMPORT[room], "__version__")
-    assert [module for module in own if not within(module, allowed)] == []
+def test_imports_follow_the_direction() -> None:
+    for path in MODULES:
+        name = name_of(path)
+        room = name.partition(".")[0]
+        if room == "__init__" or not name:
+            continue
+        own = [module.removeprefix("acestep.") for module in imports(path) if module.startswith("acestep.")]
+        allowed = (room, *MAY_IMPORT[room], "__version__")
+        assert [module for module in own if not within(module, allowed)] == [], name
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_torch_stays_behind_its_doors(path: Path) -> None:
-    if not within(name_of(path), MAY_BE_HEAVY):
-        assert [module for module in imports_at_run_time(path) if within(module, HEAVY)] == []
+def test_torch_stays_behind_its_doors() -> None:
+    light = [path for path in MODULES if not within(name_of(path), MAY_BE_HEAVY)]
+    for path in light:
+        heavy = [module for module in imports_at_run_time(path) if within(module, HEAVY)]
+        assert heavy == [], name_of(path)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_one_room_each_for_environment_sql_and_printing(path: Path) -> None:
-    name, source = name_of(path), path.read_text(encoding="utf-8")
-    calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
-    assert "print" not in [called.id for called in calls if isinstance(called, ast.Name)]
-    if name not in (
-        "settings.settings",
-        "planner.backends.vllm",
-    ):  # some of vLLM is set by its environment alone
-        assert "os.environ" not in source and "getenv" not in source
-    if not within(name, ("jobs.store", "jobs.database", "jobs.migrations")):
-        assert "sqlite3" not in imports(path)
+def test_one_room_each_for_environment_sql_and_printing() -> None:
+    for path in MODULES:
+        name, source = name_of(path), path.read_text(encoding="utf-8")
+        calls = [node.func for node in nodes_of(path) if isinstance(node, ast.Call)]
+        assert "print" not in [called.id for called in calls if isinstance(called, ast.Name)], name
+        if name not in (
+            "settings.settings",
+            "planner.backends.vllm",
+        ):  # some of vLLM is set by its environment alone
+            assert "os.environ" not in source and "getenv" not in source, name
+        if not within(name, ("jobs.store", "jobs.database", "jobs.migrations")):
+            assert "sqlite3" not in imports(path), name
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_files_and_functions_stay_readable(path: Path) -> None:
-    source = path.read_text(encoding="utf-8")
-    assert len(source.splitlines()) < 400
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            assert node.end_lineno is not None
-            assert node.end_lineno - node.lineno < 60, node.name
-            arguments = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
-            count = len([argument for argument in arguments if argument.arg not in ("self", "cls")])
-            assert count <= 6 or "aenter" in node.name, node.name
+def test_files_and_functions_stay_readable() -> None:
+    for path in MODULES:
+        assert len(path.read_text(encoding="utf-8").splitlines()) < 400, path
+        for node in nodes_of(path):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                assert node.end_lineno is not None
+                assert node.end_lineno - node.lineno < 60, (path, node.name)
+                arguments = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
+                count = len([argument for argument in arguments if argument.arg not in ("self", "cls")])
+                assert count <= 6 or "aenter" in node.name, (path, node.name)
 
 
 def test_docstrings_are_few() -> None:
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     lines = docstrings = 0
     for path in MODULES:
-        source = path.read_text(encoding="utf-8")
-        lines += len(source.splitlines())
-        for node in ast.walk(ast.parse(source)):
+        lines += len(path.read_text(encoding="utf-8").splitlines())
+        for node in nodes_of(path):
             if isinstance(node, documented) and ast.get_docstring(node) is not None:
                 first = node.body[0]
                 assert first.end_lineno is not None
@@ -168,14 +171,14 @@ def test_docstrings_are_few() -> None:
     assert docstrings / lines <= 0.06
 
 
-@pytest.mark.parametrize("path", WRITTEN, ids=lambda path: str(path.relative_to(ROOT)))
-def test_private_words_stay_away(path: Path) -> None:
+def test_private_words_stay_away() -> None:
     # docs/glossary.md has the field's words for these.
-    assert PRIVATE_WORDS.findall(path.read_text(encoding="utf-8")) == []
+    for path in WRITTEN:
+        assert PRIVATE_WORDS.findall(path.read_text(encoding="utf-8")) == [], path
 
 
 def test_hardly_anything_is_of_any_type() -> None:
-    names = (node for path in MODULES for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    names = (node for path in MODULES for node in nodes_of(path))
     assert sum(isinstance(node, ast.Name) and node.id == "Any" for node in names) <= 60
 
 

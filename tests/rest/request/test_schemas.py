@@ -40,15 +40,16 @@ class TestDeclarations:
 
 
 class TestNames:
-    @pytest.mark.parametrize(("name", "alias"), [(name, alias) for name in FIELDS for alias in aliases(name)])
+    @pytest.mark.parametrize("name", FIELDS)
     @pytest.mark.parametrize("place", ["top", "param_obj", "metas"])
-    def test_every_alias_everywhere(self, name, alias, place):
-        sent = {alias: example(name)}
-        body = sent if place == "top" else {place: sent}
-        task, warnings = read_task(body)
-        assert getattr(task, name) == getattr(read(**{name: example(name)}), name)
-        assert task.model_fields_set == {name}
-        assert warnings == ()
+    def test_every_alias_everywhere(self, name, place):
+        expected = getattr(read(**{name: example(name)}), name)
+        for alias in aliases(name):
+            sent = {alias: example(name)}
+            task, warnings = read_task(sent if place == "top" else {place: sent})
+            assert getattr(task, name) == expected, alias
+            assert task.model_fields_set == {name}, alias
+            assert warnings == (), alias
 
     def test_the_canonical_name_wins_over_aliases_and_these_by_their_order(self):
         assert read(keyScale="B major", key="C major", keyscale="A major").key_scale == "A major"
@@ -100,37 +101,36 @@ class TestNames:
 
 
 class TestValues:
-    @pytest.mark.parametrize(
-        ("name", "value"), [(name, value) for name in FIELDS for value in wrong_types(name)]
-    )
-    def test_wrong_types(self, name, value):
-        with pytest.raises(InvalidFieldError, match=f"^{name}: .*allowed: ") as caught:
-            read(**{name: value})
-        assert caught.value.field == name
-
-    @pytest.mark.parametrize(("name", "value"), outside(), ids=lambda value: str(value)[:20])
-    def test_outside_the_range(self, name, value):
-        with pytest.raises(InvalidFieldError, match=f"^{name}: .*allowed: ") as caught:
-            read(**{name: value})
-        assert caught.value.field == name
-        assert len(str(caught.value)) < 1_000
-
-    @pytest.mark.parametrize(("name", "value"), at_the_edge(), ids=lambda value: str(value)[:20])
-    def test_the_ends_of_the_range_are_inside(self, name, value):
-        assert name in read(**{name: value}).model_fields_set
-
     @pytest.mark.parametrize("name", FIELDS)
-    def test_half_a_surrogate_pair_is_no_text(self, name):
-        with pytest.raises(InvalidFieldError, match=f"^{name}: "):
-            read(**{name: "\ud800"})
+    def test_wrong_types(self, name):
+        for value in wrong_types(name):
+            with pytest.raises(InvalidFieldError, match=f"^{name}: .*allowed: ") as caught:
+                read(**{name: value})
+            assert caught.value.field == name
 
-    @pytest.mark.parametrize(
-        "name", [name for name in FIELDS if not notes_of(GenerateTask.model_fields[name])["x-free-text"]]
-    )
-    def test_empty_means_not_sent(self, name):
-        task = read(**{name: ""})
-        assert task == GenerateTask()
-        assert task.model_fields_set == set()
+    def test_outside_the_range(self):
+        for name, value in outside():
+            with pytest.raises(InvalidFieldError, match=f"^{name}: .*allowed: ") as caught:
+                read(**{name: value})
+            assert caught.value.field == name
+            assert len(str(caught.value)) < 1_000
+
+    def test_the_ends_of_the_range_are_inside(self):
+        for name, value in at_the_edge():
+            assert name in read(**{name: value}).model_fields_set
+
+    def test_half_a_surrogate_pair_is_no_text(self):
+        for name in FIELDS:
+            with pytest.raises(InvalidFieldError, match=f"^{name}: "):
+                read(**{name: "\ud800"})
+
+    def test_empty_means_not_sent(self):
+        closed = [name for name in FIELDS if not notes_of(GenerateTask.model_fields[name])["x-free-text"]]
+        assert len(closed) > len(FIELDS) // 2
+        for name in closed:
+            task = read(**{name: ""})
+            assert task == GenerateTask(), name
+            assert task.model_fields_set == set(), name
 
     @pytest.mark.parametrize("word", ["1", "true", "YES", "y", "on", 1, True])
     def test_true_words(self, word):
@@ -215,9 +215,9 @@ class TestValues:
         with pytest.raises(InvalidFieldError, match=r"key_scale: .* allowed: a key like 'C major'"):
             read(key_scale=value)
 
-    @pytest.mark.parametrize("code", LANGUAGES)
-    def test_languages(self, code):
-        assert read(vocal_language=code.upper()).vocal_language == code
+    def test_languages(self):
+        for code in LANGUAGES:
+            assert read(vocal_language=code.upper()).vocal_language == code
 
     @pytest.mark.parametrize(
         ("value", "seeds"),
