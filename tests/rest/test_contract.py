@@ -1,6 +1,6 @@
 """Every route of /openapi.json, asked by schemathesis in ways that it allows and in ways that it does not.
 
-50 examples a route by default; SCHEMATHESIS_EXAMPLES asks for more.
+25 examples a route by default; SCHEMATHESIS_EXAMPLES asks for more.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.adapter_headers import write_header
 from tests.rest.conftest import PLANNER, TURBO, FakeWorker, Server, running
 from tests.rest.test_transcribe import FakeTranscriber
 
-USUAL = 50
+USUAL = 25
 SHORT = 100
 KNOWN: dict[str, str] = {}  # a job, its song, a model and an adapter, as soon as the server runs
 EXAMPLES = int(os.environ.get("SCHEMATHESIS_EXAMPLES", USUAL))
