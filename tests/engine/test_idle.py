@@ -31,7 +31,7 @@ from tests.engine.fakes import (
     until,
     wanted,
 )
-from tests.engine.test_model_manager import BASE, SFT, TURBO, Folder, opened, states
+from tests.engine.models import BASE, SFT, TURBO, Folder, opened, states
 from tests.engine.test_planning import MODEL, THINKING
 from tests.planner.fakes import WalkingModel
 

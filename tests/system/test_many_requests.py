@@ -22,7 +22,7 @@ from acestep.jobs.queue import MAX_OVERTAKES
 from acestep.jobs.runner import Runner
 from acestep.jobs.store import JobStore
 from tests.engine.fakes import planner_host
-from tests.engine.test_model_manager import BASE, SFT, TURBO, Folder
+from tests.engine.models import BASE, SFT, TURBO, Folder
 from tests.rest.conftest import CONFIG, FakeWorker, Server
 from tests.rest.conftest import running as answering
 
