@@ -28,12 +28,12 @@ def normalise_peak(clip: AudioClip, peak_db: float | None = PEAK_DB) -> AudioCli
     None: `clip` as it is, limited where it is above the usual peak.
     """
     if peak_db is None:
-        return limit_peak(clip, slice(None))
+        return limit_peak(clip)
     peak = _peak(clip.samples)
     if peak < SILENCE:
         return clip
     gain = np.float32(10 ** (peak_db / 20) / peak)
-    return AudioClip((clip.samples * gain).astype(np.float32), clip.sample_rate)
+    return AudioClip(clip.samples * gain, clip.sample_rate)
 
 
 def fade(clip: AudioClip, fade_in: float, fade_out: float) -> AudioClip:
@@ -45,9 +45,9 @@ def fade(clip: AudioClip, fade_in: float, fade_out: float) -> AudioClip:
     return AudioClip(samples, clip.sample_rate)
 
 
-def limit_peak(clip: AudioClip, part: slice) -> AudioClip:
-    """`clip` with `part` of it softer where that exceeds -1 dBFS. Raises as `normalise_peak`."""
-    loud = clip.samples[:, part]
+def limit_peak(clip: AudioClip) -> AudioClip:
+    """`clip`, softer where it exceeds -1 dBFS. Raises as `normalise_peak`."""
+    loud = clip.samples
     length = loud.shape[1]
     if _peak(loud) <= PEAK:
         return clip
@@ -57,13 +57,13 @@ def limit_peak(clip: AudioClip, part: slice) -> AudioClip:
     gains = PEAK / np.maximum(peaks, PEAK)
     edges = np.minimum(np.append(gains, 1.0), np.append(1.0, gains))
     gain = np.interp(np.arange(length), [*starts, length], edges)
-    samples = clip.samples.copy()
-    samples[:, part] = np.clip(loud * gain.astype(np.float32), -PEAK, PEAK)  # what rounding leaves
-    return AudioClip(samples, clip.sample_rate)
+    softer = np.clip(loud * gain.astype(np.float32), -PEAK, PEAK)  # what rounding leaves
+    return AudioClip(softer, clip.sample_rate)
 
 
 def _peak(samples: NDArray[np.float32]) -> float:
-    peak = float(np.max(np.abs(samples), initial=0.0))
+    # Without a copy of its absolute values: songs of 600 s take 230 MB.
+    peak = max(float(samples.max(initial=0.0)), -float(samples.min(initial=0.0)))
     if not np.isfinite(peak):
         raise AceStepError("The model computed samples that are not numbers. Try again with another seed.")
     return peak

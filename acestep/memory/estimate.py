@@ -263,7 +263,7 @@ def reading(text: QwenSize, load: Workload) -> int:
 
 
 def decoding(vae: VaeSize | None, tile: int, load: Workload) -> int:
-    """Bytes of a tile in the VAE, beside the sound of a whole song and a copy of it."""
+    """Bytes of a tile in the VAE, beside the sound of a whole song and its normalised copy."""
     sound = 2 * 2 * load.frames * (vae.hop if vae else 1920) * _FLOAT
     if vae is None:
         return sound + _SINE_BANK

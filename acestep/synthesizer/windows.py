@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from acestep.domain.song import Window
 
@@ -60,6 +61,20 @@ def join(new: Tensor, kept: Tensor, span: Span, dim: int) -> Tensor:
     shape[dim] = -1
     weights = span.weights(new.shape[dim]).to(new.device).view(shape)
     return torch.where(weights == 0.0, kept, torch.lerp(kept, new, weights.to(new.dtype)))
+
+
+def keep_around(new: Tensor, kept: Tensor, span: Span) -> None:
+    """As `join` along the last dimension, into `new` itself. Zeros follow a `kept` that is shorter."""
+    short, length = kept.shape[-1], new.shape[-1]
+    for start, stop in ((0, span.start), (span.stop, length)):
+        end = max(start, min(stop, short))
+        new[..., start:end] = kept[..., start:end]
+        new[..., end:stop] = 0.0
+    fades = ((span.start, _ramp(span.fade_in)), (span.stop - span.fade_out, _ramp(span.fade_out).flip(0)))
+    for start, weights in fades:
+        edge = new[..., start : start + len(weights)]
+        old = kept[..., start : start + len(weights)]
+        edge.copy_(torch.lerp(functional.pad(old, (0, len(weights) - old.shape[-1])), edge, weights))
 
 
 def _ramp(count: int) -> Tensor:

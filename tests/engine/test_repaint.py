@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +19,7 @@ from acestep.domain.latents import SongLatents, SourceLatents
 from acestep.domain.song import AudioClip, AudioFormat, SongRequest, TaskOptions, Window
 from acestep.engine.audio_inputs import load_inputs
 from acestep.engine.renderer import Loaded
-from acestep.engine.torch_models import load_model
+from acestep.engine.torch_models import TorchRenderer, load_model
 from acestep.errors import AceStepError
 from acestep.limits import window_of
 from tests.engine.test_torch_models import EXPECTED, hum, write_checkpoint, write_oobleck, write_sine_bank
@@ -150,3 +153,23 @@ def test_sound_that_is_none_fails(loaded: Loaded) -> None:
     song = repaint(loaded, Window(1.0, 3.0, 0.0, 4.08), hum(loaded, 4.08))
     with pytest.raises(AceStepError, match="not numbers"):
         sound_of(loaded, replace(song, latents=song.latents * torch.nan))
+
+
+@pytest.mark.parametrize(
+    ("window", "most"), [(None, 1.1), (Window(10.0, 12.0, 0.0, 60.0), 0.2)], ids=["whole", "repaint"]
+)
+def test_what_is_decoded_is_copied_once_at_most(window: Window | None, most: float) -> None:
+    """As `memory.estimate.decoding` promises for any task. A repaint is joined in place."""
+    sound = torch.full((1, 2, 60 * 1000), 0.5)
+    codec = SimpleNamespace(sample_rate=1000, decode=lambda latents, on_fraction: sound)
+    renderer: Any = SimpleNamespace(
+        codec=codec, _device=lambda check: nullcontext(), _enter_codec=lambda: None
+    )
+    kept = AudioClip(np.full((2, 60 * 1000), 0.25, np.float32), 1000)
+    song = SongLatents(torch.zeros(1, 1500, 4), window=window, kept=kept if window else None)
+    tracemalloc.start()
+    clip = TorchRenderer.decode(renderer, song, 60.0, lambda fraction: None)
+    copied = tracemalloc.get_traced_memory()[1] / kept.samples.nbytes
+    tracemalloc.stop()
+    assert copied <= most
+    assert np.shares_memory(clip.samples, sound.numpy()) == (window is not None)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from acestep.domain.song import Window
-from acestep.synthesizer.windows import Span, join
+from acestep.synthesizer.windows import Span, join, keep_around
 
 RATE, LENGTH = 25.0, 250  # ten seconds
 
@@ -63,3 +63,15 @@ def test_nan_inside_the_span_does_not_reach_what_is_kept():
     new, kept = torch.full((1, LENGTH), torch.nan), torch.ones(1, LENGTH)
     joined = join(new, kept, Span.of(window(2.0, 4.0), RATE, LENGTH, fade=0), dim=1)
     assert (joined[:, :50] == 1).all()
+
+
+@pytest.mark.parametrize("fade", [0, 10])
+@pytest.mark.parametrize("span", [(2.0, 4.0), (0.0, 2.0), (3.0, 6.0)])
+@pytest.mark.parametrize("short", [0, 30, 55, 110, LENGTH])
+def test_keeping_in_place_is_joining_to_the_bit(short: int, span: tuple[float, float], fade: int):
+    new, kept = torch.randn(2, LENGTH), torch.randn(2, short)
+    padded = torch.nn.functional.pad(kept, (0, LENGTH - short))
+    where = Span.of(window(*span), RATE, LENGTH, fade=fade)
+    joined = join(new, padded, where, dim=1)
+    keep_around(new, kept, where)
+    assert torch.equal(new, joined)
