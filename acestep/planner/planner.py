@@ -26,7 +26,7 @@ Generate = Callable[[Generation, OnTokens, Cancelled], Awaitable[str]]
 # Tokens that blocks and drafts usually have, for the progress: their length is not known beforehand.
 _USUAL_BLOCK, _USUAL_DRAFT = 120, 500
 _NO_GUIDANCE = 1.0
-_MOST_NAMED = 5
+_MOST_NAMED = 10
 _ARTICLES = ("a", "an", "the")
 
 

@@ -265,6 +265,26 @@ async def test_formatting_drops_no_sung_word(lyrics: str, written: str, kept: st
     assert all(text.startswith("lyrics: left as they are; ") for text in draft.warnings)
 
 
+SUNG = "[Verse]\none two three four five six\n[Chorus]\nseven eight nine ten eleven Twelve"
+
+
+@pytest.mark.parametrize(
+    ("lyrics", "written", "told"),
+    [
+        (SUNG, SUNG.replace("three", ""), "three"),
+        (SUNG, "[Verse]\ntwelve", "one, two, three, four, five, six, seven, eight, nine, ten, …"),
+        (SUNG, SUNG.replace("Twelve", "").replace("one", ""), "one, twelve"),
+        ("la la la", "la, la", "la"),
+        ("夜の歌", "夜の", "歌"),
+        ("Café au lait", "cafe au lait", "café"),
+    ],
+)
+async def test_the_words_that_a_draft_drops_are_named(lyrics: str, written: str, told: str) -> None:
+    draft = await drafted("warm pop", written).format(DraftRequest("format", "pop", lyrics))
+    assert draft.lyrics == lyrics
+    assert draft.warnings == (f"lyrics: left as they are; {WalkingModel.name} dropped {told}",)
+
+
 @pytest.mark.parametrize("written", ["170", "120 - 4/4"])
 async def test_a_caption_without_words_is_none(written: str) -> None:
     draft = await drafted(written, INSTRUMENTAL).format(DraftRequest("format", "a long story"))
