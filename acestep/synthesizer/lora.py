@@ -8,10 +8,8 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from peft import LoKrConfig, LoraConfig, PeftConfig, inject_adapter_in_model, set_peft_model_state_dict
-from peft.tuners.lokr import LoKrLayer
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from acestep.catalog.adapter_settings import Kind
@@ -22,9 +20,14 @@ from acestep.networks.transformer import Transformer
 from acestep.weights.quantization import refresh_device
 from acestep.weights.safetensors import LoadTarget, read_tensors
 
+# PEFT takes seconds to import, and most songs have no adapter: the functions that need it import it.
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from peft.tuners.lokr import LoKrLayer
+    from peft.tuners.lora import LoraLayer
+
 log = logging.getLogger(__name__)
 
-Adapted = (LoraLayer, LoKrLayer)
 MIXED = "LoRA and LoKr adapters cannot act on the same song"
 
 # Adapters that stay in memory: rank 64 on all attention of a 2 B model takes about 90 MB in bfloat16.
@@ -103,9 +106,10 @@ class TransformerAdapters:
             return
         for name in self.loaded:
             self._drop(name)
+        adapted = _adapted_types()
         for parent in list(self._transformer.modules()):
             for name, layer in list(parent.named_children()):
-                if isinstance(layer, Adapted):
+                if isinstance(layer, adapted):
                     setattr(parent, name, layer.get_base_layer())
         (self._kind,) = kinds
 
@@ -126,6 +130,8 @@ class TransformerAdapters:
         return loaded.peft_name
 
     def _load(self, adapter: Adapter, peft_name: str) -> None:
+        from peft import inject_adapter_in_model, set_peft_model_state_dict
+
         adapter.check_fit(self._name, self._layers)
         like = next(self._transformer.parameters())
         stored = read_tensors(adapter.file, LoadTarget(like.device, like.dtype))
@@ -186,10 +192,20 @@ class TransformerAdapters:
             layer.delete_adapter(peft_name)
 
     def _adapted(self) -> Iterator[LoraLayer | LoKrLayer]:
-        return (module for module in self._transformer.modules() if isinstance(module, Adapted))
+        adapted = _adapted_types()
+        return (module for module in self._transformer.modules() if isinstance(module, adapted))
+
+
+def _adapted_types() -> tuple[type[LoraLayer], type[LoKrLayer]]:
+    from peft.tuners.lokr import LoKrLayer
+    from peft.tuners.lora import LoraLayer
+
+    return LoraLayer, LoKrLayer
 
 
 def _peft_config(adapter: Adapter) -> PeftConfig:
+    from peft import LoKrConfig, LoraConfig
+
     # Each layer is named, so that PEFT guesses none.
     if adapter.kind == "lokr":
         return LoKrConfig(

@@ -28,9 +28,8 @@ def load(checkpoint: Checkpoint) -> TorchRenderer:
     entry = LoadTarget(CPU, torch.bfloat16)
     modules = load_synthesizer(checkpoint.dit, checkpoint.text_encoder, checkpoint.tokenizer, entry)
     model = renderer(modules, checkpoint)
-    codec = load_codec(
-        checkpoint.vae, CPU, torch.float32
-    )  # a CPU rounds otherwise, since it computes in pieces
+    # A CPU decodes in pieces, which round otherwise; in bfloat16 too far to compare.
+    codec = load_codec(checkpoint.vae, CPU, torch.float32)
     return TorchRenderer(model.synthesizer, codec, model.adapters)
 
 
