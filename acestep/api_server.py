@@ -1,6 +1,6 @@
 """Builds the server from its settings, and runs it.
 
-Heavy imports (torch, diffusers) happen on the engine's thread, once the server answers.
+Heavy imports (torch) happen on the engine's thread, once the server answers.
 """
 
 from __future__ import annotations
@@ -215,8 +215,6 @@ def configure_logging(level: str) -> None:
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     for name in ("acestep", "uvicorn"):
         logging.getLogger(name).setLevel(level.upper())
-    # It warns of checkpoints that torchao has written, where torchao is there; this server reads none.
-    logging.getLogger("diffusers.quantizers").setLevel(logging.ERROR)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -19,7 +19,7 @@ from acestep.networks.oobleck import (
     join_weights,
     split_weights,
 )
-from acestep.weights.safetensors import LoadTarget, TensorIndex, fill
+from acestep.weights.safetensors import LoadTarget, TensorIndex, fill, without_memory
 
 # 20 s at the published 25 frames a second: about 1 GB of activations in float32.
 DEFAULT_TILE_FRAMES = 512
@@ -54,7 +54,7 @@ class OobleckCodec:
     def load(
         cls, folder: Path, device: torch.device, dtype: torch.dtype, tile_frames: int = DEFAULT_TILE_FRAMES
     ) -> OobleckCodec:
-        with torch.device("meta"):
+        with without_memory():
             vae = Oobleck(OobleckConfig.read(folder / "config.json"))
         # Weights are stored as direction and length; multiplied out once, in float32, before they are cast.
         split_weights(vae)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from acestep.networks.config import LayerConfig, SynthesizerConfig
-from acestep.networks.layers import GatedMLP, RMSNorm, Rotary, band_mask, rotary_tables
+from acestep.networks.layers import GatedMLP, RMSNorm, Rotary, band_mask, random_parameter, rotary_tables
 from acestep.networks.transformer import Transformer, attention
 
 _SILENCE_FRAMES = 15_000  # of the latents of silence in every published checkpoint
@@ -68,8 +68,8 @@ class ConditionEncoder(nn.Module):
         alternating = replace(layer, layer_types=())  # the published timbre encoders take no types
         self.timbre_encoder = Encoder(alternating, config.latent_channels, config.timbre_layers)
         # In the published files, but without use there too.
-        self.timbre_encoder.special_token = nn.Parameter(torch.randn(1, 1, width))
-        self.null_condition_emb = nn.Parameter(torch.randn(1, 1, width))
+        self.timbre_encoder.special_token = random_parameter(1, 1, width)
+        self.null_condition_emb = random_parameter(1, 1, width)
         self.register_buffer("silence_latent", torch.zeros(1, _SILENCE_FRAMES, config.latent_channels))
 
     def forward(self, caption: Tensor, lyrics: Tensor, timbre: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ class AttentionPooler(Encoder):
 
     def __init__(self, config: LayerConfig, layers: int) -> None:
         super().__init__(config, config.hidden_size, layers)
-        self.special_token = nn.Parameter(torch.randn(1, 1, config.hidden_size) * 0.02)
+        self.special_token = random_parameter(1, 1, config.hidden_size, scale=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
         frames = self.embed_tokens(x.flatten(0, 1))
@@ -177,7 +177,7 @@ class AudioTokenDetokenizer(Encoder):
     def __init__(self, config: SynthesizerConfig) -> None:
         layer, width = config.pooler, config.pooler.hidden_size
         super().__init__(layer, width, config.pooler_layers)
-        self.special_tokens = nn.Parameter(torch.randn(1, config.frames_per_code, width) * 0.02)
+        self.special_tokens = random_parameter(1, config.frames_per_code, width, scale=0.02)
         self.proj_out = nn.Linear(width, config.latent_channels)
 
     def forward(self, quantized: Tensor) -> Tensor:

@@ -11,6 +11,10 @@ KeysValues = tuple[Tensor, Tensor]  # [B, kv_heads, S, head_dim] each
 _BLOCK_ON_CPU, _BLOCK = 64, 512
 
 
+def random_parameter(*shape: int, scale: float = 1.0) -> nn.Parameter:
+    return nn.Parameter(nn.init.normal_(torch.empty(shape), std=scale))
+
+
 class RMSNorm(nn.Module):
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()

@@ -25,6 +25,7 @@ from acestep.networks.layers import (
     Rotary,
     attend,
     band_mask,
+    random_parameter,
     rotary_tables,
 )
 
@@ -111,7 +112,7 @@ class DiTLayer(nn.Module):
         self.cross_attn = attention(config)
         self.mlp_norm = RMSNorm(width, eps)
         self.mlp = GatedMLP(width, config.intermediate_size)
-        self.scale_shift_table = nn.Parameter(torch.randn(1, 6, width) / width**0.5)
+        self.scale_shift_table = random_parameter(1, 6, width, scale=width**-0.5)
 
     def forward(self, x: Tensor, modulation: Tensor, cross: KeysValues, cache: ConditionCache) -> Tensor:
         return self.cross_attend(self.self_attend(x, modulation, cache), modulation, cross, cache)
@@ -159,7 +160,7 @@ class Transformer(nn.Module):
         self.time_embed_r = TimeEmbedder(width)
         self.condition_embedder = nn.Linear(config.encoder.hidden_size, width)
         self.norm_out = RMSNorm(width, dit.rms_norm_eps)
-        self.scale_shift_table = nn.Parameter(torch.randn(1, 2, width) / width**0.5)
+        self.scale_shift_table = random_parameter(1, 2, width, scale=width**-0.5)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -3,7 +3,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from acestep.errors import CheckpointError
@@ -11,7 +10,7 @@ from acestep.networks.qwen3 import Qwen3, Qwen3Config
 from acestep.planner.backends.chat import Chat
 from acestep.planner.language_model import Vocabulary
 from acestep.planner.lexicon import read_lexicon
-from acestep.weights.safetensors import LoadTarget, TensorIndex, fill
+from acestep.weights.safetensors import LoadTarget, TensorIndex, fill, without_memory
 
 END_OF_TURN = "<|im_end|>"
 
@@ -89,7 +88,7 @@ def _load_weights(folder: Path, config: Qwen3Config, target: LoadTarget) -> tupl
     index = TensorIndex.of(folder)
     # A model that was saved without its head has no prefix.
     prefix = "model." if any(name.startswith("model.") for name in index.files) else ""
-    with torch.device("meta"):
+    with without_memory():
         model = Qwen3(config)
         is_tied = config.tie_word_embeddings
         head = None if is_tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)

@@ -25,7 +25,7 @@ from acestep.networks.encoders import (
 from acestep.networks.qwen3 import Qwen3, Qwen3Config, load_tokenizer
 from acestep.networks.transformer import Transformer
 from acestep.weights.offload import ModulePlacement
-from acestep.weights.safetensors import LoadTarget, TensorIndex, fill
+from acestep.weights.safetensors import LoadTarget, TensorIndex, fill, without_memory
 from acestep.weights.shared_modules import SharedModules
 
 Config = dict[str, object]
@@ -126,7 +126,7 @@ def _load_diffusers(folder: Path, target: LoadTarget) -> tuple[SynthesizerNetwor
 
 
 def _on_meta(config: SynthesizerConfig) -> SynthesizerNetworks:
-    with torch.device("meta"):
+    with without_memory():
         return SynthesizerNetworks(config)
 
 
@@ -246,7 +246,7 @@ def _read_silence(path: Path, channels: int) -> Tensor:
 
 
 def _load_text_encoder(folder: Path, target: LoadTarget) -> Qwen3:
-    with torch.device("meta"):
+    with without_memory():
         model = Qwen3(Qwen3Config.read(folder / "config.json"))
     index = TensorIndex.of(folder)
     # A checkpoint that was saved with a language model's head has prefixed names.

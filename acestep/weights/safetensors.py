@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from acestep.catalog.checkpoints import read_json
 from acestep.errors import CheckpointError
@@ -18,6 +19,9 @@ from acestep.settings.types import Quantization
 from acestep.weights.quantization import Packer
 
 Rename = Callable[[str], str]
+
+# What modules fill their parameters with; their `tensor` is returned.
+_DRAWING = (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_)
 
 _ALIGNMENT = 64  # bytes; torch aligns its own memory so
 
@@ -81,6 +85,22 @@ class DeviceMover:
 
     def away(self, home: Tensor) -> Tensor:
         return home
+
+
+class _WithoutDrawing(TorchFunctionMode):
+    # Drawing numbers on the meta device runs Python code of torch's compiler, whose import takes seconds.
+    def __torch_function__(
+        self, func: Callable[..., object], _: object, args: Sequence[object] = (), kwargs: object = None
+    ) -> object:
+        named = cast("dict[str, object]", kwargs or {})
+        return named["tensor"] if func in _DRAWING else func(*args, **named)
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Build modules on the meta device, for `fill`; their numbers are not drawn."""
+    with torch.device("meta"), _WithoutDrawing():
+        yield
 
 
 def fill(

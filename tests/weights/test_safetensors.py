@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from acestep.weights.safetensors import LoadTarget, TensorIndex, fill, read_tensors
+from acestep.weights.safetensors import LoadTarget, TensorIndex, fill, read_tensors, without_memory
 
 CPU = torch.device("cpu")
 ROWS, COLUMNS = 96, 64
@@ -59,3 +59,17 @@ def test_what_waits_for_a_gpu_stays_in_its_file(tmp_path: Path, written: dict[st
     save_file({name: tensor.bfloat16() for name, tensor in written.items()}, file)
     matrix = read_tensors(file, LoadTarget(CPU, torch.bfloat16))["matrix"]
     assert matrix.data_ptr() % 4 == 2, "torch's own memory begins at a multiple of 64"
+
+
+def test_modules_without_memory_have_the_shapes_of_others_and_what_follows_is_drawn():
+    def build() -> nn.Module:
+        return nn.ModuleDict({"a": nn.Linear(3, 2), "b": nn.Embedding(4, 5), "c": nn.Conv1d(2, 2, 3)})
+
+    with without_memory():
+        empty = build()
+    assert {tensor.device.type for tensor in empty.state_dict().values()} == {"meta"}
+    drawn = build().state_dict()
+    assert {name: tensor.shape for name, tensor in empty.state_dict().items()} == {
+        name: tensor.shape for name, tensor in drawn.items()
+    }
+    assert all(tensor.std() > 0 for tensor in drawn.values())
