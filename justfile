@@ -15,9 +15,10 @@ lint:
 smoke:
     uv run python -m scripts.smoke
 
-# Regenerate docs/configuration.md, docs/api.md and docs/api.ja.md
+# Regenerate docs/configuration.md, docs/api.md and their Japanese pages
 docs:
     uv run python -m acestep.settings.docs
+    uv run python -m scripts.settings_ja
     uv run python -m scripts.api_docs
 
 # Rebuild the nano model (up to two hours)

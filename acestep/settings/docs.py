@@ -9,6 +9,8 @@ _INTRO = """\
 
 <!-- Written by `python -m acestep.settings.docs` from acestep/settings; change it there. -->
 
+日本語: [configuration.ja.md](configuration.ja.md)
+
 Every setting is an environment variable. Export it, or put it into a file `.env` in the project folder (the
 one with `pyproject.toml`; if the package is installed elsewhere, the current folder). A flag of the command
 line overrides an exported variable, which overrides `.env`, which overrides the default.
@@ -22,7 +24,7 @@ line overrides an exported variable, which overrides `.env`, which overrides the
 """
 
 # The heading before a field.
-_HEADINGS = {
+HEADINGS = {
     "api_host": "Server",
     "queue_maxsize": "Jobs and songs",
     "config_path": "Models and memory",
@@ -34,10 +36,10 @@ _HEADINGS = {
 def render() -> str:
     lines = [_INTRO.rstrip()]
     for field in Settings.model_fields:
-        if field in _HEADINGS:
+        if field in HEADINGS:
             lines += [
                 "",
-                f"## {_HEADINGS[field]}",
+                f"## {HEADINGS[field]}",
                 "",
                 "| Variable | Default | Allowed | Meaning |",
                 "|---|---|---|---|",

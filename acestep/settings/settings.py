@@ -108,7 +108,12 @@ class Settings(WireSettings):
     avg_job_seconds: float = number(5.0, 0, None, "s", "Job time that `/v1/stats` assumes before it has any.")
     avg_window: int = number(50, 1, None, "jobs", "Latest jobs of which `/v1/stats` gives the mean time.")
     generation_timeout: float = number(
-        600, 1, None, "s", "How long `/v1/chat/completions` and `/v1/audio/generations` wait for their song."
+        600,
+        1,
+        None,
+        "s",
+        "How long `/v1/chat/completions`, `/v1/audio/generations` and `/v1/transcribe` wait for what they "
+        "return.",
     )
     mp3_bitrate: Annotated[Literal[128, 160, 192, 224, 256, 320], BeforeValidator(to_int)] = setting(
         256, "128, 160, 192, 224, 256 or 320 kbit/s", "Bit rate of MP3 files."
