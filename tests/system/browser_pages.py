@@ -8,6 +8,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -61,10 +62,15 @@ function submit([method, path, type, body]) {
 
 
 class Pages:
-    """A web server on a port of its own; every host name leads to it."""
+    """A web server on a port of its own; every host name leads to it.
+
+    What it does not serve itself it passes on to port `api`, once that is set, as it came. To the browser the
+    API is then at the page's own origin, as after its name was bound to this machine (DNS rebinding).
+    """
 
     def __init__(self, port: int) -> None:
         self.port = port
+        self.api = 0
         self._page = b""
         self._report: list[dict[str, Any]] = []
         self._reported = threading.Event()
@@ -94,11 +100,33 @@ def pages(port: int) -> Iterator[Pages]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self._answer(found.page())
+            if self.path != "/" and found.api:
+                self._pass_on()
+            else:
+                self._answer(found.page())
 
         def do_POST(self) -> None:
+            if self.path != "/report":
+                self._pass_on()
+                return
             found.take_down(self.rfile.read(int(self.headers["Content-Length"])))
             self._answer(b"")
+
+        def _pass_on(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            connection = HTTPConnection("127.0.0.1", found.api, timeout=SECONDS)
+            connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                connection.putheader(name, value)
+            connection.endheaders(body)
+            answer = connection.getresponse()
+            content = answer.read()
+            self.send_response(answer.status)
+            self.send_header("Content-Type", answer.headers["Content-Type"])
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+            connection.close()
 
         def _answer(self, body: bytes) -> None:
             self.send_response(200)

@@ -77,6 +77,22 @@ def test_a_name_that_leads_here_reads_nothing(server: LiveServer, sites: Pages, 
     assert state(server)["stats"]["total"] == 0
 
 
+def test_a_page_whose_name_was_bound_to_this_machine_changes_nothing(
+    server: LiveServer, sites: Pages, tmp_path: Path
+):
+    # To the browser the page is at the API's own origin: it may read all answers, and sees refusals.
+    before = state(server)
+    sites.api = server.port
+    try:
+        told = sites.visit("rebound.example", "", READS + CHANGES, ["cors", "same-origin", "form"], tmp_path)
+    finally:
+        sites.api = 0
+    assert len(told) == 2 * len(READS) + 3 * len(CHANGES)
+    assert {each["status"] for each in told if "status" in each} == {403}
+    assert all("ACESTEP_ALLOWED_HOSTS" in each["text"] and "nano" not in each["text"] for each in told)
+    assert state(server) == before
+
+
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "friend.example"])
 def test_an_allowed_page_works(server: LiveServer, sites: Pages, tmp_path: Path, host: str):
     before = state(server)["stats"]["total"]
