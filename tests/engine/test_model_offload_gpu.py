@@ -27,10 +27,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 def load(checkpoint: Checkpoint) -> TorchRenderer:
     entry = LoadTarget(CPU, torch.bfloat16)
     modules = load_synthesizer(checkpoint.dit, checkpoint.text_encoder, checkpoint.tokenizer, entry)
-    model = renderer(modules, checkpoint)
     # A CPU decodes in pieces, which round otherwise; in bfloat16 too far to compare.
-    codec = load_codec(checkpoint.vae, CPU, torch.float32)
-    return TorchRenderer(model.synthesizer, codec, model.adapters)
+    return renderer(modules, load_codec(checkpoint.vae, CPU, torch.float32))
 
 
 def settled(checkpoint: Checkpoint, plan: MemoryPlan) -> TorchRenderer:
@@ -41,8 +39,7 @@ def settled(checkpoint: Checkpoint, plan: MemoryPlan) -> TorchRenderer:
             movable(network, SECOND)
     modules = model.synthesizer._conditioner._modules
     settled = place_model(modules, model.codec, plan, SECOND, OffloadManager(DeviceMover(SECOND)))
-    again = renderer(settled, checkpoint)
-    return TorchRenderer(again.synthesizer, model.codec, again.adapters, settled.placement)
+    return renderer(settled, model.codec)
 
 
 def some_plans(checkpoint: Checkpoint) -> Iterator[MemoryPlan]:

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from acestep.catalog.checkpoints import Checkpoint, read_json
-from acestep.codec.codec import load_codec
 from acestep.engine.torch_models import (
     LoadContext,
     TorchRenderer,
@@ -109,10 +108,8 @@ def count_caches(mover: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def entry(checkpoint: Checkpoint, folder: Path, plan: MemoryPlan, mover: Counting) -> Shared:
     offload_manager = OffloadManager(mover)
-    modules, _ = load(checkpoint)
-    codec = load_codec(checkpoint.vae, CPU, torch.float32)
-    modules = place_model(modules, codec, plan, CPU, offload_manager)
-    model = replace(renderer(modules, checkpoint), codec=codec)
+    modules, codec = load(checkpoint)
+    model = renderer(place_model(modules, codec, plan, CPU, offload_manager), codec)
     lm = load_torch_language_model(
         folder, LoadTarget(CPU, torch.float32, plan.quantization), plan.sequences, plan.length, CPU
     )
@@ -150,8 +147,7 @@ def test_texts_and_songs_are_the_same_and_memory_is_as_planned(
     folder = request.getfixturevalue(toy)
     plain = load_torch_language_model(folder, LoadTarget(CPU, torch.float32))
     texts = [run(plain, song(plain, seed))[0].text for seed in range(2)]
-    _, model = load(checkpoint)
-    expected = songs(model)
+    expected = songs(renderer(*load(checkpoint)))
     plan, mover = plans(sizes(checkpoint, folder))[number], Counting()
     count_caches(mover, monkeypatch)
     there = entry(checkpoint, folder, plan, mover)
