@@ -38,7 +38,7 @@ SLIDING = {"use_sliding_window": True, "sliding_window": 5}
 def write(folder: Path, **settings: Any) -> Any:
     """A model of transformers, saved with its config."""
     torch.manual_seed(4)
-    model = Qwen3Model(TransformersConfig(**SIZES, **settings, initializer_range=0.2)).eval()
+    model = Qwen3Model(TransformersConfig(**{**SIZES, "initializer_range": 0.2, **settings})).eval()
     for name, parameter in model.named_parameters():
         if name.endswith(("norm.weight", "bias")):
             parameter.data.normal_(1, 0.3)
@@ -90,6 +90,18 @@ def test_older_files_have_the_base_of_rotation_elsewhere(tmp_path):
     with torch.inference_mode():
         wanted = reference(torch.tensor([[1, 2, 3]])).last_hidden_state
         torch.testing.assert_close(load(tmp_path)(torch.tensor([[1, 2, 3]])), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_layer_of_published_size(tmp_path):
+    # Of the text encoder and the planner of 0.6 B.
+    sizes = {"hidden_size": 1024, "intermediate_size": 3072, "num_attention_heads": 16, "head_dim": 128}
+    rope = {"rope_type": "default", "rope_theta": 1_000_000}
+    more = {"num_key_value_heads": 8, "num_hidden_layers": 1, "rope_parameters": rope}
+    reference, ours = write(tmp_path, **sizes, **more, initializer_range=0.03), load(tmp_path)
+    ids = torch.randint(97, (1, 256), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        wanted = reference(ids).last_hidden_state
+        torch.testing.assert_close(ours(ids), wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("folder", [NANO_FOLDER / "text_encoder", NANO_FOLDER.parent / "acestep-nano-lm"])
