@@ -132,6 +132,12 @@ def test_torch_stays_behind_its_doors() -> None:
         assert heavy == [], name_of(path)
 
 
+def test_only_tests_and_benchmarks_need_other_peoples_networks() -> None:
+    for path in MODULES:
+        foreign = [module for module in imports(path) if within(module, ("diffusers", "transformers"))]
+        assert foreign == [], name_of(path)
+
+
 def test_one_room_each_for_environment_sql_and_printing() -> None:
     for path in MODULES:
         name, source = name_of(path), path.read_text(encoding="utf-8")

@@ -21,9 +21,9 @@ print(*sorted(name for name in sys.modules if name in ("torch._dynamo", "torch._
 # A name belongs here only if nearly every song needs it; what few requests need, they import.
 IMPORTED = {
     *("annotated_doc", "annotated_types", "anyio", "av", "certifi", "click", "dotenv", "fastapi"),
-    *("fastapi_offline", "filelock", "h11", "h2", "httpcore", "httptools", "httpx", "idna", "jinja2"),
-    *("llguidance", "markupsafe", "numpy", "psutil", "pydantic", "pydantic_core", "pydantic_settings"),
-    *("pygments", "python_multipart", "rich", "safetensors", "sniffio", "soxr", "sse_starlette", "starlette"),
+    *("fastapi_offline", "filelock", "h11", "h2", "httpcore", "httptools", "httpx", "idna", "numpy"),
+    *("psutil", "pydantic", "pydantic_core", "pydantic_settings", "pygments", "python_multipart", "rich"),
+    *("safetensors", "sniffio", "soxr", "sse_starlette", "starlette"),
     *("tokenizers", "torch", "torchgen", "tqdm", "typing_extensions", "typing_inspection", "uvicorn"),
     *("uvloop", "yaml"),
     *(
