@@ -1,5 +1,6 @@
 """The whole server as its users start it: real processes, real HTTP, the bundled model."""
 
+import contextlib
 import io
 import json
 import os
@@ -163,23 +164,24 @@ def test_uvicorn_serves_the_same_and_takes_one_worker_only(tmp_path: Path) -> No
     with uvicorn(tmp_path / "one", workers=1) as live:
         assert live.client.get("/health").json()["data"]["service"] == "ACE-Step API"
     two = uvicorn(tmp_path / "two", workers=2)
-    with pytest.raises(AssertionError, match="the server ended"):
-        # Whichever process came first may answer for a moment; then all of them stop.
+    with contextlib.suppress(AssertionError):  # the process that came first may answer for a moment
         two.start()
-        two.wait_ready(60)
-    assert two.process is not None and two.process.returncode not in (0, None)
+    assert two.process is not None and two.process.wait(60) != 0
     assert "--workers 1" in two.log.read_text()
 
 
+LAZY = {"ACESTEP_NO_INIT": "true"}  # no model and no torch, for what needs neither
+
+
 def uvicorn(data: Path, workers: int) -> LiveServer:
-    live = LiveServer(data)
+    live = LiveServer(data, LAZY)
     live.command = [sys.executable, "-m", "uvicorn", "acestep.api_server:app"]
     live.command += ["--port", str(live.port), "--workers", str(workers)]
     return live
 
 
 def test_the_key_on_the_command_line_locks_the_door(tmp_path: Path) -> None:
-    live = LiveServer(tmp_path / "data")
+    live = LiveServer(tmp_path / "data", LAZY)
     live.command += ["--api-key", "sk-secret"]
     with live:
         assert live.client.get("/v1/stats").status_code == 401
@@ -363,37 +365,3 @@ def test_requests_wait_while_the_model_loads(starting: tuple[LiveServer, str]) -
 def test_only_app_is_built_on_demand() -> None:
     with pytest.raises(AttributeError):
         _ = api_server.nothing
-
-
-def test_the_first_request_imports_nothing(tmp_path: Path) -> None:
-    code = """
-import asyncio, sys
-from acestep.api_server import app
-
-async def main():
-    async with app.router.lifespan_context(app):
-        before = set(sys.modules)
-        sent, body = [], [{"type": "http.request", "body": b'{"bpm": "x"}'}]
-
-        async def receive():
-            return body.pop() if body else await asyncio.sleep(9)
-
-        async def send(message):
-            sent.append(message)
-
-        scope = {"type": "http", "method": "POST", "path": "/release_task", "raw_path": b""}
-        scope |= {"headers": [(b"host", b"localhost")], "query_string": b""}
-        scope |= {"client": ("127.0.0.1", 1), "server": ("localhost", 1)}
-        await app(scope, receive, send)
-        print(sent[0]["status"], sorted(set(sys.modules) - before))
-
-asyncio.run(main())
-"""
-    env = {
-        "ACESTEP_CONFIG_PATH": "acestep-nano",
-        "ACESTEP_NO_INIT": "true",
-        "ACESTEP_DATA_DIR": str(tmp_path),
-    }
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, check=False, env=os.environ | env, capture_output=True, text=True)
-    assert done.stdout.splitlines() == ["422 []"], done.stderr

@@ -33,6 +33,7 @@ def test_a_model_is_downloaded_for_a_song(tmp_path: Path) -> None:
             "ACESTEP_DOWNLOAD_SOURCE": "huggingface",
             "ACESTEP_INIT_LLM": "false",
             "HF_ENDPOINT": hub.url,
+            "MODELSCOPE_ENDPOINT": hub.url,
             "HF_HUB_OFFLINE": "0",
         }
         with WarmServer(tmp_path / "data", env, read_variables_again) as live:

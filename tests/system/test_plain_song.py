@@ -1,5 +1,6 @@
-"""What a song without planner, adapter and quantization imports."""
+"""What a song without planner, adapter and quantization imports, and a first request."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -42,3 +43,37 @@ def test_a_plain_song_imports_no_more_than_it_needs() -> None:
     assert "torch" in installed.split()
     assert set(installed.split()) - IMPORTED == set()
     assert compiler == ""
+
+
+def test_the_first_request_imports_nothing(tmp_path: Path) -> None:
+    code = """
+import asyncio, sys
+from acestep.api_server import app
+
+async def main():
+    async with app.router.lifespan_context(app):
+        before = set(sys.modules)
+        sent, body = [], [{"type": "http.request", "body": b'{"bpm": "x"}'}]
+
+        async def receive():
+            return body.pop() if body else await asyncio.sleep(9)
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": "/release_task", "raw_path": b""}
+        scope |= {"headers": [(b"host", b"localhost")], "query_string": b""}
+        scope |= {"client": ("127.0.0.1", 1), "server": ("localhost", 1)}
+        await app(scope, receive, send)
+        print(sent[0]["status"], sorted(set(sys.modules) - before))
+
+asyncio.run(main())
+"""
+    env = {
+        "ACESTEP_CONFIG_PATH": "acestep-nano",
+        "ACESTEP_NO_INIT": "true",
+        "ACESTEP_DATA_DIR": str(tmp_path),
+    }
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, check=False, env=os.environ | env, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["422 []"], done.stderr
