@@ -35,8 +35,8 @@ class SynthesizerConfig:
     timbre_layers: int
     pooler_layers: int
     patch_size: int  # latent frames of a patch
-    in_channels: int  # of the DiT: source latents, chunk mask, noisy latents
     latent_channels: int
+    mask_channels: int  # of the chunk mask in the DiT's input
     text_width: int
     frames_per_code: int
     code_levels: tuple[int, ...]
@@ -45,8 +45,9 @@ class SynthesizerConfig:
     reference_frames: int = 750  # latent frames of a timbre reference, 30 s in all published models
 
     @property
-    def mask_channels(self) -> int:
-        return self.in_channels - 2 * self.latent_channels
+    def in_channels(self) -> int:
+        """Of the DiT: source latents, chunk mask, noisy latents."""
+        return 2 * self.latent_channels + self.mask_channels
 
     @property
     def code_count(self) -> int:

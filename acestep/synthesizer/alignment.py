@@ -19,7 +19,7 @@ from acestep.domain.song import SongPlan, is_instrumental
 from acestep.errors import UntimedLyricsError
 from acestep.networks.config import SynthesizerConfig
 from acestep.networks.qwen3 import encode
-from acestep.networks.transformer import Condition, Heads
+from acestep.networks.transformer import ConditionCache, Heads
 from acestep.synthesizer.conditioning import MAX_LYRIC_TOKENS
 from acestep.synthesizer.loading import SynthesizerModules
 from acestep.synthesizer.prompts import lyric_header, lyric_prompt
@@ -74,19 +74,17 @@ class LyricAligner:
 
     @torch.inference_mode()
     def attend(
-        self, plan: SongPlan, latents: Tensor, condition: Condition, patch_seconds: float
+        self, plan: SongPlan, latents: Tensor, cache: ConditionCache, patch_seconds: float
     ) -> LyricAttention:
-        """Run the DiT once on finished latents `[1, T, C]`; `condition` is that of the render."""
+        """Run the DiT once on finished latents `[1, T, C]`; `cache` is that of the render's condition."""
         self.check(plan)
         assert self._heads is not None
         columns, spans = self._lyric_tokens(plan)
         t = 1.0 / (len(plan.sampling.timesteps) if plan.sampling.timesteps else plan.sampling.steps)
         noise = SeededNoise([plan.seed], latents.shape[1], latents.shape[2], latents.device).draw()
         noised = t * noise + (1.0 - t) * latents
-        transformer = self._modules.transformer
-        cache = transformer.cache(condition, self._modules.dit_layers)
         logits, total = [], torch.zeros((), device=latents.device)
-        for head in transformer.cross_logits(noised, t, cache, self._heads):
+        for head in self._modules.transformer.cross_logits(noised, t, cache, self._heads):
             logits.append(_as_matrix(head[0, :, columns]))
             total = total + head[0].softmax(dim=-1)[:, columns]
         return LyricAttention(plan, logits, _as_matrix(total / len(logits)), spans, patch_seconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from acestep.domain.latents import SourceLatents
 from acestep.domain.song import SongPlan
 from acestep.networks.qwen3 import encode
-from acestep.networks.transformer import Condition
+from acestep.networks.transformer import Condition, ConditionCache
 from acestep.synthesizer.loading import SynthesizerModules
 from acestep.synthesizer.prompts import TEXT2MUSIC_INSTRUCTION, caption_prompt, lyric_prompt
 from acestep.synthesizer.windows import Span
@@ -41,7 +42,7 @@ class AudioCodes:
     @torch.inference_mode()
     def tokenize(self, latents: Tensor) -> tuple[int, ...]:
         """The codes of latents `[T, C]`, which are padded with silence to whole codes."""
-        self._modules.enter("condition encoder")
+        _enter(self._modules, "condition encoder")
         missing = -len(latents) % self._modules.config.frames_per_code
         padded = torch.cat([latents.to(self._silence), self._silence[0, :missing]])
         _, codes = self._modules.audio_tokenizer(padded[None])
@@ -51,7 +52,7 @@ class AudioCodes:
     def hints(self, codes: Sequence[int]) -> Tensor:
         """The latents `[T, C]` that codes stand for, `frames_per_code` frames each."""
         assert all(0 <= code < self.count for code in codes)
-        self._modules.enter("condition encoder")
+        _enter(self._modules, "condition encoder")
         quantized = self._modules.audio_tokenizer.quantizer.look_up(
             torch.tensor([codes], device=self._silence.device)
         )
@@ -115,7 +116,7 @@ class Conditioner:
         """The condition of all songs; `inputs` has one entry a plan, all of the same length."""
         # One by one, so that what a song's neighbours say changes no bit of it.
         text_encoder = self._modules.text_encoder
-        self._modules.enter("text encoder")
+        _enter(self._modules, "text encoder")
         texts = [
             (
                 text_encoder(self._ids(caption_prompt(plan), MAX_CAPTION_TOKENS)),
@@ -123,7 +124,7 @@ class Conditioner:
             )
             for plan in plans
         ]
-        self._modules.enter("condition encoder")
+        _enter(self._modules, "condition encoder")
         states = [
             self._modules.condition_encoder(caption, lyrics, self._timbre(each.reference))[0]
             for (caption, lyrics), each in zip(texts, inputs, strict=True)
@@ -147,9 +148,15 @@ class Conditioner:
             [replace(each, source=self.silence(len(each.source))) for each in inputs],
         )
 
+    def cache(self, condition: Condition) -> ConditionCache:
+        """What the DiT computes of a condition once."""
+        placement = self._modules.placement
+        layers = None if placement is None else partial(placement.layers, "DiT")
+        return self._modules.transformer.cache(condition, layers)
+
     def with_null(self, condition: Condition) -> Condition:
         """The batch, then once more with the model's null condition in place of the states."""
-        self._modules.enter("condition encoder")
+        _enter(self._modules, "condition encoder")
         null = self._modules.condition_encoder.null_condition_emb.expand_as(condition.states)
         return Condition(
             states=torch.cat([condition.states, null]),
@@ -179,3 +186,9 @@ class Conditioner:
         mask = torch.stack([each.chunk_mask for each in inputs]).to(source.dtype)
         mask_channels = self._modules.config.mask_channels
         return torch.cat([source, mask[..., None].expand(-1, -1, mask_channels)], dim=-1)
+
+
+def _enter(modules: SynthesizerModules, group: str) -> None:
+    # Before the modules of a group compute, they are brought to the device.
+    if modules.placement is not None:
+        modules.placement.enter(group)

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 
 from acestep.catalog.adapters import DIFFUSERS_NAMES
 from acestep.catalog.checkpoints import read_json
 from acestep.errors import CheckpointError
+from acestep.networks.codes import AudioTokenDetokenizer, AudioTokenizer
 from acestep.networks.config import LayerConfig, SynthesizerConfig
-from acestep.networks.encoders import (
-    AudioTokenDetokenizer,
-    AudioTokenizer,
-    ConditionEncoder,
-    SynthesizerNetworks,
-)
+from acestep.networks.encoders import ConditionEncoder
 from acestep.networks.qwen3 import Qwen3, Qwen3Config, load_tokenizer
 from acestep.networks.transformer import Transformer
 from acestep.weights.offload import ModulePlacement
@@ -42,6 +37,17 @@ _DIFFUSERS_MODULES = {
 _OWN_ENCODER_SIZES = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
 
 
+class SynthesizerNetworks(nn.Module):
+    """The modules of a DiT's folder, under their published names."""
+
+    def __init__(self, config: SynthesizerConfig) -> None:
+        super().__init__()
+        self.decoder = Transformer(config)
+        self.encoder = ConditionEncoder(config)
+        self.tokenizer = AudioTokenizer(config)
+        self.detokenizer = AudioTokenDetokenizer(config)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class SynthesizerModules:
     transformer: Transformer
@@ -53,15 +59,6 @@ class SynthesizerModules:
     silence_latent: Tensor  # [1, T, latent_channels]
     config: SynthesizerConfig
     placement: ModulePlacement | None = None  # None: all modules stay on the device
-
-    def enter(self, group: str) -> None:
-        """Bring the modules of a group to the device."""
-        if self.placement is not None:
-            self.placement.enter(group)
-
-    def dit_layers(self) -> Iterable[object]:
-        """The layers of the DiT, whose other weights are then on the device."""
-        return self.transformer.layers if self.placement is None else self.placement.layers("DiT")
 
 
 def load_synthesizer(
@@ -143,7 +140,7 @@ def published_config(config: Config, path: Path) -> SynthesizerConfig:
 def _config(dit: _ConfigFile, encoder: _ConfigFile, pooler: _ConfigFile) -> SynthesizerConfig:
     if pooler.integer("fsq_input_num_quantizers", 1) != 1:
         raise CheckpointError(f"{pooler.path}: 'fsq_input_num_quantizers' must be 1; no other is supported")
-    dit_layers = dit.integer("num_hidden_layers")
+    dit_layers, latent_channels = dit.integer("num_hidden_layers"), dit.integer("audio_acoustic_hidden_dim")
     lyric_layers = encoder.integer("num_lyric_encoder_hidden_layers")
     pooler_layers = pooler.integer("num_attention_pooler_hidden_layers")
     return SynthesizerConfig(
@@ -155,8 +152,8 @@ def _config(dit: _ConfigFile, encoder: _ConfigFile, pooler: _ConfigFile) -> Synt
         timbre_layers=encoder.integer("num_timbre_encoder_hidden_layers"),
         pooler_layers=pooler_layers,
         patch_size=dit.integer("patch_size"),
-        in_channels=dit.integer("in_channels"),
-        latent_channels=dit.integer("audio_acoustic_hidden_dim"),
+        latent_channels=latent_channels,
+        mask_channels=dit.integer("in_channels") - 2 * latent_channels,
         text_width=encoder.integer("text_hidden_dim"),
         frames_per_code=pooler.integer("pool_window_size"),
         code_levels=pooler.integers("fsq_input_levels"),

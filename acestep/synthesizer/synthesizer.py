@@ -138,10 +138,9 @@ class Synthesizer:
         """
         self._aligner.check(plan)
         inputs = self._conditioner.inputs(plan, latents.shape[1], sources, self.span(plan))
-        condition = self._conditioner.encode([plan], [inputs])
-        return self._aligner.attend(
-            plan, latents, condition, self._modules.config.patch_size / self._frame_rate
-        )
+        cache = self._conditioner.cache(self._conditioner.encode([plan], [inputs]))
+        patch_seconds = self._modules.config.patch_size / self._frame_rate
+        return self._aligner.attend(plan, latents, cache, patch_seconds)
 
     def _common(self, plans: Sequence[SongPlan]) -> tuple[int, Sampling]:
         shared = {(self.frames(plan.duration), plan.sampling) for plan in plans}
@@ -176,12 +175,12 @@ class Synthesizer:
         return tuned(StepVelocities(first, second), sampling.tuning)
 
     def _guided(self, condition: Condition, sampling: Sampling) -> StepVelocities:
-        transformer, layers = self._modules.transformer, self._modules.dit_layers
+        transformer = self._modules.transformer
         first, second = guidances(sampling)
         if first is None or second is None:
-            plain = partial(transformer.velocity, cache=transformer.cache(condition, layers))
+            plain = partial(transformer.velocity, cache=self._conditioner.cache(condition))
             return StepVelocities(plain, plain)
-        cache = transformer.cache(self._conditioner.with_null(condition), layers)
+        cache = self._conditioner.cache(self._conditioner.with_null(condition))
         guided = partial(guided_velocity, transformer, cache, interval=sampling.cfg_interval)
         return StepVelocities(guided(first), guided(second))
 

@@ -9,9 +9,8 @@ from transformers import Qwen3Config, Qwen3Model
 
 from acestep.catalog.checkpoints import NANO_FOLDER
 from acestep.memory.sizes import DitSize, QwenSize, VaeSize
-from acestep.networks.encoders import SynthesizerNetworks
 from acestep.networks.oobleck import Oobleck, OobleckConfig
-from acestep.synthesizer.loading import published_config
+from acestep.synthesizer.loading import SynthesizerNetworks, published_config
 
 _FRAMES_A_SECOND = 25  # of all published models
 

@@ -23,8 +23,8 @@ CONFIG = SynthesizerConfig(
     timbre_layers=0,
     pooler_layers=0,
     patch_size=2,
-    in_channels=2 * toy.CHANNELS + toy.MASK_CHANNELS,
     latent_channels=toy.CHANNELS,
+    mask_channels=toy.MASK_CHANNELS,
     text_width=toy.TEXT_WIDTH,
     frames_per_code=4,
     code_levels=(4, 3),
@@ -110,7 +110,7 @@ def test_unpadded_songs_have_the_velocities_of_diffusers_class(name, frames):
 
 def test_a_layer_of_the_published_size_is_that_of_diffusers():
     layer = LayerConfig(2048, 6144, 16, 8, 128, 1e6, 1e-6, 128)
-    config = replace(CONFIG, dit=layer, encoder=layer, dit_layers=1, in_channels=192, latent_channels=64)
+    config = replace(CONFIG, dit=layer, encoder=layer, dit_layers=1, latent_channels=64, mask_channels=64)
     theirs = of_diffusers(config)
     random = torch.Generator().manual_seed(1)
     given = Condition(

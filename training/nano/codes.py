@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from acestep.networks.encoders import AudioTokenizer
+from acestep.networks.codes import AudioTokenizer
 from training.nano.clock import Clock
 from training.nano.denoiser import Denoiser
 from training.nano.optimise import descend

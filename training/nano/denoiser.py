@@ -13,14 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from acestep.codec.sine_bank import SineBankCodec, SineBankConfig
-from acestep.networks.encoders import (
-    AudioTokenDetokenizer,
-    AudioTokenizer,
-    ConditionEncoder,
-    SynthesizerNetworks,
-)
+from acestep.networks.codes import AudioTokenDetokenizer, AudioTokenizer
+from acestep.networks.encoders import ConditionEncoder
 from acestep.networks.transformer import Condition, Transformer
-from acestep.synthesizer.loading import published_config
+from acestep.synthesizer.loading import SynthesizerNetworks, published_config
 from training.nano.composer import Piece
 from training.nano.dataset import FRAME_RATE, RAW
 from training.nano.metronome import beat_angles
