@@ -43,6 +43,7 @@ def probe(path: Path, limits: AudioLimits) -> AudioFacts:
     Raises `UnusableAudioError` if there is no sound, more than half of it is lost, a lossless file ends
     before its header says, or it exceeds `limits`.
     """
+    # The sound is not kept for the job that will `read` it: 600 s take 230 MB, and many jobs may wait.
     with open_audio(path) as reading:
         for _ in reading.blocks():
             reading.check_limit(limits.max_seconds)
