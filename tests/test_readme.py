@@ -38,3 +38,34 @@ def test_both_name_the_same_settings_and_paths() -> None:
 def test_links_lead_somewhere(text: str) -> None:
     links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        *("git clone", "3.11", "5.4 GB", "UV_TORCH_BACKEND", "jq", "--fail-with-body", ".data.warnings"),
+        *("ffplay", "Ctrl-C", "close_api_server.sh", ".cache/acestep", "ACESTEP_KEEP_SECONDS"),
+    ],
+)
+def test_a_newcomer_is_told(told: str) -> None:
+    """How to get it, what it takes, how to see warnings, to listen and to stop, and where songs lie."""
+    assert told in ENGLISH and told in JAPANESE
+
+
+def test_an_error_is_not_written_into_the_song() -> None:
+    saved = [line for text in (ENGLISH, JAPANESE) for line in text.splitlines() if "-o song." in line]
+    assert saved and all("--fail " in line or "--fail-with-body" in line for line in saved)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("README.ja.md", "docs/api.ja.md", "docs/configuration.ja.md"),
+        *("scripts/api_docs/ja.yaml", "scripts/api_docs/page.ja.md", "scripts/settings_ja.yaml"),
+    ],
+)
+def test_japanese_words_are_spelled_in_one_way(path: str) -> None:
+    others = r"(?:サーバ|フォルダ|ユーザ|ブラウザ|ヘッダ|パラメータ|フィルタ)(?!ー)|メモリー|下さい|出来ま"
+    foreign = r"頼み方|包みの|許可証|リクエストボディー"  # what an engineer would not write
+    text = (ROOT / path).read_text(encoding="utf-8")
+    assert re.findall(f"{others}|{foreign}", text) == []

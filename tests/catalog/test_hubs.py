@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -201,8 +202,18 @@ class TestAnswering:
     def test_hubs_that_say_nothing_are_waited_for_no_longer_than_told(self, never, caplog):
         caplog.set_level("INFO")
         silent = [SlowHub("https://one", True, never), SlowHub("https://other", True, never)]
+        started = time.monotonic()
         assert answering(silent, seconds=0.05) == []
+        assert time.monotonic() - started < 15  # generous; without a bound it is for ever
         assert caplog.messages == ["Waiting for an answer of https://one or https://other (0.05 s at most)"]
+
+    def test_a_start_waits_for_five_seconds_at_most(self, monkeypatch, caplog):
+        caplog.set_level("INFO")
+        monkeypatch.setattr(
+            "acestep.catalog.hubs._wished_first", lambda source: (SlowHub("https://no", False),)
+        )
+        assert not any_reachable("auto")
+        assert caplog.messages == ["Waiting for an answer of https://no (5 s at most)"]
 
     def test_one_that_answers_is_enough_although_the_other_is_silent(self, never):
         quick = SlowHub("https://quick", True)
