@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
 
 import torch
 from tokenizers import Tokenizer
@@ -16,6 +15,7 @@ from acestep.catalog.checkpoints import read_json
 from acestep.errors import CheckpointError
 from acestep.networks.codes import AudioTokenDetokenizer, AudioTokenizer
 from acestep.networks.config import LayerConfig, SynthesizerConfig
+from acestep.networks.config_file import ConfigFile
 from acestep.networks.encoders import ConditionEncoder
 from acestep.networks.qwen3 import Qwen3, Qwen3Config, load_tokenizer
 from acestep.networks.transformer import Transformer
@@ -32,6 +32,8 @@ _DIFFUSERS_MODULES = {
     "audio_tokenizer": "tokenizer",
     "audio_token_detokenizer": "detokenizer",
 }
+
+_LAYER_TYPES = {"sliding_attention", "full_attention"}
 
 # XL models size their encoders apart from the DiT, in fields of their own.
 _OWN_ENCODER_SIZES = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
@@ -110,7 +112,7 @@ def _load_published(
 
 
 def _load_diffusers(folder: Path, target: LoadTarget) -> tuple[SynthesizerNetworks, SynthesizerConfig]:
-    dit, encoder, pooler, _ = (_ConfigFile.read(folder / name / "config.json") for name in _DIFFUSERS_MODULES)
+    dit, encoder, pooler, _ = (ConfigFile.read(folder / name / "config.json") for name in _DIFFUSERS_MODULES)
     config = _config(dit, encoder, pooler)
     networks = _on_meta(config)
     for name, module in _DIFFUSERS_MODULES.items():
@@ -132,91 +134,58 @@ def published_config(config: Config, path: Path) -> SynthesizerConfig:
     for_encoders = config | {
         size: config[f"encoder_{size}"] for size in _OWN_ENCODER_SIZES if config.get(f"encoder_{size}")
     }
-    file, encoders = _ConfigFile(path, config), _ConfigFile(path, for_encoders)
+    file, encoders = ConfigFile(path, config), ConfigFile(path, for_encoders)
     read = _config(file, encoders, encoders)
-    return replace(read, reference_frames=file.integer("timbre_fix_frame", read.reference_frames))
-
-
-def _config(dit: _ConfigFile, encoder: _ConfigFile, pooler: _ConfigFile) -> SynthesizerConfig:
-    if pooler.integer("fsq_input_num_quantizers", 1) != 1:
-        raise CheckpointError(f"{pooler.path}: 'fsq_input_num_quantizers' must be 1; no other is supported")
-    dit_layers, latent_channels = dit.integer("num_hidden_layers"), dit.integer("audio_acoustic_hidden_dim")
-    lyric_layers = encoder.integer("num_lyric_encoder_hidden_layers")
-    pooler_layers = pooler.integer("num_attention_pooler_hidden_layers")
-    return SynthesizerConfig(
-        dit=dit.layer(dit_layers),
-        encoder=encoder.layer(lyric_layers),
-        pooler=pooler.layer(pooler_layers),
-        dit_layers=dit_layers,
-        lyric_layers=lyric_layers,
-        timbre_layers=encoder.integer("num_timbre_encoder_hidden_layers"),
-        pooler_layers=pooler_layers,
-        patch_size=dit.integer("patch_size"),
-        latent_channels=latent_channels,
-        mask_channels=dit.integer("in_channels") - 2 * latent_channels,
-        text_width=encoder.integer("text_hidden_dim"),
-        frames_per_code=pooler.integer("pool_window_size"),
-        code_levels=pooler.integers("fsq_input_levels"),
-        is_turbo=bool(dit.values.get("is_turbo")),
-        model_version=str(dit.values.get("model_version") or ""),
+    return (
+        replace(read, reference_frames=file.size("timbre_fix_frame"))
+        if "timbre_fix_frame" in config
+        else read
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _ConfigFile:
-    path: Path  # named in errors
-    values: Config
+def _config(dit: ConfigFile, encoder: ConfigFile, pooler: ConfigFile) -> SynthesizerConfig:
+    if "fsq_input_num_quantizers" in pooler.content:
+        pooler.check("fsq_input_num_quantizers", 1)
+    dit_layers, latent_channels = dit.size("num_hidden_layers"), dit.size("audio_acoustic_hidden_dim")
+    lyric_layers = encoder.size("num_lyric_encoder_hidden_layers")
+    pooler_layers = pooler.size("num_attention_pooler_hidden_layers")
+    return SynthesizerConfig(
+        dit=_layer(dit, dit_layers),
+        encoder=_layer(encoder, lyric_layers),
+        pooler=_layer(pooler, pooler_layers),
+        dit_layers=dit_layers,
+        lyric_layers=lyric_layers,
+        timbre_layers=encoder.size("num_timbre_encoder_hidden_layers"),
+        pooler_layers=pooler_layers,
+        patch_size=dit.size("patch_size"),
+        latent_channels=latent_channels,
+        mask_channels=dit.size("in_channels") - 2 * latent_channels,
+        text_width=encoder.size("text_hidden_dim"),
+        frames_per_code=pooler.size("pool_window_size"),
+        code_levels=pooler.sizes("fsq_input_levels"),
+        is_turbo=bool(dit.content.get("is_turbo")),
+        model_version=str(dit.content.get("model_version") or ""),
+    )
 
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        return cls(path, read_json(path))
 
-    def layer(self, layers: int) -> LayerConfig:
-        """The config of a module of so many layers."""
-        types = self.items("layer_types") if self.values.get("layer_types") else []
-        if types and len(types) < layers:
-            raise CheckpointError(f"{self.path}: 'layer_types' has {len(types)} entries; {layers} are needed")
-        return LayerConfig(
-            hidden_size=self.integer("hidden_size"),
-            intermediate_size=self.integer("intermediate_size"),
-            num_attention_heads=self.integer("num_attention_heads"),
-            num_key_value_heads=self.integer("num_key_value_heads"),
-            head_dim=self.integer("head_dim"),
-            rope_theta=self.number("rope_theta"),
-            rms_norm_eps=self.number("rms_norm_eps"),
-            sliding_window=None if self.get("sliding_window") is None else self.integer("sliding_window"),
-            attention_bias=bool(self.values.get("attention_bias")),
-            layer_types=tuple(map(str, types)),
-        )
-
-    def integer(self, name: str, default: int | None = None) -> int:
-        value = self.get(name, default)
-        if not isinstance(value, int):
-            raise CheckpointError(f"{self.path}: {name!r} is {value!r}; a whole number is expected")
-        return value
-
-    def number(self, name: str) -> float:
-        value = self.get(name)
-        if not isinstance(value, (int, float)):
-            raise CheckpointError(f"{self.path}: {name!r} is {value!r}; a number is expected")
-        return float(value)
-
-    def integers(self, name: str) -> tuple[int, ...]:
-        values = self.items(name)
-        if not all(isinstance(value, int) for value in values):
-            raise CheckpointError(f"{self.path}: {name!r} is {values!r}; whole numbers are expected")
-        return tuple(value for value in values if isinstance(value, int))
-
-    def items(self, name: str) -> list[object]:
-        value = self.get(name)
-        if not isinstance(value, list):
-            raise CheckpointError(f"{self.path}: {name!r} is {value!r}; a list is expected")
-        return value
-
-    def get(self, name: str, default: object = None) -> object:
-        if name not in self.values and default is None:
-            raise CheckpointError(f"{self.path}: {name!r} is missing")
-        return self.values.get(name, default)
+def _layer(file: ConfigFile, layers: int) -> LayerConfig:
+    types = file.content.get("layer_types") or []
+    if not isinstance(types, list) or 0 < len(types) < layers or not set(types) <= _LAYER_TYPES:
+        raise file.error("layer_types", f"a list of {layers} times {' or '.join(sorted(_LAYER_TYPES))}")
+    if "sliding_window" not in file.content:
+        raise file.error("sliding_window", "a whole number or null")
+    return LayerConfig(
+        hidden_size=file.size("hidden_size"),
+        intermediate_size=file.size("intermediate_size"),
+        num_attention_heads=file.size("num_attention_heads"),
+        num_key_value_heads=file.size("num_key_value_heads"),
+        head_dim=file.size("head_dim"),
+        rope_theta=file.number("rope_theta"),
+        rms_norm_eps=file.number("rms_norm_eps"),
+        sliding_window=None if file.content["sliding_window"] is None else file.size("sliding_window"),
+        attention_bias=bool(file.content.get("attention_bias")),
+        layer_types=tuple(types),
+    )
 
 
 def published_name(name: str) -> str:

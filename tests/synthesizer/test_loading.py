@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -123,6 +124,24 @@ def test_missing_setting_is_named(checkpoint):
     path.write_text(json.dumps(config))
 
     with pytest.raises(CheckpointError, match=r"config\.json.*'head_dim'"):
+        checkpoint.load()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("hidden_size", "wide"), ("num_hidden_layers", 0), ("sliding_window", "far"), ("rope_theta", None)),
+        *(("layer_types", ["full_attention"]), ("layer_types", ["causal_attention"] * 3)),
+        *(("fsq_input_levels", [4, "3"]), ("fsq_input_num_quantizers", 2), ("timbre_fix_frame", -1)),
+    ],
+)
+def test_a_setting_that_cannot_be_is_named_with_its_value(checkpoint, name, value):
+    path = checkpoint.dit / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+
+    with pytest.raises(
+        CheckpointError, match=rf"config\.json: {name} is {re.escape(repr(value))}; .* expected"
+    ):
         checkpoint.load()
 
 
