@@ -94,8 +94,7 @@ class Watchdog:
         """The result of `work`. Raises StageStuckError where `thread` is stuck at it, once it `has_begun`."""
         try:
             while self._limit and not work.done():
-                timeout = max(self._poll, self._limit - thread.silence())
-                await asyncio.wait({work}, timeout=timeout)
+                await asyncio.wait({work}, timeout=self._poll)
                 if not work.done() and has_begun() and self.is_stuck(thread):
                     work.add_done_callback(_drop)
                     log.critical("%s", self.trouble())

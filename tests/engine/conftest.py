@@ -7,6 +7,7 @@ import pytest
 
 from acestep.engine.engine import Engine
 from acestep.files import AudioStore
+from tests.engine.clock import Clock
 from tests.engine.fakes import FakeRenderer, loads, running
 
 
@@ -25,3 +26,13 @@ async def engine(files: AudioStore, renderer: FakeRenderer) -> AsyncIterator[Eng
     async with running(files, loads(renderer)) as engine:
         await engine.wait_ready()
         yield engine
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("acestep.engine.threads.time", clock)
+    monkeypatch.setattr("acestep.planner.loop.time", clock)
+    for seconds in ("_POLL_STUCK_SECONDS", "_POLL_ENDING_SECONDS"):
+        monkeypatch.setattr(f"acestep.engine.threads.{seconds}", 0.005)
+    return clock

@@ -25,6 +25,7 @@ from acestep.errors import (
 from acestep.files import AudioStore
 from acestep.planner.language_model import StepOutput
 from acestep.planner.planner import PlannerCallbacks
+from tests.engine.clock import LIMIT, Clock, while_nothing_happens
 from tests.engine.fakes import (
     PATIENCE,
     FakeRenderer,
@@ -41,7 +42,6 @@ from tests.engine.test_planning import MODEL, PLAIN, THINKING
 from tests.planner.fakes import WalkingModel
 from tests.planner.test_loop import GatedModel
 
-SILENCE = 0.8  # seconds that a stage may be silent; a busy machine holds up what is not stuck for less
 FORMAT = DraftRequest("format", caption="a song", metadata=Metadata(bpm=90))
 
 
@@ -53,7 +53,7 @@ class Stuck:
         self.go_on = threading.Event()
         self.go_on.set()
         self.loads: list[str] = []
-        self.watchdog = Watchdog(SILENCE)
+        self.watchdog = Watchdog(LIMIT)
         self.host = PlannerHost(self.planner("first", self.model), idle_policy=IdlePolicy(self.watchdog))
 
     def planner(self, name: str, model: WalkingModel | None = None) -> PlannerEntry:
@@ -72,7 +72,7 @@ class Stuck:
 
 
 @pytest.fixture
-async def stuck() -> AsyncIterator[Stuck]:
+async def stuck(clock: Clock) -> AsyncIterator[Stuck]:
     there = Stuck()
     await there.host.start()
     yield there
@@ -83,23 +83,23 @@ async def stuck() -> AsyncIterator[Stuck]:
 
 
 class TestStuck:
-    async def test_a_request_fails_if_loading_is_stuck(self, stuck: Stuck) -> None:
+    async def test_a_request_fails_if_loading_is_stuck(self, stuck: Stuck, clock: Clock) -> None:
         assert await named(stuck.host) == "first"
         await stuck.host._leave()
         stuck.go_on.clear()
-        with pytest.raises(StageStuckError, match="Stage load first made no progress"):
-            await named(stuck.host)
+        await clock.until_stuck(
+            named(stuck.host), lambda: len(stuck.loads) == 2, "Stage load first made no progress"
+        )
         assert "Stage load first" in stuck.watchdog.trouble()
         stuck.go_on.set()
         await until(lambda: not stuck.watchdog.trouble())
         assert await named(stuck.host) == "first"
         assert stuck.loads == ["first", "first"], "it came late, and is used"
 
-    async def test_a_planner_whose_thread_is_stuck_is_not_replaced(self, stuck: Stuck) -> None:
-        with pytest.raises(StageStuckError, match="Stage plan"):
-            await stuck.draft()
+    async def test_a_planner_whose_thread_is_stuck_is_not_replaced(self, stuck: Stuck, clock: Clock) -> None:
+        await clock.until_stuck(stuck.draft(), lambda: stuck.model.entered > 0, "Stage plan")
         with pytest.raises(StageStuckError, match=r"Stage plan .* restart the server"):
-            async with asyncio.timeout(SILENCE / 2):
+            async with asyncio.timeout(PATIENCE / 2):
                 await stuck.host.put(stuck.planner("other"))
         assert (stuck.host.known.info().name, stuck.host.known.info().state) == ("first", "ready")
         stuck.model.let(10_000)
@@ -110,14 +110,19 @@ class TestStuck:
         assert await named(stuck.host) == "other"
 
     @pytest.mark.parametrize("left", [False, True], ids=["request waits", "request cancelled"])
-    async def test_a_planner_that_gets_stuck_first_is_not_replaced(self, stuck: Stuck, left: bool) -> None:
+    async def test_a_planner_that_gets_stuck_first_is_not_replaced(
+        self, stuck: Stuck, left: bool, clock: Clock
+    ) -> None:
         writing = asyncio.create_task(stuck.draft())
         await until(lambda: stuck.model.entered > 0)
         if left:
             writing.cancel()
+        putting = asyncio.create_task(stuck.host.put(stuck.planner("other")))
+        await while_nothing_happens(putting)
+        clock.forward(LIMIT)
         with pytest.raises(StageStuckError, match="Stage plan"):
             async with asyncio.timeout(PATIENCE / 2):
-                await stuck.host.put(stuck.planner("other"))
+                await putting
         await asyncio.wait([writing])
         assert await named(stuck.host) == "first"
         assert stuck.loads == ["first"]
@@ -133,21 +138,20 @@ class TestStuck:
         await putting
         assert await named(stuck.host) == "other"
 
-    async def test_if_loading_is_stuck_the_first_is_queued_again(self, stuck: Stuck) -> None:
+    async def test_if_loading_is_stuck_the_first_is_queued_again(self, stuck: Stuck, clock: Clock) -> None:
         assert await named(stuck.host) == "first"
         stuck.go_on.clear()
-        putting = asyncio.create_task(stuck.host.put(stuck.planner("other")))
-        with pytest.raises(StageStuckError, match="Stage load other"):
-            await putting
+        putting = stuck.host.put(stuck.planner("other"))
+        await clock.until_stuck(putting, lambda: "other" in stuck.loads, "Stage load other")
         waiting = asyncio.create_task(named(stuck.host))
-        await asyncio.sleep(SILENCE)
-        assert not waiting.done(), "a request behind the stuck load does not fail"
+        clock.forward(LIMIT)
+        await while_nothing_happens(waiting)  # a request behind the stuck load does not fail
         stuck.go_on.set()
         assert await waiting == "first"
         assert stuck.loads == ["first", "other", "first"]
 
-    async def test_an_idle_planner_stays_until_no_thread_is_stuck(self) -> None:
-        watchdog, other = CountingWatchdog(SILENCE), OtherThread()
+    async def test_an_idle_planner_stays_until_no_thread_is_stuck(self, clock: Clock) -> None:
+        watchdog, other = CountingWatchdog(LIMIT), OtherThread()
         watchdog.add(other)
         host = planner_host(
             PlannerInfo("toy", "loading"),
@@ -166,7 +170,7 @@ class OtherThread:
     """A stuck thread of the device, such as the one that renders."""
 
     stage = "render"
-    silent = 2 * SILENCE
+    silent = 2 * LIMIT
 
     def silence(self) -> float:
         return self.silent
