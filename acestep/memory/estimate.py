@@ -178,7 +178,7 @@ def stage_workspace(sizes: Sizes, limits: LargestRequest, device: Device) -> dic
             rendering(dit, load) + device.stored.unpacking(dit.layer.crossed_matrices.largest)
             for dit in sizes.dits
         ),
-        "decode": decoding(sizes.vae, tile, load),
+        "decode": decoding(sizes.vae, tile, load, by_pieces=device.is_cpu),
     }
 
 
@@ -205,6 +205,8 @@ _CODEC_RATE = 25  # latent frames a second of all published models, and of nano
 _FLOAT, _LONG = 4, 8  # bytes of float32 and int64
 
 _SINE_BANK = 64 * 2**20  # nano's codec works in pieces of 250 frames, whatever the song
+
+_VAE_PIECE = 4096  # samples that a block of the VAE takes at a time on a CPU (networks.oobleck)
 
 # Frames that a tile sees to each side beside its own, as `codec.oobleck.receptive_frames` counts them.
 _SEEN = 11
@@ -262,22 +264,26 @@ def reading(text: QwenSize, load: Workload) -> int:
     return words * load.bytes_per_weight + load.batch * _CAPTION * _CAPTION * (load.bytes_per_weight + _LONG)
 
 
-def decoding(vae: VaeSize | None, tile: int, load: Workload) -> int:
+def decoding(vae: VaeSize | None, tile: int, load: Workload, by_pieces: bool = False) -> int:
     """Bytes of a tile in the VAE, beside the sound of a whole song and its normalised copy."""
     sound = 2 * 2 * load.frames * (vae.hop if vae else 1920) * _FLOAT
     if vae is None:
         return sound + _SINE_BANK
     # One frame more stands for what does not grow with the tile.
-    return sound + (tile + 2 * _SEEN + 1) * _frame(vae) * load.bytes_per_weight
+    numbers = (tile + 2 * _SEEN + 1) * _frame(vae, by_pieces)
+    if by_pieces:
+        numbers += 5 * _VAE_PIECE * max(narrow for narrow, _, _ in vae.blocks(vae.decoder_channels))
+    return sound + numbers * load.bytes_per_weight
 
 
-def _frame(vae: VaeSize) -> int:
-    # The most numbers that one latent frame becomes in the VAE, in the decoder or the encoder. At its peak a
-    # residual unit keeps its input, and the input and the output of a convolution; the block around it keeps
-    # its own input. A CPU, which works in pieces, needs less than half of that.
+def _frame(vae: VaeSize, by_pieces: bool) -> int:
+    # The most numbers that one latent frame becomes in the VAE, in the decoder or the encoder. A block keeps
+    # its input, and where it works in pieces its output. Otherwise, a residual unit in it keeps its own input
+    # at its peak, and the input and the output of a convolution.
     samples, widest = vae.hop, 0
     for narrow, broad, ratio in vae.blocks(max(vae.channels, vae.decoder_channels)):
-        widest = max(widest, 4 * narrow * samples, 3 * narrow * samples + broad * samples // ratio)
+        long, short = narrow * samples, broad * samples // ratio
+        widest = max(widest, long + short if by_pieces else max(4 * long, 3 * long + short))
         samples //= ratio
     return widest + vae.sounds * vae.hop
 

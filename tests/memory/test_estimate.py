@@ -1,6 +1,6 @@
 """What formulas promise against what the real classes hold at published sizes, run on the meta device."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import pytest
@@ -77,6 +77,22 @@ def test_tiles(tile: int) -> None:
     whole_songs = 2 * 2 * load.frames * VAE.hop * 4
     promised = estimate.decoding(VAE, tile, load) - whole_songs
     assert max(decoding.most, encoding.most) <= promised <= 1.1 * max(decoding.most, encoding.most)
+
+
+@pytest.mark.parametrize("tile", [160, 64])
+def test_tiles_on_a_cpu(tile: int) -> None:
+    size = replace(VAE, channels=8, decoder_channels=8)
+    vae, frames = oobleck(size).to_empty(device="cpu"), tile + 2 * receptive_frames(size.ratios)
+    for parameter in vae.requires_grad_(False).parameters():
+        parameter.zero_()
+    with torch.inference_mode(), Peak() as decoding:
+        vae.decode(torch.zeros(1, size.latents, frames))
+    with torch.inference_mode(), Peak() as encoding:
+        vae.encode(torch.zeros(1, 2, frames * size.hop))
+    load = Workload(1, 240, 4)
+    promised = estimate.decoding(size, tile, load, by_pieces=True) - 2 * 2 * load.frames * size.hop * 4
+    most = max(decoding.most, encoding.most)
+    assert most <= promised <= 1.6 * most
 
 
 @pytest.mark.parametrize("load", [Workload(1, 240, 2), Workload(8, 600, 2)])
