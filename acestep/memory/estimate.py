@@ -232,16 +232,16 @@ def rendering(dit: DitSize, load: Workload) -> int:
     patches = -(-load.frames // dit.patch)
     words = _CAPTION + _LYRICS + _TIMBRE
     layer = dit.layer
-    crossed = dit.layers * layer.keys_values * words * rows
-    context = rows * load.frames * (dit.in_channels - dit.channels)
+    crossed = dit.layers * layer.keys_values * words * load.batch
+    context = load.batch * load.frames * (dit.in_channels - dit.channels)
     kept = (crossed + context) * load.bytes_per_weight
     # Noise, latents, velocity, and what guidance and the step keep of them.
     kept += 6 * rows * load.frames * dit.channels * _FLOAT
     # The states come in at the encoder's width and are widened before any layer sees them.
-    states = rows * words * (dit.encoder.width + layer.width) * load.bytes_per_weight
+    states = load.batch * words * (dit.encoder.width + layer.width) * load.bytes_per_weight
     # Where songs of a batch are padded, a GPU's kernels want as many keys and values as there are queries.
     queries = layer.heads * layer.head
-    padded = rows * (words * 2 * queries + patches * (2 * layer.width + 2 * queries))
+    padded = load.batch * words * 2 * queries + rows * patches * (2 * layer.width + 2 * queries)
     working = max(rows * patches * _widest(layer), padded) * load.bytes_per_weight
     return kept + states + working
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,6 @@ from acestep.networks.config import LayerConfig, SynthesizerConfig
 from acestep.networks.layers import (
     Attention,
     GatedMLP,
-    KeysValues,
     RMSNorm,
     Rotary,
     attend,
@@ -41,6 +40,15 @@ class Condition:
     states: Tensor  # [B, L, D], encoded lyrics, reference and caption
     mask: Tensor  # [B, L], false where a state is padding
     context: Tensor  # [B, T, C + M], source latents beside the chunk mask
+    null: Tensor | None = None  # [1, 1, D], the one state of guidance's unconditional rows; None: no guidance
+
+
+class CrossCache(NamedTuple):
+    """Of the cross-attention of one layer."""
+
+    keys: Tensor
+    values: Tensor
+    null: Tensor | None  # [1, 1, D]: what attention to one state alone gives, whatever asks
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,27 +57,15 @@ class ConditionCache:
 
     layers: Layers  # of the DiT
     context: Tensor
-    cross: tuple[KeysValues, ...]  # of the cross-attention, one a layer
+    cross: tuple[CrossCache, ...]  # one a layer
     cross_mask: Tensor | None  # [B, 1, 1, L]; None: no song has padding
     band: Tensor | None  # of the sliding layers; None: their window covers the song
     rotary: Rotary
     jump: TimeEmbedding  # of the length of a mean-flow jump, which is 0 in plain sampling
 
-    @property
-    def batch(self) -> int:
-        return self.context.shape[0]
-
-    def first(self, count: int) -> ConditionCache:
-        """The cache of the first songs; shares memory."""
-        return ConditionCache(
-            layers=self.layers,
-            context=self.context[:count],
-            cross=tuple((keys[:count], values[:count]) for keys, values in self.cross),
-            cross_mask=None if self.cross_mask is None else self.cross_mask[:count],
-            band=self.band,
-            rotary=self.rotary,
-            jump=self.jump,
-        )
+    def unguided(self) -> ConditionCache:
+        """The same without unconditional rows; shares memory."""
+        return replace(self, cross=tuple(each._replace(null=None) for each in self.cross))
 
 
 class TimeEmbedder(nn.Module):
@@ -105,7 +101,7 @@ class DiTLayer(nn.Module):
     def __init__(self, config: LayerConfig, window: int | None) -> None:
         super().__init__()
         width, eps = config.hidden_size, config.rms_norm_eps
-        self.is_sliding = window is not None
+        self.is_sliding, self.heads = window is not None, config.num_attention_heads
         self.self_attn_norm = RMSNorm(width, eps)
         self.self_attn = attention(config)
         self.cross_attn_norm = RMSNorm(width, eps)
@@ -114,7 +110,7 @@ class DiTLayer(nn.Module):
         self.mlp = GatedMLP(width, config.intermediate_size)
         self.scale_shift_table = random_parameter(1, 6, width, scale=width**-0.5)
 
-    def forward(self, x: Tensor, modulation: Tensor, cross: KeysValues, cache: ConditionCache) -> Tensor:
+    def forward(self, x: Tensor, modulation: Tensor, cross: CrossCache, cache: ConditionCache) -> Tensor:
         return self.cross_attend(self.self_attend(x, modulation, cache), modulation, cross, cache)
 
     def self_attend(self, x: Tensor, modulation: Tensor, cache: ConditionCache) -> Tensor:
@@ -123,16 +119,25 @@ class DiTLayer(nn.Module):
         band = cache.band if self.is_sliding else None
         return torch.addcmul(x, self.self_attn(normed, cache.rotary, band=band), gate)
 
-    def cross_attend(self, x: Tensor, modulation: Tensor, cross: KeysValues, cache: ConditionCache) -> Tensor:
-        """Cross-attention and the MLP."""
+    def cross_attend(self, x: Tensor, modulation: Tensor, cross: CrossCache, cache: ConditionCache) -> Tensor:
+        """Cross-attention, from which on guidance's unconditional rows are rows of their own, and the MLP."""
         shift, scale, gate = (self.scale_shift_table[:, 3:] + modulation[:, 3:]).chunk(3, dim=1)
-        x = x + self._cross_attention(x, cross, cache.cross_mask)
+        songs = len(cross.keys)
+        conditional = x[:songs] + self._cross_attention(x[:songs], cross, cache.cross_mask)
+        x = conditional if cross.null is None else torch.cat([conditional, x[-songs:] + cross.null])
         normed = torch.addcmul(shift, self.mlp_norm(x), 1 + scale)
         return torch.addcmul(x, self.mlp(normed), gate)
 
-    def _cross_attention(self, x: Tensor, cross: KeysValues, mask: Tensor | None) -> Tensor:
+    def _cross_attention(self, x: Tensor, cross: CrossCache, mask: Tensor | None) -> Tensor:
         queries = self.cross_attn.queries(self.cross_attn_norm(x))
-        return self.cross_attn.output(attend(queries, *cross, mask))
+        return self.cross_attn.output(attend(queries, cross.keys, cross.values, mask))
+
+    def cross_cache(self, states: Tensor, null: Tensor | None) -> CrossCache:
+        keys, values = self.cross_attn.keys_values(states)
+        if null is not None:
+            _, alone = self.cross_attn.keys_values(null)
+            null = self.cross_attn.output(alone.repeat_interleave(self.heads // alone.shape[1], dim=1))
+        return CrossCache(keys, values, null)
 
     def cross_logits(self, x: Tensor, head: int, keys: Tensor, mask: Tensor | None) -> Tensor:
         """The masked logits `[B, S, L]` of one head, in float32."""
@@ -171,12 +176,13 @@ class Transformer(nn.Module):
         layers = layers or partial(iter, self.layers)
         entered = cast("Iterable[DiTLayer]", layers())
         states, dit = self.condition_embedder(condition.states), self.config.dit
+        null = None if condition.null is None else self.condition_embedder(condition.null)
         patches = -(-condition.context.shape[1] // self.config.patch_size)
         padding = None if condition.mask.all() else _additive(condition.mask, self.dtype)[:, None, None]
         return ConditionCache(
             layers=layers,
             context=condition.context,
-            cross=tuple(layer.cross_attn.keys_values(states) for layer in entered),
+            cross=tuple(layer.cross_cache(states, null) for layer in entered),
             cross_mask=padding,
             band=band_mask(patches, dit.sliding_window, states),
             rotary=rotary_tables(torch.arange(patches, device=states.device), dit.head_dim, dit.rope_theta),
@@ -184,7 +190,10 @@ class Transformer(nn.Module):
         )
 
     def velocity(self, latents: Tensor, t: float, cache: ConditionCache) -> Tensor:
-        """The velocity of latents `[B, T, C]` at time `t`; float32 of the same shape."""
+        """The velocity of latents `[B, T, C]` at time `t`; float32 of the same shape.
+
+        With guidance `[2 * B, T, C]`: the conditional velocities, then the unconditional ones.
+        """
         layers = cast("Iterable[DiTLayer]", cache.layers())
         x = self.patchify(latents, cache)
         embedding, modulation = self._embed(t, cache)

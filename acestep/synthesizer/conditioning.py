@@ -155,14 +155,10 @@ class Conditioner:
         return self._modules.transformer.cache(condition, layers)
 
     def with_null(self, condition: Condition) -> Condition:
-        """The batch, then once more with the model's null condition in place of the states."""
+        """The same for guidance, which needs the model's null condition too."""
         _enter(self._modules, "condition encoder")
-        null = self._modules.condition_encoder.null_condition_emb.expand_as(condition.states)
-        return Condition(
-            states=torch.cat([condition.states, null]),
-            mask=torch.cat([condition.mask, condition.mask]),
-            context=torch.cat([condition.context, condition.context]),
-        )
+        # A copy, since weights may be offloaded before it is used.
+        return replace(condition, null=self._modules.condition_encoder.null_condition_emb.clone())
 
     def warnings(self, plan: SongPlan) -> tuple[str, ...]:
         """Sentences for the client about text that is longer than what the model reads."""

@@ -137,14 +137,14 @@ def _turn_away(conditional: Tensor, null: Tensor, weight: float, limit: float) -
 def guided_velocity(
     transformer: Transformer, cache: ConditionCache, guidance: Guidance, interval: tuple[float, float]
 ) -> Velocity:
-    """Guided inside `interval`. `cache` has the songs' conditions, then as many null conditions."""
-    conditional_cache = cache.first(cache.batch // 2)
+    """Guided inside `interval`. `cache` has the null condition too."""
+    unguided = cache.unguided()
     start, end = interval
 
     def velocity(latents: Tensor, t: float) -> Tensor:
         if not start - _INTERVAL_TOLERANCE <= t <= end + _INTERVAL_TOLERANCE:
-            return transformer.velocity(latents, t, conditional_cache)
-        conditional, null = transformer.velocity(torch.cat([latents, latents]), t, cache).chunk(2)
+            return transformer.velocity(latents, t, unguided)
+        conditional, null = transformer.velocity(latents, t, cache).chunk(2)
         return guidance(conditional, null, latents, t)
 
     return velocity

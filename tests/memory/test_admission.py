@@ -232,7 +232,7 @@ class TestOtherModels:
     def test_limits_hold_beside_those_that_are_there(
         self, tmp_path: Path, turbo: Choice, base: Choice
     ) -> None:
-        for budget, smaller in ((16.5, True), (18, True), (24, False)):
+        for budget, smaller in ((16, True), (17, True), (24, False)):
             ledger = opened(tmp_path, [turbo], vram_budget=budget)
             ledger.know(base)
             there = ledger.limited(info_of(turbo), [])

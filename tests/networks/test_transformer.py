@@ -176,15 +176,24 @@ def test_a_song_has_the_same_velocity_alone_and_in_a_batch(base):
     torch.testing.assert_close(together[1:], alone, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["as published", "XL", "one head of keys", "biases", "no window"])
 @torch.inference_mode()
-def test_the_cache_of_the_first_songs(base):
-    transformer, given, latents = base.transformer, condition(40, (11, 4, 7)), noise(3, 40)
-    cache = transformer.cache(given)
-    assert cache.batch == 3
+def test_unconditional_rows_are_those_of_songs_that_have_the_null_condition_for_all_words(name):
+    config = CONFIGS[name]
+    theirs = of_diffusers(config)
+    transformer, latents = of_ours(config, theirs), noise(2, 51)
+    given = condition(51, (11, 11), width=config.encoder.hidden_size)
+    null = torch.randn(1, 1, config.encoder.hidden_size, generator=torch.Generator().manual_seed(4))
+    cache = transformer.cache(replace(given, null=null))
 
-    first = transformer.velocity(latents[:2], 0.5, cache.first(2))
+    conditional, unconditional = transformer.velocity(latents, 0.5, cache).chunk(2)
 
-    torch.testing.assert_close(first, transformer.velocity(latents, 0.5, cache)[:2], atol=1e-6, rtol=1e-5)
+    nothing = replace(given, states=null.expand_as(given.states))
+    for found, condition_of in ((conditional, given), (unconditional, nothing)):
+        expected = velocity_of_diffusers(theirs, latents, 0.5, condition_of)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    plain = transformer.velocity(latents, 0.5, cache.unguided())
+    assert torch.equal(plain, transformer.velocity(latents, 0.5, transformer.cache(given)))
 
 
 class Counting(nn.Module):

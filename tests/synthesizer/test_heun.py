@@ -22,16 +22,16 @@ def field(latents: torch.Tensor, t: float, sign: float) -> torch.Tensor:
 
 class FakeTransformer:
     def velocity(self, latents: torch.Tensor, t: float, cache: Any) -> torch.Tensor:
-        if len(latents) == 1:
-            return field(latents, t, 1.0)
-        return torch.cat([field(latents[:1], t, 1.0), field(latents[1:], t, -0.5)])
+        conditional = field(latents, t, 1.0)
+        return torch.cat([conditional, field(latents, t, -0.5)]) if cache.is_guided else conditional
 
 
 class FakeCache:
-    batch = 2
+    def __init__(self, is_guided: bool = True) -> None:
+        self.is_guided = is_guided
 
-    def first(self, count: int) -> "FakeCache":
-        return self
+    def unguided(self) -> "FakeCache":
+        return FakeCache(False)
 
 
 def ours(tuning: Tuning, interval: tuple[float, float] = (0.0, 1.0)) -> torch.Tensor:

@@ -203,23 +203,23 @@ def test_apg_limits_the_norm_of_the_guidance(limit: float, expected: float) -> N
 
 
 class FakeCache:
-    def __init__(self, batch: int) -> None:
-        self.batch = batch
+    def __init__(self, is_guided: bool) -> None:
+        self.is_guided = is_guided
 
-    def first(self, count: int) -> "FakeCache":
-        return FakeCache(count)
+    def unguided(self) -> "FakeCache":
+        return FakeCache(False)
 
 
 class FakeTransformer:
-    """Records the size of each batch; the velocity is 5 for the first two songs and 3 for the others."""
+    """Records whether it was guided; the velocity is 5, and 3 without condition."""
 
     def __init__(self) -> None:
-        self.batches: list[tuple[float, int]] = []
+        self.calls: list[tuple[float, bool]] = []
 
     def velocity(self, latents: torch.Tensor, t: float, cache: FakeCache) -> torch.Tensor:
-        assert latents.shape[0] == cache.batch
-        self.batches.append((t, cache.batch))
-        return torch.cat([torch.full_like(latents[:2], 5.0), torch.full_like(latents[2:], 3.0)])
+        self.calls.append((t, cache.is_guided))
+        conditional, null = torch.full_like(latents, 5.0), torch.full_like(latents, 3.0)
+        return torch.cat([conditional, null]) if cache.is_guided else conditional
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ class FakeTransformer:
 )
 def test_guidance_acts_inside_its_interval_only(t, guided):
     transformer: Any = FakeTransformer()
-    cache: Any = FakeCache(4)
+    cache: Any = FakeCache(True)
     latents = torch.zeros(2, 4, 1)
 
     def guidance(conditional, null, at, time):
@@ -239,5 +239,5 @@ def test_guidance_acts_inside_its_interval_only(t, guided):
 
     out = velocity(latents, t)
 
-    assert transformer.batches == [(t, 4 if guided else 2)]
+    assert transformer.calls == [(t, guided)]
     assert torch.equal(out, torch.full((2, 4, 1), 2.0 if guided else 5.0))
