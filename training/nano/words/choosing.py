@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+from training.nano.music.arrange import LYRICAL
 from training.nano.music.instruments import INSTRUMENTS
 from training.nano.music.piece import DRUMS, PERCUSSION, Facts
 from training.nano.words.claims import Claim, Polarity, is_true, places, stems_of
@@ -31,13 +32,14 @@ def choose(facts: Facts, rng: random.Random) -> list[Claim]:
 
 def _scene(facts: Facts, rng: random.Random) -> list[Claim]:
     claims = []
-    # Drums alone, or one instrument, say little of a style.
-    if rng.random() < (0.75 if len(stems_of(facts)) > 1 else 0.45):
+    # One instrument alone is no drum and bass; drums are their style.
+    has_style = facts.solo in (None, DRUMS) or facts.style in LYRICAL
+    if has_style and rng.random() < (0.75 if len(stems_of(facts)) > 1 else 0.45):
         claims.append(Claim("style", facts.style))
     if rng.random() < 0.5:
         moods = rng.sample(facts.moods, k=min(len(facts.moods), rng.choice((1, 1, 1, 2))))
         claims += [Claim("mood", mood) for mood in moods]
-    uses = [use for use, styles in USES.items() if facts.style in styles]
+    uses = [use for use, styles in USES.items() if has_style and facts.style in styles]
     if uses and rng.random() < 0.18:
         claims.append(Claim("use", rng.choice(uses)))
     if rng.random() < 0.15:
