@@ -85,6 +85,8 @@ def _check(seconds: float, wish: Wish) -> None:
 
 def _decide(seed: int, seconds: float, wish: Wish, rng: random.Random) -> _Job:
     kind = arranging.kind_of(wish, rng)
+    if wish.style and kind != "wished" and not arranging.fits(STYLE_OF[wish.style], kind, wish):
+        kind = "band"
     style, metre = _choose_style(kind, wish, rng)
     bpm = wish.bpm if wish.bpm is not None else _choose_bpm(style, metre, rng)
     grid = Grid(metre, bpm, style.swing)
@@ -194,7 +196,10 @@ def _accompaniment(job: _Job, voice: Voice, chords: dict[str, list[Chord]]) -> I
         if not _plays(job, voice, span):
             continue
         for number, chord in enumerate(_span_chords(span, chords)):
-            yield from _struck(job, voice, span, span.first + number, accompany(voice, chord))
+            bar = accompany(voice, chord)
+            if span.level < 2 and voice.role == "arp":
+                bar = [strike for strike in bar if job.grid.accent(strike[0])]  # only on the beats
+            yield from _struck(job, voice, span, span.first + number, bar)
 
 
 def _struck(

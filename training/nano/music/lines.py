@@ -17,7 +17,7 @@ _SCALES = {
     ("japanese", "major"): (0, 2, 4, 7, 9),
     ("japanese", "minor"): (0, 2, 3, 7, 8),
 }
-_LEVEL_VELOCITY = (-16, -8, 0, 5)
+_LEVEL_VELOCITY = (-22, -12, 0, 8)
 _WRITTEN, _WINDOW = 60, 17  # lowest note of a melody as it is written, and its range in semitones
 _LOWEST = {"chords": 53, "arp": 57, "pad": 53, "bass": 28}
 

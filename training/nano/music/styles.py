@@ -152,7 +152,7 @@ STYLES = (
            _part("chords", "brass", "stabs, after"), _counter("french horn, trombone")),
           ("aaba", "variations"), energy=(1, 2), kit="orchestra", drum_chance=0.9),
     Style("cinematic", (72, 140), {"4": {"low tom": "x..x..x.x..x..x.", "kick": "x.......x......."}, "3": {"low tom": "x..x..x...x.", "kick": "x..........."},
-                                   "6": {"low tom": "x..x..x..x..", "kick": "x.....x....."}},
+                                   "6": {"low tom": "x.o.o.x.o.o.", "kick": "x.....x....."}},
           (_lead("french horn, trumpet, violin, choir, strings, brass"), _part("bass", "cello, double bass", "root eighths, root, root quarters"),
            _part("chords", "strings, brass", "eighths, quarters, whole"), _pad("choir, strings", 0.6), _counter("cello, french horn")),
           ("song", "build"), energy=(1, 2), kit="orchestra", drum_chance=0.85),
