@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import soxr
@@ -44,6 +45,7 @@ _PLAYS = 0.5
 _HELD_OUT = 2_000_000  # first seed of the pieces of the report
 _RATE_PEAK = 3e-3
 _BATCH = 48
+_SAVE_EVERY = 50  # steps
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,16 +56,23 @@ class Window:
     label: int
 
 
+class _Stateful(Protocol):
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> object: ...
+
+
 class Network(nn.Module):
     """Four convolutions, pooled over time; a logit for each label."""
 
     def __init__(self) -> None:
         super().__init__()
-        widths = (1, 24, 40, 64, 80)
+        widths = (1, 20, 40, 64, 80)
         blocks: list[nn.Module] = []
         for number, (before, after) in enumerate(pairwise(widths)):
-            blocks += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
-            if number < 3:
+            stride = 1 if number else 2  # at full resolution the first layer took most of the time
+            blocks += [nn.Conv2d(before, after, 3, stride, 1), nn.BatchNorm2d(after), nn.ReLU()]
+            if number in (1, 2):
                 blocks.append(nn.MaxPool2d(2))
         self.body = nn.Sequential(*blocks)
         self.drop = nn.Dropout(0.3)
@@ -195,21 +204,32 @@ def batch(by_label: Sequence[Sequence[Window]], rng: random.Random) -> tuple[Ten
     return power, labels
 
 
-def train(windows: Sequence[Window], steps: int) -> Network:
-    """Run AdamW for `steps` batches."""
+def train(windows: Sequence[Window], steps: int, state: Path) -> Network:
+    """Run AdamW for `steps` batches; what `state` holds of an interrupted run goes on."""
     torch.manual_seed(0)
-    rng = random.Random(0)
     by_label = [[window for window in windows if window.label == label] for label in range(len(LABELS))]
     network = Network()
     optimizer = torch.optim.AdamW(network.parameters(), _RATE_PEAK, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE_PEAK, total_steps=steps)
-    for _ in track(range(steps), "learning"):
-        power, labels = batch(by_label, rng)
+    parts: dict[str, _Stateful] = {"network": network, "optimizer": optimizer, "schedule": schedule}
+    done = 0
+    if state.exists():
+        kept = torch.load(state, weights_only=True)
+        if kept["steps"] == steps:
+            done = kept["done"]
+            for name, part in parts.items():
+                part.load_state_dict(kept[name])
+    for step in track(range(done, steps), "learning"):
+        power, labels = batch(by_label, random.Random(step))
         loss = nn.functional.binary_cross_entropy_with_logits(network(decibels(power)), labels)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
+        if (step + 1) % _SAVE_EVERY == 0:
+            print(f"step {step + 1}, loss {loss.item():.3f}", flush=True)
+            saved = {name: part.state_dict() for name, part in parts.items()}
+            torch.save({**saved, "steps": steps, "done": step + 1}, state)
     return network
 
 
@@ -278,7 +298,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     arguments = parser.parse_args()
     windows = gather(orders(0, arguments.solos, arguments.bands), arguments.work)
-    network = train(windows, arguments.steps)
+    network = train(windows, arguments.steps, arguments.work / "state.pt")
     save_file(
         {
             name: value.half() if value.is_floating_point() else value
