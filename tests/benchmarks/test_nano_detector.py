@@ -40,9 +40,9 @@ def test_mixtures_have_the_labels_of_their_stems() -> None:
     # Each label lights a band of its own.
     by_label = []
     for label in range(len(LABELS)):
-        power = np.zeros((80, FRAMES), dtype=np.float32)
-        power[label] = 1.0 + label
-        by_label.append([Window(power, label)])
+        window = np.zeros((80, FRAMES), dtype=np.float32)
+        window[label] = 1.0 + label
+        by_label.append([Window(window, label)])
     power, labels = batch(by_label, random.Random(0))
     lit = power.sum(dim=2)[:, : len(LABELS)] > 0
     assert torch.equal(lit, labels.bool())
