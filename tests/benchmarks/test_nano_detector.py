@@ -85,8 +85,8 @@ def test_every_label_is_trained_on_with_both_soundfonts() -> None:
 )
 def test_the_committed_weights_tell_rendered_solos(ensemble: tuple[str, ...], drums: bool) -> None:
     synth = pytest.importorskip("training.nano.sound.synth", exc_type=ImportError)
-    if not synth.SOUNDFONTS[0].exists():
-        pytest.skip("the SoundFont is not installed")
+    if not synth.SOUNDFONTS[0].exists() or not WEIGHTS.exists():
+        pytest.skip("the SoundFont or the weights are not installed")
     piece = compose(3_000_000, 12.0, Wish("folk" if ensemble else "rock", ensemble=ensemble, drums=drums))
     with synth.StemSynth(synth.SOUNDFONTS[0]) as player:
         sure = Detector.load(WEIGHTS).probabilities(render(piece, player).mix)
