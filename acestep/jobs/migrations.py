@@ -47,6 +47,23 @@ _SCRIPTS = (
         FROM json_each(jobs.songs))
         WHERE json_valid(songs) AND songs LIKE '%"use_adg":true%';
     """,
+    # Leases, cancelling, and what happened to each job. `has_begun` is true after the first step of an
+    # attempt; `deaths` counts the servers that died after it.
+    """
+    ALTER TABLE jobs ADD COLUMN token INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE jobs ADD COLUMN lease_until REAL;
+    ALTER TABLE jobs ADD COLUMN has_begun INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE jobs ADD COLUMN deaths INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE jobs ADD COLUMN is_cancelling INTEGER NOT NULL DEFAULT 0;
+    CREATE TABLE events (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        job_id TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        at REAL NOT NULL,
+        data TEXT NOT NULL DEFAULT '{}'
+    );
+    CREATE INDEX events_by_job ON events (job_id, number);
+    """,
 )
 
 

@@ -1,12 +1,23 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from acestep.domain.song import Progress, Song, SongRequest
 
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 ENDED: tuple[JobState, ...] = ("succeeded", "failed", "cancelled")
+
+# What happened to a job. "requeued": its server stopped or died. Progress is told, but not stored.
+EventKind = JobState | Literal["started", "requeued", "song"]
+
+
+class Lease(NamedTuple):
+    """The right to run a job. The token grows with each claim; a report with an older one is refused."""
+
+    job_id: str
+    token: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +34,29 @@ class Job:
     error: str | None = None  # a sentence for the user
     songs: tuple[Song, ...] = ()
     work_seconds: float | None = None  # of the attempt that ended the job
+    token: int = 0  # of the last claim
+    is_cancelling: bool = False  # it is to be cancelled, and still runs
+
+    @property
+    def lease(self) -> Lease:
+        return Lease(self.id, self.token)
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    number: int  # grows over all jobs
+    job_id: str
+    kind: EventKind
+    at: float
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """What became of leases that were to be renewed."""
+
+    lost: tuple[str, ...] = ()  # jobs that are no longer the caller's
+    cancelling: tuple[str, ...] = ()  # and those that are to be cancelled
 
 
 @dataclass(frozen=True, slots=True)

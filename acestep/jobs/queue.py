@@ -18,7 +18,8 @@ from weakref import WeakValueDictionary
 from acestep.background import Delays, delays
 from acestep.domain.song import Progress, Song, SongRequest
 from acestep.errors import DataFolderError, QueueFullError
-from acestep.jobs.model import ENDED, Job, JobView, QueueStats, Receipt
+from acestep.jobs.listeners import Listeners
+from acestep.jobs.model import ENDED, Job, JobEvent, JobState, JobView, Lease, QueueStats, Receipt, Renewal
 from acestep.jobs.store import JobStore
 from acestep.jobs.worker import OnProgress
 
@@ -31,7 +32,7 @@ MAX_OVERTAKES = 8  # jobs; to load a model takes about as long as a few songs
 WATCH_SECONDS = 2.0
 WATCH_PAUSES = 50  # times as long as reading the whole database takes: 2 % of a core
 
-_SUBMIT, _CLAIM, _WATCH = "submit", "claim", "watch"
+_SUBMIT, _CLAIM, _WATCH, _RENEW = "submit", "claim", "watch", "renew"
 
 
 class JobQueue:
@@ -57,7 +58,10 @@ class JobQueue:
         self._refused = asyncio.Event()
         self._arrived = asyncio.Event()
         self._overtakes = 0  # jobs in a row that went before an older one
-        self._progress: dict[str, _LatestProgress] = {}
+        self._running: dict[str, _Running] = {}
+        self._begun: asyncio.Queue[Lease] = asyncio.Queue()
+        self._cancels: asyncio.Queue[Job] = asyncio.Queue()
+        self.listeners = Listeners()
         # An event is kept as long as a call waits for it.
         self._ends: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
 
@@ -76,10 +80,29 @@ class JobQueue:
         self._failing.pop(_SUBMIT, None)
         if receipt is None:
             raise QueueFullError(self._max_waiting, max(1, math.ceil(await self.average_seconds())))
+        self.listeners.wake(receipt.job_id)
         return receipt
 
     async def find(self, ids: Sequence[str]) -> list[JobView | None]:
         return [self._with_progress(view) for view in await self._store.find(ids)]
+
+    async def newest(
+        self, states: Sequence[JobState] = (), after: str | None = None, limit: int = 50
+    ) -> list[JobView]:
+        """Jobs in one of `states` (none: any), the newest first, from the one before `after` on."""
+        found = await self._store.newest(states, after, limit)
+        return [view for each in found if (view := self._with_progress(each))]
+
+    async def events(self, after: int, job_id: str | None = None) -> tuple[JobEvent, ...]:
+        """What happened after the event of that number, to one job or to all (None)."""
+        return await self._store.events(after, job_id)
+
+    async def last_event(self) -> int:
+        return await self._store.last_event()
+
+    async def delete(self, job_id: str, delete: Callable[[str], None]) -> bool:
+        """Delete a job that has ended, and its files; False if there is none."""
+        return await self._store.delete(job_id, delete)
 
     async def wait(self, job_id: str, seconds: float) -> JobView | None:
         """The job once it has ended, or as it is after `seconds`."""
@@ -126,7 +149,8 @@ class JobQueue:
         )
 
     async def recover(self) -> tuple[int, int]:
-        return await self._store.recover()
+        """Queue again the jobs of a server that is gone, or fail them; returns both counts."""
+        return await self._store.reclaim(alone=True)
 
     async def take(self, loaded: Callable[[], Collection[str | None]] = tuple) -> Job:
         """Wait for a job, which runs from now on. For one caller at a time.
@@ -139,25 +163,72 @@ class JobQueue:
             claim = await self._retry(_CLAIM, partial(self._store.claim, models))
             if claim is not None:
                 self._overtakes = 0 if claim.is_oldest else self._overtakes + 1
-                self._progress[claim.job.id] = _LatestProgress()
+                self._running[claim.job.id] = _Running(claim.job.lease)
+                self.listeners.wake(claim.job.id)
                 return claim.job
             await self._arrived.wait()
 
     def reporter(self, job_id: str) -> OnProgress:
-        return self._progress[job_id].report
+        running, loop = self._running[job_id], asyncio.get_running_loop()
 
-    async def finish(self, job_id: str, songs: tuple[Song, ...]) -> None:
-        await self._retry(job_id, partial(self._store.finish, job_id, songs))
-        self._announce_end(job_id)
+        def report(progress: Progress) -> None:  # from any thread
+            if running.report(progress):
+                loop.call_soon_threadsafe(self._begun.put_nowait, running.lease)
+            self.listeners.wake_from_thread(job_id)
 
-    async def fail(self, job_id: str, error: str) -> None:
-        await self._retry(job_id, partial(self._store.fail, job_id, error))
-        self._announce_end(job_id)
+        return report
+
+    async def note_begun(self) -> None:
+        """Note in the database which jobs have made their first step."""
+        while True:
+            lease = await self._begun.get()
+            await self._retry(lease.job_id, partial(self._store.begin, lease))
+
+    async def finish(self, job_id: str, songs: tuple[Song, ...]) -> bool:
+        """False where the job is no longer held, so that nothing has changed; so do the next two."""
+        return await self._end(job_id, partial(self._store.finish, self._lease(job_id), songs))
+
+    async def fail(self, job_id: str, error: str) -> bool:
+        return await self._end(job_id, partial(self._store.fail, self._lease(job_id), error))
+
+    async def end_cancelled(self, job_id: str) -> bool:
+        return await self._end(job_id, partial(self._store.end_cancelled, self._lease(job_id)))
+
+    async def cancel(self, job_id: str) -> JobView | None:
+        """Cancel a job and return it, running for a moment more or ended; None: it is not known."""
+        view = await self._store.cancel(job_id)
+        if view is not None and (view.job.state == "cancelled" or view.job.is_cancelling):
+            self._cancels.put_nowait(view.job)
+            if view.job.state == "cancelled":
+                self._announce_end(job_id)
+        return self._with_progress(view)
+
+    async def next_cancel(self) -> Job:
+        """The next job of which a client wants no more. For one caller at a time."""
+        return await self._cancels.get()
+
+    async def renew(self) -> Renewal:
+        """Keep the running jobs, and take over those of servers that are gone."""
+        leases = [running.lease for running in self._running.values()]
+        renewal = await self._retry(_RENEW, partial(self._store.renew, leases)) if leases else Renewal()
+        if any(await self._retry(_RENEW, self._store.reclaim)):
+            self._arrived.set()
+        return renewal
 
     async def release_running(self) -> int:
-        released = await self._store.release_running()
-        self._progress.clear()
+        """Queue the running jobs again as if they had never started; returns how many."""
+        released = await self._store.release([running.lease for running in self._running.values()])
+        self._running.clear()
         return released
+
+    def _lease(self, job_id: str) -> Lease:
+        running = self._running.get(job_id)
+        return running.lease if running else Lease(job_id, 0)
+
+    async def _end(self, job_id: str, work: Callable[[], Awaitable[bool]]) -> bool:
+        is_mine = await self._retry(job_id, work)
+        self._announce_end(job_id)
+        return is_mine
 
     async def average_seconds(self) -> float:
         return await self._store.average_seconds(self._average_window, self._average_default)
@@ -181,7 +252,8 @@ class JobQueue:
         return [self._store.damage, *failing] if self._store.damage else failing
 
     def _announce_end(self, job_id: str) -> None:
-        self._progress.pop(job_id, None)
+        self._running.pop(job_id, None)
+        self.listeners.wake(job_id)
         if ended := self._ends.get(job_id):
             ended.set()
 
@@ -190,7 +262,7 @@ class JobQueue:
             return view
         if view.job.state == "queued":
             return replace(view, note=self._note(view.job))
-        known = self._progress.get(view.job.id)
+        known = self._running.get(view.job.id)
         progress = known.latest if known else _STARTED
         if progress == _STARTED:
             progress = replace(progress, text=self._note(view.job))
@@ -203,13 +275,19 @@ class JobQueue:
 _STARTED = Progress(0.0, "running")
 
 
-class _LatestProgress:
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self.latest = _STARTED
+class _Running:
+    """A job that is held, and its progress."""
 
-    def report(self, progress: Progress) -> None:  # from any thread
+    def __init__(self, lease: Lease) -> None:
+        self.lease = lease
+        self.latest = _STARTED
+        self._lock = Lock()
+
+    def report(self, progress: Progress) -> bool:
+        """From any thread; whether it is the first report."""
         with self._lock:
+            is_first = self.latest is _STARTED
             # Reports may come out of order.
             fraction = min(1.0, max(self.latest.fraction, progress.fraction))
             self.latest = replace(progress, fraction=fraction)
+        return is_first

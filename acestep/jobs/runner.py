@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
+from functools import partial
 
 from acestep.background import BackgroundTasks
 from acestep.errors import AceStepError, DataFolderError, JobCancelledError
 from acestep.jobs.cleaner import Cleaner
 from acestep.jobs.model import Job
 from acestep.jobs.queue import JobQueue
+from acestep.jobs.store import CANCELLED, LEASE_SECONDS
 from acestep.jobs.worker import Worker
 
 log = logging.getLogger(__name__)
 
+RENEW_SECONDS = LEASE_SECONDS / 3
 UNWIND_SECONDS = 0.5  # that a cancelled task gets to end
 
 
@@ -36,7 +40,7 @@ class Runner:
         self._tasks = tasks or BackgroundTasks()
         self._slots = asyncio.Semaphore(concurrency)
         self._stopping = False
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[str, _Attempt] = {}
         self._background: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -45,6 +49,9 @@ class Runner:
             log.warning("The last server died: %d running jobs are queued again, %d failed", requeued, failed)
         self._background = {
             self._tasks.keep("job feed", self._feed),
+            self._tasks.keep("job leases", self._renew),
+            self._tasks.keep("job beginnings", self._queue.note_begun),
+            self._tasks.keep("job cancels", self._cancel),
             self._tasks.keep("file cleaner", self._cleaner.run),
             self._tasks.keep("job database check", self._queue.check_after_refusal),
             self._tasks.keep("job database watch", self._queue.watch_database),
@@ -54,9 +61,10 @@ class Runner:
         """Ask running jobs to stop, and queue again those that do not end within `grace_seconds`."""
         self._stopping = True
         await _cancel(self._background)
-        if self._running:
-            await asyncio.wait(self._running, timeout=self._grace_seconds)
-        await _cancel(self._running)
+        tasks = [attempt.task for attempt in self._running.values()]
+        if tasks:
+            await asyncio.wait(tasks, timeout=self._grace_seconds)
+        await _cancel(tasks)
         try:
             released = await self._queue.release_running()
         except DataFolderError as error:
@@ -74,9 +82,10 @@ class Runner:
             except BaseException:
                 self._slots.release()
                 raise
-            task = self._tasks.run(f"job {job.id}", self._run(job))
-            self._running.add(task)
-            task.add_done_callback(self._leave)
+            attempt = _Attempt(job)
+            self._running[job.id] = attempt
+            attempt.task = self._tasks.run(f"job {job.id}", self._run(attempt))
+            attempt.task.add_done_callback(partial(self._leave, job.id))
 
     def _loaded(self) -> list[str | None]:
         # The names of the loaded models, and None if the default is one; empty if all are loaded.
@@ -86,22 +95,63 @@ class Runner:
             return []
         return [*(info.name for info in ready), *(None for info in ready if info is infos[0])]
 
-    def _leave(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
+    def _leave(self, job_id: str, task: asyncio.Task[None]) -> None:
+        del self._running[job_id]
         self._slots.release()
 
-    async def _run(self, job: Job) -> None:
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            renewal = await self._queue.renew()
+            for job_id in (*renewal.lost, *renewal.cancelling):
+                self._end_work(job_id)
+
+    async def _cancel(self) -> None:
+        while True:
+            job = await self._queue.next_cancel()
+            self._end_work(job.id)
+            if job.state == "cancelled":  # before it ran
+                await self._release(job)
+
+    def _end_work(self, job_id: str) -> None:
+        attempt = self._running.get(job_id)
+        if attempt is None or attempt.is_cancelled:
+            return
+        attempt.is_cancelled = True  # ends what threads do, within a step
+        if attempt.is_working:
+            attempt.task.cancel()  # ends the waiting for them at once
+
+    async def _run(self, attempt: _Attempt) -> None:
+        job = attempt.job
         log.info("Job %s runs (attempt %d)", job.id, job.attempts)
-        ended, task = await self._run_to_end(job), job.request.task
-        if ended and (task.source or task.reference):
+        if await self._run_to_end(attempt):
+            await self._release(job)
+
+    async def _release(self, job: Job) -> None:
+        if job.request.task.source or job.request.task.reference:
             await self._cleaner.release(job.request)
 
-    async def _run_to_end(self, job: Job) -> bool:
-        # Run a job; False if only the stop of the server ended it, so that `stop` must queue it again.
+    async def _run_to_end(self, attempt: _Attempt) -> bool:
+        # Run a job; False where it goes on elsewhere, such as after a restart.
+        job, queue = attempt.job, self._queue
+
+        def cancelled() -> bool:
+            return self._stopping or attempt.is_cancelled
+
         try:
-            songs = await self._worker.run(job.request, self._queue.reporter(job.id), lambda: self._stopping)
-            await self._queue.finish(job.id, songs)
-        except JobCancelledError as error:
+            if attempt.is_cancelled:
+                raise JobCancelledError(CANCELLED)
+            attempt.is_working = True
+            songs = await self._worker.run(job.request, queue.reporter(job.id), cancelled)
+            attempt.is_working = False
+        except (asyncio.CancelledError, JobCancelledError) as error:
+            attempt.is_working = False
+            if attempt.is_cancelled:
+                attempt.task.uncancel()
+                log.info("Job %s is cancelled", job.id)
+                return _noted(job, await queue.end_cancelled(job.id))
+            if isinstance(error, asyncio.CancelledError):
+                raise
             reason, is_verdict = str(error), not self._stopping
         except AceStepError as error:
             reason, is_verdict = str(error), True
@@ -110,14 +160,32 @@ class Runner:
             reason = f"The server failed at this job ({type(error).__name__}); its log says more."
             is_verdict = not self._stopping
         else:
-            return True
+            return _noted(job, await queue.finish(job.id, songs))
+        attempt.is_working = False
         if is_verdict:
             log.info("Job %s failed: %s", job.id, reason)
-            await self._queue.fail(job.id, reason)
-        return is_verdict
+            return _noted(job, await queue.fail(job.id, reason))
+        return False
 
 
-async def _cancel(tasks: set[asyncio.Task[None]]) -> None:
+class _Attempt:
+    """A job at work. Its flags are read by other threads."""
+
+    task: asyncio.Task[None]
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.is_working = False
+        self.is_cancelled = False
+
+
+def _noted(job: Job, is_held: bool) -> bool:
+    if not is_held:
+        log.warning("Job %s went to another server or was deleted; what was made of it is dropped", job.id)
+    return is_held
+
+
+async def _cancel(tasks: Collection[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     if tasks:

@@ -15,26 +15,32 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import uuid4
 
-from pydantic import TypeAdapter, ValidationError
-
 from acestep.domain.song import Song, SongRequest, TaskOptions
 from acestep.errors import InvalidFieldError, JobDatabaseError
 from acestep.jobs.database import DatabaseFile, open_database, translated
-from acestep.jobs.model import Claim, Job, JobState, JobView, Receipt
+from acestep.jobs.history import (
+    REQUEST,
+    SONGS,
+    average_seconds,
+    events_after,
+    files_in,
+    job_of,
+    last_number,
+    newest,
+    note,
+    views,
+)
+from acestep.jobs.model import Claim, JobEvent, JobState, JobView, Lease, Receipt, Renewal
 
 EXPIRE_AT_ONCE = 100  # jobs; deleting their files takes some milliseconds, in which requests wait
-MAX_ATTEMPTS = 2  # starts; a job that was running when the server died may have been the cause
+MAX_DEATHS = 5  # of servers that were making the songs of a job, which may be the cause
+LEASE_SECONDS = 15.0  # that a job stays with a server of which nothing is heard
 
 INTERRUPTED = (
-    "The server stopped twice while this job was running, so it was given up. Submit it again, "
-    "perhaps with a shorter duration or fewer songs."
+    "The server died {deaths} times while it made the songs of this job, so it was given up. Submit it "
+    "again, perhaps with a shorter duration or fewer songs."
 )
-UNREADABLE = (
-    "This job was stored by another version of the server, which this one cannot read. Submit it again."
-)
-
-_REQUEST = TypeAdapter(SongRequest)
-_SONGS = TypeAdapter(tuple[Song, ...])
+CANCELLED = "The job was cancelled."
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -100,36 +106,39 @@ class JobStore:
         # Files are deleted on this thread too, so one that exists now stays until the job has ended.
         _check_audio(request.task)
         self._file.check()
-        job_id = str(uuid4())
+        job_id, now = str(uuid4()), self._clock()
         with self._transaction():
             (queued,) = self._db.execute("SELECT COUNT(*) FROM jobs WHERE state = 'queued'").fetchone()
             if 0 < max_waiting <= queued:
                 return None
             self._db.execute(
                 "INSERT INTO jobs (id, state, request, created_at) VALUES (?, 'queued', ?, ?)",
-                (job_id, _REQUEST.dump_json(request).decode(), self._clock()),
+                (job_id, REQUEST.dump_json(request).decode(), now),
             )
+            note(self._db, [job_id], "queued", now, position=queued + 1)
         return Receipt(job_id, queued + 1)
 
     @_on_store_thread
     def claim(self, models: Collection[str | None] = ()) -> Claim | None:
-        """Mark the oldest job for one of `models` (None: no model named) as running, or else the oldest."""
+        """Lease the oldest job for one of `models` (None: no model named), or else the oldest."""
         with self._transaction():
             while row := self._next_row(models):
-                job = _job(row)
+                job = job_of(row)
                 if job.state == "running":
+                    note(self._db, [job.id], "started", self._clock(), attempt=job.attempts)
                     return Claim(job, is_oldest=self._is_oldest(row["seq"]))
-                self._end(job.id, "failed", error=job.error)
+                self._end(job.lease, "failed", error=job.error)
         return None
 
     def _next_row(self, models: Collection[str | None]) -> sqlite3.Row | None:
-        names = json.dumps([model for model in models if model is not None])
+        names, now = json.dumps([model for model in models if model is not None]), self._clock()
         rows = self._db.execute(
-            "UPDATE jobs SET state = 'running', started_at = ?, attempts = attempts + 1 WHERE seq ="
+            "UPDATE jobs SET state = 'running', started_at = ?, attempts = attempts + 1, token = token + 1,"
+            " has_begun = 0, lease_until = ? WHERE seq ="
             " (SELECT seq FROM jobs WHERE state = 'queued' ORDER BY CASE WHEN json_valid(request) THEN"
             " COALESCE(json_extract(request, '$.model') IN (SELECT value FROM json_each(?)), ?) END DESC,"
             " seq LIMIT 1) RETURNING *",
-            (self._clock(), names, None in models),
+            (now, now + LEASE_SECONDS, names, None in models),
         ).fetchall()
         return rows[0] if rows else None
 
@@ -140,42 +149,121 @@ class JobStore:
         return not older
 
     @_on_store_thread
-    def finish(self, job_id: str, songs: tuple[Song, ...]) -> None:
-        self._end(job_id, "succeeded", songs=_SONGS.dump_json(songs).decode())
+    def begin(self, lease: Lease) -> None:
+        """Note the first step of progress: from now on, the death of its server counts for the job."""
+        self._db.execute("UPDATE jobs SET has_begun = 1 WHERE id = ? AND token = ?", lease)
 
     @_on_store_thread
-    def fail(self, job_id: str, error: str) -> None:
-        self._end(job_id, "failed", error=error)
-
-    def _end(self, job_id: str, state: JobState, songs: str = "[]", error: str | None = None) -> None:
-        # Only a running job can end: a late report of a stopped or cancelled one changes nothing.
-        self._db.execute(
-            "UPDATE jobs SET state = :state, songs = :songs, error = :error, finished_at = :now,"
-            " work_seconds = MAX(0, :now - started_at) WHERE id = :id AND state = 'running'",
-            {"state": state, "songs": songs, "error": error, "now": self._clock(), "id": job_id},
+    def renew(self, leases: Sequence[Lease]) -> Renewal:
+        """Keep leases for LEASE_SECONDS more, also late ones, as long as nothing else has the job."""
+        with self._transaction():
+            rows = self._db.execute(
+                "UPDATE jobs SET lease_until = ? FROM json_each(?) AS held WHERE jobs.state = 'running'"
+                " AND jobs.id = json_extract(held.value, '$[0]')"
+                " AND jobs.token = json_extract(held.value, '$[1]') RETURNING id, is_cancelling",
+                (self._clock() + LEASE_SECONDS, json.dumps(leases)),
+            ).fetchall()
+        kept = {row["id"] for row in rows}
+        return Renewal(
+            lost=tuple(lease.job_id for lease in leases if lease.job_id not in kept),
+            cancelling=tuple(row["id"] for row in rows if row["is_cancelling"]),
         )
 
     @_on_store_thread
-    def release_running(self) -> int:
-        """Queue the running jobs again as if they had never started; returns how many."""
-        return self._db.execute(
-            "UPDATE jobs SET state = 'queued', started_at = NULL, attempts = attempts - 1"
-            " WHERE state = 'running'"
-        ).rowcount
+    def finish(self, lease: Lease, songs: tuple[Song, ...]) -> bool:
+        """False, with nothing changed, where the lease is not valid; so do `fail` and `end_cancelled`."""
+        with self._transaction():
+            return self._end(lease, "succeeded", songs)
 
     @_on_store_thread
-    def recover(self) -> tuple[int, int]:
-        """Queue again what a dead server left running, or fail it after MAX_ATTEMPTS; returns both counts."""
+    def fail(self, lease: Lease, error: str) -> bool:
         with self._transaction():
-            failed = self._db.execute(
-                "UPDATE jobs SET state = 'failed', error = ?, finished_at = ?"
-                " WHERE state = 'running' AND attempts >= ?",
-                (INTERRUPTED, self._clock(), MAX_ATTEMPTS),
+            return self._end(lease, "failed", error=error)
+
+    @_on_store_thread
+    def end_cancelled(self, lease: Lease) -> bool:
+        with self._transaction():
+            return self._end(lease, "cancelled", error=CANCELLED)
+
+    def _end(
+        self, lease: Lease, state: JobState, songs: tuple[Song, ...] = (), error: str | None = None
+    ) -> bool:
+        # Only a running job can end: a late report of a stopped or cancelled one changes nothing.
+        now = self._clock()
+        ended = self._db.execute(
+            "UPDATE jobs SET state = ?, songs = ?, error = ?, finished_at = ?, lease_until = NULL,"
+            " work_seconds = MAX(0, ? - started_at), is_cancelling = 0"
+            " WHERE id = ? AND token = ? AND state = 'running'",
+            (state, SONGS.dump_json(songs).decode(), error, now, now, *lease),
+        ).rowcount
+        if not ended:
+            return False
+        for number, song in enumerate(songs):
+            note(self._db, [lease.job_id], "song", now, index=number, file=song.file)
+        note(self._db, [lease.job_id], state, now, error=error)
+        return True
+
+    @_on_store_thread
+    def cancel(self, job_id: str) -> JobView | None:
+        """Cancel a queued job, and mark a running one; what has ended stays as it is. None: not known."""
+        with self._transaction():
+            cancelled = self._db.execute(
+                "UPDATE jobs SET state = 'cancelled', error = ?, finished_at = ?"
+                " WHERE id = ? AND state = 'queued'",
+                (CANCELLED, self._clock(), job_id),
             ).rowcount
-            requeued = self._db.execute(
-                "UPDATE jobs SET state = 'queued', started_at = NULL WHERE state = 'running'"
-            ).rowcount
-        return requeued, failed
+            if cancelled:
+                note(self._db, [job_id], "cancelled", self._clock(), error=CANCELLED)
+            else:
+                self._db.execute(
+                    "UPDATE jobs SET is_cancelling = 1 WHERE id = ? AND state = 'running'", (job_id,)
+                )
+            return views(self._db, [job_id]).get(job_id)
+
+    @_on_store_thread
+    def release(self, leases: Sequence[Lease]) -> int:
+        """Queue jobs again as if they had never started; returns how many."""
+        with self._transaction():
+            rows = self._db.execute(
+                "UPDATE jobs SET state = 'queued', started_at = NULL, attempts = attempts - 1,"
+                " lease_until = NULL FROM json_each(?) AS held WHERE jobs.state = 'running'"
+                " AND jobs.id = json_extract(held.value, '$[0]')"
+                " AND jobs.token = json_extract(held.value, '$[1]') RETURNING id",
+                (json.dumps(leases),),
+            ).fetchall()
+            note(self._db, [row["id"] for row in rows], "requeued", self._clock(), reason="stopped")
+        return len(rows)
+
+    @_on_store_thread
+    def reclaim(self, alone: bool = False, max_deaths: int = MAX_DEATHS) -> tuple[int, int]:
+        """Queue again what runs by a lease that ran out, or fail it after `max_deaths`; returns both counts.
+
+        `alone`: no other server is alive, so that every lease has run out.
+        """
+        now, again, given_up = self._clock(), list[str](), 0
+        with self._transaction():
+            rows = self._db.execute(
+                "UPDATE jobs SET deaths = deaths + has_begun, has_begun = 0, lease_until = NULL"
+                " WHERE state = 'running' AND (? OR lease_until < ?)"
+                " RETURNING id, token, deaths, is_cancelling",
+                (alone, now),
+            ).fetchall()
+            for job_id, token, deaths, is_cancelling in rows:
+                if is_cancelling:
+                    self._end(Lease(job_id, token), "cancelled", error=CANCELLED)
+                elif deaths >= max_deaths:
+                    given_up += self._end(
+                        Lease(job_id, token), "failed", error=INTERRUPTED.format(deaths=deaths)
+                    )
+                else:
+                    again.append(job_id)
+            self._db.execute(
+                "UPDATE jobs SET state = 'queued', started_at = NULL"
+                " WHERE id IN (SELECT value FROM json_each(?))",
+                (json.dumps(again),),
+            )
+            note(self._db, again, "requeued", now, reason="interrupted")
+        return len(again), given_up
 
     @_on_store_thread
     def check(self) -> None:
@@ -186,14 +274,20 @@ class JobStore:
 
     @_on_store_thread
     def find(self, ids: Sequence[str]) -> list[JobView | None]:
-        rows = self._db.execute(
-            "SELECT *, CASE WHEN state = 'queued' THEN"
-            " (SELECT COUNT(*) FROM jobs AS other WHERE other.state = 'queued' AND other.seq <= jobs.seq)"
-            " END AS position FROM jobs WHERE id IN (SELECT value FROM json_each(?))",
-            (json.dumps(ids),),
-        )
-        views = {row["id"]: JobView(_job(row), row["position"]) for row in rows}
-        return [views.get(job_id) for job_id in ids]
+        found = views(self._db, ids)
+        return [found.get(job_id) for job_id in ids]
+
+    @_on_store_thread
+    def newest(self, states: Sequence[JobState], after: str | None, limit: int) -> tuple[JobView, ...]:
+        return newest(self._db, states, after, limit)
+
+    @_on_store_thread
+    def events(self, after: int, job_id: str | None = None, limit: int = 1000) -> tuple[JobEvent, ...]:
+        return events_after(self._db, after, job_id, limit)
+
+    @_on_store_thread
+    def last_event(self) -> int:
+        return last_number(self._db)
 
     @_on_store_thread
     def counts(self) -> dict[JobState, int]:
@@ -201,12 +295,8 @@ class JobStore:
 
     @_on_store_thread
     def average_seconds(self, window: int, default: float) -> float:
-        (average,) = self._db.execute(
-            "SELECT AVG(work_seconds) FROM (SELECT work_seconds FROM jobs WHERE state = 'succeeded'"
-            " ORDER BY finished_at DESC LIMIT ?)",
-            (window,),
-        ).fetchone()
-        return default if average is None else float(average)
+        average = average_seconds(self._db, window)
+        return default if average is None else average
 
     @_on_store_thread
     def expire(self, before: float, delete: Callable[[str], None]) -> int:
@@ -217,16 +307,38 @@ class JobStore:
                 " AND finished_at < ? ORDER BY seq",
                 (before,),
             )
-            files = ((row["seq"], _files_in(row["songs"])) for row in rows)
+            files = ((row["seq"], files_in(row["songs"])) for row in rows)
             # A job stays as long as a queued or running one needs a file of it.
             unneeded = ((seq, names) for seq, names in files if not any(map(self._is_needed, names)))
             expired = dict(islice(unneeded, EXPIRE_AT_ONCE))
-            self._db.execute(
-                "DELETE FROM jobs WHERE seq IN (SELECT value FROM json_each(?))", (json.dumps([*expired]),)
-            )
+            self._remove([*expired])
         for name in chain.from_iterable(expired.values()):
             delete(name)
         return len(expired)
+
+    @_on_store_thread
+    def delete(self, job_id: str, delete: Callable[[str], None]) -> bool:
+        """Delete a job that has ended and its files, as far as no other job needs them."""
+        with self._transaction():
+            row = self._db.execute(
+                "SELECT seq, songs FROM jobs WHERE id = ? AND finished_at IS NOT NULL", (job_id,)
+            ).fetchone()
+            if row is None:
+                return False
+            names = [name for name in files_in(row["songs"]) if not self._is_needed(name)]
+            self._remove([row["seq"]])
+        for name in names:
+            delete(name)
+        return True
+
+    def _remove(self, numbers: Sequence[int]) -> None:
+        chosen = (json.dumps(numbers),)
+        self._db.execute(
+            "DELETE FROM events WHERE job_id IN"
+            " (SELECT id FROM jobs WHERE seq IN (SELECT value FROM json_each(?)))",
+            chosen,
+        )
+        self._db.execute("DELETE FROM jobs WHERE seq IN (SELECT value FROM json_each(?))", chosen)
 
     @_on_store_thread
     def delete_unneeded(self, name: str, delete: Callable[[str], None]) -> bool:
@@ -247,7 +359,7 @@ class JobStore:
     @_on_store_thread
     def files(self) -> set[str]:
         rows = self._db.execute("SELECT songs FROM jobs WHERE songs != '[]'")
-        return {file for (songs,) in rows for file in _files_in(songs)}
+        return {file for (songs,) in rows for file in files_in(songs)}
 
     @_on_store_thread
     def oldest_start(self) -> float | None:
@@ -264,36 +376,3 @@ def _check_audio(task: TaskOptions) -> None:
                 "a file that is still there",
                 f"It was deleted while the request was read. Upload it as {upload}",
             )
-
-
-def _files_in(songs: str) -> list[str]:
-    try:
-        return [file for song in json.loads(songs) for file in _files_of(song)]
-    except (ValueError, TypeError, KeyError, AttributeError):  # another version wrote it
-        return []
-
-
-def _files_of(song: dict[str, Any]) -> list[str]:
-    # A song that is only a plan has no file, and one of an older version no analysis.
-    stems = song.get("analysis", {}).get("stems", ())
-    return [file for file in (song["file"], *(stem["file"] for stem in stems)) if file]
-
-
-def _job(row: sqlite3.Row) -> Job:
-    state, error = row["state"], row["error"]
-    try:
-        request, songs = _REQUEST.validate_json(row["request"]), _SONGS.validate_json(row["songs"])
-    except ValidationError:  # another version wrote it
-        state, error, request, songs = "failed", UNREADABLE, SongRequest(), ()
-    return Job(
-        id=row["id"],
-        state=state,
-        request=request,
-        created_at=row["created_at"],
-        started_at=row["started_at"],
-        finished_at=row["finished_at"],
-        attempts=row["attempts"],
-        error=error,
-        songs=songs,
-        work_seconds=row["work_seconds"],
-    )

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 from acestep.domain.analysis import Analysis, Stem
 from acestep.domain.song import AnalysisOptions
+from acestep.jobs.model import Lease
 from acestep.jobs.store import JobStore
-from tests.jobs.fakes import request, song
+from tests.jobs.fakes import claim, request, song, submit
 
 WANTED = AnalysisOptions(peaks=8, stems=("drums",))
 FOUND = Analysis(stems=(Stem("drums", "d.mp3"),))
@@ -20,7 +22,7 @@ async def test_what_a_song_was_examined_for_is_found_under_its_new_name(tmp_path
     receipts = [await store.submit(replace(request("x"), analysis=WANTED), max_waiting=0) for _ in range(2)]
     claimed = await store.claim()
     assert claimed is not None and None not in receipts
-    await store.finish(claimed.job.id, (replace(song("a.mp3"), analysis=FOUND), song("b.mp3")))
+    await store.finish(claimed.job.lease, (replace(song("a.mp3"), analysis=FOUND), song("b.mp3")))
     await store.close()
     as_version_1(path)
 
@@ -45,8 +47,33 @@ def as_version_1(path: Path) -> None:
                 del each["analysis"]
             row = (json.dumps(old), json.dumps(made, separators=(",", ":")), seq)
             database.execute("UPDATE jobs SET request = ?, songs = ? WHERE seq = ?", row)
-        database.execute("PRAGMA user_version = 1")
+        without_leases(database, 1)
     database.close()
+
+
+def without_leases(database: sqlite3.Connection, version: int) -> None:
+    """Take away what version 4 has added."""
+    database.execute("DROP TABLE events")
+    for column in ("token", "lease_until", "has_begun", "deaths", "is_cancelling"):
+        database.execute(f"ALTER TABLE jobs DROP COLUMN {column}")
+    database.execute(f"PRAGMA user_version = {version}")
+
+
+async def test_a_job_that_ran_without_a_lease_is_queued_again(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.sqlite3"
+    store = JobStore(path)
+    job_id = await submit(store)
+    await claim(store)
+    await store.close()
+    with closing(sqlite3.connect(path)) as database, database:
+        without_leases(database, 3)
+
+    store = JobStore(path)
+    assert await store.reclaim(alone=True) == (1, 0)
+    claimed = await claim(store)
+    assert (claimed.lease, claimed.attempts) == (Lease(job_id, 1), 2)
+    assert [event.kind for event in await store.events(0, job_id)] == ["requeued", "started"]
+    await store.close()
 
 
 async def test_angle_based_guidance_of_version_2_is_kept(tmp_path: Path) -> None:
@@ -55,7 +82,7 @@ async def test_angle_based_guidance_of_version_2_is_kept(tmp_path: Path) -> None
     receipts = [await store.submit(request(), max_waiting=0) for _ in range(2)]
     claimed = await store.claim()
     assert claimed is not None
-    await store.finish(claimed.job.id, (song("a.mp3"), song("b.mp3")))
+    await store.finish(claimed.job.lease, (song("a.mp3"), song("b.mp3")))
     await store.close()
     database = sqlite3.connect(path)
     with database:
@@ -66,7 +93,7 @@ async def test_angle_based_guidance_of_version_2_is_kept(tmp_path: Path) -> None
                 each["plan"]["sampling"]["use_adg"] = number == 1
             row = (json.dumps(old), json.dumps(made, separators=(",", ":")), seq)
             database.execute("UPDATE jobs SET request = ?, songs = ? WHERE seq = ?", row)
-        database.execute("PRAGMA user_version = 2")
+        without_leases(database, 2)
     database.close()
 
     store = JobStore(path)

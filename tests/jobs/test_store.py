@@ -8,8 +8,9 @@ import pytest
 
 from acestep.domain.song import PlannerOptions, SamplerOptions, SongRequest, Tuning, WaveletCorrection
 from acestep.errors import DataFolderError
-from acestep.jobs.model import Job, JobView, Receipt
-from acestep.jobs.store import INTERRUPTED, UNREADABLE, JobStore
+from acestep.jobs.history import UNREADABLE
+from acestep.jobs.model import Job, JobView, Lease, Receipt
+from acestep.jobs.store import INTERRUPTED, JobStore
 from tests.jobs.conftest import Clock
 from tests.jobs.fakes import claim, edit, job, request, song, submit, view
 from tests.jobs.outages import pragma
@@ -104,7 +105,7 @@ class TestEnd:
         await claim(store)
         clock.now += 12.5
         songs = (song("a.mp3", seed=1), song("b.mp3", seed=2))
-        await store.finish(job_id, songs)
+        await store.finish(Lease(job_id, 1), songs)
         done = await job(store, job_id)
         assert (done.state, done.songs, done.error) == ("succeeded", songs, None)
         assert (done.finished_at, done.work_seconds) == (clock.now, 12.5)
@@ -112,24 +113,24 @@ class TestEnd:
     async def test_fail_keeps_the_reason(self, store: JobStore):
         job_id = await submit(store)
         await claim(store)
-        await store.fail(job_id, "out of memory")
+        await store.fail(Lease(job_id, 1), "out of memory")
         done = await job(store, job_id)
         assert (done.state, done.songs, done.error) == ("failed", (), "out of memory")
 
     async def test_a_job_that_does_not_run_cannot_end(self, store: JobStore):
         job_id = await submit(store)
-        await store.finish(job_id, (song("late.mp3"),))
+        await store.finish(Lease(job_id, 1), (song("late.mp3"),))
         assert (await job(store, job_id)).state == "queued"
         await claim(store)
-        await store.finish(job_id, (song("a.mp3"),))
-        await store.fail(job_id, "too late")
+        await store.finish(Lease(job_id, 1), (song("a.mp3"),))
+        await store.fail(Lease(job_id, 1), "too late")
         assert (await job(store, job_id)).state == "succeeded"
 
     async def test_a_clock_set_back_makes_no_negative_time(self, store: JobStore, clock: Clock):
         job_id = await submit(store)
         await claim(store)
         clock.now -= 3600
-        await store.finish(job_id, (song("a.mp3"),))
+        await store.finish(Lease(job_id, 1), (song("a.mp3"),))
         assert (await job(store, job_id)).work_seconds == 0
 
 
@@ -139,7 +140,7 @@ class TestRestart:
         await claim(store)
         await claim(store)
         again = JobStore(path)  # the first one is not closed: neither is that of a server that dies
-        assert await again.recover() == (2, 0)
+        assert await again.reclaim(alone=True) == (2, 0)
         found = [view for view in await again.find(ids) if view]
         assert [(view.job.state, view.job.attempts, view.position) for view in found] == [
             ("queued", 1, 1),
@@ -149,31 +150,43 @@ class TestRestart:
         assert [(await claim(again)).request.caption for _ in ids] == ["a", "b", "c"]
         await again.close()
 
-    async def test_gives_up_a_job_that_was_interrupted_twice(self, store: JobStore):
+    async def test_gives_up_a_job_at_whose_songs_servers_died_five_times(self, store: JobStore):
         job_id = await submit(store)
-        for outcome in ((1, 0), (0, 1)):
-            await claim(store)
-            assert await store.recover() == outcome
+        for outcome in (*[(1, 0)] * 4, (0, 1)):
+            await store.begin((await claim(store)).lease)
+            assert await store.reclaim(alone=True) == outcome
         done = await job(store, job_id)
-        assert (done.state, done.error, done.attempts) == ("failed", INTERRUPTED, 2)
+        assert (done.state, done.error, done.attempts) == ("failed", INTERRUPTED.format(deaths=5), 5)
         assert done.finished_at is not None
         assert await store.claim() is None
+
+    async def test_deaths_before_the_first_step_do_not_count(self, store: JobStore):
+        job_id = await submit(store)
+        await store.begin((await claim(store)).lease)
+        for _ in range(8):  # the mark of an earlier attempt is not that of the next
+            assert await store.reclaim(alone=True) == (1, 0)
+            await claim(store)
+        assert await store.reclaim(alone=True, max_deaths=2) == (1, 0)
+        await store.begin((await claim(store)).lease)
+        assert await store.reclaim(alone=True, max_deaths=2) == (0, 1)
+        assert (await job(store, job_id)).state == "failed"
 
     async def test_a_released_job_has_its_attempt_back(self, store: JobStore):
         first, second = await submit(store), await submit(store)
         for _ in range(5):
-            assert (await claim(store)).id == first
-            assert await store.release_running() == 1
+            claimed = await claim(store)
+            assert claimed.id == first
+            assert await store.release([claimed.lease]) == 1
         assert (await job(store, first)).attempts == 0
         assert (await view(store, second)).position == 2
 
     async def test_keeps_what_ended(self, store: JobStore, path: Path):
         job_id = await submit(store)
         await claim(store)
-        await store.finish(job_id, (song("a.mp3"),))
+        await store.finish(Lease(job_id, 1), (song("a.mp3"),))
         before = await job(store, job_id)
         again = JobStore(path)
-        assert await again.recover() == (0, 0)
+        assert await again.reclaim(alone=True) == (0, 0)
         assert await job(again, job_id) == before
         await again.close()
 
@@ -197,7 +210,7 @@ class TestOtherVersions:
     async def test_songs_that_cannot_be_read_count_as_failed(self, store: JobStore, path: Path):
         job_id = await submit(store)
         await claim(store)
-        await store.finish(job_id, (song("a.mp3"),))
+        await store.finish(Lease(job_id, 1), (song("a.mp3"),))
         edit(path, 'UPDATE jobs SET songs = \'[{"file": "a.mp3"}]\'')
         done = await job(store, job_id)
         assert (done.state, done.error) == ("failed", UNREADABLE)
@@ -229,11 +242,11 @@ class TestCounts:
             job_id = await submit(store)
             await claim(store)
             clock.now += seconds
-            await store.finish(job_id, (song("a.mp3"),))
+            await store.finish(Lease(job_id, 1), (song("a.mp3"),))
         failed = await submit(store)
         await claim(store)
         clock.now += 1000
-        await store.fail(failed, "no")
+        await store.fail(Lease(failed, 1), "no")
         assert await store.average_seconds(window=2, default=5.0) == 15.0
         assert await store.average_seconds(window=50, default=5.0) == pytest.approx(130 / 3)
         assert await store.counts() == {"succeeded": 3, "failed": 1}

@@ -9,6 +9,7 @@ import pytest
 from acestep.domain.analysis import Analysis, Loudness, LyricTimes, Stem, TimedLine, TimedWord
 from acestep.domain.song import TaskOptions
 from acestep.errors import InvalidFieldError
+from acestep.jobs.model import Lease
 from acestep.jobs.store import JobStore
 from tests.jobs.conftest import Clock
 from tests.jobs.fakes import claim, edit, job, request, song, submit
@@ -25,10 +26,10 @@ class TestExpire:
         ids = [await submit(store) for _ in range(5)]
         for _ in range(4):
             await claim(store)
-        await store.finish(ids[0], (song("a.mp3"), song("b.mp3")))
-        await store.fail(ids[1], "no")
+        await store.finish(Lease(ids[0], 1), (song("a.mp3"), song("b.mp3")))
+        await store.fail(Lease(ids[1], 1), "no")
         clock.now += 100
-        await store.finish(ids[2], (song("c.mp3"),))
+        await store.finish(Lease(ids[2], 1), (song("c.mp3"),))
         assert await store.files() == {"a.mp3", "b.mp3", "c.mp3"}
         assert await self.expired(store, clock.now - 50) == ["a.mp3", "b.mp3"]
         assert await self.expired(store, clock.now - 50) == []
@@ -43,7 +44,7 @@ class TestExpire:
         for name in "abc":
             job_id = await submit(store)
             await claim(store)
-            await store.finish(job_id, (song(f"{name}.mp3"),))
+            await store.finish(Lease(job_id, 1), (song(f"{name}.mp3"),))
         deleted: list[str] = []
         counts = [await store.expire(clock.now + 1, deleted.append) for _ in range(3)]
         assert counts == [2, 1, 0]
@@ -59,7 +60,7 @@ class TestExpire:
         whole = replace(song("a.mp3"), analysis=analysis)
         job_id = await submit(store)
         await claim(store)
-        await store.finish(job_id, (whole, song("b.mp3")))
+        await store.finish(Lease(job_id, 1), (whole, song("b.mp3")))
         assert (await job(store, job_id)).songs == (whole, song("b.mp3"))
         assert await store.files() == {"a.mp3", "d.mp3", "v.mp3", "b.mp3"}
         assert await self.expired(store, clock.now + 1) == ["a.mp3", "d.mp3", "v.mp3", "b.mp3"]
@@ -73,7 +74,7 @@ class TestExpire:
     async def test_a_plan_has_no_file(self, store: JobStore, clock: Clock):
         planned, _ = await submit(store), await submit(store)
         await claim(store)
-        await store.finish(planned, (song(""),))
+        await store.finish(Lease(planned, 1), (song(""),))
         assert await store.files() == set()
         assert await self.expired(store, clock.now + 1) == []
         assert await store.find([planned]) == [None]
@@ -84,7 +85,7 @@ class TestExpire:
     ):
         job_id = await submit(store)
         await claim(store)
-        await store.finish(job_id, (song("a.mp3"),))
+        await store.finish(Lease(job_id, 1), (song("a.mp3"),))
         edit(path, "UPDATE jobs SET songs = ?", songs)
         assert await store.files() == set()
         assert await store.expire(clock.now + 1, lambda name: None) == 1
@@ -107,7 +108,7 @@ class TestNeededFiles:
         """The job that made them, which has ended."""
         job_id = await submit(store)
         await claim(store)
-        await store.finish(job_id, tuple(song(path.name) for path in made))
+        await store.finish(Lease(job_id, 1), tuple(song(path.name) for path in made))
         return job_id
 
     async def expire(self, store: JobStore, clock: Clock, made: list[Path]) -> int:
@@ -123,20 +124,20 @@ class TestNeededFiles:
         first, second = [receipt.job_id for receipt in receipts if receipt]
         assert await self.expire(store, clock, made) == 0  # both are queued
         await claim(store)
-        await store.fail(first, "no")
+        await store.fail(Lease(first, 1), "no")
         await claim(store)
         clock.now -= 10
         assert await self.expire(store, clock, made) == 0  # the second runs
         assert [path.exists() for path in made] == [True, True]
         clock.now += 10
-        await store.finish(second, ())
+        await store.finish(Lease(second, 1), ())
         assert await self.expire(store, clock, made) == 3
         assert [path.exists() for path in made] == [False, False]
 
     async def test_others_expire_meanwhile(self, store: JobStore, clock: Clock, made: list[Path], done: str):
         other = await submit(store)
         await claim(store)
-        await store.finish(other, ())
+        await store.finish(Lease(other, 1), ())
         await store.submit(replace(request(), task=TaskOptions(source=str(made[0]))), max_waiting=0)
         assert await self.expire(store, clock, made) == 1
         assert [found is not None for found in await store.find([done, other])] == [True, False]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from acestep.errors import DataFolderError, JobDatabaseError
+from acestep.jobs.model import Lease
 from acestep.jobs.store import JobStore
 from tests.jobs.fakes import claim, edit, request, song, submit, view
 from tests.jobs.outages import Outage, damaged, each_outage, pragma
@@ -31,6 +32,10 @@ class FailingDatabase:
         self._count()
         return self._database.execute(*statement)
 
+    def executemany(self, *statement: Any) -> sqlite3.Cursor:
+        self._count()
+        return self._database.executemany(*statement)
+
     def _count(self) -> None:
         self._left -= 1
         if self._left == 0:
@@ -50,15 +55,21 @@ class FailingDatabase:
 
 
 Change = Callable[[JobStore], Awaitable[object]]
-# Of five jobs "queued" is the oldest that is queued, and cannot be read.
+# Of six jobs "queued" is the oldest that is queued, and cannot be read.
 CHANGES: dict[str, Change] = {
     "submit": lambda store: store.submit(request(), max_waiting=100),
     "claim": lambda store: store.claim(),
     "claim for a model": lambda store: store.claim(["near"]),
-    "finish": lambda store: store.finish("running", (song("a.mp3"),)),
-    "fail": lambda store: store.fail("running", "no"),
-    "release_running": lambda store: store.release_running(),
-    "recover": lambda store: store.recover(),
+    "finish": lambda store: store.finish(Lease("running", 1), (song("a.mp3"),)),
+    "fail": lambda store: store.fail(Lease("running", 1), "no"),
+    "release": lambda store: store.release([Lease("running", 1)]),
+    "reclaim": lambda store: store.reclaim(alone=True),
+    "begin": lambda store: store.begin(Lease("running", 1)),
+    "renew": lambda store: store.renew([Lease("running", 1), Lease("died often", 5)]),
+    "cancel": lambda store: store.cancel("queued"),
+    "cancel a running one": lambda store: store.cancel("running"),
+    "end_cancelled": lambda store: store.end_cancelled(Lease("cancelling", 1)),
+    "delete": lambda store: store.delete("ended", lambda name: None),
     "expire": lambda store: store.expire(10.0**12, lambda name: None),
 }
 
@@ -69,8 +80,9 @@ async def test_a_change_that_fails_anywhere_has_changed_nothing(
 ):
     for name, sql in {
         "ended": "state = 'succeeded', finished_at = 1",
-        "died twice": "state = 'running', attempts = 2",
-        "running": "state = 'running', attempts = 1",
+        "died often": "state = 'running', token = 5, has_begun = 1, deaths = 4",
+        "running": "state = 'running', token = 1",
+        "cancelling": "state = 'running', token = 1, is_cancelling = 1",
         "queued": 'request = \'{"task_type": "dance"}\'',
         "near": "request = json_set(request, '$.model', 'near')",
     }.items():
@@ -113,14 +125,14 @@ class TestRefusal:
         job_id, ended, _ = [await submit(store) for _ in range(3)]
         for _ in range(2):
             await claim(store)
-        await store.fail(ended, "no")
+        await store.fail(Lease(ended, 1), "no")
         calls: dict[str, Callable[[], Awaitable[object]]] = {
             "submit": lambda: store.submit(request(), max_waiting=0),
             "claim": store.claim,
-            "finish": lambda: store.finish(job_id, ()),
-            "fail": lambda: store.fail(job_id, "no"),
-            "release_running": store.release_running,
-            "recover": store.recover,
+            "finish": lambda: store.finish(Lease(job_id, 1), ()),
+            "fail": lambda: store.fail(Lease(job_id, 1), "no"),
+            "release": lambda: store.release([Lease(job_id, 1)]),
+            "reclaim": lambda: store.reclaim(alone=True),
             "expire": lambda: store.expire(10.0**12, lambda name: None),
             "check": store.check,
         }

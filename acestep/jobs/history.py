@@ -1,0 +1,123 @@
+"""What happened to jobs, and lists of them. Called on the thread of the database."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from acestep.domain.song import Song, SongRequest
+from acestep.jobs.model import EventKind, Job, JobEvent, JobState, JobView
+
+UNREADABLE = (
+    "This job was stored by another version of the server, which this one cannot read. Submit it again."
+)
+
+REQUEST = TypeAdapter(SongRequest)
+SONGS = TypeAdapter(tuple[Song, ...])
+
+_WITH_POSITION = (
+    "SELECT *, CASE WHEN state = 'queued' THEN"
+    " (SELECT COUNT(*) FROM jobs AS other WHERE other.state = 'queued' AND other.seq <= jobs.seq)"
+    " END AS position FROM jobs"
+)
+
+
+def note(
+    database: sqlite3.Connection, job_ids: Sequence[str], kind: EventKind, at: float, **data: Any
+) -> None:
+    """Write an event of each job, in the transaction that changes its state. None in `data` says nothing."""
+    told = json.dumps({key: value for key, value in data.items() if value is not None}, ensure_ascii=False)
+    database.executemany(
+        "INSERT INTO events (job_id, kind, at, data) VALUES (?, ?, ?, ?)",
+        [(job_id, kind, at, told) for job_id in job_ids],
+    )
+
+
+def events_after(
+    database: sqlite3.Connection, number: int, job_id: str | None, limit: int
+) -> tuple[JobEvent, ...]:
+    """The events after that number in their order; of all jobs if `job_id` is None."""
+    of_job = () if job_id is None else (job_id,)
+    rows = database.execute(
+        "SELECT number, job_id, kind, at, data FROM events WHERE number > ?"
+        f"{' AND job_id = ?' if of_job else ''} ORDER BY number LIMIT ?",
+        (number, *of_job, limit),
+    )
+    return tuple(
+        JobEvent(at_number, of, kind, at, json.loads(data)) for at_number, of, kind, at, data in rows
+    )
+
+
+def last_number(database: sqlite3.Connection) -> int:
+    (number,) = database.execute("SELECT COALESCE(MAX(number), 0) FROM events").fetchone()
+    return int(number)
+
+
+def views(database: sqlite3.Connection, ids: Sequence[str]) -> Mapping[str, JobView]:
+    rows = database.execute(
+        f"{_WITH_POSITION} WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(ids),)
+    )
+    return {row["id"]: JobView(job_of(row), row["position"]) for row in rows}
+
+
+def newest(
+    database: sqlite3.Connection, states: Sequence[JobState], after: str | None, limit: int
+) -> tuple[JobView, ...]:
+    """Jobs in one of `states` (none: any), the newest first, from the one before `after` on."""
+    rows = database.execute(
+        f"{_WITH_POSITION} WHERE (? OR state IN (SELECT value FROM json_each(?)))"
+        " AND seq < COALESCE((SELECT seq FROM jobs WHERE id = ?), 9e18) ORDER BY seq DESC LIMIT ?",
+        (not states, json.dumps(states), after, limit),
+    )
+    return tuple(JobView(job_of(row), row["position"]) for row in rows)
+
+
+def average_seconds(database: sqlite3.Connection, window: int) -> float | None:
+    """The mean work of the last `window` jobs that succeeded; None: none has yet."""
+    (average,) = database.execute(
+        "SELECT AVG(work_seconds) FROM (SELECT work_seconds FROM jobs WHERE state = 'succeeded'"
+        " ORDER BY finished_at DESC LIMIT ?)",
+        (window,),
+    ).fetchone()
+    return None if average is None else float(average)
+
+
+def files_in(songs: str) -> list[str]:
+    """The files of the songs in a row."""
+    try:
+        return [file for song in json.loads(songs) for file in _files_of(song)]
+    except (ValueError, TypeError, KeyError, AttributeError):  # another version wrote it
+        return []
+
+
+def _files_of(song: dict[str, Any]) -> Iterator[str]:
+    # A song that is only a plan has no file, and one of an older version no analysis.
+    stems = song.get("analysis", {}).get("stems", ())
+    return filter(None, chain([song["file"]], (stem["file"] for stem in stems)))
+
+
+def job_of(row: sqlite3.Row) -> Job:
+    state, error = row["state"], row["error"]
+    try:
+        request, songs = REQUEST.validate_json(row["request"]), SONGS.validate_json(row["songs"])
+    except ValidationError:  # another version wrote it
+        state, error, request, songs = "failed", UNREADABLE, SongRequest(), ()
+    return Job(
+        id=row["id"],
+        state=state,
+        request=request,
+        created_at=row["created_at"],
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+        attempts=row["attempts"],
+        error=error,
+        songs=songs,
+        work_seconds=row["work_seconds"],
+        token=row["token"],
+        is_cancelling=bool(row["is_cancelling"]),
+    )
