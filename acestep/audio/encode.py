@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -147,10 +147,13 @@ def extension(audio_format: AudioFormat) -> str:
 _LOSSY = ("mp3", "opus", "aac")
 
 
-def write(clip: AudioClip, path: Path, spec: FileSpec) -> None:
+def write(
+    clip: AudioClip, path: Path, spec: FileSpec, on_fraction: Callable[[float], None] = lambda done: None
+) -> None:
     """Encode `clip` (one or two channels) into the file `path`, which `decode.read` reads at the same length.
 
-    The clip's sample rate is kept where the format has it. Raises `OSError` if the file cannot be written.
+    The clip's sample rate is kept where the format has it. Raises `OSError` if the file cannot be written,
+    and what `on_fraction` raises, which is called after each second of audio.
     """
     encoding = _ENCODINGS[spec.audio_format]
     clip = _at_rate(clip, _rate_of(clip, encoding, spec))
@@ -172,6 +175,7 @@ def write(clip: AudioClip, path: Path, spec: FileSpec) -> None:
             container.metadata.update(metadata(spec.tags, encoding.container))
         for frame in _frames(clip, encoding.sample_format):
             container.mux(_with_sound(stream.encode(frame)))
+            on_fraction(min(1.0, (frame.pts + frame.samples) / clip.samples.shape[1]))
         container.mux(_with_sound(stream.encode(None)))
     if spec.audio_format == "mp3":
         path.write_bytes(id3(spec.tags) + path.read_bytes())
@@ -320,14 +324,22 @@ class SongWriter:
         self._store = store
         self._mp3_bitrate = mp3_bitrate
 
-    def write(self, clip: AudioClip, plan: SongPlan, request: SongRequest, model: str) -> str:
+    def write(
+        self,
+        clip: AudioClip,
+        plan: SongPlan,
+        request: SongRequest,
+        model: str,
+        on_fraction: Callable[[float], None] = lambda done: None,
+    ) -> str:
         """The name of the file in the store. Raises DataFolderError where it cannot be written."""
         audio_format, output = request.audio_format, request.output
         bitrate = output.mp3_bitrate or self._mp3_bitrate
         tags = Tags(title(plan.caption), plan.caption, plan.seed, plan.bpm, plan.key_scale, model)
         try:
             with self._store.new_file(extension(audio_format)) as file:
-                write(clip, file.path, FileSpec(audio_format, bitrate, output.mp3_sample_rate, tags))
+                spec = FileSpec(audio_format, bitrate, output.mp3_sample_rate, tags)
+                write(clip, file.path, spec, on_fraction)
         except OSError as error:
             raise DataFolderError(
                 f"The song cannot be written: {error.strerror or error}. Make room in the data folder "

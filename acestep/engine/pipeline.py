@@ -235,7 +235,12 @@ class SongPipeline:
         )
 
     async def _encode(self, task: RenderTask, clip: AudioClip) -> str:
-        work = partial(self._writer.write, clip, task.plan, task.request, task.model.info.name)
+        def on_fraction(fraction: float) -> None:
+            self._files.beat()
+            task.report("write", fraction)
+
+        name = task.model.info.name
+        work = partial(self._writer.write, clip, task.plan, task.request, name, on_fraction)
         file = await self._timed(self._files, task, "write", work)
         task.report("write", 1.0)
         return file

@@ -4,12 +4,13 @@ import shutil
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 
 from acestep.audio.decode import read
 from acestep.audio.encode import SongWriter, title
-from acestep.domain.song import AudioFormat, OutputOptions, Sampling, SongPlan, SongRequest
-from acestep.errors import DataFolderError
+from acestep.domain.song import AudioClip, AudioFormat, OutputOptions, Sampling, SongPlan, SongRequest
+from acestep.errors import DataFolderError, JobCancelledError
 from acestep.files import AudioStore
 from tests.audio.sounds import music
 
@@ -68,6 +69,24 @@ def test_a_request_may_decide_on_bit_rate_and_sample_rate(files: AudioStore, bit
         assert float(stream.duration * stream.time_base) == pytest.approx(
             48_000 / music(48_000).sample_rate, abs=0.05
         )
+
+
+@pytest.mark.parametrize("audio_format", ["mp3", "wav", "flac"])
+def test_a_song_that_is_cancelled_is_written_no_further(
+    files: AudioStore, tmp_path: Path, audio_format: AudioFormat
+) -> None:
+    seen: list[float] = []
+
+    def on_fraction(fraction: float) -> None:
+        seen.append(fraction)
+        if len(seen) == 3:
+            raise JobCancelledError("The job was cancelled.")
+
+    clip = AudioClip(np.zeros((2, 80_000), dtype=np.float32), 8_000)
+    with pytest.raises(JobCancelledError):
+        SongWriter(files, 128).write(clip, PLAN, SongRequest(audio_format=audio_format), "hum", on_fraction)
+    assert seen[-1] == pytest.approx(0.3, abs=0.05)
+    assert list((tmp_path / "audio").iterdir()) == []
 
 
 def test_a_folder_that_is_gone_is_explained(files: AudioStore, tmp_path: Path) -> None:
