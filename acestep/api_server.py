@@ -168,6 +168,7 @@ def _http_config(settings: Settings) -> HttpConfig:
         access=_access(settings),
         draft_timeout=settings.lm_timeout,
         generation_timeout=settings.generation_timeout,
+        cancel_on_disconnect=settings.cancel_on_disconnect,
         dcw_on_turbo=settings.dcw == "auto",
     )
 

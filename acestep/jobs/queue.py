@@ -93,6 +93,10 @@ class JobQueue:
         found = await self._store.newest(states, after, limit)
         return [view for each in found if (view := self._with_progress(each))]
 
+    def at_work(self) -> list[JobView]:
+        """The jobs that run here."""
+        return [JobView(running.job, progress=running.latest) for running in self._running.values()]
+
     async def events(self, after: int, job_id: str | None = None) -> tuple[JobEvent, ...]:
         """What happened after the event of that number, to one job or to all (None)."""
         return await self._store.events(after, job_id)
@@ -102,7 +106,9 @@ class JobQueue:
 
     async def delete(self, job_id: str, delete: Callable[[str], None]) -> bool:
         """Delete a job that has ended, and its files; False if there is none."""
-        return await self._store.delete(job_id, delete)
+        is_deleted = await self._store.delete(job_id, delete)
+        self.listeners.wake(job_id)
+        return is_deleted
 
     async def wait(self, job_id: str, seconds: float) -> JobView | None:
         """The job once it has ended, or as it is after `seconds`."""
@@ -163,7 +169,7 @@ class JobQueue:
             claim = await self._retry(_CLAIM, partial(self._store.claim, models))
             if claim is not None:
                 self._overtakes = 0 if claim.is_oldest else self._overtakes + 1
-                self._running[claim.job.id] = _Running(claim.job.lease)
+                self._running[claim.job.id] = _Running(claim.job)
                 self.listeners.wake(claim.job.id)
                 return claim.job
             await self._arrived.wait()
@@ -174,7 +180,7 @@ class JobQueue:
         def report(progress: Progress) -> None:  # from any thread
             if running.report(progress):
                 loop.call_soon_threadsafe(self._begun.put_nowait, running.lease)
-            self.listeners.wake_from_thread(job_id)
+            self.listeners.note_progress(job_id)
 
         return report
 
@@ -278,8 +284,9 @@ _STARTED = Progress(0.0, "running")
 class _Running:
     """A job that is held, and its progress."""
 
-    def __init__(self, lease: Lease) -> None:
-        self.lease = lease
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.lease = job.lease
         self.latest = _STARTED
         self._lock = Lock()
 

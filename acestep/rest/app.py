@@ -16,7 +16,18 @@ from acestep.rest.deps import HttpServices, provide
 from acestep.rest.middleware import ErrorGuard, HeadAsGet
 from acestep.rest.openapi import ERRORS, describe
 from acestep.rest.response.schemas import SERVICE
-from acestep.rest.routes import chat, drafts, generations, lora, models, music, status, tasks, transcribe
+from acestep.rest.routes import (
+    chat,
+    drafts,
+    generations,
+    jobs,
+    lora,
+    models,
+    music,
+    status,
+    tasks,
+    transcribe,
+)
 from acestep.rest.wait import JOB_HEADERS
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -50,7 +61,7 @@ def create_app(
     allow(app, access or Access(), EXPOSED)
     if root_path:
         app.add_middleware(RootPath, root_path=root_path)
-    for module in (tasks, drafts, transcribe, chat, generations, music, models, lora, status):
+    for module in (tasks, drafts, transcribe, chat, generations, music, jobs, models, lora, status):
         app.include_router(module.router)
         app.include_router(module.router, prefix=OPENAI_ROOT, include_in_schema=False)
     describe(app)

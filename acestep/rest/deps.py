@@ -52,6 +52,7 @@ class HttpConfig:
     root_path: str = ""  # of links, at a proxy
     local_roots: tuple[Path, ...] = ()  # and those that programs of this machine may name absolutely
     access: Access = field(default_factory=Access)
+    cancel_on_disconnect: bool = True
     dcw_on_turbo: bool = False  # whether dcw_enabled is on for turbo models where it is not sent
 
 

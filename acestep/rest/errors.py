@@ -120,5 +120,5 @@ def _extra(error: Exception) -> dict[str, object] | None:
 def _invalid_parameter(error: RequestValidationError) -> Problem:
     # The framework validates query parameters alone.
     first = error.errors()[0]
-    name = str(first["loc"][-1])
+    name = str(first["loc"][:2][-1])  # after "query" or "path"; the rest is the place in a list
     return Problem(422, f"{name}: {first['msg']}", {"field": name, "value": None, "allowed": None})

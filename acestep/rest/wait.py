@@ -43,7 +43,7 @@ def job_headers(job_id: str) -> dict[str, str]:
 async def wait_for_songs(request: Request, services: HttpServices, job_id: str) -> Job:
     """Return the job once it has succeeded. The body of `request` must have been read before.
 
-    Raises as `succeeded` does, and 400 when the client disconnects; the job continues.
+    Raises as `succeeded` does, and 400 when the client disconnects, which also cancels the job.
     """
     seconds = services.config.generation_timeout
     waiting = asyncio.create_task(services.queue.wait(job_id, seconds))
@@ -51,11 +51,18 @@ async def wait_for_songs(request: Request, services: HttpServices, job_id: str) 
     try:
         await asyncio.wait({waiting, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not waiting.done():
+            await cancel_unwanted(services, job_id)
             raise HTTPException(400, "The connection ended before the answer")
         return succeeded(waiting.result(), job_id, seconds)
     finally:
         gone.cancel()
         waiting.cancel()
+
+
+async def cancel_unwanted(services: HttpServices, job_id: str) -> None:
+    """Cancel a job whose client has gone, unless the settings keep it."""
+    if services.config.cancel_on_disconnect:
+        await services.queue.cancel(job_id)
 
 
 def succeeded(view: JobView | None, job_id: str, seconds: float) -> Job:

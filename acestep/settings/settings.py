@@ -115,6 +115,9 @@ class Settings(WireSettings):
         "How long `/v1/chat/completions`, `/v1/audio/generations` and `/v1/transcribe` wait for what they "
         "return.",
     )
+    cancel_on_disconnect: Switch = switch(
+        True, "Cancel the job of a client that disconnects while it waits for the song."
+    )
     mp3_bitrate: Annotated[Literal[128, 160, 192, 224, 256, 320], BeforeValidator(to_int)] = setting(
         256, "128, 160, 192, 224, 256 or 320 kbit/s", "Bit rate of MP3 files."
     )

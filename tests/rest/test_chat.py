@@ -333,9 +333,16 @@ def with_audio(raw: bytes) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": [part]}], "task_type": "cover"}
 
 
+@pytest.mark.parametrize("cancels", [True, False])
 @pytest.mark.parametrize(("stream", "status"), [(False, 400), (True, 200)])
-async def test_nobody_waits_for_a_client_that_left(server: Server, stream: bool, status: int):
-    """The job goes on; the waiting ends at once."""
+async def test_the_job_of_a_client_that_left_is_cancelled(
+    serve: Serve, stream: bool, status: int, cancels: bool
+):
+    async with serve(replace(CONFIG, cancel_on_disconnect=cancels)) as server:
+        await leave(server, stream, status, cancels)
+
+
+async def leave(server: Server, stream: bool, status: int, cancels: bool) -> None:
     asked = json.dumps({**ASKED, "stream": stream}).encode()
     sent = asyncio.Queue[dict[str, Any]]()
     await sent.put({"type": "http.request", "body": asked, "more_body": False})
@@ -354,4 +361,4 @@ async def test_nobody_waits_for_a_client_that_left(server: Server, stream: bool,
     assert answers[0]["status"] == status
     (view,) = await server.queue.find([job.id])
     assert view is not None
-    assert view.job.state == "running"
+    assert (view.job.state, view.job.is_cancelling) == ("running", cancels)

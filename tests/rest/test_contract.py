@@ -63,7 +63,8 @@ async def work(server: Server) -> None:
 
 
 app = create_app(lifespan=lifespan)  # which starts with the first request
-schema = schemathesis.openapi.from_dict(app.openapi())
+ENDLESS = "/v1/events"  # its stream has no end to wait for; tests/rest/test_jobs.py follows it
+schema = schemathesis.openapi.from_dict(app.openapi()).exclude(path=ENDLESS)
 schema.app = app
 schema.config.phases.coverage.enabled = EXAMPLES > USUAL  # thousands of cases
 # What a schema cannot say: which fields go together, and what the server has loaded.
@@ -72,7 +73,7 @@ schema.config.checks.positive_data_acceptance.expected_statuses = ["2xx", "404",
 
 def often_known(context: Any, parameters: dict[str, Any] | None) -> dict[str, Any] | None:
     """Ask half of the time after what is there."""
-    if not parameters:
+    if not parameters or context.operation.method.upper() == "DELETE":  # the known job stays for the others
         return parameters
     return {
         name: KNOWN.get(name, value) if len(str(value)) % 2 else value for name, value in parameters.items()

@@ -42,6 +42,9 @@ class JobObject(BaseModel):
 
     job_id: str
     status: JobState
+    is_cancelling: bool = Field(False, description="It is to be cancelled, and still runs.")
+    caption: str
+    model: str = Field(description="The model that was asked for; an empty text: the default one.")
     queue_position: int = Field(0, description="From 1 while the job is queued, else 0.")
     progress: float = Field(description="From 0 to 1.")
     stage: str
@@ -70,6 +73,9 @@ def job_object(view: JobView, link: Callable[[str, str], str], average_seconds: 
     return JobObject(
         job_id=job.id,
         status=job.state,
+        is_cancelling=job.is_cancelling,
+        caption=job.request.caption,
+        model=job.request.model or "",
         queue_position=view.position or 0,
         progress=items[0].progress,
         stage=items[0].stage,

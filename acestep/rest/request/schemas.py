@@ -31,8 +31,10 @@ from acestep.rest.request.fields_song import (
     SamplerFields,
 )
 from acestep.rest.request.wire_types import (
+    MAX_ID,
     MAX_IDS,
     TaskIds,
+    Text,
     is_undecided,
     notes_of,
     read_object,
@@ -93,6 +95,18 @@ class QueryTask(BaseModel):
     )
 
 
+class CancelTask(BaseModel):
+    """A job that is not wanted any more."""
+
+    task_id: Text = wire(
+        "",
+        "job_id",
+        max_length=MAX_ID,
+        about="Id of the job.",
+        example="0b5c1d0e-4f0e-4c57-9f5e-0d1f6f0f8f11",
+    )
+
+
 def read_task(body: Mapping[str, object]) -> tuple[GenerateTask, tuple[str, ...]]:
     """Return the request, and warnings about unknown fields.
 
@@ -143,6 +157,14 @@ def read_query(body: Mapping[str, object]) -> QueryTask:
     if not task.model_fields_set:
         raise InvalidFieldError("task_id_list", None, ALLOWED[QueryTask]["task_id_list"])
     return task
+
+
+def read_cancel(body: Mapping[str, object]) -> str:
+    """The id of the job."""
+    task = read_plain(CancelTask, body)
+    if not task.task_id:
+        raise InvalidFieldError("task_id", None, "the id of a job")
+    return task.task_id
 
 
 def _in_words(schema: JsonObject) -> str:
@@ -269,7 +291,7 @@ def _suggestion(name: str, known: Collection[str]) -> str:
 ALLOWED: Mapping[type[BaseModel], Mapping[str, str]] = {
     model: {field: _in_words(schema) for field, schema in model.model_json_schema()["properties"].items()}
     for model in (
-        *(GenerateTask, FormatTask, WriteTask, UnderstandTask, SampleTask, QueryTask),
+        *(GenerateTask, FormatTask, WriteTask, UnderstandTask, SampleTask, QueryTask, CancelTask),
         *(TranscribeTask, LoadLora, ToggleLora, ScaleLora, InitModel),
     )
 }

@@ -21,7 +21,7 @@ from acestep.rest.openapi import CHAT_ANSWERS, dialect_of
 from acestep.rest.request.body import Body, BodyReader
 from acestep.rest.request.task_rules import planner_name
 from acestep.rest.submit import submit
-from acestep.rest.wait import job_headers, recordings_of, succeeded, wait_for_songs
+from acestep.rest.wait import cancel_unwanted, job_headers, recordings_of, succeeded, wait_for_songs
 
 router = APIRouter(tags=["songs"], dependencies=[Depends(require_key)])
 
@@ -57,10 +57,13 @@ async def chat_completions(request: Request, services: Services) -> Response:
 
 async def _events(answer: ChatAnswer, services: HttpServices, with_usage: bool) -> AsyncIterator[bytes]:
     # Yield events until the job ends; the library stops this when the client disconnects.
-    yield answer.opening()
     try:
+        yield answer.opening()
         async for event in _song(answer, services):
             yield event
+    except (asyncio.CancelledError, GeneratorExit):
+        await asyncio.shield(cancel_unwanted(services, answer.job_id))
+        raise
     except (AceStepError, HTTPException, OSError) as error:
         for event in answer.failure(problem_of(error)):
             yield event
