@@ -21,7 +21,7 @@ from acestep.rest.request.draft_tasks import (
     WriteTask,
 )
 from acestep.rest.request.fields_models import InitModel, LoadLora, ScaleLora, ToggleLora
-from acestep.rest.request.schemas import METAS, PARAM_OBJ, GenerateTask, QueryTask
+from acestep.rest.request.schemas import METAS, PARAM_OBJ, CancelTask, GenerateTask, QueryTask
 from acestep.rest.request.sounds import UPLOAD_NAMES
 from acestep.rest.response.schemas import ResultItem
 from acestep.rest.spelling import JsonObject
@@ -80,6 +80,7 @@ EXAMPLES: dict[type[BaseModel], JsonObject] = {
     WriteTask: {"query": "a quiet song about rain", "vocal_language": "en", "seed": 42},
     UnderstandTask: {"audio_code_string": "<|audio_code_12|><|audio_code_7|>", "seed": 42},
     SampleTask: {"sample_type": "custom_mode"},
+    CancelTask: {"task_id": "0b5c1d0e-4f0e-4c57-9f5e-0d1f6f0f8f11"},
     TranscribeTask: {"audio_path": "/v1/audio?path=…", "language": "ja"},
     ChatRequest: {
         "model": "acestep/acestep-v15-turbo",
@@ -154,7 +155,7 @@ DIALECTS = (ChatRequest, AudioGeneration, AudioSpeech)
 TAKE_FILES = (GenerateTask, UnderstandTask, TranscribeTask)
 TAKE_NESTS = (GenerateTask, FormatTask, WriteTask, UnderstandTask)
 BODIES = (
-    *(GenerateTask, FormatTask, WriteTask, UnderstandTask, SampleTask, QueryTask),
+    *(GenerateTask, FormatTask, WriteTask, UnderstandTask, SampleTask, QueryTask, CancelTask),
     *(TranscribeTask, LoadLora, ToggleLora, ScaleLora, InitModel),
 )
 # Fields that stand in a body beside those of its model. An empty value counts as not sent, whatever its type.
