@@ -169,6 +169,24 @@ class TestProgress:
             seen.append(shown.fraction)
         assert seen == [0.2, 0.6, 0.6, 0.6, 1.0, 1.0]
 
+    async def test_says_why_the_model_of_a_job_keeps_it_waiting(self, store: JobStore):
+        notes: dict[str | None, str] = {
+            None: "The model a is loading",
+            "a": "The model a is loading",
+            "b": "",
+        }
+        queue = JobQueue(store, notes=notes)
+        jobs = {name: await queue.submit(replace(request(), model=name)) for name in (None, "a", "b", "gone")}
+        waiting = {name: (await view(queue, receipt.job_id)).note for name, receipt in jobs.items()}
+        assert waiting == {None: notes[None], "a": notes["a"], "b": "", "gone": notes[None]}
+        job = await queue.take()
+        assert await progress(queue, job.id) == Progress(0.0, "running", "The model a is loading")
+        notes.update({None: "", "a": ""})
+        assert await progress(queue, job.id) == Progress(0.0, "running")
+        queue.reporter(job.id)(Progress(0.1, "render", "step 1 of 8"))
+        notes[None] = "The model a is loading"
+        assert await progress(queue, job.id) == Progress(0.1, "render", "step 1 of 8")
+
     async def test_may_come_from_many_threads(self, queue: JobQueue):
         await queue.submit(request())
         job = await queue.take()
