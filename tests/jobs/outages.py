@@ -30,9 +30,10 @@ async def pragma(store: JobStore, text: str) -> object:
 
 
 def overwrite(path: Path) -> None:
-    """Spoil all of a database but its first page."""
-    whole = path.read_bytes()
-    path.write_bytes(whole[:4096] + bytes([0xFF]) * (len(whole) - 4096))
+    """Spoil all of a database but its first page; it is never shorter meanwhile."""
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(bytes([0xFF]) * (path.stat().st_size - 4096))
 
 
 async def damaged(path: Path) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -192,14 +194,16 @@ async def _is(value: bool) -> bool:
     return value
 
 
-async def test_the_first_step_of_progress_is_noted(store: JobStore, queue: JobQueue, running):
+async def test_the_first_step_of_progress_is_noted(store: JobStore, queue: JobQueue, running, path: Path):
     receipt = await queue.submit(request())
     worker = FakeWorker(hangs)  # it reports progress before it hangs
+
+    async def is_noted() -> bool:
+        with closing(sqlite3.connect(path)) as database:
+            return bool(database.execute("SELECT has_begun FROM jobs").fetchone()[0])
+
     async with running(worker, grace=0.0):
-
-        async def is_given_up() -> bool:
-            return await store.reclaim(alone=True, max_deaths=1) == (0, 1)
-
         await begun(worker, 1)
-        await until(is_given_up)
+        await until(is_noted)
+        assert await store.reclaim(alone=True, max_deaths=1) == (0, 1)
     assert (await view(queue, receipt.job_id)).job.state == "failed"
