@@ -19,15 +19,13 @@ from rich.table import Table
 
 from acestep.domain.song import AudioClip
 from benchmarks.music import TEMPO_TOLERANCE, is_key, is_tempo, key, tempo
-from benchmarks.nano_detector import Detector, solo_is
+from benchmarks.nano_detector import NAMED, PLAYS, Detector, solo_is
 from benchmarks.nano_prompts import Prompt, load, piece
 from benchmarks.nano_scores import Edges, edges, metre
 from training.nano.music.piece import DRUMS
 from training.nano.sound.mixing import SAMPLE_RATE, loudness
 from training.nano.sound.store import render
 from training.nano.theory import Key
-
-_PLAYS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +75,7 @@ def measure(sound: NDArray[np.float32], bpm: int, detector: Detector) -> Measure
 
 def mark(prompt: Prompt, found: Measured) -> Marks:
     """What was measured against what was asked for; with another song's prompt it gives chance."""
-    named = [found.sure[name] > _PLAYS for name in prompt.instruments] if prompt.solo is None else []
+    named = [found.sure[name] > NAMED for name in prompt.instruments] if prompt.solo is None else []
     wanted = prompt.key_scale
     return Marks(
         tempo=is_tempo(found.bpm, prompt.bpm),
@@ -88,7 +86,7 @@ def mark(prompt: Prompt, found: Measured) -> Marks:
         solo=solo_is(found.sure, prompt.solo) if prompt.solo else None,
         mixed=all(named) if named else None,
         named=sum(named) / len(named) if named else None,
-        drums=(found.sure[DRUMS] > _PLAYS) == prompt.drums,
+        drums=(found.sure[DRUMS] > PLAYS) == prompt.drums,
         edges=found.edges.is_right,
     )
 

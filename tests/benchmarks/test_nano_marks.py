@@ -25,7 +25,7 @@ def test_a_song_as_it_was_asked_for() -> None:
 
 def test_what_is_wrong_is_wrong() -> None:
     asked = replace(ASKED, bpm=97, key_scale="F# major", time_signature="3", drums=False)
-    cut = replace(measured(flute=0.9, harp=0.2, drums=0.7), edges=replace(SONG, ends_quiet=False))
+    cut = replace(measured(flute=0.9, harp=0.1, drums=0.7), edges=replace(SONG, ends_quiet=False))
     assert mark(asked, cut) == Marks(False, False, False, False, False, None, False, 0.5, False, False)
 
 
