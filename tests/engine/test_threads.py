@@ -272,6 +272,7 @@ class TestLoading:
             await clock.until_stuck(putting, lambda: "base" in folder.loads, "load base")
             assert states(model_manager) == {"base": "loading"}
             folder.go_on.set()
+            await until(lambda: not model_manager._idle_policy.watchdog.trouble())
             assert await self.borrowed(model_manager, None) == "base"
         assert folder.loads == ["turbo", "base"]
 
