@@ -22,6 +22,7 @@ Sound = NDArray[np.float32]
 
 _RATE = 24_000
 _EDGE = 0.005  # seconds
+_CLICK = 0.03  # seconds; songs strike their first note after 40 ms
 _QUIET = 0.02  # amplitude
 _STEP = 0.15  # of one sample to the next, at the edges; above, it clicks
 _FALL = 0.5  # the last quarter of the last second against its first
@@ -47,8 +48,8 @@ class Edges:
 
 
 def edges(sound: Sound) -> Edges:
-    """First and last 5 ms under 0.02, a last second that falls, no click in the first and last 50 ms."""
-    edge, second, click = round(_EDGE * SAMPLE_RATE), SAMPLE_RATE, SAMPLE_RATE // 20
+    """First and last 5 ms under 0.02, a last second that falls, no click in the first and last 30 ms."""
+    edge, second, click = round(_EDGE * SAMPLE_RATE), SAMPLE_RATE, round(_CLICK * SAMPLE_RATE)
     mono = _mono(sound)
     quarters = np.sqrt((mono[-second:] ** 2).reshape(4, -1).mean(axis=1))
     ends = np.concatenate([mono[:click], mono[-click:]])

@@ -71,6 +71,11 @@ class TestEdges:
         assert not edges(song).is_clean
         assert edges(song).begins_quiet
 
+    def test_a_drum_on_the_first_beat_is_no_click(self) -> None:
+        song = self.song()
+        song[1920:1950] += 0.6
+        assert edges(song).is_right
+
     def test_one_that_stops_short(self) -> None:
         song = tones(440) * np.float32(0.5)
         song[-2000:] = 0.0
