@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Generic, TypeVar
 
@@ -12,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.routing import Match
 from starlette.types import Scope
 
 from acestep.errors import AceStepError, DataFolderError
@@ -97,4 +99,17 @@ async def _answer_error(request: Request, error: Exception) -> Json:
     problem = problem_of(error)
     if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR or isinstance(error, DataFolderError):
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    if problem.status == HTTPStatus.METHOD_NOT_ALLOWED:
+        problem = replace(problem, headers={**problem.headers, "Allow": ", ".join(_methods(request))})
     return failure(problem, request.scope)
+
+
+def _methods(request: Request) -> list[str]:
+    # Those of all routes with this path; the framework names those of the first.
+    scope = request.scope
+    found = {
+        method
+        for method in ("DELETE", "GET", "PATCH", "POST", "PUT")
+        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in request.app.routes)
+    }
+    return sorted(found)

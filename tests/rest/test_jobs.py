@@ -81,6 +81,16 @@ class TestList:
             assert_error(await server.client.post("/cancel_task", json=body), 404, UNKNOWN)
 
 
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [("/v1/jobs/x", "DELETE, GET"), ("/v1/jobs", "GET"), ("/v1/jobs/x/cancel", "POST"), ("/v1/audio", "GET")],
+)
+async def test_other_methods_are_refused_with_those_that_there_are(server: Server, path: str, methods: str):
+    answer = await server.client.put(path)
+    assert_error(answer, 405)
+    assert answer.headers["allow"] == methods
+
+
 class TestCancel:
     @pytest.mark.parametrize("way", ["post", "delete"])
     async def test_a_queued_job(self, server: Server, way: str):

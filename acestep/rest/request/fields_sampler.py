@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import BaseModel
+from pydantic import BaseModel, WithJsonSchema
 
 from acestep.domain.song import (
     TRACKS,
@@ -48,17 +47,28 @@ _PARAMS = ", ".join(f"{name} ({low:g} to {high:g})" for name, (low, high) in GUI
 
 
 def _read_guidance_params(value: object) -> dict[str, float]:
-    found = {
-        name: read_number(setting) for name, setting in read_object(value).items() if setting is not None
-    }
+    sent = read_object(value)
+    if not sent.keys() <= GUIDANCE_PARAMS.keys():
+        raise ValueError
+    found = {name: read_number(setting) for name, setting in sent.items() if setting is not None}
     for name, setting in found.items():
-        low, high = GUIDANCE_PARAMS.get(name, (math.inf, math.inf))
+        low, high = GUIDANCE_PARAMS[name]
         if not low <= setting <= high:
             raise ValueError
     return found
 
 
-GuidanceParams = Annotated[dict[str, float], reader(_read_guidance_params, MAX_LIST_TEXT)]
+_SETTINGS = {
+    name: {
+        "anyOf": [{"type": "number", "minimum": low, "maximum": high}, {"type": "string"}, {"type": "null"}]
+    }
+    for name, (low, high) in GUIDANCE_PARAMS.items()
+}
+GuidanceParams = Annotated[
+    dict[str, float],
+    reader(_read_guidance_params, MAX_LIST_TEXT),
+    WithJsonSchema({"type": "object", "properties": _SETTINGS, "additionalProperties": False}),
+]
 
 
 class NewerSamplerFields(BaseModel):

@@ -161,7 +161,8 @@ def test_a_caption_of_the_whole_is_told_not_to_count(task: str):
 
 class TestGuidance:
     @pytest.mark.parametrize(
-        "params", [{"dims": 1}, {"eta": 2}, {"momentum": "much"}, {"angle_clip": -1}, [0.5], "eta=1"]
+        "params",
+        [{"dims": 1}, {"dims": None}, {"eta": 2}, {"momentum": "much"}, {"angle_clip": -1}, [0.5], "eta=1"],
     )
     def test_settings_that_are_none_are_refused_with_those_that_are(self, params: Any):
         with pytest.raises(InvalidFieldError, match=r"guidance_params: .* norm_threshold \(0 to 100\)"):
