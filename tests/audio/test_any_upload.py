@@ -240,7 +240,7 @@ def check(studio: Studio, upload: Upload) -> None:
 
 
 @settings(
-    max_examples=120,
+    max_examples=300,
     deadline=None,
     derandomize=True,
     database=None,
