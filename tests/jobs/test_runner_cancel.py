@@ -180,18 +180,13 @@ async def test_a_lease_of_a_server_that_is_gone_runs_here(
 ):
     monkeypatch.setattr(runner_module, "RENEW_SECONDS", 0.01)
     worker = FakeWorker(writes)
+    worker.ready.clear()  # before it can take the job
     async with running(worker):
-        worker.ready.clear()
         receipt = await queue.submit(request())
-        await until(lambda: _is(worker.waits.is_set()))
         assert await store.claim() is not None  # elsewhere, by a server that dies
         clock.now += 3600
         worker.ready.set()
         assert (await ended(queue, receipt.job_id)).job.state == "succeeded"
-
-
-async def _is(value: bool) -> bool:
-    return value
 
 
 async def test_the_first_step_of_progress_is_noted(store: JobStore, queue: JobQueue, running, path: Path):
