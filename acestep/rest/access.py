@@ -44,7 +44,7 @@ def allow(app: FastAPI, access: Access, exposed: Sequence[str]) -> None:
         CORSMiddleware,
         allow_origins=access.named,
         allow_origin_regex=LOCAL_ORIGINS if LOCAL in access.origins else None,
-        allow_methods=["GET", "HEAD", "POST", "OPTIONS"],
+        allow_methods=["GET", "HEAD", "POST", "DELETE", "OPTIONS"],
         allow_headers=["*"],  # clients add headers of their own, such as x-stainless-os
         allow_private_network=True,  # to pages that may call the server anyway
         expose_headers=exposed,

@@ -33,6 +33,9 @@ CHANGES = [
     ("/v1/audio/generations", "text/plain", '{"prompt": "x", "async": true}'),
     ("/v1/music/generate", "text/plain", '{"prompt": "x"}'),
     ("/query_result", "text/plain", '{"task_id_list": ["a"]}'),
+    ("/cancel_task", "text/plain", '{"task_id": "a"}'),
+    ("/v1/jobs/a/cancel", "text/plain", ""),
+    ("/v1/jobs/a/retry", "text/plain", ""),
 ]
 
 
@@ -139,6 +142,14 @@ class TestPreflight:
         allowed = answer.headers["access-control-allow-headers"].replace(" ", "").split(",")
         assert set(asked.split(",")) <= set(allowed)
         assert "access-control-allow-credentials" not in answer.headers
+
+    async def test_a_page_may_delete_jobs(self, server: Server):
+        headers = {"Origin": "http://localhost:3000", "Access-Control-Request-Method": "DELETE"}
+        assert (await server.client.options("/v1/jobs/x", headers=headers)).status_code == 200
+        answer = await server.client.delete("/v1/jobs/x", headers={"Origin": "http://localhost:3000"})
+        assert answer.status_code == 404
+        foreign = await server.client.delete("/v1/jobs/x", headers={"Origin": EVIL})
+        assert foreign.status_code == 403
 
     @pytest.mark.parametrize("origin", [EVIL, "null", "http://localhost.evil.example", "http://notlocalhost"])
     async def test_of_others(self, server: Server, origin: str):
