@@ -76,7 +76,7 @@ def _lifespan(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         report_full(asyncio.get_running_loop())
         audio = AudioStore(folder.audio, load_secret(folder.secret))
-        store = JobStore(folder.database)
+        store = JobStore(folder.database, max_deaths=settings.max_attempts)
 
         def changed(memories: Sequence[Decision | None]) -> None:
             provide(app, replace(app.state.services, memory=tightest(memories)))

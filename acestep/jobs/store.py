@@ -67,9 +67,12 @@ def _on_store_thread(
 class JobStore:
     """The job table, used on one thread. All methods raise JobDatabaseError where SQLite fails."""
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, path: Path, clock: Callable[[], float] = time.time, max_deaths: int = MAX_DEATHS
+    ) -> None:
         self._path = path
         self._clock = clock
+        self._max_deaths = max_deaths
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="jobs")
         self._db = self._thread.submit(open_database, path).result()
         self._file = DatabaseFile(path)
@@ -235,8 +238,8 @@ class JobStore:
         return len(rows)
 
     @_on_store_thread
-    def reclaim(self, alone: bool = False, max_deaths: int = MAX_DEATHS) -> tuple[int, int]:
-        """Queue again what runs by a lease that ran out, or fail it after `max_deaths`; returns both counts.
+    def reclaim(self, alone: bool = False) -> tuple[int, int]:
+        """Queue again what runs by a lease that ran out, or fail it after MAX_DEATHS; returns both counts.
 
         `alone`: no other server is alive, so that every lease has run out.
         """
@@ -251,7 +254,7 @@ class JobStore:
             for job_id, token, deaths, is_cancelling in rows:
                 if is_cancelling:
                     self._end(Lease(job_id, token), "cancelled", error=CANCELLED)
-                elif deaths >= max_deaths:
+                elif deaths >= self._max_deaths:
                     given_up += self._end(
                         Lease(job_id, token), "failed", error=INTERRUPTED.format(deaths=deaths)
                     )

@@ -104,6 +104,9 @@ class Settings(WireSettings):
         "Jobs that may run at the same time; at least one for each device.",
     )
     api_workers: int = number(1, 1, None, "", "Once the size of a thread pool.", pending=_COMPATIBLE)
+    max_attempts: int = number(
+        5, 1, None, "times", "Deaths of the server while it makes the songs of a job, until that fails."
+    )
     keep_seconds: int = number(604800, 60, None, "s", "How long results and their files are kept (7 days).")
     avg_job_seconds: float = number(5.0, 0, None, "s", "Job time that `/v1/stats` assumes before it has any.")
     avg_window: int = number(50, 1, None, "jobs", "Latest jobs of which `/v1/stats` gives the mean time.")

@@ -189,8 +189,8 @@ async def test_a_lease_of_a_server_that_is_gone_runs_here(
         assert (await ended(queue, receipt.job_id)).job.state == "succeeded"
 
 
-async def test_the_first_step_of_progress_is_noted(store: JobStore, queue: JobQueue, running, path: Path):
-    receipt = await queue.submit(request())
+async def test_the_first_step_of_progress_is_noted(queue: JobQueue, running, path: Path):
+    await queue.submit(request())
     worker = FakeWorker(hangs)  # it reports progress before it hangs
 
     async def is_noted() -> bool:
@@ -200,5 +200,3 @@ async def test_the_first_step_of_progress_is_noted(store: JobStore, queue: JobQu
     async with running(worker, grace=0.0):
         await begun(worker, 1)
         await until(is_noted)
-        assert await store.reclaim(alone=True, max_deaths=1) == (0, 1)
-    assert (await view(queue, receipt.job_id)).job.state == "failed"

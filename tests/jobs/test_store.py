@@ -160,16 +160,18 @@ class TestRestart:
         assert done.finished_at is not None
         assert await store.claim() is None
 
-    async def test_deaths_before_the_first_step_do_not_count(self, store: JobStore):
+    async def test_deaths_before_the_first_step_do_not_count(self, path: Path):
+        store = JobStore(path, max_deaths=2)
         job_id = await submit(store)
         await store.begin((await claim(store)).lease)
         for _ in range(8):  # the mark of an earlier attempt is not that of the next
             assert await store.reclaim(alone=True) == (1, 0)
             await claim(store)
-        assert await store.reclaim(alone=True, max_deaths=2) == (1, 0)
+        assert await store.reclaim(alone=True) == (1, 0)
         await store.begin((await claim(store)).lease)
-        assert await store.reclaim(alone=True, max_deaths=2) == (0, 1)
+        assert await store.reclaim(alone=True) == (0, 1)
         assert (await job(store, job_id)).state == "failed"
+        await store.close()
 
     async def test_a_released_job_has_its_attempt_back(self, store: JobStore):
         first, second = await submit(store), await submit(store)
