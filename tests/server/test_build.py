@@ -1,5 +1,6 @@
 """How models that come while the server runs are limited, from the catalogue to the memory plan."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,23 +33,24 @@ def _hub(bare_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "any_reachable", lambda source: True)
 
 
-def opened(folder: Path, **given: Any) -> tuple[Settings, MemoryLedger, _Catalog]:
+def opened(folder: Path, probes: Probes = PROBES, **given: Any) -> tuple[Settings, MemoryLedger, _Catalog]:
     settings = Settings.load(folder, device="cuda", **given)
     turbo = choose("acestep-v15-turbo", folder, lambda: True, lambda: True)
-    ledger = MemoryLedger(decide_for_server(settings, [turbo], PlannerChoice(), PROBES))
+    ledger = MemoryLedger(decide_for_server(settings, [turbo], PlannerChoice(), probes))
     catalog = _Catalog(settings, ledger, SharedModules())
     return settings, ledger, catalog
 
 
 def test_a_model_is_limited_beside_those_that_are_there(tmp_path: Path) -> None:
-    _, ledger, catalog = opened(tmp_path, init_llm=False)
+    tight = replace(PROBES, gpu_free=lambda _: 17 * GB)
+    _, ledger, catalog = opened(tmp_path, tight, init_llm=False)
     turbo = choose("acestep-v15-turbo", tmp_path, lambda: True, lambda: True)
     there = catalog.configured(turbo, is_default=True).info
     assert ledger.decision is not None and there == ledger.decision.limited(there)
     alone, beside = (catalog.find("acestep-v15-base", infos).info for infos in ([], [there]))
     assert (alone.max_batch, beside.max_batch) == (8, 4)
     assert catalog.no_room([there, beside]) == ""
-    assert "20.00 GB" in catalog.no_room([there, alone])
+    assert "17.00 GB" in catalog.no_room([there, alone])
 
 
 def test_a_planner_that_came_later_counts(tmp_path: Path) -> None:
