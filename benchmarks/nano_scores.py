@@ -152,7 +152,7 @@ def metre(sound: Sound, bpm: float) -> str:
 
 def _chroma(sound: Sound) -> NDArray[np.float32]:
     mono = soxr.resample(_mono(sound), SAMPLE_RATE, _RATE)
-    fine = chroma_cqt(y=mono, sr=_RATE, hop_length=1024, norm=None)
+    fine = chroma_cqt(y=mono, sr=_RATE, hop_length=1024, norm=None, tuning=0.0)  # what is compared is in tune
     per = max(1, round(_CHROMA_HOP * _RATE / 1024))
     frames = fine.shape[1] // per
     coarse = fine[:, : frames * per].reshape(12, frames, per).mean(axis=2)
