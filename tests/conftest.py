@@ -12,7 +12,8 @@ import pytest
 # Read when torch is imported, here and in the servers that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # where a test takes more, they do not wait in a loop
-# librosa compiles functions and caches them. Processes that write one cache at once spoil it: the next crashes.
+# librosa compiles functions and caches them. Processes that write one cache at once spoil it: the next one
+# crashes.
 _WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
 os.environ["NUMBA_CACHE_DIR"] = str(Path(__file__).parents[1] / ".pytest_cache" / "numba" / _WORKER)
 
