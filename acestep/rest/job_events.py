@@ -56,13 +56,14 @@ class _Stream:
         if not has_news:
             return []
         queue, told = self._services.queue, list[ServerSentEvent]()
+        if self._job_id is not None:  # looked at before its events, so that the last is among them
+            (view,) = await queue.find([self._job_id])
+            self.has_ended = view is None or view.job.state in ENDED
         while events := await queue.events(self._after, self._job_id):
             self._after = events[-1].number
             views = await queue.find([event.job_id for event in events])
             told += [self._event(event, view) for event, view in zip(events, views, strict=True)]
-        if self._job_id is not None:
-            (view,) = await queue.find([self._job_id])
-            self.has_ended = view is None or view.job.state in ENDED
+            self.has_ended |= self._job_id is not None and events[-1].kind in ENDED
         return told
 
     def _event(self, event: JobEvent, view: JobView | None) -> ServerSentEvent:

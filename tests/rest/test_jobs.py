@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from acestep.domain.song import Progress
+from acestep.jobs.model import JobEvent
 from acestep.rest import job_events
 from acestep.rest.routes import jobs as routes
 from tests.rest.conftest import CONFIG, Serve, Server, assert_error
@@ -300,6 +301,23 @@ class TestEvents:
         ):
             async with Follower(server, f"/v1/jobs/{job_id}/events{path}", headers) as follower:
                 assert [event async for event in follower][1:] == events[2:]
+
+    async def test_the_last_one_comes_where_the_job_ends_after_a_look(
+        self, server: Server, monkeypatch: pytest.MonkeyPatch
+    ):
+        job_id, look, looks = await server.release(), server.queue.events, list[int]()
+
+        async def then_it_ends(after: int, of: str | None = None) -> tuple[JobEvent, ...]:
+            found = await look(after, of)
+            if not found and not looks:
+                looks.append(after)
+                await server.queue.fail((await server.queue.take()).id, "no memory")
+            return found
+
+        monkeypatch.setattr(server.queue, "events", then_it_ends)
+        async with Follower(server, f"/v1/jobs/{job_id}/events") as follower:
+            events = [event async for event in follower]
+        assert (looks, events[-1]["event"]) == ([1], "failed")
 
     async def test_a_cancelled_job_ends_the_stream(self, server: Server):
         job_id = await server.release()
