@@ -179,7 +179,7 @@ class JobQueue:
 
         def report(progress: Progress) -> None:  # from any thread
             if running.report(progress):
-                loop.call_soon_threadsafe(self._begun.put_nowait, running.lease)
+                loop.call_soon_threadsafe(self._begun.put_nowait, running.job.lease)
             self.listeners.note_progress(job_id)
 
         return report
@@ -215,7 +215,7 @@ class JobQueue:
 
     async def renew(self) -> Renewal:
         """Keep the running jobs, and take over those of servers that are gone."""
-        leases = [running.lease for running in self._running.values()]
+        leases = [running.job.lease for running in self._running.values()]
         renewal = await self._retry(_RENEW, partial(self._store.renew, leases)) if leases else Renewal()
         if any(await self._retry(_RENEW, self._store.reclaim)):
             self._arrived.set()
@@ -223,13 +223,13 @@ class JobQueue:
 
     async def release_running(self) -> int:
         """Queue the running jobs again as if they had never started; returns how many."""
-        released = await self._store.release([running.lease for running in self._running.values()])
+        released = await self._store.release([running.job.lease for running in self._running.values()])
         self._running.clear()
         return released
 
     def _lease(self, job_id: str) -> Lease:
         running = self._running.get(job_id)
-        return running.lease if running else Lease(job_id, 0)
+        return running.job.lease if running else Lease(job_id, 0)
 
     async def _end(self, job_id: str, work: Callable[[], Awaitable[bool]]) -> bool:
         is_mine = await self._retry(job_id, work)
@@ -286,7 +286,6 @@ class _Running:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.lease = job.lease
         self.latest = _STARTED
         self._lock = Lock()
 
