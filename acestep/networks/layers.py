@@ -103,6 +103,11 @@ def attend(
     )
 
 
+def additive_mask(keep: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to scores so that only those of `keep` count."""
+    return torch.zeros(keep.shape, dtype=dtype, device=keep.device).masked_fill(~keep, float("-inf"))
+
+
 def band_mask(length: int, window: int | None, like: Tensor) -> Tensor | None:
     """The mask `[rows, rows + 2 * window]` of a block of queries and the keys around it, for `attend_within`.
 
@@ -113,8 +118,7 @@ def band_mask(length: int, window: int | None, like: Tensor) -> Tensor | None:
     rows = _BLOCK_ON_CPU if like.device.type == "cpu" else _BLOCK
     row = torch.arange(rows, device=like.device)[:, None]
     column = torch.arange(rows + 2 * window, device=like.device)
-    far = (column - row - window).abs() > window
-    return torch.zeros(far.shape, dtype=like.dtype, device=like.device).masked_fill(far, float("-inf"))
+    return additive_mask((column - row - window).abs() <= window, like.dtype)
 
 
 def attend_within(queries: Tensor, keys: Tensor, values: Tensor, band: Tensor) -> Tensor:

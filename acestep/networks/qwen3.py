@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from acestep.catalog.checkpoints import read_json
 from acestep.errors import CheckpointError
 from acestep.networks.config_file import ConfigFile
-from acestep.networks.layers import Attention, GatedMLP, RMSNorm, Rotary, rotary_tables
+from acestep.networks.layers import Attention, GatedMLP, RMSNorm, Rotary, additive_mask, rotary_tables
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 _SIZES = (
@@ -145,7 +145,7 @@ class Qwen3Layer(nn.Module):
 
 def _sliding_mask(length: int, window: int, like: Tensor) -> Tensor:
     seen = torch.ones(length, length, dtype=torch.bool, device=like.device).tril().triu(1 - window)
-    return torch.zeros(length, length, dtype=like.dtype, device=like.device).masked_fill(~seen, -torch.inf)
+    return additive_mask(seen, like.dtype)
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

@@ -22,6 +22,7 @@ from acestep.networks.layers import (
     GatedMLP,
     RMSNorm,
     Rotary,
+    additive_mask,
     attend,
     band_mask,
     random_parameter,
@@ -178,7 +179,7 @@ class Transformer(nn.Module):
         states, dit = self.condition_embedder(condition.states), self.config.dit
         null = None if condition.null is None else self.condition_embedder(condition.null)
         patches = -(-condition.context.shape[1] // self.config.patch_size)
-        padding = None if condition.mask.all() else _additive(condition.mask, self.dtype)[:, None, None]
+        padding = None if condition.mask.all() else additive_mask(condition.mask, self.dtype)[:, None, None]
         return ConditionCache(
             layers=layers,
             context=condition.context,
@@ -237,7 +238,3 @@ class Transformer(nn.Module):
         # Copying the number to the device waits for the step before. That costs a GPU little, and keeps the
         # CPU from running ahead: progress is what was done, and a planner on the same GPU runs between steps.
         return self.embed_time(torch.tensor([t], device=cache.context.device, dtype=self.dtype), cache)
-
-
-def _additive(keep: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.zeros(keep.shape, dtype=dtype, device=keep.device).masked_fill(~keep, float("-inf"))

@@ -2,22 +2,9 @@ from dataclasses import replace
 
 import pytest
 
-from acestep.domain.models import ModelInfo, choose_model
+from acestep.domain.models import choose_model
 from acestep.errors import ModelUnavailableError, UnknownModelError
-
-TURBO = ModelInfo(
-    name="turbo",
-    is_turbo=True,
-    steps=8,
-    guidance_scale=1.0,
-    shift=3.0,
-    max_steps=8,
-    max_duration=240.0,
-    max_batch=4,
-    is_default=True,
-    state="ready",
-)
-BASE = replace(TURBO, name="base", is_turbo=False, steps=50, max_steps=100, is_default=False)
+from tests.test_limits import BASE, TURBO
 
 
 class TestChooseModel:
