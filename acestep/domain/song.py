@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -69,6 +70,25 @@ _INSTRUMENTAL_WORDS = ("", "[inst]", "[instrumental]")
 
 def is_instrumental(lyrics: str) -> bool:
     return lyrics.strip().lower() in _INSTRUMENTAL_WORDS
+
+
+HINTED_INSTRUCTION = "Generate audio semantic tokens based on the given conditions:"  # covers, and codes
+TEXT2MUSIC_INSTRUCTION = "Fill the audio semantic mask based on the given conditions:"
+REPAINT_INSTRUCTION = "Repaint the mask area based on the given conditions:"
+
+
+def instruction(task_type: TaskType, tracks: Sequence[str] = (), *, hinted: bool = False) -> str:
+    """What the published weights were trained to read for a task; `hinted` is text2music with codes."""
+    named = " | ".join(track.upper() for track in tracks)
+    one = f" {named}" if named else ""
+    return {
+        "text2music": HINTED_INSTRUCTION if hinted else TEXT2MUSIC_INSTRUCTION,
+        "cover": HINTED_INSTRUCTION,
+        "repaint": REPAINT_INSTRUCTION,
+        "extract": f"Extract the{one} track from the audio:",
+        "lego": f"Generate the{one} track based on the audio context:",
+        "complete": f"Complete the input track with {named}:" if named else "Complete the input track:",
+    }[task_type]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,13 @@ from acestep.domain.draft import Draft, DraftRequest, Metadata
 from acestep.domain.models import ModelInfo
 from acestep.domain.song import (
     CODES_A_SECOND,
+    HINTED_INSTRUCTION,
     INSTRUMENTAL,
     MIN_DURATION,
     Sampling,
     SongPlan,
     SongRequest,
+    instruction,
     is_instrumental,
 )
 from acestep.engine.planner_host import PlannerHost
@@ -33,7 +35,6 @@ from acestep.limits import (
     window_of,
 )
 from acestep.planner.planner import Planner, PlannerCallbacks, fixed_facts
-from acestep.synthesizer.prompts import HINTED_INSTRUCTION, instruction
 
 log = logging.getLogger(__name__)
 

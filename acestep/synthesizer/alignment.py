@@ -20,9 +20,8 @@ from acestep.errors import UntimedLyricsError
 from acestep.networks.config import SynthesizerConfig
 from acestep.networks.qwen3 import encode
 from acestep.networks.transformer import ConditionCache, Heads
-from acestep.synthesizer.conditioning import MAX_LYRIC_TOKENS
+from acestep.synthesizer.conditioning import MAX_LYRIC_TOKENS, lyric_header, lyric_prompt
 from acestep.synthesizer.loading import SynthesizerModules
-from acestep.synthesizer.prompts import lyric_header, lyric_prompt
 from acestep.synthesizer.sampler import SeededNoise
 
 Matrix = NDArray[np.float32]  # [N, S]

@@ -1,4 +1,7 @@
-"""The inputs of the DiT: encoded text, reference, and source latents or audio codes."""
+"""The inputs of the DiT: encoded text, reference, and source latents or audio codes.
+
+The texts are exactly those that the published weights were trained on.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from acestep.domain.latents import SourceLatents
-from acestep.domain.song import SongPlan
+from acestep.domain.song import INSTRUMENTAL, TEXT2MUSIC_INSTRUCTION, SongPlan
 from acestep.networks.qwen3 import encode
 from acestep.networks.transformer import Condition, ConditionCache
+from acestep.synthesizer.audio_codes import AudioCodes
 from acestep.synthesizer.loading import SynthesizerModules
-from acestep.synthesizer.prompts import TEXT2MUSIC_INSTRUCTION, caption_prompt, lyric_prompt
 from acestep.synthesizer.windows import Span
 
 # What the published models were trained with, in tokens.
@@ -23,41 +26,15 @@ MAX_LYRIC_TOKENS = 2048
 
 NO_SOURCES = SourceLatents()
 
+_END = "<|endoftext|>"
+_UNKNOWN = "N/A"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SongInputs:
     source: Tensor  # [T, C], T latent frames of C channels
     chunk_mask: Tensor  # [T], 1 where the model writes, 0 where the source stays
     reference: Tensor | None  # [F, C], gives the timbre; None: that of silence
-
-
-class AudioCodes:
-    """The audio tokenizer of one checkpoint, five codes a second in the published ones."""
-
-    def __init__(self, modules: SynthesizerModules) -> None:
-        self._modules = modules
-        self._silence = modules.silence_latent
-        self.count = modules.config.code_count
-
-    @torch.inference_mode()
-    def tokenize(self, latents: Tensor) -> tuple[int, ...]:
-        """The codes of latents `[T, C]`, which are padded with silence to whole codes."""
-        _enter(self._modules, "condition encoder")
-        missing = -len(latents) % self._modules.config.frames_per_code
-        padded = torch.cat([latents.to(self._silence), self._silence[0, :missing]])
-        _, codes = self._modules.audio_tokenizer(padded[None])
-        return tuple(codes[0].tolist())  # one copy, since each waits for the GPU
-
-    @torch.inference_mode()
-    def hints(self, codes: Sequence[int]) -> Tensor:
-        """The latents `[T, C]` that codes stand for, `frames_per_code` frames each."""
-        assert all(0 <= code < self.count for code in codes)
-        _enter(self._modules, "condition encoder")
-        quantized = self._modules.audio_tokenizer.quantizer.look_up(
-            torch.tensor([codes], device=self._silence.device)
-        )
-        latents: Tensor = self._modules.audio_token_detokenizer(quantized)
-        return latents[0]
 
 
 class Conditioner:
@@ -116,7 +93,7 @@ class Conditioner:
         """The condition of all songs; `inputs` has one entry a plan, all of the same length."""
         # One by one, so that what a song's neighbours say changes no bit of it.
         text_encoder = self._modules.text_encoder
-        _enter(self._modules, "text encoder")
+        self._modules.enter("text encoder")
         texts = [
             (
                 text_encoder(self._ids(caption_prompt(plan), MAX_CAPTION_TOKENS)),
@@ -124,7 +101,7 @@ class Conditioner:
             )
             for plan in plans
         ]
-        _enter(self._modules, "condition encoder")
+        self._modules.enter("condition encoder")
         states = [
             self._modules.condition_encoder(caption, lyrics, self._timbre(each.reference))[0]
             for (caption, lyrics), each in zip(texts, inputs, strict=True)
@@ -156,7 +133,7 @@ class Conditioner:
 
     def with_null(self, condition: Condition) -> Condition:
         """The same for guidance, which needs the model's null condition too."""
-        _enter(self._modules, "condition encoder")
+        self._modules.enter("condition encoder")
         # A copy, since weights may be offloaded before it is used.
         return replace(condition, null=self._modules.condition_encoder.null_condition_emb.clone())
 
@@ -184,7 +161,28 @@ class Conditioner:
         return torch.cat([source, mask[..., None].expand(-1, -1, mask_channels)], dim=-1)
 
 
-def _enter(modules: SynthesizerModules, group: str) -> None:
-    # Before the modules of a group compute, they are brought to the device.
-    if modules.placement is not None:
-        modules.placement.enter(group)
+def caption_prompt(plan: SongPlan) -> str:
+    """The text of the caption branch, which the whole text encoder reads."""
+    instruction = plan.instruction if plan.instruction.endswith(":") else f"{plan.instruction}:"
+    return f"# Instruction\n{instruction}\n\n# Caption\n{plan.caption}\n\n# Metas\n{metas(plan)}{_END}\n"
+
+
+def lyric_prompt(plan: SongPlan) -> str:
+    """The text of the lyric branch, of which only the token embeddings are used."""
+    lyrics = plan.lyrics if plan.lyrics.strip() else INSTRUMENTAL
+    return f"{lyric_header(plan)}{lyrics}{_END}"
+
+
+def lyric_header(plan: SongPlan) -> str:
+    """The part of `lyric_prompt` before the lyrics."""
+    return f"# Languages\n{plan.language}\n\n# Lyric\n"
+
+
+def metas(plan: SongPlan) -> str:
+    """Four lines of metadata; unknown values are N/A, and the duration is cut to whole seconds."""
+    return (
+        f"- bpm: {plan.bpm if plan.bpm is not None else _UNKNOWN}\n"
+        f"- timesignature: {plan.time_signature or _UNKNOWN}\n"
+        f"- keyscale: {plan.key_scale or _UNKNOWN}\n"
+        f"- duration: {int(plan.duration)} seconds\n"
+    )

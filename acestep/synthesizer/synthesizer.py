@@ -14,31 +14,34 @@ from acestep.domain.latents import SourceLatents
 from acestep.domain.song import Sampling, SongPlan, Tuning
 from acestep.networks.transformer import Condition, Heads
 from acestep.synthesizer.alignment import LyricAligner, LyricAttention, known_heads
-from acestep.synthesizer.conditioning import NO_SOURCES, AudioCodes, Conditioner, SongInputs
+from acestep.synthesizer.audio_codes import AudioCodes
+from acestep.synthesizer.conditioning import NO_SOURCES, Conditioner, SongInputs
 from acestep.synthesizer.loading import SynthesizerModules
 from acestep.synthesizer.sampler import (
     AdaptiveProjectedGuidance,
     Cancelled,
     Guidance,
-    Morphing,
     OnStep,
     SeededNoise,
-    SmoothedVelocity,
     Step,
     Velocity,
     angle_domain_guidance,
     classifier_free_guidance,
-    corrected_step,
     euler_step,
     guided_velocity,
-    heun_step,
-    inpainting_step,
-    limited_velocity,
     sample,
-    sde_step,
     timestep_schedule,
     truncate_schedule,
     with_retakes,
+)
+from acestep.synthesizer.sampler_options import (
+    Morphing,
+    SmoothedVelocity,
+    corrected_step,
+    heun_step,
+    inpainting_step,
+    limited_velocity,
+    sde_step,
 )
 from acestep.synthesizer.windows import Span
 

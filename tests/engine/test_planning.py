@@ -11,7 +11,9 @@ import pytest
 
 from acestep.domain.models import PlannerInfo
 from acestep.domain.song import (
+    HINTED_INSTRUCTION,
     INSTRUMENTAL,
+    TEXT2MUSIC_INSTRUCTION,
     PlannerOptions,
     Progress,
     Song,
@@ -22,7 +24,6 @@ from acestep.engine.planner_entry import LoadedPlanner
 from acestep.engine.planner_host import PlannerHost
 from acestep.errors import CheckpointError, JobCancelledError, PlannerError, PlannerUnavailableError
 from acestep.files import AudioStore
-from acestep.synthesizer.prompts import HINTED_INSTRUCTION, TEXT2MUSIC_INSTRUCTION
 from tests.engine.fakes import (
     INFO,
     PATIENCE,

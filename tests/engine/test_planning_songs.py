@@ -9,8 +9,10 @@ import pytest
 
 from acestep.domain.models import ModelInfo
 from acestep.domain.song import (
+    HINTED_INSTRUCTION,
     INSTRUMENTAL,
     MIN_DURATION,
+    TEXT2MUSIC_INSTRUCTION,
     SamplerOptions,
     Sampling,
     SongRequest,
@@ -21,7 +23,6 @@ from acestep.domain.song import (
 )
 from acestep.engine.planning import guess_duration, plan_songs, stem_plan
 from acestep.limits import BASE_TASKS
-from acestep.synthesizer.prompts import HINTED_INSTRUCTION, TEXT2MUSIC_INSTRUCTION
 
 BASE = ModelInfo("base", is_turbo=False, steps=50, guidance_scale=7.0, shift=1.0, max_steps=200)
 TURBO = ModelInfo("turbo", is_turbo=True, steps=8, guidance_scale=1.0, shift=3.0, max_steps=8)

@@ -9,10 +9,10 @@ from transformers import PreTrainedTokenizerFast
 from acestep.catalog import checkpoints
 from acestep.codec.sine_bank import SineBankCodec, SineBankConfig
 from acestep.domain.models import ModelInfo
-from acestep.domain.song import INSTRUMENTAL, Sampling, SongPlan
+from acestep.domain.song import INSTRUMENTAL, TEXT2MUSIC_INSTRUCTION, Sampling, SongPlan
 from acestep.engine.torch_models import load_model
 from acestep.networks.transformer import Condition
-from acestep.synthesizer.prompts import TEXT2MUSIC_INSTRUCTION, caption_prompt, lyric_prompt
+from acestep.synthesizer.conditioning import caption_prompt, lyric_prompt
 from tests.nano.test_dataset import click_track
 from training.nano.clock import Clock
 from training.nano.codes import teach_codes

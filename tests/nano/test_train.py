@@ -5,7 +5,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from acestep.codec.sine_bank import SineBankConfig
-from acestep.synthesizer.prompts import caption_prompt
+from acestep.synthesizer.conditioning import caption_prompt
 from tests.nano.test_dataset import click_track
 from training.nano.clock import Clock
 from training.nano.dataset import plans

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from acestep.domain.latents import SourceLatents
 from acestep.domain.song import Sampling, SongPlan, TaskType, Tuning, Window
-from acestep.synthesizer.prompts import metas
+from acestep.synthesizer.conditioning import metas
 
 _BESIDE_CHECKOUT = Path(__file__).parents[3] / "shared" / "parity"
 FOLDER = Path(os.environ.get("ACESTEP_PARITY_DIR") or _BESIDE_CHECKOUT)

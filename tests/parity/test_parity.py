@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from acestep.codec.oobleck import OobleckCodec
-from acestep.synthesizer.conditioning import AudioCodes
+from acestep.synthesizer.audio_codes import AudioCodes
 from acestep.synthesizer.loading import load_synthesizer
 from acestep.synthesizer.synthesizer import Synthesizer
 from acestep.weights.safetensors import LoadTarget

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from acestep.domain.latents import SourceLatents
-from acestep.domain.song import SongPlan
+from acestep.domain.song import TEXT2MUSIC_INSTRUCTION, SongPlan
 from acestep.networks.transformer import Condition
-from acestep.synthesizer.conditioning import AudioCodes, Conditioner, SongInputs
+from acestep.synthesizer.audio_codes import AudioCodes
+from acestep.synthesizer.conditioning import Conditioner, SongInputs
 from acestep.synthesizer.loading import SynthesizerModules
-from acestep.synthesizer.prompts import TEXT2MUSIC_INSTRUCTION
 from acestep.synthesizer.windows import Span
 from tests.synthesizer import toy
 from tests.synthesizer.toy import song

@@ -13,8 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from acestep.codec.sine_bank import SineBankConfig
-from acestep.domain.song import INSTRUMENTAL, LANGUAGES, MAX_DURATION, MIN_DURATION, Sampling, SongPlan
-from acestep.synthesizer.prompts import HINTED_INSTRUCTION, TEXT2MUSIC_INSTRUCTION
+from acestep.domain.song import (
+    HINTED_INSTRUCTION,
+    INSTRUMENTAL,
+    LANGUAGES,
+    MAX_DURATION,
+    MIN_DURATION,
+    TEXT2MUSIC_INSTRUCTION,
+    Sampling,
+    SongPlan,
+)
 from training.nano.captions import caption, metas
 from training.nano.composer import MAX_BPM, MIN_BPM, Piece
 from training.nano.theory import transpose_key

@@ -24,7 +24,7 @@ from acestep.domain.song import CODES_A_SECOND
 from acestep.planner.language_model import spelled
 from acestep.planner.lexicon import write_lexicon
 from acestep.planner.loading import END_OF_TURN
-from acestep.synthesizer.conditioning import AudioCodes
+from acestep.synthesizer.audio_codes import AudioCodes
 from acestep.synthesizer.loading import load_synthesizer
 from acestep.weights.safetensors import LoadTarget
 from training.nano.captions import lexicon

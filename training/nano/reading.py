@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen3Model
 
-from acestep.synthesizer.prompts import caption_prompt
+from acestep.synthesizer.conditioning import caption_prompt
 from training.nano.clock import Clock
 from training.nano.composer import MAX_BPM, MIN_BPM, Piece
 from training.nano.dataset import Clip, plans

@@ -19,7 +19,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from acestep.codec.sine_bank import SineBankConfig
-from acestep.synthesizer.prompts import HINTED_INSTRUCTION, caption_prompt, lyric_prompt
+from acestep.domain.song import HINTED_INSTRUCTION
+from acestep.synthesizer.conditioning import caption_prompt, lyric_prompt
 from training.nano.clock import Clock
 from training.nano.codes import teach_codes
 from training.nano.dataset import RAW, Clip, examples, measure_scale, plans

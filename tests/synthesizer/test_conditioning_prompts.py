@@ -1,9 +1,7 @@
-import subprocess
-import sys
-
 import pytest
 
-from acestep.synthesizer.prompts import TEXT2MUSIC_INSTRUCTION, caption_prompt, instruction, lyric_prompt
+from acestep.domain.song import TEXT2MUSIC_INSTRUCTION
+from acestep.synthesizer.conditioning import caption_prompt, lyric_prompt
 from tests.synthesizer.toy import song
 
 
@@ -45,30 +43,3 @@ def test_lyric_branch():
 @pytest.mark.parametrize("lyrics", ["", "  \n"])
 def test_no_lyrics_are_instrumental(lyrics):
     assert lyric_prompt(song(lyrics=lyrics)).endswith("# Lyric\n[Instrumental]<|endoftext|>")
-
-
-def test_prompts_do_not_need_torch():
-    code = "import sys, acestep.synthesizer.prompts; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-@pytest.mark.parametrize(
-    ("task", "tracks", "expected"),
-    [
-        ("text2music", (), "Fill the audio semantic mask based on the given conditions:"),
-        ("cover", (), "Generate audio semantic tokens based on the given conditions:"),
-        ("repaint", (), "Repaint the mask area based on the given conditions:"),
-        ("extract", (), "Extract the track from the audio:"),
-        ("extract", ("vocals",), "Extract the VOCALS track from the audio:"),
-        ("lego", (), "Generate the track based on the audio context:"),
-        ("lego", ("backing_vocals",), "Generate the BACKING_VOCALS track based on the audio context:"),
-        ("complete", (), "Complete the input track:"),
-        ("complete", ("drums", "bass"), "Complete the input track with DRUMS | BASS:"),
-    ],
-)
-def test_each_task_has_its_instruction(task, tracks, expected):
-    assert instruction(task, tracks) == expected
-
-
-def test_text2music_with_codes_has_the_instruction_of_a_cover():
-    assert instruction("text2music", hinted=True) == instruction("cover")
