@@ -37,11 +37,10 @@ from acestep.jobs.runner import Runner
 from acestep.jobs.store import JobStore
 from acestep.memory.decide import Decision, table
 from acestep.rest import app as http
-from acestep.rest.access import Access, is_loopback
 from acestep.rest.adapters import ServerAdapters
 from acestep.rest.connections import report_full, timed
 from acestep.rest.deps import HttpConfig, HttpServices, provide
-from acestep.rest.middleware import EndRequests, OpenRequests
+from acestep.rest.middleware import Access, EndRequests, OpenRequests, is_loopback
 from acestep.server.build import Engines, Prepared, build_engines, prepare, tightest
 from acestep.server.configured_models import expect
 from acestep.server.loading_watch import LoadingWatch

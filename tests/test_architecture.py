@@ -71,6 +71,7 @@ MAY_BE_HEAVY = (
     "codec",
     "weights",
     "engine.torch_models",
+    "engine.torch_renderer",
     "planner.loading",
     "planner.backends",
 )

@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from acestep.domain.models import ModelState, PlannerInfo
-from acestep.engine.renderer import OnLoading
-from acestep.planner.language_model import LanguageModel
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedPlanner:
-    """A language model in memory. `detail`: why its backend is another than the one that was set."""
-
-    model: LanguageModel
-    backend: str
-    detail: str = ""
-
-
-LoadPlanner = Callable[[OnLoading], LoadedPlanner]
-"""Loads a language model, on any thread. Raises AceStepError if it cannot."""
+from acestep.engine.renderer import LoadPlanner
 
 
 @dataclass(slots=True, eq=False)

@@ -13,8 +13,8 @@ from functools import partial
 
 from acestep.domain.draft import Draft, DraftRequest
 from acestep.engine.idle import LEFT, IdlePolicy, as_on_demand, leave_when_idle
-from acestep.engine.planner_entry import KnownPlanners, LoadedPlanner, OnDemandPlanners, PlannerEntry
-from acestep.engine.renderer import OnLoading
+from acestep.engine.planner_entry import KnownPlanners, OnDemandPlanners, PlannerEntry
+from acestep.engine.renderer import LoadedPlanner, OnLoading
 from acestep.engine.threads import WatchedThread, load_or_give_up, try_load
 from acestep.errors import (
     AceStepError,

@@ -11,6 +11,7 @@ from acestep.domain.analysis import LyricTimes
 from acestep.domain.latents import SongLatents, SourceLatents
 from acestep.domain.models import ModelInfo, ModelState
 from acestep.domain.song import AudioClip, SongPlan
+from acestep.planner.language_model import LanguageModel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,3 +98,16 @@ class OnLoading:
 
 Load = Callable[[OnLoading], Loaded]
 """Loads a model, on any thread. Raises AceStepError if it cannot."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedPlanner:
+    """A language model in memory. `detail`: why its backend is another than the one that was set."""
+
+    model: LanguageModel
+    backend: str
+    detail: str = ""
+
+
+LoadPlanner = Callable[[OnLoading], LoadedPlanner]
+"""Loads a language model, on any thread. Raises AceStepError if it cannot."""

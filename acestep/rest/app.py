@@ -10,10 +10,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from acestep import __version__
 from acestep.rest import envelope
-from acestep.rest.access import Access, allow
 from acestep.rest.callers import OPENAI_ROOT
 from acestep.rest.deps import HttpServices, provide
-from acestep.rest.middleware import ErrorGuard, HeadAsGet
+from acestep.rest.middleware import Access, ErrorGuard, HeadAsGet, allow
 from acestep.rest.openapi import ERRORS, describe
 from acestep.rest.response.schemas import SERVICE
 from acestep.rest.routes import (

@@ -24,8 +24,8 @@ from acestep.files import AudioStore
 from acestep.jobs.queue import JobQueue
 from acestep.jobs.worker import Cancelled, ModelKeeper, PlannerKeeper, Worker
 from acestep.memory.decide import Decision
-from acestep.rest.access import Access, arrives_locally
 from acestep.rest.adapters import ServerAdapters
+from acestep.rest.middleware import Access, arrives_locally
 from acestep.rest.request.body import BODY_FIELD, Body, BodyReader
 from acestep.rest.request.sounds import AudioProbe
 from acestep.rest.spelling import AudioLinks

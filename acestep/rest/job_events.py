@@ -8,8 +8,8 @@ from contextlib import suppress
 
 from fastapi.sse import ServerSentEvent
 
-from acestep.jobs.listeners import Listener
 from acestep.jobs.model import ENDED, JobEvent, JobView
+from acestep.jobs.queue import Listener
 from acestep.rest.deps import HttpServices
 from acestep.rest.dialects.jobs import job_object
 from acestep.rest.response.jobs import progress_text

@@ -24,9 +24,9 @@ from acestep.catalog.planner_choice import (
 )
 from acestep.domain.models import ModelInfo, ModelState, PlannerInfo
 from acestep.engine.idle import IdlePolicy, as_on_demand
-from acestep.engine.planner_entry import LoadedPlanner, LoadPlanner, PlannerEntry
+from acestep.engine.planner_entry import PlannerEntry
 from acestep.engine.planner_host import PlannerHost
-from acestep.engine.renderer import OnLoading
+from acestep.engine.renderer import LoadedPlanner, LoadPlanner, OnLoading
 from acestep.engine.threads import Watchdog, WatchedThread
 from acestep.errors import AceStepError, CheckpointError, InvalidFieldError, StageStuckError
 from acestep.memory.admission import MemoryLedger

@@ -19,7 +19,7 @@ class AudioCodes:
     @torch.inference_mode()
     def tokenize(self, latents: Tensor) -> tuple[int, ...]:
         """The codes of latents `[T, C]`, which are padded with silence to whole codes."""
-        self._modules.enter("condition encoder")
+        self._enter()
         missing = -len(latents) % self._modules.config.frames_per_code
         padded = torch.cat([latents.to(self._silence), self._silence[0, :missing]])
         _, codes = self._modules.audio_tokenizer(padded[None])
@@ -29,9 +29,13 @@ class AudioCodes:
     def hints(self, codes: Sequence[int]) -> Tensor:
         """The latents `[T, C]` that codes stand for, `frames_per_code` frames each."""
         assert all(0 <= code < self.count for code in codes)
-        self._modules.enter("condition encoder")
+        self._enter()
         quantized = self._modules.audio_tokenizer.quantizer.look_up(
             torch.tensor([codes], device=self._silence.device)
         )
         latents: Tensor = self._modules.audio_token_detokenizer(quantized)
         return latents[0]
+
+    def _enter(self) -> None:
+        if self._modules.placement is not None:  # before the modules compute
+            self._modules.placement.enter("condition encoder")

@@ -93,7 +93,7 @@ class Conditioner:
         """The condition of all songs; `inputs` has one entry a plan, all of the same length."""
         # One by one, so that what a song's neighbours say changes no bit of it.
         text_encoder = self._modules.text_encoder
-        self._modules.enter("text encoder")
+        self._enter("text encoder")
         texts = [
             (
                 text_encoder(self._ids(caption_prompt(plan), MAX_CAPTION_TOKENS)),
@@ -101,7 +101,7 @@ class Conditioner:
             )
             for plan in plans
         ]
-        self._modules.enter("condition encoder")
+        self._enter("condition encoder")
         states = [
             self._modules.condition_encoder(caption, lyrics, self._timbre(each.reference))[0]
             for (caption, lyrics), each in zip(texts, inputs, strict=True)
@@ -133,9 +133,14 @@ class Conditioner:
 
     def with_null(self, condition: Condition) -> Condition:
         """The same for guidance, which needs the model's null condition too."""
-        self._modules.enter("condition encoder")
+        self._enter("condition encoder")
         # A copy, since weights may be offloaded before it is used.
         return replace(condition, null=self._modules.condition_encoder.null_condition_emb.clone())
+
+    def _enter(self, group: str) -> None:
+        # Before the modules of a group compute, they are brought to the device.
+        if self._modules.placement is not None:
+            self._modules.placement.enter(group)
 
     def warnings(self, plan: SongPlan) -> tuple[str, ...]:
         """Sentences for the client about text that is longer than what the model reads."""

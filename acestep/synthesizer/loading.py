@@ -62,11 +62,6 @@ class SynthesizerModules:
     config: SynthesizerConfig
     placement: ModulePlacement | None = None  # None: all modules stay on the device
 
-    def enter(self, group: str) -> None:
-        """Bring the modules of a group to the device; each computation begins with this."""
-        if self.placement is not None:
-            self.placement.enter(group)
-
 
 def load_synthesizer(
     dit: Path,

@@ -22,9 +22,9 @@ from acestep.engine.engine import Engine
 from acestep.engine.idle import IdlePolicy
 from acestep.engine.model_entry import ModelEntry
 from acestep.engine.model_manager import PRIMARY, ModelManager
-from acestep.engine.planner_entry import LoadPlanner, PlannerEntry
+from acestep.engine.planner_entry import PlannerEntry
 from acestep.engine.planner_host import PlannerHost
-from acestep.engine.renderer import Cancelled, Load, Loaded, OnFraction, OnStep
+from acestep.engine.renderer import Cancelled, Load, Loaded, LoadPlanner, OnFraction, OnStep
 from acestep.errors import JobCancelledError, UntimedLyricsError
 from acestep.files import AudioStore
 

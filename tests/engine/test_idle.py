@@ -15,9 +15,8 @@ from acestep.domain.models import PlannerInfo
 from acestep.engine.idle import IdlePolicy
 from acestep.engine.model_entry import ModelEntry
 from acestep.engine.model_manager import PRIMARY, ModelManager
-from acestep.engine.planner_entry import LoadedPlanner
 from acestep.engine.planner_host import PlannerHost
-from acestep.engine.renderer import Loaded, OnLoading
+from acestep.engine.renderer import Loaded, LoadedPlanner, OnLoading
 from acestep.errors import CheckpointError, ModelUnavailableError
 from acestep.files import AudioStore
 from tests.engine.fakes import (

@@ -18,7 +18,8 @@ from acestep.codec.codec import Codec, load_codec
 from acestep.domain.latents import SourceLatents
 from acestep.domain.song import AudioClip, Sampling
 from acestep.engine.renderer import Renderer
-from acestep.engine.torch_models import LoadContext, TorchRenderer, load_model, offloads, place_model
+from acestep.engine.torch_models import LoadContext, load_model, offloads, place_model
+from acestep.engine.torch_renderer import TorchRenderer
 from acestep.memory.plan import Abilities, Device, MemoryPlan, Sizes, Wishes
 from acestep.memory.search import options
 from acestep.memory.sizes import DitSize, QwenSize, VaeSize

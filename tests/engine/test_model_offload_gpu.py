@@ -7,7 +7,8 @@ import torch
 from acestep.catalog.checkpoints import Checkpoint
 from acestep.codec.codec import load_codec
 from acestep.codec.oobleck import OobleckCodec
-from acestep.engine.torch_models import TorchRenderer, place_model
+from acestep.engine.torch_models import place_model
+from acestep.engine.torch_renderer import TorchRenderer
 from acestep.memory.plan import MemoryPlan
 from acestep.synthesizer.loading import load_synthesizer
 from acestep.weights.offload import OffloadManager

@@ -22,9 +22,9 @@ from acestep.domain.song import AnalysisOptions, AudioClip, Song, SongRequest, T
 from acestep.engine.engine import Engine
 from acestep.engine.model_entry import ModelEntry
 from acestep.engine.model_manager import PRIMARY, ModelManager
-from acestep.engine.planner_entry import LoadedPlanner
-from acestep.engine.renderer import Loaded
-from acestep.engine.torch_models import TorchRenderer, load_model
+from acestep.engine.renderer import Loaded, LoadedPlanner
+from acestep.engine.torch_models import load_model
+from acestep.engine.torch_renderer import TorchRenderer
 from acestep.errors import NotEnoughMemoryError
 from acestep.files import AudioStore
 from acestep.limits import BASE_TASKS

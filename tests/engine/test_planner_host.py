@@ -8,9 +8,9 @@ import pytest
 
 from acestep.domain.draft import DraftRequest, Metadata
 from acestep.domain.models import PlannerInfo
-from acestep.engine.planner_entry import LoadedPlanner, PlannerEntry
+from acestep.engine.planner_entry import PlannerEntry
 from acestep.engine.planner_host import PlannerHost
-from acestep.engine.renderer import OnLoading
+from acestep.engine.renderer import LoadedPlanner, OnLoading
 from acestep.errors import (
     CheckpointError,
     ModelUnavailableError,

@@ -13,9 +13,9 @@ from acestep.domain.draft import DraftRequest, Metadata
 from acestep.domain.models import PlannerInfo
 from acestep.domain.song import PlannerOptions
 from acestep.engine.idle import IdlePolicy, as_on_demand
-from acestep.engine.planner_entry import LoadedPlanner, PlannerEntry
+from acestep.engine.planner_entry import PlannerEntry
 from acestep.engine.planner_host import PlannerHost
-from acestep.engine.renderer import OnLoading
+from acestep.engine.renderer import LoadedPlanner, OnLoading
 from acestep.engine.threads import Watchdog
 from acestep.errors import CheckpointError, PlannerUnavailableError
 from acestep.planner.planner import PlannerCallbacks

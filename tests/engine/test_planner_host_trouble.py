@@ -11,9 +11,9 @@ import pytest
 from acestep.domain.draft import Draft, DraftRequest, Metadata
 from acestep.domain.models import PlannerInfo
 from acestep.engine.idle import IdlePolicy
-from acestep.engine.planner_entry import LoadedPlanner, PlannerEntry
+from acestep.engine.planner_entry import PlannerEntry
 from acestep.engine.planner_host import HostState, PlannerHost
-from acestep.engine.renderer import OnLoading
+from acestep.engine.renderer import LoadedPlanner, OnLoading
 from acestep.engine.threads import Watchdog
 from acestep.errors import (
     ModelUnavailableError,

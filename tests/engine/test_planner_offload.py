@@ -13,14 +13,8 @@ import pytest
 import torch
 
 from acestep.catalog.checkpoints import Checkpoint, read_json
-from acestep.engine.torch_models import (
-    LoadContext,
-    TorchRenderer,
-    load_model,
-    load_planner,
-    place_model,
-    place_planner,
-)
+from acestep.engine.torch_models import LoadContext, load_model, load_planner, place_model, place_planner
+from acestep.engine.torch_renderer import TorchRenderer
 from acestep.errors import JobCancelledError, PlannerError
 from acestep.memory.plan import Abilities, Device, MemoryPlan, Sizes, Wishes
 from acestep.memory.search import options

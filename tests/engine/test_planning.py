@@ -20,8 +20,8 @@ from acestep.domain.song import (
     SongRequest,
 )
 from acestep.engine.engine import Engine
-from acestep.engine.planner_entry import LoadedPlanner
 from acestep.engine.planner_host import PlannerHost
+from acestep.engine.renderer import LoadedPlanner
 from acestep.errors import CheckpointError, JobCancelledError, PlannerError, PlannerUnavailableError
 from acestep.files import AudioStore
 from tests.engine.fakes import (

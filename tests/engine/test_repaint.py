@@ -19,7 +19,8 @@ from acestep.domain.latents import SongLatents, SourceLatents
 from acestep.domain.song import AudioClip, AudioFormat, SongRequest, TaskOptions, Window
 from acestep.engine.audio_inputs import load_inputs
 from acestep.engine.renderer import Loaded
-from acestep.engine.torch_models import TorchRenderer, load_model
+from acestep.engine.torch_models import load_model
+from acestep.engine.torch_renderer import TorchRenderer
 from acestep.errors import AceStepError
 from acestep.limits import window_of
 from tests.engine.test_torch_models import EXPECTED, hum, write_checkpoint, write_oobleck, write_sine_bank

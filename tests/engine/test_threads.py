@@ -16,8 +16,7 @@ from acestep.engine.engine import Engine
 from acestep.engine.idle import IdlePolicy
 from acestep.engine.model_entry import ModelEntry
 from acestep.engine.model_manager import PRIMARY, ModelManager
-from acestep.engine.planner_entry import LoadedPlanner
-from acestep.engine.renderer import Loaded, OnLoading
+from acestep.engine.renderer import Loaded, LoadedPlanner, OnLoading
 from acestep.engine.threads import (
     Watchdog,
     WatchedThread,

@@ -21,8 +21,7 @@ from acestep.domain.latents import SourceLatents
 from acestep.domain.models import ModelInfo
 from acestep.domain.song import AudioClip
 from acestep.engine import torch_models
-from acestep.engine.planner_entry import LoadedPlanner
-from acestep.engine.renderer import Loaded
+from acestep.engine.renderer import Loaded, LoadedPlanner
 from acestep.engine.torch_models import LoadContext, choose_device, load_model, load_planner
 from acestep.errors import (
     CheckpointError,

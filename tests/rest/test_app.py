@@ -14,10 +14,9 @@ from acestep.errors import UnusableAudioError
 from acestep.files import AudioStore
 from acestep.jobs.queue import JobQueue
 from acestep.jobs.store import JobStore
-from acestep.rest.access import Access
 from acestep.rest.app import create_app
 from acestep.rest.deps import HttpServices, provide
-from acestep.rest.middleware import ErrorGuard
+from acestep.rest.middleware import Access, ErrorGuard
 from acestep.rest.request.body import BodyReader
 from acestep.rest.request.sounds import Probed
 from tests.rest.conftest import CONFIG, TURBO, FakeWorker, Server, assert_error

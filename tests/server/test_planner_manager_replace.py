@@ -9,8 +9,8 @@ import pytest
 
 from acestep.catalog.planner_choice import PlannerChoice
 from acestep.domain.models import PlannerInfo
-from acestep.engine.planner_entry import LoadedPlanner
 from acestep.engine.planner_host import HostState
+from acestep.engine.renderer import LoadedPlanner
 from acestep.errors import (
     CheckpointError,
     ModelUnavailableError,

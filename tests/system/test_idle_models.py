@@ -14,7 +14,7 @@ from tests.live_server import QUICK, LiveServer, WarmServer
 
 def never_render() -> None:
     """Songs are never done in this process."""
-    from acestep.engine.torch_models import TorchRenderer
+    from acestep.engine.torch_renderer import TorchRenderer
 
     TorchRenderer.render = lambda *_: threading.Event().wait()  # type: ignore[assignment, method-assign]
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from acestep.rest.access import Access
+from acestep.rest.middleware import Access
 from tests.rest.conftest import CONFIG, Serve, Server, assert_error
 
 EVIL = "https://evil.example"
