@@ -75,7 +75,9 @@ def _lifespan(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         report_full(asyncio.get_running_loop())
         audio = AudioStore(folder.audio, load_secret(folder.secret))
-        store = JobStore(folder.database, max_deaths=settings.max_attempts)
+        store = JobStore(
+            folder.database, max_deaths=settings.max_attempts, assumed_seconds=settings.avg_job_seconds
+        )
 
         def changed(memories: Sequence[Decision | None]) -> None:
             provide(app, replace(app.state.services, memory=tightest(memories)))
@@ -84,11 +86,9 @@ def _lifespan(
         engines = build_engines(prepared, SongWriter(audio, settings.mp3_bitrate), changed, tasks)
         worker = engines.worker
         loading = LoadingWatch(worker.models, worker.planners)
-        queue = JobQueue(
-            store, settings.queue_maxsize, settings.avg_job_seconds, settings.avg_window, notes=loading.notes
-        )
-        cleaner = Cleaner(store, audio, settings.keep_seconds, FileStore(folder.uploads))
         concurrency = max(settings.queue_workers, len(settings.devices))
+        queue = JobQueue(store, settings.queue_maxsize, concurrency, settings.avg_window, notes=loading.notes)
+        cleaner = Cleaner(store, audio, settings.keep_seconds, FileStore(folder.uploads))
         runner = Runner(queue, worker, cleaner, concurrency, tasks=tasks)
 
         async def close() -> str:

@@ -5,26 +5,24 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from acestep.domain.song import Song, SongRequest
+from acestep.jobs.eta import UNKNOWN, Speeds, Work
 from acestep.jobs.model import EventKind, Job, JobEvent, JobState, JobView
 
 UNREADABLE = (
     "This job was stored by another version of the server, which this one cannot read. Submit it again."
 )
 
+LEARNED_FROM = 200  # jobs, at a start
+
 REQUEST = TypeAdapter(SongRequest)
 SONGS = TypeAdapter(tuple[Song, ...])
-
-_WITH_POSITION = (
-    "SELECT *, CASE WHEN state = 'queued' THEN"
-    " (SELECT COUNT(*) FROM jobs AS other WHERE other.state = 'queued' AND other.seq <= jobs.seq)"
-    " END AS position FROM jobs"
-)
 
 
 def note(
@@ -58,23 +56,50 @@ def last_number(database: sqlite3.Connection) -> int:
     return int(number)
 
 
-def views(database: sqlite3.Connection, ids: Sequence[str]) -> Mapping[str, JobView]:
+def views(database: sqlite3.Connection, ids: Sequence[str], speeds: Speeds) -> Mapping[str, JobView]:
     rows = database.execute(
-        f"{_WITH_POSITION} WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(ids),)
-    )
-    return {row["id"]: JobView(job_of(row), row["position"]) for row in rows}
+        "SELECT * FROM jobs WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(ids),)
+    ).fetchall()
+    return {view.job.id: view for view in _views(database, rows, speeds)}
 
 
 def newest(
-    database: sqlite3.Connection, states: Sequence[JobState], after: str | None, limit: int
+    database: sqlite3.Connection, states: Sequence[JobState], after: str | None, limit: int, speeds: Speeds
 ) -> tuple[JobView, ...]:
     """Jobs in one of `states` (none: any), the newest first, from the one before `after` on."""
     rows = database.execute(
-        f"{_WITH_POSITION} WHERE (? OR state IN (SELECT value FROM json_each(?)))"
+        "SELECT * FROM jobs WHERE (? OR state IN (SELECT value FROM json_each(?)))"
         " AND seq < COALESCE((SELECT seq FROM jobs WHERE id = ?), 9e18) ORDER BY seq DESC LIMIT ?",
         (not states, json.dumps(states), after, limit),
-    )
-    return tuple(JobView(job_of(row), row["position"]) for row in rows)
+    ).fetchall()
+    return tuple(_views(database, rows, speeds))
+
+
+def _views(database: sqlite3.Connection, rows: Sequence[sqlite3.Row], speeds: Speeds) -> Iterator[JobView]:
+    is_any_queued = any(row["state"] == "queued" for row in rows)
+    places = waiting(database, speeds) if is_any_queued else {}
+    for row in rows:
+        position, seconds = places.get(row["id"], (None, 0.0))
+        yield JobView(job_of(row), position, seconds=seconds)
+
+
+def waiting(database: sqlite3.Connection, speeds: Speeds) -> Mapping[str, tuple[int, float]]:
+    """Of each queued job: its position from 1, and the seconds that the jobs up to it take."""
+    rows = database.execute("SELECT id, work FROM jobs WHERE state = 'queued' ORDER BY seq")
+    total, places = 0.0, {}
+    for position, (job_id, work) in enumerate(rows, start=1):
+        total += speeds.seconds(Work(*json.loads(work)) if work else UNKNOWN)
+        places[job_id] = position, total
+    return places
+
+
+def learn(database: sqlite3.Connection, speeds: Speeds, job_id: str | None = None) -> None:
+    """Learn from one job that succeeded, or (None) from the latest ones; no error is worth an estimate."""
+    which = "id = ?" if job_id else "state = 'succeeded' AND ? IS NULL ORDER BY finished_at DESC"
+    with suppress(sqlite3.Error):
+        rows = database.execute(f"SELECT * FROM jobs WHERE {which} LIMIT ?", (job_id, LEARNED_FROM))
+        for job in reversed([job_of(row) for row in rows]):
+            speeds.learn(job.request, job.songs, job.work_seconds or 0.0)
 
 
 def average_seconds(database: sqlite3.Connection, window: int) -> float | None:

@@ -64,6 +64,10 @@ _SCRIPTS = (
     );
     CREATE INDEX events_by_job ON events (job_id, number);
     """,
+    # What the time of a job depends on (`eta.Work`); "" for jobs of earlier versions.
+    """
+    ALTER TABLE jobs ADD COLUMN work TEXT NOT NULL DEFAULT '';
+    """,
 )
 
 

@@ -63,12 +63,15 @@ class Renewal:
 class Receipt:
     job_id: str
     position: int  # in the queue, from 1
+    seconds: float = 0.0  # that the queued jobs up to this one take
+    eta: float = 0.0  # seconds until it is done
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
     job: Job
     is_oldest: bool  # no older job is queued
+    seconds: float = 0.0  # that it will take
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,8 @@ class JobView:
     job: Job
     position: int | None = None  # while it is queued
     progress: Progress | None = None  # while it runs
+    seconds: float = 0.0  # that it takes; while it is queued, with the jobs before it
+    eta: float | None = None  # seconds until it ends, while it has not
     note: str = ""  # why a queued job does not run yet, as a sentence without its full stop
 
 

@@ -42,16 +42,17 @@ class JobQueue:
         self,
         store: JobStore,
         max_waiting: int = 200,
-        average_default: float = 5.0,
+        at_once: int = 1,
         average_window: int = 50,
         delays: Delays = delays,
         notes: Mapping[str | None, str] = MappingProxyType({}),
     ) -> None:
+        """`at_once`: jobs that run at a time."""
         # Why the jobs of a model (None: the default) do not run yet; "" where nothing keeps them.
         self._notes = notes
         self._store = store
         self._max_waiting = max_waiting
-        self._average_default = average_default
+        self._at_once = at_once
         self._average_window = average_window
         self._delays = delays
         self._failing: dict[str, DataFolderError] = {}  # by what is tried again
@@ -81,7 +82,7 @@ class JobQueue:
         if receipt is None:
             raise QueueFullError(self._max_waiting, max(1, math.ceil(await self.average_seconds())))
         self.listeners.wake(receipt.job_id)
-        return receipt
+        return replace(receipt, eta=self._until_done(receipt.seconds))
 
     async def find(self, ids: Sequence[str]) -> list[JobView | None]:
         return [self._with_progress(view) for view in await self._store.find(ids)]
@@ -95,7 +96,10 @@ class JobQueue:
 
     def at_work(self) -> list[JobView]:
         """The jobs that run here."""
-        return [JobView(running.job, progress=running.latest) for running in self._running.values()]
+        return [
+            JobView(running.job, progress=running.latest, eta=running.left())
+            for running in self._running.values()
+        ]
 
     async def events(self, after: int, job_id: str | None = None) -> tuple[JobEvent, ...]:
         """What happened after the event of that number, to one job or to all (None)."""
@@ -169,7 +173,7 @@ class JobQueue:
             claim = await self._retry(_CLAIM, partial(self._store.claim, models))
             if claim is not None:
                 self._overtakes = 0 if claim.is_oldest else self._overtakes + 1
-                self._running[claim.job.id] = _Running(claim.job)
+                self._running[claim.job.id] = _Running(claim.job, claim.seconds)
                 self.listeners.wake(claim.job.id)
                 return claim.job
             await self._arrived.wait()
@@ -237,7 +241,7 @@ class JobQueue:
         return is_mine
 
     async def average_seconds(self) -> float:
-        return await self._store.average_seconds(self._average_window, self._average_default)
+        return await self._store.average_seconds(self._average_window)
 
     async def _retry(self, what: str, work: Callable[[], Awaitable[T]]) -> T:
         waits = self._delays()
@@ -267,12 +271,16 @@ class JobQueue:
         if view is None or view.job.state in ENDED:
             return view
         if view.job.state == "queued":
-            return replace(view, note=self._note(view.job))
+            return replace(view, note=self._note(view.job), eta=self._until_done(view.seconds))
         known = self._running.get(view.job.id)
         progress = known.latest if known else _STARTED
         if progress == _STARTED:
             progress = replace(progress, text=self._note(view.job))
-        return replace(view, progress=progress)
+        return replace(view, progress=progress, eta=known.left() if known else None)
+
+    def _until_done(self, seconds: float) -> float:
+        # Of a queued job, by the seconds that the jobs up to it take.
+        return (sum(running.left() for running in self._running.values()) + seconds) / self._at_once
 
     def _note(self, job: Job) -> str:
         return self._notes.get(job.request.model, self._notes.get(None, ""))
@@ -284,10 +292,15 @@ _STARTED = Progress(0.0, "running")
 class _Running:
     """A job that is held, and its progress."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, seconds: float) -> None:
         self.job = job
+        self._seconds = seconds
         self.latest = _STARTED
         self._lock = Lock()
+
+    def left(self) -> float:
+        """Seconds until it is done, as far as is known."""
+        return self._seconds * (1.0 - self.latest.fraction)
 
     def report(self, progress: Progress) -> bool:
         """From any thread; whether it is the first report."""

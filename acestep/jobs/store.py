@@ -18,6 +18,7 @@ from uuid import uuid4
 from acestep.domain.song import Song, SongRequest, TaskOptions
 from acestep.errors import InvalidFieldError, JobDatabaseError
 from acestep.jobs.database import DatabaseFile, open_database, translated
+from acestep.jobs.eta import Speeds, work_of
 from acestep.jobs.history import (
     REQUEST,
     SONGS,
@@ -26,9 +27,11 @@ from acestep.jobs.history import (
     files_in,
     job_of,
     last_number,
+    learn,
     newest,
     note,
     views,
+    waiting,
 )
 from acestep.jobs.model import Claim, JobEvent, JobState, JobView, Lease, Receipt, Renewal
 
@@ -68,14 +71,22 @@ class JobStore:
     """The job table, used on one thread. All methods raise JobDatabaseError where SQLite fails."""
 
     def __init__(
-        self, path: Path, clock: Callable[[], float] = time.time, max_deaths: int = MAX_DEATHS
+        self,
+        path: Path,
+        clock: Callable[[], float] = time.time,
+        max_deaths: int = MAX_DEATHS,
+        assumed_seconds: float = 5.0,
     ) -> None:
+        """`assumed_seconds` are those of a job before any was done."""
         self._path = path
         self._clock = clock
         self._max_deaths = max_deaths
+        self._assumed_seconds = assumed_seconds
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="jobs")
         self._db = self._thread.submit(open_database, path).result()
         self._file = DatabaseFile(path)
+        self._speeds = Speeds(assumed_seconds)
+        self._thread.submit(learn, self._db, self._speeds).result()
         self.damage: JobDatabaseError | None = None  # lasts until a restart
 
     async def close(self) -> None:
@@ -109,17 +120,18 @@ class JobStore:
         # Files are deleted on this thread too, so one that exists now stays until the job has ended.
         _check_audio(request.task)
         self._file.check()
-        job_id, now = str(uuid4()), self._clock()
+        job_id, now, work = str(uuid4()), self._clock(), work_of(request)
         with self._transaction():
             (queued,) = self._db.execute("SELECT COUNT(*) FROM jobs WHERE state = 'queued'").fetchone()
             if 0 < max_waiting <= queued:
                 return None
             self._db.execute(
-                "INSERT INTO jobs (id, state, request, created_at) VALUES (?, 'queued', ?, ?)",
-                (job_id, REQUEST.dump_json(request).decode(), now),
+                "INSERT INTO jobs (id, state, request, created_at, work) VALUES (?, 'queued', ?, ?, ?)",
+                (job_id, REQUEST.dump_json(request).decode(), now, json.dumps(work)),
             )
             note(self._db, [job_id], "queued", now, position=queued + 1)
-        return Receipt(job_id, queued + 1)
+            position, seconds = waiting(self._db, self._speeds)[job_id]
+        return Receipt(job_id, position, seconds)
 
     @_on_store_thread
     def claim(self, models: Collection[str | None] = ()) -> Claim | None:
@@ -129,7 +141,8 @@ class JobStore:
                 job = job_of(row)
                 if job.state == "running":
                     note(self._db, [job.id], "started", self._clock(), attempt=job.attempts)
-                    return Claim(job, is_oldest=self._is_oldest(row["seq"]))
+                    seconds = self._speeds.seconds(work_of(job.request))
+                    return Claim(job, self._is_oldest(row["seq"]), seconds)
                 self._end(job.lease, "failed", error=job.error)
         return None
 
@@ -176,7 +189,10 @@ class JobStore:
     def finish(self, lease: Lease, songs: tuple[Song, ...]) -> bool:
         """False, with nothing changed, where the lease is not valid; so do `fail` and `end_cancelled`."""
         with self._transaction():
-            return self._end(lease, "succeeded", songs)
+            is_held = self._end(lease, "succeeded", songs)
+        if is_held:
+            learn(self._db, self._speeds, lease.job_id)
+        return is_held
 
     @_on_store_thread
     def fail(self, lease: Lease, error: str) -> bool:
@@ -221,7 +237,7 @@ class JobStore:
                 self._db.execute(
                     "UPDATE jobs SET is_cancelling = 1 WHERE id = ? AND state = 'running'", (job_id,)
                 )
-            return views(self._db, [job_id]).get(job_id)
+            return views(self._db, [job_id], self._speeds).get(job_id)
 
     @_on_store_thread
     def release(self, leases: Sequence[Lease]) -> int:
@@ -277,12 +293,12 @@ class JobStore:
 
     @_on_store_thread
     def find(self, ids: Sequence[str]) -> list[JobView | None]:
-        found = views(self._db, ids)
+        found = views(self._db, ids, self._speeds)
         return [found.get(job_id) for job_id in ids]
 
     @_on_store_thread
     def newest(self, states: Sequence[JobState], after: str | None, limit: int) -> tuple[JobView, ...]:
-        return newest(self._db, states, after, limit)
+        return newest(self._db, states, after, limit, self._speeds)
 
     @_on_store_thread
     def events(self, after: int, job_id: str | None = None, limit: int = 1000) -> tuple[JobEvent, ...]:
@@ -297,9 +313,9 @@ class JobStore:
         return dict(self._db.execute("SELECT state, COUNT(*) FROM jobs GROUP BY state").fetchall())
 
     @_on_store_thread
-    def average_seconds(self, window: int, default: float) -> float:
+    def average_seconds(self, window: int) -> float:
         average = average_seconds(self._db, window)
-        return default if average is None else average
+        return self._assumed_seconds if average is None else average
 
     @_on_store_thread
     def expire(self, before: float, delete: Callable[[str], None]) -> int:

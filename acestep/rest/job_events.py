@@ -12,7 +12,7 @@ from acestep.jobs.model import ENDED, JobEvent, JobView
 from acestep.jobs.queue import Listener
 from acestep.rest.deps import HttpServices
 from acestep.rest.dialects.jobs import job_object
-from acestep.rest.response.jobs import progress_text
+from acestep.rest.response.jobs import progress_text, rounded
 from acestep.rest.spelling import JsonObject
 
 RETRY_MILLISECONDS = 2000  # until a client connects again
@@ -68,6 +68,8 @@ class _Stream:
 
     def _event(self, event: JobEvent, view: JobView | None) -> ServerSentEvent:
         data: JsonObject = {"job_id": event.job_id, "at": event.at, **event.data}
+        if event.kind == "queued" and view is not None and view.job.state == "queued":
+            data["eta_seconds"] = rounded(view.eta)
         if event.kind == "started":
             self._running[event.job_id] = {}
         if event.kind == "requeued" or event.kind in ENDED:
@@ -78,7 +80,7 @@ class _Stream:
             caption = next((song.plan.caption for song in songs if song.file == file), "")
             data["file"] = self._services.links.to(caption, file) if file else ""
         if event.kind in ENDED and view is not None and view.job.state in ENDED:
-            data["job"] = job_object(view, self._services.links.to, 0.0).model_dump()
+            data["job"] = job_object(view, self._services.links.to).model_dump()
         return ServerSentEvent(data=data, event=event.kind, id=str(event.number))
 
     async def progress(self) -> Sequence[ServerSentEvent]:
@@ -93,6 +95,7 @@ class _Stream:
                 "progress": round(progress.fraction, 4),
                 "stage": progress.stage,
                 "progress_text": progress_text(view),
+                "eta_seconds": rounded(view.eta),
             }
             if self._running.get(job.id) != data:
                 self._running[job.id] = data

@@ -52,6 +52,7 @@ UNKNOWN_LANGUAGE = "unknown"
 class Submission:
     job_id: str
     position: int  # counts the waiting jobs including this one
+    eta: float  # seconds until it is done
     request: SongRequest
 
 
@@ -82,7 +83,7 @@ async def _submit(
         if not _is_used(sound, request):
             sound.path.unlink(missing_ok=True)
     receipt = await services.queue.submit(request)
-    return Submission(receipt.job_id, receipt.position, request)
+    return Submission(receipt.job_id, receipt.position, receipt.eta, request)
 
 
 def _is_used(sound: Sound, request: SongRequest) -> bool:

@@ -44,7 +44,7 @@ async def store(tmp_path: Path, clock: Clock) -> AsyncIterator[JobStore]:
 
 @pytest.fixture
 def queue(store: JobStore) -> JobQueue:
-    return JobQueue(store, 200, average_default=5.0, average_window=3, delays=lambda: repeat(0.001))
+    return JobQueue(store, 200, average_window=3, delays=lambda: repeat(0.001))
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ class TestSubmit:
         assert (await queue.stats()).queued == 10
 
     async def test_a_full_queue_says_when_to_come_back(self, store: JobStore, clock: Clock):
-        queue = JobQueue(store, max_waiting=1, average_default=5.0)
+        queue = JobQueue(store, max_waiting=1)
         await queue.submit(request())
         with pytest.raises(QueueFullError, match=r"full \(1 jobs waiting\)\. Try again in 5 s"):
             await queue.submit(request())

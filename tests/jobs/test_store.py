@@ -51,7 +51,7 @@ class TestSubmit:
         receipt = await store.submit(asked, max_waiting=0)
         assert receipt is not None
         assert await view(store, receipt.job_id) == JobView(
-            Job(receipt.job_id, "queued", asked, created_at=clock.now), position=1
+            Job(receipt.job_id, "queued", asked, created_at=clock.now), position=1, seconds=5.0
         )
 
     async def test_is_durable_when_it_returns(self, store: JobStore, path: Path):
@@ -239,7 +239,7 @@ class TestFind:
 
 class TestCounts:
     async def test_average_is_over_the_last_that_succeeded(self, store: JobStore, clock: Clock):
-        assert await store.average_seconds(window=2, default=5.0) == 5.0
+        assert await store.average_seconds(window=2) == 5.0
         for seconds in (100.0, 10.0, 20.0):
             job_id = await submit(store)
             await claim(store)
@@ -249,6 +249,6 @@ class TestCounts:
         await claim(store)
         clock.now += 1000
         await store.fail(Lease(failed, 1), "no")
-        assert await store.average_seconds(window=2, default=5.0) == 15.0
-        assert await store.average_seconds(window=50, default=5.0) == pytest.approx(130 / 3)
+        assert await store.average_seconds(window=2) == 15.0
+        assert await store.average_seconds(window=50) == pytest.approx(130 / 3)
         assert await store.counts() == {"succeeded": 3, "failed": 1}

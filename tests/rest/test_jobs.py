@@ -171,6 +171,7 @@ class TestRetry:
         await server.queue.fail((await server.queue.take()).id, "no memory")
         answer = (await server.client.post(f"/v1/jobs/{job_id}/retry")).json()
         assert (answer["job_id"] != job_id, answer["status"], answer["queue_position"]) == (True, "queued", 1)
+        assert answer["eta_seconds"] == 5.0
         again = await server.queue.take()
         (first,) = await server.queue.find([job_id])
         assert first is not None
@@ -267,7 +268,7 @@ class TestEvents:
         async with Follower(server, f"/v1/jobs/{job_id}/events") as follower:
             retry, queued = await follower.next(2)
             assert (retry, queued["event"]) == ({"retry": "2000"}, "queued")
-            assert queued["data"].items() >= {"job_id": job_id, "position": 1}.items()
+            assert queued["data"].items() >= {"job_id": job_id, "position": 1, "eta_seconds": 5.0}.items()
             headers = {name.decode(): value.decode() for name, value in follower.start["headers"]}
             assert headers["content-type"].startswith("text/event-stream")
             assert (headers["cache-control"], headers["x-accel-buffering"]) == ("no-cache", "no")
@@ -277,7 +278,7 @@ class TestEvents:
             server.queue.reporter(job.id)(Progress(0.5, "render", "step 4 of 8"))
             (progress,) = await follower.next(1)
             assert (progress["event"], "id" in progress) == ("progress", False)
-            assert progress["data"]["progress_text"] == "step 4 of 8"
+            assert progress["data"].items() >= {"progress_text": "step 4 of 8", "eta_seconds": 2.5}.items()
             song = server._song(job.request, 0, "mp3", b"song")
             await server.queue.finish(job.id, (song,))
             rest = [event async for event in follower]

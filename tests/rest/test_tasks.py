@@ -38,6 +38,7 @@ class TestReleaseTask:
         assert abs(body["timestamp"] - time.time() * 1000) < 10_000
         data = body["data"]
         assert (data["status"], data["queue_position"], data["warnings"]) == ("queued", 1, [])
+        assert data["eta_seconds"] == 5.0
         assert await server.queue.find([data["task_id"]]) != [None]
 
     async def test_positions_count_up(self, server: Server):

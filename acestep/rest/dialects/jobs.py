@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pydantic import BaseModel, Field
 
 from acestep.jobs.model import JobState, JobView
-from acestep.rest.response.jobs import error_of, eta_seconds, progress_text, result_items
-from acestep.rest.response.schemas import Metas, ResultItem
+from acestep.rest.response.jobs import error_of, progress_text, result_items, rounded
+from acestep.rest.response.schemas import ETA, Metas, ResultItem
 from acestep.rest.submit import Submission
 
 
@@ -14,6 +14,7 @@ class SubmittedJob(BaseModel):
     job_id: str
     status: JobState = "queued"
     queue_position: int = Field(description="Queued jobs, this one included.")
+    eta_seconds: float | None = Field(None, description=ETA)
     warnings: list[str] = Field(description="Each value that was changed or ignored, as a sentence.")
 
 
@@ -49,7 +50,7 @@ class JobObject(BaseModel):
     progress: float = Field(description="From 0 to 1.")
     stage: str
     progress_text: str = Field(description="Progress as a sentence.")
-    eta_seconds: float | None = Field(None, description="Estimated time to completion, from earlier jobs.")
+    eta_seconds: float | None = Field(None, description=ETA)
     created_at: float
     started_at: float | None = None
     finished_at: float | None = None
@@ -62,11 +63,12 @@ def submitted_job(submission: Submission) -> SubmittedJob:
     return SubmittedJob(
         job_id=submission.job_id,
         queue_position=submission.position,
+        eta_seconds=rounded(submission.eta),
         warnings=list(submission.request.warnings),
     )
 
 
-def job_object(view: JobView, link: Callable[[str, str], str], average_seconds: float) -> JobObject:
+def job_object(view: JobView, link: Callable[[str, str], str]) -> JobObject:
     """`link` returns the link to a file, given its caption and name."""
     job = view.job
     items = result_items(view, link)
@@ -80,7 +82,7 @@ def job_object(view: JobView, link: Callable[[str, str], str], average_seconds: 
         progress=items[0].progress,
         stage=items[0].stage,
         progress_text=progress_text(view),
-        eta_seconds=eta_seconds(view, average_seconds),
+        eta_seconds=rounded(view.eta),
         created_at=job.created_at,
         started_at=job.started_at,
         finished_at=job.finished_at,

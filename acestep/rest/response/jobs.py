@@ -33,7 +33,7 @@ def unknown_entry(task_id: str, status: int) -> QueryEntry:
     return QueryEntry(task_id=task_id, result=_dump([item]), status=status, error=UNKNOWN_TASK)
 
 
-def query_entry(view: JobView, link: Callable[[str, str], str], average_seconds: float) -> QueryEntry:
+def query_entry(view: JobView, link: Callable[[str, str], str]) -> QueryEntry:
     """`link` returns the link to a file, given its caption and name."""
     job = view.job
     found = _analysis(job)
@@ -44,7 +44,7 @@ def query_entry(view: JobView, link: Callable[[str, str], str], average_seconds:
         progress_text=progress_text(view),
         error=error_of(job),
         queue_position=view.position,
-        eta_seconds=eta_seconds(view, average_seconds),
+        eta_seconds=rounded(view.eta),
     )
 
 
@@ -186,13 +186,8 @@ def progress_text(view: JobView) -> str:
     return ""
 
 
-def eta_seconds(view: JobView, average_seconds: float) -> float | None:
-    """Estimate from the average time of a job; jobs that run now count as half done."""
-    if view.position:
-        return round((view.position + 0.5) * average_seconds, 1)
-    if view.progress:
-        return round((1.0 - view.progress.fraction) * average_seconds, 1)
-    return None
+def rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)
 
 
 def simple_sample(example: SimpleExample) -> SimpleSample:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 from acestep.rest.response.devices import Devices
 from acestep.rest.spelling import UNDECIDED
 
+ETA = "Seconds until it is done, by the speed of earlier jobs; null: it is done."
 ENVIRONMENT = "development"  # as in the original
 
 
@@ -16,6 +17,7 @@ class Submitted(BaseModel):
     task_id: str
     status: str = "queued"
     queue_position: int = Field(description="Queued jobs, this one included.")
+    eta_seconds: float | None = Field(None, description=ETA)
     warnings: list[str] = Field(description="Each value that was changed or ignored, as a sentence.")
 
 
@@ -122,7 +124,7 @@ class QueryEntry(BaseModel):
     progress_text: str = Field("", description="Progress as a sentence.")
     error: str | None = None
     queue_position: int | None = Field(None, description="From 1, while the job is queued.")
-    eta_seconds: float | None = Field(None, description="Estimated time to completion, from earlier jobs.")
+    eta_seconds: float | None = Field(None, description=ETA)
 
 
 class DraftAnswer(BaseModel):

@@ -65,7 +65,7 @@ async def _finished(request: Request, services: HttpServices, job_id: str) -> Re
 async def _job(job_id: str, services: HttpServices, status: int, headers: dict[str, str]) -> Json:
     (view,) = await services.queue.find([job_id])
     assert view is not None  # it was accepted or finished just now
-    found = job_object(view, services.links.to, await services.queue.average_seconds())
+    found = job_object(view, services.links.to)
     return Json(found.model_dump(), status, headers=job_headers(job_id) | headers)
 
 

@@ -9,13 +9,14 @@ from pydantic import BaseModel, Field
 
 from acestep.jobs.model import ENDED, JobState, JobView
 from acestep.rest.deps import HttpServices, RequestBody, Services, require_key
-from acestep.rest.dialects.jobs import JobObject, SubmittedJob, job_object
+from acestep.rest.dialects.jobs import JobObject, SubmittedJob, job_object, submitted_job
 from acestep.rest.envelope import Envelope
 from acestep.rest.job_events import job_events
 from acestep.rest.openapi import body_of
 from acestep.rest.request.schemas import CancelTask, read_cancel
 from acestep.rest.response.jobs import UNKNOWN_TASK, query_entry
 from acestep.rest.response.schemas import QueryEntry
+from acestep.rest.submit import Submission
 from acestep.rest.wait import JOBS_PATH
 
 router = APIRouter(tags=["songs"])
@@ -49,8 +50,7 @@ async def jobs(
 ) -> JobPage:
     """List jobs, the newest first."""
     views = await services.queue.newest(state, after, limit + 1)
-    average = await services.queue.average_seconds()
-    page = [job_object(view, services.links.to, average) for view in views[:limit]]
+    page = [job_object(view, services.links.to) for view in views[:limit]]
     return JobPage(jobs=page, next=page[-1].job_id if len(views) > limit else None)
 
 
@@ -82,7 +82,7 @@ async def delete(view: Known, services: Services) -> JobObject:
 async def cancel_task(body: RequestBody, services: Services) -> Envelope[QueryEntry]:
     """Cancel a job, and return it as /query_result does."""
     view = await _cancelled(read_cancel(body.fields), services)
-    return Envelope(data=query_entry(view, services.links.to, await services.queue.average_seconds()))
+    return Envelope(data=query_entry(view, services.links.to))
 
 
 @router.post(JOBS_PATH + "/{job_id}/retry", dependencies=[Depends(require_key)])
@@ -90,9 +90,7 @@ async def retry(view: Known, services: Services) -> SubmittedJob:
     """Submit the request of a job once more, with the same seeds."""
     request = view.job.request
     receipt = await services.queue.submit(request)
-    return SubmittedJob(
-        job_id=receipt.job_id, queue_position=receipt.position, warnings=list(request.warnings)
-    )
+    return submitted_job(Submission(receipt.job_id, receipt.position, receipt.eta, request))
 
 
 @router.get(
@@ -134,7 +132,7 @@ async def _cancelled(job_id: str, services: HttpServices) -> JobView:
 
 
 async def _object(view: JobView, services: HttpServices) -> JobObject:
-    return job_object(view, services.links.to, await services.queue.average_seconds())
+    return job_object(view, services.links.to)
 
 
 def _found(view: JobView | None, job_id: str) -> JobView:

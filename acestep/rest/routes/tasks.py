@@ -8,7 +8,7 @@ from acestep.rest.deps import RequestBody, Services, check_key
 from acestep.rest.envelope import Envelope, ErrorEnvelope
 from acestep.rest.openapi import body_of
 from acestep.rest.request.schemas import GenerateTask, QueryTask, read_query
-from acestep.rest.response.jobs import query_entry, unknown_entry
+from acestep.rest.response.jobs import query_entry, rounded, unknown_entry
 from acestep.rest.response.schemas import QueryEntry, Submitted
 from acestep.rest.spelling import AUDIO_PATH, JsonObject, disposition, media_type
 from acestep.rest.submit import submit
@@ -32,6 +32,7 @@ async def release_task(body: RequestBody, services: Services) -> Envelope[Submit
         data=Submitted(
             task_id=submission.job_id,
             queue_position=submission.position,
+            eta_seconds=rounded(submission.eta),
             warnings=list(submission.request.warnings),
         )
     )
@@ -41,11 +42,10 @@ async def release_task(body: RequestBody, services: Services) -> Envelope[Submit
 async def query_result(body: RequestBody, services: Services) -> Envelope[list[QueryEntry]]:
     """Return the state and results of jobs: one entry for each id, in order; `result` is a JSON string."""
     ids = read_query(body.fields).task_id_list
-    average = await services.queue.average_seconds()
     views = await services.queue.find(ids)
     return Envelope(
         data=[
-            query_entry(view, services.links.to, average)
+            query_entry(view, services.links.to)
             if view
             else unknown_entry(task_id, services.config.unknown_task_status)
             for task_id, view in zip(ids, views, strict=True)
