@@ -1,7 +1,9 @@
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
+import jsonschema_rs
 import pytest
 from pydantic import BaseModel
 
@@ -294,3 +296,19 @@ class TestFieldsOfBodies:
         for name, schema in properties(document, model).items():
             for value in [None, *(kind["const"] for kind in schema["anyOf"] if "const" in kind)]:
                 assert is_neutral(read({name: value}), name), (name, value)
+
+
+def test_what_is_read_without_being_a_word_is_in_the_schema(document: dict[str, Any]) -> None:
+    # Such as bpm -1 and key_scale 0, which mean that the field is not set.
+    properties = document["components"]["schemas"]["GenerateTask"]["properties"]
+    parts = {"components": document["components"]}
+    values = (0, -1, 0.0, -1.0, 1, 1.5, "0", "-1", None, False, True, [], {}, [0], [-1])
+    beyond = []
+    for name, schema in properties.items():
+        validator = jsonschema_rs.validator_for({**schema, **parts})
+        for value in values:
+            with suppress(InvalidFieldError):
+                read_task({"prompt": "x", name: value})
+                if not validator.is_valid(value):
+                    beyond.append((name, value))
+    assert beyond == []

@@ -69,7 +69,7 @@ class MusicFields(BaseModel):
         _DEFAULT.bpm,
         ge=MIN_BPM,
         le=MAX_BPM,
-        neutral=(0,),
+        neutral=(0, -1),
         about="Beats per minute. 0, -1, null, `auto` or empty: not set.",
         example=120,
     )
@@ -78,7 +78,9 @@ class MusicFields(BaseModel):
         "keyscale",
         "keyScale",
         "key",
-        about="Key. `C`, `Am`, `B-flat major`, `C sharp min`, ♯ and ♭, and 嬰ハ短調 are read as well.",
+        neutral=(0, -1),
+        about="Key. `C`, `Am`, `B-flat major`, `C sharp min`, ♯ and ♭, and 嬰ハ短調 are read as well. 0, -1, null, "
+        "`auto` or empty: not set.",
         example="F# minor",
         allowed="a key like 'C major', 'F# minor' or 'Bbm'",
     )
