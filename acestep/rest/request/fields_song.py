@@ -79,8 +79,8 @@ class MusicFields(BaseModel):
         "keyScale",
         "key",
         neutral=(0, -1),
-        about="Key. `C`, `Am`, `B-flat major`, `C sharp min`, ♯ and ♭, and 嬰ハ短調 are read as well. 0, -1, null, "
-        "`auto` or empty: not set.",
+        about="Key. `C`, `Am`, `B-flat major`, `C sharp min`, ♯ and ♭, and 嬰ハ短調 are read as well. "
+        "0, -1, null, `auto` or empty: not set.",
         example="F# minor",
         allowed="a key like 'C major', 'F# minor' or 'Bbm'",
     )
