@@ -149,7 +149,9 @@ def test_one_room_each_for_environment_sql_and_printing() -> None:
             "planner.backends.vllm",
         ):  # some of vLLM is set by its environment alone
             assert "os.environ" not in source and "getenv" not in source, name
-        if not within(name, ("jobs.store", "jobs.history", "jobs.database", "jobs.migrations")):
+        if not within(
+            name, ("jobs.store", "jobs.history", "jobs.expiry", "jobs.database", "jobs.migrations")
+        ):
             assert "sqlite3" not in imports(path), name
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import wraps
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import uuid4
@@ -19,12 +19,12 @@ from acestep.domain.song import Song, SongRequest, TaskOptions
 from acestep.errors import InvalidFieldError, JobDatabaseError
 from acestep.jobs.database import DatabaseFile, open_database, translated
 from acestep.jobs.eta import Speeds, work_of
+from acestep.jobs.expiry import files_of_jobs, is_needed, remove_ended, remove_one
 from acestep.jobs.history import (
     REQUEST,
     SONGS,
     average_seconds,
     events_after,
-    files_in,
     job_of,
     last_number,
     learn,
@@ -35,7 +35,6 @@ from acestep.jobs.history import (
 )
 from acestep.jobs.model import Claim, JobEvent, JobState, JobView, Lease, Receipt, Renewal
 
-EXPIRE_AT_ONCE = 100  # jobs; deleting their files takes some milliseconds, in which requests wait
 MAX_DEATHS = 5  # of servers that were making the songs of a job, which may be the cause
 LEASE_SECONDS = 15.0  # that a job stays with a server of which nothing is heard
 
@@ -319,66 +318,33 @@ class JobStore:
 
     @_on_store_thread
     def expire(self, before: float, delete: Callable[[str], None]) -> int:
-        """Delete EXPIRE_AT_ONCE jobs that ended before that time, and their files; returns how many."""
+        """Delete some jobs that ended before that time, and their files; returns how many."""
         with self._transaction():
-            rows = self._db.execute(
-                "SELECT seq, songs FROM jobs WHERE state IN ('succeeded', 'failed', 'cancelled')"
-                " AND finished_at < ? ORDER BY seq",
-                (before,),
-            )
-            files = ((row["seq"], files_in(row["songs"])) for row in rows)
-            # A job stays as long as a queued or running one needs a file of it.
-            unneeded = ((seq, names) for seq, names in files if not any(map(self._is_needed, names)))
-            expired = dict(islice(unneeded, EXPIRE_AT_ONCE))
-            self._remove([*expired])
-        for name in chain.from_iterable(expired.values()):
+            removed = remove_ended(self._db, before)
+        for name in chain.from_iterable(removed):
             delete(name)
-        return len(expired)
+        return len(removed)
 
     @_on_store_thread
     def delete(self, job_id: str, delete: Callable[[str], None]) -> bool:
         """Delete a job that has ended and its files, as far as no other job needs them."""
         with self._transaction():
-            row = self._db.execute(
-                "SELECT seq, songs FROM jobs WHERE id = ? AND finished_at IS NOT NULL", (job_id,)
-            ).fetchone()
-            if row is None:
-                return False
-            names = [name for name in files_in(row["songs"]) if not self._is_needed(name)]
-            self._remove([row["seq"]])
-        for name in names:
+            names = remove_one(self._db, job_id)
+        for name in names or ():
             delete(name)
-        return True
-
-    def _remove(self, numbers: Sequence[int]) -> None:
-        chosen = (json.dumps(numbers),)
-        self._db.execute(
-            "DELETE FROM events WHERE job_id IN"
-            " (SELECT id FROM jobs WHERE seq IN (SELECT value FROM json_each(?)))",
-            chosen,
-        )
-        self._db.execute("DELETE FROM jobs WHERE seq IN (SELECT value FROM json_each(?))", chosen)
+        return names is not None
 
     @_on_store_thread
     def delete_unneeded(self, name: str, delete: Callable[[str], None]) -> bool:
         """Delete a file unless a queued or running job needs it; returns whether it was deleted."""
-        if self._is_needed(name):
+        if is_needed(self._db, name):
             return False
         delete(name)
         return True
 
-    def _is_needed(self, name: str) -> bool:
-        # File names are unique, so it does not matter where in a request one stands.
-        (needed,) = self._db.execute(
-            "SELECT EXISTS (SELECT 1 FROM jobs WHERE state IN ('queued', 'running') AND instr(request, ?))",
-            (name,),
-        ).fetchone()
-        return bool(needed)
-
     @_on_store_thread
     def files(self) -> set[str]:
-        rows = self._db.execute("SELECT songs FROM jobs WHERE songs != '[]'")
-        return {file for (songs,) in rows for file in files_in(songs)}
+        return files_of_jobs(self._db)
 
     @_on_store_thread
     def oldest_start(self) -> float | None:

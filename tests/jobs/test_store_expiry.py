@@ -40,7 +40,7 @@ class TestExpire:
     async def test_deletes_so_many_at_once(
         self, store: JobStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ):
-        monkeypatch.setattr("acestep.jobs.store.EXPIRE_AT_ONCE", 2)
+        monkeypatch.setattr("acestep.jobs.expiry.EXPIRE_AT_ONCE", 2)
         for name in "abc":
             job_id = await submit(store)
             await claim(store)
