@@ -25,7 +25,7 @@ def song(dice: random.Random, source: str) -> dict[str, Any]:
     """The fields of a request of some task, length and size."""
     fields: dict[str, Any] = {
         "prompt": dice.choice(("upbeat piano pop", "slow jazz with brushes", "techno", "a waltz for guitar")),
-        "audio_duration": dice.choice((10, 15, 20, 30, 45, 60)),
+        "audio_duration": dice.choice((10, 12, 15, 20, 30, 45)),
         "inference_steps": dice.choice((4, 8, 8, 8)),
         "batch_size": dice.choice((1, 1, 2)),
         "audio_format": dice.choice(("mp3", "wav", "flac", "opus")),

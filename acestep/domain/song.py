@@ -349,3 +349,4 @@ class Progress:
     fraction: float  # 0..1
     stage: str
     text: str = ""  # a sentence for users
+    made: tuple[int, Song] | None = None  # the number from 0 of a song that is finished, and the song

@@ -100,11 +100,17 @@ class JobProgress:
                 self._begun_stems[song] = now
             self._report_mean()
 
-    def _report_mean(self) -> None:
+    def song(self, number: int, song: Song) -> None:
+        """Report a finished song, unless it ends the job."""
+        if self._count > 1:
+            with self._lock:
+                self._report_mean((number, song))
+
+    def _report_mean(self, made: tuple[int, Song] | None = None) -> None:
         begun = [*self._songs, *self._begun_stems.values()]
         mean = sum(done for done, *_ in begun) / (self._count * (1 + self._stems))
         *_, stage, text = min(begun)
-        self._on_progress(Progress(mean, stage, text))
+        self._on_progress(Progress(mean, stage, text, made))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -197,7 +203,9 @@ class SongPipeline:
         file = await self._encode(task, clip)
         if stems:
             analysis = replace(analysis, stems=await self._stems(task, stems))
-        return replace(task.song(file, (*latents.warnings, *notes)), lm_model=planner, analysis=analysis)
+        song = replace(task.song(file, (*latents.warnings, *notes)), lm_model=planner, analysis=analysis)
+        task.progress.song(task.index, song)
+        return song
 
     def _render_batch(self, tasks: Sequence[RenderTask]) -> Sequence[SongLatents]:
         def on_step(done: int, steps: int) -> None:

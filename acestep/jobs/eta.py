@@ -10,6 +10,7 @@ from typing import NamedTuple
 from acestep.domain.song import Song, SongRequest
 
 KEPT = 48  # jobs of a kind that are looked back upon
+LATEST = 5  # jobs that show how fast the machine is now, which may have other work
 
 _Samples = deque[tuple[float, float]]  # units of work, and the seconds that they took
 _Kind = tuple[str, str]  # of a Work: its model and kind
@@ -41,6 +42,7 @@ class Speeds:
         self._made_by: dict[_Kind, str] = {}
         self._fits: dict[tuple[_Kind, str], tuple[float, float]] = {}
         self._known: dict[Work, float] = {}  # since the last job
+        self._latest: deque[tuple[_Kind, Work, float]] = deque(maxlen=LATEST)
 
     def learn(self, request: SongRequest, songs: Sequence[Song], seconds: float) -> None:
         """Take over what a job has shown that took `seconds`."""
@@ -53,6 +55,8 @@ class Speeds:
             self._made_by[key] = made_by
         self._fits, self._known = {}, {}
         plan = songs[0].plan
+        work = work._replace(duration=plan.duration, steps=plan.sampling.steps)
+        self._latest.append((key, work, seconds))
         self._songs[key].append((plan.duration, plan.sampling.steps))
         totals: defaultdict[str, float] = defaultdict(float)
         for song in songs:
@@ -69,8 +73,15 @@ class Speeds:
     def seconds(self, work: Work) -> float:
         if work not in self._known:
             key = self._nearest(work)
-            self._known[work] = self._assumed if key is None else self._estimate(key, work)
+            self._known[work] = self._assumed if key is None else self._pace() * self._estimate(key, work)
         return self._known[work]
+
+    def _pace(self) -> float:
+        # Of the latest jobs: the seconds that they took by those that all earlier ones make expect.
+        told = [
+            (self._estimate(key, work), seconds) for key, work, seconds in self._latest if key in self._stages
+        ]
+        return median([seconds / expected for expected, seconds in told if expected] or [1.0])
 
     def _estimate(self, key: _Kind, work: Work) -> float:
         lasts, takes = zip(*self._songs[key], strict=True)
@@ -97,6 +108,7 @@ class Speeds:
     def _forget(self, key: _Kind) -> None:
         self._stages.pop(key, None)
         self._songs.pop(key, None)
+        self._latest = deque([each for each in self._latest if each[0] != key], LATEST)
         for known in [each for each in self._ratios if each[:2] == key]:
             del self._ratios[known]
 

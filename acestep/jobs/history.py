@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import Any
@@ -34,6 +34,21 @@ def note(
         "INSERT INTO events (job_id, kind, at, data) VALUES (?, ?, ?, ?)",
         [(job_id, kind, at, told) for job_id in job_ids],
     )
+
+
+def note_songs(
+    database: sqlite3.Connection, job_id: str, songs: Iterable[tuple[int, Song]], at: float
+) -> None:
+    """Write an event of each song, but for those that this attempt has told already."""
+    rows = database.execute(
+        "SELECT json_extract(data, '$.index') FROM events WHERE job_id = ?1 AND kind = 'song' AND number >"
+        " COALESCE((SELECT MAX(number) FROM events WHERE job_id = ?1 AND kind = 'started'), 0)",
+        (job_id,),
+    )
+    told = {index for (index,) in rows}
+    for index, song in songs:
+        if index not in told:
+            note(database, [job_id], "song", at, index=index, file=song.file, caption=song.plan.caption)
 
 
 def events_after(

@@ -60,7 +60,7 @@ class JobQueue:
         self._arrived = asyncio.Event()
         self._overtakes = 0  # jobs in a row that went before an older one
         self._running: dict[str, _Running] = {}
-        self._begun: asyncio.Queue[Lease] = asyncio.Queue()
+        self._to_note: asyncio.Queue[tuple[Lease, Callable[[], Awaitable[object]]]] = asyncio.Queue()
         self._cancels: asyncio.Queue[Job] = asyncio.Queue()
         self.listeners = Listeners()
         # An event is kept as long as a call waits for it.
@@ -180,19 +180,26 @@ class JobQueue:
 
     def reporter(self, job_id: str) -> OnProgress:
         running, loop = self._running[job_id], asyncio.get_running_loop()
+        lease = running.job.lease
 
         def report(progress: Progress) -> None:  # from any thread
             if running.report(progress):
-                loop.call_soon_threadsafe(self._begun.put_nowait, running.job.lease)
+                loop.call_soon_threadsafe(
+                    self._to_note.put_nowait, (lease, partial(self._store.begin, lease))
+                )
+            if progress.made:
+                work = partial(self._store.note_song, lease, *progress.made)
+                loop.call_soon_threadsafe(self._to_note.put_nowait, (lease, work))
             self.listeners.note_progress(job_id)
 
         return report
 
-    async def note_begun(self) -> None:
-        """Note in the database which jobs have made their first step."""
+    async def note_steps(self) -> None:
+        """Note in the database which jobs have made their first step, and their first songs."""
         while True:
-            lease = await self._begun.get()
-            await self._retry(lease.job_id, partial(self._store.begin, lease))
+            lease, work = await self._to_note.get()
+            await self._retry(lease.job_id, work)
+            self.listeners.wake(lease.job_id)
 
     async def finish(self, job_id: str, songs: tuple[Song, ...]) -> bool:
         """False where the job is no longer held, so that nothing has changed; so do the next two."""

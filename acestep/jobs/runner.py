@@ -50,7 +50,7 @@ class Runner:
         self._background = {
             self._tasks.keep("job feed", self._feed),
             self._tasks.keep("job leases", self._renew),
-            self._tasks.keep("job beginnings", self._queue.note_begun),
+            self._tasks.keep("job steps", self._queue.note_steps),
             self._tasks.keep("job cancels", self._cancel),
             self._tasks.keep("file cleaner", self._cleaner.run),
             self._tasks.keep("job database check", self._queue.check_after_refusal),

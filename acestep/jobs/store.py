@@ -30,6 +30,7 @@ from acestep.jobs.history import (
     learn,
     newest,
     note,
+    note_songs,
     views,
     waiting,
 )
@@ -169,6 +170,17 @@ class JobStore:
         self._db.execute("UPDATE jobs SET has_begun = 1 WHERE id = ? AND token = ?", lease)
 
     @_on_store_thread
+    def note_song(self, lease: Lease, number: int, song: Song) -> bool:
+        """Note a finished song of a job that goes on; False where the lease is not valid."""
+        with self._transaction():
+            held = self._db.execute(
+                "SELECT 1 FROM jobs WHERE id = ? AND token = ? AND state = 'running'", lease
+            ).fetchone()
+            if held:
+                note_songs(self._db, lease.job_id, [(number, song)], self._clock())
+        return held is not None
+
+    @_on_store_thread
     def renew(self, leases: Sequence[Lease]) -> Renewal:
         """Keep leases for LEASE_SECONDS more, also late ones, as long as nothing else has the job."""
         with self._transaction():
@@ -216,8 +228,7 @@ class JobStore:
         ).rowcount
         if not ended:
             return False
-        for number, song in enumerate(songs):
-            note(self._db, [lease.job_id], "song", now, index=number, file=song.file)
+        note_songs(self._db, lease.job_id, enumerate(songs), now)
         note(self._db, [lease.job_id], state, now, error=error)
         return True
 

@@ -75,9 +75,7 @@ class _Stream:
         if event.kind == "requeued" or event.kind in ENDED:
             self._running.pop(event.job_id, None)
         if event.kind == "song":
-            file = str(data.pop("file"))
-            songs = view.job.songs if view else ()
-            caption = next((song.plan.caption for song in songs if song.file == file), "")
+            file, caption = str(data.pop("file")), str(data.pop("caption", ""))
             data["file"] = self._services.links.to(caption, file) if file else ""
         if event.kind in ENDED and view is not None and view.job.state in ENDED:
             data["job"] = job_object(view, self._services.links.to).model_dump()

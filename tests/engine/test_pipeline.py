@@ -111,6 +111,13 @@ class TestOneJob:
         assert stages == ["plan", "render", "decode", "write"]
         assert any(f"step {STEPS} of {STEPS}" in progress.text for progress in told)
 
+    @pytest.mark.parametrize(("seeds", "numbers"), [((1, 2, 3), [0, 1, 2]), ((1,), [])])
+    async def test_each_song_of_several_is_reported_when_it_is_done(self, engine, seeds, numbers):
+        told: list[Progress] = []
+        songs = await engine.run(request(seeds=seeds), told.append, wanted)
+        made = [progress.made for progress in told if progress.made]
+        assert sorted(made) == [(number, songs[number]) for number in numbers]
+
     async def test_the_model_is_called_from_one_thread(self, engine, renderer):
         await make_all(engine, *(request(seeds=(seed,), duration=10.0 + seed) for seed in range(1, 4)))
         assert len(renderer.threads) == 1

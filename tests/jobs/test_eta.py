@@ -65,6 +65,12 @@ def test_one_job_that_waited_for_its_model_does_not_count() -> None:
     assert speeds.seconds(work_of(asked(30))) == pytest.approx(3.3)
 
 
+def test_a_machine_that_has_become_slower_is_noticed() -> None:
+    quick, slow = [(asked(30), {"render": each}, each) for each in (2.0, 6.0)]
+    told = [taught(*[quick] * 20, *[slow] * count).seconds(work_of(asked(30))) for count in (0, 1, 3)]
+    assert told == pytest.approx([2.0, 2.0, 6.0], rel=0.2)
+
+
 def test_songs_that_share_a_batch_are_counted_together() -> None:
     speeds = taught((asked(30, songs=4), {"render": 3.0}, 3.3))
     assert speeds.seconds(work_of(asked(30, songs=4))) == pytest.approx(3.3)

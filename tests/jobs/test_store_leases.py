@@ -118,8 +118,8 @@ class TestEvents:
             ("started", {"attempt": 1}),
             ("requeued", {"reason": "interrupted"}),
             ("started", {"attempt": 2}),
-            ("song", {"index": 0, "file": "a.mp3"}),
-            ("song", {"index": 1, "file": "b.mp3"}),
+            ("song", {"index": 0, "file": "a.mp3", "caption": "a song"}),
+            ("song", {"index": 1, "file": "b.mp3", "caption": "a song"}),
             ("succeeded", {}),
         ]
         assert await told(store, second) == [
@@ -169,3 +169,16 @@ class TestNewest:
         assert await listed("succeeded", "running") == ["1", "0"]
         assert await listed("queued", after=ids[4]) == ["3", "2"]
         assert [each.position for each in await store.newest(["queued"], None, 10)] == [3, 2, 1]
+
+    async def test_a_song_that_was_told_is_not_told_again_by_the_same_attempt(self, store: JobStore):
+        job_id = await submit(store)
+        lost = (await claim(store)).lease
+        assert await store.note_song(lost, 1, song("lost.mp3"))
+        await store.reclaim(alone=True)
+        lease = (await claim(store)).lease
+        assert not await store.note_song(lost, 0, song("late.mp3"))
+        assert await store.note_song(lease, 1, song("b.mp3"))
+        await store.finish(lease, (song("a.mp3"), song("b.mp3")))
+        assert not await store.note_song(lease, 0, song("late.mp3"))
+        files = [data["file"] for kind, data in await told(store, job_id) if kind == "song"]
+        assert files == ["lost.mp3", "b.mp3", "a.mp3"]

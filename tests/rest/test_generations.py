@@ -140,7 +140,10 @@ class TestSpeech:
 class TestJob:
     @pytest.mark.parametrize(
         ("field", "headers", "applied"),
-        [({"async": True}, {}, None), ({}, {"Prefer": "respond-async, wait=5"}, "respond-async")],
+        [
+            ({"async": True}, {}, None),
+            ({}, {"Prefer": "Respond-Async; x=1, wait=0"}, "respond-async, wait=0"),
+        ],
     )
     async def test_answer(
         self, server: Server, field: dict[str, Any], headers: dict[str, str], applied: str | None
@@ -155,6 +158,18 @@ class TestJob:
         assert answer.headers["x-ace-step-task-id"] == job.id
         done = (await server.client.get(answer.headers["location"])).json()
         assert (done["status"], len(done["result"]["audio_paths"])) == ("succeeded", 2)
+
+    @pytest.mark.parametrize(("field", "is_file"), [({}, True), ({"async": True}, False), ({"n": 2}, False)])
+    async def test_a_song_that_is_done_while_the_client_waits(
+        self, server: Server, field: dict[str, Any], is_file: bool
+    ):
+        headers = {"Prefer": "wait=5" if field.get("async") else "respond-async, wait=5"}
+        asked = asyncio.create_task(server.client.post(PATH, json={**ASKED, **field}, headers=headers))
+        await asyncio.wait_for(server.finish_next(), 5)
+        answer = await asked
+        assert (answer.status_code, answer.headers["preference-applied"]) == (200, "wait=5")
+        assert (answer.content == b"0123456789") is is_file
+        assert is_file or answer.json()["status"] == "succeeded"
 
 
 class TestRefusals:

@@ -288,6 +288,24 @@ class TestEvents:
         numbers = [int(event["id"]) for event in (queued, started, *rest)]
         assert numbers == sorted(set(numbers))
 
+    async def test_a_song_comes_before_the_job_ends(self, server: Server):
+        job_id = await server.release(batch_size=2)
+        noting = asyncio.create_task(server.queue.note_steps())
+        async with Follower(server, f"/v1/jobs/{job_id}/events") as follower:
+            job = await server.queue.take()
+            songs = [server._song(job.request, index, "mp3", b"song") for index in range(2)]
+            server.queue.reporter(job.id)(Progress(0.5, "write", made=(1, songs[1])))
+            async for event in follower:
+                if event.get("event") == "song":
+                    break
+            assert event["data"]["index"] == 1
+            assert (await server.client.get(f"/v1/jobs/{job_id}")).json()["status"] == "running"
+            assert (await server.client.get(event["data"]["file"])).content == b"song"
+            await server.queue.finish(job.id, tuple(songs))
+            rest = [event async for event in follower if event["event"] != "progress"]
+        assert [event["data"].get("index") for event in rest] == [0, None]
+        noting.cancel()
+
     async def test_a_client_that_comes_back_goes_on_after_the_last(self, server: Server):
         job_id = await server.release(batch_size=1)
         await server.finish_next()

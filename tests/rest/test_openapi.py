@@ -211,7 +211,9 @@ def test_answers_of_dialects_are_described(document: dict[str, Any]):
 
 
 def described(document: dict[str, Any], answer: dict[str, Any]) -> set[str]:
-    return set(resolve(document, answer["content"]["application/json"]["schema"])["properties"])
+    schema = answer["content"]["application/json"]["schema"]
+    kinds = [resolve(document, kind) for kind in schema.get("anyOf", [schema])]
+    return {name for kind in kinds for name in kind["properties"]}
 
 
 NO_FIELDS = {BODY_FIELD, PARAM_OBJ, METAS[0]}  # read before the fields are

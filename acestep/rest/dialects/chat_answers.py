@@ -6,6 +6,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fastapi.sse import format_sse_event
+
 from acestep.domain.song import Song, is_instrumental
 from acestep.jobs.model import Job, JobView
 from acestep.rest.errors import Problem
@@ -88,7 +90,7 @@ class ChatAnswer:
         }
 
 
-DONE = b"data: [DONE]\n\n"
+DONE = format_sse_event(data_str="[DONE]")
 
 
 def content(song: Song) -> str:
@@ -129,4 +131,4 @@ def _dump(body: JsonObject) -> bytes:
 
 def _event(body: JsonObject) -> bytes:
     # ASCII, since some clients take U+2028 for the end of a line.
-    return b"data: " + json.dumps(body, allow_nan=False).encode("ascii") + b"\n\n"
+    return format_sse_event(data_str=json.dumps(body, allow_nan=False))

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from fastapi import APIRouter, Depends, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
-from sse_starlette import EventSourceResponse
+from fastapi.sse import EventSourceResponse
 from starlette.exceptions import HTTPException
 
 from acestep.errors import AceStepError
@@ -26,7 +26,7 @@ from acestep.rest.wait import cancel_unwanted, job_headers, recordings_of, succe
 router = APIRouter(tags=["songs"], dependencies=[Depends(require_key)])
 
 HEARTBEAT_SECONDS = 2.0
-NO_PINGS = 86_400  # seconds between the library's own pings; ours have the progress
+UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # as routes that yield events have
 # Base64 is held in memory several times over; forms are spooled to disk.
 MAX_INLINE_AUDIO = 64 * 1024**2
 
@@ -49,7 +49,7 @@ async def chat_completions(request: Request, services: Services) -> Response:
     headers = job_headers(answer.job_id)
     if chat.request.stream:
         events = _events(answer, services, chat.request.stream_options.include_usage)
-        return EventSourceResponse(events, sep="\n", ping=NO_PINGS, headers=headers)
+        return EventSourceResponse(events, headers={**headers, **UNBUFFERED})
     job = await wait_for_songs(request, services, answer.job_id)
     whole = await run_in_threadpool(answer.completion, job, recordings_of(job, services.links))
     return Response(whole, media_type="application/json", headers=headers)

@@ -12,14 +12,13 @@ from acestep.rest.dialects.jobs import job_object
 from acestep.rest.dialects.speech import AudioSpeech, read_speech
 from acestep.rest.envelope import Json
 from acestep.rest.openapi import GENERATION_ANSWERS, SPEECH_ANSWERS, dialect_of
+from acestep.rest.prefer import APPLIED, PREFER, RESPOND_ASYNC, preferences, waited_for
 from acestep.rest.request.body import Body
 from acestep.rest.spelling import disposition, label_of, media_type
 from acestep.rest.submit import submit
 from acestep.rest.wait import SEED, TASK_ID, WARNINGS, Recording, job_headers, recordings_of, wait_for_songs
 
 router = APIRouter(tags=["songs"])
-
-RESPOND_ASYNC = "respond-async"
 
 
 @router.post(
@@ -31,13 +30,23 @@ RESPOND_ASYNC = "respond-async"
 )
 async def audio_generations(request: Request, body: RequestBody, services: Services) -> Response:
     """Make one song and answer with its file, or at once with a job (`"async": true`)."""
-    preferred = RESPOND_ASYNC in request.headers.get("prefer", "").lower()
+    preferred = RESPOND_ASYNC in preferences(request.headers.getlist(PREFER))
     fields, run_async, warnings = read_generation(body.fields, preferred)
     submission = await submit(Body(fields, body.files), services, warnings)
     if run_async:
-        return await _job(
-            submission.job_id, services, 202, {"Preference-Applied": RESPOND_ASYNC} if preferred else {}
-        )
+        answer: Response
+        told = Response()
+        ended = await waited_for(request, told, services, submission.job_id)
+        if (
+            ended and preferred and len(ended.job.songs) < 2
+        ):  # the song itself, as it was not asked for "async"
+            answer = await _finished(request, services, submission.job_id)
+        else:
+            answer = await _job(submission.job_id, services, 200 if ended else 202)
+        applied = (RESPOND_ASYNC if preferred and not ended else "", told.headers.get(APPLIED, ""))
+        if any(applied):
+            answer.headers[APPLIED] = ", ".join(filter(None, applied))
+        return answer
     return await _finished(request, services, submission.job_id)
 
 
@@ -59,14 +68,14 @@ async def _finished(request: Request, services: HttpServices, job_id: str) -> Re
     job = await wait_for_songs(request, services, job_id)
     if recordings := recordings_of(job, services.links):
         return _song(job, recordings[0])
-    return await _job(job.id, services, 200, {})  # it ends in a plan, without a song
+    return await _job(job.id, services, 200)  # it ends in a plan, without a song
 
 
-async def _job(job_id: str, services: HttpServices, status: int, headers: dict[str, str]) -> Json:
+async def _job(job_id: str, services: HttpServices, status: int) -> Json:
     (view,) = await services.queue.find([job_id])
     assert view is not None  # it was accepted or finished just now
     found = job_object(view, services.links.to)
-    return Json(found.model_dump(), status, headers=job_headers(job_id) | headers)
+    return Json(found.model_dump(), status, headers=job_headers(job_id))
 
 
 def _song(job: Job, recording: Recording) -> FileResponse:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, HTTPException, Query
+from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, Field
 
@@ -13,6 +13,7 @@ from acestep.rest.dialects.jobs import JobObject, SubmittedJob, job_object, subm
 from acestep.rest.envelope import Envelope
 from acestep.rest.job_events import job_events
 from acestep.rest.openapi import body_of
+from acestep.rest.prefer import waited_for
 from acestep.rest.request.schemas import CancelTask, read_cancel
 from acestep.rest.response.jobs import UNKNOWN_TASK, query_entry
 from acestep.rest.response.schemas import QueryEntry
@@ -86,10 +87,14 @@ async def cancel_task(body: RequestBody, services: Services) -> Envelope[QueryEn
 
 
 @router.post(JOBS_PATH + "/{job_id}/retry", dependencies=[Depends(require_key)])
-async def retry(view: Known, services: Services) -> SubmittedJob:
-    """Submit the request of a job once more, with the same seeds."""
+async def retry(
+    http: Request, response: Response, view: Known, services: Services
+) -> SubmittedJob | JobObject:
+    """Submit the request of a job once more, with the same seeds; `Prefer: wait` as in /v1/music/generate."""
     request = view.job.request
     receipt = await services.queue.submit(request)
+    if ended := await waited_for(http, response, services, receipt.job_id):
+        return job_object(ended, services.links.to)
     return submitted_job(Submission(receipt.job_id, receipt.position, receipt.eta, request))
 
 

@@ -7,6 +7,7 @@ from starlette.staticfiles import NotModifiedResponse, StaticFiles
 from acestep.rest.deps import RequestBody, Services, check_key
 from acestep.rest.envelope import Envelope, ErrorEnvelope
 from acestep.rest.openapi import body_of
+from acestep.rest.prefer import PREFER, waited_for
 from acestep.rest.request.schemas import GenerateTask, QueryTask, read_query
 from acestep.rest.response.jobs import query_entry, rounded, unknown_entry
 from acestep.rest.response.schemas import QueryEntry, Submitted
@@ -25,9 +26,18 @@ PARTS: dict[int | str, JsonObject] = {
 
 
 @router.post("/release_task", openapi_extra=body_of(GenerateTask))
-async def release_task(body: RequestBody, services: Services) -> Envelope[Submitted]:
-    """Submit a request for songs. The answer comes at once; /query_result returns the result."""
+async def release_task(
+    request: Request, response: Response, body: RequestBody, services: Services
+) -> Envelope[Submitted | QueryEntry]:
+    """Submit a request for songs. The answer comes at once; /query_result returns the result.
+
+    With `Prefer: wait=60` it is the result, as there, if that comes within 60 seconds.
+    """
     submission = await submit(body, services)
+    if PREFER in request.headers and (
+        view := await waited_for(request, response, services, submission.job_id)
+    ):
+        return Envelope(data=query_entry(view, services.links.to))
     return Envelope(
         data=Submitted(
             task_id=submission.job_id,
