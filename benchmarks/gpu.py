@@ -186,7 +186,7 @@ def _run(bench: Bench, run: Run, decision: Decision, planner: PlannerChoice) -> 
     around = LoadContext(shared=shared, plan=plan)
     try:
         model = load_model(choice.checkpoint, device, decision.limited(expect(choice)), around).renderer
-        lm = load_planner(planner.folder, device, "pt", plan, shared).model if planner.folder else None
+        lm = load_planner(planner.folder, device, "pt", around).model if planner.folder else None
     except RuntimeError as error:
         error.add_note("While loading:")
         raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import subprocess
@@ -10,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+
+from acestep.device.main_memory import available_memory
 
 
 def has_gpu(device: str) -> bool:
@@ -52,16 +53,23 @@ def memory_mib(kind: str, number: int = 0) -> float | None:
         return None
 
 
-_CGROUP = Path("/sys/fs/cgroup/memory.max")  # the limit of a container
+def cpu_flags(listing: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """What the CPU can do, as Linux calls it; empty elsewhere."""
+    try:
+        lines = listing.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())
 
 
 @dataclass(frozen=True, slots=True)
 class Probes:
-    """Bytes of memory, None if unknown: what is free on a GPU by its number, and all main memory."""
+    """Bytes of memory, None if unknown: what is free on a GPU by its number, and in main memory."""
 
     gpu_free: Callable[[int], int | None]
     main_memory: Callable[[], int | None]
     has_vllm: Callable[[], bool] = lambda: find_spec("vllm") is not None
+    cpu_flags: Callable[[], frozenset[str]] = frozenset
 
 
 def gpu_free(number: int) -> int | None:
@@ -69,16 +77,4 @@ def gpu_free(number: int) -> int | None:
     return None if mib is None else int(mib) * 2**20
 
 
-def main_memory() -> int | None:
-    """All of it, used or not: idle programs can be swapped out."""
-    try:
-        size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # not on Windows
-        return None
-    try:
-        return min(size, int(_CGROUP.read_text(encoding="ascii")))
-    except (OSError, ValueError):  # missing, or "max"
-        return size
-
-
-PROBES = Probes(gpu_free, main_memory)
+PROBES = Probes(gpu_free, available_memory, cpu_flags=cpu_flags)

@@ -337,6 +337,7 @@ class Song:
     audio_format: AudioFormat
     dit_model: str
     lm_model: str = ""
+    dtype: str = ""  # as in ModelInfo
     timings: dict[str, float] = field(default_factory=dict)  # seconds per stage
     warnings: tuple[str, ...] = ()
     analysis: Analysis = field(default_factory=Analysis)

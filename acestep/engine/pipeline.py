@@ -148,6 +148,7 @@ class RenderTask:
             plan=self.plan,
             audio_format=self.request.audio_format,
             dit_model=info.name,
+            dtype=info.dtype,
             timings={stage: round(seconds, 3) for stage, seconds in self.timings.items()},
             warnings=tuple(filter(None, (*self.request.warnings, *warnings, info.notice))),
         )

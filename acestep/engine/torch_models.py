@@ -13,17 +13,18 @@ import torch
 from torch import nn
 
 from acestep.catalog.adapters import AdapterFolder
-from acestep.catalog.checkpoints import Checkpoint
+from acestep.catalog.checkpoints import Checkpoint, read_json
 from acestep.codec.codec import Codec, load_codec
 from acestep.codec.oobleck import DEFAULT_TILE_FRAMES, OobleckCodec
-from acestep.device.probes import device_name
+from acestep.device.probes import cpu_flags, device_name
 from acestep.domain.models import ModelInfo
 from acestep.engine.renderer import Loaded, LoadedPlanner
 from acestep.engine.torch_renderer import TorchRenderer
 from acestep.errors import CheckpointError, ModelUnavailableError
 from acestep.limits import tasks_of
+from acestep.memory.number_formats import NumberFormats
 from acestep.memory.plan import MemoryPlan
-from acestep.settings.types import Quantization
+from acestep.settings.types import NumberFormat, NumberFormatWish, Quantization
 from acestep.synthesizer.loading import SynthesizerModules, load_synthesizer
 from acestep.synthesizer.lora import TransformerAdapters
 from acestep.synthesizer.synthesizer import Synthesizer
@@ -57,6 +58,7 @@ class LoadContext:
     folder: AdapterFolder = field(default_factory=lambda: AdapterFolder(None))
     shared: SharedModules = field(default_factory=SharedModules)
     plan: MemoryPlan | None = None
+    dtype: NumberFormatWish = "auto"  # as in ACESTEP_DTYPE
     beat: Callable[[], None] = _no_beat
 
 
@@ -71,14 +73,17 @@ def load_model(
     plan, shared = context.plan, context.shared
     torch_device = choose_device(device)
     context.beat()  # drivers may take seconds
-    dtype = _dtype(torch_device)
+    formats = _formats(context, torch_device)
+    number_format = formats.of(_width(checkpoint.dit))
+    dtype, of_vae = getattr(torch, number_format), getattr(torch, formats.of_vae)
     quantization = plan.quantization if plan else "none"
-    log.info("Loading %s on %s in %s", checkpoint.name, torch_device, _precision(dtype, quantization))
+    precision = _precision(number_format, quantization)
+    log.info("Loading %s on %s in %s", checkpoint.name, torch_device, precision)
     tile = plan.tile if plan else DEFAULT_TILE_FRAMES
     codec = shared.get(
         checkpoint.vae,
-        (torch_device, dtype, tile),
-        lambda: load_codec(checkpoint.vae, torch_device, dtype, tile),
+        (torch_device, of_vae, tile),
+        lambda: load_codec(checkpoint.vae, torch_device, of_vae, tile),
     )
     context.beat()
     home = torch.device("cpu") if plan and offloads(plan) else torch_device
@@ -109,6 +114,7 @@ def load_model(
         shift=checkpoint.defaults.shift,
         code_count=synthesizer.code_count,
         layers=adapters.layers,
+        dtype=precision,
         state="ready",
         detail="",
     )
@@ -121,12 +127,7 @@ def _offload_manager(device: torch.device, shared: SharedModules) -> OffloadMana
 
 
 def load_planner(
-    folder: Path,
-    device: str,
-    backend: str,
-    plan: MemoryPlan | None = None,
-    shared: SharedModules | None = None,
-    beat: Callable[[], None] = _no_beat,
+    folder: Path, device: str, backend: str, context: LoadContext | None = None
 ) -> LoadedPlanner:
     """Load the language model in `folder` onto `device`, with `backend` as in ACESTEP_LM_BACKEND.
 
@@ -135,7 +136,11 @@ def load_planner(
     """
     from acestep.planner.backends import pt, vllm  # what they import, songs without a planner do not need
 
+    context = context or LoadContext()
+    plan, beat = context.plan, context.beat
     torch_device, quantization = choose_device(device), plan.quantization if plan else "none"
+    number_format = _formats(context, torch_device).of(_width(folder))
+    dtype = getattr(torch, number_format)
     sequences, length = (
         (plan.sequences, plan.length) if plan and plan.planner else (pt.DEFAULT_SEQUENCES, pt.DEFAULT_LENGTH)
     )
@@ -145,30 +150,34 @@ def load_planner(
         if quantization != "none":
             reason = reason or f"it does not quantize ({quantization})"
         if not reason:
-            log.info("Loading %s on %s with vLLM", folder.name, torch_device)
-            model = vllm.load_vllm_language_model(folder, torch_device, sequences, length)
-            return LoadedPlanner(model, "vllm")
+            log.info("Loading %s on %s with vLLM in %s", folder.name, torch_device, number_format)
+            target = LoadTarget(torch_device, dtype)
+            return LoadedPlanner(vllm.load_vllm_language_model(folder, target, sequences, length), "vllm")
         detail = f"ACESTEP_LM_BACKEND={backend} is not available here: {reason}; pt is used"
         log.info("%s", detail)
-    dtype = _dtype(torch_device)
-    log.info("Loading %s on %s in %s", folder.name, torch_device, _precision(dtype, quantization))
+    log.info("Loading %s on %s in %s", folder.name, torch_device, _precision(number_format, quantization))
     if plan and plan.planner and plan.placement("planner") == "offloaded":
         home = LoadTarget(torch.device("cpu"), dtype, quantization, beat)
         moving = pt.load_torch_language_model(folder, home, sequences, length, torch_device)
-        place_planner(moving, _offload_manager(torch_device, shared or SharedModules()))
+        place_planner(moving, _offload_manager(torch_device, context.shared))
         return LoadedPlanner(moving, "pt", detail)
     where = LoadTarget(torch_device, dtype, quantization, beat)
     return LoadedPlanner(pt.load_torch_language_model(folder, where, sequences, length), "pt", detail)
 
 
-def _dtype(torch_device: torch.device) -> torch.dtype:
-    # The published weights are bfloat16; a CPU computes float32 faster, and exactly as in the tests.
-    return torch.float32 if torch_device.type == "cpu" else torch.bfloat16
+def _formats(context: LoadContext, device: torch.device) -> NumberFormats:
+    return NumberFormats(context.dtype, cpu_flags() if device.type == "cpu" else None)
 
 
-def _precision(dtype: torch.dtype, quantization: Quantization) -> str:
-    name = str(dtype).removeprefix("torch.")
-    return name if quantization == "none" else f"{name}, matrices in {quantization}"
+def _width(folder: Path) -> int:
+    # Of the hidden states of a DiT, in either layout, or of a planner; loading refuses a config without it.
+    inner = folder / "transformer"
+    width = read_json((inner if inner.is_dir() else folder) / "config.json").get("hidden_size")
+    return width if isinstance(width, int) else 0
+
+
+def _precision(number_format: NumberFormat, quantization: Quantization) -> str:
+    return number_format if quantization == "none" else f"{number_format}, matrices in {quantization}"
 
 
 def choose_device(name: str) -> torch.device:

@@ -45,7 +45,7 @@ def adapter_weights(folder: AdapterFolder) -> int:
 
 def with_adapters(plan: MemoryPlan, sizes: Sizes, constraints: Constraints) -> tuple[MemoryPlan, Sizes]:
     """The plan with some unused memory kept for adapters, and the sizes with these."""
-    bytes_per_weight, count = constraints.device.bytes_per_weight, len(sizes.dits)
+    bytes_per_weight, count = constraints.device.formats.bytes_of(), len(sizes.dits)
     left = max(0, (constraints.budget.size or 0) - plan.peak)
     roomy = replace(sizes, adapters=sizes.adapters + min(left // count, SPARE) // bytes_per_weight)
     wishes = Wishes(tile=plan.tile, planner=bool(plan.planner))
@@ -61,8 +61,8 @@ def with_adapters(plan: MemoryPlan, sizes: Sizes, constraints: Constraints) -> t
 
 
 def adapters_left_out(weights: int, constraints: Constraints) -> str:
+    size = gb(weights * constraints.device.formats.bytes_of())
     return (
         f"There is no room for the adapters in ACESTEP_LORA_DIR within {constraints.budget}: {MAX_ADAPTERS} "
-        f"of them take up to {gb(weights * constraints.device.bytes_per_weight)}. Requests for those that do "
-        "not fit are refused."
+        f"of them take up to {size}. Requests for those that do not fit are refused."
     )

@@ -13,6 +13,7 @@ from acestep.domain.models import ModelInfo
 from acestep.errors import ModelUnavailableError, SettingError
 from acestep.memory.adapters import AdapterRoom, adapter_weights, adapters_left_out, with_adapters
 from acestep.memory.configs import PLANNERS, sizes_of
+from acestep.memory.number_formats import NumberFormats
 from acestep.memory.plan import GB, Abilities, Device, MemoryPlan, Sizes, Wishes
 from acestep.memory.search import Budget, Constraints, choose, gb, largest_planner, least, on_all_devices
 from acestep.memory.sizes import VARIABLE, QwenSize, check_quantization
@@ -46,7 +47,7 @@ class Decision:
     def adapters(self) -> AdapterRoom | None:
         """The limit for the adapters of a song; None: there is no limit."""
         room = self.plan.adapter_room
-        return None if room is None else AdapterRoom(room, self.constraints.device.bytes_per_weight)
+        return None if room is None else AdapterRoom(room, self.constraints.device.formats.bytes_of())
 
     def limited(self, info: ModelInfo) -> ModelInfo:
         batch, seconds = self.plan.max_batch, self.plan.max_duration
@@ -60,7 +61,7 @@ class Decision:
 
 def find_budget(settings: Settings, on_gpu: bool, probes: Probes) -> Budget:
     if not on_gpu:
-        return Budget(probes.main_memory(), on_gpu, "main memory of this machine")
+        return Budget(probes.main_memory(), on_gpu, "available main memory")
     if settings.vram_budget is not None:
         return Budget(int(settings.vram_budget * GB), on_gpu, BUDGET)
     kind, _, number = settings.device.partition(":")
@@ -85,6 +86,7 @@ class _Start:
     choices: tuple[Choice, ...]
     budget: Budget
     can: Abilities
+    cpu: frozenset[str]
     planner_elsewhere: bool
 
 
@@ -98,6 +100,7 @@ def _start(settings: Settings, choices: Sequence[Choice], probes: Probes) -> _St
         choices=(*choices, *[choices[0]] * on_demand),
         budget=find_budget(settings, has_gpu(settings.device), probes),
         can=replace(ABILITIES, offload_planner=not on_vllm),
+        cpu=probes.cpu_flags(),
         planner_elsewhere=own is not None and device_name(own) != device_name(settings.device),
     )
 
@@ -110,7 +113,7 @@ def decide_for_server(
     start = _start(settings, choices, probes)
     elsewhere = start.planner_elsewhere
     here = PlannerChoice() if elsewhere else planner
-    decision = decide(start.choices, here, settings, start.budget, start.can)
+    decision = decide(start.choices, here, settings, start.budget, start.can, start.cpu)
     if decision and elsewhere and planner.name and settings.lm_offload_to_cpu:
         note = (
             f"{_LM_OFFLOAD}=true has no effect: the planner is on {settings.lm_device} (ACESTEP_LM_DEVICE)."
@@ -135,7 +138,7 @@ def _default_planner(
     sizes, budget = sizes_of(start.choices, PlannerChoice()), start.budget
     if sizes is None or start.planner_elsewhere or not budget.on_gpu or budget.size is None:
         return None
-    constraints = _constraints(settings, budget, start.can)
+    constraints = _constraints(settings, budget, start.can, start.cpu)
     wishes, _ = _wishes(settings, PlannerChoice(documented), constraints)
 
     def plans(planners: tuple[QwenSize, ...]) -> list[MemoryPlan]:
@@ -151,16 +154,17 @@ def decide(
     settings: Settings,
     budget: Budget,
     can: Abilities | None = None,
+    cpu: frozenset[str] = frozenset(),
 ) -> Decision | None:
     """The plan for these models; None where a config does not give the size of its model.
 
-    Raises SettingError for a setting that cannot be kept within the budget, ModelUnavailableError where the
-    models do not fit with any settings.
+    `cpu` are the flags of the CPU. Raises SettingError for a setting that cannot be kept within the budget,
+    ModelUnavailableError where the models do not fit with any settings.
     """
     sizes = sizes_of(choices, planner)
     if sizes is None:
         return None
-    constraints = _constraints(settings, budget, can or ABILITIES)
+    constraints = _constraints(settings, budget, can or ABILITIES, cpu)
     wishes, notes = _wishes(settings, planner, constraints)
     if budget.size is None:
         notes.append(f"The size of the GPU's memory is unknown, so nothing is limited: set {BUDGET}.")
@@ -174,7 +178,7 @@ def decide(
     if plan is None:
         plan = min(plans, key=lambda each: each.peak)
         notes.append(
-            f"The models take up about {gb(plan.peak)} of main memory, and there are {gb(budget.size)}: "
+            f"The models take up about {gb(plan.peak)} of main memory, and {gb(budget.size)} are available: "
             "the server may be slow, or be ended by the system."
         )
     problem = ""
@@ -189,8 +193,9 @@ def decide(
     return Decision(plan, constraints, sizes, tuple(notes), planner_problem=problem)
 
 
-def _constraints(settings: Settings, budget: Budget, can: Abilities) -> Constraints:
-    device = Device() if budget.on_gpu else Device.cpu()
+def _constraints(settings: Settings, budget: Budget, can: Abilities, cpu: frozenset[str]) -> Constraints:
+    formats = NumberFormats(settings.dtype, None if budget.on_gpu else cpu)
+    device = Device(formats) if budget.on_gpu else Device.cpu(formats)
     return Constraints(budget, replace(device, quantization=settings.quantization), can)
 
 

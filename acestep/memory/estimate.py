@@ -122,13 +122,13 @@ def place_models(
 def _place_weights(
     sizes: Sizes, planner_load: PlannerLoad, placements: Placements, device: Device
 ) -> tuple[PlacedWeights, ...]:
-    bytes_per_weight, stored = device.bytes_per_weight, device.stored
     largest = max(sizes.dits, key=lambda dit: dit.transformer)
-    dits = [stored.size(dit.transformer, dit.matrices) for dit in sizes.dits]
     layer = largest.layer
+    stored, bytes_per_weight = device.stored(layer.width), device.formats.bytes_of(layer.width)
+    dits = [device.stored(dit.layer.width).size(dit.transformer, dit.matrices) for dit in sizes.dits]
     one_layer = stored.size(largest.transformer_ends + layer.crossed, layer.crossed_matrices)
-    encoders = [dit.conditioning * bytes_per_weight for dit in sizes.dits]
-    vae = sizes.vae.weights * bytes_per_weight if sizes.vae else 0
+    encoders = [dit.conditioning * device.formats.bytes_of(dit.layer.width) for dit in sizes.dits]
+    vae = sizes.vae.weights * device.formats.bytes_of_vae if sizes.vae else 0
     found = [
         PlacedWeights("text encoder", placements.side, sizes.text.trunk * bytes_per_weight, "read"),
         PlacedWeights("condition encoder", placements.side, sum(encoders), "condition", max(encoders)),
@@ -147,9 +147,10 @@ def _place_weights(
             PlacedWeights("adapters", placements.core, len(sizes.dits) * adapters, "render", adapters)
         )
     if planner := planner_load.planner:
+        stored = device.stored(planner.layer.width)
         tokens = -(-planner_load.cache.length // device.cache_block) * device.cache_block
         held = stored.size(planner.weights, planner.matrices)
-        kept = cache_size(planner, planner_load.cache.sequences, tokens, bytes_per_weight)
+        kept = cache_size(planner, planner_load.cache.sequences, tokens, stored.bytes_per_weight)
         kept += stored.workspace(planner.joined, by_pieces=device.is_cpu)
         found.append(PlacedWeights("planner", placements.planner, held + kept, "write", scratch=kept))
     return tuple(found)
@@ -159,7 +160,7 @@ def _held(weights: Sequence[PlacedWeights], planner_load: PlannerLoad, device: D
     # One stage of one model is at work at any time, since one thread computes. A resident planner works
     # beside it in a thread of its own; an offloaded one has the device for itself.
     planner, length = planner_load.planner, planner_load.cache.length
-    text = writing(planner, length, device.bytes_per_weight) if planner else 0
+    text = writing(planner, length, device.formats.bytes_of(planner.layer.width)) if planner else 0
     alone = planner is not None and weights[-1].placement == "offloaded"
     return {
         stage: sum(part.held(stage) for part in weights) + (text if stage == "write" or not alone else 0)
@@ -169,16 +170,21 @@ def _held(weights: Sequence[PlacedWeights], planner_load: PlannerLoad, device: D
 
 def stage_workspace(sizes: Sizes, limits: LargestRequest, device: Device) -> dict[Stage, int]:
     """Bytes that each stage needs beside weights, with the DiT that needs the most."""
-    load, tile = Workload(limits.batch, limits.seconds, device.bytes_per_weight), limits.tile
+    loads = [
+        (dit, Workload(limits.batch, limits.seconds, device.formats.bytes_of(dit.layer.width)))
+        for dit in sizes.dits
+    ]
+    sound = Workload(limits.batch, limits.seconds, device.formats.bytes_of_vae)
     return {
         "write": 0,
-        "read": reading(sizes.text, load),
-        "condition": max(conditioning(dit, load) for dit in sizes.dits),
+        "read": max(reading(sizes.text, load) for _, load in loads),
+        "condition": max(conditioning(dit, load) for dit, load in loads),
         "render": max(
-            rendering(dit, load) + device.stored.unpacking(dit.layer.crossed_matrices.largest)
-            for dit in sizes.dits
+            rendering(dit, load)
+            + device.stored(dit.layer.width).unpacking(dit.layer.crossed_matrices.largest)
+            for dit, load in loads
         ),
-        "decode": decoding(sizes.vae, tile, load, by_pieces=device.is_cpu),
+        "decode": decoding(sizes.vae, limits.tile, sound, by_pieces=device.is_cpu),
     }
 
 

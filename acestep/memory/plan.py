@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from acestep.memory.number_formats import NumberFormats
 from acestep.memory.sizes import DitSize, QwenSize, Stored, VaeSize
 from acestep.settings.types import Quantization
 
@@ -57,19 +58,18 @@ class Device:
     `quantization` is that of the matrices in layers of DiT and planner.
     """
 
-    bytes_per_weight: int = 2
+    formats: NumberFormats = field(default_factory=NumberFormats)
     reserve: int = GPU_RESERVE
     cache_block: int = 1024
     is_cpu: bool = False
     quantization: Quantization = "none"
 
     @classmethod
-    def cpu(cls) -> Device:
-        return cls(bytes_per_weight=4, reserve=CPU_RESERVE, cache_block=32, is_cpu=True)
+    def cpu(cls, formats: NumberFormats) -> Device:
+        return cls(formats=formats, reserve=CPU_RESERVE, cache_block=32, is_cpu=True)
 
-    @property
-    def stored(self) -> Stored:
-        return Stored(self.bytes_per_weight, self.quantization)
+    def stored(self, width: int) -> Stored:
+        return Stored(self.formats.bytes_of(width), self.quantization)
 
 
 @dataclass(frozen=True, slots=True)

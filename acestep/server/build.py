@@ -282,7 +282,7 @@ class _Catalog:
 
             adapters = AdapterFolder(settings.lora_dir, settings.lora_roots)
             plan = memory.plan if memory else None
-            context = LoadContext(adapters, self._shared, plan, on_loading.beat)
+            context = LoadContext(adapters, self._shared, plan, settings.dtype, on_loading.beat)
             return load_model(checkpoint, settings.device, info, context)
 
         return ModelEntry(info, load)

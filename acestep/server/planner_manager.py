@@ -157,10 +157,11 @@ class DevicePlanner:
             folder = choice.folder or _fetch(choice, settings, on_loading)
             on_loading("loading", "")
             with uncollected(TORCH_MODELS):
-                from acestep.engine.torch_models import load_planner
+                from acestep.engine.torch_models import LoadContext, load_planner
 
-            device = settings.lm_device or settings.device
-            return load_planner(folder, device, settings.lm_backend, plan, self._shared, on_loading.beat)
+            device, dtype = settings.lm_device or settings.device, settings.dtype
+            context = LoadContext(shared=self._shared, plan=plan, dtype=dtype, beat=on_loading.beat)
+            return load_planner(folder, device, settings.lm_backend, context)
 
         return load
 

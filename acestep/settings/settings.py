@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -18,6 +17,7 @@ from pydantic import (
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from acestep.errors import SettingError
+from acestep.settings.hints import LAUNCHED_BY, PREFIX, unknown_names
 from acestep.settings.types import (
     DEVICES,
     AutoSwitch,
@@ -27,6 +27,7 @@ from acestep.settings.types import (
     Folder,
     GpuMapping,
     LmBackend,
+    NumberFormatWish,
     Quantization,
     Switch,
     WaveletDefault,
@@ -38,23 +39,13 @@ from acestep.settings.types import (
 )
 from acestep.settings.wire import WireSettings
 
-PREFIX = "ACESTEP_"
 _ENCODING = "utf-8-sig"  # UTF-8, with or without the mark that some editors put in front
 
 # Said of a variable that is read and checked but changes nothing yet.
 _DECODES_THERE = "No effect in this version, which decodes where the model is."
 _COMPATIBLE = "No effect; accepted so that existing configurations go on working."
 
-_LAUNCHED_BY = "ACESTEP_LAUNCHED_BY"
 _ROOTS = ("audio_roots", "lora_roots")
-
-# Variables with the prefix that are no settings of this server, and what the log says of them ("": nothing).
-_NOT_SETTINGS = {
-    _LAUNCHED_BY: "",
-    "ACESTEP_START_SECONDS": "",  # how long run_api_server.sh waits
-    "ACESTEP_PARITY_DIR": "",  # names a fixture for the tests
-    "ACESTEP_CONDA_ENV": "the launch scripts need no conda environment",
-}
 
 
 def variable(field: str) -> str:
@@ -227,6 +218,13 @@ class Settings(WireSettings):
     offload_dit_to_cpu: Switch = switch(
         False, "Keep the DiT in main memory while it is idle. false: if the memory plan needs it."
     )
+    dtype: NumberFormatWish = setting(
+        "auto",
+        "auto, float32, bfloat16 (or bf16), float16 (or fp16)",
+        "Numbers that models compute in. auto: bfloat16 on GPUs and, for published models, on CPUs that "
+        "multiply it (AMX, AVX-512 bf16; on Linux), in half the memory; with AMX for nano too. Else float32. "
+        "On a CPU the VAE stays in float32.",
+    )
     quantization: Quantization = setting(
         "none",
         "none, int8 (or int8_weight_only), fp8 (or fp8_weight_only)",
@@ -357,10 +355,9 @@ class Settings(WireSettings):
         lora = project / self.lora_dir if "lora_dir" in self.model_fields_set else checkpoints / "lora"
         settings = self.model_copy(update={**folders, "checkpoints_dir": checkpoints, "lora_dir": lora})
         settings._given = frozenset(self.model_fields_set)  # a copy counts what was updated as well
-        settings._launched_by = os.environ.get(_LAUNCHED_BY, "")
-        settings._unknown = _unknown_names(
-            {*os.environ, *dotenv_values(project / ".env", encoding=_ENCODING)}
-        )
+        settings._launched_by = os.environ.get(LAUNCHED_BY, "")
+        named = {*os.environ, *dotenv_values(project / ".env", encoding=_ENCODING)}
+        settings._unknown = unknown_names(named, {variable(field) for field in Settings.model_fields})
         return settings
 
 
@@ -379,21 +376,3 @@ def _readable(error: ValidationError) -> SettingError:
     field = str(complaint["loc"][0]).removeprefix(PREFIX).lower()
     value = complaint["input"]
     return SettingError(variable(field), value, documented(field)["allowed"])
-
-
-def _unknown_names(names: set[str]) -> tuple[str, ...]:
-    known = {variable(field) for field in Settings.model_fields}
-    strange = sorted(name for name in names - known if name.startswith(PREFIX))
-    return tuple(
-        f"{name} is not a setting of this server{_hint(name, known)}"
-        for name in strange
-        if _NOT_SETTINGS.get(name, name)
-    )
-
-
-def _hint(name: str, known: set[str]) -> str:
-    if name in _NOT_SETTINGS:
-        return f": {_NOT_SETTINGS[name]}"
-    endings = [other.removeprefix(PREFIX) for other in sorted(known)]
-    close = difflib.get_close_matches(name.removeprefix(PREFIX), endings, n=1, cutoff=0.7)
-    return f"; did you mean {PREFIX}{close[0]}?" if close else ""

@@ -34,6 +34,11 @@ def _to_quantization(value: object) -> object:
     return "none" if word in FALSE else word.removesuffix("_weight_only")
 
 
+def _to_number_format(value: object) -> object:
+    word = str(value).lower()
+    return {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}.get(word, word)
+
+
 def to_int(value: object) -> object:
     return int(value) if isinstance(value, str) and value.isdecimal() else value
 
@@ -96,6 +101,8 @@ Origin = Annotated[str, StringConstraints(pattern=r"^(local|none|null|\*|[a-z][a
 LogLevel = Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(lower)]
 DownloadSource = Annotated[Literal["auto", "huggingface", "modelscope"], BeforeValidator(lower)]
 Quantization = Annotated[Literal["none", "int8", "fp8"], BeforeValidator(_to_quantization)]
+NumberFormat = Literal["float32", "bfloat16", "float16"]
+NumberFormatWish = Annotated[Literal["auto", NumberFormat], BeforeValidator(_to_number_format)]
 WaveletDefault = Annotated[Literal["off", "auto"], BeforeValidator(lower)]
 LmBackend = Annotated[Literal["vllm", "pt", "mlx"], BeforeValidator(lower)]
 

@@ -140,8 +140,8 @@ def read_tensors(file: Path, target: LoadTarget) -> dict[str, Tensor]:
 
 
 def _aligned(tensor: Tensor) -> Tensor:
-    # A tensor that is mapped begins anywhere, and some CPUs round a product by where (decision 0010). In
-    # other dtypes tensors only wait on the CPU for a GPU: they stay mapped, so that memory can be reclaimed.
+    # A tensor that is mapped begins anywhere, and some CPUs round a product by where (decision 0010), but not
+    # one in bfloat16 or float16: such tensors stay mapped, so that their memory can be reclaimed.
     if tensor.device.type == "cpu" and tensor.dtype == torch.float32 and tensor.data_ptr() % _ALIGNMENT:
         return tensor.clone()
     return tensor

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import platform
+from pathlib import Path
 
 import pytest
 
 from acestep.device import probes
-from acestep.device.probes import device_name, has_gpu
+from acestep.device.probes import cpu_flags, device_name, has_gpu
 
 
 def test_an_explicit_device_needs_no_look_at_the_machine() -> None:
@@ -40,3 +41,10 @@ def test_auto_is_what_the_machine_has(
     monkeypatch.setattr(platform, "system", lambda: system)
     monkeypatch.setattr(probes, "has_gpu", lambda _: has_gpu)
     assert device_name("auto") == meant
+
+
+def test_what_the_cpu_can_do(tmp_path: Path) -> None:
+    listing = tmp_path / "cpuinfo"
+    assert cpu_flags(listing) == frozenset()
+    listing.write_text("processor\t: 0\nflags\t\t: fpu avx2 amx_bf16\n\nprocessor\t: 1\nflags\t\t: fpu\n")
+    assert cpu_flags(listing) == {"fpu", "avx2", "amx_bf16"}

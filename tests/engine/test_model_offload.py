@@ -20,6 +20,7 @@ from acestep.domain.song import AudioClip, Sampling
 from acestep.engine.renderer import Renderer
 from acestep.engine.torch_models import LoadContext, load_model, offloads, place_model
 from acestep.engine.torch_renderer import TorchRenderer
+from acestep.memory.number_formats import NumberFormats
 from acestep.memory.plan import Abilities, Device, MemoryPlan, Sizes, Wishes
 from acestep.memory.search import options
 from acestep.memory.sizes import DitSize, QwenSize, VaeSize
@@ -79,7 +80,7 @@ def plans(sizes: Sizes) -> Iterator[MemoryPlan]:
     for offload in (False, True):
         for offload_dit in (False, True):
             wishes = Wishes(offload=offload, offload_dit=offload_dit)
-            plan = options(sizes, wishes, Device(bytes_per_weight=4), Abilities(offload=True))[0]
+            plan = options(sizes, wishes, Device(NumberFormats("float32")), Abilities(offload=True))[0]
             yield plan
             if offload_dit:
                 streamed = (
@@ -199,7 +200,7 @@ def test_loading_follows_the_plan(checkpoint: Checkpoint) -> None:
 @pytest.mark.parametrize("kind", ["int8", "fp8"])
 def test_quantized_weights_are_offloaded(checkpoint: Checkpoint, kind: Quantization) -> None:
     sizes = sizes_of(checkpoint)
-    device = Device(bytes_per_weight=4, quantization=kind)
+    device = Device(NumberFormats("float32"), quantization=kind)
     base = options(sizes, Wishes(offload=True, offload_dit=True), device, Abilities(offload=True))[0]
     expected = None
     for placement in ("resident", "offloaded", "streamed"):

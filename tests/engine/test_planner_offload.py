@@ -16,6 +16,7 @@ from acestep.catalog.checkpoints import Checkpoint, read_json
 from acestep.engine.torch_models import LoadContext, load_model, load_planner, place_model, place_planner
 from acestep.engine.torch_renderer import TorchRenderer
 from acestep.errors import JobCancelledError, PlannerError
+from acestep.memory.number_formats import NumberFormats
 from acestep.memory.plan import Abilities, Device, MemoryPlan, Sizes, Wishes
 from acestep.memory.search import options
 from acestep.memory.sizes import QwenSize
@@ -84,7 +85,7 @@ def plans(sizes: Sizes) -> list[MemoryPlan]:
         Wishes(offload=offload, offload_dit=offload_dit, offload_planner=True, planner=True)
         for offload, offload_dit in ((True, True), (False, False), (True, False))
     ]
-    device = Device(bytes_per_weight=4, cache_block=32)
+    device = Device(NumberFormats("float32"), cache_block=32)
     return [options(sizes, wish, device, Abilities(offload=True, offload_planner=True))[0] for wish in wishes]
 
 
@@ -114,7 +115,7 @@ def entry(checkpoint: Checkpoint, folder: Path, plan: MemoryPlan, mover: Countin
 def test_a_quantized_planner_is_offloaded(
     checkpoint: Checkpoint, folder: Path, kind: Quantization, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    device = Device(bytes_per_weight=4, cache_block=32, quantization=kind)
+    device = Device(NumberFormats("float32"), cache_block=32, quantization=kind)
     wishes = Wishes(offload_planner=True, planner=True)
     plan = options(sizes(checkpoint, folder), wishes, device, Abilities(offload_planner=True))[0]
     stays = load_torch_language_model(
@@ -276,14 +277,14 @@ def test_loading_reports_every_tensor(checkpoint: Checkpoint, folder: Path) -> N
     parts = checkpoint.dit, checkpoint.text_encoder
     assert len(signs) > sum(len(TensorIndex.of(part).files) for part in parts)
     signs.clear()
-    load_planner(folder, "cpu", "pt", beat=lambda: signs.append(1))
+    load_planner(folder, "cpu", "pt", LoadContext(beat=lambda: signs.append(1)))
     assert len(signs) == len(TensorIndex.of(folder).files)
 
 
 def test_loading_follows_the_plan(checkpoint: Checkpoint, folder: Path, plan: MemoryPlan) -> None:
     parts = SharedModules()
     model = load_model(checkpoint, "cpu", EXPECTED, LoadContext(shared=parts, plan=plan))
-    moving = load_planner(folder, "cpu", "pt", plan, parts).model
+    moving = load_planner(folder, "cpu", "pt", LoadContext(shared=parts, plan=plan)).model
     plain = load_planner(folder, "cpu", "pt").model
     assert run(moving, song(moving)) == run(plain, song(plain))
     assert isinstance(moving, TorchLanguageModel)

@@ -31,10 +31,11 @@ from acestep.errors import (
     UnusableAudioError,
 )
 from acestep.limits import BASE_TASKS
+from acestep.memory import number_formats
 from acestep.memory.plan import MemoryPlan
 from acestep.planner.backends import vllm
 from acestep.planner.backends.pt import TorchLanguageModel
-from acestep.settings.types import Quantization
+from acestep.settings.types import NumberFormatWish, Quantization
 from acestep.synthesizer import synthesizer
 from acestep.synthesizer.loading import SynthesizerModules, load_synthesizer
 from acestep.weights.shared_modules import SharedModules
@@ -184,7 +185,9 @@ def test_decoding_can_be_stopped(loaded: Loaded) -> None:
 
 
 def test_the_checkpoint_completes_what_is_known(loaded: Loaded) -> None:
-    known = replace(EXPECTED, steps=2, guidance_scale=1.5, shift=1.0, state="ready", detail="")
+    known = replace(
+        EXPECTED, steps=2, guidance_scale=1.5, shift=1.0, state="ready", detail="", dtype="float32"
+    )
     # What toy.py writes has 4 * 3 levels, and is a base model.
     assert loaded.info == replace(known, code_count=12, tasks=BASE_TASKS, layers=loaded.info.layers)
     assert loaded.info.layers["layers.2.cross_attn.k_proj"] == (16, 32)
@@ -236,13 +239,33 @@ def test_pytorch_as_asked_for_needs_no_word(planner_folder: Path) -> None:
     assert (planner.backend, planner.detail) == ("pt", "")
 
 
+@pytest.mark.parametrize(
+    ("wish", "least", "expected"),
+    [("auto", 256, "float32"), ("auto", 8, "bfloat16"), ("bfloat16", 256, "bfloat16")],
+)
+def test_a_song_in_the_format_of_the_setting(
+    wish: NumberFormatWish, least: int, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_models, "cpu_flags", lambda: frozenset({"amx_bf16"}))
+    monkeypatch.setattr(number_formats, "_AMX_WIDTH", least)
+    checkpoint = write_checkpoint(tmp_path, write_oobleck)
+    exact = sing(load_model(checkpoint, "cpu", EXPECTED, LoadContext(dtype="float32")), 10.0)
+    loaded = load_model(checkpoint, "cpu", EXPECTED, LoadContext(dtype=wish))
+    assert loaded.info.dtype == expected
+    assert {weight.dtype for weight in codec_of(loaded).vae.parameters()} == {torch.float32}
+    clip, again = sing(loaded, 10.0), sing(loaded, 10.0)
+    assert np.array_equal(clip.samples, again.samples)
+    error = np.linalg.norm(clip.samples - exact.samples) / np.linalg.norm(exact.samples)
+    assert (error == 0) if expected == "float32" else 1e-5 < error < 0.1
+
+
 @pytest.mark.parametrize("kind", ["int8", "fp8"])
 def test_a_quantized_planner_runs_on_pytorch(
     kind: Quantization, planner_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vllm, "why_not", lambda entry: "")
     plan = MemoryPlan((), "write", 0, 1, 60.0, 64, quantization=kind)
-    planner = load_planner(planner_folder, "cpu", "vllm", plan)
+    planner = load_planner(planner_folder, "cpu", "vllm", LoadContext(plan=plan))
     assert (planner.backend, kind in planner.detail) == ("pt", True)
     assert isinstance(planner.model, TorchLanguageModel)
     weights = [weight.dtype.itemsize for part in planner.model.movable for weight in part.parameters()]

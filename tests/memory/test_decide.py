@@ -63,7 +63,7 @@ class TestBudget:
 
     def test_main_memory_where_there_is_no_gpu(self, tmp_path: Path) -> None:
         settings = Settings.load(tmp_path, vram_budget=4)
-        assert find_budget(settings, False, PROBES) == Budget(32 * GB, False, "main memory of this machine")
+        assert find_budget(settings, False, PROBES) == Budget(32 * GB, False, "available main memory")
 
     def test_nobody_knows(self, tmp_path: Path) -> None:
         assert find_budget(Settings.load(tmp_path, device="mps"), True, PROBES).size is None
@@ -364,6 +364,29 @@ def test_quantized_weights_are_planned(tmp_path: Path, turbo: Choice, kind: str)
     assert before["text encoder"] == after["text encoder"] and before["VAE"] == after["VAE"]
     assert (plain.plan.quantization, packed.plan.quantization) == ("none", kind)
     assert table(packed)[-1].endswith(f"DiT and planner in {kind}") and "in none" not in table(plain)[-1]
+
+
+@pytest.mark.parametrize(
+    ("wish", "flag", "dit", "vae"),
+    [
+        ("auto", "avx512_bf16", 2, 4),
+        ("auto", "avx2", 4, 4),
+        ("fp32", "amx_bf16", 4, 4),
+        ("bf16", "", 2, 4),
+    ],
+)
+def test_the_plan_of_a_cpu_knows_the_number_format(
+    wish: str, flag: str, dit: int, vae: int, tmp_path: Path, turbo: Choice
+) -> None:
+    settings = Settings.load(tmp_path, device="cpu", dtype=wish)
+    probes = replace(PROBES, cpu_flags=lambda: frozenset({flag}))
+    decision = decide_for_server(settings, [turbo], MIDDLE, probes)
+    assert decision is not None
+    size = {part.name: part.size for part in decision.plan.parts}
+    assert size["DiT"] == dit * decision.sizes.dits[0].transformer
+    assert size["text encoder"] == dit * decision.sizes.text.trunk
+    assert decision.sizes.vae is not None and size["VAE"] == vae * decision.sizes.vae.weights
+    assert size["planner"] > dit * decision.sizes.planners[0].weights
 
 
 def test_the_table_adds_up(tmp_path: Path, turbo: Choice) -> None:

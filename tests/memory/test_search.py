@@ -6,6 +6,7 @@ from itertools import pairwise, product
 import pytest
 
 from acestep.memory.configs import PLANNERS, TEXT_ENCODER, VAE, published_dit
+from acestep.memory.number_formats import NumberFormats
 from acestep.memory.plan import GB, Abilities, Device, MemoryPlan, Sizes, Wishes
 from acestep.memory.search import choose, largest_planner, least, on_all_devices, options
 from acestep.memory.sizes import QwenSize
@@ -124,7 +125,8 @@ def test_larger_planners_come_with_more_memory() -> None:
 
 
 def test_a_cpu_moves_nothing() -> None:
-    plans = options(sizes(planners=()), Wishes(), Device.cpu(), ABILITIES["all"])
+    cpu = Device.cpu(NumberFormats("float32", frozenset()))
+    plans = options(sizes(planners=()), Wishes(), cpu, ABILITIES["all"])
     assert {part.placement for plan in plans for part in plan.parts} == {"resident"}
     gpu = options(sizes(planners=()), Wishes(), GPU, ABILITIES["resident"])
     weights = [plans[0].parts[0].size / gpu[0].parts[0].size, plans[0].parts[2].size / gpu[0].parts[2].size]

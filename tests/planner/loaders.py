@@ -1,4 +1,4 @@
-"""The backends as tests load them: on the CPU, in float32, with short sequences."""
+"""The backends as tests load them: on the CPU, with short sequences."""
 
 from __future__ import annotations
 
@@ -23,5 +23,9 @@ def load_on_torch(folder: Path, sequences: int = 4, length: int = 512) -> Langua
     return load_torch_language_model(folder, LoadTarget(CPU, torch.float32), sequences, length)
 
 
+def load_in_bfloat16(folder: Path, sequences: int = 4, length: int = 512) -> LanguageModel:
+    return load_torch_language_model(folder, LoadTarget(CPU, torch.bfloat16), sequences, length)
+
+
 def load_on_vllm(folder: Path, sequences: int = 4, length: int = 512) -> LanguageModel:
-    return load_vllm_language_model(folder, CPU, sequences, length)
+    return load_vllm_language_model(folder, LoadTarget(CPU, torch.float32), sequences, length)

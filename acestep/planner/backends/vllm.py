@@ -25,6 +25,7 @@ from acestep.planner.backends.pt import DEFAULT_LENGTH
 from acestep.planner.backends.sequence import TextSequence, prompts_of
 from acestep.planner.language_model import Generation, Message, StepOutput, Text, TokenSampling, Vocabulary
 from acestep.planner.loading import read_facts
+from acestep.weights.safetensors import LoadTarget
 
 if TYPE_CHECKING:
     from vllm import LLMEngine, SamplingParams
@@ -55,6 +56,7 @@ _SPARE = 2 * 256  # tokens for each row, as the cache is allocated in blocks of 
 class _Capacity:
     rows: int
     length: int  # tokens of a row, prompt included
+    dtype: torch.dtype
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,14 +69,14 @@ class VllmLanguageModel:
     """Generates the texts of `TorchLanguageModel`, up to rounding, with the same limits."""
 
     def __init__(
-        self, folder: Path, device: torch.device, sequences: int = 4, length: int = DEFAULT_LENGTH
+        self, folder: Path, target: LoadTarget, sequences: int = 4, length: int = DEFAULT_LENGTH
     ) -> None:
         self._name = folder.name
         self._chat, self._vocabulary, config = read_facts(folder)
         self._end = self._chat.tokenizer.get_vocab()[self._vocabulary.end_of_turn]
         self._size: int = config.vocab_size
-        self._device = device
-        self._capacity = _Capacity(2 * sequences, min(length, config.max_position_embeddings))
+        self._device = target.device
+        self._capacity = _Capacity(2 * sequences, min(length, config.max_position_embeddings), target.dtype)
         self._grammars = Grammars(self._chat.tokenizer, self._vocabulary, self._size)
         # The bound method makes a reference cycle, on purpose: an engine that is freed ends what all engines
         # of the process share, which must not happen when one of two is dropped. `close` frees it at once.
@@ -177,11 +179,11 @@ def why_not(device: torch.device) -> str:
 
 
 def load_vllm_language_model(
-    folder: Path, device: torch.device, sequences: int = 4, length: int = DEFAULT_LENGTH
+    folder: Path, target: LoadTarget, sequences: int = 4, length: int = DEFAULT_LENGTH
 ) -> VllmLanguageModel:
     """Raises CheckpointError, ModelUnavailableError if vLLM does not start, and out of memory."""
     try:
-        return VllmLanguageModel(folder, device, sequences, length)
+        return VllmLanguageModel(folder, target, sequences, length)
     except _RAISED as error:
         if is_out_of_memory(error):
             raise
@@ -205,14 +207,13 @@ def _start(folder: Path, config: Qwen3Config, capacity: _Capacity, cfg_rows: Cfg
     from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
     on_cpu = current_platform.is_cpu()
-    dtype = torch.float32 if on_cpu else torch.bfloat16
     ModelRegistry.register_model(_ARCHITECTURE, _architecture())
     arguments = EngineArgs(
         model=str(folder),
         hf_overrides={"architectures": [_ARCHITECTURE]},
         skip_tokenizer_init=True,
         generation_config="vllm",
-        dtype=str(dtype).removeprefix("torch."),
+        dtype=str(capacity.dtype).removeprefix("torch."),
         seed=0,
         max_model_len=capacity.length,
         max_num_seqs=capacity.rows,
@@ -220,7 +221,7 @@ def _start(folder: Path, config: Qwen3Config, capacity: _Capacity, cfg_rows: Cfg
         max_num_batched_tokens=2 * capacity.length + capacity.rows - 2,
         enable_prefix_caching=False,
         async_scheduling=False,
-        kv_cache_memory_bytes=_cache_bytes(config, capacity, dtype),
+        kv_cache_memory_bytes=_cache_bytes(config, capacity),
         gpu_memory_utilization=0.01,  # only checked: the size of the cache is given
         enforce_eager=on_cpu,  # compiling needs a compiler
         distributed_executor_backend=UniProcExecutor,  # "uni" starts a process on CPUs
@@ -235,9 +236,10 @@ def _start(folder: Path, config: Qwen3Config, capacity: _Capacity, cfg_rows: Cfg
         gc.unfreeze()
 
 
-def _cache_bytes(config: Qwen3Config, capacity: _Capacity, dtype: torch.dtype) -> int:
+def _cache_bytes(config: Qwen3Config, capacity: _Capacity) -> int:
     # Keys and values of all rows at their longest, so that vLLM never preempts one.
-    token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * dtype.itemsize
+    token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    token *= capacity.dtype.itemsize
     return int(token * (capacity.rows * (capacity.length + _SPARE) + _SPARE))
 
 

@@ -106,6 +106,7 @@ def _song_item(job: Job, index: int, link: Callable[[str, str], str]) -> ResultI
         seed=plan.seed,
         lm_model=song.lm_model,
         dit_model=song.dit_model if song.file else NO_DIT,
+        dtype=song.dtype,
         progress=1.0,
         stage=job.state,
         warnings=list(dict.fromkeys((*request.warnings, *song.warnings))),
@@ -154,7 +155,7 @@ def _generation_info(job: Job, song: Song) -> str:
     if job.work_seconds is not None:
         lines.append(f"**Average time per song: {job.work_seconds / count:.2f} s** ({count} in this job)")
     lines += [
-        f"- model: {song.dit_model}",
+        f"- model: {song.dit_model}" + (f" in {song.dtype}" if song.dtype else ""),
         f"- steps: {sampling.steps}, guidance: {sampling.guidance_scale:g}, shift: {sampling.shift:g}, "
         f"method: {sampling.infer_method}",
         *([f"- planner: {song.lm_model}"] if song.lm_model else []),

@@ -82,6 +82,7 @@ class ResultItem(BaseModel):
     seed: int | None = Field(None, description="The seed of this song.")
     lm_model: str = ""
     dit_model: str = ""
+    dtype: str = Field("", description="The numbers that the model computed in, such as bfloat16.")
     progress: float = 0.0
     stage: str
     error: str | None = None

@@ -98,3 +98,20 @@ def test_the_workspace_has_the_size_of_the_memory_plan(kind: Quantization, devic
     assert workspace.nbytes == Stored(4, kind).workspace(size.joined, by_pieces=device == "cpu")
     workspace.release()
     assert workspace.nbytes == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rows_of_half_precision_are_kept_as_they_lie(dtype: torch.dtype) -> None:
+    layers = [linear.to(dtype) for linear in linears("none")]
+    x, workspace = inputs(4).to(dtype), Workspace(CPU, dtype)
+    expected = torch.cat([functional.linear(x, linear.weight) for linear in layers], dim=1)
+    alone = layers[0].weight.data_ptr()
+    (kept,) = join(workspace, layers[0]).tensors()
+    assert kept.data_ptr() == alone  # a mapped file takes no memory of its own
+    matrix = join(workspace, *layers)
+    torch.testing.assert_close(matrix.times(x), expected)
+    sums = torch.ones_like(expected)
+    matrix.add_to(sums, x)
+    torch.testing.assert_close(sums, expected + 1)
+    (rows,) = matrix.tensors()
+    assert layers[1].weight.data_ptr() == rows[700:].data_ptr()

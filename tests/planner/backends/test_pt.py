@@ -19,7 +19,7 @@ from acestep.errors import PlannerError
 from acestep.planner.backends.decoder import Decoder
 from acestep.planner.language_model import Generation, LanguageModel, Message, StepOutput, TokenSampling
 from acestep.planner.loading import END_OF_TURN, load_chat
-from tests.planner.loaders import Load, load_on_torch
+from tests.planner.loaders import Load, load_in_bfloat16, load_on_torch
 
 SYSTEM = Message("system", "# Instruction\nGenerate audio semantic tokens:\n\n")
 
@@ -103,6 +103,14 @@ def test_a_text_is_the_same_alone_in_a_batch_and_after_a_restart(
         together = run(model, *crowd[:place], mine, *crowd[place:])
         assert together[place].text == alone
         assert all(output.text for output in together)
+
+
+def test_a_text_in_bfloat16_is_the_same_alone_and_in_a_batch(toy: Path) -> None:
+    model, mine = load_in_bfloat16(toy), "a catchy chorus with warm pads"
+    alone = run(load_in_bfloat16(toy, sequences=1), song(model, seed=7, caption=mine, count=30))[0].text
+    crowd = [song(model, seed, "x" * (1 + 23 * seed), count=5 + 9 * seed) for seed in range(3)]
+    together = run(model, *crowd, song(model, seed=7, caption=mine, count=30))
+    assert alone is not None and together[3].text == alone
 
 
 def test_songs_of_one_request_share_a_prompt_and_not_a_seed(model: LanguageModel) -> None:

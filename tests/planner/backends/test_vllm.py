@@ -15,8 +15,10 @@ from acestep.engine.threads import collect, try_load
 from acestep.errors import CheckpointError, ModelUnavailableError, NotEnoughMemoryError
 from acestep.planner.backends import vllm
 from acestep.planner.backends.vllm import load_vllm_language_model, why_not
+from acestep.weights.safetensors import LoadTarget
 
 CPU = torch.device("cpu")
+TARGET = LoadTarget(CPU, torch.float32)
 
 
 class Failing:
@@ -51,7 +53,7 @@ def networks() -> int:
 @pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
 def test_an_engine_that_is_closed_leaves_memory(toy: Path) -> None:
     before = networks()
-    model = load_vllm_language_model(toy, CPU, length=512)
+    model = load_vllm_language_model(toy, TARGET, length=512)
     assert networks() == before + 1
     model.close()
     del model
@@ -77,7 +79,7 @@ def test_a_broken_installation_is_an_error() -> None:
 @pytest.mark.usefixtures("broken")
 def test_an_engine_that_does_not_start_names_model_and_remedy(toy: Path) -> None:
     with pytest.raises(ModelUnavailableError, match=r"could not start acestep-5Hz-lm-toy: .*BACKEND=pt"):
-        load_vllm_language_model(toy, CPU)
+        load_vllm_language_model(toy, TARGET)
 
 
 @pytest.mark.parametrize("error", [AttributeError("'_C' object has no attribute"), AssertionError()])
@@ -87,7 +89,7 @@ def test_the_reason_of_a_failed_start_is_reported(
     monkeypatch.setattr(vllm, "_start", Failing(error))
     reason = str(error) or "AssertionError"
     with pytest.raises(ModelUnavailableError, match=rf"toy: {reason}\. Set ACESTEP_LM_BACKEND=pt"):
-        load_vllm_language_model(toy, CPU)
+        load_vllm_language_model(toy, TARGET)
 
 
 @pytest.mark.parametrize(
@@ -103,13 +105,13 @@ def test_out_of_memory_is_not_a_broken_installation(
 ) -> None:
     monkeypatch.setattr(vllm, "_start", Failing(error))
     with pytest.raises(NotEnoughMemoryError, match=r"the planner toy is too large for this server"):
-        try_load("the planner toy", lambda: load_vllm_language_model(toy, CPU), collect)
+        try_load("the planner toy", lambda: load_vllm_language_model(toy, TARGET), collect)
 
 
 def test_a_wrong_setting_is_not_out_of_memory(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm, "_start", Failing(ValueError("gpu_memory_utilization must be positive")))
     with pytest.raises(ModelUnavailableError, match="must be positive"):
-        load_vllm_language_model(toy, CPU)
+        load_vllm_language_model(toy, TARGET)
 
 
 def test_the_planned_cache_size_overrides_the_environment(
@@ -117,11 +119,11 @@ def test_the_planned_cache_size_overrides_the_environment(
 ) -> None:
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     with pytest.raises(ModelUnavailableError):
-        load_vllm_language_model(toy, CPU)
+        load_vllm_language_model(toy, TARGET)
     assert "VLLM_CPU_KVCACHE_SPACE" not in os.environ
     assert "VLLM_CPU_KVCACHE_SPACE has no effect" in caplog.text
 
 
 def test_a_folder_is_read_before_vllm_is_started(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
-        load_vllm_language_model(tmp_path, CPU)
+        load_vllm_language_model(tmp_path, TARGET)
