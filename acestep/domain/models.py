@@ -35,9 +35,7 @@ class ModelInfo:
     detail: str = ""  # how far loading is, or why it failed
     notice: str = ""  # told to all users of the model: nano says that it is nano
     code_count: int = 0  # number of different audio codes; 0: not known yet
-    dtype: str = (
-        ""  # what it computes in, and its layers' matrices if they are quantized; empty: not known yet
-    )
+    dtype: str = ""  # what it computes in, and its matrices if they are quantized; empty: not known yet
     # Shapes of the weights that adapters may change, by the layer's name; empty: not known yet.
     layers: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False, hash=False)
     loads_on_demand: bool = False  # it may be out of memory; a request loads it

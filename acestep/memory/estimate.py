@@ -170,11 +170,11 @@ def _held(weights: Sequence[PlacedWeights], planner_load: PlannerLoad, device: D
 
 def stage_workspace(sizes: Sizes, limits: LargestRequest, device: Device) -> dict[Stage, int]:
     """Bytes that each stage needs beside weights, with the DiT that needs the most."""
+    batch = 1 if device.is_cpu else limits.batch  # a CPU renders songs one by one (decision 0010)
     loads = [
-        (dit, Workload(limits.batch, limits.seconds, device.formats.bytes_of(dit.layer.width)))
-        for dit in sizes.dits
+        (dit, Workload(batch, limits.seconds, device.formats.bytes_of(dit.layer.width))) for dit in sizes.dits
     ]
-    sound = Workload(limits.batch, limits.seconds, device.formats.bytes_of_vae)
+    sound = Workload(batch, limits.seconds, device.formats.bytes_of_vae)
     return {
         "write": 0,
         "read": max(reading(sizes.text, load) for _, load in loads),

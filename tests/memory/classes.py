@@ -40,7 +40,7 @@ def config_of(size: DitSize) -> dict[str, object]:
         "text_hidden_dim": size.text_width,
         "pool_window_size": size.pool,
         "fsq_dim": size.fsq_width,
-        "fsq_input_levels": [8] * size.fsq_levels,
+        "fsq_input_levels": [8, 8, 8, 5, 5, 5][: size.fsq_levels],  # 64,000 codes, as published
         "rope_theta": 1e6,
         "rms_norm_eps": 1e-6,
         "is_turbo": size.is_turbo,

@@ -6,6 +6,7 @@ from itertools import pairwise, product
 import pytest
 
 from acestep.memory.configs import PLANNERS, TEXT_ENCODER, VAE, published_dit
+from acestep.memory.estimate import LargestRequest, stage_workspace
 from acestep.memory.number_formats import NumberFormats
 from acestep.memory.plan import GB, Abilities, Device, MemoryPlan, Sizes, Wishes
 from acestep.memory.search import choose, largest_planner, least, on_all_devices, options
@@ -131,6 +132,12 @@ def test_a_cpu_moves_nothing() -> None:
     gpu = options(sizes(planners=()), Wishes(), GPU, ABILITIES["resident"])
     weights = [plans[0].parts[0].size / gpu[0].parts[0].size, plans[0].parts[2].size / gpu[0].parts[2].size]
     assert weights == [2, 2]  # float32 for bfloat16
+
+
+def test_a_cpu_works_on_one_song_at_a_time() -> None:
+    device = Device.cpu(NumberFormats("bfloat16", frozenset()))
+    one, eight = (stage_workspace(sizes(), LargestRequest(240.0, batch, 512), device) for batch in (1, 8))
+    assert one == eight
 
 
 def test_no_plan_is_there_for_nothing() -> None:

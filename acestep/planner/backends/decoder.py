@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -127,7 +129,7 @@ class Decoder:
     def allocate(self) -> None:
         # Zeros: the values at masked positions are multiplied by 0, and 0 times infinity is no number.
         with torch.inference_mode(False):
-            self._cache = torch.zeros(self._shape, dtype=self._dtype, device=self._device)
+            self._cache = _zeros(self._shape, self._dtype, self._device)
             self._workspace.allocate()
 
     def release(self) -> None:
@@ -298,3 +300,11 @@ def _join(layer: Qwen3Layer, config: Qwen3Config, workspace: Workspace) -> _Laye
         gate_up=join(workspace, mlp.gate_proj, mlp.up_proj),
         down=join(workspace, mlp.down_proj),
     )
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    # Mapped memory is zero, and takes room where it is written: most texts are much shorter than allowed.
+    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)

@@ -172,3 +172,17 @@ def test_a_quantized_row_does_not_depend_on_the_batch(packed: tuple[Decoder, Any
     if rounds_as_four(batch + 1):
         assert torch.equal(found, alone)
     torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_unused_cache_takes_no_memory(wide: Path, dtype: torch.dtype) -> None:
+    parts = load_language_model(wide, LoadTarget(torch.device("cpu"), dtype))
+    before = resident()
+    decoder = Decoder(parts.model, rows=64, length=30_000)
+    assert resident() - before < 2**26  # the cache is 1.4 GB in float32
+    decoder.prefill(63, tokens(1, 20))
+    assert decoder.decode([[5]] * 64, [20] * 64).isfinite().all()
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
