@@ -13,12 +13,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from acestep.domain.song import Song, SongRequest
 from acestep.jobs.eta import UNKNOWN, Speeds, Work
-from acestep.jobs.model import EventKind, Job, JobEvent, JobState, JobView
+from acestep.jobs.model import EventKind, Job, JobEvent, JobState, JobView, Once, Receipt
 
 UNREADABLE = (
     "This job was stored by another version of the server, which this one cannot read. Submit it again."
 )
 
+REPEATABLE_SECONDS = 24 * 3600.0  # that the answer to a submission is kept
 LEARNED_FROM = 200  # jobs, at a start
 
 REQUEST = TypeAdapter(SongRequest)
@@ -34,6 +35,22 @@ def note(
         "INSERT INTO events (job_id, kind, at, data) VALUES (?, ?, ?, ?)",
         [(job_id, kind, at, told) for job_id in job_ids],
     )
+
+
+def note_submission(database: sqlite3.Connection, once: Once, receipt: Receipt, at: float) -> None:
+    database.execute("DELETE FROM submissions WHERE at < ?", (at - REPEATABLE_SECONDS,))
+    database.execute(
+        "INSERT OR REPLACE INTO submissions VALUES (?, ?, ?, ?, ?, ?)",
+        (*once, receipt.job_id, receipt.position, receipt.seconds, at),
+    )
+
+
+def submission(database: sqlite3.Connection, name: str, now: float) -> tuple[Once, Receipt] | None:
+    row = database.execute(
+        "SELECT fingerprint, job_id, position, seconds FROM submissions WHERE id = ? AND at >= ?",
+        (name, now - REPEATABLE_SECONDS),
+    ).fetchone()
+    return row and (Once(name, row["fingerprint"]), Receipt(row["job_id"], row["position"], row["seconds"]))
 
 
 def note_songs(

@@ -68,6 +68,18 @@ _SCRIPTS = (
     """
     ALTER TABLE jobs ADD COLUMN work TEXT NOT NULL DEFAULT '';
     """,
+    # What was answered to submissions that may come twice (`model.Once`).
+    """
+    CREATE TABLE submissions (
+        id TEXT PRIMARY KEY,
+        fingerprint TEXT NOT NULL,
+        job_id TEXT NOT NULL,
+        position INTEGER NOT NULL,
+        seconds REAL NOT NULL,
+        at REAL NOT NULL
+    );
+    CREATE INDEX submissions_by_age ON submissions (at);
+    """,
 )
 
 

@@ -67,6 +67,13 @@ class Receipt:
     eta: float = 0.0  # seconds until it is done
 
 
+class Once(NamedTuple):
+    """A submission that may come twice: the name that a client gave it, and a hash of what it asks for."""
+
+    id: str
+    fingerprint: str
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     job: Job

@@ -19,7 +19,18 @@ from weakref import WeakValueDictionary
 from acestep.background import Delays, delays
 from acestep.domain.song import Progress, Song, SongRequest
 from acestep.errors import DataFolderError, QueueFullError
-from acestep.jobs.model import ENDED, Job, JobEvent, JobState, JobView, Lease, QueueStats, Receipt, Renewal
+from acestep.jobs.model import (
+    ENDED,
+    Job,
+    JobEvent,
+    JobState,
+    JobView,
+    Lease,
+    Once,
+    QueueStats,
+    Receipt,
+    Renewal,
+)
 from acestep.jobs.store import JobStore
 from acestep.jobs.worker import OnProgress
 
@@ -66,12 +77,12 @@ class JobQueue:
         # An event is kept as long as a call waits for it.
         self._ends: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
 
-    async def submit(self, request: SongRequest) -> Receipt:
+    async def submit(self, request: SongRequest, once: Once | None = None) -> Receipt:
         """Raises QueueFullError, InvalidFieldError for audio that is gone, and DataFolderError."""
         for error in self._errors(besides=_SUBMIT):  # a failed submit does not stop the next
             raise error.with_traceback(None)
         try:
-            receipt = await self._store.submit(request, self._max_waiting)
+            receipt = await self._store.submit(request, self._max_waiting, self._busy(), once)
         except DataFolderError as error:
             self._failing[_SUBMIT] = error
             self._refused.set()
@@ -82,7 +93,14 @@ class JobQueue:
         if receipt is None:
             raise QueueFullError(self._max_waiting, max(1, math.ceil(await self.average_seconds())))
         self.listeners.wake(receipt.job_id)
-        return replace(receipt, eta=self._until_done(receipt.seconds))
+        return replace(receipt, eta=receipt.seconds / self._at_once)
+
+    async def submission(self, name: str) -> tuple[Once, Receipt] | None:
+        """What was submitted under that name in the last 24 hours, and the answer."""
+        if (found := await self._store.submission(name)) is None:
+            return None
+        once, receipt = found
+        return once, replace(receipt, eta=receipt.seconds / self._at_once)
 
     async def find(self, ids: Sequence[str]) -> list[JobView | None]:
         return [self._with_progress(view) for view in await self._store.find(ids)]
@@ -278,16 +296,16 @@ class JobQueue:
         if view is None or view.job.state in ENDED:
             return view
         if view.job.state == "queued":
-            return replace(view, note=self._note(view.job), eta=self._until_done(view.seconds))
+            return replace(view, note=self._note(view.job), eta=(self._busy() + view.seconds) / self._at_once)
         known = self._running.get(view.job.id)
         progress = known.latest if known else _STARTED
         if progress == _STARTED:
             progress = replace(progress, text=self._note(view.job))
         return replace(view, progress=progress, eta=known.left() if known else None)
 
-    def _until_done(self, seconds: float) -> float:
-        # Of a queued job, by the seconds that the jobs up to it take.
-        return (sum(running.left() for running in self._running.values()) + seconds) / self._at_once
+    def _busy(self) -> float:
+        # Seconds until the running jobs end, one after the other.
+        return sum(running.left() for running in self._running.values())
 
     def _note(self, job: Job) -> str:
         return self._notes.get(job.request.model, self._notes.get(None, ""))

@@ -31,10 +31,12 @@ from acestep.jobs.history import (
     newest,
     note,
     note_songs,
+    note_submission,
+    submission,
     views,
     waiting,
 )
-from acestep.jobs.model import Claim, JobEvent, JobState, JobView, Lease, Receipt, Renewal
+from acestep.jobs.model import Claim, JobEvent, JobState, JobView, Lease, Once, Receipt, Renewal
 
 MAX_DEATHS = 5  # of servers that were making the songs of a job, which may be the cause
 LEASE_SECONDS = 15.0  # that a job stays with a server of which nothing is heard
@@ -115,8 +117,11 @@ class JobStore:
             yield
 
     @_on_store_thread
-    def submit(self, request: SongRequest, max_waiting: int) -> Receipt | None:
+    def submit(
+        self, request: SongRequest, max_waiting: int, busy: float = 0.0, once: Once | None = None
+    ) -> Receipt | None:
         """None if `max_waiting` (0: any number) are queued. Raises InvalidFieldError for missing audio."""
+        # `busy` are the seconds until the running jobs end.
         # Files are deleted on this thread too, so one that exists now stays until the job has ended.
         _check_audio(request.task)
         self._file.check()
@@ -131,7 +136,15 @@ class JobStore:
             )
             note(self._db, [job_id], "queued", now, position=queued + 1)
             position, seconds = waiting(self._db, self._speeds)[job_id]
-        return Receipt(job_id, position, seconds)
+            receipt = Receipt(job_id, position, busy + seconds)
+            if once is not None:
+                note_submission(self._db, once, receipt, now)
+        return receipt
+
+    @_on_store_thread
+    def submission(self, name: str) -> tuple[Once, Receipt] | None:
+        """What was submitted under that name in the last 24 hours, and the answer."""
+        return submission(self._db, name, self._clock())
 
     @_on_store_thread
     def claim(self, models: Collection[str | None] = ()) -> Claim | None:

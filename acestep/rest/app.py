@@ -12,8 +12,10 @@ from acestep import __version__
 from acestep.rest import envelope
 from acestep.rest.callers import OPENAI_ROOT
 from acestep.rest.deps import HttpServices, provide
+from acestep.rest.idempotency import REPLAYED
 from acestep.rest.middleware import Access, ErrorGuard, HeadAsGet, allow
 from acestep.rest.openapi import ERRORS, describe
+from acestep.rest.prefer import APPLIED
 from acestep.rest.response.schemas import SERVICE
 from acestep.rest.routes import (
     chat,
@@ -33,7 +35,10 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
 # Headers of answers that pages of allowed origins may read.
-EXPOSED = ("Content-Disposition", "Content-Range", "ETag", "Location", "Retry-After", *JOB_HEADERS)
+EXPOSED = (
+    *("Content-Disposition", "Content-Range", "ETag", "Location", "Retry-After", *JOB_HEADERS),
+    *(APPLIED, REPLAYED),
+)
 
 
 def create_app(

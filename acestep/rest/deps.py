@@ -21,10 +21,12 @@ from acestep.domain.devices import Placement
 from acestep.errors import DataFolderError
 from acestep.examples import Examples
 from acestep.files import AudioStore
+from acestep.jobs.model import Once
 from acestep.jobs.queue import JobQueue
 from acestep.jobs.worker import Cancelled, ModelKeeper, PlannerKeeper, Worker
 from acestep.memory.decide import Decision
 from acestep.rest.adapters import ServerAdapters
+from acestep.rest.idempotency import KEY, RepeatableCall, repeatable
 from acestep.rest.middleware import Access, arrives_locally
 from acestep.rest.request.body import BODY_FIELD, Body, BodyReader
 from acestep.rest.request.sounds import AudioProbe
@@ -79,6 +81,9 @@ class HttpServices:
     background: BackgroundTasks = field(default_factory=BackgroundTasks)
     placement: Callable[[], Placement] = Placement
     transcriber: Transcriber | None = None  # None: its library is not installed
+    in_flight: set[str] = field(default_factory=set)  # requests that carry an Idempotency-Key
+    call: RepeatableCall | None = None  # the present request, if it does
+    once: Once | None = None  # and what it asks for
 
     @property
     def links(self) -> AudioLinks:
@@ -96,12 +101,16 @@ def provide(app: FastAPI, services: HttpServices) -> None:
     app.state.model_list = services.config.model_list  # for errors, which arise outside of the routes, too
 
 
-async def _services(request: Request) -> HttpServices:
+async def _services(request: Request) -> AsyncIterator[HttpServices]:
     services = cast(HttpServices, request.app.state.services)
     if services.config.local_roots and not arrives_locally(request.scope):
         # uvicorn's own --host is not among the settings.
-        return replace(services, config=replace(services.config, local_roots=()))
-    return services
+        services = replace(services, config=replace(services.config, local_roots=()))
+    if KEY in request.headers and request.method == "POST":
+        with repeatable(request.scope, services.in_flight) as call:
+            yield replace(services, call=call)
+    else:
+        yield services
 
 
 Services = Annotated[HttpServices, Depends(_services)]

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from acestep.rest.envelope import failure
 from acestep.rest.errors import Problem, problem_of
+from acestep.rest.idempotency import ADDED
 from acestep.rest.spelling import AUDIO_PATH
 
 log = logging.getLogger(__name__)
@@ -244,6 +245,7 @@ class ErrorGuard:
             nonlocal started, replaced
             if message["type"] == "http.response.start":
                 started = True
+                message["headers"] = [*message["headers"], *scope.get(ADDED, ())]
                 replaced = _is_bare_error(message)
                 if replaced:
                     await failure(_bare_problem(message), scope)(scope, receive, send)

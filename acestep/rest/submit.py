@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from starlette.exceptions import HTTPException
+
 from acestep.domain.models import ModelInfo, choose_model
 from acestep.domain.song import (
     MAX_SEED,
@@ -24,10 +26,12 @@ from acestep.domain.song import (
     WaveletCorrection,
 )
 from acestep.errors import InvalidFieldError
+from acestep.jobs.model import Once
 from acestep.jobs.worker import Worker
 from acestep.limits import fit, needs_planner
 from acestep.rest.adapters import ServerAdapters
 from acestep.rest.deps import HttpConfig, HttpServices
+from acestep.rest.idempotency import RepeatableCall
 from acestep.rest.request.body import Body
 from acestep.rest.request.fields_audio import STEM_SETS
 from acestep.rest.request.fields_planner import PlannerSamplingFields
@@ -45,6 +49,7 @@ from acestep.rest.request.task_rules import (
 )
 from acestep.rest.spelling import JsonObject
 
+REUSED = "In the last 24 hours it was sent with another request"
 UNKNOWN_LANGUAGE = "unknown"
 
 
@@ -61,10 +66,33 @@ async def submit(body: Body, services: HttpServices, warnings: tuple[str, ...] =
 
     Raises as `accept`, `UnusableAudioError` for a file that is no audio, and `QueueFullError`.
     """
+    if services.call is not None:
+        once = await services.call.once(body.fields, body.files)
+        if earlier := await submitted(once, services.call, services):
+            return earlier
+        services = replace(services, once=once)
     if not body.files:
         return await _submit(body.fields, {}, services, warnings)
     async with stored(body.files, services.uploads, services.probe) as uploads:
         return await _submit(body.fields, uploads, services, warnings)
+
+
+async def submitted(once: Once, call: RepeatableCall, services: HttpServices) -> Submission | None:
+    """What the first request with the key of `call` has submitted; None: this is the first.
+
+    Raises InvalidFieldError if that was another request, and 404 if its job was deleted.
+    """
+    found = await services.queue.submission(once.id)
+    if found is None:
+        return None
+    call.note_replay()
+    first, receipt = found
+    if first != once:
+        raise InvalidFieldError("Idempotency-Key", "this key", "a new key for each request", REUSED)
+    (view,) = await services.queue.find([receipt.job_id])
+    if view is None:
+        raise HTTPException(404, f"Task {receipt.job_id}, which this key has submitted, was deleted")
+    return Submission(receipt.job_id, receipt.position, receipt.eta, view.job.request)
 
 
 async def _submit(
@@ -82,7 +110,7 @@ async def _submit(
     for sound in uploads.values():
         if not _is_used(sound, request):
             sound.path.unlink(missing_ok=True)
-    receipt = await services.queue.submit(request)
+    receipt = await services.queue.submit(request, services.once)
     return Submission(receipt.job_id, receipt.position, receipt.eta, request)
 
 

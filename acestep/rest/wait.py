@@ -60,8 +60,8 @@ async def wait_for_songs(request: Request, services: HttpServices, job_id: str) 
 
 
 async def cancel_unwanted(services: HttpServices, job_id: str) -> None:
-    """Cancel a job whose client has gone, unless the settings keep it."""
-    if services.config.cancel_on_disconnect:
+    """Cancel a job whose client has gone, unless it may ask again, or the settings keep the job."""
+    if services.config.cancel_on_disconnect and services.call is None:
         await services.queue.cancel(job_id)
 
 

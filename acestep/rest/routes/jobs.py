@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request, R
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, Field
 
+from acestep.domain.song import SongRequest
 from acestep.jobs.model import ENDED, JobState, JobView
 from acestep.rest.deps import HttpServices, RequestBody, Services, require_key
 from acestep.rest.dialects.jobs import JobObject, SubmittedJob, job_object, submitted_job
@@ -17,7 +18,7 @@ from acestep.rest.prefer import waited_for
 from acestep.rest.request.schemas import CancelTask, read_cancel
 from acestep.rest.response.jobs import UNKNOWN_TASK, query_entry
 from acestep.rest.response.schemas import QueryEntry
-from acestep.rest.submit import Submission
+from acestep.rest.submit import Submission, submitted
 from acestep.rest.wait import JOBS_PATH
 
 router = APIRouter(tags=["songs"])
@@ -91,11 +92,18 @@ async def retry(
     http: Request, response: Response, view: Known, services: Services
 ) -> SubmittedJob | JobObject:
     """Submit the request of a job once more, with the same seeds; `Prefer: wait` as in /v1/music/generate."""
-    request = view.job.request
-    receipt = await services.queue.submit(request)
-    if ended := await waited_for(http, response, services, receipt.job_id):
+    submission = await _again(view.job.request, services)
+    if ended := await waited_for(http, response, services, submission.job_id):
         return job_object(ended, services.links.to)
-    return submitted_job(Submission(receipt.job_id, receipt.position, receipt.eta, request))
+    return submitted_job(submission)
+
+
+async def _again(request: SongRequest, services: HttpServices) -> Submission:
+    once = await services.call.once({}, {}) if services.call else None
+    if services.call and once and (earlier := await submitted(once, services.call, services)):
+        return earlier
+    receipt = await services.queue.submit(request, once)
+    return Submission(receipt.job_id, receipt.position, receipt.eta, request)
 
 
 @router.get(
