@@ -5,7 +5,6 @@ Heavy imports (torch) happen on the engine's thread, once the server answers.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import logging
 import sys
@@ -47,6 +46,7 @@ from acestep.server.loading_watch import LoadingWatch
 from acestep.server.placement import gpu_watch, list_gpus, placement
 from acestep.server.ports import check_port, check_port_of_uvicorn
 from acestep.server.stopping import Stopping, end_process, end_supervisor
+from acestep.settings.command_line import parser
 from acestep.settings.flags import named_as_flags
 from acestep.settings.settings import Settings
 
@@ -219,7 +219,7 @@ def configure_logging(level: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until stopped; returns the exit code."""
-    flags = vars(_parser().parse_args(argv))
+    flags = vars(parser().parse_args(argv))
     only_check = flags.pop("check")
     if flags.pop("list_gpus"):
         sys.stdout.write(f"{list_gpus()}\n")
@@ -267,33 +267,6 @@ def _report(settings: Settings) -> int:
     return 0 if all(check.is_good for check in found) else REFUSED
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="acestep-api",
-        description="Serve music generation with ACE-Step 1.5 over HTTP.",
-        epilog="Everything else is set by ACESTEP_* variables, in the environment or in .env: "
-        "see docs/configuration.md.",
-    )
-    parser.add_argument("--host", dest="api_host", help="address to listen on (ACESTEP_API_HOST, 127.0.0.1)")
-    parser.add_argument("--port", dest="api_port", help="port to listen on (ACESTEP_API_PORT, 8001)")
-    parser.add_argument("--api-key", help="key that clients must send (ACESTEP_API_KEY, none)")
-    parser.add_argument("--download-source", help="where models come from (ACESTEP_DOWNLOAD_SOURCE, auto)")
-    parser.add_argument(
-        "--init-llm", nargs="?", const="true", help="load the planner: true, false (ACESTEP_INIT_LLM, auto)"
-    )
-    parser.add_argument("--lm-model-path", help="planner to load (ACESTEP_LM_MODEL_PATH)")
-    parser.add_argument(
-        "--gpu-mapping", help="GPUs of models and planner: auto, single:N, dit:N,lm:M (ACESTEP_GPU_MAPPING)"
-    )
-    parser.add_argument("--list-gpus", action="store_true", help="list the CUDA devices, and end")
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help="check settings, songs and job database, and end (0: all is well)",
-    )
-    return parser
-
-
 def _refuse(error: AceStepError, flags: Mapping[str, object] | None = None) -> int:
     text = named_as_flags(str(error), flags or {}, {"api_host": "--host", "api_port": "--port"})
     sys.stderr.write(f"acestep-api: {text}\n")
@@ -301,7 +274,6 @@ def _refuse(error: AceStepError, flags: Mapping[str, object] | None = None) -> i
 
 
 def run() -> None:
-    """The console script `acestep-api`."""
     end_process(main())
 
 

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import pytest
+
 PACKAGE = Path(__file__).parents[1] / "acestep"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -62,6 +64,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("audio", "background", "catalog", "checks", "data_folder", "engine", "errors", "files", "jobs"),
         *("memory", "rest", "server", "settings"),
     ),
+    "__main__": ("api_server", "settings"),
 }
 # Only these may import torch and its kin, at all.
 HEAVY = ("torch", "torchao", "diffusers", "transformers", "peft")
@@ -210,6 +213,18 @@ def test_the_server_can_be_imported_without_torch() -> None:
     code = f"import sys, acestep.api_server; print([name for name in {HEAVY} if name in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert loaded.strip() == "[]"
+
+
+@pytest.mark.parametrize(("flag", "code"), [("--help", 0), ("--prot=8002", 2)])
+def test_flags_are_read_before_anything_large_is_imported(flag: str, code: int) -> None:
+    program = (
+        f"import sys, acestep.__main__ as command; sys.argv = ['acestep-api', {flag!r}]\n"
+        "try: command.run()\n"
+        "except SystemExit as end: print(end.code, {'pydantic', 'fastapi'} & set(sys.modules))"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ended.stdout.splitlines()[-1] == f"{code} set()"
+    assert "--port" in ended.stdout + ended.stderr
 
 
 def test_the_commands_that_are_installed_exist() -> None:
