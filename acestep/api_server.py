@@ -40,6 +40,7 @@ from acestep.rest.adapters import ServerAdapters
 from acestep.rest.connections import report_full, timed
 from acestep.rest.deps import HttpConfig, HttpServices, provide
 from acestep.rest.middleware import Access, EndRequests, OpenRequests, is_loopback
+from acestep.rest.page import Page
 from acestep.server.build import Engines, Prepared, build_engines, prepare, tightest
 from acestep.server.configured_models import expect
 from acestep.server.loading_watch import LoadingWatch
@@ -140,6 +141,7 @@ def _services(
         keeper=engines.keeper,
         planners=engines.planners,
         background=tasks,
+        page=Page(),
         transcriber=_transcriber(settings),
     )
 

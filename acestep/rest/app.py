@@ -25,6 +25,7 @@ from acestep.rest.routes import (
     lora,
     models,
     music,
+    page,
     status,
     tasks,
     transcribe,
@@ -68,6 +69,7 @@ def create_app(
     for module in (tasks, drafts, transcribe, chat, generations, music, jobs, models, lora, status):
         app.include_router(module.router)
         app.include_router(module.router, prefix=OPENAI_ROOT, include_in_schema=False)
+    app.include_router(page.router)
     describe(app)
     return app
 

@@ -28,6 +28,7 @@ from acestep.memory.decide import Decision
 from acestep.rest.adapters import ServerAdapters
 from acestep.rest.idempotency import KEY, RepeatableCall, repeatable
 from acestep.rest.middleware import Access, arrives_locally
+from acestep.rest.page import Page
 from acestep.rest.request.body import BODY_FIELD, Body, BodyReader
 from acestep.rest.request.sounds import AudioProbe
 from acestep.rest.spelling import AudioLinks
@@ -80,6 +81,7 @@ class HttpServices:
     planners: PlannerKeeper | None = None
     background: BackgroundTasks = field(default_factory=BackgroundTasks)
     placement: Callable[[], Placement] = Placement
+    page: Page | None = None  # None: it is turned off
     transcriber: Transcriber | None = None  # None: its library is not installed
     in_flight: set[str] = field(default_factory=set)  # requests that carry an Idempotency-Key
     call: RepeatableCall | None = None  # the present request, if it does

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import HTMLResponse
 
 from acestep import __version__
 from acestep.domain.models import default_model
 from acestep.rest.deps import Services, require_key
 from acestep.rest.envelope import Envelope
+from acestep.rest.page import wants_page
 from acestep.rest.response.memory import memory_of
 from acestep.rest.response.models import health, stats_of
 from acestep.rest.response.schemas import Health, Start, Stats
@@ -13,9 +15,12 @@ from acestep.rest.response.schemas import Health, Start, Stats
 router = APIRouter(tags=["server"])
 
 
-@router.get("/")
-async def start(request: Request) -> Envelope[Start]:
-    """Say where the documentation and the API are. The key is not needed."""
+@router.get("/", response_model=Envelope[Start])
+async def start(request: Request, services: Services) -> Envelope[Start] | HTMLResponse:
+    """Say where the documentation and the API are; browsers get the page. The key is not needed."""
+    if services.page and wants_page(request.headers.get("accept", "")):
+        document, headers = services.page.start()
+        return HTMLResponse(document, headers=headers)
     root = request.scope.get("root_path", "")
     return Envelope(
         data=Start(

@@ -1,0 +1,81 @@
+// From the form to the body of /release_task, and from a song's recipe back to the form.
+import { BLANK } from "./store.js";
+
+const PEAKS = 600; // points of a waveform
+/** The tasks of the page; "extend" is a repaint of what comes after the source. */
+export const TASKS = ["text2music", "cover", "repaint", "extend", "extract", "lego", "complete"];
+export const TRACKS = [
+  "vocals", "backing_vocals", "drums", "bass", "guitar", "keyboard", "percussion", "strings", "synth", "brass", "woodwinds", "fx",
+];
+
+/** @param {string} task */
+export const needsSource = (task) => task !== "text2music";
+/** @param {string} task */
+export const hasWindow = (task) => task === "repaint" || task === "lego";
+/** The server's name of a task. @param {string} task */
+export const taskName = (task) => (task === "extend" ? "repaint" : task);
+
+/** @param {unknown} text */
+const number = (text) => (text === "" || text === null ? undefined : Number(text));
+
+/**
+ * @param {typeof BLANK} form @param {import("./store.js").Source | null} source
+ * @param {import("./store.js").Source | null} reference
+ * @returns {{fields: Record<string, any>, files: Record<string, File>}}
+ */
+export function request(form, source, reference) {
+  /** @type {Record<string, any>} */
+  const fields = {
+    prompt: form.prompt, task_type: taskName(form.task), batch_size: Number(form.takes) || 1, waveform_peaks: PEAKS,
+    vocal_language: form.language || undefined, bpm: number(form.bpm), key_scale: form.key || undefined,
+    time_signature: form.metre || undefined, seed: number(form.seed), model: form.model || undefined,
+    lyrics: form.instrumental ? "" : form.lyrics, thinking: form.thinking,
+  };
+  if (!form.instrumental && form.lyrics.includes("[")) fields.lyric_timestamps = false;
+  /** @type {Record<string, File>} */
+  const files = {};
+  if (form.task === "text2music") fields.audio_duration = number(form.seconds);
+  if (form.task === "cover") fields.audio_cover_strength = form.strength;
+  if (hasWindow(form.task) && form.end > form.start) {
+    fields.repainting_start = form.start;
+    fields.repainting_end = form.end;
+  }
+  if (form.task === "extend") {
+    const length = source?.seconds ?? 0;
+    fields.repainting_start = Math.max(0, length - 2); // the seam lies in what is heard already
+    fields.repainting_end = length + Number(form.seconds);
+  }
+  if (form.task === "extract" || form.task === "lego") fields.track_name = form.track;
+  if (form.task === "complete") fields.track_classes = [form.track];
+  if (source && needsSource(form.task)) {
+    if (source.file) files.src_audio = source.file;
+    else fields.src_audio_path = source.link;
+  }
+  if (reference) {
+    if (reference.file) files.reference_audio = reference.file;
+    else fields.reference_audio_path = reference.link;
+  }
+  return { fields: { ...fields, ...form.advanced }, files };
+}
+
+/** The form that asks for a song again. @param {Record<string, any>} recipe */
+export function formOf(recipe) {
+  const isPlain = /^\s*(\[inst(rumental)?\])?\s*$/i.test(recipe.lyrics ?? "");
+  return {
+    ...BLANK, prompt: recipe.prompt ?? "", lyrics: isPlain ? "" : recipe.lyrics, instrumental: isPlain,
+    language: recipe.vocal_language === "unknown" ? "" : (recipe.vocal_language ?? ""), bpm: recipe.bpm ?? "",
+    key: recipe.key_scale ?? "", metre: recipe.time_signature ?? "", seconds: recipe.audio_duration ?? BLANK.seconds,
+    model: recipe.model ?? "",
+  };
+}
+
+/** @param {Record<string, any>} recipe @param {string} address */
+export function asCurl(recipe, address) {
+  const body = JSON.stringify(recipe).replaceAll("'", "'\\''");
+  return `curl ${address} -H 'Content-Type: application/json' -d '${body}'`;
+}
+
+/** @param {Record<string, any>} recipe @param {string} address */
+export function asPython(recipe, address) {
+  return `import json\n\nimport httpx\n\nrecipe = json.loads(${JSON.stringify(JSON.stringify(recipe))})\nprint(httpx.post(${JSON.stringify(address)}, json=recipe).json())\n`;
+}

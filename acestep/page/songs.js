@@ -1,0 +1,65 @@
+// All songs: those that wait and are made, and those that are done.
+import { signal } from "./vendor/signals.js";
+import * as api from "./api.js";
+import { html } from "./html.js";
+import { t } from "./i18n.js";
+import { JobCard } from "./song-card.js";
+import { drop, jobs, loadJobs, next, notice, tell } from "./store.js";
+
+const UNDO_MILLISECONDS = 6000;
+const search = signal("");
+const byModel = signal("");
+const byTask = signal("");
+/** Deleted here, and on the server as soon as it can no longer be undone. */
+const hidden = signal(/** @type {Set<string>} */ (new Set()));
+
+export function Songs() {
+  const all = [...jobs.value.values()].filter((job) => !hidden.value.has(job.job_id));
+  const shown = all.filter(matches);
+  const models = [...new Set(all.map((job) => job.model).filter(Boolean))];
+  const tasks = [...new Set(all.map(taskOf).filter(Boolean))];
+  return html`<section class="songs" aria-label=${t("songs")}>
+    <div class="row filter">
+      <input type="search" id="search" aria-label=${t("search")} placeholder=${t("search")} value=${search.value}
+        onInput=${(/** @type {any} */ e) => { search.value = e.target.value; }} />
+      ${models.length > 1 ? html`<select aria-label=${t("filter.model")} value=${byModel.value} onChange=${(/** @type {any} */ e) => { byModel.value = e.target.value; }}>
+        <option value="">${t("filter.model")}</option>${models.map((name) => html`<option value=${name}>${name}</option>`)}</select>` : null}
+      ${tasks.length > 1 ? html`<select aria-label=${t("filter.task")} value=${byTask.value} onChange=${(/** @type {any} */ e) => { byTask.value = e.target.value; }}>
+        <option value="">${t("filter.task")}</option>${tasks.map((name) => html`<option value=${name}>${t(`task.${name}`)}</option>`)}</select>` : null}
+    </div>
+    ${all.length === 0 ? html`<p class="empty">${t("songs.none")}</p>` : null}
+    ${all.length > 0 && shown.length === 0 ? html`<p class="empty">${t("songs.found.none")}</p>` : null}
+    <ol>${shown.map((job) => html`<li key=${job.job_id}><${JobCard} job=${job} onDelete=${() => removeJob(job)} /></li>`)}</ol>
+    ${next.value ? html`<button onClick=${() => loadJobs(next.value).catch(tell)}>${t("songs.more")}</button>` : null}
+  </section>`;
+}
+
+/** @param {import("./store.js").Job} job */
+const taskOf = (job) => job.result?.songs[0]?.recipe?.task_type ?? "";
+
+/** @param {import("./store.js").Job} job */
+function matches(job) {
+  const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+  const text = [job.caption, ...(job.result?.songs ?? []).flatMap((/** @type {any} */ song) => [song.prompt, song.lyrics])].join(" ").toLowerCase();
+  return words.every((word) => text.includes(word)) && (!byModel.value || job.model === byModel.value) && (!byTask.value || taskOf(job) === byTask.value);
+}
+
+/** @param {import("./store.js").Job} job */
+function removeJob(job) {
+  const set = (/** @type {boolean} */ isHidden) => {
+    hidden.value = new Set([...hidden.value].filter((id) => id !== job.job_id).concat(isHidden ? [job.job_id] : []));
+  };
+  set(true);
+  const timer = setTimeout(async () => {
+    try {
+      await api.remove(`v1/jobs/${job.job_id}`);
+      drop(job.job_id);
+    } catch (error) {
+      set(false);
+      tell(error);
+    }
+    if (notice.value?.undo === undo) notice.value = null;
+  }, UNDO_MILLISECONDS);
+  const undo = () => { clearTimeout(timer); set(false); };
+  notice.value = { text: t("deleted"), undo };
+}

@@ -1,0 +1,119 @@
+// What the page knows: the server, its jobs, and what the user is about to ask for.
+import { batch, computed, signal } from "./vendor/signals.js";
+import * as api from "./api.js";
+import { remembered } from "./storage.js";
+
+/** @typedef {{kind: "file" | "song", name: string, file?: File, link?: string, seconds?: number, peaks?: number[][]}} Source */
+/** @typedef {Record<string, any>} Job as of /v1/jobs, with `files` while it runs */
+
+export const BLANK = {
+  prompt: "", lyrics: "", instrumental: true, language: "", bpm: "", key: "", metre: "", seconds: 30, takes: 1,
+  seed: "", model: "", task: "text2music", track: "drums", strength: 1, start: 0, end: 0, thinking: false,
+  /** @type {Record<string, any>} */ advanced: {},
+};
+const PAGE = 40; // jobs that are fetched at once
+
+export const form = remembered("form", BLANK);
+export const view = remembered("view", "simple");
+export const theme = remembered("theme", "");
+/** @type {import("./vendor/signals.js").Signal<Source | null>} */
+export const source = signal(null);
+/** @type {import("./vendor/signals.js").Signal<Source | null>} */
+export const reference = signal(null);
+
+/** @type {import("./vendor/signals.js").Signal<any>} */
+export const inventory = signal(null);
+/** @type {import("./vendor/signals.js").Signal<any>} */
+export const stats = signal(null);
+/** @type {import("./vendor/signals.js").Signal<Record<string, any>>} fields of /release_task, as the server describes them */
+export const fields = signal({});
+/** @type {import("./vendor/signals.js").Signal<Map<string, Job>>} the newest first */
+export const jobs = signal(new Map());
+export const next = signal(/** @type {string | null} */ (null));
+export const isOnline = signal(true);
+export const needsKey = signal(false);
+/** @type {import("./vendor/signals.js").Signal<{text: string, field?: string, isError?: boolean, undo?: () => void} | null>} */
+export const notice = signal(null);
+/** Sentences about fields of the last request, by field. */
+export const remarks = signal(/** @type {Record<string, string>} */ ({}));
+export const isSending = signal(false);
+
+export const model = computed(() => {
+  const models = inventory.value?.models ?? [];
+  return models.find((/** @type {any} */ each) => each.name === form.value.model) ?? models.find((/** @type {any} */ each) => each.is_default) ?? models[0];
+});
+export const hasPlanner = computed(() =>
+  (inventory.value?.lm_models ?? []).some((/** @type {any} */ each) => ["ready", "loading", "on_disk"].includes(each.state)),
+);
+
+/** @param {Partial<typeof BLANK>} changes */
+export function change(changes) {
+  form.value = { ...form.value, ...changes };
+}
+
+/** @param {any} error */
+export function tell(error) {
+  const { status, message, field, retryAfter } = error;
+  if (status === 401 || status === 403) needsKey.value = true;
+  notice.value = { text: message, field, isError: true, status, retryAfter };
+}
+
+export async function loadServer() {
+  const [found, told] = await Promise.all([api.get("v1/model_inventory"), api.get("v1/stats")]);
+  batch(() => {
+    inventory.value = found;
+    stats.value = told;
+    needsKey.value = false;
+  });
+}
+
+export async function loadFields() {
+  const document = await api.get("openapi.json");
+  fields.value = document.components.schemas.GenerateTask.properties;
+}
+
+/** @param {string | null} [after] */
+export async function loadJobs(after = null) {
+  const page = await api.get(`v1/jobs?limit=${PAGE}${after ? `&after=${encodeURIComponent(after)}` : ""}`);
+  const kept = after ? [...jobs.value] : [];
+  jobs.value = new Map([...kept, ...page.jobs.map((/** @type {Job} */ job) => [job.job_id, job])]);
+  next.value = page.next;
+}
+
+/** @param {Job} job */
+function put(job) {
+  const isNew = !jobs.value.has(job.job_id);
+  jobs.value = new Map(isNew ? [[job.job_id, job], ...jobs.value] : [...jobs.value].map(([id, old]) => [id, id === job.job_id ? job : old]));
+}
+
+/** @param {string} id */
+export function drop(id) {
+  jobs.value = new Map([...jobs.value].filter(([known]) => known !== id));
+}
+
+/** Follows what happens on the server, also through its restarts. */
+export function followServer() {
+  api.follow(onEvent, async (isThere, error) => {
+    isOnline.value = isThere || Boolean(error);
+    if (error?.status === 401 || error?.status === 403) needsKey.value = true;
+    if (isThere) await Promise.all([loadServer(), loadJobs(), loadFields()]).catch(tell);
+  });
+}
+
+/** @param {{kind: string, data: any}} event */
+async function onEvent({ kind, data }) {
+  const known = jobs.value.get(data.job_id);
+  if (data.job) {
+    put(data.job);
+    api.get("v1/stats").then((told) => { stats.value = told; }, () => {});
+  } else if (kind === "progress" && known) {
+    put({ ...known, status: "running", queue_position: 0, ...data });
+  } else if (kind === "song" && known) {
+    put({ ...known, files: [...(known.files ?? []), data.file] });
+  } else if (kind !== "progress") {
+    put(await api.get(`v1/jobs/${data.job_id}`));
+    for (const each of jobs.value.values()) {
+      if (each.status === "queued" && each.job_id !== data.job_id) put(await api.get(`v1/jobs/${each.job_id}`));
+    }
+  }
+}
