@@ -5,10 +5,40 @@ import { Remark } from "./field.js";
 import { change, fields, form, model } from "./store.js";
 
 const GROUPS = {
-  sampler: ["inference_steps", "guidance_scale", "shift", "infer_method", "sampler_mode", "guidance_variant", "use_adg",
-    "cfg_interval_start", "cfg_interval_end", "retake_seed", "retake_variance", "cover_noise_strength", "repaint_strength"],
-  planner: ["lm_temperature", "lm_cfg_scale", "lm_top_k", "lm_top_p", "lm_repetition_penalty", "lm_negative_prompt", "use_cot_caption", "use_cot_language"],
-  output: ["audio_format", "mp3_bitrate", "fade_in_duration", "fade_out_duration", "enable_normalization", "normalization_db", "measure_loudness"],
+  sampler: [
+    "inference_steps",
+    "guidance_scale",
+    "shift",
+    "infer_method",
+    "sampler_mode",
+    "guidance_variant",
+    "use_adg",
+    "cfg_interval_start",
+    "cfg_interval_end",
+    "retake_seed",
+    "retake_variance",
+    "cover_noise_strength",
+    "repaint_strength",
+  ],
+  planner: [
+    "lm_temperature",
+    "lm_cfg_scale",
+    "lm_top_k",
+    "lm_top_p",
+    "lm_repetition_penalty",
+    "lm_negative_prompt",
+    "use_cot_caption",
+    "use_cot_language",
+  ],
+  output: [
+    "audio_format",
+    "mp3_bitrate",
+    "fade_in_duration",
+    "fade_out_duration",
+    "enable_normalization",
+    "normalization_db",
+    "measure_loudness",
+  ],
   adapters: ["lora"],
 };
 
@@ -17,10 +47,12 @@ export function Advanced() {
   const changed = Object.keys(form.value.advanced).length;
   return html`<details class="advanced">
     <summary>${t("advanced")}${changed ? ` (${changed})` : ""}</summary>
-    ${Object.entries(GROUPS).map(([group, names]) => html`<fieldset>
+    ${Object.entries(GROUPS).map(
+      ([group, names]) => html`<fieldset>
       <legend>${t(`advanced.${group}`)}</legend>
       ${names.filter((name) => known[name]).map((name) => html`<${Setting} key=${name} name=${name} described=${known[name]} />`)}
-    </fieldset>`)}
+    </fieldset>`,
+    )}
     ${changed ? html`<button onClick=${() => change({ advanced: {} })}>${t("advanced.reset")}</button>` : null}
   </details>`;
 }
@@ -36,23 +68,23 @@ function Setting({ name, described }) {
   const usual = described.default ?? model.value?.defaults[name] ?? t("auto");
   let input;
   if (isSwitch) {
-    input = html`<select value=${value === undefined ? "" : String(value)} disabled=${isOff}
+    input = html`<select id=${name} aria-describedby=${`${name}-about`} value=${value === undefined ? "" : String(value)} disabled=${isOff}
       onChange=${(/** @type {any} */ e) => keep(name, e.target.value === "" ? undefined : e.target.value === "true")}>
       <option value="">${t("usual", { value: t(String(described.default)) })}</option>
       <option value="true">${t("true")}</option><option value="false">${t("false")}</option></select>`;
   } else if (choices) {
-    input = html`<select value=${value ?? ""} disabled=${isOff} onChange=${(/** @type {any} */ e) => keep(name, e.target.value || undefined)}>
+    input = html`<select id=${name} aria-describedby=${`${name}-about`} value=${value ?? ""} disabled=${isOff} onChange=${(/** @type {any} */ e) => keep(name, e.target.value || undefined)}>
       <option value="">${t("usual", { value: usual })}</option>
       ${choices.map((/** @type {any} */ each) => html`<option value=${each}>${each}</option>`)}</select>`;
   } else if (bounds) {
-    input = html`<input type="number" step=${bounds.type === "integer" ? 1 : "any"} min=${bounds.minimum} max=${bounds.maximum} disabled=${isOff}
+    input = html`<input id=${name} aria-describedby=${`${name}-about`} type="number" step=${bounds.type === "integer" ? 1 : "any"} min=${bounds.minimum} max=${bounds.maximum} disabled=${isOff}
       placeholder=${usual} value=${value ?? ""} onInput=${(/** @type {any} */ e) => keep(name, e.target.value === "" ? undefined : Number(e.target.value))} />`;
   } else {
-    input = html`<input type="text" disabled=${isOff} placeholder=${usual} value=${value ?? ""}
+    input = html`<input id=${name} aria-describedby=${`${name}-about`} type="text" disabled=${isOff} placeholder=${usual} value=${value ?? ""}
       onInput=${(/** @type {any} */ e) => keep(name, e.target.value || undefined)} />`;
   }
-  return html`<label class="field setting"><span><code>${name}</code></span>${input}
-    <small>${isOff ? t("advanced.turbo") : described.description}</small><${Remark} name=${name} /></label>`;
+  return html`<div class="field setting"><label for=${name}><code>${name}</code></label>${input}
+    <small id=${`${name}-about`}>${isOff ? t("advanced.turbo") : described.description}</small><${Remark} name=${name} /></div>`;
 }
 
 /** @param {string} name @param {unknown} value */

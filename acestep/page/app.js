@@ -18,12 +18,16 @@ export function App() {
       <${ModelBadge} />
       <nav aria-label=${t("settings")}>
         <select aria-label=${t("language")} value=${chosen.value || language.value}
-          onChange=${(/** @type {any} */ e) => { chosen.value = e.target.value; }}>
+          onChange=${(/** @type {any} */ e) => {
+            chosen.value = e.target.value;
+          }}>
           ${Object.entries(LANGUAGES).map(([id, name]) => html`<option value=${id}>${name}</option>`)}
         </select>
         <button class="quiet" title=${t("theme")} aria-label=${t("theme")} onClick=${switchTheme}><${Icon} name="theme" /></button>
         <button class="quiet" title=${t("server")} aria-label=${t("server")} aria-expanded=${isServerOpen.value}
-          onClick=${() => { isServerOpen.value = !isServerOpen.value; }}><${Icon} name="server" /></button>
+          onClick=${() => {
+            isServerOpen.value = !isServerOpen.value;
+          }}><${Icon} name="server" /></button>
       </nav>
     </header>
     ${isOnline.value ? null : html`<p class="banner" role="status">${t("offline")}</p>`}
@@ -61,7 +65,16 @@ function Notice() {
   const text = told.isError && !told.text ? t("offline") : told.text;
   return html`<div class="notice ${told.isError ? "error" : ""}" role=${told.isError ? "alert" : "status"}>
     <span>${text}</span>
-    ${told.undo ? html`<button onClick=${() => { told.undo?.(); notice.value = null; }}>${t("undo")}</button>` : null}
-    <button class="quiet" aria-label=${t("close")} onClick=${() => { notice.value = null; }}><${Icon} name="close" /></button>
+    ${
+      told.undo
+        ? html`<button onClick=${() => {
+            told.undo?.();
+            notice.value = null;
+          }}>${t("undo")}</button>`
+        : null
+    }
+    <button class="quiet" aria-label=${t("close")} onClick=${() => {
+      notice.value = null;
+    }}><${Icon} name="close" /></button>
   </div>`;
 }

@@ -10,10 +10,26 @@ import { change, form, hasPlanner, isSending, model, notice, reference, remarks,
 import { Tasks } from "./tasks.js";
 
 const EXAMPLES = 6; // sentences in the texts
-const TAGS = ["piano", "guitar", "strings", "synth", "calm", "upbeat", "dark", "dreamy", "pop", "rock", "jazz", "lo-fi"];
+const TAGS = [
+  "piano",
+  "guitar",
+  "strings",
+  "synth",
+  "calm",
+  "upbeat",
+  "dark",
+  "dreamy",
+  "pop",
+  "rock",
+  "jazz",
+  "lo-fi",
+];
 const SECTIONS = ["intro", "verse", "pre-chorus", "chorus", "bridge", "instrumental", "outro"];
 const LANGUAGES = ["en", "ja", "zh", "ko", "es", "fr", "de", "it", "pt", "ru"];
-const KEYS = ["C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B"].flatMap((note) => [`${note} major`, `${note} minor`]);
+const KEYS = ["C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B"].flatMap((note) => [
+  `${note} major`,
+  `${note} minor`,
+]);
 
 /** Submits what the form says. */
 export async function makeSong() {
@@ -40,7 +56,17 @@ export async function makeSong() {
 
 /** What the simple view asks for beside the sentence. */
 const SIMPLE = {
-  lyrics: "", instrumental: true, language: "", bpm: "", key: "", metre: "", takes: 1, seed: "", task: "text2music", advanced: {}, thinking: false,
+  lyrics: "",
+  instrumental: true,
+  language: "",
+  bpm: "",
+  key: "",
+  metre: "",
+  takes: 1,
+  seed: "",
+  task: "text2music",
+  advanced: {},
+  thinking: false,
 };
 
 /** "bpm: is ignored" -> {bpm: "is ignored"} @param {string[]} sentences */
@@ -58,8 +84,12 @@ export function Compose() {
   const isSimple = view.value === "simple";
   return html`<section class="compose" aria-label=${t("compose")} onKeyDown=${submitByKey}>
     <div class="tabs" role="tablist">
-      ${["simple", "custom"].map((name) => html`<button role="tab" id=${`tab-${name}`} aria-selected=${view.value === name}
-        onClick=${() => { view.value = name; }}>${t(`view.${name}`)}</button>`)}
+      ${["simple", "custom"].map(
+        (name) => html`<button role="tab" id=${`tab-${name}`} aria-selected=${view.value === name}
+        onClick=${() => {
+          view.value = name;
+        }}>${t(`view.${name}`)}</button>`,
+      )}
     </div>
     ${isSimple ? html`<${Simple} />` : html`<${Custom} />`}
     <button class="primary" disabled=${isSending.value} onClick=${makeSong}>${t(isSending.value ? "sending" : "make")}</button>
@@ -70,8 +100,9 @@ export function Compose() {
 function Simple() {
   return html`<${Caption} label=${t("sentence")} />
     <div class="chips" role="group" aria-label=${t("examples")}>
-      ${Array.from({ length: EXAMPLES }, (_, n) => t(`example.${n}`)).map((text) =>
-        html`<button class="chip" onClick=${() => change({ prompt: text })}>${text}</button>`)}
+      ${Array.from({ length: EXAMPLES }, (_, n) => t(`example.${n}`)).map(
+        (text) => html`<button class="chip" onClick=${() => change({ prompt: text })}>${text}</button>`,
+      )}
     </div>`;
 }
 
@@ -92,10 +123,14 @@ function Custom() {
     <div class="chips" role="group" aria-label=${t("tags")}>
       ${TAGS.map((tag) => html`<button class="chip" onClick=${() => addTag(tag)}>${t(`tag.${tag}`)}</button>`)}
     </div>
-    ${hasPlanner.value ? html`<div class="row">
+    ${
+      hasPlanner.value
+        ? html`<div class="row">
       <button onClick=${rollDice}><${Icon} name="dice" /> ${t("dice")}</button>
       <button disabled=${!asked.prompt.trim()} onClick=${improve}><${Icon} name="magic" /> ${t("improve")}</button>
-    </div>` : null}
+    </div>`
+        : null
+    }
     <${Lyrics} />
     <div class="grid">
       <${Field} name="audio_duration" label=${t("length")}>
@@ -112,9 +147,13 @@ function Custom() {
       <${Field} name="seed" label=${t("seed")}>
         <input type="number" min="0" placeholder=${t("random")} value=${asked.seed} onInput=${set("seed")} /></${Field}>
     </div>
-    ${hasPlanner.value && asked.task === "text2music" ? html`<label class="check">
+    ${
+      hasPlanner.value && asked.task === "text2music"
+        ? html`<label class="check">
       <input type="checkbox" checked=${asked.thinking} onChange=${(/** @type {any} */ e) => change({ thinking: e.target.checked })} />
-      ${t("thinking")}</label>` : null}
+      ${t("thinking")}</label>`
+        : null
+    }
     <${Advanced} />`;
 }
 
@@ -125,7 +164,10 @@ function Lyrics() {
     <legend>${t("lyrics")}</legend>
     <label class="check"><input type="checkbox" checked=${asked.instrumental}
       onChange=${(/** @type {any} */ e) => change({ instrumental: e.target.checked })} /> ${t("instrumental")}</label>
-    ${asked.instrumental ? null : html`
+    ${
+      asked.instrumental
+        ? null
+        : html`
       ${isNano ? html`<p class="hint">${t("nano.silent")}</p>` : null}
       <div class="chips" role="group" aria-label=${t("sections")}>
         ${SECTIONS.map((name) => html`<button class="chip" onClick=${() => addSection(name)}>[${name}]</button>`)}
@@ -134,7 +176,8 @@ function Lyrics() {
         onInput=${set("lyrics")}></textarea>
       <${Remark} name="lyrics" />
       <${Field} name="vocal_language" label=${t("sung")}>
-        <select value=${asked.language} onChange=${set("language")}>${options(LANGUAGES, nameOf)}</select></${Field}>`}
+        <select value=${asked.language} onChange=${set("language")}>${options(LANGUAGES, nameOf)}</select></${Field}>`
+    }
   </fieldset>`;
 }
 
@@ -143,7 +186,10 @@ const nameOf = (code) => new Intl.DisplayNames([document.documentElement.lang], 
 
 /** @param {string[]} values @param {(value: string) => string} name */
 function options(values, name) {
-  return [html`<option value="">${t("auto")}</option>`, ...values.map((value) => html`<option value=${value}>${name(value)}</option>`)];
+  return [
+    html`<option value="">${t("auto")}</option>`,
+    ...values.map((value) => html`<option value=${value}>${name(value)}</option>`),
+  ];
 }
 
 /** @param {string} name */
@@ -167,8 +213,12 @@ async function rollDice() {
   try {
     const sample = await api.post("v1/create_sample", { query: "" }).catch(() => api.post("create_random_sample"));
     change({
-      prompt: sample.caption ?? sample.prompt ?? sample.description ?? "", lyrics: sample.lyrics ?? "",
-      instrumental: sample.instrumental ?? !sample.lyrics, bpm: sample.bpm ?? "", key: sample.key_scale ?? "", metre: sample.time_signature ?? "",
+      prompt: sample.caption ?? sample.prompt ?? sample.description ?? "",
+      lyrics: sample.lyrics ?? "",
+      instrumental: sample.instrumental ?? !sample.lyrics,
+      bpm: sample.bpm ?? "",
+      key: sample.key_scale ?? "",
+      metre: sample.time_signature ?? "",
     });
   } catch (error) {
     tell(error);
@@ -181,10 +231,18 @@ async function improve() {
     const better = await api.post("format_input", { prompt, lyrics: instrumental ? "" : lyrics });
     const before = form.value;
     change({
-      prompt: better.caption || prompt, lyrics: instrumental ? lyrics : better.lyrics || lyrics,
-      bpm: better.bpm ?? before.bpm, key: better.key_scale ?? before.key, metre: better.time_signature ?? before.metre,
+      prompt: better.caption || prompt,
+      lyrics: instrumental ? lyrics : better.lyrics || lyrics,
+      bpm: better.bpm ?? before.bpm,
+      key: better.key_scale ?? before.key,
+      metre: better.time_signature ?? before.metre,
     });
-    notice.value = { text: t("improved"), undo: () => { form.value = before; } };
+    notice.value = {
+      text: t("improved"),
+      undo: () => {
+        form.value = before;
+      },
+    };
   } catch (error) {
     tell(error);
   }

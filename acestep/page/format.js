@@ -18,7 +18,10 @@ export function about(seconds) {
 export function when(epoch) {
   const date = new Date(epoch * 1000);
   const isToday = date.toDateString() === new Date().toDateString();
-  return date.toLocaleString(language.value, isToday ? { timeStyle: "short" } : { dateStyle: "medium", timeStyle: "short" });
+  return date.toLocaleString(
+    language.value,
+    isToday ? { timeStyle: "short" } : { dateStyle: "medium", timeStyle: "short" },
+  );
 }
 
 /** @param {number} bytes */

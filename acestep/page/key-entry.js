@@ -23,7 +23,9 @@ export function KeyEntry() {
   };
   return html`<form class="banner" onSubmit=${enter}>
     <label>${t("key.wanted")} <input id="key" type="password" autocomplete="current-password" value=${typed.value}
-      onInput=${(/** @type {any} */ e) => { typed.value = e.target.value; }} /></label>
+      onInput=${(/** @type {any} */ e) => {
+        typed.value = e.target.value;
+      }} /></label>
     <button>${t("key.use")}</button>
     <small>${isWrong.value ? html`<span class="remark" role="alert">${t("key.wrong")}</span>` : t("key.kept")}</small>
   </form>`;

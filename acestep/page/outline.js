@@ -9,7 +9,9 @@ export function Outline({ peaks, track }) {
   const isOn = current.value?.link === track.link;
   const part = isOn && track.seconds ? Math.min(1, time.value / track.seconds) : 0;
   const loudest = Math.max(0.01, ...(peaks ?? []).map(([low, high]) => Math.max(-low, high)));
-  const shape = (peaks ?? []).map(([low, high], x) => `M${x} ${(1 - high / loudest) * HEIGHT / 2}V${(1 - low / loudest) * HEIGHT / 2 + 0.5}`).join("");
+  const shape = (peaks ?? [])
+    .map(([low, high], x) => `M${x} ${((1 - high / loudest) * HEIGHT) / 2}V${((1 - low / loudest) * HEIGHT) / 2 + 0.5}`)
+    .join("");
   const seek = (/** @type {MouseEvent} */ event) => {
     const box = /** @type {HTMLElement} */ (event.currentTarget).getBoundingClientRect();
     toggle(track, ((event.clientX - box.left) / box.width) * track.seconds);

@@ -34,10 +34,18 @@ function deckOf(link) {
   audio.volume = volume.value;
   audio.dataset.link = link;
   const isOn = () => current.value?.link === link;
-  audio.onplay = () => { if (isOn()) isPlaying.value = true; };
-  audio.onpause = () => { if (isOn()) isPlaying.value = false; };
-  audio.onended = () => { if (isOn()) isPlaying.value = false; };
-  audio.ontimeupdate = () => { if (isOn()) time.value = audio.currentTime; };
+  audio.onplay = () => {
+    if (isOn()) isPlaying.value = true;
+  };
+  audio.onpause = () => {
+    if (isOn()) isPlaying.value = false;
+  };
+  audio.onended = () => {
+    if (isOn()) isPlaying.value = false;
+  };
+  audio.ontimeupdate = () => {
+    if (isOn()) time.value = audio.currentTime;
+  };
   audio.onerror = () => withKey(audio, link);
   decks.set(link, audio);
   return audio;
@@ -71,7 +79,14 @@ export function toggle(track, seconds) {
   const after = deckOf(track.link);
   after.volume = volume.value;
   if (after.readyState > 0 || at === 0) after.currentTime = at;
-  else after.addEventListener("loadedmetadata", () => { after.currentTime = at; }, { once: true });
+  else
+    after.addEventListener(
+      "loadedmetadata",
+      () => {
+        after.currentTime = at;
+      },
+      { once: true },
+    );
   if (!isSibling || wasPlaying) play(after);
   before?.pause();
   time.value = at;
@@ -80,7 +95,10 @@ export function toggle(track, seconds) {
 }
 
 /** @param {HTMLAudioElement} audio */
-const play = (audio) => audio.play().catch(() => { isPlaying.value = false; });
+const play = (audio) =>
+  audio.play().catch(() => {
+    isPlaying.value = false;
+  });
 
 /** @param {string[]} kept */
 function forget(kept) {
@@ -100,13 +118,26 @@ function switchTo(index) {
   const job = track && jobs.value.get(track.jobId);
   const song = job?.result?.songs.filter((/** @type {any} */ each) => each.file)[index];
   if (!track || !song || song.file === track.link) return;
-  toggle({ ...track, link: song.file, index, peaks: song.waveform_peaks, seconds: Number(song.metas.duration), lrc: song.lyric_timestamps ?? [] });
+  toggle({
+    ...track,
+    link: song.file,
+    index,
+    peaks: song.waveform_peaks,
+    seconds: Number(song.metas.duration),
+    lrc: song.lyric_timestamps ?? [],
+  });
 }
 
 /** Space, arrows, and 1 to 8 for takes. @param {KeyboardEvent} event */
 export function onKey(event) {
   const target = /** @type {HTMLElement} */ (event.target);
-  if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|TEXTAREA|SELECT|BUTTON|SUMMARY|A)$/.test(target.tagName)) return;
+  if (
+    event.ctrlKey ||
+    event.metaKey ||
+    event.altKey ||
+    /^(INPUT|TEXTAREA|SELECT|BUTTON|SUMMARY|A)$/.test(target.tagName)
+  )
+    return;
   const audio = deck.value;
   if (!audio || !current.value) return;
   if (event.key === " ") toggle(current.value);
@@ -128,10 +159,17 @@ export function PlayerBar() {
     <div class="what"><strong title=${track.title}>${track.title}</strong>
       <small>${line ? line.text : `${clock(time.value)} / ${clock(audio.duration || track.seconds)}`}</small></div>
     <${PlayerWave} key=${track.link} track=${track} audio=${audio} />
-    ${track.takes.length > 1 ? html`<div class="ab" role="group" aria-label=${t("takes")}>
-      ${track.takes.map((link, n) => html`<button aria-pressed=${link === track.link} onClick=${() => switchTo(n)}>${n + 1}</button>`)}</div>` : null}
+    ${
+      track.takes.length > 1
+        ? html`<div class="ab" role="group" aria-label=${t("takes")}>
+      ${track.takes.map((link, n) => html`<button aria-pressed=${link === track.link} onClick=${() => switchTo(n)}>${n + 1}</button>`)}</div>`
+        : null
+    }
     <label class="volume"><${Icon} name="volume" /><input type="range" min="0" max="1" step="0.01" aria-label=${t("volume")} value=${volume.value}
-      onInput=${(/** @type {any} */ e) => { volume.value = Number(e.target.value); for (const each of decks.values()) each.volume = volume.value; }} /></label>
+      onInput=${(/** @type {any} */ e) => {
+        volume.value = Number(e.target.value);
+        for (const each of decks.values()) each.volume = volume.value;
+      }} /></label>
   </section>`;
 }
 
@@ -139,7 +177,15 @@ export function PlayerBar() {
 function PlayerWave({ track, audio }) {
   const place = useRef(null);
   useEffect(() => {
-    const surfer = WaveSurfer.create({ ...wave(), container: place.current, media: audio, peaks: drawn(track.peaks), duration: track.seconds, height: 44, cspNonce: nonce });
+    const surfer = WaveSurfer.create({
+      ...wave(),
+      container: place.current,
+      media: audio,
+      peaks: drawn(track.peaks),
+      duration: track.seconds,
+      height: 44,
+      cspNonce: nonce,
+    });
     return () => surfer.destroy();
   }, []);
   return html`<div class="wave" ref=${place}></div>`;

@@ -5,7 +5,18 @@ const PEAKS = 600; // points of a waveform
 /** The tasks of the page; "extend" is a repaint of what comes after the source. */
 export const TASKS = ["text2music", "cover", "repaint", "extend", "extract", "lego", "complete"];
 export const TRACKS = [
-  "vocals", "backing_vocals", "drums", "bass", "guitar", "keyboard", "percussion", "strings", "synth", "brass", "woodwinds", "fx",
+  "vocals",
+  "backing_vocals",
+  "drums",
+  "bass",
+  "guitar",
+  "keyboard",
+  "percussion",
+  "strings",
+  "synth",
+  "brass",
+  "woodwinds",
+  "fx",
 ];
 
 /** @param {string} task */
@@ -26,12 +37,19 @@ const number = (text) => (text === "" || text === null ? undefined : Number(text
 export function request(form, source, reference) {
   /** @type {Record<string, any>} */
   const fields = {
-    prompt: form.prompt, task_type: taskName(form.task), batch_size: Number(form.takes) || 1, waveform_peaks: PEAKS,
-    vocal_language: form.language || undefined, bpm: number(form.bpm), key_scale: form.key || undefined,
-    time_signature: form.metre || undefined, seed: number(form.seed), model: form.model || undefined,
-    lyrics: form.instrumental ? "" : form.lyrics, thinking: form.thinking,
+    prompt: form.prompt,
+    task_type: taskName(form.task),
+    batch_size: Number(form.takes) || 1,
+    waveform_peaks: PEAKS,
+    vocal_language: form.language || undefined,
+    bpm: number(form.bpm),
+    key_scale: form.key || undefined,
+    time_signature: form.metre || undefined,
+    seed: number(form.seed),
+    model: form.model || undefined,
+    lyrics: form.instrumental ? "" : form.lyrics,
+    thinking: form.thinking,
   };
-  if (!form.instrumental && form.lyrics.includes("[")) fields.lyric_timestamps = false;
   /** @type {Record<string, File>} */
   const files = {};
   if (form.task === "text2music") fields.audio_duration = number(form.seconds);
@@ -62,9 +80,15 @@ export function request(form, source, reference) {
 export function formOf(recipe) {
   const isPlain = /^\s*(\[inst(rumental)?\])?\s*$/i.test(recipe.lyrics ?? "");
   return {
-    ...BLANK, prompt: recipe.prompt ?? "", lyrics: isPlain ? "" : recipe.lyrics, instrumental: isPlain,
-    language: recipe.vocal_language === "unknown" ? "" : (recipe.vocal_language ?? ""), bpm: recipe.bpm ?? "",
-    key: recipe.key_scale ?? "", metre: recipe.time_signature ?? "", seconds: recipe.audio_duration ?? BLANK.seconds,
+    ...BLANK,
+    prompt: recipe.prompt ?? "",
+    lyrics: isPlain ? "" : recipe.lyrics,
+    instrumental: isPlain,
+    language: recipe.vocal_language === "unknown" ? "" : (recipe.vocal_language ?? ""),
+    bpm: recipe.bpm ?? "",
+    key: recipe.key_scale ?? "",
+    metre: recipe.time_signature ?? "",
+    seconds: recipe.audio_duration ?? BLANK.seconds,
     model: recipe.model ?? "",
   };
 }

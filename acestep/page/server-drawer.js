@@ -15,15 +15,23 @@ export function ServerDrawer() {
   if (!found || !told) return html`<aside class="server"><p>…</p></aside>`;
   const memory = told.memory;
   return html`<aside class="server" aria-label=${t("server")}>
-    <section><h2>${t("models")}</h2><ul>${found.models.map((/** @type {any} */ each) => html`<li>
+    <section><h2>${t("models")}</h2><ul>${found.models.map(
+      (/** @type {any} */ each) => html`<li>
       <span class="dot ${each.state}"></span><strong>${each.name}</strong> <small>${t(`model.${each.state}`)}${each.detail && ` · ${each.detail}`}</small>
       ${each.name === model.value?.name ? html`<small>${t("model.used")}</small>` : html`<button onClick=${() => change({ model: each.name })}>${t("model.use")}</button>`}
-      ${each.is_loaded ? null : html`<button onClick=${() => load(each.name)}>${t("model.load")}</button>`}</li>`)}</ul></section>
-    <section><h2>${t("planner")}</h2><ul>${found.lm_models.map((/** @type {any} */ each) => html`<li>
-      <span class="dot ${each.state}"></span><strong>${each.name}</strong> <small>${t(`model.${each.state}`)}</small></li>`)}</ul></section>
-    ${memory ? html`<section><h2>${t("memory", { device: memory.device })}</h2>
+      ${each.is_loaded ? null : html`<button onClick=${() => load(each.name)}>${t("model.load")}</button>`}</li>`,
+    )}</ul></section>
+    <section><h2>${t("planner")}</h2><ul>${found.lm_models.map(
+      (/** @type {any} */ each) => html`<li>
+      <span class="dot ${each.state}"></span><strong>${each.name}</strong> <small>${t(`model.${each.state}`)}</small></li>`,
+    )}</ul></section>
+    ${
+      memory
+        ? html`<section><h2>${t("memory", { device: memory.device })}</h2>
       <${Bar} parts=${memory.parts} total=${memory.budget_bytes} />
-      <small>${t("memory.peak", { peak: gigabytes(memory.peak_bytes), budget: gigabytes(memory.budget_bytes) })}</small></section>` : null}
+      <small>${t("memory.peak", { peak: gigabytes(memory.peak_bytes), budget: gigabytes(memory.budget_bytes) })}</small></section>`
+        : null
+    }
     <section><h2>${t("queue")}</h2>
       <small>${t("queue.figures", { queued: told.jobs.queued, running: told.jobs.running, done: told.jobs.succeeded, failed: told.jobs.failed })}</small>
       <p><a href="docs">${t("docs")}</a></p></section>

@@ -6,7 +6,7 @@ import { t } from "./i18n.js";
 import { Icon } from "./icons.js";
 import { current, isPlaying, toggle } from "./player.js";
 import { asCurl, asPython, formOf } from "./request.js";
-import { change, form, notice, source, tell, view } from "./store.js";
+import { change, notice, source, tell, view } from "./store.js";
 import { Outline } from "./outline.js";
 
 /** @typedef {import("./store.js").Job} Job */
@@ -20,14 +20,25 @@ export function JobCard({ job, onDelete }) {
     ${isOpen ? html`<${Progress} job=${job} />` : null}
     ${job.status === "failed" ? html`<p class="remark" role="alert">${job.error}</p>` : null}
     ${job.status === "cancelled" ? html`<p class="hint">${t("cancelled")}</p>` : null}
-    ${(job.result?.songs ?? []).map((/** @type {any} */ song, /** @type {number} */ index) =>
-      html`<${Take} key=${song.file} job=${job} song=${song} index=${index} title=${title} />`)}
-    ${(job.warnings ?? []).filter((/** @type {string} */ each) => !each.includes("nano model")).map((/** @type {string} */ each) =>
-      html`<small class="remark">${each}</small>`)}
-    ${isOpen ? null : html`<footer class="row">
-      ${job.status === "succeeded" ? null : html`<button class="quiet" onClick=${() => api.post(`v1/jobs/${job.job_id}/retry`).catch(tell)}>
-        <${Icon} name="again" /> ${t("retry")}</button>`}
-      <button class="quiet" onClick=${onDelete}><${Icon} name="remove" /> ${t("delete")}</button></footer>`}
+    ${(job.result?.songs ?? []).map(
+      (/** @type {any} */ song, /** @type {number} */ index) =>
+        html`<${Take} key=${song.file} job=${job} song=${song} index=${index} title=${title} />`,
+    )}
+    ${(job.warnings ?? [])
+      .filter((/** @type {string} */ each) => !each.includes("nano model"))
+      .map((/** @type {string} */ each) => html`<small class="remark">${each}</small>`)}
+    ${
+      isOpen
+        ? null
+        : html`<footer class="row">
+      ${
+        job.status === "succeeded"
+          ? null
+          : html`<button class="quiet" onClick=${() => api.post(`v1/jobs/${job.job_id}/retry`).catch(tell)}>
+        <${Icon} name="again" /> ${t("retry")}</button>`
+      }
+      <button class="quiet" onClick=${onDelete}><${Icon} name="remove" /> ${t("delete")}</button></footer>`
+    }
   </article>`;
 }
 
@@ -49,7 +60,11 @@ function Take({ job, song, index, title }) {
   if (!song.file) return null;
   const isOn = current.value?.link === song.file;
   const track = trackOf(job, song, index, title);
-  const facts = [clock(song.metas.duration), song.metas.bpm !== "N/A" ? `${song.metas.bpm} BPM` : "", song.metas.keyscale !== "N/A" ? song.metas.keyscale : ""];
+  const facts = [
+    clock(song.metas.duration),
+    song.metas.bpm !== "N/A" ? `${song.metas.bpm} BPM` : "",
+    song.metas.keyscale !== "N/A" ? song.metas.keyscale : "",
+  ];
   return html`<div class="take ${isOn ? "on" : ""}">
     <button class="play" aria-label=${t(isOn && isPlaying.value ? "pause" : "play.take", { n: index + 1 })} onClick=${() => toggle(track)}>
       <${Icon} name=${isOn && isPlaying.value ? "pause" : "play"} /></button>
@@ -63,16 +78,28 @@ function Take({ job, song, index, title }) {
 export function trackOf(job, song, index, title) {
   const takes = (job.result?.songs ?? []).filter((/** @type {any} */ each) => each.file);
   return {
-    link: song.file, title, index, peaks: song.waveform_peaks, seconds: Number(song.metas.duration) || 0,
-    takes: takes.map((/** @type {any} */ each) => each.file), lrc: song.lyric_timestamps ?? [], jobId: job.job_id,
+    link: song.file,
+    title,
+    index,
+    peaks: song.waveform_peaks,
+    seconds: Number(song.metas.duration) || 0,
+    takes: takes.map((/** @type {any} */ each) => each.file),
+    lrc: song.lyric_timestamps ?? [],
+    jobId: job.job_id,
   };
 }
 
 /** @param {{job: Job, song: any, title: string}} props */
 function Menu({ song, title }) {
   const recipe = song.recipe;
-  const held = { kind: /** @type {"song"} */ ("song"), name: title, link: song.file, seconds: Number(song.metas.duration) || 0, peaks: song.waveform_peaks };
-  const use = (/** @type {string} */ task, /** @type {Partial<typeof form.value>} */ more = {}) => {
+  const held = {
+    kind: /** @type {"song"} */ ("song"),
+    name: title,
+    link: song.file,
+    seconds: Number(song.metas.duration) || 0,
+    peaks: song.waveform_peaks,
+  };
+  const use = (/** @type {string} */ task, /** @type {Partial<typeof import("./store.js").BLANK>} */ more = {}) => {
     source.value = held;
     view.value = "custom";
     change({ task, start: 0, end: 0, prompt: recipe?.prompt ?? title, ...more });
@@ -88,20 +115,30 @@ function Menu({ song, title }) {
     notice.value = { text: t("copied") };
   };
   /** @type {[string, () => void][]} */
-  const actions = recipe ? [
-    ["again", () => again(false)], ["again.seed", () => again(true)], ["cover.this", () => use("cover")],
-    ["repaint.this", () => use("repaint", { start: round(middle), end: round(2 * middle) })], ["extend.this", () => use("extend")],
-    ["extract.this", () => use("extract")], ["copy.json", () => copy(JSON.stringify(recipe, null, 2))],
-    ["copy.curl", () => copy(asCurl(recipe, api.address("release_task")))], ["copy.python", () => copy(asPython(recipe, api.address("release_task")))],
-  ] : [];
+  const actions = recipe
+    ? [
+        ["again", () => again(false)],
+        ["again.seed", () => again(true)],
+        ["cover.this", () => use("cover")],
+        ["repaint.this", () => use("repaint", { start: round(middle), end: round(2 * middle) })],
+        ["extend.this", () => use("extend")],
+        ["extract.this", () => use("extract")],
+        ["copy.json", () => copy(JSON.stringify(recipe, null, 2))],
+        ["copy.curl", () => copy(asCurl(recipe, api.address("release_task")))],
+        ["copy.python", () => copy(asPython(recipe, api.address("release_task")))],
+      ]
+    : [];
   return html`<a class="quiet" href=${api.audioAddress(song.file)} download=${fileName(title, song.file)} aria-label=${t("download")} title=${t("download")}>
       <${Icon} name="download" /></a>
     <details class="menu">
       <summary aria-label=${t("more")} title=${t("more")}><${Icon} name="more" /></summary>
-      <ul role="menu">${actions.map(([name, act]) => html`<li role="none"><button role="menuitem" onClick=${(/** @type {any} */ e) => {
-        e.target.closest("details").open = false;
-        act();
-      }}>${t(name)}</button></li>`)}</ul>
+      <ul role="menu">${actions.map(
+        ([name, act]) =>
+          html`<li role="none"><button role="menuitem" onClick=${(/** @type {any} */ e) => {
+            e.target.closest("details").open = false;
+            act();
+          }}>${t(name)}</button></li>`,
+      )}</ul>
     </details>`;
 }
 
@@ -111,5 +148,10 @@ const round = (seconds) => Math.round(seconds * 10) / 10;
 /** @param {string} title @param {string} link */
 function fileName(title, link) {
   const ending = link.slice(link.lastIndexOf("."));
-  return `${title.replace(/[\\/:*?"<>|\p{Cc}]+/gu, " ").trim().slice(0, 80) || "song"}${ending}`;
+  return `${
+    title
+      .replace(/[\\/:*?"<>|\p{Cc}]+/gu, " ")
+      .trim()
+      .slice(0, 80) || "song"
+  }${ending}`;
 }

@@ -21,11 +21,25 @@ export function Songs() {
   return html`<section class="songs" aria-label=${t("songs")}>
     <div class="row filter">
       <input type="search" id="search" aria-label=${t("search")} placeholder=${t("search")} value=${search.value}
-        onInput=${(/** @type {any} */ e) => { search.value = e.target.value; }} />
-      ${models.length > 1 ? html`<select aria-label=${t("filter.model")} value=${byModel.value} onChange=${(/** @type {any} */ e) => { byModel.value = e.target.value; }}>
-        <option value="">${t("filter.model")}</option>${models.map((name) => html`<option value=${name}>${name}</option>`)}</select>` : null}
-      ${tasks.length > 1 ? html`<select aria-label=${t("filter.task")} value=${byTask.value} onChange=${(/** @type {any} */ e) => { byTask.value = e.target.value; }}>
-        <option value="">${t("filter.task")}</option>${tasks.map((name) => html`<option value=${name}>${t(`task.${name}`)}</option>`)}</select>` : null}
+        onInput=${(/** @type {any} */ e) => {
+          search.value = e.target.value;
+        }} />
+      ${
+        models.length > 1
+          ? html`<select aria-label=${t("filter.model")} value=${byModel.value} onChange=${(/** @type {any} */ e) => {
+              byModel.value = e.target.value;
+            }}>
+        <option value="">${t("filter.model")}</option>${models.map((name) => html`<option value=${name}>${name}</option>`)}</select>`
+          : null
+      }
+      ${
+        tasks.length > 1
+          ? html`<select aria-label=${t("filter.task")} value=${byTask.value} onChange=${(/** @type {any} */ e) => {
+              byTask.value = e.target.value;
+            }}>
+        <option value="">${t("filter.task")}</option>${tasks.map((name) => html`<option value=${name}>${t(`task.${name}`)}</option>`)}</select>`
+          : null
+      }
     </div>
     ${all.length === 0 ? html`<p class="empty">${t("songs.none")}</p>` : null}
     ${all.length > 0 && shown.length === 0 ? html`<p class="empty">${t("songs.found.none")}</p>` : null}
@@ -40,8 +54,17 @@ const taskOf = (job) => job.result?.songs[0]?.recipe?.task_type ?? "";
 /** @param {import("./store.js").Job} job */
 function matches(job) {
   const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
-  const text = [job.caption, ...(job.result?.songs ?? []).flatMap((/** @type {any} */ song) => [song.prompt, song.lyrics])].join(" ").toLowerCase();
-  return words.every((word) => text.includes(word)) && (!byModel.value || job.model === byModel.value) && (!byTask.value || taskOf(job) === byTask.value);
+  const text = [
+    job.caption,
+    ...(job.result?.songs ?? []).flatMap((/** @type {any} */ song) => [song.prompt, song.lyrics]),
+  ]
+    .join(" ")
+    .toLowerCase();
+  return (
+    words.every((word) => text.includes(word)) &&
+    (!byModel.value || job.model === byModel.value) &&
+    (!byTask.value || taskOf(job) === byTask.value)
+  );
 }
 
 /** @param {import("./store.js").Job} job */
@@ -60,6 +83,9 @@ function removeJob(job) {
     }
     if (notice.value?.undo === undo) notice.value = null;
   }, UNDO_MILLISECONDS);
-  const undo = () => { clearTimeout(timer); set(false); };
+  const undo = () => {
+    clearTimeout(timer);
+    set(false);
+  };
   notice.value = { text: t("deleted"), undo };
 }

@@ -7,8 +7,23 @@ import { remembered } from "./storage.js";
 /** @typedef {Record<string, any>} Job as of /v1/jobs, with `files` while it runs */
 
 export const BLANK = {
-  prompt: "", lyrics: "", instrumental: true, language: "", bpm: "", key: "", metre: "", seconds: 30, takes: 1,
-  seed: "", model: "", task: "text2music", track: "drums", strength: 1, start: 0, end: 0, thinking: false,
+  prompt: "",
+  lyrics: "",
+  instrumental: true,
+  language: "",
+  bpm: "",
+  key: "",
+  metre: "",
+  seconds: 30,
+  takes: 1,
+  seed: "",
+  model: "",
+  task: "text2music",
+  track: "drums",
+  strength: 1,
+  start: 0,
+  end: 0,
+  thinking: false,
   /** @type {Record<string, any>} */ advanced: {},
 };
 const PAGE = 40; // jobs that are fetched at once
@@ -40,10 +55,16 @@ export const isSending = signal(false);
 
 export const model = computed(() => {
   const models = inventory.value?.models ?? [];
-  return models.find((/** @type {any} */ each) => each.name === form.value.model) ?? models.find((/** @type {any} */ each) => each.is_default) ?? models[0];
+  return (
+    models.find((/** @type {any} */ each) => each.name === form.value.model) ??
+    models.find((/** @type {any} */ each) => each.is_default) ??
+    models[0]
+  );
 });
 export const hasPlanner = computed(() =>
-  (inventory.value?.lm_models ?? []).some((/** @type {any} */ each) => ["ready", "loading", "on_disk"].includes(each.state)),
+  (inventory.value?.lm_models ?? []).some((/** @type {any} */ each) =>
+    ["ready", "loading", "on_disk"].includes(each.state),
+  ),
 );
 
 /** @param {Partial<typeof BLANK>} changes */
@@ -53,9 +74,9 @@ export function change(changes) {
 
 /** @param {any} error */
 export function tell(error) {
-  const { status, message, field, retryAfter } = error;
+  const { status, message, field } = error;
   if (status === 401 || status === 403) needsKey.value = true;
-  notice.value = { text: message, field, isError: true, status, retryAfter };
+  notice.value = { text: message, field, isError: true };
 }
 
 export async function loadServer() {
@@ -83,7 +104,11 @@ export async function loadJobs(after = null) {
 /** @param {Job} job */
 function put(job) {
   const isNew = !jobs.value.has(job.job_id);
-  jobs.value = new Map(isNew ? [[job.job_id, job], ...jobs.value] : [...jobs.value].map(([id, old]) => [id, id === job.job_id ? job : old]));
+  jobs.value = new Map(
+    isNew
+      ? [[job.job_id, job], ...jobs.value]
+      : [...jobs.value].map(([id, old]) => [id, id === job.job_id ? job : old]),
+  );
 }
 
 /** @param {string} id */
@@ -105,7 +130,12 @@ async function onEvent({ kind, data }) {
   const known = jobs.value.get(data.job_id);
   if (data.job) {
     put(data.job);
-    api.get("v1/stats").then((told) => { stats.value = told; }, () => {});
+    api.get("v1/stats").then(
+      (told) => {
+        stats.value = told;
+      },
+      () => {},
+    );
   } else if (kind === "progress" && known) {
     put({ ...known, status: "running", queue_position: 0, ...data });
   } else if (kind === "song" && known) {

@@ -14,21 +14,31 @@ export function Tasks() {
   return html`
     <${Field} name="task_type" label=${t("task")}>
       <select id="task" value=${asked.task} onChange=${(/** @type {any} */ e) => change({ task: e.target.value })}>
-        ${TASKS.map((task) => html`<option value=${task} disabled=${!able.has(taskName(task))}>
-          ${t(`task.${task}`)}${able.has(taskName(task)) ? "" : ` (${t("task.base")})`}</option>`)}
+        ${TASKS.map(
+          (task) => html`<option value=${task} disabled=${!able.has(taskName(task))}>
+          ${t(`task.${task}`)}${able.has(taskName(task)) ? "" : ` (${t("task.base")})`}</option>`,
+        )}
       </select></${Field}>
     <p class="hint">${t(`task.${asked.task}.hint`)}</p>
     ${needsSource(asked.task) ? html`<${Drop} kind="source" held=${source} />` : null}
     ${needsSource(asked.task) && source.value && hasWindow(asked.task) ? html`<${Range} />` : null}
     ${asked.task === "cover" ? html`<${Strength} />` : null}
-    ${["extract", "lego", "complete"].includes(asked.task) ? html`
+    ${
+      ["extract", "lego", "complete"].includes(asked.task)
+        ? html`
       <${Field} name="track_name" label=${t("track")}>
         <select id="track" value=${asked.track} onChange=${(/** @type {any} */ e) => change({ track: e.target.value })}>
           ${TRACKS.map((track) => html`<option value=${track}>${t(`track.${track}`)}</option>`)}
-        </select></${Field}>` : null}
-    ${asked.task === "text2music" ? html`<details class="reference" open=${reference.value !== null}>
+        </select></${Field}>`
+        : null
+    }
+    ${
+      asked.task === "text2music"
+        ? html`<details class="reference" open=${reference.value !== null}>
       <summary>${t("reference")}</summary><p class="hint">${t("reference.hint")}</p>
-      <${Drop} kind="reference" held=${reference} /></details>` : null}`;
+      <${Drop} kind="reference" held=${reference} /></details>`
+        : null
+    }`;
 }
 
 /** @param {{kind: string, held: import("./vendor/signals.js").Signal<import("./store.js").Source | null>}} props */
@@ -41,11 +51,19 @@ function Drop({ kind, held }) {
   };
   const found = held.value;
   return html`<div class="drop" onDragOver=${(/** @type {Event} */ e) => e.preventDefault()}
-    onDrop=${(/** @type {DragEvent} */ e) => { e.preventDefault(); take(e.dataTransfer?.files[0]); }}>
-    ${found ? html`<span class="name">${found.name}${found.seconds ? ` · ${clock(found.seconds)}` : ""}</span>
-        <button class="quiet" aria-label=${t("remove")} onClick=${() => { held.value = null; }}><${Icon} name="close" /></button>`
-      : html`<label>${t("drop")}<input type="file" id=${kind} accept="audio/*,.mp3,.wav,.flac,.ogg,.opus,.m4a,.aac"
-          onChange=${(/** @type {any} */ e) => take(e.target.files[0])} /></label>`}
+    onDrop=${(/** @type {DragEvent} */ e) => {
+      e.preventDefault();
+      take(e.dataTransfer?.files[0]);
+    }}>
+    ${
+      found
+        ? html`<span class="name">${found.name}${found.seconds ? ` · ${clock(found.seconds)}` : ""}</span>
+        <button class="quiet" aria-label=${t("remove")} onClick=${() => {
+          held.value = null;
+        }}><${Icon} name="close" /></button>`
+        : html`<label>${t("drop")}<input type="file" id=${kind} accept="audio/*,.mp3,.wav,.flac,.ogg,.opus,.m4a,.aac"
+          onChange=${(/** @type {any} */ e) => take(e.target.files[0])} /></label>`
+    }
   </div>`;
 }
 
@@ -53,7 +71,10 @@ function Drop({ kind, held }) {
 function lengthOf(file) {
   const audio = new Audio(URL.createObjectURL(file));
   return new Promise((done) => {
-    const end = (/** @type {number} */ seconds) => { URL.revokeObjectURL(audio.src); done(seconds); };
+    const end = (/** @type {number} */ seconds) => {
+      URL.revokeObjectURL(audio.src);
+      done(seconds);
+    };
     audio.onloadedmetadata = () => end(Number.isFinite(audio.duration) ? audio.duration : 0);
     audio.onerror = () => end(0);
   });

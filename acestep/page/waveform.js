@@ -11,8 +11,14 @@ export const nonce = document.querySelector('meta[name="csp-nonce"]')?.getAttrib
 export function wave() {
   const style = getComputedStyle(document.documentElement);
   return {
-    waveColor: style.getPropertyValue("--wave").trim(), progressColor: style.getPropertyValue("--accent").trim(),
-    cursorColor: style.getPropertyValue("--text").trim(), barWidth: 2, barGap: 1, barRadius: 2, normalize: true, dragToSeek: true,
+    waveColor: style.getPropertyValue("--wave").trim(),
+    progressColor: style.getPropertyValue("--accent").trim(),
+    cursorColor: style.getPropertyValue("--text").trim(),
+    barWidth: 2,
+    barGap: 1,
+    barRadius: 2,
+    normalize: true,
+    dragToSeek: true,
   };
 }
 
@@ -34,8 +40,18 @@ export function RangeWaveform({ source, start, end, onRange }) {
     if (!source) return undefined;
     const url = source.file ? URL.createObjectURL(source.file) : audioAddress(source.link ?? "");
     const regions = Regions.create();
-    const surfer = WaveSurfer.create({ ...wave(), container: place.current, url, peaks: drawn(source.peaks), duration: source.seconds || undefined,
-      height: 72, dragToSeek: false, interact: false, cspNonce: nonce, plugins: [regions] });
+    const surfer = WaveSurfer.create({
+      ...wave(),
+      container: place.current,
+      url,
+      peaks: drawn(source.peaks),
+      duration: source.seconds || undefined,
+      height: 72,
+      dragToSeek: false,
+      interact: false,
+      cspNonce: nonce,
+      plugins: [regions],
+    });
     const told = (/** @type {any} */ found) => report.current(round(found.start), round(found.end));
     surfer.on("ready", () => {
       regions.enableDragSelection({ color: "rgb(91 61 245 / 25%)" });
@@ -47,11 +63,15 @@ export function RangeWaveform({ source, start, end, onRange }) {
       told(found);
     });
     regions.on("region-updated", told);
-    return () => { surfer.destroy(); if (source.file) URL.revokeObjectURL(url); };
+    return () => {
+      surfer.destroy();
+      if (source.file) URL.revokeObjectURL(url);
+    };
   }, [source?.link, source?.file]);
   useEffect(() => {
     const found = region.current;
-    if (found && end > start && (round(found.start) !== start || round(found.end) !== end)) found.setOptions({ start, end });
+    if (found && end > start && (round(found.start) !== start || round(found.end) !== end))
+      found.setOptions({ start, end });
   }, [start, end]);
   return html`<div class="wave pick" ref=${place}></div>`;
 }

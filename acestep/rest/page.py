@@ -14,6 +14,7 @@ from importlib.resources.abc import Traversable
 PREFIX = "/page"  # of its files
 IMMUTABLE = "public, max-age=31536000, immutable"  # since their paths hold a hash of all files
 _START = "index.html"
+_TYPES = ".d.ts"  # for the type checker
 _TEXTS = ("text/", "application/json", "image/svg")
 # `Accept` of clients that want the page: what browsers send for a page that is opened.
 _HTML = "text/html"
@@ -65,7 +66,7 @@ def _read(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, bytes]]:
     for each in folder.iterdir():
         if each.is_dir():
             yield from _read(each, f"{prefix}{each.name}/")
-        else:
+        elif not each.name.endswith(_TYPES):
             yield prefix + each.name, each.read_bytes()
 
 
