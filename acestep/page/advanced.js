@@ -1,7 +1,8 @@
 // The rest of the fields, each with the server's own description and default.
+
+import { Remark } from "./field.js";
 import { html } from "./html.js";
 import { t } from "./i18n.js";
-import { Remark } from "./field.js";
 import { change, fields, form, model } from "./store.js";
 
 const GROUPS = {

@@ -1,10 +1,10 @@
 // The page as a whole: header, what is asked for, the songs, and the player.
 import { Compose } from "./compose.js";
 import { html } from "./html.js";
-import { LANGUAGES, chosen, language, t } from "./i18n.js";
+import { chosen, LANGUAGES, language, t } from "./i18n.js";
 import { Icon } from "./icons.js";
 import { KeyEntry } from "./key-entry.js";
-import { PlayerBar, onKey } from "./player.js";
+import { onKey, PlayerBar } from "./player.js";
 import { isOpen as isServerOpen, ServerDrawer } from "./server-drawer.js";
 import { Songs } from "./songs.js";
 import { isOnline, model, notice, theme } from "./store.js";

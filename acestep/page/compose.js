@@ -1,6 +1,7 @@
 // What the user asks for: one sentence, or every field.
-import * as api from "./api.js";
+
 import { Advanced } from "./advanced.js";
+import * as api from "./api.js";
 import { Field, Remark } from "./field.js";
 import { html } from "./html.js";
 import { has, t } from "./i18n.js";

@@ -1,6 +1,7 @@
 // The words of the page in the language of the browser, or in the one that was chosen.
-import { computed, signal } from "./vendor/signals.js";
+
 import { remembered } from "./storage.js";
+import { computed, signal } from "./vendor/signals.js";
 
 export const LANGUAGES = { en: "English", ja: "日本語" };
 

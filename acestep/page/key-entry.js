@@ -1,9 +1,10 @@
 // Where the server wants a key: it is asked for, and kept in this browser alone.
-import { signal } from "./vendor/signals.js";
+
 import { key } from "./api.js";
 import { html } from "./html.js";
 import { t } from "./i18n.js";
 import { loadJobs, loadServer, needsKey, notice } from "./store.js";
+import { signal } from "./vendor/signals.js";
 
 const typed = signal("");
 const isWrong = signal(false);

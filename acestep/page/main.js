@@ -1,9 +1,9 @@
-import { effect } from "./vendor/signals.js";
-import { render } from "./vendor/preact.js";
 import { App } from "./app.js";
 import { html } from "./html.js";
 import { language, loadTexts } from "./i18n.js";
 import { followServer, theme } from "./store.js";
+import { render } from "./vendor/preact.js";
+import { effect } from "./vendor/signals.js";
 
 effect(() => {
   document.documentElement.lang = language.value;

@@ -1,7 +1,5 @@
 // The player: one bar for the whole page, which goes on while the user looks around.
-import { computed, signal } from "./vendor/signals.js";
-import { useEffect, useRef } from "./vendor/preact-hooks.js";
-import WaveSurfer from "./vendor/wavesurfer.js";
+
 import * as api from "./api.js";
 import { clock } from "./format.js";
 import { html } from "./html.js";
@@ -9,6 +7,9 @@ import { t } from "./i18n.js";
 import { Icon } from "./icons.js";
 import { remembered } from "./storage.js";
 import { jobs, tell } from "./store.js";
+import { useEffect, useRef } from "./vendor/preact-hooks.js";
+import { computed, signal } from "./vendor/signals.js";
+import WaveSurfer from "./vendor/wavesurfer.js";
 import { drawn, nonce, wave } from "./waveform.js";
 
 /** @typedef {{link: string, title: string, index: number, peaks: number[][], seconds: number, takes: string[], lrc: any[], jobId: string}} Track */

@@ -1,10 +1,11 @@
 // What the server has: models, planner, memory, queue.
-import { signal } from "./vendor/signals.js";
+
 import * as api from "./api.js";
 import { gigabytes } from "./format.js";
 import { html } from "./html.js";
 import { t } from "./i18n.js";
 import { change, form, inventory, loadServer, model, stats, tell } from "./store.js";
+import { signal } from "./vendor/signals.js";
 
 export const isOpen = signal(false);
 

@@ -4,10 +4,10 @@ import { about, clock, when } from "./format.js";
 import { html } from "./html.js";
 import { t } from "./i18n.js";
 import { Icon } from "./icons.js";
+import { Outline } from "./outline.js";
 import { current, isPlaying, toggle } from "./player.js";
 import { asCurl, asPython, formOf } from "./request.js";
 import { change, notice, source, tell, view } from "./store.js";
-import { Outline } from "./outline.js";
 
 /** @typedef {import("./store.js").Job} Job */
 

@@ -1,10 +1,11 @@
 // All songs: those that wait and are made, and those that are done.
-import { signal } from "./vendor/signals.js";
+
 import * as api from "./api.js";
 import { html } from "./html.js";
 import { t } from "./i18n.js";
 import { JobCard } from "./song-card.js";
 import { drop, jobs, loadJobs, next, notice, tell } from "./store.js";
+import { signal } from "./vendor/signals.js";
 
 const UNDO_MILLISECONDS = 6000;
 const search = signal("");

@@ -1,7 +1,8 @@
 // What the page knows: the server, its jobs, and what the user is about to ask for.
-import { batch, computed, signal } from "./vendor/signals.js";
+
 import * as api from "./api.js";
 import { remembered } from "./storage.js";
+import { batch, computed, signal } from "./vendor/signals.js";
 
 /** @typedef {{kind: "file" | "song", name: string, file?: File, link?: string, seconds?: number, peaks?: number[][]}} Source */
 /** @typedef {Record<string, any>} Job as of /v1/jobs, with `files` while it runs */

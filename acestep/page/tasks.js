@@ -1,12 +1,13 @@
 // What is made of audio: the task, its source, and the part that is made anew.
+
+import { Field } from "./field.js";
+import { clock } from "./format.js";
 import { html } from "./html.js";
 import { t } from "./i18n.js";
-import { Field } from "./field.js";
 import { Icon } from "./icons.js";
-import { TASKS, TRACKS, hasWindow, needsSource, taskName } from "./request.js";
+import { hasWindow, needsSource, TASKS, TRACKS, taskName } from "./request.js";
 import { change, form, model, reference, source } from "./store.js";
 import { RangeWaveform } from "./waveform.js";
-import { clock } from "./format.js";
 
 export function Tasks() {
   const asked = form.value;

@@ -1,9 +1,10 @@
 // Songs as pictures of their loudness.
+
+import { audioAddress } from "./api.js";
+import { html } from "./html.js";
 import { useEffect, useRef } from "./vendor/preact-hooks.js";
 import WaveSurfer from "./vendor/wavesurfer.js";
 import Regions from "./vendor/wavesurfer-regions.js";
-import { audioAddress } from "./api.js";
-import { html } from "./html.js";
 
 export const nonce = document.querySelector('meta[name="csp-nonce"]')?.getAttribute("content") ?? "";
 

@@ -3,13 +3,15 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.live_server import QUICK, LiveServer, WarmServer
 from tests.page.browser import CHROMIUM, ask_for, chromium, opened
+
+AXE = Path(__file__).parents[2] / "node_modules" / "axe-core" / "axe.min.js"
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 
@@ -190,3 +192,23 @@ def test_japanese_on_a_phone(server: LiveServer, browser: Browser) -> None:
         expect(page.get_by_role("region", name="プレーヤー")).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         assert page.evaluate("document.documentElement.lang") == "ja"
+
+
+@pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not installed (npm install)")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_stands_in_the_way_of_anybody(
+    server: LiveServer, browser: Browser, scheme: Literal["light", "dark"]
+) -> None:
+    take(server, prompt="to look at", batch_size=2)
+    context = browser.new_context(color_scheme=scheme, bypass_csp=True)  # so that axe may run
+    page = context.new_page()
+    page.goto(server.url)
+    page.locator(".card", has_text="to look at").first.get_by_role("button", name="Play take 1").click()
+    page.get_by_role("button", name="Server").click()
+    page.get_by_role("tab", name="Custom").click()
+    page.get_by_text("Advanced", exact=True).click()
+    page.locator(".menu summary").first.click()
+    page.add_script_tag(path=AXE)
+    found = page.evaluate("axe.run().then(({violations}) => violations)")
+    context.close()
+    assert [(each["id"], each["impact"], each["nodes"][0]["html"]) for each in found] == []
