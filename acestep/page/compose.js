@@ -10,6 +10,7 @@ import { needsSource, request } from "./request.js";
 import { change, form, hasPlanner, isSending, model, notice, reference, remarks, source, tell, view } from "./store.js";
 import { Tasks } from "./tasks.js";
 
+const NARROW = "(max-width: 800px)"; // as in songs.css: the songs are below the form
 const EXAMPLES = 6; // sentences in the texts
 const TAGS = [
   "piano",
@@ -47,6 +48,7 @@ export async function makeSong() {
     const receipt = await api.submit(fields, files);
     remarks.value = byField(receipt.warnings ?? []);
     notice.value = null;
+    if (matchMedia(NARROW).matches) document.getElementById("songs")?.scrollIntoView();
   } catch (error) {
     tell(error);
     remarks.value = byField(String(/** @type {Error} */ (error).message).split("; "));
@@ -94,7 +96,7 @@ export function Compose() {
     </div>
     ${isSimple ? html`<${Simple} />` : html`<${Custom} />`}
     <button class="primary" disabled=${isSending.value} onClick=${makeSong}>${t(isSending.value ? "sending" : "make")}</button>
-    <p class="hint">${t("make.hint")}</p>
+    <p class="hint keyboard">${t("make.hint")}</p>
   </section>`;
 }
 

@@ -16,7 +16,8 @@ export function JobCard({ job, onDelete }) {
   const isOpen = job.status === "queued" || job.status === "running";
   const title = job.caption || job.result?.songs[0]?.prompt || t("untitled");
   return html`<article class="card ${job.status}" aria-label=${title}>
-    <header><h2 title=${title}>${title}</h2><small>${when(job.created_at)}</small></header>
+    <header><h2 title=${title}>${title}</h2><small>${when(job.created_at)}</small>
+      ${isOpen ? null : html`<button class="quiet" aria-label=${t("delete")} title=${t("delete")} onClick=${onDelete}><${Icon} name="remove" /></button>`}</header>
     ${isOpen ? html`<${Progress} job=${job} />` : null}
     ${job.status === "failed" ? html`<p class="remark" role="alert">${job.error}</p>` : null}
     ${job.status === "cancelled" ? html`<p class="hint">${t("cancelled")}</p>` : null}
@@ -28,16 +29,10 @@ export function JobCard({ job, onDelete }) {
       .filter((/** @type {string} */ each) => !each.includes("nano model"))
       .map((/** @type {string} */ each) => html`<small class="remark">${each}</small>`)}
     ${
-      isOpen
-        ? null
-        : html`<footer class="row">
-      ${
-        job.status === "succeeded"
-          ? null
-          : html`<button class="quiet" onClick=${() => api.post(`v1/jobs/${job.job_id}/retry`).catch(tell)}>
-        <${Icon} name="again" /> ${t("retry")}</button>`
-      }
-      <button class="quiet" onClick=${onDelete}><${Icon} name="remove" /> ${t("delete")}</button></footer>`
+      job.status === "failed" || job.status === "cancelled"
+        ? html`<footer class="row"><button class="quiet" onClick=${() => api.post(`v1/jobs/${job.job_id}/retry`).catch(tell)}>
+            <${Icon} name="again" /> ${t("retry")}</button></footer>`
+        : null
     }
   </article>`;
 }

@@ -19,7 +19,7 @@ export function Songs() {
   const shown = all.filter(matches);
   const models = [...new Set(all.map((job) => job.model).filter(Boolean))];
   const tasks = [...new Set(all.map(taskOf).filter(Boolean))];
-  return html`<section class="songs" aria-label=${t("songs")}>
+  return html`<section class="songs" id="songs" aria-label=${t("songs")}>
     <div class="row filter">
       <input type="search" id="search" aria-label=${t("search")} placeholder=${t("search")} value=${search.value}
         onInput=${(/** @type {any} */ e) => {
