@@ -11,6 +11,11 @@ lint:
     uv run mypy
     uv run shellcheck -x *.sh scripts/*.sh examples/*.sh .ci/run
 
+# Check style and types of the page
+page:
+    npm install --silent --no-package-lock --no-audit --no-fund
+    npm run --silent check
+
 # Start a real server, make one song, check that it is music
 smoke:
     uv run python -m scripts.smoke

@@ -141,7 +141,7 @@ def _services(
         keeper=engines.keeper,
         planners=engines.planners,
         background=tasks,
-        page=Page(),
+        page=Page() if settings.page else None,
         transcriber=_transcriber(settings),
     )
 

@@ -109,6 +109,7 @@ class Settings(WireSettings):
         "How long `/v1/chat/completions`, `/v1/audio/generations` and `/v1/transcribe` wait for what they "
         "return.",
     )
+    page: Switch = switch(True, "Serve the page on which songs are made, at `/`.")
     cancel_on_disconnect: Switch = switch(
         True, "Cancel the job of a client that disconnects while it waits for the song."
     )

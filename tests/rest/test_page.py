@@ -124,9 +124,7 @@ def test_libraries_are_those_of_the_lock_and_need_nothing_else() -> None:
 
 
 def test_imports_of_packages_become_files() -> None:
-    source = (
-        'import{a as t}from"preact";import*as b from "@preact/core";export{t};\n//# sourceMappingURL=x\n'
-    )
+    source = 'import{a as t}from"preact";import*as b from "@preact/core";export{t};\n//# sourceMappingURL=x\n'
     files = {"preact": "preact.js", "@preact/core": "core.js"}
     expected = 'import{a as t}from"./preact.js";import*as b from "./core.js";export{t};\n'
     assert with_local_imports(source, files) == expected
