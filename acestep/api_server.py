@@ -27,10 +27,11 @@ from acestep.audio.transcribe import WhisperTranscriber, whisper_loader
 from acestep.background import BackgroundTasks
 from acestep.catalog.adapters import AdapterFolder
 from acestep.checks import Check, check_data, checks
-from acestep.data_folder import DataFolder, load_secret, temporary_folder
+from acestep.data_folder import DataFolder, load_secret, temporary_folder, webhook_secret
 from acestep.errors import AceStepError, DataFolderInUseError
 from acestep.files import AudioStore, FileStore
 from acestep.jobs.cleaner import Cleaner
+from acestep.jobs.outbox import Outbox
 from acestep.jobs.queue import JobQueue
 from acestep.jobs.runner import Runner
 from acestep.jobs.store import JobStore
@@ -39,6 +40,7 @@ from acestep.rest import app as http
 from acestep.rest.adapters import ServerAdapters
 from acestep.rest.connections import report_full, timed
 from acestep.rest.deps import HttpConfig, HttpServices, provide
+from acestep.rest.job_events import hook_data
 from acestep.rest.middleware import Access, EndRequests, OpenRequests, is_loopback
 from acestep.rest.page import Page
 from acestep.server.build import Engines, Prepared, build_engines, prepare, tightest
@@ -50,6 +52,7 @@ from acestep.server.stopping import Stopping, end_process, end_supervisor
 from acestep.settings.command_line import parser
 from acestep.settings.flags import named_as_flags
 from acestep.settings.settings import Settings
+from acestep.webhooks.sender import WebhookSender
 
 log = logging.getLogger("acestep.api_server")  # also when this file is run as a script
 
@@ -97,21 +100,26 @@ def _lifespan(
             await asyncio.gather(requests.end(), runner.stop())
             with suppress(TimeoutError):  # a step of a large planner takes longer
                 await asyncio.wait_for(engines.close(), _CLOSE_SECONDS)
-            watching.cancel()
+            for each in watching:
+                each.cancel()
             await store.close()
             folder.release()
             return trouble
 
+        services = _services(prepared, queue, audio, engines, tasks)
+        sender = _webhook_sender(prepared, store, services)
         watch, where = gpu_watch(), placement(settings)
         # Starlette's pool: the first use of it imports a backend, which would hold up a request for 60 ms.
         await run_in_threadpool(watch.refresh)
-        services = _services(prepared, queue, audio, engines, tasks)
         provide(app, replace(services, placement=lambda: replace(where, gpus=watch.latest())))
         stopping = Stopping(close)
         _log_start(prepared)
         await runner.start()
         await engines.start()
-        watching = tasks.keep("loading watch", loading.run)
+        watching = [
+            tasks.keep("loading watch", loading.run),
+            tasks.keep("webhooks", partial(sender.run, tasks)),
+        ]
         with temporary_folder(settings.tmpdir), stopping.at_signals():
             try:
                 yield
@@ -146,6 +154,16 @@ def _services(
     )
 
 
+def _webhook_sender(prepared: Prepared, store: JobStore, services: HttpServices) -> WebhookSender:
+    settings, given = prepared.settings, prepared.settings.webhook_secret
+
+    def secret() -> str:
+        return given.get_secret_value() if given else webhook_secret(prepared.folder)
+
+    describe = partial(hook_data, services.queue, services.links)
+    return WebhookSender(Outbox(store), services.queue, describe, secret, settings.webhook_allow_private)
+
+
 def _transcriber(settings: Settings) -> WhisperTranscriber | None:
     load, folder = whisper_loader(), settings.checkpoints_dir / settings.whisper_model
     model = str(folder) if folder.is_dir() else settings.whisper_model
@@ -170,6 +188,7 @@ def _http_config(settings: Settings) -> HttpConfig:
         draft_timeout=settings.lm_timeout,
         generation_timeout=settings.generation_timeout,
         cancel_on_disconnect=settings.cancel_on_disconnect,
+        hooks_private=settings.webhook_allow_private,
         dcw_on_turbo=settings.dcw == "auto",
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import logging
 import os
 import secrets
 import tempfile
@@ -14,6 +16,8 @@ from filelock import FileLock, Timeout
 
 from acestep.errors import DataFolderError, DataFolderInUseError
 from acestep.files import flush
+
+log = logging.getLogger(__name__)
 
 SECRET_BYTES = 32
 
@@ -131,6 +135,16 @@ def temporary_folder(path: Path) -> Iterator[None]:
         yield
     finally:
         tempfile.tempdir = before
+
+
+def webhook_secret(folder: DataFolder) -> str:
+    """The secret that signs webhooks, in the form of Standard Webhooks; the log shows one that is made."""
+    path = folder.root / "webhook_secret"
+    is_new = not path.exists()
+    secret = f"whsec_{base64.b64encode(load_secret(path)).decode()}"
+    if is_new:
+        log.info("Webhooks are signed with the new secret %s (kept in %s)", secret, path)
+    return secret
 
 
 def load_secret(path: Path) -> bytes:

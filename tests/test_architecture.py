@@ -50,8 +50,12 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "synthesizer": ("catalog", "domain", "errors", "limits", "networks", "weights"),
     "planner": ("catalog", "device", "domain", "errors", "networks", "weights"),
     "jobs": ("background", "domain", "errors", "files"),
+    "webhooks": ("background", "errors", "jobs"),
     "checks": ("data_folder", "errors", "files", "jobs"),
-    "rest": ("background", "catalog", "domain", "errors", "examples", "files", "jobs", "limits", "memory"),
+    "rest": (
+        *("background", "catalog", "domain", "errors", "examples", "files", "jobs", "limits", "memory"),
+        "webhooks",
+    ),
     "engine": (
         *("audio", "background", "catalog", "codec", "device", "domain", "errors", "files", "limits"),
         *("memory", "planner", "settings", "synthesizer", "weights", "jobs.worker"),
@@ -62,10 +66,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "api_server": (
         *("audio", "background", "catalog", "checks", "data_folder", "engine", "errors", "files", "jobs"),
-        *("memory", "rest", "server", "settings"),
+        *("memory", "rest", "server", "settings", "webhooks"),
     ),
     "__main__": ("api_server", "settings"),
 }
+SQL = tuple(f"jobs.{name}" for name in ("store", "history", "expiry", "outbox", "database", "migrations"))
 # Only these may import torch and its kin, at all.
 HEAVY = ("torch", "torchao", "diffusers", "transformers", "peft")
 MAY_BE_HEAVY = (
@@ -153,7 +158,8 @@ def test_one_room_each_for_environment_sql_and_printing() -> None:
         ):  # some of vLLM is set by its environment alone
             assert "os.environ" not in source and "getenv" not in source, name
         if not within(
-            name, ("jobs.store", "jobs.history", "jobs.expiry", "jobs.database", "jobs.migrations")
+            name,
+            ("jobs.store", "jobs.history", "jobs.expiry", "jobs.outbox", "jobs.database", "jobs.migrations"),
         ):
             assert "sqlite3" not in imports(path), name
 

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from acestep.domain.song import Song, SongRequest
 from acestep.jobs.eta import UNKNOWN, Speeds, Work
-from acestep.jobs.model import EventKind, Job, JobEvent, JobState, JobView, Once, Receipt
+from acestep.jobs.model import EventKind, Hook, Job, JobEvent, JobState, JobView, Once, Receipt
 
 UNREADABLE = (
     "This job was stored by another version of the server, which this one cannot read. Submit it again."
@@ -35,6 +35,11 @@ def note(
         "INSERT INTO events (job_id, kind, at, data) VALUES (?, ?, ?, ?)",
         [(job_id, kind, at, told) for job_id in job_ids],
     )
+
+
+def add_hook(database: sqlite3.Connection, job_id: str, hook: Hook) -> None:
+    """Before the first event of the job is written."""
+    database.execute("INSERT INTO hooks VALUES (?, ?, ?)", (job_id, hook.url, json.dumps(hook.events)))
 
 
 def note_submission(database: sqlite3.Connection, once: Once, receipt: Receipt, at: float) -> None:

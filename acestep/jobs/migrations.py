@@ -80,6 +80,31 @@ _SCRIPTS = (
     );
     CREATE INDEX submissions_by_age ON submissions (at);
     """,
+    # Webhooks: where events of a job go, and those that wait to be sent, with the numbers of the events.
+    """
+    CREATE TABLE hooks (job_id TEXT PRIMARY KEY, url TEXT NOT NULL, events TEXT NOT NULL);
+    CREATE TABLE deliveries (
+        number INTEGER PRIMARY KEY,
+        job_id TEXT NOT NULL,
+        url TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        at REAL NOT NULL,
+        data TEXT NOT NULL,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        next_at REAL NOT NULL
+    );
+    CREATE INDEX deliveries_by_time ON deliveries (next_at);
+    CREATE TRIGGER hooked_event AFTER INSERT ON events
+        WHEN EXISTS (SELECT 1 FROM hooks WHERE job_id = NEW.job_id) BEGIN
+        INSERT INTO deliveries (number, job_id, url, kind, at, data, next_at)
+            SELECT NEW.number, NEW.job_id, hooks.url, NEW.kind, NEW.at, NEW.data, NEW.at
+            FROM hooks, json_each(hooks.events) AS wanted
+            WHERE hooks.job_id = NEW.job_id AND wanted.value = NEW.kind;
+    END;
+    CREATE TRIGGER hooked_job AFTER DELETE ON jobs BEGIN
+        DELETE FROM hooks WHERE job_id = OLD.id;
+    END;
+    """,
 )
 
 

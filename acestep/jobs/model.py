@@ -67,6 +67,13 @@ class Receipt:
     eta: float = 0.0  # seconds until it is done
 
 
+class Hook(NamedTuple):
+    """Where events of a job are sent, and which."""
+
+    url: str
+    events: tuple[str, ...]
+
+
 class Once(NamedTuple):
     """A submission that may come twice: the name that a client gave it, and a hash of what it asks for."""
 

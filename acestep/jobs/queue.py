@@ -19,8 +19,10 @@ from weakref import WeakValueDictionary
 from acestep.background import Delays, delays
 from acestep.domain.song import Progress, Song, SongRequest
 from acestep.errors import DataFolderError, QueueFullError
+from acestep.jobs.history import submission
 from acestep.jobs.model import (
     ENDED,
+    Hook,
     Job,
     JobEvent,
     JobState,
@@ -77,12 +79,14 @@ class JobQueue:
         # An event is kept as long as a call waits for it.
         self._ends: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
 
-    async def submit(self, request: SongRequest, once: Once | None = None) -> Receipt:
+    async def submit(
+        self, request: SongRequest, once: Once | None = None, hook: Hook | None = None
+    ) -> Receipt:
         """Raises QueueFullError, InvalidFieldError for audio that is gone, and DataFolderError."""
         for error in self._errors(besides=_SUBMIT):  # a failed submit does not stop the next
             raise error.with_traceback(None)
         try:
-            receipt = await self._store.submit(request, self._max_waiting, self._busy(), once)
+            receipt = await self._store.submit(request, self._max_waiting, self._busy(), once, hook)
         except DataFolderError as error:
             self._failing[_SUBMIT] = error
             self._refused.set()
@@ -97,7 +101,8 @@ class JobQueue:
 
     async def submission(self, name: str) -> tuple[Once, Receipt] | None:
         """What was submitted under that name in the last 24 hours, and the answer."""
-        if (found := await self._store.submission(name)) is None:
+        now = self._store.now()
+        if (found := await self._store.call(lambda database: submission(database, name, now))) is None:
             return None
         once, receipt = found
         return once, replace(receipt, eta=receipt.seconds / self._at_once)

@@ -23,6 +23,7 @@ from acestep.jobs.expiry import files_of_jobs, is_needed, remove_ended, remove_o
 from acestep.jobs.history import (
     REQUEST,
     SONGS,
+    add_hook,
     average_seconds,
     events_after,
     job_of,
@@ -32,11 +33,10 @@ from acestep.jobs.history import (
     note,
     note_songs,
     note_submission,
-    submission,
     views,
     waiting,
 )
-from acestep.jobs.model import Claim, JobEvent, JobState, JobView, Lease, Once, Receipt, Renewal
+from acestep.jobs.model import Claim, Hook, JobEvent, JobState, JobView, Lease, Once, Receipt, Renewal
 
 MAX_DEATHS = 5  # of servers that were making the songs of a job, which may be the cause
 LEASE_SECONDS = 15.0  # that a job stays with a server of which nothing is heard
@@ -96,6 +96,9 @@ class JobStore:
         self._file.close()
         self._thread.shutdown()
 
+    def now(self) -> float:
+        return self._clock()
+
     async def inspect(self, pages: bool) -> None:
         """Look whether the file is whole; with `pages`, read it all, which takes longer the larger it is."""
         try:
@@ -118,7 +121,12 @@ class JobStore:
 
     @_on_store_thread
     def submit(
-        self, request: SongRequest, max_waiting: int, busy: float = 0.0, once: Once | None = None
+        self,
+        request: SongRequest,
+        max_waiting: int,
+        busy: float = 0.0,
+        once: Once | None = None,
+        hook: Hook | None = None,
     ) -> Receipt | None:
         """None if `max_waiting` (0: any number) are queued. Raises InvalidFieldError for missing audio."""
         # `busy` are the seconds until the running jobs end.
@@ -134,6 +142,8 @@ class JobStore:
                 "INSERT INTO jobs (id, state, request, created_at, work) VALUES (?, 'queued', ?, ?, ?)",
                 (job_id, REQUEST.dump_json(request).decode(), now, json.dumps(work)),
             )
+            if hook is not None:
+                add_hook(self._db, job_id, hook)
             note(self._db, [job_id], "queued", now, position=queued + 1)
             position, seconds = waiting(self._db, self._speeds)[job_id]
             receipt = Receipt(job_id, position, busy + seconds)
@@ -142,9 +152,10 @@ class JobStore:
         return receipt
 
     @_on_store_thread
-    def submission(self, name: str) -> tuple[Once, Receipt] | None:
-        """What was submitted under that name in the last 24 hours, and the answer."""
-        return submission(self._db, name, self._clock())
+    def call(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do `work` in a transaction of its own."""
+        with self._transaction():
+            return work(self._db)
 
     @_on_store_thread
     def claim(self, models: Collection[str | None] = ()) -> Claim | None:

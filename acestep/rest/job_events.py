@@ -9,11 +9,12 @@ from contextlib import suppress
 from fastapi.sse import ServerSentEvent
 
 from acestep.jobs.model import ENDED, JobEvent, JobView
-from acestep.jobs.queue import Listener
+from acestep.jobs.outbox import Delivery
+from acestep.jobs.queue import JobQueue, Listener
 from acestep.rest.deps import HttpServices
 from acestep.rest.dialects.jobs import job_object
 from acestep.rest.response.jobs import progress_text, rounded
-from acestep.rest.spelling import JsonObject
+from acestep.rest.spelling import AudioLinks, JsonObject
 
 RETRY_MILLISECONDS = 2000  # until a client connects again
 PAUSE_SECONDS = 0.25  # between two looks, so that there are at most four reports of progress a second
@@ -40,6 +41,18 @@ async def job_events(
             with suppress(TimeoutError):
                 await asyncio.wait_for(listener.changed.wait(), LOOK_SECONDS)
             await asyncio.sleep(PAUSE_SECONDS)
+
+
+async def hook_data(queue: JobQueue, links: AudioLinks, delivery: Delivery) -> JsonObject:
+    """What a webhook says of an event, beside its job and number."""
+    data = dict(delivery.data)
+    if file := str(data.pop("file", "")):
+        data["file"] = links.to(str(data.pop("caption", "")), file)
+    (view,) = await queue.find([delivery.job_id]) if delivery.kind in ENDED else (None,)
+    if view is not None:
+        data["status"] = view.job.state
+        data["audio_paths"] = [links.to(song.plan.caption, song.file) for song in view.job.songs if song.file]
+    return data
 
 
 class _Stream:

@@ -34,6 +34,7 @@ from acestep.rest.deps import HttpConfig, HttpServices
 from acestep.rest.idempotency import RepeatableCall
 from acestep.rest.request.body import Body
 from acestep.rest.request.fields_audio import STEM_SETS
+from acestep.rest.request.fields_jobs import hook_of
 from acestep.rest.request.fields_planner import PlannerSamplingFields
 from acestep.rest.request.fields_song import DEFAULT_INSTRUCTION, MusicFields
 from acestep.rest.request.schemas import GenerateTask, read_task, require_fields
@@ -110,7 +111,8 @@ async def _submit(
     for sound in uploads.values():
         if not _is_used(sound, request):
             sound.path.unlink(missing_ok=True)
-    receipt = await services.queue.submit(request, services.once)
+    hook = hook_of(task, services.config.hooks_private) if task.callback_url else None
+    receipt = await services.queue.submit(request, services.once, hook)
     return Submission(receipt.job_id, receipt.position, receipt.eta, request)
 
 

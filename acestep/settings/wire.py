@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 from pathlib import Path
@@ -29,6 +30,15 @@ def _to_root_path(value: str) -> str:
     if not re.fullmatch(r"[\w.~/-]*", path, re.ASCII):
         raise ValueError
     return f"/{path}" if path else ""
+
+
+def _check_webhook_secret(secret: SecretStr | None) -> SecretStr | None:
+    if secret is None:
+        return None
+    prefix, _, encoded = secret.get_secret_value().partition("_")
+    if prefix != "whsec" or not 24 <= len(base64.b64decode(encoded, validate=True)) <= 64:
+        raise ValueError
+    return secret
 
 
 class WireSettings(BaseSettings):
@@ -114,6 +124,15 @@ class WireSettings(BaseSettings):
     max_upload_mb: int = number(200, 1, None, "MiB", "Largest uploaded audio file.")
     max_upload_seconds: float = number(600, 1, 600, "s", "Longest audio that a request may upload or name.")
     max_upload_channels: int = number(8, 1, 64, "channels", "Most channels that such audio may have.")
+    webhook_secret: Annotated[SecretStr | None, AfterValidator(_check_webhook_secret)] = setting(
+        None,
+        "whsec_ and 24 to 64 bytes in base64",
+        "Secret that signs webhooks, as in Standard Webhooks.",
+        shown="generated in ACESTEP_DATA_DIR; the log shows it once",
+    )
+    webhook_allow_private: Switch = switch(
+        False, "Send webhooks also to this machine, its network and its cloud's metadata address."
+    )
     strict: Switch = switch(
         False, "Refuse values (422) that would otherwise be clamped or ignored with a warning in the answer."
     )

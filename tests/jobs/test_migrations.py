@@ -53,7 +53,8 @@ def as_version_1(path: Path) -> None:
 
 def without_leases(database: sqlite3.Connection, version: int) -> None:
     """Take away what versions from 4 on have added."""
-    for table in ("events", "submissions"):
+    database.execute("DROP TRIGGER hooked_job")
+    for table in ("events", "submissions", "hooks", "deliveries"):
         database.execute(f"DROP TABLE {table}")
     for column in ("token", "lease_until", "has_begun", "deaths", "is_cancelling", "work"):
         database.execute(f"ALTER TABLE jobs DROP COLUMN {column}")

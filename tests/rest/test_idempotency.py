@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from acestep.jobs.model import Once
+from acestep.jobs.queue import JobQueue
 from acestep.jobs.store import JobStore
 from tests.jobs.conftest import Clock
 from tests.jobs.fakes import request
@@ -112,8 +113,8 @@ async def test_it_outlives_a_restart_and_ends_after_a_day(tmp_path: Path, clock:
         clock.now += hours * 3600
         store = JobStore(path, clock)
         if not hours:
-            receipt = await store.submit(request(), 0, 1.0, once)
-        assert await store.submission("name") == ((once, receipt) if is_kept else None)
+            receipt = await JobQueue(store).submit(request(), once)
+        assert await JobQueue(store).submission("name") == ((once, receipt) if is_kept else None)
         await store.close()
 
 

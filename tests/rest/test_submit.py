@@ -12,6 +12,7 @@ from acestep.errors import (
     UnknownModelError,
 )
 from acestep.rest.errors import StrictError
+from acestep.rest.request.fields_jobs import JobFields
 from acestep.rest.request.schemas import GenerateTask, read_task
 from acestep.rest.request.sounds import SOURCE, Sound
 from acestep.rest.request.wire_types import Support, notes_of
@@ -117,7 +118,9 @@ def at(request: SongRequest, path: str) -> Any:
 class TestAttributes:
     def test_every_field_is_translated_or_has_no_effect(self):
         unused = {name for support in WITHOUT_EFFECT for name in fields_with(support)}
-        assert sorted({*ATTRIBUTES, *TRANSLATED, *unused, "chunk_mask_mode"}) == sorted(FIELDS)
+        assert sorted(
+            {*ATTRIBUTES, *TRANSLATED, *unused, "chunk_mask_mode", *JobFields.model_fields}
+        ) == sorted(FIELDS)
 
     @pytest.mark.parametrize("name", ATTRIBUTES)
     def test_a_field_that_is_not_sent_has_the_default_of_its_attribute(self, name):

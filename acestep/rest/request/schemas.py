@@ -21,6 +21,7 @@ from acestep.rest.request.draft_tasks import (
     WriteTask,
 )
 from acestep.rest.request.fields_audio import MorphFields, SourceFields
+from acestep.rest.request.fields_jobs import JobFields
 from acestep.rest.request.fields_models import InitModel, LoadLora, LoraFields, ScaleLora, ToggleLora
 from acestep.rest.request.fields_output import AnalysisFields, FileFields
 from acestep.rest.request.fields_planner import CodeFields, PlannerFields, PlannerSamplingFields
@@ -65,6 +66,7 @@ class GenerateTask(
     FileFields,
     OutputFields,
     MusicFields,
+    JobFields,
 ):
     """A request for songs. Every field may also stand in `param_obj` or `metas`, under any of its names."""
 

@@ -14,6 +14,7 @@ from acestep.limits import BASE_TASKS
 from acestep.rest.adapters import ServerAdapters
 from acestep.rest.deps import HttpConfig
 from acestep.rest.request.fields_audio import MorphFields
+from acestep.rest.request.fields_jobs import JobFields
 from acestep.rest.request.schemas import GenerateTask, read_task
 from acestep.rest.request.sounds import PATHS, SOURCE, Sound
 from acestep.rest.request.task_rules import check_strict, users
@@ -46,7 +47,10 @@ def accept(
 ONLY_BASE = replace(BASE, is_default=True)
 SERVED = (Support.SERVED, Support.OPTIONAL, Support.PLANNER)
 # Fields that say nothing of a song by themselves, or the same as is done without them.
-WITHOUT_EFFECT = ("task_type", "model", "use_random_seed", "chunk_mask_mode", "lm_model_path")
+WITHOUT_EFFECT = (
+    *("task_type", "model", "use_random_seed", "chunk_mask_mode", "lm_model_path"),
+    *JobFields.model_fields,
+)
 # What a field has an effect beside.
 COMPANIONS: dict[str, dict[str, Any]] = {
     "dcw_mode": {"dcw_enabled": True},
