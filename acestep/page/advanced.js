@@ -3,7 +3,7 @@
 import { Remark } from "./field.js";
 import { html } from "./html.js";
 import { t } from "./i18n.js";
-import { change, fields, form, model } from "./store.js";
+import { change, fields, form, loadFields, model, tell } from "./store.js";
 
 const GROUPS = {
   sampler: [
@@ -46,7 +46,7 @@ const GROUPS = {
 export function Advanced() {
   const known = fields.value;
   const changed = Object.keys(form.value.advanced).length;
-  return html`<details class="advanced">
+  return html`<details class="advanced" onToggle=${() => loadFields().catch(tell)}>
     <summary>${t("advanced")}${changed ? ` (${changed})` : ""}</summary>
     ${Object.entries(GROUPS).map(
       ([group, names]) => html`<fieldset>

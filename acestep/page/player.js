@@ -7,10 +7,8 @@ import { t } from "./i18n.js";
 import { Icon } from "./icons.js";
 import { remembered } from "./storage.js";
 import { jobs, tell } from "./store.js";
-import { useEffect, useRef } from "./vendor/preact-hooks.js";
 import { computed, signal } from "./vendor/signals.js";
-import WaveSurfer from "./vendor/wavesurfer.js";
-import { drawn, nonce, wave } from "./waveform.js";
+import { PlayerWaveform } from "./waveform.js";
 
 /** @typedef {{link: string, title: string, index: number, peaks: number[][], seconds: number, takes: string[], lrc: any[], jobId: string}} Track */
 
@@ -159,7 +157,7 @@ export function PlayerBar() {
       <${Icon} name=${isPlaying.value ? "pause" : "play"} /></button>
     <div class="what"><strong title=${track.title}>${track.title}</strong>
       <small>${line ? line.text : `${clock(time.value)} / ${clock(audio.duration || track.seconds)}`}</small></div>
-    <${PlayerWave} key=${track.link} track=${track} audio=${audio} />
+    <${PlayerWaveform} key=${track.link} track=${track} audio=${audio} />
     ${
       track.takes.length > 1
         ? html`<div class="ab" role="group" aria-label=${t("takes")}>
@@ -172,22 +170,4 @@ export function PlayerBar() {
         for (const each of decks.values()) each.volume = volume.value;
       }} /></label>
   </section>`;
-}
-
-/** @param {{track: Track, audio: HTMLAudioElement}} props */
-function PlayerWave({ track, audio }) {
-  const place = useRef(null);
-  useEffect(() => {
-    const surfer = WaveSurfer.create({
-      ...wave(),
-      container: place.current,
-      media: audio,
-      peaks: drawn(track.peaks),
-      duration: track.seconds,
-      height: 44,
-      cspNonce: nonce,
-    });
-    return () => surfer.destroy();
-  }, []);
-  return html`<div class="wave" ref=${place}></div>`;
 }

@@ -89,7 +89,9 @@ export async function loadServer() {
   });
 }
 
+/** Once they are looked at, since the description is large. */
 export async function loadFields() {
+  if (Object.keys(fields.value).length > 0) return;
   const document = await api.get("openapi.json");
   fields.value = document.components.schemas.GenerateTask.properties;
 }
@@ -122,7 +124,7 @@ export function followServer() {
   api.follow(onEvent, async (isThere, error) => {
     isOnline.value = isThere || Boolean(error);
     if (error?.status === 401 || error?.status === 403) needsKey.value = true;
-    if (isThere) await Promise.all([loadServer(), loadJobs(), loadFields()]).catch(tell);
+    if (isThere) await Promise.all([loadServer(), loadJobs()]).catch(tell);
   });
 }
 

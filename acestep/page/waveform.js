@@ -3,29 +3,12 @@
 import { audioAddress } from "./api.js";
 import { html } from "./html.js";
 import { useEffect, useRef } from "./vendor/preact-hooks.js";
-import WaveSurfer from "./vendor/wavesurfer.js";
-import Regions from "./vendor/wavesurfer-regions.js";
 
-export const nonce = document.querySelector('meta[name="csp-nonce"]')?.getAttribute("content") ?? "";
-
-/** Colours and shape of waveforms, by the theme. */
-export function wave() {
-  const style = getComputedStyle(document.documentElement);
-  return {
-    waveColor: style.getPropertyValue("--wave").trim(),
-    progressColor: style.getPropertyValue("--accent").trim(),
-    cursorColor: style.getPropertyValue("--text").trim(),
-    barWidth: 2,
-    barGap: 1,
-    barRadius: 2,
-    normalize: true,
-    dragToSeek: true,
-  };
-}
-
-/** Peaks as the waveform draws them: the loudest of each pair. @param {number[][] | undefined} peaks */
-export function drawn(peaks) {
-  return peaks?.length ? [peaks.map(([low, high]) => Math.max(Math.abs(low), Math.abs(high)))] : undefined;
+/** What an audio element plays. @param {{track: import("./player.js").Track, audio: HTMLAudioElement}} props */
+export function PlayerWaveform({ track, audio }) {
+  const place = useRef(/** @type {any} */ (null));
+  useEffect(() => whenLoaded(({ drawPlayer }) => drawPlayer(place.current, audio, track)), []);
+  return html`<div class="wave" ref=${place}></div>`;
 }
 
 /**
@@ -33,48 +16,44 @@ export function drawn(peaks) {
  * @param {{source: import("./store.js").Source | null, start: number, end: number, onRange: (from: number, to: number) => void}} props
  */
 export function RangeWaveform({ source, start, end, onRange }) {
-  const place = useRef(/** @type {HTMLElement | null} */ (null));
-  const region = useRef(/** @type {any} */ (null));
+  const place = useRef(/** @type {any} */ (null));
+  const picture = useRef(/** @type {ReturnType<typeof import("./drawing.js").drawRange> | null} */ (null));
   const report = useRef(onRange);
   report.current = onRange;
   useEffect(() => {
     if (!source) return undefined;
     const url = source.file ? URL.createObjectURL(source.file) : audioAddress(source.link ?? "");
-    const regions = Regions.create();
-    const surfer = WaveSurfer.create({
-      ...wave(),
-      container: place.current,
-      url,
-      peaks: drawn(source.peaks),
-      duration: source.seconds || undefined,
-      height: 72,
-      dragToSeek: false,
-      interact: false,
-      cspNonce: nonce,
-      plugins: [regions],
+    const remove = whenLoaded(({ drawRange }) => {
+      picture.current = drawRange(place.current, { ...source, url }, { start, end }, (range) =>
+        report.current(round(range.start), round(range.end)),
+      );
+      return picture.current.remove;
     });
-    const told = (/** @type {any} */ found) => report.current(round(found.start), round(found.end));
-    surfer.on("ready", () => {
-      regions.enableDragSelection({ color: "rgb(91 61 245 / 25%)" });
-      if (end > start) region.current = regions.addRegion({ start, end, color: "rgb(91 61 245 / 25%)" });
-    });
-    regions.on("region-created", (/** @type {any} */ found) => {
-      for (const other of regions.getRegions()) if (other !== found) other.remove();
-      region.current = found;
-      told(found);
-    });
-    regions.on("region-updated", told);
     return () => {
-      surfer.destroy();
+      remove();
       if (source.file) URL.revokeObjectURL(url);
     };
   }, [source?.link, source?.file]);
   useEffect(() => {
-    const found = region.current;
-    if (found && end > start && (round(found.start) !== start || round(found.end) !== end))
-      found.setOptions({ start, end });
+    if (end > start) picture.current?.show({ start, end });
   }, [start, end]);
   return html`<div class="wave pick" ref=${place}></div>`;
+}
+
+/**
+ * Draws as soon as what draws is loaded; returns what takes the picture away, whether it is there yet or not.
+ * @param {(drawing: typeof import("./drawing.js")) => () => void} draw
+ */
+function whenLoaded(draw) {
+  let remove = () => {};
+  let isGone = false;
+  import("./drawing.js").then((drawing) => {
+    if (!isGone) remove = draw(drawing);
+  });
+  return () => {
+    isGone = true;
+    remove();
+  };
 }
 
 /** @param {number} seconds */

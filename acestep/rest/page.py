@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import mimetypes
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -14,6 +14,7 @@ from importlib.resources.abc import Traversable
 PREFIX = "/page"  # of its files
 IMMUTABLE = "public, max-age=31536000, immutable"  # since their paths hold a hash of all files
 _START = "index.html"
+_LATER = ("drawing", "vendor/wavesurfer")  # loaded with the first waveform
 _TYPES = ".d.ts"  # for the type checker
 _TEXTS = ("text/", "application/json", "image/svg")
 # `Accept` of clients that want the page: what browsers send for a page that is opened.
@@ -33,7 +34,8 @@ class Page:
     def __init__(self, folder: Traversable | None = None) -> None:
         found = dict(_read(folder or files("acestep") / "page"))
         self.version = hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()[:16]
-        self._start = found.pop(_START).decode("utf-8").replace("{{version}}", self.version)
+        start = found.pop(_START).decode("utf-8").replace("{{modules}}", _preloads(found))
+        self._start = start.replace("{{version}}", self.version)
         self._files = {name: _file(name, content) for name, content in found.items()}
 
     def find(self, version: str, name: str) -> PageFile | None:
@@ -55,6 +57,12 @@ class Page:
             "Vary": "Accept",
         }
         return self._start.replace("{{nonce}}", nonce), headers
+
+
+def _preloads(names: Iterable[str]) -> str:
+    # Without them a browser would find each module in the one that imports it, one after another.
+    modules = sorted(name for name in names if name.endswith(".js") and not name.startswith(_LATER))
+    return "\n    ".join(f'<link rel="modulepreload" href="page/{{{{version}}}}/{name}">' for name in modules)
 
 
 def wants_page(accept: str) -> bool:

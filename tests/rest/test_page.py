@@ -69,7 +69,7 @@ async def test_the_page_and_its_files_are_served(with_page: Server) -> None:
     assert start.headers["content-type"] == "text/html; charset=utf-8"
     assert start.headers["cache-control"] == "no-cache"
     links = re.findall(r'(?:src|href)="(page/[^"]+)"', start.text)
-    assert len(links) >= 6
+    assert len(links) >= 25
     for link in links:
         packed = await server.client.get(f"/{link}")
         assert packed.headers["content-encoding"] == "gzip"

@@ -1,5 +1,5 @@
 export default class WaveSurfer {
   static create(options: object): WaveSurfer;
-  on(event: string, listener: (value: never) => void): () => void;
+  on(event: string, listener: () => void): () => void;
   destroy(): void;
 }
