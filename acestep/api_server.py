@@ -43,7 +43,7 @@ from acestep.rest.deps import HttpConfig, HttpServices, provide
 from acestep.rest.job_events import hook_data
 from acestep.rest.middleware import Access, EndRequests, OpenRequests, is_loopback
 from acestep.rest.page import Page
-from acestep.server.build import Engines, Prepared, build_engines, prepare, tightest
+from acestep.server.build import Engines, Prepared, build_engines, jobs_at_once, prepare, tightest
 from acestep.server.configured_models import expect
 from acestep.server.loading_watch import LoadingWatch
 from acestep.server.placement import gpu_watch, list_gpus, placement
@@ -90,7 +90,7 @@ def _lifespan(
         engines = build_engines(prepared, SongWriter(audio, settings.mp3_bitrate), changed, tasks)
         worker = engines.worker
         loading = LoadingWatch(worker.models, worker.planners)
-        concurrency = max(settings.queue_workers, len(settings.devices))
+        concurrency = jobs_at_once(prepared)
         queue = JobQueue(store, settings.queue_maxsize, concurrency, settings.avg_window, notes=loading.notes)
         cleaner = Cleaner(store, audio, settings.keep_seconds, FileStore(folder.uploads))
         runner = Runner(queue, worker, cleaner, concurrency, tasks=tasks)

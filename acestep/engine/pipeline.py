@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -37,6 +38,7 @@ from acestep.engine.threads import (
     OomRetry,
     Watchdog,
     WatchedThread,
+    WatchedThreads,
     WorkItem,
     all_of,
     computing_thread,
@@ -46,6 +48,8 @@ from acestep.jobs.worker import Cancelled, OnProgress
 from acestep.planner.planner import PlannerCallbacks
 
 T = TypeVar("T")
+
+_MOST_WRITERS = 4
 
 # Where each stage starts and ends once the plan is made, measured on turbo: diffusion and decoding dominate.
 # The analysis takes a moment, and most requests ask for none.
@@ -162,7 +166,9 @@ class SongPipeline:
         self._writer = writer
         self._oom_retry = OomRetry(free)
         self._compute = WatchedThread(computing_thread("compute"), watchdog)
-        self._files = WatchedThread(ThreadPoolExecutor(1, thread_name_prefix="files"), watchdog)
+        self._files = WatchedThreads(
+            [WatchedThread(ThreadPoolExecutor(1, f"files-{n}"), watchdog) for n in range(_writers())]
+        )
         limit = BatchLimit()
         self._render = BatchingStage(
             self._render_batch,
@@ -334,7 +340,7 @@ class SongPipeline:
 
     async def _timed(
         self,
-        thread: WatchedThread,
+        thread: WatchedThread | WatchedThreads,
         task: RenderTask,
         stage: str,
         work: Callable[[], T],
@@ -355,6 +361,11 @@ class SongPipeline:
     def close(self) -> None:
         self._compute.close()
         self._files.close()
+
+
+def _writers() -> int:
+    # An encoder takes one core; half of them are left to the rest. More than four wait for the device.
+    return max(1, min(_MOST_WRITERS, (os.cpu_count() or 1) // 2))
 
 
 def _without_audio(request: SongRequest, planned: Planned, info: ModelInfo) -> Song:

@@ -14,7 +14,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -203,6 +203,35 @@ class WatchedThread:
     def _log_recovery(self, work: _Work) -> None:
         if self._watchdog.is_stuck(self):
             log.warning("Stage %s makes progress again; the server works", work.stage)
+
+
+class WatchedThreads:
+    """Several threads for work that shares nothing. Lives on one event loop, as they do."""
+
+    def __init__(self, threads: Sequence[WatchedThread]) -> None:
+        self._busy = dict.fromkeys(threads, 0)  # with the works that each has
+        self._local = threading.local()
+
+    async def run(self, stage: str, call: Callable[[], T]) -> T:
+        """As `WatchedThread.run`, on the thread that is the least busy."""
+        thread = min(self._busy, key=lambda each: self._busy[each])
+        self._busy[thread] += 1
+        try:
+            return await thread.run(stage, partial(self._do, thread, call))
+        finally:
+            self._busy[thread] -= 1
+
+    def _do(self, thread: WatchedThread, call: Callable[[], T]) -> T:
+        self._local.thread = thread
+        return call()
+
+    def beat(self) -> None:
+        """Called from a thread: its work made progress. Raises as `WatchedThread.beat` does."""
+        self._local.thread.beat()
+
+    def close(self) -> None:
+        for thread in self._busy:
+            thread.close()
 
 
 class _Work:

@@ -48,6 +48,9 @@ WATCH_PAUSES = 50  # times as long as reading the whole database takes: 2 % of a
 _SUBMIT, _CLAIM, _WATCH, _RENEW = "submit", "claim", "watch", "renew"
 
 
+async def _ready() -> None: ...
+
+
 class JobQueue:
     """While the database refuses, `submit` raises, and `take`, `finish` and `fail` try again."""
 
@@ -185,12 +188,17 @@ class JobQueue:
         """Queue again the jobs of a server that is gone, or fail them; returns both counts."""
         return await self._store.reclaim(alone=True)
 
-    async def take(self, loaded: Callable[[], Collection[str | None]] = tuple) -> Job:
-        """Wait for a job, which runs from now on. For one caller at a time.
+    async def take(
+        self,
+        loaded: Callable[[], Collection[str | None]] = tuple,
+        ready: Callable[[], Awaitable[None]] = _ready,
+    ) -> Job:
+        """Wait for a job, and until it can run (`ready`); it runs from now on. For one caller at a time.
 
         Jobs for `loaded` models (None: the default) go first, but at most MAX_OVERTAKES in a row.
         """
         while True:
+            await ready()  # each time, since a stuck worker would fail every job
             self._arrived.clear()  # before the look, so that no arrival is missed
             models = loaded() if self._overtakes < MAX_OVERTAKES else ()
             claim = await self._retry(_CLAIM, partial(self._store.claim, models))

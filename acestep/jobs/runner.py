@@ -77,8 +77,7 @@ class Runner:
         while True:
             await self._slots.acquire()
             try:
-                await self._worker.wait_ready()  # each time, since a stuck worker would fail every job
-                job = await self._queue.take(self._loaded)
+                job = await self._queue.take(self._loaded, self._worker.wait_ready)
             except BaseException:
                 self._slots.release()
                 raise

@@ -18,6 +18,7 @@ from acestep.catalog.planner_choice import PlannerChoice, PlannerWish, choose_pl
 from acestep.data_folder import DataFolder, make_temporary_folder
 from acestep.device.probes import PROBES, device_name, has_gpu
 from acestep.domain.models import ModelInfo
+from acestep.domain.song import MAX_BATCH
 from acestep.engine.engine import Engine
 from acestep.engine.idle import IdlePolicy
 from acestep.engine.model_entry import ModelEntry
@@ -60,6 +61,24 @@ def tightest(memories: Iterable[Decision | None]) -> Decision | None:
     """The plan that allows least, which holds for a request whatever device runs it."""
     known = [memory for memory in memories if memory]
     return min(known, key=lambda each: (each.plan.max_duration, each.plan.max_batch), default=None)
+
+
+def jobs_at_once(prepared: Prepared) -> int:
+    """How many jobs run at a time."""
+    settings = prepared.settings
+    if settings.queue_workers is not None:
+        return max(settings.queue_workers, len(settings.devices))
+    return sum(
+        _jobs_on(device, memory) for device, memory in zip(settings.devices, prepared.memories, strict=True)
+    )
+
+
+def _jobs_on(device: str, memory: Decision | None) -> int:
+    # So many that no stage waits for another: those in the batch that is rendered, those of the next batch or
+    # on their way to a file, and the texts that the planner writes at once. On a CPU each song is a batch.
+    on_gpu = memory.budget.on_gpu if memory else has_gpu(device)
+    batch = 1 if not on_gpu else memory.plan.max_batch if memory else MAX_BATCH
+    return 2 * batch + (memory.plan.sequences if memory else 0)
 
 
 def prepare(settings: Settings) -> Prepared:

@@ -87,12 +87,14 @@ class Settings(WireSettings):
     queue_maxsize: int = number(
         200, 0, None, "jobs", "Queued jobs before new ones are refused; 0 is no limit."
     )
-    queue_workers: int = number(
-        1,
+    queue_workers: int | None = number(
+        None,
         1,
         None,
         "jobs",
-        "Jobs that may run at the same time; at least one for each device.",
+        "Jobs that may run at the same time; at least one for each device. By default a CPU computes one "
+        "song while the last one is written, and a GPU renders one batch while the next one gathers.",
+        shown="by the memory plan",
     )
     api_workers: int = number(1, 1, None, "", "Once the size of a thread pool.", pending=_COMPATIBLE)
     max_attempts: int = number(

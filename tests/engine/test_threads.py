@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
@@ -20,6 +20,7 @@ from acestep.engine.renderer import Loaded, LoadedPlanner, OnLoading
 from acestep.engine.threads import (
     Watchdog,
     WatchedThread,
+    WatchedThreads,
 )
 from acestep.errors import JobCancelledError, StageStuckError
 from acestep.files import AudioStore
@@ -294,3 +295,36 @@ class TestLoading:
     async def borrowed(self, model_manager: ModelManager, name: str | None) -> str:
         async with model_manager.borrow(name) as (loaded, _):
             return loaded.info.name
+
+
+async def test_work_goes_to_the_thread_that_is_the_least_busy() -> None:
+    threads = [WatchedThread(ThreadPoolExecutor(1, f"writer-{n}"), Watchdog()) for n in range(2)]
+    pool, both = WatchedThreads(threads), threading.Barrier(2)
+
+    def write() -> str:
+        both.wait(PATIENCE)
+        pool.beat()
+        return threading.current_thread().name
+
+    names = await asyncio.gather(*(pool.run("write", write) for _ in range(4)))
+    assert sorted(names) == ["writer-0_0", "writer-0_0", "writer-1_0", "writer-1_0"]
+    pool.close()
+
+
+async def test_each_of_several_threads_tells_of_its_own_progress(clock: Clock) -> None:
+    watchdog = Watchdog(LIMIT)
+    stuck, works = (WatchedThread(ThreadPoolExecutor(1), watchdog) for _ in range(2))
+    pool, release = WatchedThreads([stuck, works]), threading.Event()
+    waiting = asyncio.create_task(pool.run("write", lambda: release.wait(PATIENCE)))
+    await until(lambda: stuck.stage == "write")
+
+    def work() -> tuple[bool, bool]:
+        clock.forward(LIMIT)
+        pool.beat()
+        return watchdog.is_stuck(stuck), watchdog.is_stuck(works)
+
+    assert await pool.run("write", work) == (True, False)
+    release.set()
+    with suppress(StageStuckError):
+        await waiting
+    pool.close()

@@ -55,6 +55,21 @@ class TestRunning:
             worker.ready.set()
             await ended(queue, receipt.job_id)
 
+    async def test_a_job_that_comes_after_the_trouble_stays_in_the_queue(
+        self, queue: JobQueue, running, writes: Run
+    ):
+        worker = FakeWorker(hangs)
+        async with running(worker, concurrency=2, grace=0.0):
+            await queue.submit(request("first"))
+            await begun(worker, 1)
+            await asyncio.sleep(0)  # the second place waits for a job
+            worker.ready.clear()
+            receipt = await queue.submit(request("second"))
+            await asyncio.wait_for(worker.waits.wait(), TIMEOUT)
+            assert (await view(queue, receipt.job_id)).position == 1
+            worker.ready.set()
+            await begun(worker, 2)
+
     async def test_jobs_stay_in_the_queue_while_the_worker_is_in_trouble(
         self, queue: JobQueue, running, writes: Run
     ):

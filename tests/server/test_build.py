@@ -18,7 +18,7 @@ from acestep.memory.admission import MemoryLedger
 from acestep.memory.decide import decide_for_server
 from acestep.memory.plan import GB
 from acestep.server import build
-from acestep.server.build import Prepared, _Catalog, build_engines, prepare
+from acestep.server.build import Prepared, _Catalog, build_engines, jobs_at_once, prepare
 from acestep.server.configured_models import ConfiguredModels
 from acestep.server.planner_manager import DevicePlanner
 from acestep.settings.settings import Settings
@@ -151,3 +151,29 @@ def test_nothing_is_known_without_a_plan(tmp_path: Path) -> None:
     found = catalog.find("acestep-v15-base", []).info
     assert (found.max_batch, found.max_duration) == (8, 600)
     assert catalog.no_room([found] * 9) == ""
+
+
+@pytest.mark.parametrize(
+    ("device", "planner", "workers", "expected"),
+    [
+        ("cpu", "", None, 2),  # one is computed, one is written
+        ("cpu", "acestep-5Hz-lm-0.6B", None, 6),  # and four are planned
+        ("cpu,cpu", "", None, 4),
+        ("cuda", "", None, 16),  # a batch of eight, and the next one
+        ("cuda:0,cuda:1", "", None, 32),
+        ("cuda", "", 1, 1),
+        ("cuda:0,cuda:1", "", 1, 2),
+        ("cpu", "", 5, 5),
+    ],
+)
+def test_so_many_jobs_run_that_no_stage_waits(
+    device: str, planner: str, workers: int | None, expected: int, tmp_path: Path
+) -> None:
+    settings = Settings.load(tmp_path, device=device, queue_workers=workers)
+    turbo = choose("acestep-v15-turbo", tmp_path, lambda: True, lambda: True)
+    choice = PlannerChoice(planner)
+    memories = tuple(
+        decide_for_server(settings.on(each), [turbo], choice, PROBES) for each in settings.devices
+    )
+    models = ConfiguredModels({1: turbo})
+    assert jobs_at_once(Prepared(settings, models, choice, DataFolder(tmp_path), memories)) == expected
