@@ -58,7 +58,7 @@ log = logging.getLogger("acestep.api_server")  # also when this file is run as a
 
 REFUSED = 2  # exit code where a setting, the data folder or the model keeps the server from starting
 _CLOSE_SECONDS = 1.0  # that the engines get to end their steps
-_MB = 1024 * 1024
+_MB, _GB = 1024 * 1024, 1_000_000_000
 
 
 def create_app(prepared: Prepared) -> FastAPI:
@@ -92,7 +92,8 @@ def _lifespan(
         loading = LoadingWatch(worker.models, worker.planners)
         concurrency = jobs_at_once(prepared)
         queue = JobQueue(store, settings.queue_maxsize, concurrency, settings.avg_window, notes=loading.notes)
-        cleaner = Cleaner(store, audio, settings.keep_seconds, FileStore(folder.uploads))
+        keep_bytes = int(settings.keep_gb * _GB)
+        cleaner = Cleaner(store, audio, settings.keep_seconds, FileStore(folder.uploads), keep_bytes)
         runner = Runner(queue, worker, cleaner, concurrency, tasks=tasks)
 
         async def close() -> str:
@@ -188,6 +189,7 @@ def _http_config(settings: Settings) -> HttpConfig:
         draft_timeout=settings.lm_timeout,
         generation_timeout=settings.generation_timeout,
         cancel_on_disconnect=settings.cancel_on_disconnect,
+        disk_reserve=int(settings.reserve_gb * _GB),
         hooks_private=settings.webhook_allow_private,
         dcw_on_turbo=settings.dcw == "auto",
     )

@@ -71,6 +71,15 @@ class DataFolderError(AceStepError):
     public = "The server cannot use its storage at the moment. Its log says why."
 
 
+class NoRoomError(AceStepError):
+    def __init__(self, free: int, reserve: int) -> None:
+        super().__init__(
+            f"The server's disk is full: {free / 1e9:.2f} GB are free, less than its reserve of "
+            f"{reserve / 1e9:g} GB (ACESTEP_RESERVE_GB), so nothing was accepted. Delete songs, or lower "
+            "ACESTEP_KEEP_GB."
+        )
+
+
 class JobDatabaseError(DataFolderError):
     """The job database cannot be read or written."""
 

@@ -6,12 +6,15 @@ import hmac
 import math
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
+
+from acestep.errors import NoRoomError
 
 # 128 bits of an HMAC-SHA256: beyond guessing, and the token stays short enough for a log line.
 SIGNATURE_BYTES = 16
@@ -27,6 +30,12 @@ class NewFile:
 
     name: str
     path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    size: int  # bytes
+    fetched_at: float  # or made
 
 
 class FileStore:
@@ -90,6 +99,26 @@ class FileStore:
         """The names of the files, finished and partial, that were last written at least `seconds` ago."""
         newest = time.time() - seconds
         return [name for name in self._names() if self._written(name) < newest]
+
+    def sizes(self) -> dict[str, StoredFile]:
+        """The files of this store by name."""
+        found: dict[str, StoredFile] = {}
+        for name in self._names():
+            with suppress(FileNotFoundError):
+                stat = (self._root / name).lstat()
+                found[name] = StoredFile(stat.st_size, max(stat.st_atime, stat.st_mtime))
+        return found
+
+    def note_fetch(self, path: Path) -> None:
+        """Keep the time of access, which many disks are set up not to do."""
+        with suppress(OSError):
+            os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
+
+    def check_room(self, reserve: int) -> None:
+        """Raise NoRoomError where less than `reserve` bytes are free."""
+        free = shutil.disk_usage(self._root.parent).free if reserve else 0
+        if free < reserve:
+            raise NoRoomError(free, reserve)
 
     def _names(self) -> list[str]:
         if not self._root.is_dir():

@@ -12,6 +12,7 @@ from pathlib import Path
 from acestep.domain.song import SongRequest
 from acestep.errors import DataFolderError
 from acestep.files import AudioStore, FileStore
+from acestep.jobs.expiry import oldest_start, remove_least_fetched
 from acestep.jobs.store import JobStore
 
 log = logging.getLogger(__name__)
@@ -23,20 +24,29 @@ UPLOAD_SECONDS = 3600.0  # an upload is on the disk before its job is
 
 
 class Cleaner:
-    """Deletes jobs and their songs `keep_seconds` after the job ended (0: never)."""
+    """Deletes jobs and their songs `keep_seconds` after the job ended, and those least recently fetched
+    where all have more than `keep_bytes` (0: never).
+    """
 
     def __init__(
-        self, store: JobStore, files: AudioStore, keep_seconds: float, uploads: FileStore | None = None
+        self,
+        store: JobStore,
+        files: AudioStore,
+        keep_seconds: float,
+        uploads: FileStore | None = None,
+        keep_bytes: int = 0,
     ) -> None:
         self._store = store
         self._files = files
         self._keep_seconds = keep_seconds
         self._uploads = uploads
+        self._keep_bytes = keep_bytes
 
     @property
     def interval(self) -> float:
         """Seconds between two looks for jobs that have expired."""
-        return min(LATE_SECONDS, self._keep_seconds / 10) if self._keep_seconds > 0 else SWEEP_SECONDS
+        most = LATE_SECONDS if self._keep_bytes else SWEEP_SECONDS
+        return min(LATE_SECONDS, self._keep_seconds / 10) if self._keep_seconds > 0 else most
 
     async def run(self) -> None:
         while True:
@@ -45,6 +55,7 @@ class Cleaner:
             while time.monotonic() < until:
                 await asyncio.sleep(self.interval)
                 await self.expire()
+                await self.make_room()
 
     async def release(self, request: SongRequest) -> None:
         """Delete the uploads of a job that has ended."""
@@ -62,10 +73,20 @@ class Cleaner:
             while await self._store.expire(before, partial(_delete, self._files)):
                 pass
 
+    async def make_room(self) -> None:
+        if self._keep_bytes <= 0:
+            return
+        files = await asyncio.to_thread(self._files.sizes)
+        excess = sum(file.size for file in files.values()) - self._keep_bytes
+        if excess > 0:
+            choose = partial(remove_least_fetched, files=files, excess=excess)
+            if removed := await self._store.remove(choose, partial(_delete, self._files)):
+                log.info("Deleted %d jobs with their songs to keep within ACESTEP_KEEP_GB", removed)
+
     async def clean(self) -> None:
         await self.expire()
         # The songs of a running job are in its row only when it has ended.
-        started = await self._store.oldest_start()
+        started = await self._store.call(oldest_start)
         age = ORPHAN_SECONDS if started is None else max(ORPHAN_SECONDS, time.time() - started)
         swept = await self._sweep(self._files, age, await self._store.files())
         if self._uploads is not None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 
+from acestep.files import StoredFile
 from acestep.jobs.history import files_in
 
 EXPIRE_AT_ONCE = 100  # jobs; deleting their files takes some milliseconds, in which requests wait
@@ -25,6 +26,26 @@ def remove_ended(database: sqlite3.Connection, before: float) -> Sequence[Sequen
     expired = dict(islice(unneeded, EXPIRE_AT_ONCE))
     _remove(database, [*expired])
     return [*expired.values()]
+
+
+def remove_least_fetched(
+    database: sqlite3.Connection, files: Mapping[str, StoredFile], excess: int
+) -> Sequence[Sequence[str]]:
+    """Remove the jobs whose files were not fetched for the longest, until those have `excess` bytes."""
+    rows = database.execute("SELECT seq, songs FROM jobs WHERE state = 'succeeded' AND songs != '[]'")
+    of_jobs = {row["seq"]: [name for name in files_in(row["songs"]) if name in files] for row in rows}
+    oldest = sorted(
+        (max(files[name].fetched_at for name in names), seq) for seq, names in of_jobs.items() if names
+    )
+    removed: dict[int, Sequence[str]] = {}
+    for _, seq in oldest:
+        if excess <= 0:
+            break
+        if not any(is_needed(database, name) for name in of_jobs[seq]):
+            removed[seq] = of_jobs[seq]
+            excess -= sum(files[name].size for name in of_jobs[seq])
+    _remove(database, [*removed])
+    return [*removed.values()]
 
 
 def remove_one(database: sqlite3.Connection, job_id: str) -> Sequence[str] | None:
@@ -51,6 +72,12 @@ def is_needed(database: sqlite3.Connection, name: str) -> bool:
 def files_of_jobs(database: sqlite3.Connection) -> set[str]:
     rows = database.execute("SELECT songs FROM jobs WHERE songs != '[]'")
     return {file for (songs,) in rows for file in files_in(songs)}
+
+
+def oldest_start(database: sqlite3.Connection) -> float | None:
+    """When the first of the running jobs began."""
+    (started,) = database.execute("SELECT MIN(started_at) FROM jobs WHERE state = 'running'").fetchone()
+    return None if started is None else float(started)
 
 
 def _remove(database: sqlite3.Connection, numbers: Sequence[int]) -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
 from itertools import chain
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -46,6 +46,8 @@ INTERRUPTED = (
     "again, perhaps with a shorter duration or fewer songs."
 )
 CANCELLED = "The job was cancelled."
+
+Removal = Callable[[sqlite3.Connection], Sequence[Sequence[str]]]  # removes jobs; returns the files of each
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -351,11 +353,14 @@ class JobStore:
         average = average_seconds(self._db, window)
         return self._assumed_seconds if average is None else average
 
-    @_on_store_thread
-    def expire(self, before: float, delete: Callable[[str], None]) -> int:
+    async def expire(self, before: float, delete: Callable[[str], None]) -> int:
         """Delete some jobs that ended before that time, and their files; returns how many."""
+        return await self.remove(partial(remove_ended, before=before), delete)
+
+    @_on_store_thread
+    def remove(self, choose: Removal, delete: Callable[[str], None]) -> int:
         with self._transaction():
-            removed = remove_ended(self._db, before)
+            removed = choose(self._db)
         for name in chain.from_iterable(removed):
             delete(name)
         return len(removed)
@@ -380,11 +385,6 @@ class JobStore:
     @_on_store_thread
     def files(self) -> set[str]:
         return files_of_jobs(self._db)
-
-    @_on_store_thread
-    def oldest_start(self) -> float | None:
-        (started,) = self._db.execute("SELECT MIN(started_at) FROM jobs WHERE state = 'running'").fetchone()
-        return None if started is None else float(started)
 
 
 def _check_audio(task: TaskOptions) -> None:

@@ -56,6 +56,7 @@ class HttpConfig:
     local_roots: tuple[Path, ...] = ()  # and those that programs of this machine may name absolutely
     access: Access = field(default_factory=Access)
     cancel_on_disconnect: bool = True
+    disk_reserve: int = 0  # bytes that must be free for a submission
     hooks_private: bool = False  # whether webhooks may go to this machine and its network
     dcw_on_turbo: bool = False  # whether dcw_enabled is on for turbo models where it is not sent
 

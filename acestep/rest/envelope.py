@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.routing import Match
@@ -24,6 +25,8 @@ from acestep.rest.spelling import now_ms
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+PROBLEM_TYPE = "application/problem+json"
 
 
 class Envelope(BaseModel, Generic[T]):
@@ -77,6 +80,8 @@ class Json(JSONResponse):
 
 
 def failure(problem: Problem, scope: Scope) -> Json:
+    if PROBLEM_TYPE in Headers(scope=scope).get("accept", ""):
+        return Json(_details(problem), problem.status, dict(problem.headers), PROBLEM_TYPE)
     content: dict[str, object] = {
         "data": None,
         "code": problem.status,
@@ -88,6 +93,13 @@ def failure(problem: Problem, scope: Scope) -> Json:
     if fails_like_openai(scope):
         content = {"error": problem.like_openai(), "detail": problem.message}
     return Json(content, problem.status, headers=dict(problem.headers))
+
+
+def _details(problem: Problem) -> dict[str, object]:
+    # RFC 9457.
+    phrase = HTTPStatus(problem.status).phrase
+    core = {"type": "about:blank", "title": phrase, "status": problem.status, "detail": problem.message}
+    return {**(problem.extra or {}), **core}
 
 
 def install(app: FastAPI) -> None:

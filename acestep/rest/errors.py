@@ -17,6 +17,7 @@ from acestep.errors import (
     JobCancelledError,
     JobDatabaseError,
     ModelUnavailableError,
+    NoRoomError,
     NotEnoughMemoryError,
     NotInstalledError,
     PlannerError,
@@ -39,6 +40,7 @@ STATUS: Mapping[type[AceStepError], int] = {
     NotInstalledError: 501,
     DataFolderError: 503,
     NotEnoughMemoryError: 503,
+    NoRoomError: 507,
     StageStuckError: 503,
 }
 _OPENAI_CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}

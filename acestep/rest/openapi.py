@@ -40,6 +40,7 @@ _DESCRIPTIONS = {
     500: "Internal error, or a job that failed",
     501: "It takes a library that is not installed on the server",
     503: "A model is not available, or the server is stopping or cannot use its storage",
+    507: "The disk of the server has no room left for songs",
     504: "The planner or the song was not finished in time",
 }
 

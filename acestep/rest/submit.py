@@ -67,6 +67,7 @@ async def submit(body: Body, services: HttpServices, warnings: tuple[str, ...] =
 
     Raises as `accept`, `UnusableAudioError` for a file that is no audio, and `QueueFullError`.
     """
+    services.audio.check_room(services.config.disk_reserve)
     if services.call is not None:
         once = await services.call.once(body.fields, body.files)
         if earlier := await submitted(once, services.call, services):

@@ -101,6 +101,12 @@ class Settings(WireSettings):
         5, 1, None, "times", "Deaths of the server while it makes the songs of a job, until that fails."
     )
     keep_seconds: int = number(604800, 60, None, "s", "How long results and their files are kept (7 days).")
+    keep_gb: float = number(
+        0, 0, None, "GB", "Most that results may take; those least recently fetched are deleted. 0: no limit."
+    )
+    reserve_gb: float = number(
+        0.5, 0, None, "GB", "Free space on the disk of ACESTEP_DATA_DIR under which submissions get 507."
+    )
     avg_job_seconds: float = number(5.0, 0, None, "s", "Job time that `/v1/stats` assumes before it has any.")
     avg_window: int = number(50, 1, None, "jobs", "Latest jobs of which `/v1/stats` gives the mean time.")
     generation_timeout: float = number(

@@ -171,3 +171,36 @@ async def test_what_expires_between_two_sweeps_is_deleted(
             await asyncio.sleep(0.001)
     running.cancel()
     assert [files.path(name) for name in names] == [None, None]
+
+
+async def test_the_least_recently_fetched_go_first(store: JobStore, queue: JobQueue, files: AudioStore):
+    made = [await do_job(queue, files) for _ in range(4)]
+    source = files.path(made[0][1][0])
+    assert source is not None
+    for age, (_, names) in enumerate(made):
+        for path in filter(None, map(files.path, names)):
+            path.write_bytes(b"x" * 1000)
+            os.utime(path, (1e9 + age, 1e9 + age))
+    await queue.submit(with_audio(source))  # the oldest is needed
+    fetched = files.path(made[1][1][0])
+    assert fetched is not None
+    before = fetched.stat().st_mtime_ns
+    files.note_fetch(fetched)
+    assert fetched.stat().st_mtime_ns == before
+    await Cleaner(store, files, keep_seconds=0, keep_bytes=6500).make_room()
+    assert [found is not None for found in await queue.find([job for job, _ in made])] == [
+        True,
+        True,
+        False,
+        True,
+    ]
+    await Cleaner(store, files, keep_seconds=0, keep_bytes=2000).make_room()
+    left = [name for _, names in made for name in names if files.path(name)]
+    assert left == made[0][1]
+
+
+async def test_no_limit_and_enough_room(store: JobStore, queue: JobQueue, files: AudioStore):
+    _, names = await do_job(queue, files)
+    for keep_bytes in (0, 1_000_000):
+        await Cleaner(store, files, keep_seconds=0, keep_bytes=keep_bytes).make_room()
+    assert None not in map(files.path, names)

@@ -1,11 +1,12 @@
 import json
 import logging
+from http import HTTPStatus
 
 import pytest
 
 from acestep.domain.models import ModelInfo
 from acestep.errors import CheckpointError, DataFolderError
-from tests.rest.conftest import FakeWorker, Serve, assert_error
+from tests.rest.conftest import FakeWorker, Serve, Server, assert_error
 
 
 class BrokenWorker(FakeWorker):
@@ -66,3 +67,26 @@ class TestText:
         async with serve() as server:
             answer = await server.client.post("/release_task", content=b'{"shift": NaN}')
             assert assert_error(answer, 422, "shift: nan")["extra"]["value"] == "nan"
+
+
+class TestProblemDetails:
+    async def test_where_the_client_accepts_them(self, server: Server):
+        accept = {"Accept": "application/problem+json, application/json"}
+        for path, body in (
+            ("/release_task", {"prompt": "x", "bpm": 5}),
+            ("/v1/audio/generations", {"bpm": 5}),
+        ):
+            answer = await server.client.post(path, json=body, headers=accept)
+            assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
+            told = answer.json()
+            assert (told["type"], told["title"], told["status"]) == (
+                "about:blank",
+                HTTPStatus(422).phrase,
+                422,
+            )
+            assert (told["field"], told["value"], "bpm: 5" in told["detail"]) == ("bpm", 5, True)
+
+    async def test_of_what_has_no_route(self, server: Server):
+        answer = await server.client.get("/nothing", headers={"Accept": "application/problem+json"})
+        core = {"type": "about:blank", "title": "Not Found", "status": 404, "detail": "Not Found"}
+        assert answer.json() == core

@@ -99,6 +99,7 @@ async def retry(
 
 
 async def _again(request: SongRequest, services: HttpServices) -> Submission:
+    services.audio.check_room(services.config.disk_reserve)
     once = await services.call.once({}, {}) if services.call else None
     if services.call and once and (earlier := await submitted(once, services.call, services)):
         return earlier

@@ -77,6 +77,7 @@ def audio(
         raise HTTPException(404, "Audio file not found")
     headers = {"Content-Disposition": disposition("inline", label, found)}
     response = FileResponse(found, media_type=media_type(found), headers=headers, stat_result=found.stat())
+    services.audio.note_fetch(found)
     if _FILES.is_not_modified(response.headers, request.headers):
         return NotModifiedResponse(response.headers)
     return response
