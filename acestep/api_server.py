@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from starlette.concurrency import run_in_threadpool
 
+from acestep.audio.convert import AudioConverter
 from acestep.audio.decode import AudioLimits, probe
 from acestep.audio.encode import SongWriter
 from acestep.audio.transcribe import WhisperTranscriber, whisper_loader
@@ -150,6 +151,7 @@ def _services(
         keeper=engines.keeper,
         planners=engines.planners,
         background=tasks,
+        convert=AudioConverter(FileStore(prepared.folder.uploads), settings.mp3_bitrate).convert,
         page=Page() if settings.page else None,
         transcriber=_transcriber(settings),
     )

@@ -9,6 +9,8 @@ import { current, isPlaying, toggle } from "./player.js";
 import { asCurl, asPython, formOf } from "./request.js";
 import { change, notice, source, tell, view } from "./store.js";
 
+const FORMATS = ["mp3", "wav", "flac", "opus"]; // that a song is offered in
+
 /** @typedef {import("./store.js").Job} Job */
 
 /** @param {{job: Job, onDelete: () => void}} props */
@@ -133,6 +135,11 @@ function Menu({ song, title }) {
             e.target.closest("details").open = false;
             act();
           }}>${t(name)}</button></li>`,
+      )}${FORMATS.map(
+        (
+          format,
+        ) => html`<li role="none"><a role="menuitem" download href=${`${api.audioAddress(song.file)}&format=${format}`}
+          >${t("download.as", { format: format.toUpperCase() })}</a></li>`,
       )}</ul>
     </details>`;
 }

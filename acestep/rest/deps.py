@@ -18,6 +18,7 @@ from acestep.background import BackgroundTasks
 from acestep.catalog.adapters import AdapterFolder
 from acestep.domain.analysis import TimedLine
 from acestep.domain.devices import Placement
+from acestep.domain.song import AudioFormat
 from acestep.errors import DataFolderError
 from acestep.examples import Examples
 from acestep.files import AudioStore
@@ -34,6 +35,8 @@ from acestep.rest.request.sounds import AudioProbe
 from acestep.rest.spelling import AudioLinks
 
 _SCHEME = "bearer "
+
+Convert = Callable[[Path, AudioFormat], Path]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,7 @@ class HttpServices:
     planners: PlannerKeeper | None = None
     background: BackgroundTasks = field(default_factory=BackgroundTasks)
     placement: Callable[[], Placement] = Placement
+    convert: Convert | None = None  # a song into a new file of another format, which the caller deletes
     page: Page | None = None  # None: it is turned off
     transcriber: Transcriber | None = None  # None: its library is not installed
     in_flight: set[str] = field(default_factory=set)  # requests that carry an Idempotency-Key

@@ -123,4 +123,8 @@ def _invalid_parameter(error: RequestValidationError) -> Problem:
     # The framework validates query parameters alone.
     first = error.errors()[0]
     name = str(first["loc"][:2][-1])  # after "query" or "path"; the rest is the place in a list
-    return Problem(422, f"{name}: {first['msg']}", {"field": name, "value": None, "allowed": None})
+    if first["type"] == "missing":
+        return Problem(422, f"{name}: {first['msg']}", {"field": name, "value": None, "allowed": None})
+    value, allowed = str(first["input"])[:80], first["msg"].removeprefix("Input should be ")
+    text = f"{name}: {value!r} cannot be used; allowed: {allowed}"
+    return Problem(422, text, {"field": name, "value": value, "allowed": allowed})

@@ -5,6 +5,8 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import pytest
 
+from acestep.domain.song import AudioFormat
+from acestep.rest.deps import provide
 from acestep.rest.spelling import split_link
 from tests.rest.conftest import CONFIG, Serve, Server, assert_error
 
@@ -157,3 +159,35 @@ class TestKey:
             assert_error(await server.client.get("/v1/audio?path=x"), 401)
             answer = await server.client.get("/v1/audio?path=x", headers={"Authorization": "k"})
             assert_error(answer, 404)
+
+
+class TestOtherFormats:
+    @pytest.fixture
+    def converting(self, server: Server, tmp_path: Path) -> Server:
+        def convert(source: Path, audio_format: AudioFormat) -> Path:
+            made = tmp_path / f"made.{'m4a' if audio_format == 'aac' else audio_format}"
+            made.write_bytes(source.read_bytes() + audio_format.encode())
+            return made
+
+        provide(server.app, replace(server.app.state.services, convert=convert))
+        return server
+
+    async def test_a_song_is_converted_and_the_new_file_deleted(self, converting: Server, tmp_path: Path):
+        link = await link_of(converting)
+        for name, kind, suffix in (("flac", "audio/flac", "flac"), ("aac", "audio/mp4", "m4a")):
+            answer = await converting.client.get(f"{link}&format={name}")
+            assert (answer.status_code, answer.content) == (200, b"0123456789" + name.encode())
+            assert answer.headers["content-type"] == kind
+            disposition = answer.headers["content-disposition"]
+            assert disposition.startswith('attachment; filename="bright-city-pop-120-bpm-')
+            assert disposition.endswith(f'.{suffix}"')
+        assert not list(tmp_path.glob("made.*"))  # noqa: ASYNC240
+
+    async def test_its_own_format_is_the_file_itself(self, converting: Server):
+        answer = await converting.client.get(f"{await link_of(converting)}&format=mp3")
+        assert answer.content == b"0123456789"
+
+    async def test_a_format_that_there_is_not(self, converting: Server):
+        answer = await converting.client.get(f"{await link_of(converting)}&format=midi")
+        body = assert_error(answer, 422, "format: 'midi' cannot be used", "flac")
+        assert body["extra"]["field"] == "format"

@@ -373,3 +373,19 @@ class TestEvents:
             await follower.next(1)
             assert server.queue.listeners._by_job
         assert not server.queue.listeners._by_job
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("limit=0", "limit: '0' cannot be used; allowed: greater than or equal to 1"),
+        ("limit=many", "limit: 'many' cannot be used; allowed: a valid integer, unable to parse string"),
+        ("state=queued&state=lost", "state: 'lost' cannot be used; allowed: 'queued', 'running'"),
+    ],
+)
+async def test_a_parameter_that_cannot_be_used_is_named_with_its_value(
+    server: Server, query: str, said: str
+) -> None:
+    answer = await server.client.get(f"/v1/jobs?{query}")
+    assert answer.status_code == 422
+    assert answer.json()["error"].startswith(said)

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from typing import Annotated
+
 from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import FileResponse, Response
+from starlette.background import BackgroundTask
 from starlette.staticfiles import NotModifiedResponse, StaticFiles
 
+from acestep.domain.song import AudioFormat
 from acestep.rest.deps import RequestBody, Services, check_key
 from acestep.rest.envelope import Envelope, ErrorEnvelope
 from acestep.rest.openapi import body_of
@@ -67,14 +71,27 @@ async def query_result(body: RequestBody, services: Services) -> Envelope[list[Q
 @router.get(AUDIO_PATH, response_class=FileResponse, responses=PARTS)
 @router.api_route(AUDIO_PATH, methods=["GET", "HEAD"], response_class=FileResponse, include_in_schema=False)
 def audio(
-    request: Request, services: Services, path: str = Query(description="As in `file` of a result.")
+    request: Request,
+    services: Services,
+    path: Annotated[str, Query(description="As in `file` of a result.")],
+    audio_format: Annotated[
+        AudioFormat | None, Query(alias="format", description="Another file format: the song is converted.")
+    ] = None,
 ) -> Response:
-    """Download a song. The link needs no key unless ACESTEP_AUDIO_NEEDS_KEY is set."""
+    """Download a song. The link needs no key unless ACESTEP_AUDIO_NEEDS_KEY is set.
+
+    `format` makes another file of the one that there is, with its tags; what MP3 has lost does not come back.
+    """
     label, found = services.links.open(path)
     if found is None or services.config.audio_needs_key:
         check_key(request, services)
     if found is None:
         raise HTTPException(404, "Audio file not found")
+    if services.convert is not None and audio_format not in (None, found.suffix[1:]):
+        made = services.convert(found, audio_format)
+        headers = {"Content-Disposition": disposition("attachment", label, found.with_suffix(made.suffix))}
+        done = BackgroundTask(made.unlink, missing_ok=True)
+        return FileResponse(made, media_type=media_type(made), headers=headers, background=done)
     headers = {"Content-Disposition": disposition("inline", label, found)}
     response = FileResponse(found, media_type=media_type(found), headers=headers, stat_result=found.stat())
     services.audio.note_fetch(found)
