@@ -36,6 +36,7 @@ from acestep.jobs.outbox import Outbox
 from acestep.jobs.queue import JobQueue
 from acestep.jobs.runner import Runner
 from acestep.jobs.store import JobStore
+from acestep.logs import JsonFormatter
 from acestep.memory.decide import Decision, table
 from acestep.rest import app as http
 from acestep.rest.adapters import ServerAdapters
@@ -227,16 +228,19 @@ def _log_start(prepared: Prepared) -> None:
         log.warning("%s", sentence)
 
 
-def configure_logging(level: str) -> None:
-    """Log to stderr: in colour for a person at a terminal, plain lines for a file."""
+def configure_logging(level: str, as_json: bool = False) -> None:
+    """Log to stderr: in colour for a person at a terminal, plain lines or JSON for a file."""
     handler: logging.Handler
-    if sys.stderr.isatty():
+    form = ""
+    if as_json:
+        handler = logging.StreamHandler()
+    elif sys.stderr.isatty():
         handler = RichHandler(console=Console(stderr=True), show_path=False)
         form = "%(message)s"
     else:
         handler = logging.StreamHandler()
         form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-    handler.setFormatter(logging.Formatter(form))
+    handler.setFormatter(JsonFormatter() if as_json else logging.Formatter(form))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     for name in ("acestep", "uvicorn"):
         logging.getLogger(name).setLevel(level.upper())
@@ -253,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = Settings.load(**flags)
         if only_check:
             return _report(settings)
-        configure_logging(settings.api_log_level)
+        configure_logging(settings.api_log_level, settings.log_format == "json")
         check_port(settings.api_host, settings.api_port)
         prepared = _prepare(settings)
     except AceStepError as error:
@@ -313,7 +317,7 @@ def __getattr__(name: str) -> FastAPI:
 def _app_of_uvicorn() -> FastAPI:
     try:
         settings = Settings.load()
-        configure_logging(settings.api_log_level)
+        configure_logging(settings.api_log_level, settings.log_format == "json")
         check_port_of_uvicorn(sys.argv)
         return create_app(_prepare(settings))
     except DataFolderInUseError as error:

@@ -28,7 +28,13 @@ PACKAGE = Path(acestep.__file__).parent
 NETWORKS = PACKAGE / "networks"  # the models themselves, which most servers take from a library
 BODY = {"prompt": "upbeat piano pop", "audio_duration": 10, "batch_size": 1}
 POLL_SECONDS = 0.1
-BY_THE_CLOCK = ("idle model watch", "idle planner watch", "job database watch", "loading watch")  # tasks
+BY_THE_CLOCK = (
+    "idle model watch",
+    "idle planner watch",
+    "job database watch",
+    "loading watch",
+    "webhooks",
+)  # tasks
 SETTINGS = {"config_path": "acestep-nano", "init_llm": "false", "api_key": ""}
 
 

@@ -105,6 +105,37 @@ _SCRIPTS = (
         DELETE FROM hooks WHERE job_id = OLD.id;
     END;
     """,
+    # What has ended is counted, as jobs expire.
+    """
+    CREATE TABLE counters (
+        name TEXT NOT NULL, label TEXT NOT NULL, value REAL NOT NULL, PRIMARY KEY (name, label)
+    );
+    CREATE TRIGGER counted_job AFTER UPDATE OF state ON jobs
+        WHEN NEW.state IN ('succeeded', 'failed', 'cancelled') AND OLD.state != NEW.state BEGIN
+        INSERT INTO counters SELECT 'jobs', NEW.state, 1 WHERE true
+            ON CONFLICT DO UPDATE SET value = value + excluded.value;
+        INSERT INTO counters
+            SELECT 'songs', json_extract(value, '$.dit_model'), COUNT(*) FROM json_each(NEW.songs)
+            WHERE true GROUP BY 2 ON CONFLICT DO UPDATE SET value = value + excluded.value;
+        INSERT INTO counters
+            SELECT 'music', json_extract(value, '$.dit_model'), SUM(json_extract(value, '$.plan.duration'))
+            FROM json_each(NEW.songs) WHERE true GROUP BY 2
+            ON CONFLICT DO UPDATE SET value = value + excluded.value;
+        INSERT INTO counters
+            SELECT 'codes', json_extract(value, '$.lm_model'),
+                SUM(json_array_length(value, '$.plan.audio_codes'))
+            FROM json_each(NEW.songs) WHERE json_extract(value, '$.lm_model') != '' GROUP BY 2
+            ON CONFLICT DO UPDATE SET value = value + excluded.value;
+        INSERT INTO counters
+            SELECT 'stage', timing.key, SUM(timing.value)
+            FROM json_each(NEW.songs) AS song, json_each(song.value, '$.timings') AS timing
+            WHERE true GROUP BY 2 ON CONFLICT DO UPDATE SET value = value + excluded.value;
+        INSERT INTO counters
+            SELECT 'stage_runs', timing.key, COUNT(*)
+            FROM json_each(NEW.songs) AS song, json_each(song.value, '$.timings') AS timing
+            WHERE true GROUP BY 2 ON CONFLICT DO UPDATE SET value = value + excluded.value;
+    END;
+    """,
 )
 
 

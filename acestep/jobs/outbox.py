@@ -72,6 +72,17 @@ class Outbox:
         await self._change("DELETE FROM hooks WHERE job_id = ?", job_id)
         await self._change("DELETE FROM deliveries WHERE job_id = ?", job_id)
 
+    async def hooked(self) -> set[str]:
+        """The jobs that have not ended and whose events are to be sent."""
+
+        def find(database: sqlite3.Connection) -> set[str]:
+            rows = database.execute(
+                "SELECT job_id FROM hooks JOIN jobs ON jobs.id = job_id WHERE finished_at IS NULL"
+            )
+            return {job_id for (job_id,) in rows}
+
+        return await self._store.call(find)
+
     async def waiting(self) -> int:
         def count(database: sqlite3.Connection) -> int:
             return int(database.execute("SELECT COUNT(*) FROM deliveries").fetchone()[0])

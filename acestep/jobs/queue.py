@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -19,6 +19,7 @@ from weakref import WeakValueDictionary
 from acestep.background import Delays, delays
 from acestep.domain.song import Progress, Song, SongRequest
 from acestep.errors import DataFolderError, QueueFullError
+from acestep.jobs.counters import Numbers, numbers
 from acestep.jobs.history import submission
 from acestep.jobs.model import (
     ENDED,
@@ -79,6 +80,7 @@ class JobQueue:
         self._to_note: asyncio.Queue[tuple[Lease, Callable[[], Awaitable[object]]]] = asyncio.Queue()
         self._cancels: asyncio.Queue[Job] = asyncio.Queue()
         self.listeners = Listeners()
+        self.errors: Counter[str] = Counter()  # that failed jobs, by class
         # An event is kept as long as a call waits for it.
         self._ends: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
 
@@ -99,6 +101,8 @@ class JobQueue:
         self._failing.pop(_SUBMIT, None)
         if receipt is None:
             raise QueueFullError(self._max_waiting, max(1, math.ceil(await self.average_seconds())))
+        if hook is not None:
+            self.listeners.hooked.add(receipt.job_id)
         self.listeners.wake(receipt.job_id)
         return replace(receipt, eta=receipt.seconds / self._at_once)
 
@@ -171,6 +175,9 @@ class JobQueue:
             if pages:
                 pages_at = began + max(every, WATCH_PAUSES * (time.monotonic() - began))
             await asyncio.sleep(every)
+
+    async def numbers(self) -> Numbers:
+        return await self._store.call(numbers)
 
     async def stats(self) -> QueueStats:
         counts = await self._store.counts()
@@ -361,6 +368,8 @@ class Listeners:
 
     def __init__(self) -> None:
         self._by_job: defaultdict[str | None, set[Listener]] = defaultdict(set)
+        self.hooked: set[str] = set()  # jobs whose events are sent to their clients
+        self.hook_news = asyncio.Event()  # of one of these
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @contextmanager
@@ -377,6 +386,8 @@ class Listeners:
                 del self._by_job[job_id]
 
     def wake(self, job_id: str, has_news: bool = True) -> None:
+        if has_news and job_id in self.hooked:
+            self.hook_news.set()
         for key in (job_id, None):
             for listener in self._by_job.get(key, ()):
                 listener.has_news |= has_news

@@ -154,10 +154,12 @@ class Runner:
             reason, is_verdict = str(error), not self._stopping
         except AceStepError as error:
             reason, is_verdict = str(error), True
+            queue.errors[type(error).__name__] += 1
         except Exception as error:  # a job must end, whatever a worker raises
             log.exception("Job %s broke", job.id)
             reason = f"The server failed at this job ({type(error).__name__}); its log says more."
             is_verdict = not self._stopping
+            queue.errors[type(error).__name__] += 1
         else:
             return _noted(job, await queue.finish(job.id, songs))
         attempt.is_working = False

@@ -53,6 +53,11 @@ class WireSettings(BaseSettings):
     api_log_level: LogLevel = setting(
         "info", "debug, info, warning, error, critical", "How much is logged. The launch scripts set debug."
     )
+    log_format: Annotated[Literal["text", "json"], BeforeValidator(lower)] = setting(
+        "text",
+        "text or json",
+        "Form of log lines; json lines have the `job_id` of the job that they belong to.",
+    )
     data_dir: Folder = setting(
         Path(".cache/acestep"),
         "a folder",

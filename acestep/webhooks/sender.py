@@ -14,7 +14,6 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
 import httpcore
-from standardwebhooks import Webhook
 
 from acestep.background import BackgroundTasks
 from acestep.jobs.outbox import Delivery, Outbox
@@ -62,22 +61,25 @@ class WebhookSender:
 
     async def run(self, tasks: BackgroundTasks) -> None:
         """Send what is due, for as long as the server runs."""
-        with self._queue.listeners.listening(None) as listener:
-            while True:
-                listener.changed.clear()
-                self._free.clear()
-                now = self._clock()
-                for delivery in await self._outbox.due(now, self._sending, MOST_AT_ONCE - len(self._sending)):
-                    self._sending.add(delivery.number)
-                    tasks.run(f"webhook {delivery.number}", self._send(delivery))
-                at = None if len(self._sending) >= MOST_AT_ONCE else await self._outbox.next_at(self._sending)
-                await self._wait(listener.changed, LOOK_SECONDS if at is None else at - now)
+        listeners = self._queue.listeners
+        listeners.hooked |= await self._outbox.hooked()
+        while True:
+            listeners.hook_news.clear()
+            self._free.clear()
+            now = self._clock()
+            for delivery in await self._outbox.due(now, self._sending, MOST_AT_ONCE - len(self._sending)):
+                self._sending.add(delivery.number)
+                tasks.run(f"webhook {delivery.number}", self._send(delivery))
+            at = None if len(self._sending) >= MOST_AT_ONCE else await self._outbox.next_at(self._sending)
+            if not await self._wait(listeners.hook_news, LOOK_SECONDS if at is None else at - now):
+                listeners.hooked &= await self._outbox.hooked()
 
-    async def _wait(self, changed: asyncio.Event, seconds: float) -> None:
+    async def _wait(self, changed: asyncio.Event, seconds: float) -> bool:
         waiting = [asyncio.create_task(event.wait()) for event in (changed, self._free)]
         try:
             timeout = max(0.01, min(seconds, LOOK_SECONDS))
-            await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            return bool(done)
         finally:
             for task in waiting:
                 task.cancel()
@@ -118,6 +120,8 @@ class WebhookSender:
 
     async def _post(self, delivery: Delivery) -> tuple[int, float]:
         # The status, and the seconds that Retry-After asks for. Redirects are not followed.
+        from standardwebhooks import Webhook  # most servers send none
+
         body, now = await self._body(delivery), datetime.fromtimestamp(int(self._clock()), UTC)
         name = f"msg_{delivery.job_id}_{delivery.number}"
         headers = {

@@ -17,6 +17,8 @@ from acestep.jobs.store import JobStore
 
 T = TypeVar("T")
 
+PAGE = 4096  # bytes
+
 
 async def on_store_thread(store: JobStore, work: Callable[[sqlite3.Connection], T]) -> T:
     return await asyncio.get_running_loop().run_in_executor(store._thread, work, store._db)
@@ -30,10 +32,16 @@ async def pragma(store: JobStore, text: str) -> object:
 
 
 def overwrite(path: Path) -> None:
-    """Spoil all of a database but its first page; it is never shorter meanwhile."""
+    """Spoil all of a database but its schema; it is never shorter meanwhile."""
+    with closing(sqlite3.connect(path)) as database:
+        schema = {
+            page for (page,) in database.execute("SELECT pageno FROM dbstat WHERE name = 'sqlite_schema'")
+        }
+    pages = path.stat().st_size // PAGE
     with path.open("r+b") as file:
-        file.seek(4096)
-        file.write(bytes([0xFF]) * (path.stat().st_size - 4096))
+        for page in {*range(1, pages + 1)} - schema:
+            file.seek((page - 1) * PAGE)
+            file.write(bytes([0xFF]) * PAGE)
 
 
 async def damaged(path: Path) -> str:

@@ -53,8 +53,9 @@ def as_version_1(path: Path) -> None:
 
 def without_leases(database: sqlite3.Connection, version: int) -> None:
     """Take away what versions from 4 on have added."""
-    database.execute("DROP TRIGGER hooked_job")
-    for table in ("events", "submissions", "hooks", "deliveries"):
+    for trigger in ("hooked_job", "counted_job"):
+        database.execute(f"DROP TRIGGER {trigger}")
+    for table in ("events", "submissions", "hooks", "deliveries", "counters"):
         database.execute(f"DROP TABLE {table}")
     for column in ("token", "lease_until", "has_begun", "deaths", "is_cancelling", "work"):
         database.execute(f"ALTER TABLE jobs DROP COLUMN {column}")

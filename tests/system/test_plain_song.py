@@ -24,7 +24,7 @@ IMPORTED = {
     *("annotated_doc", "annotated_types", "anyio", "av", "certifi", "click", "dotenv", "fastapi"),
     *("fastapi_offline", "filelock", "h11", "h2", "httpcore", "httptools", "httpx", "idna", "numpy"),
     *("psutil", "pydantic", "pydantic_core", "pydantic_settings", "pygments", "python_multipart", "rich"),
-    *("safetensors", "sniffio", "soxr", "standardwebhooks", "starlette"),
+    *("safetensors", "sniffio", "soxr", "starlette"),
     *("tokenizers", "torch", "torchgen", "tqdm", "typing_extensions", "typing_inspection", "uvicorn"),
     *("uvloop", "yaml"),
     *(

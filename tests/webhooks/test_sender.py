@@ -122,7 +122,7 @@ async def test_a_failure_is_tried_again_with_the_same_id(store: JobStore, clock:
             assert at is not None
             assert least <= at - clock.now <= most
             clock.now = at
-            posts.queue.listeners.wake("x")
+            posts.queue.listeners.hook_news.set()
             ids.append((await posts.receiver.next())[0]["webhook-id"])
         await posts.waiting(0)
     assert (len(ids), len(set(ids))) == (5, 1)
@@ -158,7 +158,7 @@ async def test_it_is_given_up_after_the_last_attempt(store: JobStore, clock: Clo
             if attempt + 1 < len(SCHEDULE):
                 await tried(posts, attempt + 1)
             clock.now += 100_000
-            posts.queue.listeners.wake("x")
+            posts.queue.listeners.hook_news.set()
         await posts.waiting(0)
 
 

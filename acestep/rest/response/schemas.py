@@ -373,6 +373,10 @@ class Start(BaseModel):
     generate: str = Field(description="Where songs are asked for, with POST.")
 
 
+class Alive(BaseModel):
+    status: str = "ok"
+
+
 class Health(Devices):
     status: str = Field(
         description="`error` if the default model could not be loaded or the server cannot work, else `ok`."

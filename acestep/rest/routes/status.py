@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Depends, Request, Response
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, PlainTextResponse
 
 from acestep import __version__
 from acestep.domain.models import default_model
@@ -10,7 +10,7 @@ from acestep.rest.envelope import Envelope
 from acestep.rest.page import wants_page
 from acestep.rest.response.memory import memory_of
 from acestep.rest.response.models import health, stats_of
-from acestep.rest.response.schemas import Health, Start, Stats
+from acestep.rest.response.schemas import Alive, Health, Start, Stats
 
 router = APIRouter(tags=["server"])
 
@@ -40,6 +40,34 @@ async def stats(services: Services) -> Envelope[Stats]:
     """Return job counts, the planner's state and the memory plan."""
     counts, memory = await services.queue.stats(), memory_of(services.memory)
     return Envelope(data=stats_of(counts, services.worker.planner(), memory))
+
+
+@router.get("/health/live")
+async def live() -> Envelope[Alive]:
+    """Say that the server answers. The key is not needed."""
+    return Envelope(data=Alive())
+
+
+@router.get(
+    "/health/ready", responses={503: {"model": Envelope[Alive], "description": "No songs can be made yet"}}
+)
+async def ready(response: Response, services: Services) -> Envelope[Alive]:
+    """Say whether songs can be made now; 503 while the default model loads, or the server cannot work."""
+    models, trouble = services.worker.models(), services.trouble()
+    found = health(models, services.worker.planner(), services.placement(), __version__, trouble)
+    if found.status == "ok" and found.ready:
+        return Envelope(data=Alive())
+    response.status_code = 503
+    why = trouble or default_model(models).detail or "The default model is not loaded yet"
+    return Envelope(data=Alive(status="waiting"), code=503, error=why)
+
+
+@router.get("/metrics", dependencies=[Depends(require_key)], response_class=PlainTextResponse)
+async def get_metrics(services: Services) -> Response:
+    """Return numbers of the queue, the songs and the process, as Prometheus reads them."""
+    from acestep.rest.metrics import TEXT, metrics  # most servers are not asked
+
+    return Response(await metrics(services), media_type=TEXT)
 
 
 @router.get(
