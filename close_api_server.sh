@@ -13,7 +13,7 @@ Without --port and --pid: the server in server.pid, else the one on ACESTEP_API_
   --port PORT  stop what listens on this port
   --pid PID    stop this process
   --wait SECONDS
-               kill it if it has not stopped by then (20)
+               kill it if it has not stopped by then (45)
   --force      stop it even if it is not this server
   -h, --help   show this text
 
@@ -50,7 +50,7 @@ stop() {
     return 1
 }
 
-port="" pid="" wait=20 force=false
+port="" pid="" wait=45 force=false
 while (($#)); do
     case $1 in
     --port)

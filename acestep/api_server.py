@@ -50,7 +50,7 @@ from acestep.server.configured_models import expect
 from acestep.server.loading_watch import LoadingWatch
 from acestep.server.placement import gpu_watch, list_gpus, placement
 from acestep.server.ports import check_port, check_port_of_uvicorn
-from acestep.server.stopping import Stopping, end_process, end_supervisor
+from acestep.server.stopping import Stopping, end_process, end_supervisor, end_well_at_sigterm
 from acestep.settings.command_line import parser
 from acestep.settings.flags import named_as_flags
 from acestep.settings.settings import Settings
@@ -115,7 +115,8 @@ def _lifespan(
         # Starlette's pool: the first use of it imports a backend, which would hold up a request for 60 ms.
         await run_in_threadpool(watch.refresh)
         provide(app, replace(services, placement=lambda: replace(where, gpus=watch.latest())))
-        stopping = Stopping(close)
+        drain = partial(runner.drain, settings.drain_seconds) if settings.drain_seconds else None
+        stopping = Stopping(close, drain)
         _log_start(prepared)
         await runner.start()
         await engines.start()
@@ -262,6 +263,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prepared = _prepare(settings)
     except AceStepError as error:
         return _refuse(error, flags)
+    end_well_at_sigterm()
     uvicorn.run(
         create_app(prepared),
         host=settings.api_host,

@@ -37,6 +37,18 @@ class QueueFullError(AceStepError):
         )
 
 
+class ServerStoppingError(AceStepError):
+    """The server ends, and takes no further jobs."""
+
+    retry_after = 30  # seconds
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The server is stopping and takes no new jobs; those that it has accepted are kept. Send this "
+            f"request again in {self.retry_after} s."
+        )
+
+
 class ModelUnavailableError(AceStepError):
     """The model that a request needs cannot run here."""
 

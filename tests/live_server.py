@@ -70,7 +70,9 @@ class LiveServer:
         """Start and wait for the first answer; says what the log says if there is none."""
         self._data.mkdir(parents=True, exist_ok=True)
         env = {name: value for name, value in os.environ.items() if not name.startswith(_OWN)}
-        own = {"ACESTEP_DATA_DIR": str(self._data), "ACESTEP_CONFIG_PATH": "acestep-nano"} | self._env
+        # A test that stops a server does not wait for its songs.
+        own: dict[str, str | None] = {"ACESTEP_DATA_DIR": str(self._data), "ACESTEP_DRAIN_SECONDS": "0"}
+        own = {**own, "ACESTEP_CONFIG_PATH": "acestep-nano", **self._env}
         env |= {name: value for name, value in own.items() if value is not None}
         self.process = self._launch(env)
         self._wait(lambda: self.client.get("/health").status_code == 200, 60)

@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 
 from acestep.background import Delays, delays
 from acestep.domain.song import Progress, Song, SongRequest
-from acestep.errors import DataFolderError, QueueFullError
+from acestep.errors import DataFolderError, QueueFullError, ServerStoppingError
 from acestep.jobs.counters import Numbers, numbers
 from acestep.jobs.history import submission
 from acestep.jobs.model import (
@@ -59,12 +59,11 @@ class JobQueue:
         self,
         store: JobStore,
         max_waiting: int = 200,
-        at_once: int = 1,
+        at_once: int = 1,  # jobs that run at a time
         average_window: int = 50,
         delays: Delays = delays,
         notes: Mapping[str | None, str] = MappingProxyType({}),
     ) -> None:
-        """`at_once`: jobs that run at a time."""
         # Why the jobs of a model (None: the default) do not run yet; "" where nothing keeps them.
         self._notes = notes
         self._store = store
@@ -80,6 +79,7 @@ class JobQueue:
         self._to_note: asyncio.Queue[tuple[Lease, Callable[[], Awaitable[object]]]] = asyncio.Queue()
         self._cancels: asyncio.Queue[Job] = asyncio.Queue()
         self.listeners = Listeners()
+        self.is_stopping = False  # jobs are not accepted any more
         self.errors: Counter[str] = Counter()  # that failed jobs, by class
         # An event is kept as long as a call waits for it.
         self._ends: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
@@ -88,6 +88,8 @@ class JobQueue:
         self, request: SongRequest, once: Once | None = None, hook: Hook | None = None
     ) -> Receipt:
         """Raises QueueFullError, InvalidFieldError for audio that is gone, and DataFolderError."""
+        if self.is_stopping:
+            raise ServerStoppingError
         for error in self._errors(besides=_SUBMIT):  # a failed submit does not stop the next
             raise error.with_traceback(None)
         try:
@@ -109,10 +111,8 @@ class JobQueue:
     async def submission(self, name: str) -> tuple[Once, Receipt] | None:
         """What was submitted under that name in the last 24 hours, and the answer."""
         now = self._store.now()
-        if (found := await self._store.call(lambda database: submission(database, name, now))) is None:
-            return None
-        once, receipt = found
-        return once, replace(receipt, eta=receipt.seconds / self._at_once)
+        found = await self._store.call(lambda database: submission(database, name, now))
+        return found and (found[0], replace(found[1], eta=found[1].seconds / self._at_once))
 
     async def find(self, ids: Sequence[str]) -> list[JobView | None]:
         return [self._with_progress(view) for view in await self._store.find(ids)]

@@ -41,14 +41,16 @@ class Runner:
         self._slots = asyncio.Semaphore(concurrency)
         self._stopping = False
         self._running: dict[str, _Attempt] = {}
+        self._feeding: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         requeued, failed = await self._queue.recover()
         if requeued or failed:
             log.warning("The last server died: %d running jobs are queued again, %d failed", requeued, failed)
+        self._feeding = self._tasks.keep("job feed", self._feed)
         self._background = {
-            self._tasks.keep("job feed", self._feed),
+            self._feeding,
             self._tasks.keep("job leases", self._renew),
             self._tasks.keep("job steps", self._queue.note_steps),
             self._tasks.keep("job cancels", self._cancel),
@@ -72,6 +74,16 @@ class Runner:
             return
         if released:
             log.info("%d running jobs are queued again for the next start", released)
+
+    async def drain(self, seconds: float) -> None:
+        """Take no more jobs, and give those that run `seconds` to end."""
+        self._queue.is_stopping = True
+        if self._feeding is not None:
+            await _cancel([self._feeding])
+        tasks = [attempt.task for attempt in self._running.values()]
+        if tasks:
+            log.info("%d running jobs have %g s to end before the server stops", len(tasks), seconds)
+            await asyncio.wait(tasks, timeout=seconds)
 
     async def _feed(self) -> None:
         while True:

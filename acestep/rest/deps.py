@@ -19,7 +19,7 @@ from acestep.catalog.adapters import AdapterFolder
 from acestep.domain.analysis import TimedLine
 from acestep.domain.devices import Placement
 from acestep.domain.song import AudioFormat
-from acestep.errors import DataFolderError
+from acestep.errors import DataFolderError, ServerStoppingError
 from acestep.examples import Examples
 from acestep.files import AudioStore
 from acestep.jobs.model import Once
@@ -99,7 +99,12 @@ class HttpServices:
 
     def trouble(self) -> str:
         """What keeps loaded models from making songs, and what to do; "" where nothing does."""
-        troubles = (self.worker.trouble(), self.queue.trouble(), self.background.trouble())
+        troubles = (
+            str(ServerStoppingError()) if self.queue.is_stopping else "",
+            self.worker.trouble(),
+            self.queue.trouble(),
+            self.background.trouble(),
+        )
         return " ".join(filter(None, troubles))
 
 

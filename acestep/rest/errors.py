@@ -23,6 +23,7 @@ from acestep.errors import (
     PlannerError,
     PlannerUnavailableError,
     QueueFullError,
+    ServerStoppingError,
     StageStuckError,
     UnknownModelError,
     UnusableAudioError,
@@ -33,6 +34,7 @@ STATUS: Mapping[type[AceStepError], int] = {
     UnusableAudioError: 415,
     UnknownModelError: 404,
     QueueFullError: 429,
+    ServerStoppingError: 503,
     ModelUnavailableError: 503,
     PlannerUnavailableError: 503,
     PlannerError: 500,
@@ -104,7 +106,8 @@ def problem_of(error: Exception) -> Problem:
         return Problem(status, error.public)
     if isinstance(error, DataFolderError):
         return Problem(status, STORAGE)
-    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, QueueFullError) else {}
+    waits = isinstance(error, QueueFullError | ServerStoppingError)
+    headers = {"Retry-After": str(getattr(error, "retry_after", ""))} if waits else {}
     return Problem(status, str(error), _extra(error), headers)
 
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from types import FrameType
 from typing import NoReturn
 
@@ -33,9 +34,13 @@ class Stopping:
     uvicorn closes the application after the last connection; a client that reads nothing would hold it.
     """
 
-    def __init__(self, close: Callable[[], Awaitable[str]]) -> None:
-        """`close` returns why a thread is stuck, or nothing."""
+    def __init__(
+        self, close: Callable[[], Awaitable[str]], drain: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        """`close` returns why a thread is stuck, or nothing. `drain` goes before it at SIGTERM."""
         self._close = close
+        self._drain = drain
+        self._draining: asyncio.Task[None] | None = None
         self._before = set(threading.enumerate())
         self._closing: asyncio.Task[str] | None = None
         self._leaving: asyncio.Task[None] | None = None
@@ -43,17 +48,28 @@ class Stopping:
 
     @contextmanager
     def at_signals(self) -> Iterator[None]:
-        """Close at SIGTERM and SIGINT, which go on to the handlers that were set before."""
+        """Close at SIGTERM and SIGINT, which go on to the handlers that were set before.
+
+        The first SIGTERM waits until the server is drained; a second, or SIGINT, ends that.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         loop, before = asyncio.get_running_loop(), {number: signal.getsignal(number) for number in _SIGNALS}
 
-        def handle(number: int, frame: FrameType | None) -> None:
+        def close(number: int, frame: FrameType | None) -> None:
             loop.call_soon_threadsafe(self._asked, number)
             further = before[signal.Signals(number)]
             if callable(further):
                 further(number, frame)
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            if number == signal.SIGTERM and self._drain is not None:
+                drain, self._drain = self._drain, None
+                loop.call_soon_threadsafe(self._begin_draining, drain, partial(close, number, frame))
+            else:
+                loop.call_soon_threadsafe(self._end_draining)
+                close(number, frame)
 
         for number, handler in before.items():
             if callable(handler):
@@ -77,6 +93,18 @@ class Stopping:
             # Python would wait for it: to import torch, or to compute a step, takes up to minutes.
             log.info("Ending without waiting for %s", ", ".join(busy))
             self._end_as_asked()
+
+    def _begin_draining(self, drain: Callable[[], Awaitable[None]], close: Callable[[], None]) -> None:
+        async def drained() -> None:
+            await drain()
+            close()
+
+        self._draining = asyncio.create_task(drained())
+
+    def _end_draining(self) -> None:
+        self._drain = None
+        if self._draining is not None:
+            self._draining.cancel()
 
     def _asked(self, number: int) -> None:
         if not self._signal:
@@ -108,11 +136,6 @@ class Stopping:
         return [thread for thread in new if not thread.daemon and not thread.name.startswith(_OF_LOOPS)]
 
     def _end_as_asked(self) -> None:
-        # As uvicorn ends: by the signal itself, but after Ctrl-C with 0.
-        if self._signal == signal.SIGTERM:
-            logging.shutdown()
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            signal.raise_signal(signal.SIGTERM)
         end_process(0 if self._signal else NOT_STARTED)
 
 
@@ -126,6 +149,11 @@ def end_process(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def end_well_at_sigterm() -> None:
+    """Exit with 0 where uvicorn, which has stopped, raises the signal again."""
+    signal.signal(signal.SIGTERM, lambda number, frame: end_process(0))
 
 
 def end_supervisor() -> None:

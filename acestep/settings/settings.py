@@ -100,6 +100,9 @@ class Settings(WireSettings):
     max_attempts: int = number(
         5, 1, None, "times", "Deaths of the server while it makes the songs of a job, until that fails."
     )
+    drain_seconds: float = number(
+        30, 0, None, "s", "How long running jobs may go on after SIGTERM; then they are queued again."
+    )
     keep_seconds: int = number(604800, 60, None, "s", "How long results and their files are kept (7 days).")
     keep_gb: float = number(
         0, 0, None, "GB", "Most that results may take; those least recently fetched are deleted. 0: no limit."

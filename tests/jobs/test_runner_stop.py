@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from acestep.domain.song import Song, SongRequest
-from acestep.errors import JobCancelledError
+from acestep.errors import JobCancelledError, ServerStoppingError
 from acestep.jobs.queue import JobQueue
 from acestep.jobs.store import JobStore
 from acestep.jobs.worker import Cancelled, OnProgress
@@ -139,3 +139,35 @@ class TestStarting:
         assert done.job.error.startswith("The server died 5 times while it made the songs of this job")
         assert worker.begun == []
         assert "0 running jobs are queued again, 1 failed" in caplog.text
+
+
+class TestDraining:
+    async def test_what_runs_may_end_and_nothing_else_begins(self, queue: JobQueue, running):
+        may_end = asyncio.Event()
+
+        async def run(asked: SongRequest, on_progress: OnProgress, cancelled: Cancelled) -> tuple[Song, ...]:
+            await may_end.wait()
+            return ()
+
+        worker = FakeWorker(run)
+        async with asyncio.timeout(TIMEOUT), running(worker) as runner:
+            first, second = [(await queue.submit(request())).job_id for _ in range(2)]
+            await begun(worker, 1)
+            draining = asyncio.create_task(runner.drain(NO_LIMIT))
+            while not queue.is_stopping:  # noqa: ASYNC110 - there is no event for it
+                await asyncio.sleep(0)
+            with pytest.raises(ServerStoppingError):
+                await queue.submit(request())
+            may_end.set()
+            await draining
+            states = [(await view(queue, job_id)).job.state for job_id in (first, second)]
+        assert states == ["succeeded", "queued"]
+        assert len(worker.begun) == 1
+
+    async def test_what_takes_longer_is_put_back(self, queue: JobQueue, running):
+        worker = FakeWorker(hangs)
+        async with asyncio.timeout(TIMEOUT), running(worker, grace=0.01) as runner:
+            job_id = (await queue.submit(request())).job_id
+            await begun(worker, 1)
+            await runner.drain(0.01)
+        assert (await view(queue, job_id)).job.state == "queued"

@@ -20,7 +20,7 @@ import asyncio, sys, threading, time
 from contextlib import asynccontextmanager
 import uvicorn
 from fastapi import FastAPI
-from acestep.server.stopping import Stopping, end_process
+from acestep.server.stopping import Stopping, end_process, end_well_at_sigterm
 
 port, closed, *kinds = sys.argv[1:]
 
@@ -29,9 +29,14 @@ async def close():
         file.write("closed ")
     return "Thread x is stuck." if "stuck" in kinds else ""
 
+async def drain():
+    with open(closed, "a") as file:
+        file.write("draining ")
+    await asyncio.sleep(600 if "long" in kinds else 0)
+
 @asynccontextmanager
 async def lifespan(app):
-    stopping = Stopping(close)
+    stopping = Stopping(close, drain if "drains" in kinds else None)
     if "busy" in kinds:
         threading.Thread(target=time.sleep, args=(600,), name="import of torch").start()
     with stopping.at_signals():
@@ -42,6 +47,7 @@ async def lifespan(app):
 
 app = FastAPI(lifespan=lifespan)
 app.get("/big")(lambda: "x" * 50_000_000)
+end_well_at_sigterm()
 uvicorn.run(app, port=int(port), log_level="error")
 sys.exit(7 if "busy" in kinds else 0)
 """
@@ -92,7 +98,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 @pytest.mark.parametrize("kinds", [(), ("busy",)])
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, -15), (signal.SIGINT, 0)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 0)])
 def test_a_busy_thread_changes_nothing_about_the_end(
     start: Start, kinds: tuple[str, ...], number: int, code: int
 ) -> None:
@@ -107,7 +113,7 @@ def test_a_client_that_reads_nothing_holds_nothing(start: Start) -> None:
         client.sendall(b"GET /big HTTP/1.1\r\nHost: localhost\r\n\r\n")
         client.recv(1)
         served.process.send_signal(signal.SIGTERM)
-        assert served.end() == -15
+        assert served.end() == 0
     assert served.closings() == "closed "
 
 
@@ -120,3 +126,24 @@ def test_a_port_that_is_taken_ends_it_although_a_thread_is_busy(start: Start) ->
 
 def test_a_stuck_thread_is_told_by_the_code(start: Start) -> None:
     assert start("stuck").stop(signal.SIGTERM) == STUCK
+
+
+def test_it_is_drained_before_it_closes(start: Start) -> None:
+    served = start("drains")
+    assert served.stop(signal.SIGTERM) == 0
+    assert served.closings() == "draining closed "
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_waits_for_nothing(start: Start, second: int) -> None:
+    served = start("drains", "long")
+    served.connection().close()
+    served.process.send_signal(signal.SIGTERM)
+    until = time.monotonic() + 30
+    while not (served.closed.exists() and served.closings()):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    served.connection().close()  # it still answers
+    served.process.send_signal(second)
+    assert served.end() == 0
+    assert served.closings() == "draining closed "
