@@ -20,6 +20,11 @@ os.environ["NUMBA_CACHE_DIR"] = str(Path(__file__).parents[1] / ".pytest_cache" 
 _SERVERS = {"LiveServer", "WarmServer"}  # by whose names such files are known
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are cores, since servers and browsers are waited for."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with files that start servers, which take long: at the end no process waits for another."""
     items.sort(
@@ -29,6 +34,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """Count what was imported as alive for ever: to look for garbage in all of PyTorch takes a second."""
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_heap() -> None:
+    """Do so again for what the modules before have left: models are unloaded with a search for garbage.
+
+    Without it the tests that load many took 20 times as long at the end of a run as at its beginning.
+    """
+    gc.collect()
     gc.freeze()
 
 

@@ -45,7 +45,7 @@ def test_a_song(server: LiveServer, client: httpx.Client):
     submitted = client.post("/release_task", json=SUBMITTED).raise_for_status().json()
     assert submitted.keys() == {"data", "code", "error", "timestamp", "extra"}
     data = submitted["data"]
-    assert data.keys() == {"task_id", "status", "queue_position", "warnings"}
+    assert data.keys() == {"task_id", "status", "queue_position", "eta_seconds", "warnings"}
     assert [warning.partition(":")[0] for warning in data["warnings"]] == ["model"]
     (item,) = songs_of(poll(lambda: ask(client, data["task_id"])))
     metas = item["metas"]
