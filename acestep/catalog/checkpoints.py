@@ -27,7 +27,7 @@ MAIN_REPO = "ACE-Step/Ace-Step1.5"
 
 _MB = 1_000_000
 _WEIGHTS = ("model", "diffusion_pytorch_model")  # what transformers and diffusers call the file
-_COMPUTED_CODECS = ("SineBankCodec",)  # fixed formulas: a config.json is all they need
+_COMPUTED_CODECS = ("SineBankCodec", "ToneNoiseCodec")  # fixed formulas: a config.json is all they need
 _WITHOUT_WEIGHTS = ("scheduler", "tokenizer")  # components of the diffusers layout
 
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from acestep.catalog.checkpoints import read_json
-from acestep.codec import sine_bank
+from acestep.codec import sine_bank, tone_noise
 from acestep.codec.oobleck import DEFAULT_TILE_FRAMES, OobleckCodec
 from acestep.codec.sine_bank import SineBankCodec
+from acestep.codec.tone_noise import ToneNoiseCodec
 from acestep.errors import CheckpointError
 
 
@@ -50,7 +51,9 @@ def load_codec(
     name = read_json(path).get("_class_name")
     if name == sine_bank.CLASS_NAME:
         return SineBankCodec.load(folder, device)
+    if name == tone_noise.CLASS_NAME:
+        return ToneNoiseCodec.load(folder, device)
     if name == "AutoencoderOobleck":
         return OobleckCodec.load(folder, device, dtype, tile_frames)
-    known = f"AutoencoderOobleck, {sine_bank.CLASS_NAME}"
+    known = f"AutoencoderOobleck, {sine_bank.CLASS_NAME}, {tone_noise.CLASS_NAME}"
     raise CheckpointError(f"{path}: _class_name is {name!r}; known are {known}")

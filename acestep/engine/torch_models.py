@@ -227,7 +227,7 @@ def place_model(
             modules.audio_token_detokenizer,
         ],
         "DiT": [modules.transformer],
-        "VAE": [codec.vae] if isinstance(codec, OobleckCodec) else [],  # a sine bank has no weights
+        "VAE": [codec.vae] if isinstance(codec, OobleckCodec) else [],  # nano's has no weights
     }
     for name, networks in parts.items():
         for network in networks:

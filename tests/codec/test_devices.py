@@ -1,5 +1,7 @@
-"""Both codecs on a pretended GPU: results are the CPU's, and on the right device."""
+"""Codecs on a pretended GPU: results are the CPU's, and on the right device."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 
 from acestep.codec.oobleck import OobleckCodec
 from acestep.codec.sine_bank import SineBankCodec, SineBankConfig
+from acestep.codec.tone_noise import ToneNoiseCodec, ToneNoiseConfig
 from tests.codec.test_oobleck import CHANNELS, CPU, write_vae
 from tests.pretended_gpu import pretended
 
@@ -34,14 +37,19 @@ def test_oobleck_in_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         torch.testing.assert_close(again.cpu(), mean, rtol=1e-4, atol=1e-5)
 
 
-def test_sine_bank(monkeypatch: pytest.MonkeyPatch) -> None:
-    reference = SineBankCodec(SineBankConfig())
+@pytest.mark.parametrize(
+    "build", [partial(SineBankCodec, SineBankConfig()), partial(ToneNoiseCodec, ToneNoiseConfig())]
+)
+def test_codecs_without_weights(
+    monkeypatch: pytest.MonkeyPatch, build: Callable[..., SineBankCodec | ToneNoiseCodec]
+) -> None:
+    reference = build()
     chance = torch.Generator().manual_seed(1)
     audio = 0.1 * torch.randn(1, 2, 30 * reference.hop_length, generator=chance)
     latents = reference.encode(audio)
     sound = reference.decode(latents)
     with pretended(monkeypatch):
-        codec = SineBankCodec(SineBankConfig(), SECOND)
+        codec = build(SECOND)
         again = codec.encode(audio)
         assert again.device == SECOND and torch.equal(again.cpu(), latents)
         decoded = codec.decode(again.bfloat16())
