@@ -30,6 +30,7 @@ _NOISE_PERIOD = 2_039  # parts until the noise repeats (20 s); a prime, so it fa
 _NOISE_SEED = 0x5EED
 _NOISE_WIDTH = 0.35  # share of the noise that differs between left and right
 _FEWEST_BINS = 12  # of a band whose median tells noise from tones; 250 Hz at 25 Hz a bin
+_MOST_BINS = 128  # of a band that the median is taken of
 _LEAST_SHARE_DB = -40.0
 _SMEAR = 9  # parts, over which the windows of the tones smear an attack
 _AROUND = 3  # frames that a part depends on, to either side: those of the smear, and the next
@@ -114,8 +115,8 @@ class ToneNoiseCodec:
         self._hz = 440.0 * 2.0 ** ((notes - 69.0) / 12.0)
         self._kernels = [self._kernel(low) for low in range(0, config.semitones, 12)]
         long = torch.arange(config.hop_length + 1).double() * config.sampling_rate / (2 * config.hop_length)
-        self._band_of_bin = _place(long, config.band_edges_hz).to(self._device)
-        self._pan_of_bin = _place(long, config.pan_edges_hz).to(self._device)
+        self._bins = _spans(long, config.band_edges_hz)
+        self._pan_bins = _spans(long, config.pan_edges_hz)
         self._band_of_tone = _place(self._hz, config.band_edges_hz).to(self._device)
         self._pan_of_tone = _place(self._hz, config.pan_edges_hz).to(self._device)
         self._pan_of_band = _place(self._middles(), config.pan_edges_hz).to(self._device)
@@ -213,13 +214,13 @@ class ToneNoiseCodec:
         window, scale = self._window(self.hop_length)
         views = self._views(padded, 2 * self.hop_length, widest, tile)
         spectrum = torch.fft.rfft(views * window)  # [B, 2, T, hop + 1]
-        share = self._noise_share(tone, scale * spectrum.mean(dim=1).abs().square())
-        sides = [self._sums(scale * side.abs().square(), self._pan_of_bin) for side in spectrum.unbind(dim=1)]
+        share = self._noise_share(tone, scale * _power(spectrum.mean(dim=1)))
+        sides = [self._sums(scale * _power(side)) for side in spectrum.unbind(dim=1)]
         pan = (sides[1] - sides[0]) / (sides[0] + sides[1] + _FAINT)
         window, scale = self._window(self._part)
         fine = (tile[0] * self.config.parts, tile[1] * self.config.parts)
         views = self._views(mono, 2 * self._part, widest, fine, self._part)
-        power = scale * torch.fft.rfft(views * window).abs().square() @ self._shares
+        power = scale * _power(torch.fft.rfft(views * window)) @ self._shares
         level = power.sqrt().unflatten(1, (-1, self.config.parts))
         return _Frames(tone, level, share, pan)
 
@@ -243,11 +244,12 @@ class ToneNoiseCodec:
         # The median bin of a band ignores the few bins with tones; of white noise it is ln 2 of the mean. The
         # lowest bands have too few bins for that: there, the power of the tones is subtracted.
         shares = []
-        for band in range(self.config.bands):
-            bins = power[..., self._band_of_bin == band]
+        for band, (first, last) in enumerate(self._bins):
+            bins = power[..., first:last]
             whole = bins.sum(dim=-1)
-            if bins.shape[-1] >= _FEWEST_BINS:
-                noise = bins.median(dim=-1).values * bins.shape[-1] / math.log(2.0)
+            if last - first >= _FEWEST_BINS:
+                some = bins[..., :: -(-(last - first) // _MOST_BINS)]
+                noise = some.median(dim=-1).values * ((last - first) / math.log(2.0))
             else:
                 inside = self._band_of_tone == band
                 noise = whole - (tone * _is_local_maximum(tone)).square()[..., inside].sum(dim=-1) / 2
@@ -255,10 +257,8 @@ class ToneNoiseCodec:
         least = 10 ** (_LEAST_SHARE_DB / 10)
         return 10 * torch.log10(torch.stack(shares, dim=-1).clamp(least, 1.0))
 
-    def _sums(self, power: Tensor, place: Tensor) -> Tensor:
-        return torch.stack(
-            [power[..., place == band].sum(dim=-1) for band in range(int(place.max()) + 1)], -1
-        )
+    def _sums(self, power: Tensor) -> Tensor:
+        return torch.stack([power[..., first:last].sum(dim=-1) for first, last in self._pan_bins], dim=-1)
 
     def _to_latents(self, found: _Frames) -> Tensor:
         c = self.config
@@ -369,6 +369,17 @@ class ToneNoiseCodec:
 def _place(hz: Tensor, edges: tuple[float, ...]) -> Tensor:
     """The band of each frequency."""
     return torch.bucketize(hz, torch.tensor(edges[1:-1], dtype=torch.float64), right=True)
+
+
+def _spans(hz: Tensor, edges: tuple[float, ...]) -> list[tuple[int, int]]:
+    """The first of the rising frequencies in each band, and the first beyond it."""
+    places = _place(hz, edges).tolist()
+    bands = range(len(edges) - 1)
+    return [(places.index(band), len(places) - places[::-1].index(band)) for band in bands]
+
+
+def _power(spectrum: Tensor) -> Tensor:
+    return spectrum.real.square() + spectrum.imag.square()
 
 
 def _is_local_maximum(tone: Tensor) -> Tensor:

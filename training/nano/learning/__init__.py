@@ -1,0 +1,1 @@
+"""Rendered pieces to weights: latents, examples of each task, the network and its optimisation."""
