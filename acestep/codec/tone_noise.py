@@ -221,7 +221,7 @@ class ToneNoiseCodec:
         fine = (tile[0] * self.config.parts, tile[1] * self.config.parts)
         views = self._views(mono, 2 * self._part, widest, fine, self._part)
         power = scale * _power(torch.fft.rfft(views * window)) @ self._shares
-        level = power.sqrt().unflatten(1, (-1, self.config.parts))
+        level = power.sqrt().view(len(power), -1, self.config.parts, self.config.bands)
         return _Frames(tone, level, share, pan)
 
     def _window(self, hop: int) -> tuple[Tensor, float]:
@@ -274,8 +274,10 @@ class ToneNoiseCodec:
 
     def _from_latents(self, latents: Tensor) -> _Frames:
         c = self.config
-        tone, level, share, pan = latents.split(c.sizes, dim=-1)
-        level = level.unflatten(2, (c.parts, c.bands)) * c.level_std_db + self._row(c.level_mean_db)
+        tone, level, share, pan = torch.split(latents, list(c.sizes), dim=-1)
+        level = level.reshape(*level.shape[:2], c.parts, c.bands) * c.level_std_db + self._row(
+            c.level_mean_db
+        )
         return _Frames(
             self._amplitude(tone * c.tone_std_db + c.tone_mean_db),
             self._amplitude(level),
@@ -317,8 +319,9 @@ class ToneNoiseCodec:
         smear = torch.hann_window(_SMEAR + 2, periodic=False, dtype=torch.float32, device=self._device)[1:-1]
         around = functional.pad(level.transpose(1, 2), (_SMEAR // 2, _SMEAR // 2), mode="replicate")
         smeared = functional.conv1d(around.flatten(0, 1)[:, None], (smear / smear.sum())[None, None])
-        seen = smeared[:, 0].unflatten(0, (len(level), -1)).transpose(1, 2)
-        return (level / seen.clamp_min(1e-5)).clamp(*_GAIN)
+        seen = smeared.view(around.shape[0], around.shape[1], -1).transpose(1, 2)
+        gain: Tensor = (level / seen.clamp_min(1e-5)).clamp(*_GAIN)
+        return gain
 
     def _sine_basis(self) -> Tensor:
         # One part of each oscillator, fading out and fading in, [4 * S, part].

@@ -31,12 +31,12 @@ def teach_codes(model: Denoiser, next_latents: Callable[[], Tensor], clock: Cloc
     for step, done in clock.steps("codes"):
         rate = _PEAK_RATE * min(1.0, (step + 1) / 50) * max(0.02, 1.0 - done)
         latents = next_latents()
-        decoded = detokenizer(_quantized(tokenizer, latents))
+        decoded = detokenizer(quantized(tokenizer, latents))
         loss = ((decoded - latents).square() * model.weight).mean()
         clock.show(descend(optimizer, loss, rate))
 
 
-def _quantized(tokenizer: AudioTokenizer, latents: Tensor) -> Tensor:
+def quantized(tokenizer: AudioTokenizer, latents: Tensor) -> Tensor:
     quantizer = tokenizer.quantizer
     bounded = quantizer.bound(tokenizer.pool(latents))
     rounded = quantizer.grid(bounded)

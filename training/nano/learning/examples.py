@@ -24,7 +24,7 @@ from training.nano.words.captions import caption, metas
 
 FRAME_RATE = 25
 REFERENCE_FRAMES = 750
-LONGEST = 240.0  # seconds of silence that the model has: it knows no place after that
+LONGEST = 120.0  # seconds of silence that the model has: its place begins anew after that
 _TRANSPOSED = 5  # semitones, up and down
 _MOVED = 0.4  # share of cuts from the middle that claim to lie later in a longer piece
 _HINTED = 0.1  # share of the songs from words that follow audio codes
@@ -111,22 +111,24 @@ class Shelf:
     def example(self, frames: int, rng: random.Random, task: str | None = None) -> Example:
         """A clip of `frames`, whole where a piece is as long, else a cut."""
         name = task or rng.choices(list(SHARES), weights=list(SHARES.values()))[0]
-        groups, make = self._makers[name]
-        groups = groups or self._groups
-        make = make if self._makers[name][0] else self._song
         seconds = frames / FRAME_RATE
-        while True:
-            group = rng.choice(groups)
-            whole = group.own.piece.facts.seconds
-            if whole < seconds or (whole > seconds and rng.random() < 0.5):
-                continue  # whole pieces are what is asked for
-            starts = [start for start in cut_starts(group.own.piece) if start + seconds <= whole + 1e-6]
-            start = 0.0 if whole == seconds else rng.choice([0.0, whole - seconds, *starts])
-            start = min(starts, key=lambda each: abs(each - start))
-            if whole > seconds and start + seconds > whole - 1.0:
-                start = whole - seconds  # an ending; its bars begin where they do
-            clip = _Clip(group, round(start * FRAME_RATE), frames, rng, self._scale)
-            return make(clip)
+        groups, make = self._makers[name]
+        able = [group for group in groups if group.own.piece.facts.seconds >= seconds]
+        if not able:  # pairs are of shorter pieces
+            make = self._song
+            able = [group for group in self._groups if group.own.piece.facts.seconds >= seconds]
+        return make(self._clip(able, frames, rng))
+
+    def _clip(self, able: Sequence[Group], frames: int, rng: random.Random) -> _Clip:
+        """Whole pieces are what is asked for: half of the clips, where there are any."""
+        seconds = frames / FRAME_RATE
+        wholes = [group for group in able if group.own.piece.facts.seconds == seconds]
+        group = rng.choice(wholes if wholes and rng.random() < 0.5 else able)
+        whole = group.own.piece.facts.seconds
+        starts = [start for start in cut_starts(group.own.piece) if start + seconds <= whole + 1e-6]
+        # An ending is asked for more often than its bar would be drawn; its bars begin where they do.
+        start = whole - seconds if rng.random() < 0.2 else rng.choice(starts)
+        return _Clip(group, round(start * FRAME_RATE), frames, rng, self._scale)
 
     def _song(self, clip: _Clip) -> Example:
         rng, own = clip.rng, clip.group.own
@@ -290,7 +292,7 @@ def excerpt(latents: Tensor) -> Tensor:
 
 def scaled(raw: Tensor, scale: ToneNoiseConfig) -> Tensor:
     """Raw values `[T, C]` on the codec's scale."""
-    tone, level, share, pan = raw.split(scale.sizes, dim=-1)
+    tone, level, share, pan = torch.split(raw, list(scale.sizes), dim=-1)
     level_mean = torch.tensor(scale.level_mean_db).repeat(scale.parts)
     return torch.cat(
         [
@@ -306,7 +308,7 @@ def scaled(raw: Tensor, scale: ToneNoiseConfig) -> Tensor:
 def _full(raw: Tensor) -> Tensor:
     """A part of a mix as loud as a mix."""
     tones, levels, _, _ = RAW.sizes
-    level = raw[:, tones : tones + levels].unflatten(1, (RAW.parts, RAW.bands))
+    level = raw[:, tones : tones + levels].reshape(-1, RAW.parts, RAW.bands)
     power = (10 ** (level / 10)).sum(dim=2).flatten()
     heard = power[power > 1e-5]
     if not len(heard):
