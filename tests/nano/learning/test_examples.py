@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from acestep.synthesizer.prompts import HINTED_INSTRUCTION
+from acestep.domain.song import HINTED_INSTRUCTION
 from training.nano.learning.examples import (
     FRAME_RATE,
     LONGEST,

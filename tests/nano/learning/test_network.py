@@ -9,7 +9,7 @@ from acestep.catalog import checkpoints
 from acestep.codec.tone_noise import ToneNoiseCodec
 from acestep.domain.models import ModelInfo
 from acestep.engine.torch_models import load_model
-from acestep.synthesizer.prompts import caption_prompt
+from acestep.synthesizer.conditioning import caption_prompt
 from tests.nano.learning.test_examples import CHANNELS, band
 from tests.nano.test_model import plan
 from training.nano.learning.denoiser import Batch, Denoiser, collate

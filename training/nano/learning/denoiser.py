@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerFast
 
 from acestep.codec.tone_noise import ToneNoiseConfig
 from acestep.networks.transformer import Condition, ConditionCache
+from acestep.synthesizer.conditioning import caption_prompt, lyric_prompt
 from acestep.synthesizer.loading import SynthesizerNetworks, published_config
-from acestep.synthesizer.prompts import caption_prompt, lyric_prompt
 from training.nano.learning.examples import FRAME_RATE, REFERENCE_FRAMES, Example
 from training.nano.learning.heads import FactHeads, MusicHeads
 from training.nano.learning.network import CONFIG, TEXT_WIDTH, build_text_encoder, ticking_silence

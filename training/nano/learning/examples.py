@@ -12,8 +12,15 @@ import torch
 from torch import Tensor
 
 from acestep.codec.tone_noise import ToneNoiseConfig
-from acestep.domain.song import INSTRUMENTAL, LANGUAGES, Sampling, SongPlan, TaskType
-from acestep.synthesizer.prompts import HINTED_INSTRUCTION, instruction
+from acestep.domain.song import (
+    HINTED_INSTRUCTION,
+    INSTRUMENTAL,
+    LANGUAGES,
+    Sampling,
+    SongPlan,
+    TaskType,
+    instruction,
+)
 from training.nano.learning.pool import MIX, RAW, Coded, Latents
 from training.nano.music.facts import Origin, cut, cut_starts, facts_of
 from training.nano.music.instruments import track_of

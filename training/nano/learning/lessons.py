@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from acestep.synthesizer.prompts import caption_prompt
+from acestep.synthesizer.conditioning import caption_prompt
 from acestep.synthesizer.sampler import shifted_timesteps
 from training.nano.codes import quantized
 from training.nano.learning.denoiser import Batch, Denoiser, collate

@@ -18,7 +18,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from acestep.codec.tone_noise import ToneNoiseConfig
-from acestep.synthesizer.prompts import caption_prompt
+from acestep.synthesizer.conditioning import caption_prompt
 from training.nano.learning import pool
 from training.nano.learning.denoiser import Denoiser
 from training.nano.learning.examples import Group, Shelf, scale_of
