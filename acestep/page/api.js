@@ -62,6 +62,11 @@ async function ask(method, path, body, signal) {
 
 export const get = (/** @type {string} */ path) => ask("GET", path);
 export const post = (/** @type {string} */ path, /** @type {object} */ body = {}) => ask("POST", path, body);
+/** Deletes also while the page is being left. @param {string} path */
+export function removeWithoutWaiting(path) {
+  fetch(address(path), { method: "DELETE", headers: headers(), keepalive: true }).catch(() => {});
+}
+
 export const remove = (/** @type {string} */ path) => ask("DELETE", path);
 
 /**
@@ -86,6 +91,11 @@ export async function audioBlob(link) {
   return answer.blob();
 }
 
+let wake = () => {};
+
+/** Connects again at once, as with a new key. */
+export const reconnect = () => wake();
+
 /**
  * Follows the events of all jobs, for ever; connects again where the server goes away.
  * @param {(event: {kind: string, id: string, data: any}) => void} onEvent
@@ -103,7 +113,10 @@ export async function follow(onEvent, onConnection) {
     } catch (error) {
       await onConnection(false, error instanceof ApiError ? error : undefined);
     }
-    await new Promise((done) => setTimeout(done, RECONNECT[Math.min(failures, RECONNECT.length - 1)]));
+    await new Promise((done) => {
+      wake = () => done(undefined);
+      setTimeout(done, RECONNECT[Math.min(failures, RECONNECT.length - 1)]);
+    });
   }
 }
 

@@ -10,6 +10,16 @@ import { Songs } from "./songs.js";
 import { isOnline, model, notice, theme } from "./store.js";
 
 document.addEventListener("keydown", onKey);
+document.addEventListener("keydown", ({ key }) => key === "Escape" && closeMenus(null));
+document.addEventListener("click", ({ target }) => closeMenus(/** @type {Element} */ (target)));
+for (const kind of ["dragover", "drop"]) document.addEventListener(kind, (event) => event.preventDefault());
+
+/** Closes the menus but the one that an element is in. @param {Element | null} inside */
+function closeMenus(inside) {
+  for (const menu of document.querySelectorAll("details.menu[open]")) {
+    if (!inside || !menu.contains(inside)) /** @type {HTMLDetailsElement} */ (menu).open = false;
+  }
+}
 
 export function App() {
   return html`

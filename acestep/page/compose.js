@@ -4,12 +4,27 @@ import { Advanced } from "./advanced.js";
 import * as api from "./api.js";
 import { Field, Remark } from "./field.js";
 import { html } from "./html.js";
-import { has, t } from "./i18n.js";
+import { has, language, t } from "./i18n.js";
 import { Icon } from "./icons.js";
 import { needsSource, request } from "./request.js";
-import { change, form, hasPlanner, isSending, model, notice, reference, remarks, source, tell, view } from "./store.js";
+import {
+  BLANK,
+  change,
+  form,
+  hasPlanner,
+  isSending,
+  model,
+  notice,
+  reference,
+  remarks,
+  say,
+  source,
+  tell,
+  view,
+} from "./store.js";
 import { Tasks } from "./tasks.js";
 
+const TRIES = 12; // for a random sample in the language of the page
 const NARROW = "(max-width: 800px)"; // as in songs.css: the songs are below the form
 const EXAMPLES = 6; // sentences in the texts
 const TAGS = [
@@ -40,6 +55,14 @@ export async function makeSong() {
     notice.value = { text: t("source.missing"), isError: true };
     return;
   }
+  if (view.value === "custom" && form.value.task === "repaint" && form.value.end <= form.value.start) {
+    notice.value = { text: t("range.missing"), isError: true };
+    return;
+  }
+  if (view.value === "custom" && form.value.task === "extend" && !source.value?.seconds) {
+    notice.value = { text: t("source.unknown"), isError: true };
+    return;
+  }
   isSending.value = true;
   try {
     const isSimple = view.value === "simple";
@@ -51,7 +74,7 @@ export async function makeSong() {
     if (matchMedia(NARROW).matches) document.getElementById("songs")?.scrollIntoView();
   } catch (error) {
     tell(error);
-    remarks.value = byField(String(/** @type {Error} */ (error).message).split("; "));
+    remarks.value = byField(String(/** @type {Error} */ (error).message).split(/; (?=[a-z_]+(?:, [a-z_]+)*: )/));
   } finally {
     isSending.value = false;
   }
@@ -68,6 +91,7 @@ const SIMPLE = {
   takes: 1,
   seed: "",
   task: "text2music",
+  seconds: BLANK.seconds,
   advanced: {},
   thinking: false,
 };
@@ -202,7 +226,7 @@ const set = (name) => (/** @type {any} */ event) => change({ [name]: event.targe
 function addTag(tag) {
   const word = has(`tag.${tag}`) ? t(`tag.${tag}`) : tag;
   const text = form.value.prompt.trim();
-  change({ prompt: text ? `${text.replace(/[,、。.]$/, "")}, ${word}` : word });
+  change({ prompt: text ? `${text.replace(/[,、。.]$/, "")}${language.value === "ja" ? "、" : ", "}${word}` : word });
 }
 
 /** @param {string} name */
@@ -214,7 +238,11 @@ function addSection(name) {
 
 async function rollDice() {
   try {
-    const sample = await api.post("v1/create_sample", { query: "" }).catch(() => api.post("create_random_sample"));
+    const before = form.value;
+    const sample = await sampleInOwnLanguage();
+    say(t("improved"), () => {
+      form.value = before;
+    });
     change({
       prompt: sample.caption ?? sample.prompt ?? sample.description ?? "",
       lyrics: sample.lyrics ?? "",
@@ -225,6 +253,14 @@ async function rollDice() {
     });
   } catch (error) {
     tell(error);
+  }
+}
+
+/** A sample in the language of the page, as far as a few tries find one. */
+async function sampleInOwnLanguage() {
+  for (let left = TRIES; ; left -= 1) {
+    const sample = await api.post("create_random_sample");
+    if (left === 0 || [language.value, "unknown", undefined].includes(sample.vocal_language)) return sample;
   }
 }
 
@@ -240,12 +276,9 @@ async function improve() {
       key: better.key_scale ?? before.key,
       metre: better.time_signature ?? before.metre,
     });
-    notice.value = {
-      text: t("improved"),
-      undo: () => {
-        form.value = before;
-      },
-    };
+    say(t("improved"), () => {
+      form.value = before;
+    });
   } catch (error) {
     tell(error);
   }

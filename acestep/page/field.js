@@ -4,7 +4,7 @@ import { remarks } from "./store.js";
 
 /** @param {{name: string, label: string, children?: any}} props */
 export function Field({ name, label, children }) {
-  return html`<label class="field"><span>${label}</span>${children}<${Remark} name=${name} /></label>`;
+  return html`<div class="field"><label><span>${label}</span>${children}</label><${Remark} name=${name} /></div>`;
 }
 
 /** @param {{name: string}} props */

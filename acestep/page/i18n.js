@@ -16,16 +16,19 @@ export const language = computed(() => {
   return wanted in LANGUAGES ? wanted : "en";
 });
 
+/** @type {Record<string, Promise<void>>} */
+const loading = {};
+
 /** Loads the texts of a language, and English, which fills in what is missing. */
 export async function loadTexts() {
-  const wanted = [...new Set(["en", language.value])].filter((name) => !texts[name]);
-  await Promise.all(
-    wanted.map(async (name) => {
-      const answer = await fetch(new URL(`./i18n/${name}.json`, import.meta.url));
-      texts[name] = await answer.json();
-    }),
-  );
+  await Promise.all(["en", language.value].map((name) => (loading[name] ??= load(name))));
   ready.value += 1;
+}
+
+/** @param {string} name */
+async function load(name) {
+  const answer = await fetch(new URL(`./i18n/${name}.json`, import.meta.url));
+  texts[name] = await answer.json();
 }
 
 /**

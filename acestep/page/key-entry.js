@@ -1,6 +1,6 @@
 // Where the server wants a key: it is asked for, and kept in this browser alone.
 
-import { key } from "./api.js";
+import { key, reconnect } from "./api.js";
 import { html } from "./html.js";
 import { t } from "./i18n.js";
 import { loadJobs, loadServer, needsKey, notice } from "./store.js";
@@ -17,6 +17,7 @@ export function KeyEntry() {
     try {
       await Promise.all([loadServer(), loadJobs()]);
       isWrong.value = false;
+      reconnect();
       notice.value = null;
     } catch {
       isWrong.value = true;

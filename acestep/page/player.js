@@ -99,6 +99,14 @@ const play = (audio) =>
     isPlaying.value = false;
   });
 
+/** Ends the player where it plays a song of this job. @param {string} jobId */
+export function stopJob(jobId) {
+  if (current.value?.jobId !== jobId) return;
+  forget([]);
+  current.value = null;
+  isPlaying.value = false;
+}
+
 /** @param {string[]} kept */
 function forget(kept) {
   for (const [link, audio] of decks) {
@@ -134,7 +142,8 @@ export function onKey(event) {
     event.ctrlKey ||
     event.metaKey ||
     event.altKey ||
-    /^(INPUT|TEXTAREA|SELECT|BUTTON|SUMMARY|A)$/.test(target.tagName)
+    /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName) ||
+    (event.key === " " && /^(BUTTON|SUMMARY|A)$/.test(target.tagName))
   )
     return;
   const audio = deck.value;

@@ -1,7 +1,8 @@
 // From the form to the body of /release_task, and from a song's recipe back to the form.
+import { key } from "./api.js";
 import { BLANK } from "./store.js";
 
-const PEAKS = 600; // points of a waveform
+export const PEAKS = 600; // points of a waveform
 /** The tasks of the page; "extend" is a repaint of what comes after the source. */
 export const TASKS = ["text2music", "cover", "repaint", "extend", "extract", "lego", "complete"];
 export const TRACKS = [
@@ -76,9 +77,51 @@ export function request(form, source, reference) {
   return { fields: { ...fields, ...form.advanced }, files };
 }
 
-/** The form that asks for a song again. @param {Record<string, any>} recipe */
-export function formOf(recipe) {
+/** What a recipe says although it is usual; "inference_steps" and the like are usual as the model has them. */
+const USUAL = {
+  infer_method: "ode",
+  cfg_interval_start: 0,
+  cfg_interval_end: 1,
+  cover_noise_strength: 0,
+  audio_format: "mp3",
+};
+const KEPT = [
+  ...[
+    "inference_steps",
+    "guidance_scale",
+    "shift",
+    "timesteps",
+    "infer_method",
+    "cfg_interval_start",
+    "cfg_interval_end",
+  ],
+  ...[
+    "sampler_mode",
+    "guidance_variant",
+    "guidance_params",
+    "momentum",
+    "eta",
+    "velocity_norm_threshold",
+    "velocity_ema_factor",
+  ],
+  ...["dcw_mode", "dcw_scaler", "dcw_high_scaler", "latent_rescale", "latent_shift", "cover_noise_strength", "no_fsq"],
+  ...["retake_seed", "retake_variance", "lora", "audio_format", "mp3_bitrate", "fade_in_duration", "fade_out_duration"],
+];
+
+/**
+ * The form that asks for a song again. `defaults` are those of its model; with its seed it is the same song.
+ * @param {Record<string, any>} recipe @param {Record<string, any>} defaults @param {boolean} withSeed
+ */
+export function formOf(recipe, defaults, withSeed) {
   const isPlain = /^\s*(\[inst(rumental)?\])?\s*$/i.test(recipe.lyrics ?? "");
+  /** @type {Record<string, any>} */
+  const usual = { ...USUAL, ...defaults };
+  const isOwn = (/** @type {any} */ value, /** @type {string} */ name) =>
+    value !== undefined && value !== null && value !== usual[name] && !(Array.isArray(value) && value.length === 0);
+  const advanced = Object.fromEntries(
+    KEPT.map((name) => [name, recipe[name]]).filter(([name, value]) => isOwn(value, name)),
+  );
+  if (withSeed && recipe.audio_code_string) advanced.audio_code_string = recipe.audio_code_string;
   return {
     ...BLANK,
     prompt: recipe.prompt ?? "",
@@ -90,16 +133,25 @@ export function formOf(recipe) {
     metre: recipe.time_signature ?? "",
     seconds: recipe.audio_duration ?? BLANK.seconds,
     model: recipe.model ?? "",
+    task: recipe.task_type ?? BLANK.task,
+    track: recipe.track_name || recipe.track_classes?.[0] || BLANK.track,
+    strength: recipe.audio_cover_strength ?? BLANK.strength,
+    start: recipe.repainting_start ?? 0,
+    end: recipe.repainting_end ?? 0,
+    seed: withSeed ? recipe.seed : "",
+    advanced,
   };
 }
 
 /** @param {Record<string, any>} recipe @param {string} address */
 export function asCurl(recipe, address) {
   const body = JSON.stringify(recipe).replaceAll("'", "'\\''");
-  return `curl ${address} -H 'Content-Type: application/json' -d '${body}'`;
+  const allowed = key.value ? " -H 'Authorization: Bearer YOUR_KEY'" : "";
+  return `curl ${address} -H 'Content-Type: application/json'${allowed} -d '${body}'`;
 }
 
 /** @param {Record<string, any>} recipe @param {string} address */
 export function asPython(recipe, address) {
-  return `import json\n\nimport httpx\n\nrecipe = json.loads(${JSON.stringify(JSON.stringify(recipe))})\nprint(httpx.post(${JSON.stringify(address)}, json=recipe).json())\n`;
+  const allowed = key.value ? ', headers={"Authorization": "Bearer YOUR_KEY"}' : "";
+  return `import json\n\nimport httpx\n\nrecipe = json.loads(${JSON.stringify(JSON.stringify(recipe))})\nprint(httpx.post(${JSON.stringify(address)}, json=recipe${allowed}).json())\n`;
 }

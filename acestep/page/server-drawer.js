@@ -19,7 +19,7 @@ export function ServerDrawer() {
     <section><h2>${t("models")}</h2><ul>${found.models.map(
       (/** @type {any} */ each) => html`<li>
       <span class="dot ${each.state}"></span><strong>${each.name}</strong> <small>${t(`model.${each.state}`)}${each.detail && ` · ${each.detail}`}</small>
-      ${each.name === model.value?.name ? html`<small>${t("model.used")}</small>` : html`<button onClick=${() => change({ model: each.name })}>${t("model.use")}</button>`}
+      ${each.name === model.value?.name ? html`<small> · ${t("model.used")}</small>` : html`<button onClick=${() => change({ model: each.name })}>${t("model.use")}</button>`}
       ${each.is_loaded ? null : html`<button onClick=${() => load(each.name)}>${t("model.load")}</button>`}</li>`,
     )}</ul></section>
     <section><h2>${t("planner")}</h2><ul>${found.lm_models.map(

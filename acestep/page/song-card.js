@@ -2,12 +2,12 @@
 import * as api from "./api.js";
 import { about, clock, when } from "./format.js";
 import { html } from "./html.js";
-import { t } from "./i18n.js";
+import { has, language, t } from "./i18n.js";
 import { Icon } from "./icons.js";
 import { Outline } from "./outline.js";
 import { current, isPlaying, toggle } from "./player.js";
-import { asCurl, asPython, formOf } from "./request.js";
-import { change, notice, source, tell, view } from "./store.js";
+import { asCurl, asPython, formOf, PEAKS } from "./request.js";
+import { change, inventory, say, source, tell, view } from "./store.js";
 
 const FORMATS = ["mp3", "wav", "flac", "opus"]; // that a song is offered in
 
@@ -42,7 +42,7 @@ export function JobCard({ job, onDelete }) {
 /** @param {{job: Job}} props */
 function Progress({ job }) {
   const isRunning = job.status === "running";
-  const text = isRunning ? job.progress_text : t("queued", { n: job.queue_position });
+  const text = isRunning ? progressOf(job) : t("queued", { n: job.queue_position });
   const left = job.eta_seconds ? t("eta", { time: about(job.eta_seconds) }) : "";
   return html`<div class="progress-line">
     <progress max="1" value=${isRunning ? job.progress : undefined} aria-label=${t("progress")}></progress>
@@ -52,12 +52,20 @@ function Progress({ job }) {
   </div>`;
 }
 
+/** The server says it in English, and in more words. @param {Job} job */
+const progressOf = (job) =>
+  language.value !== "en" && has(`stage.${job.stage}`) ? t(`stage.${job.stage}`) : job.progress_text;
+
 /** @param {{job: Job, song: any, index: number, title: string}} props */
 function Take({ job, song, index, title }) {
   if (!song.file) return null;
   const isOn = current.value?.link === song.file;
   const track = trackOf(job, song, index, title);
+  const recipe = song.recipe ?? {};
   const facts = [
+    recipe.task_type && recipe.task_type !== "text2music" ? t(`task.${recipe.task_type}`) : "",
+    recipe.track_name ? t(`track.${recipe.track_name}`) : "",
+    track.takes.length > 1 ? t("take", { n: index + 1 }) : "",
     clock(song.metas.duration),
     song.metas.bpm !== "N/A" ? `${song.metas.bpm} BPM` : "",
     song.metas.keyscale !== "N/A" ? song.metas.keyscale : "",
@@ -89,6 +97,7 @@ export function trackOf(job, song, index, title) {
 /** @param {{job: Job, song: any, title: string}} props */
 function Menu({ song, title }) {
   const recipe = song.recipe;
+  const body = { ...recipe, waveform_peaks: PEAKS };
   const held = {
     kind: /** @type {"song"} */ ("song"),
     name: title,
@@ -104,12 +113,14 @@ function Menu({ song, title }) {
   };
   const again = (/** @type {boolean} */ withSeed) => {
     view.value = "custom";
-    change({ ...formOf(recipe), seed: withSeed ? recipe.seed : "" });
+    source.value = null;
+    const known = inventory.value?.models.find((/** @type {any} */ each) => each.name === recipe.model);
+    change(formOf(recipe, known?.defaults ?? {}, withSeed));
   };
   const middle = held.seconds / 3;
   const copy = async (/** @type {string} */ text) => {
     await navigator.clipboard.writeText(text);
-    notice.value = { text: t("copied") };
+    say(t("copied"));
   };
   /** @type {[string, () => void][]} */
   const actions = recipe
@@ -120,14 +131,15 @@ function Menu({ song, title }) {
         ["repaint.this", () => use("repaint", { start: round(middle), end: round(2 * middle) })],
         ["extend.this", () => use("extend")],
         ["extract.this", () => use("extract")],
-        ["copy.json", () => copy(JSON.stringify(recipe, null, 2))],
-        ["copy.curl", () => copy(asCurl(recipe, api.address("release_task")))],
-        ["copy.python", () => copy(asPython(recipe, api.address("release_task")))],
+        ["copy.json", () => copy(JSON.stringify(body, null, 2))],
+        ["copy.curl", () => copy(asCurl(body, api.address("release_task")))],
+        ["copy.python", () => copy(asPython(body, api.address("release_task")))],
       ]
     : [];
-  return html`<a class="quiet" href=${api.audioAddress(song.file)} download=${fileName(title, song.file)} aria-label=${t("download")} title=${t("download")}>
+  return html`<a class="quiet" href=${api.audioAddress(song.file)} download=${fileName(title, song.file)}
+      onClick=${(/** @type {MouseEvent} */ e) => download(e, song.file, fileName(title, song.file))} aria-label=${t("download")} title=${t("download")}>
       <${Icon} name="download" /></a>
-    <details class="menu">
+    <details class="menu" onToggle=${place}>
       <summary aria-label=${t("more")} title=${t("more")}><${Icon} name="more" /></summary>
       <ul role="menu">${actions.map(
         ([name, act]) =>
@@ -142,6 +154,32 @@ function Menu({ song, title }) {
           >${t("download.as", { format: format.toUpperCase() })}</a></li>`,
       )}</ul>
     </details>`;
+}
+
+/** Opens a menu upwards where there is no room below it. @param {any} event */
+function place(event) {
+  const details = event.currentTarget;
+  for (const other of document.querySelectorAll("details.menu[open]")) {
+    if (details.open && other !== details) /** @type {HTMLDetailsElement} */ (other).open = false;
+  }
+  const list = details.querySelector("ul");
+  const player = document.querySelector(".player")?.clientHeight ?? 0;
+  list.classList.toggle("up", details.getBoundingClientRect().bottom + list.clientHeight > innerHeight - player);
+}
+
+/** Downloads a song whose link wants the key. @param {MouseEvent} event @param {string} link @param {string} name */
+async function download(event, link, name) {
+  if (!api.key.value) return;
+  event.preventDefault();
+  try {
+    const anchor = document.createElement("a");
+    anchor.href = URL.createObjectURL(await api.audioBlob(link));
+    anchor.download = name;
+    anchor.click();
+    URL.revokeObjectURL(anchor.href);
+  } catch (error) {
+    tell(error);
+  }
 }
 
 /** @param {number} seconds */

@@ -3,8 +3,9 @@
 import * as api from "./api.js";
 import { html } from "./html.js";
 import { t } from "./i18n.js";
+import { stopJob } from "./player.js";
 import { JobCard } from "./song-card.js";
-import { drop, jobs, loadJobs, next, notice, tell } from "./store.js";
+import { drop, jobs, loadJobs, next, say, tell } from "./store.js";
 import { signal } from "./vendor/signals.js";
 
 const UNDO_MILLISECONDS = 6000;
@@ -68,25 +69,35 @@ function matches(job) {
   );
 }
 
-/** @param {import("./store.js").Job} job */
+/** Deletes a job once it can no longer be undone, or the page is left. @param {import("./store.js").Job} job */
 function removeJob(job) {
-  const set = (/** @type {boolean} */ isHidden) => {
-    hidden.value = new Set([...hidden.value].filter((id) => id !== job.job_id).concat(isHidden ? [job.job_id] : []));
-  };
-  set(true);
-  const timer = setTimeout(async () => {
-    try {
-      await api.remove(`v1/jobs/${job.job_id}`);
-      drop(job.job_id);
-    } catch (error) {
-      set(false);
-      tell(error);
-    }
-    if (notice.value?.undo === undo) notice.value = null;
-  }, UNDO_MILLISECONDS);
-  const undo = () => {
+  stopJob(job.job_id);
+  hidden.value = new Set([...hidden.value, job.job_id]);
+  clearTimeout(timer);
+  timer = setTimeout(removeHidden, UNDO_MILLISECONDS);
+  const count = hidden.value.size;
+  say(count > 1 ? t("deleted.many", { n: count }) : t("deleted"), () => {
     clearTimeout(timer);
-    set(false);
-  };
-  notice.value = { text: t("deleted"), undo };
+    hidden.value = new Set();
+  });
 }
+
+/** @type {ReturnType<typeof setTimeout> | undefined} */
+let timer;
+
+async function removeHidden() {
+  for (const id of hidden.value) {
+    try {
+      await api.remove(`v1/jobs/${id}`);
+      drop(id);
+    } catch (error) {
+      if (/** @type {any} */ (error).status === 404) drop(id);
+      else tell(error);
+    }
+  }
+  hidden.value = new Set();
+}
+
+addEventListener("pagehide", () => {
+  for (const id of hidden.value) api.removeWithoutWaiting(`v1/jobs/${id}`);
+});

@@ -28,6 +28,8 @@ export const BLANK = {
   /** @type {Record<string, any>} */ advanced: {},
 };
 const PAGE = 40; // jobs that are fetched at once
+const PATIENCE = 2000; // milliseconds without the server until it is said
+const SHOWN = 6000; // milliseconds that good news is shown
 
 export const form = remembered("form", BLANK);
 export const view = remembered("view", "simple");
@@ -80,6 +82,15 @@ export function tell(error) {
   notice.value = { text: message, field, isError: true };
 }
 
+/** Says something that needs no answer. @param {string} text @param {() => void} [undo] */
+export function say(text, undo) {
+  const told = { text, undo };
+  notice.value = told;
+  setTimeout(() => {
+    if (notice.value === told) notice.value = null;
+  }, SHOWN);
+}
+
 export async function loadServer() {
   const [found, told] = await Promise.all([api.get("v1/model_inventory"), api.get("v1/stats")]);
   batch(() => {
@@ -104,14 +115,15 @@ export async function loadJobs(after = null) {
   next.value = page.next;
 }
 
-/** @param {Job} job */
-function put(job) {
-  const isNew = !jobs.value.has(job.job_id);
-  jobs.value = new Map(
-    isNew
-      ? [[job.job_id, job], ...jobs.value]
-      : [...jobs.value].map(([id, old]) => [id, id === job.job_id ? job : old]),
-  );
+/** @param {Job[]} found */
+function put(...found) {
+  const all = new Map([...jobs.value, ...found.map((job) => /** @type {[string, Job]} */ ([job.job_id, job]))]);
+  jobs.value = new Map([...all].sort(([, a], [, b]) => b.created_at - a.created_at));
+}
+
+/** What the newest jobs are now: their places in the queue, and those that are new. */
+async function refresh() {
+  put(...(await api.get(`v1/jobs?limit=${PAGE}`)).jobs);
 }
 
 /** @param {string} id */
@@ -121,8 +133,16 @@ export function drop(id) {
 
 /** Follows what happens on the server, also through its restarts. */
 export function followServer() {
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  let offline;
   api.follow(onEvent, async (isThere, error) => {
-    isOnline.value = isThere || Boolean(error);
+    clearTimeout(offline);
+    if (isThere || error) isOnline.value = true;
+    else
+      offline = setTimeout(() => {
+        isOnline.value = false;
+      }, PATIENCE);
+    if (isThere && notice.value?.isError && !notice.value.text) notice.value = null;
     if (error?.status === 401 || error?.status === 403) needsKey.value = true;
     if (isThere) await Promise.all([loadServer(), loadJobs()]).catch(tell);
   });
@@ -144,9 +164,6 @@ async function onEvent({ kind, data }) {
   } else if (kind === "song" && known) {
     put({ ...known, files: [...(known.files ?? []), data.file] });
   } else if (kind !== "progress") {
-    put(await api.get(`v1/jobs/${data.job_id}`));
-    for (const each of jobs.value.values()) {
-      if (each.status === "queued" && each.job_id !== data.job_id) put(await api.get(`v1/jobs/${each.job_id}`));
-    }
+    await refresh().catch(() => {}); // the next connection refreshes too
   }
 }

@@ -46,9 +46,9 @@ export function Tasks() {
 function Drop({ kind, held }) {
   const take = async (/** @type {File | undefined} */ file) => {
     if (!file) return;
-    held.value = { kind: "file", name: file.name, file };
     const seconds = await lengthOf(file);
-    if (held.value?.file === file) held.value = { ...held.value, seconds };
+    held.value = { kind: "file", name: file.name, file, seconds };
+    if (form.value.end > seconds) change({ start: 0, end: 0 });
   };
   const found = held.value;
   return html`<div class="drop" onDragOver=${(/** @type {Event} */ e) => e.preventDefault()}

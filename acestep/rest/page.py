@@ -46,8 +46,8 @@ class Page:
         nonce = secrets.token_urlsafe(16)
         policy = (
             f"default-src 'self'; style-src 'self' 'nonce-{nonce}'; media-src 'self' blob:; "
-            "img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; form-action 'none'; "
-            "frame-ancestors 'none'"
+            "connect-src 'self' blob:; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; "
+            "form-action 'none'; frame-ancestors 'none'"
         )
         headers = {
             "Content-Security-Policy": policy,

@@ -133,6 +133,57 @@ def test_a_song_is_covered_and_repainted_from_the_list(server: LiveServer, brows
         expect(page.locator(".card.succeeded", has_text="piano").first).to_be_visible()
 
 
+def test_a_part_of_a_dropped_file_is_dragged(server: LiveServer, browser: Browser, tmp_path: Path) -> None:
+    source = tmp_path / "dropped.wav"
+    source.write_bytes(server.download(server.wait_for([server.submit(**QUICK)])[0][0]))
+    with opened(browser, server.url) as page:
+        page.get_by_role("tab", name="Custom").click()
+        page.get_by_role("combobox", name="What to make").select_option("repaint")
+        page.set_input_files("#source", source)
+        page.get_by_role("button", name="Make a song").click()
+        expect(page.get_by_role("alert")).to_contain_text("Choose the part first")
+        box = page.locator(".pick").bounding_box()
+        assert box is not None
+        page.locator(".pick canvas").first.wait_for()
+        page.locator("h1").scroll_into_view_if_needed()
+        page.wait_for_timeout(500)  # until it takes the mouse
+        page.mouse.move(box["x"] + box["width"] * 0.4, box["y"] + 20)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + 20, steps=5)
+        page.mouse.up()
+        expect(page.locator("#from")).to_have_value(re.compile(r"^(3\.9|4|4\.1)$"))
+        expect(page.locator("#to")).to_have_value(re.compile(r"^(5\.9|6|6\.1)$"))
+
+
+def test_again_with_this_seed_asks_for_the_same_song(server: LiveServer, browser: Browser) -> None:
+    take(server, prompt="the same", seed=5, guidance_scale=2.5, bpm=90)
+    with opened(browser, server.url) as page:
+        card = page.locator(".card", has_text="the same").first
+        card.locator("summary").click()
+        card.get_by_role("menuitem", name="Again with this seed").click()
+        with page.expect_request("**/release_task") as asked:
+            page.get_by_role("button", name="Make a song").click()
+        sent: Any = asked.value.post_data_json
+    names = ("prompt", "seed", "bpm", "audio_duration", "inference_steps", "guidance_scale", "audio_format")
+    assert [sent[name] for name in names] == ["the same", 5, 90, 10, 1, 2.5, "wav"]
+
+
+def test_two_deleted_songs_come_back_together(server: LiveServer, browser: Browser) -> None:
+    take(server, prompt="not yet one")
+    take(server, prompt="not yet two")
+    with opened(browser, server.url) as page:
+        cards = page.locator(".card", has_text="not yet")
+        expect(cards).to_have_count(2)
+        for left in (1, 0):
+            cards.first.get_by_role("button", name="Delete").click()
+            expect(cards).to_have_count(left)
+        page.get_by_role("button", name="Undo").click()
+        expect(cards).to_have_count(2)
+        cards.first.get_by_role("button", name="Delete").click()
+        page.reload()  # which ends the time to undo
+        expect(cards).to_have_count(1)
+
+
 def test_a_song_is_cancelled_and_deleted_with_undo(server: LiveServer, browser: Browser) -> None:
     with opened(browser, server.url) as page:
         page.get_by_role("tab", name="Custom").click()

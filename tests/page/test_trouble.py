@@ -33,7 +33,7 @@ def test_no_key_a_wrong_one_and_the_right_one(browser: Browser, tmp_path: Path) 
 
 
 def test_a_full_queue_and_a_server_that_is_killed(browser: Browser, tmp_path: Path) -> None:
-    env = {"ACESTEP_QUEUE_MAXSIZE": "1"}
+    env = {"ACESTEP_QUEUE_MAXSIZE": "1", "ACESTEP_QUEUE_WORKERS": "1"}
     allowed = ("429", "ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_CONNECTION_RESET")
     with WarmServer(tmp_path, env) as server, opened(browser, server.url, allowed=allowed) as page:
         server.wait_ready()
