@@ -142,11 +142,11 @@ def test_a_part_of_a_dropped_file_is_dragged(server: LiveServer, browser: Browse
         page.set_input_files("#source", source)
         page.get_by_role("button", name="Make a song").click()
         expect(page.get_by_role("alert")).to_contain_text("Choose the part first")
-        box = page.locator(".pick").bounding_box()
-        assert box is not None
         page.locator(".pick canvas").first.wait_for()
         page.locator("h1").scroll_into_view_if_needed()
         page.wait_for_timeout(500)  # until it takes the mouse
+        box = page.locator(".pick").bounding_box()
+        assert box is not None
         page.mouse.move(box["x"] + box["width"] * 0.4, box["y"] + 20)
         page.mouse.down()
         page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + 20, steps=5)
