@@ -93,7 +93,8 @@ def _lifespan(
         worker = engines.worker
         loading = LoadingWatch(worker.models, worker.planners)
         concurrency = jobs_at_once(prepared)
-        queue = JobQueue(store, settings.queue_maxsize, concurrency, settings.avg_window, notes=loading.notes)
+        devices, window = len(settings.devices), settings.avg_window
+        queue = JobQueue(store, settings.queue_maxsize, devices, window, notes=loading.notes)
         keep_bytes = int(settings.keep_gb * _GB)
         cleaner = Cleaner(store, audio, settings.keep_seconds, FileStore(folder.uploads), keep_bytes)
         runner = Runner(queue, worker, cleaner, concurrency, tasks=tasks)

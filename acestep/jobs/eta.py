@@ -10,6 +10,7 @@ from typing import NamedTuple
 from acestep.domain.song import Song, SongRequest
 
 KEPT = 48  # jobs of a kind that are looked back upon
+MOST_BESIDE = 1.15  # times its stages that a job takes by itself
 LATEST = 5  # jobs that show how fast the machine is now, which may have other work
 
 _Samples = deque[tuple[float, float]]  # units of work, and the seconds that they took
@@ -56,7 +57,6 @@ class Speeds:
         self._fits, self._known = {}, {}
         plan = songs[0].plan
         work = work._replace(duration=plan.duration, steps=plan.sampling.steps)
-        self._latest.append((key, work, seconds))
         self._songs[key].append((plan.duration, plan.sampling.steps))
         totals: defaultdict[str, float] = defaultdict(float)
         for song in songs:
@@ -68,7 +68,10 @@ class Speeds:
         for stage, spent in totals.items():
             stages[stage].append((_units(stage, music, plan.sampling.steps), spent))
         if together := sum(totals.values()):
-            self._ratios[(*key, len(songs))].append(seconds / together)
+            # A job that waited for another, or for its model, took longer than its work.
+            ratio = min(seconds / together, MOST_BESIDE)
+            self._ratios[(*key, len(songs))].append(ratio)
+            self._latest.append((key, work, ratio * together))
 
     def seconds(self, work: Work) -> float:
         if work not in self._known:
@@ -94,7 +97,6 @@ class Speeds:
             pace, overhead = self._fits[key, stage]
             total += pace * _units(stage, music, steps) + overhead
         ratios = self._ratios.get((*key, work.songs))
-        # A job for which a model was loaded is an exception, so the median.
         return total * (median(ratios) if ratios else 1.0)
 
     def _nearest(self, work: Work) -> _Kind | None:

@@ -59,7 +59,7 @@ class JobQueue:
         self,
         store: JobStore,
         max_waiting: int = 200,
-        at_once: int = 1,  # jobs that run at a time
+        devices: int = 1,  # that compute at a time
         average_window: int = 50,
         delays: Delays = delays,
         notes: Mapping[str | None, str] = MappingProxyType({}),
@@ -68,7 +68,7 @@ class JobQueue:
         self._notes = notes
         self._store = store
         self._max_waiting = max_waiting
-        self._at_once = at_once
+        self._devices = devices
         self._average_window = average_window
         self._delays = delays
         self._failing: dict[str, DataFolderError] = {}  # by what is tried again
@@ -93,7 +93,9 @@ class JobQueue:
         for error in self._errors(besides=_SUBMIT):  # a failed submit does not stop the next
             raise error.with_traceback(None)
         try:
-            receipt = await self._store.submit(request, self._max_waiting, self._busy(), once, hook)
+            receipt = await self._store.submit(
+                request, self._max_waiting, self._busy() * self._devices, once, hook
+            )
         except DataFolderError as error:
             self._failing[_SUBMIT] = error
             self._refused.set()
@@ -106,13 +108,13 @@ class JobQueue:
         if hook is not None:
             self.listeners.hooked.add(receipt.job_id)
         self.listeners.wake(receipt.job_id)
-        return replace(receipt, eta=receipt.seconds / self._at_once)
+        return replace(receipt, eta=receipt.seconds / self._devices)
 
     async def submission(self, name: str) -> tuple[Once, Receipt] | None:
         """What was submitted under that name in the last 24 hours, and the answer."""
         now = self._store.now()
         found = await self._store.call(lambda database: submission(database, name, now))
-        return found and (found[0], replace(found[1], eta=found[1].seconds / self._at_once))
+        return found and (found[0], replace(found[1], eta=found[1].seconds / self._devices))
 
     async def find(self, ids: Sequence[str]) -> list[JobView | None]:
         return [self._with_progress(view) for view in await self._store.find(ids)]
@@ -126,10 +128,8 @@ class JobQueue:
 
     def at_work(self) -> list[JobView]:
         """The jobs that run here."""
-        return [
-            JobView(running.job, progress=running.latest, eta=running.left())
-            for running in self._running.values()
-        ]
+        jobs = self._running.values()
+        return [JobView(each.job, progress=each.latest, eta=self._busy(each.left())) for each in jobs]
 
     async def events(self, after: int, job_id: str | None = None) -> tuple[JobEvent, ...]:
         """What happened after the event of that number, to one job or to all (None)."""
@@ -316,16 +316,16 @@ class JobQueue:
         if view is None or view.job.state in ENDED:
             return view
         if view.job.state == "queued":
-            return replace(view, note=self._note(view.job), eta=(self._busy() + view.seconds) / self._at_once)
+            return replace(view, note=self._note(view.job), eta=self._busy() + view.seconds / self._devices)
         known = self._running.get(view.job.id)
         progress = known.latest if known else _STARTED
         if progress == _STARTED:
             progress = replace(progress, text=self._note(view.job))
-        return replace(view, progress=progress, eta=known.left() if known else None)
+        return replace(view, progress=progress, eta=self._busy(known.left()) if known else None)
 
-    def _busy(self) -> float:
-        # Seconds until the running jobs end, one after the other.
-        return sum(running.left() for running in self._running.values())
+    def _busy(self, most: float = math.inf) -> float:
+        # Seconds of work that the running jobs have left, of each at most so many: they take turns.
+        return sum(min(most, running.left()) for running in self._running.values()) / self._devices
 
     def _note(self, job: Job) -> str:
         return self._notes.get(job.request.model, self._notes.get(None, ""))

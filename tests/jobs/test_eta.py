@@ -112,6 +112,6 @@ async def test_a_job_waits_for_those_before_it(
 
     # A new server learns from what the last one has stored.
     other = JobStore(path, clock)
-    again = await JobQueue(other, at_once=2).submit(asked(30))
+    again = await JobQueue(other, devices=2).submit(asked(30))
     assert again.eta == pytest.approx(14.0 / 2)
     await other.close()
