@@ -176,6 +176,7 @@ _WIRE_TYPES: Mapping[str, tuple[JsonObject, ...]] = {
     "number": (_STRING,),
     "boolean": (_STRING, _BIT),
     "string": ({"type": "number"},),
+    "object": (_STRING,),  # as JSON
 }
 # Pydantic reads a dialect's own fields; it takes booleans for numbers.
 _DIALECT_TYPES: Mapping[str, tuple[JsonObject, ...]] = {

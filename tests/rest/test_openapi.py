@@ -304,7 +304,7 @@ def test_what_is_read_without_being_a_word_is_in_the_schema(document: dict[str, 
     # Such as bpm -1 and key_scale 0, which mean that the field is not set.
     properties = document["components"]["schemas"]["GenerateTask"]["properties"]
     parts = {"components": document["components"]}
-    values: tuple[Any, ...] = (0, -1, 0.0, -1.0, 1, 1.5, "0", "-1", None, False, True, [], {}, [0], [-1])
+    values: tuple[Any, ...] = (0, -1, 0.0, -1.0, 1, 1.5, "0", "-1", "", None, False, True, [], {}, [0], [-1])
     beyond = []
     for name, schema in properties.items():
         validator = jsonschema_rs.validator_for({**schema, **parts})
