@@ -86,7 +86,8 @@ function removeJob(job) {
 let timer;
 
 async function removeHidden() {
-  for (const id of hidden.value) {
+  const deleted = hidden.value; // others may be added meanwhile
+  for (const id of deleted) {
     try {
       await api.remove(`v1/jobs/${id}`);
       drop(id);
@@ -95,7 +96,7 @@ async function removeHidden() {
       else tell(error);
     }
   }
-  hidden.value = new Set();
+  hidden.value = new Set([...hidden.value].filter((id) => !deleted.has(id)));
 }
 
 addEventListener("pagehide", () => {
