@@ -66,7 +66,7 @@ export async function makeSong() {
   isSending.value = true;
   try {
     const isSimple = view.value === "simple";
-    const asked = isSimple ? { ...form.value, ...SIMPLE } : form.value;
+    const asked = isSimple ? { ...BLANK, prompt: form.value.prompt, model: form.value.model } : form.value;
     const { fields, files } = request(asked, isSimple ? null : source.value, isSimple ? null : reference.value);
     const receipt = await api.submit(fields, files);
     remarks.value = byField(receipt.warnings ?? []);
@@ -79,22 +79,6 @@ export async function makeSong() {
     isSending.value = false;
   }
 }
-
-/** What the simple view asks for beside the sentence. */
-const SIMPLE = {
-  lyrics: "",
-  instrumental: true,
-  language: "",
-  bpm: "",
-  key: "",
-  metre: "",
-  takes: 1,
-  seed: "",
-  task: "text2music",
-  seconds: BLANK.seconds,
-  advanced: {},
-  thinking: false,
-};
 
 /** "bpm: is ignored" -> {bpm: "is ignored"} @param {string[]} sentences */
 function byField(sentences) {

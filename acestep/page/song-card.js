@@ -80,7 +80,7 @@ function Take({ job, song, index, title }) {
 }
 
 /** @param {Job} job @param {any} song @param {number} index @param {string} title */
-export function trackOf(job, song, index, title) {
+function trackOf(job, song, index, title) {
   const takes = (job.result?.songs ?? []).filter((/** @type {any} */ each) => each.file);
   return {
     link: song.file,

@@ -5,7 +5,7 @@ import { remembered } from "./storage.js";
 import { batch, computed, signal } from "./vendor/signals.js";
 
 /** @typedef {{kind: "file" | "song", name: string, file?: File, link?: string, seconds?: number, peaks?: number[][]}} Source */
-/** @typedef {Record<string, any>} Job as of /v1/jobs, with `files` while it runs */
+/** @typedef {Record<string, any>} Job as of /v1/jobs */
 
 export const BLANK = {
   prompt: "",
@@ -50,7 +50,7 @@ export const jobs = signal(new Map());
 export const next = signal(/** @type {string | null} */ (null));
 export const isOnline = signal(true);
 export const needsKey = signal(false);
-/** @type {import("./vendor/signals.js").Signal<{text: string, field?: string, isError?: boolean, undo?: () => void} | null>} */
+/** @type {import("./vendor/signals.js").Signal<{text: string, isError?: boolean, undo?: () => void} | null>} */
 export const notice = signal(null);
 /** Sentences about fields of the last request, by field. */
 export const remarks = signal(/** @type {Record<string, string>} */ ({}));
@@ -77,9 +77,9 @@ export function change(changes) {
 
 /** @param {any} error */
 export function tell(error) {
-  const { status, message, field } = error;
+  const { status, message } = error;
   if (status === 401 || status === 403) needsKey.value = true;
-  notice.value = { text: message, field, isError: true };
+  notice.value = { text: message, isError: true };
 }
 
 /** Says something that needs no answer. @param {string} text @param {() => void} [undo] */
@@ -161,9 +161,7 @@ async function onEvent({ kind, data }) {
     );
   } else if (kind === "progress" && known) {
     put({ ...known, status: "running", queue_position: 0, ...data });
-  } else if (kind === "song" && known) {
-    put({ ...known, files: [...(known.files ?? []), data.file] });
-  } else if (kind !== "progress") {
+  } else if (kind !== "progress" && kind !== "song") {
     await refresh().catch(() => {}); // the next connection refreshes too
   }
 }
