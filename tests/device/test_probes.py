@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from acestep.device import probes
-from acestep.device.probes import cpu_flags, device_name, has_gpu
+from acestep.device.probes import PROBES, cpu_flags, device_name, has_gpu
+from acestep.memory.plan import GB
 
 
 def test_an_explicit_device_needs_no_look_at_the_machine() -> None:
@@ -48,3 +49,10 @@ def test_what_the_cpu_can_do(tmp_path: Path) -> None:
     assert cpu_flags(listing) == frozenset()
     listing.write_text("processor\t: 0\nflags\t\t: fpu avx2 amx_bf16\n\nprocessor\t: 1\nflags\t\t: fpu\n")
     assert cpu_flags(listing) == {"fpu", "avx2", "amx_bf16"}
+
+
+def test_this_machine_says_how_much_memory_it_has() -> None:
+    there = PROBES.main_memory()
+    assert there is not None and there > GB // 4
+    free = PROBES.gpu_free(0)
+    assert free is None or free > 0
